@@ -1,0 +1,107 @@
+"""What every message has in common: immutability, strict types, and JSON in and out.
+
+Messages between services ignore fields they do not know, so that services can be upgraded one by
+one. What people write by hand (tasks, playbooks, control commands) forbids them, so that a typing
+error is an error.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+Json = Any
+"""A JSON value: null, bool, number, string, list or object. Checked where a schema is known."""
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+"""A name that is safe in a topic, a file name and an expression."""
+
+OperationName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}\.[a-z][a-z0-9_]{0,62}$")]
+"""`<tool>.<operation>`, for example `helpdesk.send_reply`."""
+
+Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")]
+RunId = UUID
+RequestId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Expression = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
+"""An expression in CEL, the Common Expression Language (https://cel.dev)."""
+
+Timestamp = AwareDatetime
+
+
+class Message(BaseModel):
+    """A message between services: strict types, unknown fields ignored, immutable."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    def to_bytes(self) -> bytes:
+        """The JSON encoding that goes on the wire: UTF-8, fields that are None left out."""
+        return self.__pydantic_serializer__.to_json(self, exclude_none=True)
+
+
+class Authored(BaseModel):
+    """Something that a person or a client wrote: like a message, but unknown fields are errors."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    def to_bytes(self) -> bytes:
+        """The JSON encoding that goes on the wire: UTF-8, fields that are None left out."""
+        return self.__pydantic_serializer__.to_json(self, exclude_none=True)
+
+
+class Reason(Message):
+    """Why something ended as it did: a code for machines and a sentence for people."""
+
+    code: Annotated[str, Field(description="A stable code, for example `budget_usd` or `low_confidence`.")]
+    message: Annotated[str, Field(description="One sentence that names the thing, the place and the cure.")]
+
+
+class ModelCall(Message):
+    """One call to a language model, as it was billed."""
+
+    model: str
+    tier: str = ""
+    tokens_in: Annotated[int, Field(ge=0)] = 0
+    tokens_out: Annotated[int, Field(ge=0)] = 0
+    usd_micros: Annotated[int, Field(ge=0, description="Cost in millionths of a US dollar.")] = 0
+    duration_ms: Annotated[int, Field(ge=0)] = 0
+
+
+class Spend(Message):
+    """What one answer cost. Money is counted in whole millionths of a US dollar, never in floats."""
+
+    tokens: Annotated[int, Field(ge=0)] = 0
+    usd_micros: Annotated[int, Field(ge=0)] = 0
+    model_calls: tuple[ModelCall, ...] = ()
+
+
+class Grant(Message):
+    """What a worker may spend on one request. It is reserved before the request is sent."""
+
+    tokens: Annotated[int, Field(ge=0)] = 0
+    usd_micros: Annotated[int, Field(ge=0)] = 0
+
+
+class Request(Message):
+    """What the executor asks of a worker. The worker makes one attempt and answers."""
+
+    request_id: RequestId
+    run_id: RunId
+    tenant: Tenant
+    partition: Annotated[int, Field(ge=0, description="The run's partition; the answer goes back on it.")]
+    deadline_at: Annotated[datetime, Field(description="After this moment nobody waits for the answer.")]
+    grant: Grant = Grant()
+
+
+class Answer(Message):
+    """What a worker answers. It names the one open request that it answers."""
+
+    request_id: RequestId
+    run_id: RunId
+    tenant: Tenant
+    spend: Spend = Spend()
+    worker: Annotated[str, Field(description="The process that did the work.")] = ""
+    started_at: Timestamp | None = None
+    finished_at: Timestamp | None = None

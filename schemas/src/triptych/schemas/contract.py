@@ -1,0 +1,69 @@
+"""The contract of an operation: what a tool promises, and what the runtime holds it to."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import Annotated
+
+import orjson
+from pydantic import Field, StringConstraints
+
+from triptych.schemas.base import Json, Message, OperationName, Slug
+
+
+class Effect(StrEnum):
+    """What a repeated call does to the world; it decides what may be done after a crash."""
+
+    READ = "read"
+    """Changes nothing. Repeat freely."""
+    IDEMPOTENT = "idempotent"
+    """Changes something once for each idempotency key. Repeat under the same key."""
+    ONCE = "once"
+    """Changes something each time. Never repeated unless a lookup shows that it did not happen."""
+
+
+class Cost(Message):
+    """The most that one attempt can cost. This is what the executor reserves before the call."""
+
+    tokens: Annotated[int, Field(ge=0)] = 0
+    usd_micros: Annotated[int, Field(ge=0)] = 0
+
+
+class Contract(Message):
+    """One operation of a tool, with JSON Schemas (2020-12) of its arguments and its result."""
+
+    operation: OperationName
+    version: Annotated[str, Field(description="The tool author's version of this contract.")] = "1"
+    description: str
+    arguments: Annotated[dict[str, Json], Field(description="JSON Schema of the arguments object.")]
+    result: Annotated[dict[str, Json], Field(description="JSON Schema of the data of an `ok` result.")]
+    effect: Effect
+    timeout_ms: Annotated[int, Field(gt=0, le=600_000)] = 10_000
+    cost: Cost = Cost()
+
+    @property
+    def tool(self) -> str:
+        return self.operation.partition(".")[0]
+
+    @property
+    def hash(self) -> str:
+        """A short content hash; a plan pins it, and an adapter refuses a call that pins another."""
+        canonical = orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+        return hashlib.sha256(canonical).hexdigest()[:16]
+
+
+class ToolContracts(Message):
+    """What a tool adapter announces on `<prefix>.contracts` when it starts (key: the tool's name)."""
+
+    tool: Slug
+    contracts: tuple[Contract, ...]
+
+
+class Pin(Message):
+    """What a plan remembers of a contract, so that later changes upstream are noticed."""
+
+    contract_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    effect: Effect
+    timeout_ms: Annotated[int, Field(gt=0)]
+    cost: Cost = Cost()

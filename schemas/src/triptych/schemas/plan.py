@@ -1,0 +1,92 @@
+"""The plan: a DAG of steps, each with one tool call and an expected outcome.
+
+Arguments may refer to the input and to earlier steps with `${{ expression }}`. An argument that is
+nothing but one such reference keeps the type of the value; inside a longer text it is printed.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from triptych.schemas.base import Authored, Expression, Json, Message, OperationName, Slug
+from triptych.schemas.contract import Pin
+
+
+class Decision(StrEnum):
+    """What the critic can say of a step or of a whole run."""
+
+    CONTINUE = "continue"
+    RETRY = "retry"
+    REPLAN = "replan"
+    ESCALATE = "escalate"
+
+
+class RetryPolicy(Authored):
+    """Exponential backoff with full jitter: attempt n waits up to `base_ms * 2**(n-1)`, at most `cap_ms`."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    base_ms: Annotated[int, Field(ge=1, le=600_000)] = 500
+    cap_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 30_000
+
+
+class Unmet(Authored):
+    """What to do when an expectation does not hold."""
+
+    decision: Decision = Decision.REPLAN
+    code: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")] = "expectation_unmet"
+    message: str = ""
+
+
+class Judge(Authored):
+    """A judgement by a model, asked for after the deterministic checks have passed."""
+
+    criteria: Annotated[str, Field(min_length=1, max_length=8_000)]
+    threshold: Annotated[float, Field(ge=0, le=1, description="Below this confidence the run escalates.")] = 0.7
+    tokens: Annotated[int, Field(ge=1, description="The most that one judgement may use.")] = 4_000
+    usd: Annotated[float, Field(ge=0, description="The most that one judgement may cost, in US dollars.")] = 0.01
+
+
+class StepSpec(Authored):
+    """A step as a person or a model writes it."""
+
+    id: Slug
+    operation: OperationName
+    arguments: dict[str, Json] = {}
+    depends_on: Annotated[
+        tuple[Slug, ...], Field(description="Besides the steps its arguments refer to.")
+    ] = ()
+    when: Annotated[Expression | None, Field(description="CEL; when false the step is skipped.")] = None
+    expect: Annotated[
+        Expression | None, Field(description="CEL over `result`, `input` and `steps`; true means as expected.")
+    ] = None
+    unmet: Unmet = Unmet()
+    judge: Judge | None = None
+    retry: RetryPolicy | None = None
+    timeout_ms: Annotated[int | None, Field(gt=0, le=600_000)] = None
+    tokens: Annotated[int | None, Field(ge=1, description="Reserve this instead of the contract's cost.")] = None
+    usd: Annotated[float | None, Field(ge=0, description="Reserve this instead of the contract's cost.")] = None
+
+
+class Step(Message):
+    """A checked step: its contract is pinned, its dependencies are complete, its limits are filled in."""
+
+    id: Slug
+    operation: OperationName
+    arguments: dict[str, Json] = {}
+    depends_on: tuple[Slug, ...] = ()
+    when: Expression | None = None
+    expect: Expression | None = None
+    unmet: Unmet = Unmet()
+    judge: Judge | None = None
+    retry: RetryPolicy = RetryPolicy()
+    pin: Pin
+
+
+class Plan(Message):
+    """What the planner answers. Steps that an earlier revision finished keep their id and are not run again."""
+
+    revision: Annotated[int, Field(ge=1)]
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]

@@ -1,0 +1,88 @@
+"""The playbook: a deployable agent definition, written in YAML."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import orjson
+from pydantic import Field, StringConstraints
+
+from triptych.schemas.base import Authored, Json, Slug
+from triptych.schemas.plan import Judge, RetryPolicy, StepSpec
+
+AllowedOperation = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}\.([a-z][a-z0-9_]{0,62}|\*)$")]
+"""`tool.operation`, or `tool.*` for all operations of a tool."""
+
+
+class Review(StrEnum):
+    """When the critic is asked."""
+
+    EVERY_STEP = "every_step"
+    EXCEPTIONS = "exceptions"
+    """Only when a step's expectation does not hold, or the step asks for a judgement."""
+    FINAL = "final"
+    """As `exceptions`, and once more when all steps are done."""
+
+
+class Budgets(Authored):
+    """Hard limits of a run. The executor reserves from them before it asks anything of anyone."""
+
+    steps: Annotated[int, Field(ge=1, le=1_000)] = 20
+    tool_calls: Annotated[int, Field(ge=1, le=10_000)] = 50
+    tokens: Annotated[int, Field(ge=0)] = 100_000
+    usd: Annotated[float, Field(ge=0, description="US dollars.")] = 1.0
+    wall_ms: Annotated[int, Field(ge=1, le=30 * 86_400_000)] = 600_000
+    replans: Annotated[int, Field(ge=0, le=20)] = 2
+
+    @property
+    def usd_micros(self) -> int:
+        return round(self.usd * 1_000_000)
+
+
+class FixedPlan(Authored):
+    """The steps are known; no model is asked to plan."""
+
+    pattern: Literal["fixed"] = "fixed"
+    steps: Annotated[tuple[StepSpec, ...], Field(min_length=1)]
+
+
+class ModelPlan(Authored):
+    """A model writes the plan; code checks it."""
+
+    pattern: Literal["model"] = "model"
+    tier: Slug = "strong"
+    instructions: Annotated[str, Field(max_length=20_000)] = ""
+    max_steps: Annotated[int, Field(ge=1, le=100)] = 10
+    repairs: Annotated[int, Field(ge=0, le=5, description="How often the model may mend a plan that fails.")] = 2
+    tokens: Annotated[int, Field(ge=1, description="The most that one plan may use, repairs included.")] = 20_000
+    usd: Annotated[float, Field(ge=0, description="The most that one plan may cost, in US dollars.")] = 0.10
+
+
+class Playbook(Authored):
+    """An agent: its goal, the operations it may use, how it plans, and its limits."""
+
+    name: Slug
+    goal: Annotated[str, Field(min_length=1, max_length=4_000)]
+    input: Annotated[dict[str, Json], Field(description="JSON Schema (2020-12) of a task's input.")]
+    tools: Annotated[tuple[AllowedOperation, ...], Field(min_length=1)]
+    plan: Annotated[FixedPlan | ModelPlan, Field(discriminator="pattern")]
+    review: Review = Review.EXCEPTIONS
+    judge: Annotated[Judge | None, Field(description="Judges the whole run; needs `review: final`.")] = None
+    budgets: Budgets = Budgets()
+    retry: Annotated[RetryPolicy, Field(description="For steps that bring none of their own.")] = RetryPolicy()
+    parallel: Annotated[int, Field(ge=1, le=100, description="How many steps may run at once.")] = 4
+    output: Annotated[
+        dict[str, Json], Field(description="The outcome's output; may refer to `input` and `steps`.")
+    ] = {}
+
+    @property
+    def version(self) -> str:
+        """A content hash: the same text is the same version everywhere."""
+        canonical = orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+        return hashlib.sha256(canonical).hexdigest()[:12]
+
+    def allows(self, operation: str) -> bool:
+        """Whether a plan of this playbook may call `operation`."""
+        return operation in self.tools or f"{operation.partition('.')[0]}.*" in self.tools

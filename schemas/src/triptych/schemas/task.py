@@ -1,0 +1,122 @@
+"""What clients exchange with Triptych: tasks in, outcomes out, and control commands."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from triptych.schemas.base import Authored, Json, Message, Reason, RunId, Slug, Tenant, Timestamp
+from triptych.schemas.work import StepRecord
+
+TaskId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+Principal = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class Task(Authored):
+    """One piece of work. Topic `tasks`, published by any Kafka client with any key and partitioner."""
+
+    task_id: Annotated[
+        TaskId | None, Field(description="Makes the task idempotent within its tenant; derived when absent.")
+    ] = None
+    playbook: Slug
+    input: dict[str, Json] = {}
+    tenant: Tenant = "default"
+    principal: Annotated[Principal, Field(description="On whose behalf, for example `user:ana`.")] = "anonymous"
+
+
+class OutcomeStatus(StrEnum):
+    SUCCEEDED = "succeeded"
+    ESCALATED = "escalated"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+
+class Usage(Message):
+    """What a run used, in the units of its budgets."""
+
+    steps: int = 0
+    tool_calls: int = 0
+    tokens: int = 0
+    usd: Annotated[float, Field(description="US dollars, to the millionth.")] = 0.0
+    wall_ms: int = 0
+    replans: int = 0
+
+
+class Outcome(Message):
+    """What a client gets back. Topic `outcomes`, keyed by run id; exactly one has `final: true`."""
+
+    task_id: str
+    run_id: RunId | None = None
+    playbook: str
+    playbook_version: str = ""
+    tenant: str
+    status: OutcomeStatus
+    final: bool
+    reason: Reason
+    output: dict[str, Json] = {}
+    usage: Usage = Usage()
+    started_at: Timestamp | None = None
+    finished_at: Timestamp | None = None
+
+
+class ControlAction(StrEnum):
+    CANCEL = "cancel"
+    """Stop a run; what is under way is not waited for."""
+    RESUME = "resume"
+    """Take up an escalated run where it stopped, with fresh attempts and, where one ran out, more budget."""
+    SKIP = "skip"
+    """Treat a step of an escalated run as done, with the output a person gives, and go on."""
+    ABORT = "abort"
+    """End an escalated run as failed."""
+
+
+class Control(Authored):
+    """A person's command to one run. Topic `control`, key = run id, on the run's partition."""
+
+    command_id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    run_id: RunId
+    action: ControlAction
+    principal: Principal
+    note: Annotated[str, Field(max_length=4_000)] = ""
+    step: Annotated[Slug | None, Field(description="For `skip`; the step that stopped the run when absent.")] = None
+    data: Annotated[Json, Field(description="For `skip`: what the step is taken to have answered.")] = None
+    extend: Annotated[
+        dict[str, float], Field(description="For `resume`: added to budgets, for example `{\"usd\": 0.5}`.")
+    ] = {}
+
+
+class Escalation(Message):
+    """A run handed to a person, with full context. Topic `escalations`."""
+
+    run_id: RunId
+    task_id: str
+    tenant: Tenant
+    principal: str
+    playbook: str
+    playbook_version: str
+    goal: str
+    reason: Reason
+    step: str | None = None
+    input: dict[str, Json] = {}
+    steps: tuple[StepRecord, ...] = ()
+    usage: Usage = Usage()
+    escalated_at: Timestamp
+    actions: Annotated[tuple[str, ...], Field(description="What a person can do now.")] = ("resume", "skip", "abort")
+
+
+class DeadLetter(Message):
+    """A record that could not be processed at all. Topic `dead-letters`; the bytes stay in the database."""
+
+    service: str
+    topic: str
+    partition: int
+    offset: int
+    key_base64: str | None = None
+    value_base64: Annotated[str | None, Field(description="The record's bytes; cut at 256 KiB.")] = None
+    truncated: bool = False
+    reason: Reason
+    tenant: str = "default"
+    failed_at: Timestamp

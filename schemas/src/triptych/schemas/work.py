@@ -1,0 +1,85 @@
+"""What the executor asks of its workers, and what they answer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from triptych.schemas.base import Answer, Json, Message, OperationName, Reason, Request, Slug
+from triptych.schemas.plan import Decision, Judge, Plan, Step
+from triptych.schemas.playbook import FixedPlan, ModelPlan
+from triptych.schemas.result import Result, ToolError
+
+
+class StepRecord(Message):
+    """What is known of a step that has ended: the facts a planner or critic may build on."""
+
+    id: Slug
+    operation: OperationName
+    status: str
+    arguments: dict[str, Json] = {}
+    result: Result | None = None
+
+
+class PlanRequest(Request):
+    """Asks for a plan: the first, or another one after a failure. Topic `plan-requests`."""
+
+    playbook: Slug
+    goal: str
+    input: dict[str, Json]
+    spec: Annotated[FixedPlan | ModelPlan, Field(discriminator="pattern")]
+    tools: tuple[str, ...]
+    revision: Annotated[int, Field(ge=1)]
+    max_steps: Annotated[int, Field(ge=1, description="What is left of the budget of steps.")]
+    known: Annotated[tuple[StepRecord, ...], Field(description="Steps that have ended, in order.")] = ()
+    failure: Annotated[Reason | None, Field(description="Why the last plan did not work out.")] = None
+
+
+class PlanAnswer(Answer):
+    """A plan, or why there is none. Topic `plans`."""
+
+    plan: Plan | None = None
+    error: ToolError | None = None
+    code: Annotated[str | None, Field(description="`plan_invalid` when repairs were used up.")] = None
+
+
+class CallRequest(Request):
+    """Asks a tool for one attempt. Topic `calls.<tool>`."""
+
+    principal: str
+    step: Slug
+    operation: OperationName
+    arguments: dict[str, Json]
+    attempt: Annotated[int, Field(ge=1)]
+    idempotency_key: Annotated[str, Field(description="The same for all attempts of a call, whatever crashes.")]
+    contract_hash: str
+    timeout_ms: Annotated[int, Field(gt=0)]
+
+
+class CallAnswer(Answer):
+    """What became of one attempt. Topic `results`."""
+
+    result: Result
+
+
+class ReviewRequest(Request):
+    """Asks the critic about one step, or about the whole run when `step` is absent. Topic `reviews`."""
+
+    goal: str
+    input: dict[str, Json]
+    step: Step | None = None
+    result: Result | None = None
+    steps: tuple[StepRecord, ...] = ()
+    output: dict[str, Json] = {}
+    judge: Judge | None = None
+
+
+class VerdictAnswer(Answer):
+    """The critic's verdict, or why it could not judge. Topic `verdicts`."""
+
+    decision: Decision | None = None
+    reason: Reason | None = None
+    evidence: tuple[str, ...] = ()
+    confidence: Annotated[float | None, Field(ge=0, le=1)] = None
+    error: ToolError | None = None
