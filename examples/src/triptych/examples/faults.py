@@ -1,0 +1,106 @@
+"""The faults a server can be told to have, and the book in which they wait to be used up.
+
+Armed over HTTP by tests and people. The book lives in memory: a restarted server is a healthy one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from triptych.examples.serving import SeveredResponse, problem
+
+
+class FaultKind(StrEnum):
+    ERROR = "500"
+    UNAVAILABLE = "503"
+    RATE_LIMITED = "429"
+    HANG = "hang"
+    """Answer late; the work is done all the same, as a slow server would."""
+    DROP_BEFORE = "drop_before"
+    """Cut the connection and do nothing."""
+    DROP_AFTER = "drop_after"
+    """Do the work, then cut the connection: the client cannot know."""
+
+
+class Fault(BaseModel):
+    """One fault, for a number of requests. Without an operation or a ticket it fits every one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fault: FaultKind
+    operation: str | None = None
+    ticket: str | None = None
+    times: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    retry_after_s: Annotated[float, Field(ge=0)] = 1.0
+    hang_ms: Annotated[int, Field(ge=0, le=600_000)] = 3_000
+
+
+class FaultBook:
+    """Faults that wait for a request that fits; the oldest is used first."""
+
+    def __init__(self) -> None:
+        self._armed: list[tuple[Fault, int]] = []
+
+    def arm(self, fault: Fault) -> None:
+        self._armed.append((fault, fault.times))
+
+    def clear(self) -> None:
+        self._armed.clear()
+
+    def take(self, operation: str, fits: Callable[[str], bool]) -> Fault | None:
+        """Use up one turn of the first fault for `operation` whose ticket, if it names one, `fits`."""
+        for at, (fault, left) in enumerate(self._armed):
+            if fault.operation in (None, operation) and (fault.ticket is None or fits(fault.ticket)):
+                self._armed[at : at + 1] = [(fault, left - 1)] if left > 1 else []
+                return fault
+        return None
+
+    def routes(self) -> list[Route]:
+        """POST /faults arms one, GET lists what is left, DELETE clears the book."""
+        return [
+            Route("/faults", self._arm, methods=["POST"]),
+            Route("/faults", self._list, methods=["GET"]),
+            Route("/faults", self._clear, methods=["DELETE"]),
+        ]
+
+    async def _arm(self, request: Request) -> Response:
+        try:
+            fault = Fault.model_validate_json(await request.body())
+        except ValidationError as error:
+            return problem(422, f"This is no fault: {error}")
+        self.arm(fault)
+        return JSONResponse(fault.model_dump(mode="json"), 201)
+
+    async def _list(self, _: Request) -> Response:
+        return JSONResponse([{**fault.model_dump(mode="json"), "times": left} for fault, left in self._armed])
+
+    async def _clear(self, _: Request) -> Response:
+        self.clear()
+        return Response(status_code=204)
+
+
+async def under(fault: Fault | None, work: Callable[[], Awaitable[Response]]) -> Response:
+    """Do `work`, or fail it in the way `fault` says."""
+    match fault:
+        case None:
+            return await work()
+        case Fault(fault=FaultKind.DROP_BEFORE):
+            return SeveredResponse()
+        case Fault(fault=FaultKind.DROP_AFTER):
+            await work()
+            return SeveredResponse()
+        case Fault(fault=FaultKind.HANG, hang_ms=hang_ms):
+            await asyncio.sleep(hang_ms / 1_000)
+            return await work()
+        case Fault(fault=FaultKind.RATE_LIMITED, retry_after_s=retry_after_s):
+            return problem(429, "Too many requests.", retry_after_s=retry_after_s)
+        case Fault(fault=kind):
+            return problem(int(kind), "This server was told to fail.")

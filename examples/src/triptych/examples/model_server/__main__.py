@@ -1,0 +1,15 @@
+"""`python -m triptych.examples.model_server --port PORT`: serve the scripted model under /v1."""
+
+from __future__ import annotations
+
+from triptych.examples.model_server.app import create_app
+from triptych.examples.serving import arguments, serve
+
+
+def main() -> None:
+    options = arguments("A scripted model behind the OpenAI HTTP API.").parse_args()
+    serve(create_app(), options.host, options.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Plans the review of an account's open question: two reads side by side, then a draft, then a handover.
+
+The first plan looks the account up by name in the knowledge base, as a hasty planner would. Told that
+this failed, the model searches for what the question is about.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from triptych.examples.model_server.words import WORD, words
+
+MAX_QUERY_WORDS = 12
+
+
+def plan(material: dict[str, Any], subject: dict[str, Any]) -> dict[str, Any]:
+    """A list of steps out of the operations that are on offer; steps whose operation is missing are left out."""
+    on_offer = {offer["operation"] for offer in material.get("operations", []) if isinstance(offer, dict)}
+    second = bool(material.get("failure")) or int(material.get("revision") or 1) > 1
+    search = _search_by_topic(subject) if second else _search_by_name(subject)
+    steps = [step for step in (search, _history(), *_handover(search["id"])) if step["operation"] in on_offer]
+    return {"steps": steps}
+
+
+def _search_by_name(subject: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": "search_account",
+        "operation": "kb.search",
+        "arguments": {"query": str(subject.get("account", "")), "limit": 3},
+        "expect": "result.status == 'ok' && size(result.data.hits) > 0",
+        "unmet": {
+            "decision": "replan",
+            "code": "search_too_narrow",
+            "message": "No article names the account; search for what the question is about.",
+        },
+    }
+
+
+def _search_by_topic(subject: dict[str, Any]) -> dict[str, Any]:
+    question = str(subject.get("question", ""))
+    meant = set(words(question))
+    telling = [match.group() for match in WORD.finditer(question) if set(words(match.group())) & meant]
+    return {
+        "id": "search_topic",
+        "operation": "kb.search",
+        "arguments": {"query": " ".join(telling[:MAX_QUERY_WORDS]), "limit": 5},
+        "expect": "result.status == 'ok' && size(result.data.hits) > 0",
+        "unmet": {
+            "decision": "escalate",
+            "code": "low_confidence",
+            "message": "The knowledge base has nothing on this question.",
+        },
+    }
+
+
+def _history() -> dict[str, Any]:
+    return {
+        "id": "history",
+        "operation": "helpdesk.lookup",
+        "arguments": {"ticket_id": "${{ input.ticket_id }}"},
+        "expect": "result.status != 'error'",
+    }
+
+
+def _handover(search: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": "brief",
+            "operation": "model.draft",
+            "arguments": {
+                "subject": "Account review: ${{ input.account }}",
+                "body": "${{ input.question }}\n\nOn the ticket so far: ${{ steps.history.status }}",
+                "customer": "${{ input.account }}",
+                "category": "account",
+                "articles": f"${{{{ steps.{search}.data.hits }}}}",
+            },
+            "expect": "size(result.data.citations) > 0",
+            "unmet": {"decision": "escalate", "code": "low_confidence", "message": "The briefing cites no article."},
+        },
+        {
+            "id": "assign",
+            "operation": "helpdesk.assign",
+            "arguments": {
+                "ticket_id": "${{ input.ticket_id }}",
+                "team": "account-management",
+                "note": "${{ steps.brief.data.body }}",
+            },
+        },
+    ]
