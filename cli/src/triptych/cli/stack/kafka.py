@@ -1,0 +1,152 @@
+"""The embedded Apache Kafka: one node in KRaft mode, broker and controller in one process.
+
+It listens on the loopback interface alone and has no replicas; a deployment has three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import shutil
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from triptych.cli.stack.command import Command
+from triptych.cli.stack.jars import kafka_jars
+from triptych.cli.stack.java import find_java
+from triptych.cli.stack.layout import HOST, Layout, write_atomically
+
+_FORMAT_TIMEOUT_S = 60
+_ORPHANS_TIMEOUT_S = 10
+_HEAP = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC")
+_LOGGING = (
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    """One Kafka node in one data directory."""
+
+    layout: Layout
+    port: int
+    controller_port: int
+    java: Path
+    jars: Path
+
+    name = "kafka"
+    stop_signal = signal.SIGTERM
+
+    @classmethod
+    def of(cls, layout: Layout, progress: Callable[[str], None]) -> Kafka:
+        """Raises JarsUnavailableError and JavaMissingError."""
+        return cls(layout, layout.port("kafka"), layout.port("kafka-controller"), find_java(), kafka_jars(progress))
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    @property
+    def _properties(self) -> Path:
+        return self.layout.kafka / "server.properties"
+
+    def prepare(self) -> None:
+        """Write the configuration, and format the storage if it is new."""
+        self.layout.kafka.mkdir(exist_ok=True)
+        data = self.layout.kafka / "data"
+        write_atomically(self._properties, self._configuration(data))
+        if (self.layout.kafka / "formatted").exists():
+            return
+        shutil.rmtree(data, ignore_errors=True)  # a formatting that was interrupted
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)).run(
+            timeout_s=_FORMAT_TIMEOUT_S
+        )
+        write_atomically(self.layout.kafka / "formatted", cluster)
+
+    def command(self) -> Command:
+        return self._java("kafka.Kafka", str(self._properties))
+
+    def wait_ready(self, alive: Callable[[], bool], timeout_s: float) -> bool:
+        """Whether a broker was in its own metadata in time; gives up as soon as it is no longer alive."""
+        deadline = time.monotonic() + timeout_s
+        with ThreadPoolExecutor(1) as thread:  # a loop of our own, whatever loop the caller has
+            while time.monotonic() < deadline and alive():
+                if _listens(self.port) and thread.submit(asyncio.run, _has_broker(self.address)).result():
+                    return True
+                time.sleep(0.05)
+        return False
+
+    def stop_orphans(self) -> None:
+        """Stop a node that still runs on this directory without anyone who watches it."""
+        orphans = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if str(self._properties) in (process.info["cmdline"] or ())
+        ]
+        for process in orphans:
+            process.terminate()
+        for process in psutil.wait_procs(orphans, timeout=_ORPHANS_TIMEOUT_S)[1]:
+            process.kill()
+
+    def _java(self, main: str, *arguments: str) -> Command:
+        return Command(
+            (str(self.java), *_HEAP, *_LOGGING, "-cp", f"{self.jars}/*", main, *arguments),
+            directory=self.layout.kafka,
+        )
+
+    def _configuration(self, data: Path) -> str:
+        # Voters are named here, not in the storage (format --standalone), so that a new port is a new line and no more.
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{HOST}:{self.controller_port}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://{HOST}:{self.controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": str(data),
+            "num.partitions": "2",
+            "auto.create.topics.enable": "false",
+            "group.initial.rebalance.delay.ms": "0",
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            # A killed node may only come back when its old session is over, and it retries in steps of this length.
+            "broker.session.timeout.ms": "2000",
+            "broker.heartbeat.interval.ms": "500",
+            "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
+        }
+        return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def _listens(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+async def _has_broker(address: str) -> bool:
+    admin = AIOKafkaAdminClient(bootstrap_servers=address, request_timeout_ms=5_000)
+    try:
+        await admin.start()
+        return bool((await admin.describe_cluster())["brokers"])
+    except (KafkaError, OSError):
+        return False
+    finally:
+        await admin.close()

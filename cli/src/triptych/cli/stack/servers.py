@@ -1,0 +1,92 @@
+"""Postgres and Kafka alone, as children of whoever asks: what tests stand on, and half of a stack.
+
+Everything that can be done side by side is.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from triptych.cli.stack.command import Command
+from triptych.cli.stack.errors import ProcessFailedError
+from triptych.cli.stack.kafka import Kafka
+from triptych.cli.stack.layout import Layout, last_lines
+from triptych.cli.stack.postgres import Postgres
+
+_READY_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 20.0
+
+
+class Server(Protocol):
+    """What Postgres and Kafka have in common."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stop_signal(self) -> signal.Signals: ...
+
+    def stop_orphans(self) -> None: ...
+
+    def prepare(self) -> None: ...
+
+    def command(self) -> Command: ...
+
+    def wait_ready(self, alive: Callable[[], bool], timeout_s: float) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Where the two servers listen."""
+
+    kafka: str
+    """host:port"""
+    owner_dsn: str
+    """A connection string of the role that owns the cluster, to its database `postgres`."""
+
+
+@contextmanager
+def start_servers(data_dir: Path, progress: Callable[[str], None] = lambda _: None) -> Iterator[Servers]:
+    """Start Postgres and Kafka in `data_dir`, give their addresses when both are ready, stop them at the end.
+
+    Raises StackError.
+    """
+    layout = Layout.at(data_dir)
+    postgres, kafka = Postgres.of(layout), Kafka.of(layout, progress)
+    running: list[tuple[Server, subprocess.Popen[bytes]]] = []
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda server: _start(server, layout, running), (postgres, kafka)))
+        yield Servers(kafka=kafka.address, owner_dsn=postgres.dsn())
+    finally:
+        for server, process in running:
+            process.send_signal(server.stop_signal)
+        for _, process in running:
+            _wait(process)
+
+
+def _start(server: Server, layout: Layout, running: list[tuple[Server, subprocess.Popen[bytes]]]) -> None:
+    log = layout.log(server.name)
+    server.stop_orphans()
+    server.prepare()
+    process = server.command().start(log)
+    running.append((server, process))
+    if not server.wait_ready(lambda: process.poll() is None, _READY_TIMEOUT_S):
+        code = process.poll()
+        why = f"not ready after {_READY_TIMEOUT_S:.0f} s" if code is None else f"ended with code {code}"
+        raise ProcessFailedError(server.name, why, log, last_lines(log))
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
