@@ -55,9 +55,7 @@ class StepSpec(Authored):
     id: Slug
     operation: OperationName
     arguments: dict[str, Json] = {}
-    depends_on: Annotated[
-        tuple[Slug, ...], Field(description="Besides the steps its arguments refer to.")
-    ] = ()
+    depends_on: Annotated[tuple[Slug, ...], Field(description="Besides the steps its arguments refer to.")] = ()
     when: Annotated[Expression | None, Field(description="CEL; when false the step is skipped.")] = None
     expect: Annotated[
         Expression | None, Field(description="CEL over `result`, `input` and `steps`; true means as expected.")

@@ -59,8 +59,6 @@ class Result(Message):
         return cls(status=ResultStatus.EMPTY, data=data)
 
     @classmethod
-    def failed(
-        cls, code: ErrorCode, message: str, *, retry_after_ms: int | None = None, **details: Json
-    ) -> Result:
+    def failed(cls, code: ErrorCode, message: str, *, retry_after_ms: int | None = None, **details: Json) -> Result:
         error = ToolError(code=code, message=message[:4_000], retry_after_ms=retry_after_ms, details=details)
         return cls(status=ResultStatus.ERROR, error=error)

@@ -84,7 +84,7 @@ class Control(Authored):
     step: Annotated[Slug | None, Field(description="For `skip`; the step that stopped the run when absent.")] = None
     data: Annotated[Json, Field(description="For `skip`: what the step is taken to have answered.")] = None
     extend: Annotated[
-        dict[str, float], Field(description="For `resume`: added to budgets, for example `{\"usd\": 0.5}`.")
+        dict[str, float], Field(description='For `resume`: added to budgets, for example `{"usd": 0.5}`.')
     ] = {}
 
 

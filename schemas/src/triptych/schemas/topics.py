@@ -63,8 +63,16 @@ CATALOG: tuple[Topic, ...] = (
     Topic(CONTROL, Control, "triptych.control", "operators", "executor", "Cancel, resume, skip or abort a run."),
     Topic(OUTCOMES, Outcome, "triptych.outcome", "executor", "clients", "Egress: what became of a task."),
     Topic(ESCALATIONS, Escalation, "triptych.escalation", "executor", "people", "A run that needs a person."),
-    Topic(DEAD_LETTERS, DeadLetter, "triptych.dead-letter", "every service", "operators", "A record nobody could read."),
     Topic(
-        CONTRACTS, ToolContracts, "triptych.contracts", "tools", "planner, critic", "What each tool offers.", compacted=True
+        DEAD_LETTERS, DeadLetter, "triptych.dead-letter", "every service", "operators", "A record nobody could read."
+    ),
+    Topic(
+        CONTRACTS,
+        ToolContracts,
+        "triptych.contracts",
+        "tools",
+        "planner, critic",
+        "What each tool offers.",
+        compacted=True,
     ),
 )

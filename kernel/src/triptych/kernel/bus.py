@@ -1,0 +1,191 @@
+"""Kafka: consumers that hand out raw records, and a publisher that keeps order and admits doubt.
+
+FastStream builds and owns the consumers; we poll them ourselves, because between two empty polls its
+batch subscriber sleeps, and because no exception may be swallowed there (docs/decisions/0002). Offsets
+committed here serve lag monitoring only, wherever a stored offset exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import aiokafka
+from aiokafka import ConsumerRecord as Record
+from aiokafka import TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker
+
+from triptych.kernel.cloudevents import Headers
+from triptych.kernel.errors import PublishFailed
+from triptych.kernel.settings import ServiceSettings
+
+BATCH_MAX_BYTES = 524_288
+REQUEST_MAX_BYTES = 8 * 1_048_576
+PUBLISH_TIMEOUT_S = 15.0
+REBALANCE_TIMEOUT_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message to be published: full topic name, explicit partition, key, headers and JSON value."""
+
+    topic: str
+    partition: int
+    key: bytes
+    headers: Headers
+    value: bytes
+
+
+class Subscription:
+    """A consumer group member for some topics. Context manager; `poll` gives raw records."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        topics: Sequence[str],
+        group: str,
+        listener: aiokafka.abc.ConsumerRebalanceListener | None = None,
+    ) -> None:
+        self._max_records = settings.batch_max_records
+        self._broker = KafkaBroker(
+            settings.kafka,
+            client_id=settings.instance,
+            logger=None,
+            allow_auto_create_topics=False,
+            graceful_timeout=1.0,
+        )
+        self._subscriber = self._broker.subscriber(
+            *topics,
+            batch=True,
+            group_id=group,
+            group_instance_id=settings.instance,
+            ack_policy=AckPolicy.MANUAL,
+            auto_offset_reset="earliest",
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            session_timeout_ms=settings.session_timeout_ms,
+            heartbeat_interval_ms=max(300, settings.session_timeout_ms // 4),
+            rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
+            fetch_max_wait_ms=500,
+            listener=listener,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._broker.start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._broker.stop()
+
+    @property
+    def consumer(self) -> aiokafka.AIOKafkaConsumer:
+        """The consumer underneath, for seeking."""
+        if self._subscriber.consumer is None:
+            raise RuntimeError("the subscription has not been started; use it as a context manager")
+        return self._subscriber.consumer
+
+    async def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Record[Any, Any]]]:
+        """The next records of each partition, in order; empty after `timeout_ms` without any.
+
+        Raises:
+            KafkaError: the broker refused; polling again is right unless the consumer was fenced.
+        """
+        polled: dict[TopicPartition, list[Record[Any, Any]]] = await self.consumer.getmany(
+            timeout_ms=timeout_ms, max_records=self._max_records
+        )
+        return polled
+
+    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+        """Commit next offsets to Kafka, for lag monitoring and for groups that store none themselves.
+
+        A failed commit is not fatal: what is redelivered meets an answered row.
+        """
+        try:
+            await self.consumer.commit(offsets)
+        except KafkaError:
+            return
+
+
+class Publisher:
+    """An idempotent producer that sends batches to explicit partitions, in order. Context manager."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._settings = settings
+        self._producer: aiokafka.AIOKafkaProducer | None = None
+
+    async def __aenter__(self) -> Self:
+        self._producer = await self._start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        if self._producer is not None:
+            await asyncio.wait_for(self._producer.stop(), PUBLISH_TIMEOUT_S)
+
+    async def _start(self) -> aiokafka.AIOKafkaProducer:
+        producer = aiokafka.AIOKafkaProducer(
+            bootstrap_servers=self._settings.kafka,
+            client_id=self._settings.instance,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            max_batch_size=BATCH_MAX_BYTES,
+            max_request_size=REQUEST_MAX_BYTES,
+        )
+        await producer.start()
+        return producer
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Publish messages, in order within a partition, and wait for all acknowledgements.
+
+        Raises:
+            PublishFailed: at least one batch was not acknowledged. Some messages may have arrived; all
+                of them must be sent again, and receivers drop what they have seen.
+        """
+        if not messages:
+            return
+        if self._producer is None:
+            self._producer = await self._start()
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                await self._send(self._producer, messages)
+        except (KafkaError, TimeoutError, ValueError) as error:
+            await self._discard_producer()
+            raise PublishFailed(messages[0].topic, len(messages), error) from error
+
+    async def _send(self, producer: aiokafka.AIOKafkaProducer, messages: Sequence[Outgoing]) -> None:
+        grouped: dict[tuple[str, int], list[Outgoing]] = {}
+        for message in messages:
+            grouped.setdefault((message.topic, message.partition), []).append(message)
+        acknowledgements = []
+        for (topic, partition), group in grouped.items():
+            known = await producer.partitions_for(topic)
+            target = partition % max(1, len(known))
+            batch = producer.create_batch()
+            for message in group:
+                entry = {"key": message.key, "value": message.value, "timestamp": None, "headers": message.headers}
+                if batch.append(**entry) is None:
+                    acknowledgements.append(await producer.send_batch(batch, topic, partition=target))
+                    batch = producer.create_batch()
+                    if batch.append(**entry) is None:
+                        # Larger than a batch: the producer sends it alone, or says that it is too large.
+                        acknowledgements.append(
+                            await producer.send(
+                                topic, message.value, key=message.key, partition=target, headers=message.headers
+                            )
+                        )
+            if batch.record_count():
+                acknowledgements.append(await producer.send_batch(batch, topic, partition=target))
+        await asyncio.gather(*acknowledgements)
+
+    async def _discard_producer(self) -> None:
+        """After a failed batch the sequence numbers are in doubt, so the producer is replaced."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            try:
+                await asyncio.wait_for(producer.stop(), 1.0)
+            except (KafkaError, TimeoutError):
+                return

@@ -1,0 +1,64 @@
+"""Postgres: one pool a process, and SQL kept in .sql files by name.
+
+A file holds blocks that begin with `-- name: take_jobs`; `Queries.load` gives them back by that name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+
+import asyncpg
+
+from triptych.kernel.errors import ConfigurationError
+
+_BLOCK = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+
+# Fresh, unanalysed tables are otherwise planned with sequential scans, and every hot statement is a
+# lookup by key. JIT compiles for longer than such a statement runs.
+PLANNER_OPTIONS = {"enable_seqscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"}
+
+
+class Queries(Mapping[str, str]):
+    """SQL statements by name."""
+
+    def __init__(self, statements: dict[str, str]) -> None:
+        self._statements = statements
+
+    @classmethod
+    def load(cls, package: str, filename: str) -> Queries:
+        """Read the named blocks of a .sql file that ships in `package`."""
+        parts = _BLOCK.split(files(package).joinpath(filename).read_text("utf-8"))
+        return cls({name: sql.strip() for name, sql in zip(parts[1::2], parts[2::2], strict=True)})
+
+    def __getitem__(self, name: str) -> str:
+        return self._statements[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._statements)
+
+    def __len__(self) -> int:
+        return len(self._statements)
+
+
+async def connect(dsn: str, application_name: str, *, max_connections: int = 4) -> asyncpg.Pool:
+    """Open a pool for a service's own role.
+
+    Raises:
+        ConfigurationError: the server refuses the role, the password or the database.
+    """
+    try:
+        return await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=max_connections,
+            command_timeout=60,
+            server_settings={"application_name": application_name, **PLANNER_OPTIONS},
+        )
+    except (
+        asyncpg.InvalidPasswordError,
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.InvalidCatalogNameError,
+    ) as error:
+        raise ConfigurationError(f"TRIPTYCH_POSTGRES: the server refused the connection: {error}") from error

@@ -1,0 +1,37 @@
+"""Errors are types with fields. Their message names the thing, the place and the cure."""
+
+from __future__ import annotations
+
+
+class TriptychError(Exception):
+    """Base of everything that Triptych raises on purpose."""
+
+
+class ConfigurationError(TriptychError):
+    """A setting is missing or wrong. The process ends with exit code 2 and this message."""
+
+
+class Fenced(TriptychError):
+    """Another process owns this partition now. Drop every cached run and rejoin the group."""
+
+    def __init__(self, partitions: tuple[int, ...]) -> None:
+        self.partitions = partitions
+        super().__init__(
+            f"partitions {list(partitions)} belong to another owner now; this process drops its cache and rejoins"
+        )
+
+
+class PublishFailed(TriptychError):
+    """Kafka did not acknowledge a batch in time, so its outcome is unknown. The outbox keeps the rows."""
+
+    def __init__(self, topic: str, count: int, cause: BaseException) -> None:
+        self.topic, self.count = topic, count
+        super().__init__(f"{count} messages to {topic} were not acknowledged ({cause!r}); they stay in the outbox")
+
+
+class UndecodableRecord(TriptychError):
+    """A record that cannot be understood. It becomes a dead letter with its bytes; the partition goes on."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code, self.message = code, message
+        super().__init__(f"{code}: {message}")

@@ -1,0 +1,103 @@
+"""Health over HTTP: alive while every loop makes progress, ready while every dependency answers.
+
+`/health/live` fails when a loop has not beaten within its limit, so that a stuck consumer gets
+restarted; `/health/ready` fails when Kafka or Postgres is gone, which a restart would not cure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+Probe = Callable[[], Awaitable[None]]
+PROBE_TIMEOUT_S = 2.0
+
+
+class Health:
+    """What this process knows of its own health, and counters that an operator may read."""
+
+    def __init__(self, service: str, instance: str) -> None:
+        self.service, self.instance = service, instance
+        self.counters: dict[str, int] = {}
+        self._beats: dict[str, tuple[float, float]] = {}
+        self._probes: dict[str, Probe] = {}
+
+    def expect(self, loop: str, max_silence_s: float) -> None:
+        """From now on `loop` must beat at least every `max_silence_s` seconds."""
+        self._beats[loop] = (time.monotonic(), max_silence_s)
+
+    def beat(self, loop: str) -> None:
+        """Say that `loop` made progress (an idle poll counts)."""
+        self._beats[loop] = (time.monotonic(), self._beats[loop][1])
+
+    def depend(self, name: str, probe: Probe) -> None:
+        """The process is ready only while `probe` returns within two seconds without raising."""
+        self._probes[name] = probe
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Count something that an operator may want to see, for example duplicates dropped."""
+        self.counters[name] = self.counters.get(name, 0) + by
+
+    def stuck(self) -> dict[str, float]:
+        """Loops that are silent for too long, with the seconds since their last beat."""
+        now = time.monotonic()
+        return {loop: round(now - at, 1) for loop, (at, limit) in self._beats.items() if now - at > limit}
+
+    async def _failure(self, probe: Probe) -> str | None:
+        try:
+            await asyncio.wait_for(probe(), PROBE_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - whatever a dependency raises means that it is gone
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    async def unready(self) -> dict[str, str]:
+        """Dependencies that are gone, with the reason."""
+        failures = await asyncio.gather(*(self._failure(probe) for probe in self._probes.values()))
+        return {name: failure for name, failure in zip(self._probes, failures, strict=True) if failure}
+
+    def app(self) -> Starlette:
+        """The HTTP endpoints."""
+
+        async def live(_request: Request) -> JSONResponse:
+            stuck = self.stuck()
+            return JSONResponse(
+                {"service": self.service, "instance": self.instance, "stuck": stuck, "counters": self.counters},
+                status_code=503 if stuck else 200,
+            )
+
+        async def ready(_request: Request) -> JSONResponse:
+            missing = await self.unready()
+            return JSONResponse(
+                {"service": self.service, "instance": self.instance, "unready": missing},
+                status_code=503 if missing else 200,
+            )
+
+        return Starlette(routes=[Route("/health/live", live), Route("/health/ready", ready)])
+
+
+class _QuietServer(uvicorn.Server):
+    """The process handles its own signals, so the server must not."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+@asynccontextmanager
+async def serve_health(health: Health, host: str, port: int) -> AsyncIterator[None]:
+    """Serve the health endpoints while the body runs."""
+    config = uvicorn.Config(health.app(), host=host, port=port, log_level="warning", access_log=False, lifespan="off")
+    server = _QuietServer(config)
+    task = asyncio.create_task(server.serve(), name="health")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task

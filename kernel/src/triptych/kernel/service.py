@@ -1,0 +1,69 @@
+"""The frame of every service process: settings, logging, health, signals and an orderly end.
+
+A service's `__main__` builds its objects and calls `run`. SIGTERM sets `stopping`; the body then
+finishes or hands back its work. Whatever is left at the deadline is cut off: it was committed or
+it will be redelivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import uvloop
+
+from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.health import Health, serve_health
+from triptych.kernel.log import Logger, configure_logging
+from triptych.kernel.settings import ServiceSettings
+
+SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the frame gives to a service: its name, logger, health and the event that ends it."""
+
+    name: str
+    log: Logger
+    health: Health
+    stopping: asyncio.Event
+
+
+def run(name: str, settings: SettingsT, body: Callable[[Service, SettingsT], Awaitable[None]]) -> None:
+    """Run `body` until it returns or a signal ends it. Exit codes: 0 stopped, 1 failed, 2 misconfigured."""
+    log = configure_logging(settings.log_level, settings.log_format, service=name, instance=settings.instance)
+    try:
+        uvloop.run(_serve(name, settings, body, log))
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+async def _serve(
+    name: str, settings: SettingsT, body: Callable[[Service, SettingsT], Awaitable[None]], log: Logger
+) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    service = Service(name, log, Health(name, settings.instance), stopping)
+    async with serve_health(service.health, settings.health_host, settings.health_port):
+        work = asyncio.ensure_future(body(service, settings))
+        stopped = asyncio.create_task(stopping.wait(), name="signal")
+        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not work.done():
+            log.info("stopping", within_ms=settings.shutdown_timeout_ms)
+            _done, late = await asyncio.wait({work}, timeout=settings.shutdown_timeout_ms / 1000)
+            if late:
+                log.warning("stopped with work under way; it is handed back", within_ms=settings.shutdown_timeout_ms)
+                work.cancel()
+                await asyncio.wait({work}, timeout=1.0)
+                return
+        await work
+    log.info("stopped")
