@@ -1,0 +1,236 @@
+"""What an expression or a template may do, what it gives, and what it must never be able to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triptych.kernel import expressions
+from triptych.kernel.expressions import ExpressionError
+
+SCOPE: dict[str, Any] = {
+    "input": {
+        "name": "Ana",
+        "count": 3,
+        "share": 0.5,
+        "nothing": None,
+        "address": {"city": "Bern"},
+        "tags": ["a", "b"],
+    },
+    "steps": {
+        "search": {"status": "ok", "data": {"hits": [{"id": "kb-1", "score": 0.9}], "top_score": 0.9}},
+        "look-up": {"status": "empty", "data": None},
+    },
+    "result": {"status": "ok", "data": {"category": "billing"}},
+}
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def test_an_expression_reads_input_steps_and_result() -> None:
+    assert expressions.evaluate("steps.search.data.hits[0].id", SCOPE) == "kb-1"
+    assert expressions.evaluate('steps["look-up"].status', SCOPE) == "empty"
+    assert expressions.holds("steps.search.data.top_score >= 0.5 && result.status == 'ok'", SCOPE)
+
+
+def test_a_condition_must_be_true_or_false() -> None:
+    with pytest.raises(ExpressionError, match="gives 3 where true or false is needed"):
+        expressions.holds("input.count", SCOPE)
+
+
+def test_a_template_that_is_one_reference_keeps_the_type() -> None:
+    assert expressions.render({"n": "${{ input.count }}", "t": ["${{input.tags}}"]}, SCOPE) == {
+        "n": 3,
+        "t": [["a", "b"]],
+    }
+
+
+def test_a_template_inside_a_text_is_printed() -> None:
+    text = "${{ input.name }}: ${{ input.count }}, ${{ input.share }}, ${{ input.nothing }}, ${{ input.address }}"
+    assert expressions.render(text, SCOPE) == 'Ana: 3, 0.5, null, {"city":"Bern"}'
+
+
+def test_braces_in_strings_and_maps_do_not_end_a_template() -> None:
+    assert expressions.render("${{ '}}' }}", SCOPE) == "}}"
+    assert expressions.render('${{ {"a": {"b": input.count}} }}', SCOPE) == {"a": {"b": 3}}
+    assert expressions.render('write ${{ "${{" }}', SCOPE) == "write ${{"
+
+
+def test_what_is_put_in_is_not_rendered_again() -> None:
+    hostile = {"input": {"body": "${{ steps.secret.data }}"}, "steps": {"secret": {"data": "x"}}}
+    assert expressions.render("${{ input.body }}", hostile) == "${{ steps.secret.data }}"
+
+
+@given(JSON)
+def test_a_reference_gives_back_the_value_it_refers_to(value: Any) -> None:
+    assert expressions.render("${{ input.value }}", {"input": {"value": value}}) == value
+
+
+def test_values_without_templates_are_left_alone() -> None:
+    value = {"a": [1, None, {"b": "no template"}]}
+    assert expressions.render(value, SCOPE) == value
+    assert not expressions.has_templates(value)
+    assert expressions.has_templates({"a": ["x ${{ input.name }}"]})
+
+
+def test_references_name_the_steps_of_templates_and_of_expressions() -> None:
+    arguments = {"q": "${{ steps.search.data }} and ${{ steps['look-up'].data }}", "plain": "steps.not_meant"}
+    assert expressions.references(arguments) == {"search", "look-up"}
+    assert expressions.references_of("steps.a.status == 'ok' && 'steps.b' != input.steps.c") == {"a"}
+    assert expressions.references_of(None) == set()
+
+
+def test_a_syntax_error_says_where() -> None:
+    with pytest.raises(ExpressionError, match="Syntax error") as caught:
+        expressions.check("input.a &&\n input.b ==")
+    assert caught.value.position == len("input.a &&\n input.b ==")
+
+
+@pytest.mark.parametrize(
+    ("expression", "complaint"),
+    [
+        ("inptu.name", "there is no variable `inptu` here"),
+        ("input.tags.exists(t, s == 'a')", "there is no variable `s` here"),
+        ("lower(input.name)", "there is no function `lower`"),
+        ("steps[input.name].data", "name the step that is meant"),
+        ("size(steps) > 1", "name the step that is meant"),
+        ("1" + " + 1" * 600, "longer than 2000 characters"),
+        ("(" * 500, "Syntax error|recursion"),
+        ("", "Syntax error"),
+    ],
+)
+def test_a_check_finds_what_would_fail_later(expression: str, complaint: str) -> None:
+    with pytest.raises(ExpressionError, match=complaint):
+        expressions.check(expression)
+
+
+def test_a_check_can_forbid_the_result() -> None:
+    with pytest.raises(ExpressionError, match="there is no variable `result` here"):
+        expressions.check("result.status == 'ok'", frozenset({"input", "steps"}))
+
+
+EXAMPLES = {
+    "'abc'.contains('b')": True,
+    "'abc'.startsWith('a')": True,
+    "'abc'.endsWith('c')": True,
+    "'abc'.matches('^a.c$')": True,
+    "size('abc')": 3,
+    "dyn(1)": 1,
+    "type(1) == int": True,
+    "int('7')": 7,
+    "uint(7)": 7,
+    "double(1)": 1.0,
+    "string(1.5)": "1.5",
+    "size(bytes('abc'))": 3,
+    "duration('90m') > duration('1h')": True,
+    "timestamp('2026-01-02T03:04:05.006Z').getFullYear()": 2026,
+    "timestamp('2026-01-02T03:04:05.006Z').getMonth()": 0,
+    "timestamp('2026-01-02T03:04:05.006Z').getDate()": 2,
+    "timestamp('2026-01-02T03:04:05.006Z').getDayOfMonth()": 1,
+    "timestamp('2026-01-02T03:04:05.006Z').getDayOfWeek()": 5,
+    "timestamp('2026-01-02T03:04:05.006Z').getDayOfYear()": 1,
+    "timestamp('2026-01-02T03:04:05.006Z').getHours()": 3,
+    "timestamp('2026-01-02T03:04:05.006Z').getMinutes()": 4,
+    "timestamp('2026-01-02T03:04:05.006Z').getSeconds()": 5,
+    "timestamp('2026-01-02T03:04:05.006Z').getMilliseconds()": 6,
+}
+
+
+@pytest.mark.parametrize("expression", EXAMPLES)
+def test_every_function_that_passes_the_check_works(expression: str) -> None:
+    expressions.check(expression)
+    assert expressions.evaluate(expression, {}) == EXAMPLES[expression]
+
+
+def test_every_function_has_an_example() -> None:
+    assert all(any(f"{function}(" in example for example in EXAMPLES) for function in expressions.FUNCTIONS)
+
+
+@pytest.mark.parametrize(
+    ("expression", "complaint"),
+    [
+        ("input.nmae", "there is no `nmae`"),
+        ("steps.later.data", "there is no `later`"),
+        ("input.tags[7]", "7"),
+        ("input.count + input.share", "overload"),
+        ("1 / 0", "division by zero"),
+        ("9223372036854775807 + 1", "overflow"),
+        ("double('nan')", "not JSON"),
+        ("b'bytes'", "not JSON"),
+        ("{1: 2}", "keys that are not text"),
+    ],
+)
+def test_an_evaluation_that_fails_says_why(expression: str, complaint: str) -> None:
+    with pytest.raises(ExpressionError, match=f"(?i){complaint}"):
+        expressions.evaluate(expression, SCOPE)
+
+
+def test_times_become_text() -> None:
+    assert expressions.evaluate('timestamp("2026-01-02T03:04:05Z")', {}) == "2026-01-02T03:04:05Z"
+    assert expressions.evaluate('duration("90m")', {}) == "5400s"
+
+
+def test_an_unclosed_template_says_where_it_begins() -> None:
+    with pytest.raises(ExpressionError, match="not closed") as caught:
+        expressions.render("dear ${{ input.name }", SCOPE)
+    assert caught.value.position == len("dear ")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "input.list.map(a, input.list.map(b, a))",
+        "input.list.map(a, a + a).map(a, a + a).map(a, a + a).map(a, a + a)",
+        "[input.list].map(a, a + a + a + a + a).map(a, a + a + a + a + a).map(a, a.map(b, b))",
+        "[[input.list]].map(a, [a, a, a, a]).map(a, [a, a, a, a]).map(a, [a, a, a, a]).map(a, [a, a, a, a])",
+    ],
+)
+def test_an_expression_that_would_take_minutes_is_refused_before_it_runs(expression: str) -> None:
+    with pytest.raises(ExpressionError, match="too costly"):
+        expressions.evaluate(expression, {"input": {"list": list(range(1_000))}})
+
+
+def test_doubling_a_text_again_and_again_is_refused() -> None:
+    with pytest.raises(ExpressionError, match=r"too costly|at most"):
+        expressions.evaluate("[input.text]" + ".map(t, t + t)" * 8, {"input": {"text": "x" * 1_000_000}})
+
+
+def test_macros_nested_three_deep_are_refused() -> None:
+    with pytest.raises(ExpressionError, match="nested 3 deep"):
+        expressions.check("input.l.all(a, input.l.all(b, input.l.all(c, true)))")
+
+
+def test_rendered_arguments_have_a_size_limit() -> None:
+    scope = {"input": {"text": "x" * 600_000}}
+    with pytest.raises(ExpressionError, match="exceed 1048576 bytes"):
+        expressions.render(["${{ input.text }}", "${{ input.text }}"], scope)
+
+
+def test_a_value_that_is_nested_too_deep_is_refused() -> None:
+    value: Any = "${{ input.name }}"
+    for _ in range(200):
+        value = [value]
+    with pytest.raises(ExpressionError, match="nested more than"):
+        expressions.render(value, SCOPE)
+    with pytest.raises(ExpressionError, match="nested more than"):
+        expressions.references(value)
+
+
+@given(st.text(alphabet="input.steps[]()'\"{}$ +&|!?:,0123aä💥\\\n", max_size=60))
+def test_no_text_makes_the_checker_fail_in_an_unknown_way(text: str) -> None:
+    try:
+        expressions.check(text)
+        expressions.references(text)
+    except ExpressionError:
+        pass
