@@ -1,0 +1,49 @@
+"""The client of Triptych: submit tasks, wait for outcomes, follow them, and send commands to runs.
+
+    async with Client("127.0.0.1:9092") as client:
+        task_id = await client.submit("support-ticket", {"subject": "Where is my invoice?"}, tenant="acme")
+        outcome = await client.wait(task_id, tenant="acme", timeout_s=60)
+
+Tasks and outcomes travel over Kafka alone. Looking into runs needs the operator's database role:
+see `Operator`.
+"""
+
+from __future__ import annotations
+
+from triptych.client.operator import JournalEntry, Operator, RunFilter, RunRow, StepRow
+
+from triptych.client.address import Address
+from triptych.client.client import Client, Receipt
+from triptych.client.errors import (
+    ClientError,
+    DatabaseUnreachable,
+    KafkaUnreachable,
+    NoOutcome,
+    NoStack,
+    NotAccepted,
+    RunAmbiguous,
+    RunNotFound,
+    TopicMissing,
+)
+from triptych.client.feed import Feed
+
+__all__ = [
+    "Address",
+    "Client",
+    "ClientError",
+    "DatabaseUnreachable",
+    "Feed",
+    "JournalEntry",
+    "KafkaUnreachable",
+    "NoOutcome",
+    "NoStack",
+    "NotAccepted",
+    "Operator",
+    "Receipt",
+    "RunAmbiguous",
+    "RunFilter",
+    "RunNotFound",
+    "RunRow",
+    "StepRow",
+    "TopicMissing",
+]

@@ -1,0 +1,44 @@
+"""Where a stack is: its broker, its topics' prefix and, for operators, its database.
+
+`triptych up` writes this to `stack.json` in its data directory. Secrets in the DSN are never shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from triptych.client.errors import NoStack
+
+STACK_FILE = "stack.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The addresses of one stack. `postgres` is the DSN of a role that may only read."""
+
+    kafka: str
+    topic_prefix: str = "triptych"
+    postgres: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_stack(cls, data_dir: Path) -> Address:
+        """Read the addresses of the stack that runs in `data_dir`.
+
+        Raises:
+            NoStack: nothing was started there, or its file cannot be read.
+        """
+        file = data_dir / STACK_FILE
+        try:
+            written = orjson.loads(file.read_bytes())
+            return cls(written["kafka"], written["topic_prefix"], written["postgres"])
+        except FileNotFoundError:
+            raise NoStack(file, "no stack runs here") from None
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise NoStack(file, f"this is not the file of a stack ({error!r})") from error
+
+    def topic(self, noun: str) -> str:
+        """The full name of a topic, for example `triptych.outcomes`."""
+        return f"{self.topic_prefix}.{noun}"

@@ -1,0 +1,220 @@
+"""The client: what goes in and what comes out, over Kafka and nothing else.
+
+It is what any Kafka client in any language can do, made comfortable. It never touches the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import aiokafka
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+
+from triptych.client.address import Address
+from triptych.client.errors import KafkaUnreachable, NoOutcome, NotAccepted, TopicMissing
+from triptych.client.feed import CONNECT_TIMEOUT_MS, Feed
+from triptych.kernel.cloudevents import Headers, binary_headers
+from triptych.schemas import Control, ControlAction, Json, Outcome, Task
+from triptych.schemas import topics as t
+
+SEND_TIMEOUT_S = 30.0
+MAX_MESSAGE_BYTES = 8 * 1_048_576
+SOURCE = "/triptych/client"
+
+_EVENT_TYPES = {topic.noun: topic.event_type for topic in t.CATALOG}
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where a record landed. A dead letter names the same three."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Client:
+    """Submits tasks and waits for outcomes. Async context manager; safe to share within one event loop."""
+
+    def __init__(self, kafka: str, topic_prefix: str = "triptych") -> None:
+        self._address = Address(kafka, topic_prefix)
+        self._producer: aiokafka.AIOKafkaProducer | None = None
+
+    @classmethod
+    def from_stack(cls, data_dir: Path = Path(".triptych")) -> Self:
+        """A client of the stack that `triptych up` started in `data_dir`.
+
+        Raises:
+            NoStack: nothing was started there.
+        """
+        address = Address.from_stack(data_dir)
+        return cls(address.kafka, address.topic_prefix)
+
+    async def __aenter__(self) -> Self:
+        producer = aiokafka.AIOKafkaProducer(
+            bootstrap_servers=self._address.kafka,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            max_request_size=MAX_MESSAGE_BYTES,
+            request_timeout_ms=CONNECT_TIMEOUT_MS,
+        )
+        try:
+            await producer.start()
+            metadata = await producer.client.fetch_all_metadata()
+        except KafkaError as error:
+            await producer.stop()
+            raise KafkaUnreachable(self._address.kafka, error) from error
+        tasks = self._address.topic(t.TASKS)
+        if tasks not in metadata.topics():
+            await producer.stop()
+            raise TopicMissing(tasks, self._address.kafka)
+        self._producer = producer
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
+
+    # Tasks in
+
+    async def submit(
+        self,
+        playbook: str,
+        input: dict[str, Json],  # noqa: A002 - the word that the wire and the playbooks use
+        *,
+        tenant: str = "default",
+        principal: str = "anonymous",
+        task_id: str | None = None,
+    ) -> str:
+        """Submit one task and give its id; the same id twice in a tenant is one run.
+
+        Raises:
+            pydantic.ValidationError: a field does not have its form.
+            NotAccepted: Kafka did not acknowledge it. Submitting again with the same id is safe.
+        """
+        task = Task(playbook=playbook, input=input, tenant=tenant, principal=principal, task_id=task_id)
+        return (await self.submit_many([task]))[0]
+
+    async def submit_many(self, tasks: Iterable[Task]) -> list[str]:
+        """Submit tasks together and give their ids, in order. A task without an id gets a random one."""
+        named = [task.model_copy(update={"task_id": task.task_id or str(uuid.uuid4())}) for task in tasks]
+        await asyncio.gather(*(self._submit(task) for task in named))
+        return [str(task.task_id) for task in named]
+
+    async def _submit(self, task: Task) -> None:
+        headers = binary_headers(
+            event_id=f"task:{task.tenant}:{task.task_id}",
+            event_type=_EVENT_TYPES[t.TASKS],
+            source=SOURCE,
+            tenant=task.tenant,
+        )
+        await self._send(t.TASKS, task.to_bytes(), key=str(task.task_id).encode(), headers=headers)
+
+    async def submit_raw(self, values: Iterable[bytes]) -> list[Receipt]:
+        """Publish bytes to the topic of tasks as they are, without key or headers, whether or not they are tasks."""
+        return await asyncio.gather(*(self._send(t.TASKS, value) for value in values))
+
+    # Outcomes out
+
+    def feed(self, *, dead_letters: bool = False, from_start: bool = False, to_end: bool = False) -> Feed:
+        """Outcomes, and dead letters if wanted, from the moment the feed is opened (or all that Kafka still has).
+
+        Open it before you submit, and no outcome is missed.
+        """
+        nouns = (t.OUTCOMES, t.DEAD_LETTERS) if dead_letters else (t.OUTCOMES,)
+        return Feed(self._address, nouns, from_start=from_start, to_end=to_end)
+
+    async def follow(self, *, tenant: str | None = None, from_start: bool = False) -> AsyncIterator[Outcome]:
+        """Outcomes as they come, for ever; of one tenant if it is named."""
+        async with self.feed(from_start=from_start) as feed:
+            async for message in feed:
+                if isinstance(message, Outcome) and tenant in (None, message.tenant):
+                    yield message
+
+    async def wait(
+        self, task_id: str, *, tenant: str = "default", timeout_s: float = 300.0, final: bool = True
+    ) -> Outcome:
+        """The outcome of a task, however long ago it was submitted and by whom.
+
+        It reads all outcomes that Kafka still has; to wait for many tasks, use one `feed`. With `final=False` an
+        escalation counts as an outcome too.
+
+        Raises:
+            NoOutcome: `timeout_s` is over. The run goes on.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), self.feed(from_start=True) as feed:
+                async for message in feed:
+                    if not isinstance(message, Outcome) or (message.tenant, message.task_id) != (tenant, task_id):
+                        continue
+                    if message.final or not final:
+                        return message
+        except TimeoutError:
+            pass
+        raise NoOutcome(task_id, tenant, timeout_s)
+
+    # Commands
+
+    async def control(
+        self,
+        run_id: uuid.UUID,
+        partition: int,
+        action: ControlAction,
+        *,
+        principal: str,
+        note: str = "",
+        step: str | None = None,
+        data: Json = None,
+        extend: dict[str, float] | None = None,
+    ) -> str:
+        """Send a command to a run, on the run's own partition, and give the command's id.
+
+        It is sent, not done: what came of it stands in the run's journal.
+        """
+        command = Control(
+            command_id=str(uuid.uuid4()),
+            run_id=run_id,
+            action=action,
+            principal=principal,
+            note=note,
+            step=step,
+            data=data,
+            extend=extend or {},
+        )
+        headers = binary_headers(
+            event_id=f"control:{command.command_id}",
+            event_type=_EVENT_TYPES[t.CONTROL],
+            source=SOURCE,
+            tenant="default",
+        )
+        await self._send(t.CONTROL, command.to_bytes(), key=str(run_id).encode(), headers=headers, partition=partition)
+        return command.command_id
+
+    async def _send(
+        self,
+        noun: str,
+        value: bytes,
+        *,
+        key: bytes | None = None,
+        headers: Headers | None = None,
+        partition: int | None = None,
+    ) -> Receipt:
+        if self._producer is None:
+            raise RuntimeError("the client is not open; use it as `async with Client(...) as client`")
+        topic = self._address.topic(noun)
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                sent = await self._producer.send_and_wait(
+                    topic, value, key=key, headers=headers or [], partition=partition
+                )
+        except UnknownTopicOrPartitionError as error:
+            raise TopicMissing(topic, self._address.kafka) from error
+        except (KafkaError, TimeoutError) as error:
+            raise NotAccepted(topic, error) from error
+        return Receipt(sent.topic, sent.partition, sent.offset)

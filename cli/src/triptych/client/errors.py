@@ -1,0 +1,83 @@
+"""What can go wrong for a client. Each message names the thing, the place and the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from triptych.kernel.errors import TriptychError
+
+
+class ClientError(TriptychError):
+    """Base of the client's errors."""
+
+
+class NoStack(ClientError):
+    """There is no stack to talk to."""
+
+    def __init__(self, file: Path, why: str) -> None:
+        self.file, self.why = file, why
+        super().__init__(f"{file}: {why}; start a stack with `triptych up`, or name a broker with --kafka HOST:PORT")
+
+
+class KafkaUnreachable(ClientError):
+    """Kafka does not answer."""
+
+    def __init__(self, kafka: str, cause: BaseException) -> None:
+        self.kafka, self.cause = kafka, cause
+        super().__init__(f"Kafka at {kafka} does not answer; is the stack running? (`triptych status`)")
+
+
+class DatabaseUnreachable(ClientError):
+    """Postgres does not answer, or refuses the operator role."""
+
+    def __init__(self, where: str, cause: BaseException) -> None:
+        self.where, self.cause = where, cause
+        super().__init__(f"Postgres at {where} cannot be used ({cause}); is the stack running? (`triptych status`)")
+
+
+class TopicMissing(ClientError):
+    """A topic of the pipeline does not exist on this broker."""
+
+    def __init__(self, topic: str, kafka: str) -> None:
+        self.topic, self.kafka = topic, kafka
+        super().__init__(
+            f"topic {topic} does not exist at {kafka}; check --prefix, or start the stack with `triptych up`"
+        )
+
+
+class NotAccepted(ClientError):
+    """Kafka did not acknowledge what was sent, so it may or may not have arrived."""
+
+    def __init__(self, topic: str, cause: BaseException) -> None:
+        self.topic, self.cause = topic, cause
+        super().__init__(
+            f"{topic}: Kafka did not acknowledge the message ({cause!r}); send it again with the same task id"
+        )
+
+
+class NoOutcome(ClientError):
+    """The time is up and the task has no outcome yet. The run goes on."""
+
+    def __init__(self, task_id: str, tenant: str, timeout_s: float) -> None:
+        self.task_id, self.tenant, self.timeout_s = task_id, tenant, timeout_s
+        super().__init__(
+            f"task {task_id} of tenant {tenant} has no outcome after {timeout_s:g} s; "
+            f"it goes on: see `triptych trace {task_id}`"
+        )
+
+
+class RunNotFound(ClientError):
+    """No run has this id, prefix of an id, or task id."""
+
+    def __init__(self, reference: str) -> None:
+        self.reference = reference
+        super().__init__(f"no run has the id or task id {reference!r}; `triptych runs` lists them")
+
+
+class RunAmbiguous(ClientError):
+    """Several runs fit a reference."""
+
+    def __init__(self, reference: str, candidates: Sequence[str]) -> None:
+        self.reference, self.candidates = reference, tuple(candidates)
+        super().__init__(f"{reference!r} fits several runs; give one of these: {', '.join(candidates)}")

@@ -1,0 +1,299 @@
+"""Playbooks from YAML files, checked as far as a file alone can be checked.
+
+Whether a tool really offers an operation is known only where its contract is known: the planner
+checks that. Nothing here may ask the network.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import orjson
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from triptych.kernel import expressions, yaml_source
+from triptych.kernel.errors import TriptychError
+from triptych.kernel.expressions import ExpressionError
+from triptych.schemas import FixedPlan, Json, Judge, Playbook, Review, StepSpec
+
+Place = tuple[str | int, ...]
+
+_BEFORE = frozenset({"input", "steps"})
+"""The variables that an argument, a `when` and the output can use."""
+_AFTER = _BEFORE | {"result"}
+"""The variables that an `expect` can use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong at a place inside the playbook."""
+
+    place: Place
+    message: str
+    cure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A finding and where it stands in its file; line and column count from 1."""
+
+    file: Path
+    line: int
+    column: int
+    path: str
+    message: str
+    cure: str
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path else ""
+        end = "" if self.cure.endswith("?") else "."
+        return f"{self.file}:{self.line}:{self.column}: {where}{self.message}. {self.cure}{end}"
+
+
+class PlaybookErrors(TriptychError):
+    """A playbook file cannot be used. `problems` holds everything found wrong, in the order of the file."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column)))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def load_playbook(path: Path) -> Playbook:
+    """Read and check one playbook.
+
+    Raises:
+        PlaybookErrors: with every problem found, each with its line.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise PlaybookErrors(
+            [Problem(path, 1, 1, "", f"the file cannot be read: {message}", "Give a UTF-8 YAML file")]
+        ) from error
+    return parse_playbook(text, path)
+
+
+def parse_playbook(text: str, file: Path) -> Playbook:
+    """As `load_playbook`, for a text that is already here; `file` is only named in errors."""
+    try:
+        document = yaml_source.parse(text)
+    except yaml_source.YamlProblem as error:
+        at = error.position
+        raise PlaybookErrors(
+            [Problem(file, at.line, at.column, _dotted(error.path), error.message, error.cure)]
+        ) from error
+    try:
+        playbook = Playbook.model_validate_json(orjson.dumps(document.value))
+    except ValidationError as error:
+        found = _findings(error.errors(include_url=False, include_input=False))
+    else:
+        found = list(check_playbook(playbook))
+        if not found:
+            return playbook
+    raise PlaybookErrors(_located(finding, document, file) for finding in found)
+
+
+def _located(finding: Finding, document: yaml_source.Document, file: Path) -> Problem:
+    at = document.position(finding.place)
+    return Problem(file, at.line, at.column, _dotted(document.find(finding.place)), finding.message, finding.cure)
+
+
+def _dotted(place: Place) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return text.removeprefix(".")
+
+
+# What the model says
+
+
+def _findings(details: list[ErrorDetails]) -> list[Finding]:
+    """The mistakes, without what only follows from them: items that are wrong are not counted as there."""
+    places = [detail["loc"] for detail in details]
+    return [
+        _finding(detail)
+        for detail in details
+        if detail["type"] != "too_short"
+        or not any(place[: len(detail["loc"])] == detail["loc"] and place != detail["loc"] for place in places)
+    ]
+
+
+def _finding(detail: ErrorDetails) -> Finding:
+    """One of pydantic's errors, with a cure."""
+    place, context = tuple(detail["loc"]), detail.get("ctx", {})
+    name = str(place[-1]) if place else "the playbook"
+    match detail["type"]:
+        case "missing":
+            return Finding(place, f"`{name}` is missing", f"Add `{name}`")
+        case "extra_forbidden":
+            near = difflib.get_close_matches(name, _field_names(), n=1)
+            return Finding(
+                place, f"`{name}` is no field here", f"Did you mean `{near[0]}`?" if near else f"Remove `{name}`"
+            )
+        case "union_tag_not_found" | "union_tag_invalid":
+            return Finding(place, "it is not said who plans", "Set `pattern` to `fixed` (with `steps`) or to `model`")
+        case "enum" | "literal_error":
+            return Finding(place, f"`{name}` has an unknown value", f"Use {context['expected']}")
+        case "string_pattern_mismatch":
+            return Finding(
+                place, f"`{name}` has characters that are not allowed", f"It must match {context['pattern']}"
+            )
+    return Finding(place, f"`{name}`: {_lowered(detail['msg'])}", "Correct the value")
+
+
+def _lowered(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+@cache
+def _field_names() -> tuple[str, ...]:
+    """Every field that a playbook can have at any depth."""
+    schema = Playbook.model_json_schema()
+    parts = [schema, *schema["$defs"].values()]
+    return tuple(sorted({name for part in parts for name in part.get("properties", {})}))
+
+
+# What the model cannot say
+
+
+def check_playbook(playbook: Playbook) -> Iterator[Finding]:
+    """Everything that is wrong with a well-formed playbook."""
+    yield from _check_input(playbook.input)
+    yield from _check_judge(playbook.judge, playbook.review)
+    known: set[str] | None = None
+    if isinstance(playbook.plan, FixedPlan):
+        known = {step.id for step in playbook.plan.steps}
+        yield from _check_steps(playbook, playbook.plan.steps)
+    for name, value in playbook.output.items():
+        yield from _check_templates(("output", name), value, known)
+
+
+def _check_input(schema: dict[str, Json]) -> Iterator[Finding]:
+    try:
+        jsonschema_rs.Draft202012Validator(schema, retriever=_retrieve_nothing)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+        inside = tuple(getattr(error, "instance_path", ()))
+        message = getattr(error, "message", str(error))
+        yield Finding(
+            ("input", *inside),
+            f"this is not a valid JSON Schema: {message}",
+            "See https://json-schema.org, draft 2020-12",
+        )
+        return
+    kinds = schema.get("type", "object")
+    if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
+        yield Finding(("input", "type"), "a task's input is always an object", "Use `type: object`")
+
+
+def _retrieve_nothing(uri: str) -> Any:
+    raise ValueError(f"the schema refers to {uri}, which is not in this file")
+
+
+def _check_judge(judge: Judge | None, review: Review) -> Iterator[Finding]:
+    if judge is not None and review is not Review.FINAL:
+        yield Finding(("judge",), f"nobody asks this judge with `review: {review.value}`", "Set `review: final`")
+
+
+def _check_steps(playbook: Playbook, steps: tuple[StepSpec, ...]) -> Iterator[Finding]:
+    place: Place = ("plan", "steps")
+    known = {step.id for step in steps}
+    budget = playbook.budgets.steps
+    if budget < len(steps):
+        yield Finding(
+            ("budgets", "steps"),
+            f"{len(steps)} steps do not fit into a budget of {budget}",
+            f"Set it to at least {len(steps)}",
+        )
+    seen: set[str] = set()
+    for index, step in enumerate(steps):
+        at: Place = (*place, index)
+        if step.id in seen:
+            yield Finding((*at, "id"), f"another step is called `{step.id}` already", "Give each step an id of its own")
+        seen.add(step.id)
+        if not playbook.allows(step.operation):
+            yield Finding(
+                (*at, "operation"), f"`tools` does not allow `{step.operation}`", f"Add `{step.operation}` to `tools`"
+            )
+        for number, name in enumerate(step.depends_on):
+            if name not in known:
+                yield Finding((*at, "depends_on", number), f"there is no step `{name}`", _suggest(name, known))
+        yield from _check_condition((*at, "when"), step.when, _BEFORE, known)
+        yield from _check_condition((*at, "expect"), step.expect, _AFTER, known)
+        yield from _check_templates((*at, "arguments"), step.arguments, known)
+    yield from _check_cycle(steps, place)
+
+
+def _check_condition(
+    place: Place, expression: str | None, variables: frozenset[str], known: set[str]
+) -> Iterator[Finding]:
+    """A `when` or an `expect`: it compiles, and the steps that it names exist."""
+    if expression is None:
+        return
+    try:
+        expressions.check(expression, variables)
+        referred = expressions.references_of(expression)
+    except ExpressionError as error:
+        yield _not_cel(place, error)
+        return
+    yield from _check_known(place, referred, known)
+
+
+def _check_templates(place: Place, value: Json, known: set[str] | None) -> Iterator[Finding]:
+    """Each template in a value compiles, and the steps that it names exist (if they are known yet)."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _check_templates((*place, name), item, known)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _check_templates((*place, index), item, known)
+    elif isinstance(value, str):
+        try:
+            for expression in expressions.expressions(value):
+                expressions.check(expression, _BEFORE)
+            referred = expressions.references(value)
+        except ExpressionError as error:
+            yield _not_cel(place, error)
+            return
+        if known is not None:
+            yield from _check_known(place, referred, known)
+
+
+def _not_cel(place: Place, error: ExpressionError) -> Finding:
+    return Finding(place, str(error), "See docs/playbooks.md for what an expression can say")
+
+
+def _check_known(place: Place, referred: set[str], known: set[str]) -> Iterator[Finding]:
+    for name in sorted(referred - known):
+        yield Finding(place, f"there is no step `{name}`", _suggest(name, known))
+
+
+def _suggest(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"Did you mean `{near[0]}`?" if near else f"The steps are {', '.join(sorted(known))}"
+
+
+def _check_cycle(steps: tuple[StepSpec, ...], place: Place) -> Iterator[Finding]:
+    """Steps that wait for each other. What they wait for can be told only if it compiles."""
+    try:
+        TopologicalSorter({step.id: _waits_for(step) for step in steps}).prepare()
+    except CycleError as error:
+        cycle: list[str] = error.args[1]
+        index = next((index for index, step in enumerate(steps) if step.id == cycle[0]), 0)
+        chain = " -> ".join(reversed(cycle))
+        yield Finding((*place, index), f"these steps wait for each other: {chain}", "Remove one of these dependencies")
+    except ExpressionError:
+        return
+
+
+def _waits_for(step: StepSpec) -> set[str]:
+    """The steps that must have ended before this one can start or be judged."""
+    before = set(step.depends_on) | expressions.references_of(step.when) | expressions.references(step.arguments)
+    return before | (expressions.references_of(step.expect) - {step.id})

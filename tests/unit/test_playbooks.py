@@ -1,0 +1,121 @@
+"""A playbook file is accepted, or every mistake in it is named with its line and a cure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from triptych.kernel.playbooks import PlaybookErrors, Problem, load_playbook, parse_playbook
+from triptych.schemas import FixedPlan
+
+FILE = Path("support.yaml")
+
+GOOD = """\
+name: support
+goal: Answer the ticket
+input:
+  type: object
+  required: [subject]
+  properties: {subject: {type: string}}
+tools: [kb.search, model.*]
+plan:
+  pattern: fixed
+  steps:
+    - id: search
+      operation: kb.search
+      arguments: {query: "${{ input.subject }}"}
+      expect: result.status == "ok" && result.data.top_score > 0.3
+    - id: draft
+      operation: model.draft
+      when: steps.search.status == "ok"
+      arguments: {articles: "${{ steps.search.data.hits }}"}
+output: {articles: "${{ steps.search.data.hits }}"}
+"""
+
+
+def problems(text: str) -> tuple[Problem, ...]:
+    with pytest.raises(PlaybookErrors) as caught:
+        parse_playbook(text, FILE)
+    return caught.value.problems
+
+
+def changed(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+def test_a_good_playbook_is_read_as_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "support.yaml"
+    file.write_text(GOOD)
+    playbook = load_playbook(file)
+    assert playbook.name == "support"
+    assert isinstance(playbook.plan, FixedPlan)
+    assert [step.id for step in playbook.plan.steps] == ["search", "draft"]
+
+
+def test_the_version_depends_on_the_meaning_and_not_on_the_layout() -> None:
+    other = "# a comment\n" + changed('"${{ input.subject }}"', "'${{ input.subject }}'")
+    assert parse_playbook(GOOD, FILE).version == parse_playbook(other, FILE).version
+
+
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
+    text = changed("name: support", "name: Support").replace("  pattern: fixed", "  pattern: fixd")
+    assert [problem.line for problem in problems(text)] == [1, 8]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "path", "words"),
+    [
+        ("goal: Answer the ticket", "goaal: Answer", 1, "", "`goal` is missing"),
+        ("goal: Answer the ticket", "goal: a\ngoaal: b", 3, "goaal", "Did you mean `goal`?"),
+        ("goal: Answer the ticket", "goal: a\ngoal: b", 3, "", "the key `goal` stands here twice"),
+        ("goal: Answer the ticket", "goal: 2026-01-01", 2, "goal", "Put it in quotes"),
+        ("goal: Answer the ticket", "goal: [a", 3, "", "not YAML"),
+        ("goal: Answer the ticket", "goal: !!python/none x", 2, "goal", "no form in JSON"),
+        ("type: object", "type: objekt", 4, "input.type", "not a valid JSON Schema"),
+        ("type: object", "type: array", 4, "input.type", "Use `type: object`"),
+        ("type: object", "$ref: 'http://localhost:1/schema'", 3, "input", "which is not in this file"),
+        ("[kb.search, model.*]", "[search]", 7, "tools[0]", "must match"),
+        ("[kb.search, model.*]", "[model.*]", 12, "plan.steps[0].operation", "Add `kb.search` to `tools`"),
+        ("id: draft", "id: search", 15, "plan.steps[1].id", "another step is called `search`"),
+        ("when: steps.search", "when: steps.serch", 17, "plan.steps[1].when", "Did you mean `search`?"),
+        ("when: steps.search", "depends_on: [x]\n      when: steps.search", 17, "plan.steps[1].depends_on[0]", "no step `x`"),
+        ('steps.search.data.hits }}"}\noutput', 'steps.search.( }}"}\noutput', 18, "plan.steps[1].arguments.articles", "character"),
+        ('steps.search.data.hits }}"}\noutput', 'result.data }}"}\noutput', 18, "plan.steps[1].arguments.articles", "no variable `result`"),
+        ("${{ input.subject }}", "${{ steps.draft.data }}", 11, "plan.steps[0]", "wait for each other"),
+        ('output: {articles: "${{ steps.search', 'output: {articles: "${{ steps.find', 19, "output.articles", "no step `find`"),
+        ("output:", "judge: {criteria: good}\noutput:", 19, "judge", "Set `review: final`"),
+        ("output:", "budgets: {steps: 1}\noutput:", 19, "budgets.steps", "Set it to at least 2"),
+        ("output:", "review: always\noutput:", 19, "review", "'every_step', 'exceptions' or 'final'"),
+        ("output:", "parallel: 0\noutput:", 19, "parallel", "greater than or equal to 1"),
+        ("  pattern: fixed\n", "", 8, "plan", "Set `pattern`"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_its_line_its_path_and_a_cure(
+    old: str, new: str, line: int, path: str, words: str
+) -> None:
+    found = problems(changed(old, new))
+    assert (line, path) in {(problem.line, problem.path) for problem in found}, found
+    assert any(words in str(problem) for problem in found), found
+
+
+def test_an_item_that_is_wrong_is_not_reported_as_absent_too() -> None:
+    assert len(problems(changed("operation: kb.search", "operation: 5"))) == 1
+
+
+def test_nested_aliases_cannot_fill_the_memory() -> None:
+    levels = ["a0: &a0 [1]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    [problem] = problems("\n".join(levels))
+    assert "Use fewer aliases" in problem.cure
+
+
+def test_a_file_that_is_not_there_is_a_problem_and_no_crash(tmp_path: Path) -> None:
+    with pytest.raises(PlaybookErrors, match="No such file"):
+        load_playbook(tmp_path / "none.yaml")
+
+
+def test_every_shipped_playbook_is_good() -> None:
+    files = sorted((Path(__file__).parents[2] / "playbooks").glob("*.yaml"))
+    for file in files:
+        load_playbook(file)
