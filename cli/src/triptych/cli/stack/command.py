@@ -2,60 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import asyncio.subprocess
 import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from triptych.cli.stack.layout import rotate
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """The arguments, the environment (added to ours) and, when it must not be root, the user."""
-
-    arguments: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    user: int | None = None
-    group: int | None = None
-    directory: Path | None = None
-
-    def start(self, log: Path) -> subprocess.Popen[bytes]:
-        """Start it in a session of its own, so that a Ctrl-C in a terminal is ours to handle, not its."""
-        rotate(log)
-        with log.open("ab") as output:
-            return subprocess.Popen(  # noqa: S603
-                self.arguments,
-                env={**os.environ, **self.environment},
-                user=self.user,
-                group=self.group,
-                extra_groups=None if self.user is None else [],
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def run(self, *, timeout_s: float) -> None:
-        """Run it to its end. Raises CommandFailedError."""
-        done = subprocess.run(  # noqa: S603
-            self.arguments,
-            env={**os.environ, **self.environment},
-            user=self.user,
-            group=self.group,
-            extra_groups=None if self.user is None else [],
-            cwd=self.directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        if done.returncode:
-            raise CommandFailedError(Path(self.arguments[0]).name, done.returncode, done.stdout)
+from triptych.cli.stack.layout import Layout, rotate
+from triptych.cli.stack.orphans import mark
 
 
 class CommandFailedError(Exception):
@@ -66,3 +23,45 @@ class CommandFailedError(Exception):
         self.name = name
         self.code = code
         self.output = output
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """The arguments, the environment (added to ours) and, where it must not be root, the user."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: int | None = None
+    group: int | None = None
+    directory: Path | None = None
+
+    def start(self, layout: Layout, name: str) -> subprocess.Popen[bytes]:
+        """Start it, with a log of its own."""
+        with rotate(layout.log(name)) as log:
+            return subprocess.Popen(self.arguments, stdout=log, **self._options(layout))  # noqa: S603
+
+    async def start_watched(self, layout: Layout, name: str) -> asyncio.subprocess.Process:
+        """Start it, with a log of its own, to be waited for in the running event loop."""
+        with rotate(layout.log(name)) as log:
+            return await asyncio.create_subprocess_exec(*self.arguments, stdout=log, **self._options(layout))
+
+    def run(self, layout: Layout, *, timeout_s: float) -> None:
+        """Run it to its end. Raises CommandFailedError."""
+        done = subprocess.run(  # noqa: S603
+            self.arguments, stdout=subprocess.PIPE, timeout=timeout_s, check=False, **self._options(layout)
+        )
+        if done.returncode:
+            raise CommandFailedError(Path(self.arguments[0]).name, done.returncode, done.stdout.decode())
+
+    def _options(self, layout: Layout) -> dict[str, Any]:
+        return {
+            "env": {**os.environ, **self.environment, **mark(layout.root)},
+            "user": self.user,
+            "group": self.group,
+            "extra_groups": None if self.user is None else [],
+            "cwd": self.directory,
+            "stdin": subprocess.DEVNULL,
+            "stderr": subprocess.STDOUT,
+            # A Ctrl-C in a terminal is for whoever watches the process, which then stops it in order.
+            "start_new_session": True,
+        }

@@ -15,6 +15,16 @@ class StackError(Exception):
         self.cure = cure
 
 
+class ConfigInvalidError(StackError):
+    """`triptych.toml` says something that cannot be."""
+
+    def __init__(self, file: Path, key: str, problem: str, cure: str) -> None:
+        super().__init__(f"{key}: {problem}" if key else problem, where=str(file), cure=cure)
+        self.file = file
+        self.key = key
+        self.problem = problem
+
+
 class JarsUnavailableError(StackError):
     """Apache Kafka's jars are neither cached nor could they be fetched intact."""
 

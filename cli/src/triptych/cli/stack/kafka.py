@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
@@ -27,7 +26,6 @@ from triptych.cli.stack.java import find_java
 from triptych.cli.stack.layout import HOST, Layout, write_atomically
 
 _FORMAT_TIMEOUT_S = 60
-_ORPHANS_TIMEOUT_S = 10
 _HEAP = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC")
 _LOGGING = (
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -72,7 +70,7 @@ class Kafka:
         shutil.rmtree(data, ignore_errors=True)  # a formatting that was interrupted
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)).run(
-            timeout_s=_FORMAT_TIMEOUT_S
+            self.layout, timeout_s=_FORMAT_TIMEOUT_S
         )
         write_atomically(self.layout.kafka / "formatted", cluster)
 
@@ -88,18 +86,6 @@ class Kafka:
                     return True
                 time.sleep(0.05)
         return False
-
-    def stop_orphans(self) -> None:
-        """Stop a node that still runs on this directory without anyone who watches it."""
-        orphans = [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if str(self._properties) in (process.info["cmdline"] or ())
-        ]
-        for process in orphans:
-            process.terminate()
-        for process in psutil.wait_procs(orphans, timeout=_ORPHANS_TIMEOUT_S)[1]:
-            process.kill()
 
     def _java(self, main: str, *arguments: str) -> Command:
         return Command(

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 HOST = "127.0.0.1"
 
@@ -119,7 +119,8 @@ def last_lines(log: Path, count: int = 12) -> str:
     return "\n".join(text.splitlines()[-count:]) or "(the log is empty)"
 
 
-def rotate(log: Path) -> None:
-    """Put the log of the last start aside, so that each start has a log of its own."""
+def rotate(log: Path) -> BinaryIO:
+    """A new log for a new start. The one of the start before is kept beside it."""
     if log.exists() and log.stat().st_size:
         log.replace(log.with_suffix(".log.1"))
+    return log.open("ab")

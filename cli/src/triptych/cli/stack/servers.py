@@ -18,6 +18,7 @@ from triptych.cli.stack.command import Command
 from triptych.cli.stack.errors import ProcessFailedError
 from triptych.cli.stack.kafka import Kafka
 from triptych.cli.stack.layout import Layout, last_lines
+from triptych.cli.stack.orphans import stop_orphans
 from triptych.cli.stack.postgres import Postgres
 
 _READY_TIMEOUT_S = 60.0
@@ -32,8 +33,6 @@ class Server(Protocol):
 
     @property
     def stop_signal(self) -> signal.Signals: ...
-
-    def stop_orphans(self) -> None: ...
 
     def prepare(self) -> None: ...
 
@@ -59,6 +58,7 @@ def start_servers(data_dir: Path, progress: Callable[[str], None] = lambda _: No
     Raises StackError.
     """
     layout = Layout.at(data_dir)
+    stop_orphans(layout.root)
     postgres, kafka = Postgres.of(layout), Kafka.of(layout, progress)
     running: list[tuple[Server, subprocess.Popen[bytes]]] = []
     try:
@@ -74,9 +74,8 @@ def start_servers(data_dir: Path, progress: Callable[[str], None] = lambda _: No
 
 def _start(server: Server, layout: Layout, running: list[tuple[Server, subprocess.Popen[bytes]]]) -> None:
     log = layout.log(server.name)
-    server.stop_orphans()
     server.prepare()
-    process = server.command().start(log)
+    process = server.command().start(layout, server.name)
     running.append((server, process))
     if not server.wait_ready(lambda: process.poll() is None, _READY_TIMEOUT_S):
         code = process.poll()
