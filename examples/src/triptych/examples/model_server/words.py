@@ -7,11 +7,13 @@ from typing import Any
 
 WORD = re.compile(r"[a-z0-9][a-z0-9'+-]*", re.IGNORECASE)
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
-LITTLE = """a about after all also am an and any are as at be because been before but by can could did do does doing done
-    each for from get gets got had has have he hello hi how i if in into is it its just know let like me more most my
-    need no not now of off on one only or our out over please she should so some still such than thank thanks that the
-    their them then there these they this those to too up us very want was we were what when where which while who why
-    will with would you your"""
+LITTLE = """
+    a about after all also am an and any are as at be because been before but by can could did do does doing
+    done each for from get gets got had has have he hello hi how i if in into is it its just know let like me
+    more most my need no not now of off on one only or our out over please she should so some still such than
+    thank thanks that the their them then there these they this those to too up us very want was we were what
+    when where which while who why will with would you your
+"""
 MEANINGLESS = frozenset(LITTLE.split())
 ENDINGS = ("ations", "ation", "ings", "ing", "edly", "ies", "ers", "ed", "es", "er", "ly", "s", "e", "y")
 SHORTEST_STEM = 3
