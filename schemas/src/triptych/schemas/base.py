@@ -7,7 +7,6 @@ error is an error.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -91,7 +90,7 @@ class Request(Message):
     run_id: RunId
     tenant: Tenant
     partition: Annotated[int, Field(ge=0, description="The run's partition; the answer goes back on it.")]
-    deadline_at: Annotated[datetime, Field(description="After this moment nobody waits for the answer.")]
+    deadline_at: Annotated[Timestamp, Field(description="After this moment nobody waits for the answer.")]
     grant: Grant = Grant()
 
 

@@ -1,0 +1,139 @@
+"""Dead letters: a record that cannot be understood is stored with its bytes, and an event says so.
+
+The row is written in the transaction that moves past the record, and published like any outbox row.
+This module never decides what is undecodable; whoever decodes does.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import orjson
+from aiokafka import ConsumerRecord
+
+from triptych.kernel import cloudevents
+from triptych.kernel.bus import Outgoing
+from triptych.kernel.errors import UndecodableRecord
+from triptych.schemas.base import Reason
+from triptych.schemas.task import DeadLetter
+
+EVENT_TYPE = "triptych.dead-letter"
+EVENT_MAX_BYTES = 262_144
+"""The event carries at most this much of the record; the row carries all of it."""
+
+_STORE = """
+insert into dead_letters (id, topic, partition, "offset", key, value, headers, code, message, tenant, failed_at)
+select * from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::bytea[], $6::bytea[], $7::jsonb[],
+                     $8::text[], $9::text[], $10::text[], $11::timestamptz[])
+on conflict do nothing
+"""
+
+_UNPUBLISHED = """
+select id, topic, partition, "offset", key, value, headers, code, message, tenant, failed_at
+from dead_letters where not published order by id limit $1
+"""
+
+_MARK_PUBLISHED = "update dead_letters set published = true where id = any($1::text[])"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRecord:
+    """A row of `dead_letters`."""
+
+    id: str
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: str
+    code: str
+    message: str
+    tenant: str
+    failed_at: datetime
+
+
+def dead_record(
+    service: str,
+    record: ConsumerRecord[Any, Any],
+    error: UndecodableRecord,
+    now: datetime,
+    *,
+    tenant: str | None = None,
+) -> DeadRecord:
+    """The row for a record. Its tenant is the one given, else what the headers say, else `default`."""
+    stated = cloudevents.header(record.headers, "ce_tenant")
+    headers = [[name, None if value is None else base64.b64encode(value).decode()] for name, value in record.headers]
+    return DeadRecord(
+        id=f"{service}:{record.topic}:{record.partition}:{record.offset}",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        key=record.key,
+        value=record.value,
+        headers=orjson.dumps(headers).decode(),
+        code=error.code,
+        message=_storable(error.message),
+        tenant=tenant or _storable(stated.decode(errors="replace") if stated else "default"),
+        failed_at=now,
+    )
+
+
+def event(dead: DeadRecord, service: str, topic: str) -> Outgoing:
+    """The event for a row, to be published on `topic` (`<prefix>.dead-letters`)."""
+    value = dead.value
+    letter = DeadLetter(
+        service=service,
+        topic=dead.topic,
+        partition=dead.partition,
+        offset=dead.offset,
+        key_base64=None if dead.key is None else base64.b64encode(dead.key).decode(),
+        value_base64=None if value is None else base64.b64encode(value[:EVENT_MAX_BYTES]).decode(),
+        truncated=value is not None and len(value) > EVENT_MAX_BYTES,
+        reason=Reason(code=dead.code, message=dead.message),
+        tenant=dead.tenant,
+        failed_at=dead.failed_at,
+    )
+    headers = cloudevents.binary_headers(
+        event_id=dead.id, event_type=EVENT_TYPE, source=f"/triptych/{service}", tenant=dead.tenant
+    )
+    return Outgoing(topic, dead.partition, dead.id.encode(), headers, letter.to_bytes())
+
+
+async def store(conn: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any], dead: Sequence[DeadRecord]) -> None:
+    """Store rows, in the transaction of `conn`. A record that is there already is left as it is."""
+    if dead:
+        await conn.execute(
+            _STORE,
+            [row.id for row in dead],
+            [row.topic for row in dead],
+            [row.partition for row in dead],
+            [row.offset for row in dead],
+            [row.key for row in dead],
+            [row.value for row in dead],
+            [row.headers for row in dead],
+            [row.code for row in dead],
+            [row.message for row in dead],
+            [row.tenant for row in dead],
+            [row.failed_at for row in dead],
+        )
+
+
+async def unpublished(conn: asyncpg.Connection | asyncpg.Pool, limit: int) -> list[DeadRecord]:
+    """Rows whose event Kafka has not acknowledged, left behind by a crash or an outage."""
+    return [DeadRecord(**dict(row)) for row in await conn.fetch(_UNPUBLISHED, limit)]
+
+
+async def mark_published(conn: asyncpg.Connection | asyncpg.Pool, dead: Sequence[DeadRecord]) -> None:
+    """Kafka has acknowledged the events of these rows."""
+    await conn.execute(_MARK_PUBLISHED, [row.id for row in dead])
+
+
+def _storable(text: str) -> str:
+    """Postgres text holds no NUL."""
+    return text.replace("\x00", "�")

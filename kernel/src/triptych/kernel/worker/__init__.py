@@ -1,0 +1,11 @@
+"""The worker loop: a request becomes a job in Postgres, is executed once, and is answered.
+
+Planner, critic and every tool stand on it. It never retries and never decides: both are the executor's.
+"""
+
+from triptych.kernel.worker.contract import JobAttempt, Worker, WorkerConfig
+from triptych.kernel.worker.jobs import Connection
+from triptych.kernel.worker.loop import run_worker
+from triptych.kernel.worker.outbox import Finished, Settle
+
+__all__ = ["Connection", "Finished", "JobAttempt", "Settle", "Worker", "WorkerConfig", "run_worker"]

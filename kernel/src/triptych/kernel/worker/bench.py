@@ -1,0 +1,172 @@
+"""The bench: jobs wait here and are executed, a limited number at once.
+
+It makes exactly one attempt at each job and always has an answer in the end, whatever the worker does.
+It never writes answers; the outbox does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic
+
+from triptych.kernel.cloudevents import utc_now
+from triptych.kernel.outage import POSTGRES_GONE, Outage
+from triptych.kernel.service import Service
+from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig
+from triptych.kernel.worker.jobs import Jobs
+from triptych.kernel.worker.outbox import Finished, Outbox
+from triptych.schemas.base import Answer, Grant, Spend
+from triptych.schemas.result import ErrorCode, ToolError
+
+SUSPECT_DELIVERIES = 3
+"""From here on a job runs alone among its like, so that a deadly one does not take innocents with it."""
+
+_FREE = Grant()
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[RequestT]):
+    """A request on the bench."""
+
+    request: RequestT
+    attempt: JobAttempt
+    traceparent: str | None
+    was_started: bool = False
+
+
+class Bench(Generic[RequestT]):
+    """Executes jobs for one worker."""
+
+    def __init__(
+        self,
+        worker: Worker[RequestT],
+        config: WorkerConfig,
+        jobs: Jobs,
+        outbox: Outbox,
+        *,
+        instance: str,
+        service: Service,
+    ) -> None:
+        self._worker, self._config, self._jobs, self._outbox = worker, config, jobs, outbox
+        self._instance, self._log, self._stopping = instance, service.log, service.stopping
+        self._waiting: asyncio.Queue[Job[RequestT] | None] = asyncio.Queue()
+        self._quarantine = asyncio.Lock()
+        self._outage = Outage(service.log, "postgres")
+
+    @property
+    def room(self) -> int:
+        """How many more jobs may wait here; negative after a takeover or a batch went over the limit."""
+        return self._config.waiting_max - self._waiting.qsize()
+
+    def put(self, job: Job[RequestT]) -> None:
+        """Let a job wait for its turn."""
+        self._waiting.put_nowait(job)
+
+    async def run(self, finish_within_s: float) -> None:
+        """Execute jobs until the process stops; then finish what is under way, or cut it off."""
+        stopped = asyncio.create_task(self._stopping.wait(), name="bench-stop")
+        runners = {asyncio.create_task(self._run_jobs(), name="bench") for _ in range(self._config.concurrency)}
+        try:
+            done, _ = await asyncio.wait({stopped, *runners}, return_when=asyncio.FIRST_COMPLETED)
+            for failed in done & runners:
+                failed.result()
+            while not self._waiting.empty():
+                self._waiting.get_nowait()
+            for _ in runners:
+                self._waiting.put_nowait(None)
+            await asyncio.wait(runners, timeout=finish_within_s)
+        finally:
+            for task in (stopped, *runners):
+                task.cancel()
+            await asyncio.wait({stopped, *runners}, timeout=1.0)
+
+    async def _run_jobs(self) -> None:
+        while (job := await self._waiting.get()) is not None:
+            if job.attempt.deliveries >= SUSPECT_DELIVERIES:
+                async with self._quarantine:
+                    await self._finish(job)
+            else:
+                await self._finish(job)
+
+    async def _finish(self, job: Job[RequestT]) -> None:
+        started_at = utc_now()
+        answer = self._refusal(job, started_at)
+        if answer is None:
+            if self._must_record(job) and not await self._record_start(job):
+                return
+            answer = await self._execute(job, started_at)
+        stamp = {"worker": self._instance, "started_at": started_at, "finished_at": utc_now()}
+        self._outbox.add(Finished(job.request, answer.model_copy(update=stamp), job.traceparent))
+
+    def _refusal(self, job: Job[RequestT], now: datetime) -> Answer | None:
+        """The answer to a job that must not be executed, or None."""
+        request, deliveries = job.request, job.attempt.deliveries
+        if deliveries > self._config.max_deliveries:
+            return self._failed(
+                job,
+                ErrorCode.INTERNAL,
+                f"request {request.request_id} was given out {deliveries - 1} times and its worker died each time; "
+                "see the worker's log",
+                spent=True,
+            )
+        if job.was_started and request.grant != _FREE:
+            return self._failed(
+                job,
+                ErrorCode.UNAVAILABLE,
+                "the process that worked on this is gone; what it spent is not known and counts as the whole grant",
+                spent=True,
+            )
+        if request.deadline_at <= now:
+            return self._failed(
+                job, ErrorCode.TIMEOUT, f"the deadline {request.deadline_at:%H:%M:%S} UTC had passed before the start"
+            )
+        return None
+
+    @staticmethod
+    def _must_record(job: Job[RequestT]) -> bool:
+        """Whether the start is written down first: money may be spent, or an earlier life ended badly."""
+        return job.attempt.taken_over or job.request.grant != _FREE
+
+    async def _record_start(self, job: Job[RequestT]) -> bool:
+        while not self._stopping.is_set():
+            try:
+                ours = await self._jobs.start((job.request.run_id, job.request.request_id))
+            except POSTGRES_GONE as error:
+                await self._outage.wait(error, unless=self._stopping)
+            else:
+                self._outage.over()
+                return ours
+        return False
+
+    async def _execute(self, job: Job[RequestT], started_at: datetime) -> Answer:
+        request = job.request
+        left_s = (request.deadline_at - started_at).total_seconds()
+        deadline = asyncio.timeout(left_s)
+        try:
+            async with deadline:
+                return await self._worker.execute(request, job.attempt)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return self._failed(job, ErrorCode.CANCELLED, "a library cancelled the attempt", spent=True)
+        except Exception as error:  # noqa: BLE001 - a worker may raise anything, and each request gets an answer
+            if deadline.expired():
+                return self._failed(
+                    job, ErrorCode.TIMEOUT, f"no answer before the deadline, {left_s:.1f} s after the start", spent=True
+                )
+            self._log.exception("attempt failed", run_id=str(request.run_id), request_id=request.request_id)
+            # The text of an unforeseen exception can hold anything, secrets too: it stays in the log.
+            return self._failed(
+                job,
+                ErrorCode.INTERNAL,
+                f"{type(error).__name__} in the worker; its log has the details under request {request.request_id}",
+                spent=True,
+            )
+
+    def _failed(self, job: Job[RequestT], code: ErrorCode, message: str, *, spent: bool = False) -> Answer:
+        grant = job.request.grant
+        spend = Spend(tokens=grant.tokens, usd_micros=grant.usd_micros) if spent else Spend()
+        return self._worker.failed(job.request, ToolError(code=code, message=message), spend)

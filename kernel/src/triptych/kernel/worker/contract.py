@@ -1,0 +1,60 @@
+"""What a service implements to be a worker, and what it may set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from triptych.schemas.base import Answer, Request, Spend
+from triptych.schemas.result import ToolError
+
+RequestT = TypeVar("RequestT", bound=Request)
+
+
+@dataclass(frozen=True, slots=True)
+class JobAttempt:
+    """Which life of the job this is."""
+
+    lease: int
+    """The lease under which it runs; whatever the worker writes for it must name this lease."""
+    deliveries: int = 1
+    """How often the job was given out; 1 is the first time."""
+    taken_over: bool = False
+    """Whether another process held it before, which may have got as far as doing the work."""
+
+
+class Worker(Protocol[RequestT]):
+    """One kind of work: a request in, one attempt, an answer out."""
+
+    request_type: type[RequestT]
+
+    async def execute(self, request: RequestT, attempt: JobAttempt) -> Answer:
+        """Make ONE attempt. Never retries. Cancelled at the request's deadline and at shutdown.
+
+        Whatever it raises, other than CancelledError, is answered as `internal`.
+        """
+        ...
+
+    def failed(self, request: RequestT, error: ToolError, spend: Spend) -> Answer:
+        """Wrap an error as this worker's kind of answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """Where requests come from, where answers go, and the limits of the loop."""
+
+    request_noun: str
+    answer_noun: str
+    answer_type: str
+    """The CloudEvents type of an answer, for example `triptych.result`."""
+    group: str
+    """The consumer group, without the topic prefix; the same for all processes of a service."""
+    concurrency: int = 16
+    """Jobs under way at once in this process."""
+    waiting_max: int = 2_000
+    """Jobs that may wait in this process; beyond that nothing more is taken from Kafka."""
+    lease_ms: int = 15_000
+    """A process silent for this long loses its jobs."""
+    max_deliveries: int = 5
+    """A job that was given out this often without an answer is answered `internal`: it kills its worker."""

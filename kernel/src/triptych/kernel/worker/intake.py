@@ -1,0 +1,171 @@
+"""The intake: raw records become jobs in Postgres, and only then are their offsets committed.
+
+A record that cannot be read becomes a dead letter and never stops the partition. Nothing is taken while
+too many jobs wait, but the consumer keeps polling, so that it keeps its partitions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Generic
+
+import asyncpg
+from aiokafka import ConsumerRecord
+from pydantic import ValidationError
+
+from triptych.kernel import claimcheck, cloudevents
+from triptych.kernel.bus import Subscription
+from triptych.kernel.deadletters import DeadRecord, dead_record
+from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
+from triptych.kernel.service import Service
+from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.worker.bench import Bench, Job
+from triptych.kernel.worker.contract import JobAttempt, RequestT, WorkerConfig
+from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
+from triptych.kernel.worker.outbox import Outbox
+
+POLL_MS = 250
+PAUSED_POLL_MS = 20
+LOOP = "intake"
+
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Intake(Generic[RequestT]):
+    """Consumes one topic of requests for one process."""
+
+    def __init__(
+        self,
+        service: Service,
+        settings: ServiceSettings,
+        config: WorkerConfig,
+        request_type: type[RequestT],
+        *,
+        jobs: Jobs,
+        bench: Bench[RequestT],
+        outbox: Outbox,
+    ) -> None:
+        self._service, self._settings, self._config, self._request_type = service.name, settings, config, request_type
+        self._jobs, self._bench, self._outbox = jobs, bench, outbox
+        self._health, self._stopping = service.health, service.stopping
+        self._postgres, self._kafka = Outage(service.log, "postgres"), Outage(service.log, "kafka")
+        self._subscription: Subscription | None = None
+
+    async def run(self) -> None:
+        """Consume until the process stops, over as many subscriptions as it takes."""
+        self._health.expect(LOOP, 60.0)
+        self._health.depend("kafka", self._probe)
+        while not self._stopping.is_set():
+            topic, group = self._config.request_noun, self._config.group
+            subscription = Subscription(self._settings, [self._settings.topic(topic)], self._settings.topic(group))
+            try:
+                async with subscription:
+                    self._kafka.over()
+                    self._subscription = subscription
+                    await self._consume(subscription)
+            except KAFKA_GONE as error:
+                self._health.beat(LOOP)
+                await self._kafka.wait(error, unless=self._stopping)
+            finally:
+                self._subscription = None
+
+    async def _probe(self) -> None:
+        if self._subscription is None:
+            raise ConnectionError("not subscribed")
+        await self._subscription.consumer.topics()
+
+    async def _consume(self, subscription: Subscription) -> None:
+        consumer = subscription.consumer
+        while not self._stopping.is_set():
+            self._health.beat(LOOP)
+            full = self._bench.room <= 0
+            if full:
+                consumer.pause(*consumer.assignment())
+            elif paused := consumer.paused():
+                consumer.resume(*paused)
+            polled = await subscription.poll(PAUSED_POLL_MS if full else POLL_MS)
+            if not polled:
+                continue
+            records = [record for batch in polled.values() for record in batch]
+            if not await self._accept_patiently(records):
+                return
+            await subscription.commit({partition: batch[-1].offset + 1 for partition, batch in polled.items()})
+
+    async def _accept_patiently(self, records: Sequence[ConsumerRecord[Any, Any]]) -> bool:
+        """Accept a batch however long the database is gone; False when the process stops first."""
+        while not self._stopping.is_set():
+            try:
+                await self._accept(records)
+            except POSTGRES_GONE as error:
+                self._health.beat(LOOP)
+                await self._postgres.wait(error, unless=self._stopping)
+            else:
+                self._postgres.over()
+                return True
+        return False
+
+    async def _accept(self, records: Sequence[ConsumerRecord[Any, Any]]) -> None:
+        """Store a batch and put its new jobs on the bench. Saying it twice is harmless."""
+        resolved = await self._jobs.resolve_claims(records)
+        requests: dict[JobKey, tuple[Arrival, RequestT]] = {}
+        dead: list[DeadRecord] = []
+        for record in records:
+            try:
+                arrival, request = self._decode(record, resolved)
+            except UndecodableRecord as error:
+                dead.append(self._dead(record, error))
+            else:
+                requests.setdefault(arrival.key, (arrival, request))
+        try:
+            await self._store(list(requests.values()), dead)
+        except asyncpg.DataError as error:
+            # Something in the batch does not fit the database: find it, one record at a time.
+            if len(records) == 1:
+                unstorable = UndecodableRecord("unstorable", f"the database cannot store this request: {error}")
+                await self._store([], [self._dead(records[0], unstorable)])
+            else:
+                for record in records:
+                    await self._accept([record])
+
+    async def _store(self, decoded: Sequence[tuple[Arrival, RequestT]], dead: Sequence[DeadRecord]) -> None:
+        intake = await self._jobs.take_in([arrival for arrival, _ in decoded], dead)
+        self._outbox.bury(dead)
+        for arrival, request in decoded:
+            if arrival.key in intake.fresh:
+                self._bench.put(Job(request, JobAttempt(lease=self._jobs.lease), arrival.traceparent))
+            else:
+                self._health.count("duplicates")
+                if (answer := intake.answered.get(arrival.key)) is not None:
+                    self._outbox.publish_stored(
+                        arrival.key, arrival.partition, arrival.tenant, arrival.traceparent, answer
+                    )
+
+    def _decode(self, record: ConsumerRecord[Any, Any], resolved: dict[str, bytes]) -> tuple[Arrival, RequestT]:
+        body = claimcheck.body(record, resolved)
+        try:
+            request = self._request_type.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "json_invalid":
+                raise UndecodableRecord("not_json", f"the value is not JSON: {first['msg']}") from error
+            raise UndecodableRecord(
+                "invalid_request",
+                f"{self._request_type.__name__}.{where}: {first['msg']} ({error.error_count()} problems in all)",
+            ) from error
+        stated = cloudevents.header(record.headers, "traceparent")
+        return Arrival(
+            run_id=request.run_id,
+            request_id=request.request_id,
+            tenant=request.tenant,
+            partition=request.partition,
+            request=body,
+            traceparent=stated.decode() if stated and _TRACEPARENT.fullmatch(stated) else None,
+            deadline_at=request.deadline_at,
+        ), request
+
+    def _dead(self, record: ConsumerRecord[Any, Any], error: UndecodableRecord) -> DeadRecord:
+        self._health.count("dead_letters")
+        return dead_record(self._service, record, error, cloudevents.utc_now())

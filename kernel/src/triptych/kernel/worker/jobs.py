@@ -1,0 +1,204 @@
+"""The jobs of a worker in Postgres: inbox, leases and outbox in one table.
+
+All statements of the worker loop are here, and each that writes names the lease under which it may. A
+process that was thought dead and wakes up again finds that its lease is gone, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from triptych.kernel import claimcheck, deadletters
+from triptych.kernel.claimcheck import Claim, HasHeaders
+from triptych.kernel.database import Queries
+from triptych.kernel.deadletters import DeadRecord
+from triptych.kernel.errors import TriptychError
+
+JobKey = tuple[UUID, str]
+"""Run id and request id: the primary key."""
+
+Connection: TypeAlias = "asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]"
+
+
+class LeaseLostError(TriptychError):
+    """Another process opened a lease under the same instance name, so this one must end."""
+
+    def __init__(self, instance: str) -> None:
+        self.instance = instance
+        super().__init__(
+            f"another process runs as {instance}; this one ends. Give each process its own TRIPTYCH_INSTANCE"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request as it came from Kafka, decoded far enough to be stored."""
+
+    run_id: UUID
+    request_id: str
+    tenant: str
+    partition: int
+    request: bytes
+    traceparent: str | None
+    deadline_at: datetime
+
+    @property
+    def key(self) -> JobKey:
+        return self.run_id, self.request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A job that this process has taken over."""
+
+    run_id: UUID
+    request_id: str
+    tenant: str
+    partition: int
+    request: bytes
+    traceparent: str | None
+    answer: bytes | None
+    deliveries: int
+    was_started: bool
+
+    @property
+    def key(self) -> JobKey:
+        return self.run_id, self.request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What became of a batch of arrivals: new jobs of ours, and answers to publish once more."""
+
+    fresh: frozenset[JobKey]
+    answered: dict[JobKey, bytes]
+
+
+class Jobs:
+    """The job table, under the lease of this life of this process."""
+
+    def __init__(self, pool: asyncpg.Pool, instance: str, lease_ms: int) -> None:
+        self._pool, self._instance, self._lease_ms = pool, instance, lease_ms
+        self._sql = Queries.load("triptych.kernel.worker", "worker.sql")
+        self._held: set[JobKey] = set()
+        self._in_doubt = False
+        self.lease = 0
+
+    async def open(self) -> None:
+        """Begin this life; what earlier lives of this instance held can be taken over at once."""
+        self.lease = await self._pool.fetchval(self._sql["open_lease"], self._instance, self._lease_ms)
+
+    async def renew(self) -> None:
+        """Say that this process lives; one statement, however many jobs it holds.
+
+        Raises:
+            LeaseLostError: another process has this instance's name.
+        """
+        if await self._pool.fetchval(self._sql["renew_lease"], self.lease, self._lease_ms) is None:
+            raise LeaseLostError(self._instance)
+
+    async def close(self) -> None:
+        """Hand back everything that has not been published."""
+        await self._pool.execute(self._sql["close_lease"], self.lease)
+
+    async def take_in(self, arrivals: Sequence[Arrival], dead: Sequence[DeadRecord]) -> Intake:
+        """Store a batch: one job a request, leased to us, and a dead letter for each unreadable record."""
+        self._in_doubt, was_in_doubt = True, self._in_doubt
+        arguments = (
+            self.lease,
+            [arrival.run_id for arrival in arrivals],
+            [arrival.request_id for arrival in arrivals],
+            [arrival.tenant for arrival in arrivals],
+            [arrival.partition for arrival in arrivals],
+            [arrival.request for arrival in arrivals],
+            [arrival.traceparent for arrival in arrivals],
+            [arrival.deadline_at for arrival in arrivals],
+        )
+        if not dead:
+            rows = await self._pool.fetch(self._sql["take_in"], *arguments)
+        else:
+            async with self._pool.acquire() as conn, conn.transaction():
+                await deadletters.store(conn, dead)
+                rows = await conn.fetch(self._sql["take_in"], *arguments)
+        self._in_doubt = was_in_doubt
+        intake = Intake(
+            fresh=frozenset((row["run_id"], row["request_id"]) for row in rows if row["fresh"]),
+            answered={(row["run_id"], row["request_id"]): row["answer"] for row in rows if not row["fresh"]},
+        )
+        self._held |= intake.fresh
+        return intake
+
+    async def take_over(self, limit: int) -> list[Taken]:
+        """Take over up to `limit` jobs that nobody holds any more.
+
+        After a statement whose outcome is unknown, also those that the table gave to us without our knowing.
+        """
+        self._in_doubt, was_in_doubt = True, self._in_doubt
+        rows = await self._pool.fetch(self._sql["take_over"], self.lease, limit)
+        if was_in_doubt:
+            rows += await self._pool.fetch(self._sql["reclaim"], self.lease)
+        self._in_doubt = False
+        taken = {job.key: job for row in rows if (job := Taken(**dict(row))).key not in self._held}
+        self._held |= taken.keys()
+        return list(taken.values())
+
+    async def unpublished_dead_letters(self, limit: int) -> list[DeadRecord]:
+        """Dead letters whose event Kafka has not acknowledged."""
+        return await deadletters.unpublished(self._pool, limit)
+
+    async def mark_buried(self, dead: Sequence[DeadRecord]) -> None:
+        """Kafka has acknowledged the events of these dead letters."""
+        await deadletters.mark_published(self._pool, dead)
+
+    async def resolve_claims(self, records: Sequence[HasHeaders]) -> dict[str, bytes]:
+        """The stored bodies of a batch of records, by reference."""
+        return await claimcheck.resolve(self._pool, records)
+
+    async def start(self, key: JobKey) -> bool:
+        """Record that an attempt begins. False when the job is no longer ours."""
+        if await self._pool.fetchval(self._sql["start"], self.lease, *key):
+            return True
+        self._held.discard(key)
+        return False
+
+    async def settle(
+        self,
+        answers: Sequence[tuple[JobKey, bytes]],
+        published: Sequence[JobKey],
+        claims: Sequence[Claim],
+        also: Callable[[Connection, frozenset[JobKey]], Awaitable[None]] | None,
+    ) -> frozenset[JobKey]:
+        """Store answers and mark published ones, in one commit; `also` runs in it with the accepted jobs.
+
+        Returns:
+            The jobs whose answers were accepted. The others are no longer ours.
+        """
+        arguments = (
+            self.lease,
+            [run_id for (run_id, _), _ in answers],
+            [request_id for (_, request_id), _ in answers],
+            [answer for _, answer in answers],
+            [run_id for run_id, _ in published],
+            [request_id for _, request_id in published],
+        )
+        if claims or (also is not None and answers):
+            async with self._pool.acquire() as conn, conn.transaction():
+                await claimcheck.store(conn, claims)
+                accepted = _keys(await conn.fetch(self._sql["settle"], *arguments))
+                if also is not None:
+                    await also(conn, accepted)
+        else:
+            accepted = _keys(await self._pool.fetch(self._sql["settle"], *arguments))
+        self._held.difference_update(published)
+        self._held.difference_update(key for key, _ in answers if key not in accepted)
+        return accepted
+
+
+def _keys(rows: Sequence[asyncpg.Record]) -> frozenset[JobKey]:
+    return frozenset((row["run_id"], row["request_id"]) for row in rows)

@@ -1,0 +1,60 @@
+"""Composes the worker loop: intake, bench, outbox and keeper around one lease."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+
+from triptych.kernel.bus import Publisher
+from triptych.kernel.outage import POSTGRES_GONE
+from triptych.kernel.service import Service
+from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.worker.bench import Bench
+from triptych.kernel.worker.contract import RequestT, Worker, WorkerConfig
+from triptych.kernel.worker.intake import Intake
+from triptych.kernel.worker.jobs import Jobs
+from triptych.kernel.worker.keeper import Keeper
+from triptych.kernel.worker.outbox import Outbox, Settle
+
+FLUSH_S = 1.0
+"""At the end, the last answers get this long to be committed and published."""
+
+
+async def run_worker(
+    service: Service,
+    settings: ServiceSettings,
+    worker: Worker[RequestT],
+    config: WorkerConfig,
+    *,
+    pool: asyncpg.Pool,
+    settle: Settle | None = None,
+) -> None:
+    """Work until `service.stopping` is set; then finish or hand back, within the shutdown timeout.
+
+    `settle` writes what belongs to the accepted answers, in the same commit.
+    """
+
+    async def probe_postgres() -> None:
+        await pool.fetchval("select 1")
+
+    service.health.depend("postgres", probe_postgres)
+    jobs = Jobs(pool, settings.instance, config.lease_ms)
+    await jobs.open()
+    async with Publisher(settings) as publisher:
+        outbox = Outbox(service, settings, config, jobs, publisher, settle=settle)
+        bench = Bench(worker, config, jobs, outbox, instance=settings.instance, service=service)
+        intake = Intake(service, settings, config, worker.request_type, jobs=jobs, bench=bench, outbox=outbox)
+        keeper = Keeper(worker.request_type, jobs, bench, outbox, lease_ms=config.lease_ms, service=service)
+        async with asyncio.TaskGroup() as tasks:
+            publishing = tasks.create_task(outbox.run(), name="outbox")
+            tasks.create_task(keeper.run(), name="keeper")
+            tasks.create_task(intake.run(), name="intake")
+            await bench.run(finish_within_s=max(settings.shutdown_timeout_ms / 1000 - 3.0, 0.1))
+            outbox.close()
+            await asyncio.wait({publishing}, timeout=FLUSH_S)
+            publishing.cancel()
+        try:
+            await jobs.close()
+        except POSTGRES_GONE as error:
+            service.log.warning("jobs could not be handed back; their lease will expire", error=repr(error))

@@ -1,0 +1,183 @@
+"""The outbox: answers are committed in groups, then published, then marked as published.
+
+As many answers go into a commit as finished while the last one ran. An answer is never published before
+it is stored, and a stored one is published until Kafka acknowledges it, by this process or the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from triptych.kernel import claimcheck, cloudevents, deadletters
+from triptych.kernel.bus import Outgoing, Publisher
+from triptych.kernel.claimcheck import CLAIMED_VALUE, Claim
+from triptych.kernel.deadletters import DeadRecord
+from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
+from triptych.kernel.service import Service
+from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.worker.contract import WorkerConfig
+from triptych.kernel.worker.jobs import Connection, JobKey, Jobs
+from triptych.schemas.base import Answer, Request
+from triptych.schemas.topics import DEAD_LETTERS
+
+IDLE_FLUSH_S = 0.05
+"""Marks of published answers wait this long for a commit to travel with."""
+BEAT_S = 5.0
+LOOP = "outbox"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job that has its answer."""
+
+    request: Request
+    answer: Answer
+    traceparent: str | None
+
+    @property
+    def key(self) -> JobKey:
+        return self.request.run_id, self.request.request_id
+
+
+Settle = Callable[[Connection, Sequence[Finished]], Awaitable[None]]
+"""What a worker writes in the commit that accepts its answers, for example receipts of effects."""
+
+
+class Outbox:
+    """Commits and publishes the answers of one process."""
+
+    def __init__(
+        self,
+        service: Service,
+        settings: ServiceSettings,
+        config: WorkerConfig,
+        jobs: Jobs,
+        publisher: Publisher,
+        *,
+        settle: Settle | None,
+    ) -> None:
+        self._service, self._settings, self._config = service.name, settings, config
+        self._jobs, self._publisher = jobs, publisher
+        self._settle_also, self._health = settle, service.health
+        self._finished: list[Finished] = []
+        self._stored: list[tuple[JobKey, Outgoing]] = []
+        self._published: list[JobKey] = []
+        self._dead: list[DeadRecord] = []
+        self._news = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._postgres, self._kafka = Outage(service.log, "postgres"), Outage(service.log, "kafka")
+
+    def add(self, finished: Finished) -> None:
+        """Commit and publish an answer."""
+        self._finished.append(finished)
+        self._news.set()
+
+    def publish_stored(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> None:
+        """Publish an answer that is in the table already, left behind by a crash or asked for again."""
+        self._stored.append((key, self._outgoing(key, partition, tenant, traceparent, answer)))
+        self._news.set()
+
+    def bury(self, dead: Sequence[DeadRecord]) -> None:
+        """Publish the events of dead letters that are in the table already."""
+        self._dead.extend(dead)
+        self._news.set()
+
+    def close(self) -> None:
+        """Let `run` end when everything is out, or at the first sign that it cannot get out."""
+        self._closing.set()
+        self._news.set()
+
+    async def run(self) -> None:
+        """Commit, publish, mark, until closed."""
+        self._health.expect(LOOP, 60.0)
+        while True:
+            await self._wait_for_news()
+            self._health.beat(LOOP)
+            done = await self._commit() and await self._publish()
+            if self._closing.is_set() and (not done or not self._has_work()):
+                return
+
+    def _has_work(self) -> bool:
+        return bool(self._finished or self._stored or self._dead or self._published)
+
+    async def _wait_for_news(self) -> None:
+        self._news.clear()
+        if self._finished or self._stored or self._dead or self._closing.is_set():
+            return
+        try:
+            async with asyncio.timeout(IDLE_FLUSH_S if self._published else BEAT_S):
+                await self._news.wait()
+        except TimeoutError:
+            return
+
+    async def _commit(self) -> bool:
+        finished, published = list(self._finished), list(self._published)
+        if not finished and not published:
+            return True
+        answers = [(one.key, one.answer.to_bytes()) for one in finished]
+        claims = [
+            Claim(one.request.run_id, one.request.tenant, answer)
+            for one, (_, answer) in zip(finished, answers, strict=True)
+            if claimcheck.needs_claim(answer, self._settings.inline_max_bytes)
+        ]
+
+        async def settle_also(conn: Connection, accepted: frozenset[JobKey]) -> None:
+            if self._settle_also is not None:
+                await self._settle_also(conn, [one for one in finished if one.key in accepted])
+
+        try:
+            accepted = await self._jobs.settle(
+                answers, published, claims, settle_also if self._settle_also is not None else None
+            )
+        except POSTGRES_GONE as error:
+            await self._postgres.wait(error, unless=self._closing)
+            return False
+        self._postgres.over()
+        del self._finished[: len(finished)], self._published[: len(published)]
+        for one, (key, answer) in zip(finished, answers, strict=True):
+            if key in accepted:
+                message = self._outgoing(key, one.request.partition, one.request.tenant, one.traceparent, answer)
+                self._stored.append((key, message))
+            else:
+                self._health.count("answers_fenced")
+        return True
+
+    async def _publish(self) -> bool:
+        stored, dead = list(self._stored), list(self._dead)
+        if not stored and not dead:
+            return True
+        topic = self._settings.topic(DEAD_LETTERS)
+        events = [deadletters.event(row, self._service, topic) for row in dead]
+        try:
+            await self._publisher.publish([message for _, message in stored] + events)
+        except KAFKA_GONE as error:
+            await self._kafka.wait(error, unless=self._closing)
+            return False
+        self._kafka.over()
+        del self._stored[: len(stored)], self._dead[: len(dead)]
+        self._published.extend(key for key, _ in stored)
+        self._health.count("answers_published", len(stored))
+        try:
+            if dead:
+                await self._jobs.mark_buried(dead)
+        except POSTGRES_GONE as error:
+            # They are published once more then; receivers drop what they have seen.
+            await self._postgres.wait(error, unless=self._closing)
+        return True
+
+    def _outgoing(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> Outgoing:
+        run_id: UUID = key[0]
+        claimed = claimcheck.needs_claim(answer, self._settings.inline_max_bytes)
+        headers = cloudevents.binary_headers(
+            event_id=f"{key[1]}:answer",
+            event_type=self._config.answer_type,
+            source=f"/triptych/{self._service}",
+            tenant=tenant,
+            traceparent=traceparent,
+            dataref=claimcheck.dataref(run_id, answer) if claimed else None,
+        )
+        value = CLAIMED_VALUE if claimed else answer
+        return Outgoing(self._settings.topic(self._config.answer_noun), partition, str(run_id).encode(), headers, value)

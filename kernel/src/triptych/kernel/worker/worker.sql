@@ -1,0 +1,82 @@
+-- Every statement of the worker loop. What writes to a job names the lease under which it may.
+
+-- name: open_lease
+-- A new life of this instance. Its earlier lives are over, so what they held is free at once.
+with over as (
+    delete from leases where instance = $1 or until < now() - interval '1 day'
+)
+insert into leases (instance, until) values ($1, now() + $2::int * interval '1 millisecond') returning id
+
+-- name: renew_lease
+update leases set until = now() + $2::int * interval '1 millisecond' where id = $1 returning true
+
+-- name: close_lease
+-- Hand back what is left. It was not a crash, so it does not count as a delivery.
+with back as (
+    update jobs set lease = null, state = case when state = 'started' then 'received'::job_state else state end
+    where lease = $1 and state <> 'published'
+)
+delete from leases where id = $1
+
+-- name: take_in
+-- The inbox: one row a request. A known request comes back with its answer, if it has one.
+with incoming as (
+    select * from unnest($2::uuid[], $3::text[], $4::text[], $5::int[], $6::bytea[], $7::text[], $8::timestamptz[])
+        as t (run_id, request_id, tenant, partition, request, traceparent, deadline_at)
+), fresh as (
+    insert into jobs (run_id, request_id, tenant, partition, request, traceparent, deadline_at, lease)
+    select run_id, request_id, tenant, partition, request, traceparent, deadline_at, $1
+    from incoming order by run_id, request_id
+    on conflict do nothing
+    returning run_id, request_id
+)
+select run_id, request_id, true as fresh, null::bytea as answer from fresh
+union all
+select jobs.run_id, jobs.request_id, false, jobs.answer
+from incoming join jobs using (run_id, request_id)
+where jobs.answer is not null
+
+-- name: take_over
+-- Jobs of processes that are gone, or handed back. A life in which a job was not begun counts as a
+-- delivery only the first time: after that, a start is always recorded, so its absence is known.
+with free as (
+    select run_id, request_id, state as was from jobs
+    where state <> 'published'
+      and not exists (select from leases where leases.id = jobs.lease and leases.until >= now())
+    order by received_at
+    limit $2
+    for update skip locked
+)
+update jobs set
+    lease = $1,
+    deliveries = deliveries + (was = 'started' or (was = 'received' and deliveries = 1 and lease is not null))::int,
+    state = case when was = 'started' then 'received' else was end
+from free
+where jobs.run_id = free.run_id and jobs.request_id = free.request_id
+returning jobs.run_id, jobs.request_id, jobs.tenant, jobs.partition, jobs.request, jobs.traceparent, jobs.answer,
+    jobs.deliveries, jobs.started_at is not null as was_started
+
+-- name: reclaim
+-- After a statement whose outcome is unknown: everything that the table says is ours.
+select run_id, request_id, tenant, partition, request, traceparent, answer, deliveries,
+    started_at is not null as was_started
+from jobs where lease = $1 and state <> 'published'
+
+-- name: start
+update jobs set state = 'started', started_at = coalesce(started_at, now())
+where run_id = $2 and request_id = $3 and lease = $1 and state in ('received', 'started')
+returning true
+
+-- name: settle
+-- One group commit: new answers (only where the lease still holds), and answers that Kafka has
+-- acknowledged. Saying the same again after an unknown outcome is accepted.
+with published as (
+    update jobs set state = 'published', published_at = now()
+    from unnest($5::uuid[], $6::text[]) as done (run_id, request_id)
+    where jobs.run_id = done.run_id and jobs.request_id = done.request_id and jobs.state = 'answered'
+)
+update jobs set state = 'answered', answer = done.answer, answered_at = now()
+from unnest($2::uuid[], $3::text[], $4::bytea[]) as done (run_id, request_id, answer)
+where jobs.run_id = done.run_id and jobs.request_id = done.request_id
+  and jobs.lease = $1 and jobs.state <> 'published'
+returning jobs.run_id, jobs.request_id
