@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from triptych.schemas.base import Answer, Json, Message, OperationName, Reason, Request, Slug
-from triptych.schemas.plan import Decision, Judge, Plan, Step
+from triptych.schemas.plan import Decision, Judge, Plan, RetryPolicy, Step
 from triptych.schemas.playbook import FixedPlan, ModelPlan
 from triptych.schemas.result import Result, ToolError
 
@@ -32,6 +32,7 @@ class PlanRequest(Request):
     tools: tuple[str, ...]
     revision: Annotated[int, Field(ge=1)]
     max_steps: Annotated[int, Field(ge=1, description="What is left of the budget of steps.")]
+    retry: Annotated[RetryPolicy, Field(description="For steps that bring none of their own.")] = RetryPolicy()
     known: Annotated[tuple[StepRecord, ...], Field(description="Steps that have ended, in order.")] = ()
     failure: Annotated[Reason | None, Field(description="Why the last plan did not work out.")] = None
 
