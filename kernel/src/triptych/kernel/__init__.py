@@ -1,1 +1,1 @@
-"""What every Triptych service stands on: bus, database, decider loop, worker loop. It knows no service."""
+"""What every service stands on: bus, database, outbox, decider loop, worker loop, timers. Knows no service."""

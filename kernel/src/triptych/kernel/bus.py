@@ -24,6 +24,8 @@ from triptych.kernel.cloudevents import Headers
 from triptych.kernel.errors import PublishFailed
 from triptych.kernel.settings import ServiceSettings
 
+__all__ = ["Outgoing", "Publisher", "Record", "Subscription", "TopicPartition"]
+
 BATCH_MAX_BYTES = 524_288
 REQUEST_MAX_BYTES = 8 * 1_048_576
 PUBLISH_TIMEOUT_S = 15.0

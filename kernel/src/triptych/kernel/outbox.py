@@ -1,0 +1,81 @@
+"""Outbox: messages are committed with the state that caused them, and published after the commit.
+
+A row is identified by its run and its position in it, so that a retried commit writes the same row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from triptych.kernel import claimcheck, cloudevents
+from triptych.kernel.bus import Outgoing
+from triptych.kernel.claimcheck import Claim
+from triptych.kernel.settings import ServiceSettings
+
+
+class Body(Protocol):
+    """A message body that knows its JSON encoding."""
+
+    def to_bytes(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One message to send: where to, what kind, its deterministic id, and its body."""
+
+    noun: str
+    event_type: str
+    event_id: str
+    body: Body
+
+
+class OutboxKey(NamedTuple):
+    """What identifies an outbox row."""
+
+    run_id: UUID
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A message on its way, and the partition whose owner publishes it."""
+
+    key: OutboxKey
+    partition: int
+    outgoing: Outgoing
+    claim: Claim | None = None
+
+
+class Envelope:
+    """Wraps messages of one service for the wire: topic, key, CloudEvents headers, claim check."""
+
+    def __init__(self, settings: ServiceSettings, service: str) -> None:
+        self._settings = settings
+        self._source = f"/triptych/{service}"
+
+    def wrap(self, send: Send, *, run_id: UUID, position: int, partition: int, tenant: str) -> OutboxRow:
+        """The outbox row of a message. A body too large for the wire is claimed and sent by reference."""
+        value = send.body.to_bytes()
+        claim = None
+        if claimcheck.needs_claim(value, self._settings.inline_max_bytes):
+            claim = Claim(run_id, tenant, value)
+            value = claimcheck.CLAIMED_VALUE
+        headers = cloudevents.binary_headers(
+            event_id=send.event_id,
+            event_type=send.event_type,
+            source=self._source,
+            tenant=tenant,
+            traceparent=traceparent(run_id, send.event_id),
+            dataref=claim.dataref if claim else None,
+        )
+        outgoing = Outgoing(self._settings.topic(send.noun), partition, str(run_id).encode(), headers, value)
+        return OutboxRow(OutboxKey(run_id, position), partition, outgoing, claim)
+
+
+def traceparent(run_id: UUID, event_id: str) -> str:
+    """A W3C trace context: the run is the trace, the message is the span."""
+    span = hashlib.blake2b(event_id.encode(), digest_size=8).hexdigest()
+    return f"00-{run_id.hex}-{span}-01"

@@ -1,0 +1,1 @@
+"""The executor: the decider that alone owns run state. Read `machine.py` first."""

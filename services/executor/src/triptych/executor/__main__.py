@@ -1,0 +1,28 @@
+"""The executor's composition root: `python -m triptych.executor`."""
+
+from __future__ import annotations
+
+from triptych.executor.deployments import Deployment, load_playbooks
+from triptych.executor.intake import Executor
+from triptych.executor.settings import ExecutorSettings
+from triptych.executor.store import ExecutorStore
+from triptych.kernel import database
+from triptych.kernel.decider import DeciderLoop
+from triptych.kernel.service import Service, run
+from triptych.kernel.settings import load_settings
+
+
+async def serve(service: Service, settings: ExecutorSettings) -> None:
+    """Run the decider loop over the runs of this process's partitions."""
+    playbooks = load_playbooks(settings.playbooks)
+    async with await database.connect(settings.postgres.get_secret_value(), settings.instance) as pool:
+        store = ExecutorStore(pool)
+        await store.deploy(playbooks)
+        service.health.depend("postgres", lambda: pool.execute("select 1"))
+        service.log.info("playbooks deployed", playbooks=[f"{p.name}@{p.version}" for p in playbooks])
+        executor = Executor({playbook.name: Deployment.of(playbook) for playbook in playbooks})
+        await DeciderLoop(service, settings, executor, store, pool).run()
+
+
+if __name__ == "__main__":
+    run("executor", load_settings(ExecutorSettings), serve)

@@ -1,0 +1,52 @@
+"""What each error code leads to: the one table. Nothing else in Triptych decides about retries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from triptych.schemas import Effect, ErrorCode
+
+
+class Then(StrEnum):
+    """What follows when a call is not, or no longer, tried again."""
+
+    REPLAN = "replan"
+    """Ask the planner again, if a model plans and replans are left; otherwise escalate."""
+    ESCALATE = "escalate"
+
+
+@dataclass(frozen=True, slots=True)
+class Disposition:
+    """Whether to try again, what then, and the reason code that an escalation carries."""
+
+    retry: bool
+    then: Then
+    reason: str
+
+
+_TABLE: dict[ErrorCode, Disposition] = {
+    ErrorCode.RATE_LIMITED: Disposition(retry=True, then=Then.ESCALATE, reason="tool_unavailable"),
+    ErrorCode.UNAVAILABLE: Disposition(retry=True, then=Then.ESCALATE, reason="tool_unavailable"),
+    ErrorCode.TIMEOUT: Disposition(retry=True, then=Then.ESCALATE, reason="tool_unavailable"),
+    ErrorCode.INTERNAL: Disposition(retry=True, then=Then.ESCALATE, reason="tool_failed"),
+    ErrorCode.CANCELLED: Disposition(retry=True, then=Then.ESCALATE, reason="tool_failed"),
+    ErrorCode.INVALID_ARGUMENTS: Disposition(retry=False, then=Then.REPLAN, reason="invalid_arguments"),
+    ErrorCode.NOT_FOUND: Disposition(retry=False, then=Then.REPLAN, reason="not_found"),
+    ErrorCode.CONFLICT: Disposition(retry=False, then=Then.REPLAN, reason="conflict"),
+    ErrorCode.UNAUTHENTICATED: Disposition(retry=False, then=Then.ESCALATE, reason="unauthenticated"),
+    ErrorCode.FORBIDDEN: Disposition(retry=False, then=Then.ESCALATE, reason="policy_block"),
+    ErrorCode.CONTRACT_VIOLATION: Disposition(retry=False, then=Then.ESCALATE, reason="contract_violation"),
+    ErrorCode.BUDGET_EXCEEDED: Disposition(retry=False, then=Then.ESCALATE, reason="budget_tokens"),
+    ErrorCode.IN_DOUBT: Disposition(retry=False, then=Then.ESCALATE, reason="in_doubt"),
+}
+
+# A read that answers in the wrong shape may do better next time, as models do; nothing is lost by asking.
+_UNSTABLE_READ = Disposition(retry=True, then=Then.ESCALATE, reason="contract_violation")
+
+
+def disposition(code: ErrorCode, effect: Effect) -> Disposition:
+    """The disposition of an error of an operation with this effect class."""
+    if code is ErrorCode.CONTRACT_VIOLATION and effect is Effect.READ:
+        return _UNSTABLE_READ
+    return _TABLE[code]

@@ -1,0 +1,279 @@
+"""What can happen to a run. The journal is a list of these, and the run's state is a fold over it.
+
+An event is a fact in the past tense with everything needed to replay it: no event is ever computed
+again. Adding a field needs a default; a type is never renamed, because journals live longer than code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, TypeAdapter
+
+from triptych.schemas import Decision, Grant, Json, Plan, Playbook, Reason, Result, Spend, ToolError
+
+
+@dataclass(frozen=True, slots=True)
+class RunAdmitted:
+    """A task became a run. The playbook is journaled by name and version and looked up again on replay."""
+
+    tenant: str
+    task_id: str
+    principal: str
+    playbook: Playbook
+    input: dict[str, Json]
+    partition: int
+    deadline_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequested:
+    """The planner was asked for a revision of the plan."""
+
+    request_id: str
+    revision: int
+    reserved: Grant
+    deadline_at: datetime
+    reissue_at: datetime
+    failure: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanAccepted:
+    """The planner answered with a plan."""
+
+    request_id: str
+    plan: Plan
+    spend: Spend = field(default_factory=Spend)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRefused:
+    """The planner answered without a plan."""
+
+    request_id: str
+    error: ToolError
+    code: str | None = None
+    spend: Spend = field(default_factory=Spend)
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequested:
+    """A tool was asked for one attempt. Attempts of the same call share one idempotency key."""
+
+    request_id: str
+    step: str
+    call: int
+    attempt: int
+    arguments: dict[str, Json]
+    idempotency_key: str
+    reserved: Grant
+    deadline_at: datetime
+    reissue_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CallAnswered:
+    """A tool answered one attempt."""
+
+    request_id: str
+    step: str
+    result: Result
+    spend: Spend = field(default_factory=Spend)
+    worker: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRequested:
+    """The critic was asked about a step, or about the whole run when `step` is None."""
+
+    request_id: str
+    step: str | None
+    reserved: Grant
+    deadline_at: datetime
+    reissue_at: datetime
+    output: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictGiven:
+    """The critic judged."""
+
+    request_id: str
+    step: str | None
+    decision: Decision
+    reason: Reason | None = None
+    evidence: tuple[str, ...] = ()
+    confidence: float | None = None
+    spend: Spend = field(default_factory=Spend)
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewFailed:
+    """The critic could not judge."""
+
+    request_id: str
+    step: str | None
+    error: ToolError
+    spend: Spend = field(default_factory=Spend)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryScheduled:
+    """Something will be asked again at `due_at`: a `plan`, a `call` or a `review`."""
+
+    ask: str
+    step: str | None
+    due_at: datetime
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReissued:
+    """An open request was not answered in time, so the same request is sent again under the same id."""
+
+    request_id: str
+    reissue_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnded:
+    """A step is settled: `succeeded`, `failed` or `skipped`."""
+
+    step: str
+    status: str
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplanDecided:
+    """The plan did not work out. The planner is asked again once nothing is under way."""
+
+    step: str | None
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class RunEscalated:
+    """The run was handed to a person."""
+
+    reason: Reason
+    step: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed:
+    """A person told an escalated run to go on."""
+
+    command_id: str
+    principal: str
+    deadline_at: datetime
+    note: str = ""
+    extend: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOverridden:
+    """A person settled a step by hand and gave what it is taken to have answered."""
+
+    command_id: str
+    principal: str
+    step: str
+    data: Json = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRefused:
+    """A person's command did not fit the run's state; nothing changed."""
+
+    command_id: str
+    principal: str
+    action: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The run is over: `succeeded`, `failed` or `cancelled`. Nothing follows."""
+
+    status: str
+    reason: Reason
+    output: dict[str, Json] = field(default_factory=dict)
+    command_id: str | None = None
+    principal: str | None = None
+
+
+Event = (
+    RunAdmitted
+    | PlanRequested
+    | PlanAccepted
+    | PlanRefused
+    | CallRequested
+    | CallAnswered
+    | ReviewRequested
+    | VerdictGiven
+    | ReviewFailed
+    | RetryScheduled
+    | RequestReissued
+    | StepEnded
+    | ReplanDecided
+    | RunEscalated
+    | RunResumed
+    | StepOverridden
+    | CommandRefused
+    | RunEnded
+)
+
+_TYPES: dict[str, type[Any]] = {event_type.__name__: event_type for event_type in Event.__args__}
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(event_type) for name, event_type in _TYPES.items() if event_type is not RunAdmitted
+}
+
+
+def _encode_model(value: object) -> Any:
+    if isinstance(value, Playbook):
+        return {"name": value.name, "version": value.version}
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_none=True)
+    raise TypeError(f"an event holds a {type(value).__name__}, which has no JSON form")
+
+
+def encode(event: Event) -> tuple[str, str]:
+    """The journal's columns `type` and `data` for an event."""
+    return type(event).__name__, orjson.dumps(event, default=_encode_model).decode()
+
+
+def decode(event_type: str, data: str, playbooks: PlaybookLookup) -> Event:
+    """The event behind a journal row.
+
+    Raises:
+        KeyError: the type is unknown here; a newer version of the executor wrote this journal.
+        LookupError: the run's playbook version is not in the catalogue.
+    """
+    if event_type == RunAdmitted.__name__:
+        fields = orjson.loads(data)
+        pinned = fields.pop("playbook")
+        fields["deadline_at"] = datetime.fromisoformat(fields["deadline_at"])
+        return RunAdmitted(playbook=playbooks.get(pinned["name"], pinned["version"]), **fields)
+    event: Event = _ADAPTERS[event_type].validate_json(data)
+    return event
+
+
+class PlaybookLookup:
+    """Every version of every playbook that a live run may refer to."""
+
+    def __init__(self, playbooks: tuple[Playbook, ...] = ()) -> None:
+        self._by_version = {(playbook.name, playbook.version): playbook for playbook in playbooks}
+
+    def get(self, name: str, version: str) -> Playbook:
+        """One version of a playbook; LookupError when it was never deployed here."""
+        try:
+            return self._by_version[name, version]
+        except KeyError:
+            raise LookupError(f"playbook {name} has no version {version} in the table `playbooks`") from None

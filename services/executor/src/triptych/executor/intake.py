@@ -1,0 +1,185 @@
+"""What comes in: from a record's bytes to a message for one run, and the refusal of what is no such thing.
+
+A task becomes a run here; an answer or a command is handed to the machine. Nothing here knows Kafka's
+offsets or Postgres: the loop around it does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import orjson
+from pydantic import ValidationError
+
+from triptych.executor.deployments import Deployment
+from triptych.executor.machine import Decided, Tick, begin, decide
+from triptych.executor.messages import messages, rejection
+from triptych.executor.state import Run
+from triptych.kernel.decider import Addressed, Arrival, RejectedRecord, Transition
+from triptych.kernel.errors import UndecodableRecord
+from triptych.schemas import (
+    Answer,
+    CallAnswer,
+    Control,
+    PlanAnswer,
+    Playbook,
+    Reason,
+    Task,
+    VerdictAnswer,
+    topics,
+)
+
+_ANSWERS: dict[str, type[Answer]] = {
+    topics.PLANS: PlanAnswer,
+    topics.RESULTS: CallAnswer,
+    topics.VERDICTS: VerdictAnswer,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A task that is fit to become a run."""
+
+    task: Task
+    task_id: str
+    playbook: Playbook
+
+
+class Executor:
+    """The executor as the decider loop sees it."""
+
+    nouns = topics.EXECUTOR_INPUTS
+    tick = Tick()
+
+    def __init__(self, deployments: Mapping[str, Deployment]) -> None:
+        self._deployments = deployments
+
+    def read(self, arrival: Arrival) -> Addressed:
+        """What a record says.
+
+        Raises:
+            UndecodableRecord: it is not JSON, or not the message that its topic carries.
+            RejectedRecord: it is a task that no run can be made of.
+        """
+        if arrival.noun == topics.TASKS:
+            return self._read_task(arrival)
+        model: type[Answer | Control] = _ANSWERS.get(arrival.noun, Control)
+        try:
+            message = model.model_validate_json(arrival.body)
+        except ValidationError as error:
+            raise UndecodableRecord(f"invalid_{model.__name__.lower()}", _explain(error)) from error
+        return Addressed(message.run_id, message)
+
+    def partition(self, state: Run) -> int:
+        """The run's partition, chosen once."""
+        return state.partition
+
+    def wake_at(self, state: Run) -> datetime | None:
+        """When time alone may next change this run."""
+        return state.wake_at()
+
+    def apply(self, state: Run | None, message: Addressed, partition: int, now: datetime) -> Transition[Run] | None:
+        """What follows from a message; None when it answers nothing open.
+
+        Raises:
+            UndecodableRecord: it names a run that does not exist.
+        """
+        content = message.content
+        if isinstance(content, Admission):
+            if state is not None:
+                return None
+            decided = begin(
+                content.task,
+                task_id=content.task_id,
+                run_id=message.run_id,
+                playbook=content.playbook,
+                partition=partition,
+                now=now,
+            )
+            return _transition(decided, first_seq=1, now=now)
+        if state is None:
+            if isinstance(content, Tick):
+                return None
+            raise UndecodableRecord("unknown_run", f"there is no run {message.run_id}")
+        assert isinstance(content, PlanAnswer | CallAnswer | VerdictAnswer | Control | Tick)  # noqa: S101
+        decided = decide(state, content, now)
+        return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
+
+    def _read_task(self, arrival: Arrival) -> Addressed:
+        record = arrival.record
+        derived_id = f"{record.topic}:{record.partition}:{record.offset}"
+        try:
+            task = Task.model_validate_json(arrival.body)
+        except ValidationError as error:
+            raise _rejected(arrival.body, derived_id, "invalid_task", _explain(error)) from error
+        deployment = self._deployments.get(task.playbook)
+        if deployment is None:
+            known = ", ".join(sorted(self._deployments)) or "none"
+            message = f"there is no playbook {task.playbook!r}; deployed are: {known}"
+            raise _rejected(arrival.body, derived_id, "unknown_playbook", message)
+        problems = [
+            f"input{''.join(f'.{part}' for part in problem.instance_path)}: {problem.message}"
+            for problem in deployment.input_schema.iter_errors(task.input)
+        ]
+        if problems:
+            raise _rejected(arrival.body, derived_id, "invalid_input", "; ".join(problems[:5]))
+        task_id = task.task_id or derived_id
+        run_id = derive_run_id(task.tenant, task_id, record.timestamp)
+        return Addressed(run_id, Admission(task, task_id, deployment.playbook), creates=True)
+
+
+def derive_run_id(tenant: str, task_id: str, timestamp_ms: int) -> UUID:
+    """A UUIDv7 (RFC 9562) from the record: its time, and a hash in place of the random bits.
+
+    The same record gives the same run id however often it is read.
+    """
+    digest = hashlib.sha256(f"{tenant}\x00{task_id}".encode()).digest()
+    value = (max(0, timestamp_ms) & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(digest[:10])
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return UUID(int=value)
+
+
+def _transition(decided: Decided, first_seq: int, now: datetime) -> Transition[Run]:
+    run = decided.run
+    return Transition(
+        state=run,
+        tenant=run.tenant,
+        partition=run.partition,
+        first_seq=first_seq,
+        events=decided.events,
+        sends=messages(run, decided.events, now),
+    )
+
+
+def _rejected(body: bytes, derived_id: str, code: str, message: str) -> UndecodableRecord:
+    """A dead letter, and a `rejected` outcome when the record is JSON enough to say whose it was."""
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        return UndecodableRecord("not_json", f"the task is not JSON: {error}")
+    if not isinstance(fields, dict):
+        return UndecodableRecord(code, f"a task is a JSON object, not a {type(fields).__name__}")
+    task_id = _text(fields.get("task_id")) or derived_id
+    tenant = _text(fields.get("tenant")) or "default"
+    reply = rejection(
+        task_id=task_id,
+        tenant=tenant,
+        playbook=_text(fields.get("playbook")),
+        reason=Reason(code=code, message=message),
+        event_id=f"{derived_id}:rejected",
+    )
+    return RejectedRecord(code, message, tenant=tenant, replies=(reply,))
+
+
+def _text(value: object) -> str:
+    return value[:200] if isinstance(value, str) else ""
+
+
+def _explain(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{'.'.join(str(part) for part in p['loc']) or 'value'}: {p['msg']}" for p in problems[:5])

@@ -1,0 +1,160 @@
+"""From events to messages: which commands, outcomes and escalations an event sends out. Pure.
+
+The journal alone determines the outbox, so a request can be sent again from the journal at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from triptych.executor import events as ev
+from triptych.executor.state import Run, RunStatus
+from triptych.kernel.outbox import Send
+from triptych.schemas import (
+    CallRequest,
+    Escalation,
+    Outcome,
+    OutcomeStatus,
+    PlanRequest,
+    Reason,
+    ReviewRequest,
+    topics,
+)
+
+
+def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
+    """The messages that these newest events of a run send out. `run` is the run after all of them."""
+    sends: list[Send] = []
+    for event in events:
+        match event:
+            case ev.PlanRequested() | ev.CallRequested() | ev.ReviewRequested():
+                sends.append(_request(run, event))
+            case ev.RequestReissued(request_id) if request_id in run.requests:
+                sends.append(_request(run, run.requests[request_id].event))
+            case ev.RunEscalated(reason, step):
+                event_id = f"{run.run_id}:escalated:{run.escalations}"
+                outcome = _outcome(run, OutcomeStatus.ESCALATED, reason, now, final=False)
+                sends.append(Send(topics.OUTCOMES, "triptych.outcome", f"{event_id}:outcome", outcome))
+                sends.append(
+                    Send(topics.ESCALATIONS, "triptych.escalation", event_id, _escalation(run, reason, step, now))
+                )
+            case ev.RunEnded(status, reason):
+                outcome = _outcome(run, OutcomeStatus(status), reason, now, final=True)
+                sends.append(Send(topics.OUTCOMES, "triptych.outcome", f"{run.run_id}:outcome", outcome))
+    return sends
+
+
+def rejection(*, task_id: str, tenant: str, playbook: str, reason: Reason, event_id: str) -> Send:
+    """The outcome of a task that never became a run."""
+    outcome = Outcome(
+        task_id=task_id, playbook=playbook, tenant=tenant, status=OutcomeStatus.REJECTED, final=True, reason=reason
+    )
+    return Send(topics.OUTCOMES, "triptych.outcome", event_id, outcome)
+
+
+def _request(run: Run, event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested) -> Send:
+    match event:
+        case ev.PlanRequested():
+            return Send(topics.PLAN_REQUESTS, "triptych.plan-request", event.request_id, _plan_request(run, event))
+        case ev.CallRequested():
+            request = _call_request(run, event)
+            tool = request.operation.partition(".")[0]
+            return Send(topics.calls(tool), "triptych.call", event.request_id, request)
+        case ev.ReviewRequested():
+            return Send(topics.REVIEWS, "triptych.review", event.request_id, _review_request(run, event))
+
+
+def _plan_request(run: Run, event: ev.PlanRequested) -> PlanRequest:
+    return PlanRequest(
+        request_id=event.request_id,
+        run_id=run.run_id,
+        tenant=run.tenant,
+        partition=run.partition,
+        deadline_at=event.deadline_at,
+        grant=event.reserved,
+        playbook=run.playbook.name,
+        goal=run.playbook.goal,
+        input=run.input,
+        spec=run.playbook.plan,
+        tools=run.playbook.tools,
+        retry=run.playbook.retry,
+        revision=event.revision,
+        max_steps=max(1, run.ledger.max_steps - run.ledger.steps),
+        known=run.records(),
+        failure=event.failure,
+    )
+
+
+def _call_request(run: Run, event: ev.CallRequested) -> CallRequest:
+    step = run.steps[event.step].step
+    return CallRequest(
+        request_id=event.request_id,
+        run_id=run.run_id,
+        tenant=run.tenant,
+        partition=run.partition,
+        deadline_at=event.deadline_at,
+        grant=event.reserved,
+        principal=run.principal,
+        step=event.step,
+        operation=step.operation,
+        arguments=event.arguments,
+        attempt=event.attempt,
+        idempotency_key=event.idempotency_key,
+        contract_hash=step.pin.contract_hash,
+        timeout_ms=step.pin.timeout_ms,
+    )
+
+
+def _review_request(run: Run, event: ev.ReviewRequested) -> ReviewRequest:
+    state = run.steps[event.step] if event.step is not None else None
+    return ReviewRequest(
+        request_id=event.request_id,
+        run_id=run.run_id,
+        tenant=run.tenant,
+        partition=run.partition,
+        deadline_at=event.deadline_at,
+        grant=event.reserved,
+        goal=run.playbook.goal,
+        input=run.input,
+        step=state.step if state else None,
+        result=state.result if state else None,
+        steps=tuple(record for record in run.records() if record.id != event.step),
+        output=event.output,
+        judge=state.step.judge if state else run.playbook.judge,
+    )
+
+
+def _outcome(run: Run, status: OutcomeStatus, reason: Reason, now: datetime, *, final: bool) -> Outcome:
+    return Outcome(
+        task_id=run.task_id,
+        run_id=run.run_id,
+        playbook=run.playbook.name,
+        playbook_version=run.playbook.version,
+        tenant=run.tenant,
+        status=status,
+        final=final,
+        reason=reason,
+        output=run.output if run.status is RunStatus.SUCCEEDED else {},
+        usage=run.usage(now),
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+    )
+
+
+def _escalation(run: Run, reason: Reason, step: str | None, now: datetime) -> Escalation:
+    return Escalation(
+        run_id=run.run_id,
+        task_id=run.task_id,
+        tenant=run.tenant,
+        principal=run.principal,
+        playbook=run.playbook.name,
+        playbook_version=run.playbook.version,
+        goal=run.playbook.goal,
+        reason=reason,
+        step=step,
+        input=run.input,
+        steps=run.records(),
+        usage=run.usage(now),
+        escalated_at=now,
+    )

@@ -1,0 +1,477 @@
+"""The run, and `evolve`, which folds one event into it. Pure: no I/O, no clock, no decisions.
+
+Whatever `machine.decide` wants to know must stand here, because a run that is read back from the
+journal after a crash has nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from triptych.executor import events as ev
+from triptych.schemas import (
+    Effect,
+    Grant,
+    Json,
+    Playbook,
+    Reason,
+    Result,
+    ResultStatus,
+    Spend,
+    Step,
+    StepRecord,
+    Usage,
+)
+
+
+class RunStatus(StrEnum):
+    PLANNING = "planning"
+    RUNNING = "running"
+    REVIEWING = "reviewing"
+    ESCALATED = "escalated"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in _FINAL
+
+    @property
+    def is_active(self) -> bool:
+        return self in _ACTIVE
+
+
+_FINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED})
+_ACTIVE = frozenset({RunStatus.PLANNING, RunStatus.RUNNING, RunStatus.REVIEWING})
+
+
+class StepStatus(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    ANSWERED = "answered"
+    """There is a result, and nothing has been decided about it yet."""
+    REVIEWING = "reviewing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether steps that depend on this one may start."""
+        return self in (StepStatus.SUCCEEDED, StepStatus.SKIPPED)
+
+    @property
+    def is_under_way(self) -> bool:
+        return self in _UNDER_WAY
+
+
+_UNDER_WAY = frozenset({StepStatus.RUNNING, StepStatus.RETRYING, StepStatus.ANSWERED, StepStatus.REVIEWING})
+
+
+class Ask(StrEnum):
+    """What the executor asks of its workers."""
+
+    PLAN = "plan"
+    CALL = "call"
+    REVIEW = "review"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A request that nobody has answered yet, and what is reserved for it."""
+
+    ask: Ask
+    step: str | None
+    reserved: Grant
+    reissue_at: datetime
+    event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested
+    reissues: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Something to ask again when its time has come."""
+
+    ask: Ask
+    step: str | None
+    due_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StepState:
+    """One step of the plan as it stands."""
+
+    step: Step
+    revision: int
+    status: StepStatus = StepStatus.WAITING
+    call: int = 1
+    attempts: int = 0
+    review_attempts: int = 0
+    counted: bool = False
+    arguments: dict[str, Json] = field(default_factory=dict)
+    result: Result | None = None
+    reason: Reason | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    def record(self) -> StepRecord:
+        """What others may know of this step."""
+        return StepRecord(
+            id=self.step.id,
+            operation=self.step.operation,
+            status=self.status,
+            arguments=self.arguments,
+            result=self.result,
+        )
+
+    def again(self) -> StepState:
+        """Back to waiting with fresh attempts. A read is a new call; a write keeps its idempotency key."""
+        is_read = self.step.pin.effect is Effect.READ
+        return replace(
+            self,
+            status=StepStatus.WAITING,
+            call=self.call + 1 if is_read and self.attempts else self.call,
+            attempts=0,
+            review_attempts=0,
+            result=None,
+            reason=None,
+            ended_at=None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What a run may spend, has spent, and has reserved for what is under way."""
+
+    max_steps: int
+    max_tool_calls: int
+    max_tokens: int
+    max_usd_micros: int
+    max_replans: int
+    steps: int = 0
+    tool_calls: int = 0
+    tokens: int = 0
+    usd_micros: int = 0
+    replans: int = 0
+    reserved_tokens: int = 0
+    reserved_usd_micros: int = 0
+
+    def reserve(self, grant: Grant) -> Ledger:
+        return replace(
+            self,
+            reserved_tokens=self.reserved_tokens + grant.tokens,
+            reserved_usd_micros=self.reserved_usd_micros + grant.usd_micros,
+        )
+
+    def settle(self, grant: Grant, spend: Spend) -> Ledger:
+        return replace(
+            self,
+            reserved_tokens=self.reserved_tokens - grant.tokens,
+            reserved_usd_micros=self.reserved_usd_micros - grant.usd_micros,
+            tokens=self.tokens + spend.tokens,
+            usd_micros=self.usd_micros + spend.usd_micros,
+        )
+
+    def extend(self, amounts: dict[str, float]) -> Ledger:
+        """More of a budget, by its name in the playbook. `wall_ms` is the run's, not the ledger's."""
+        return replace(
+            self,
+            max_steps=self.max_steps + int(amounts.get("steps", 0)),
+            max_tool_calls=self.max_tool_calls + int(amounts.get("tool_calls", 0)),
+            max_tokens=self.max_tokens + int(amounts.get("tokens", 0)),
+            max_usd_micros=self.max_usd_micros + round(amounts.get("usd", 0) * 1_000_000),
+            max_replans=self.max_replans + int(amounts.get("replans", 0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of one task."""
+
+    run_id: UUID
+    tenant: str
+    task_id: str
+    principal: str
+    partition: int
+    playbook: Playbook
+    input: dict[str, Json]
+    started_at: datetime
+    deadline_at: datetime
+    ledger: Ledger
+    status: RunStatus = RunStatus.PLANNING
+    seq: int = 1
+    revision: int = 0
+    requested: int = 0
+    steps: dict[str, StepState] = field(default_factory=dict)
+    requests: dict[str, OpenRequest] = field(default_factory=dict)
+    retries: dict[tuple[Ask, str | None], Retry] = field(default_factory=dict)
+    plan_attempts: int = 0
+    review_attempts: int = 0
+    failure: Reason | None = None
+    """Why the last plan did not work out; the planner is told."""
+    replan_due: bool = False
+    reason: Reason | None = None
+    stopped_step: str | None = None
+    escalated_at: datetime | None = None
+    escalations: int = 0
+    output: dict[str, Json] = field(default_factory=dict)
+    commands: frozenset[str] = frozenset()
+    updated_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    def scope(self) -> dict[str, Any]:
+        """The variables that expressions in this run can see."""
+        steps = {
+            step_id: {"status": _scope_status(state), "data": state.result.data if state.result else None}
+            for step_id, state in self.steps.items()
+            if state.status.has_ended
+        }
+        return {"input": self.input, "steps": steps}
+
+    def records(self) -> tuple[StepRecord, ...]:
+        """The steps that something is known of, in plan order."""
+        return tuple(state.record() for state in self.steps.values() if state.result or state.status.has_ended)
+
+    def usage(self, now: datetime) -> Usage:
+        """What the run has used up to `now`."""
+        until = self.finished_at or now
+        return Usage(
+            steps=self.ledger.steps,
+            tool_calls=self.ledger.tool_calls,
+            tokens=self.ledger.tokens,
+            usd=self.ledger.usd_micros / 1_000_000,
+            wall_ms=max(0, round((until - self.started_at).total_seconds() * 1000)),
+            replans=self.ledger.replans,
+        )
+
+    def wake_at(self) -> datetime | None:
+        """The earliest moment at which time alone may change this run; None when only a message can."""
+        if self.status.is_final:
+            return None
+        moments = [request.reissue_at for request in self.requests.values()]
+        if self.status.is_active:
+            moments.append(self.deadline_at)
+            moments.extend(retry.due_at for retry in self.retries.values())
+        return min(moments, default=None)
+
+
+def _scope_status(state: StepState) -> str:
+    if state.status is StepStatus.SKIPPED and state.result is None:
+        return "skipped"
+    return state.result.status.value if state.result else "skipped"
+
+
+def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
+    """The first event makes the run."""
+    budgets = event.playbook.budgets
+    return Run(
+        run_id=run_id,
+        tenant=event.tenant,
+        task_id=event.task_id,
+        principal=event.principal,
+        partition=event.partition,
+        playbook=event.playbook,
+        input=event.input,
+        started_at=at,
+        deadline_at=event.deadline_at,
+        updated_at=at,
+        ledger=Ledger(
+            max_steps=budgets.steps,
+            max_tool_calls=budgets.tool_calls,
+            max_tokens=budgets.tokens,
+            max_usd_micros=budgets.usd_micros,
+            max_replans=budgets.replans,
+        ),
+    )
+
+
+def evolve(run: Run, event: ev.Event, at: datetime) -> Run:
+    """Fold one event into the run. `at` is when the event was recorded."""
+    return replace(_apply(run, event, at), seq=run.seq + 1, updated_at=at)
+
+
+def _apply(run: Run, event: ev.Event, at: datetime) -> Run:  # noqa: C901, PLR0911, PLR0912 - one arm for each event
+    match event:
+        case ev.PlanRequested():
+            run = _opened(run, Ask.PLAN, None, event)
+            return replace(
+                run,
+                status=RunStatus.PLANNING,
+                plan_attempts=run.plan_attempts + 1,
+                replan_due=False,
+                ledger=replace(run.ledger, replans=run.ledger.replans + run.replan_due),
+            )
+        case ev.PlanAccepted(request_id, plan, spend):
+            run = _closed(run, request_id, spend)
+            return replace(
+                run,
+                status=RunStatus.RUNNING if run.status is RunStatus.PLANNING else run.status,
+                revision=plan.revision,
+                plan_attempts=0,
+                failure=None,
+                steps=_revised(run, plan.steps, plan.revision),
+            )
+        case ev.PlanRefused(request_id, _error, _code, spend):
+            return _closed(run, request_id, spend)
+        case ev.CallRequested():
+            return _call_requested(run, event, at)
+        case ev.CallAnswered(request_id, step, result, spend):
+            return _with_step(_closed(run, request_id, spend), step, status=StepStatus.ANSWERED, result=result)
+        case ev.ReviewRequested() if event.step is None:
+            run = _opened(run, Ask.REVIEW, None, event)
+            return replace(
+                run, status=RunStatus.REVIEWING, review_attempts=run.review_attempts + 1, output=event.output
+            )
+        case ev.ReviewRequested(step=str(step)):
+            run = _opened(run, Ask.REVIEW, step, event)
+            attempts = run.steps[step].review_attempts + 1
+            return _with_step(run, step, status=StepStatus.REVIEWING, review_attempts=attempts)
+        case (
+            ev.VerdictGiven(request_id=request_id, step=step, spend=spend)
+            | ev.ReviewFailed(request_id=request_id, step=step, spend=spend)
+        ):
+            run = _closed(run, request_id, spend)
+            if step is not None:
+                return _with_step(run, step, status=StepStatus.ANSWERED)
+            return replace(run, status=RunStatus.RUNNING if run.status is RunStatus.REVIEWING else run.status)
+        case ev.RetryScheduled(ask, step, due_at):
+            return _retry_scheduled(run, Ask(ask), step, due_at)
+        case ev.RequestReissued(request_id, reissue_at):
+            request = run.requests[request_id]
+            reissued = replace(request, reissue_at=reissue_at, reissues=request.reissues + 1)
+            return replace(run, requests={**run.requests, request_id: reissued})
+        case ev.StepEnded(step, status, reason):
+            return _with_step(run, step, status=StepStatus(status), reason=reason, ended_at=at)
+        case ev.ReplanDecided(_step, reason):
+            run = _without_retries(run)
+            return replace(run, failure=reason, replan_due=True, status=RunStatus.RUNNING, review_attempts=0)
+        case ev.RunEscalated(reason, step):
+            return replace(
+                _without_retries(run),
+                status=RunStatus.ESCALATED,
+                reason=reason,
+                stopped_step=step,
+                escalated_at=at,
+                escalations=run.escalations + 1,
+            )
+        case ev.RunResumed():
+            return _resumed(run, event)
+        case ev.StepOverridden(command_id=command_id, step=step, data=data):
+            run = _with_step(
+                run, step, status=StepStatus.SKIPPED, result=Result(status=ResultStatus.OK, data=data), ended_at=at
+            )
+            return replace(run, commands=run.commands | {command_id})
+        case ev.CommandRefused(command_id=command_id):
+            return replace(run, commands=run.commands | {command_id})
+        case ev.RunEnded(status, reason, output):
+            return replace(
+                run,
+                status=RunStatus(status),
+                reason=reason,
+                output=output,
+                requests={},
+                retries={},
+                finished_at=at,
+            )
+        case ev.RunAdmitted():
+            raise ValueError(f"run {run.run_id} was admitted twice")
+
+
+def _opened(
+    run: Run, ask: Ask, step: str | None, event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested
+) -> Run:
+    request = OpenRequest(ask, step, event.reserved, event.reissue_at, event)
+    retries = {key: retry for key, retry in run.retries.items() if key != (ask, step)}
+    return replace(
+        run,
+        requested=run.requested + 1,
+        requests={**run.requests, event.request_id: request},
+        retries=retries,
+        ledger=run.ledger.reserve(event.reserved),
+    )
+
+
+def _closed(run: Run, request_id: str, spend: Spend) -> Run:
+    request = run.requests[request_id]
+    requests = {key: value for key, value in run.requests.items() if key != request_id}
+    return replace(run, requests=requests, ledger=run.ledger.settle(request.reserved, spend))
+
+
+def _with_step(run: Run, step_id: str, **changes: Any) -> Run:
+    return replace(run, steps={**run.steps, step_id: replace(run.steps[step_id], **changes)})
+
+
+def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> Run:
+    run = _opened(run, Ask.CALL, event.step, event)
+    state = run.steps[event.step]
+    ledger = replace(
+        run.ledger,
+        tool_calls=run.ledger.tool_calls + 1,
+        steps=run.ledger.steps if state.counted else run.ledger.steps + 1,
+    )
+    run = _with_step(
+        run,
+        event.step,
+        status=StepStatus.RUNNING,
+        call=event.call,
+        attempts=event.attempt,
+        counted=True,
+        arguments=event.arguments,
+        result=None,
+        started_at=state.started_at or at,
+    )
+    return replace(run, ledger=ledger)
+
+
+def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime) -> Run:
+    if ask is Ask.CALL and step is not None:
+        run = _with_step(run, step, status=StepStatus.RETRYING)
+    return replace(run, retries={**run.retries, (ask, step): Retry(ask, step, due_at)})
+
+
+def _without_retries(run: Run) -> Run:
+    """Nothing is asked again by itself from here: what waited for its retry waits for its turn instead."""
+    steps = {
+        step_id: replace(state, status=StepStatus.WAITING) if state.status is StepStatus.RETRYING else state
+        for step_id, state in run.steps.items()
+    }
+    return replace(run, retries={}, steps=steps)
+
+
+def _revised(run: Run, planned: tuple[Step, ...], revision: int) -> dict[str, StepState]:
+    """Steps that ended stay as they are, whether the new plan names them or not; the others are replaced."""
+    steps = {step_id: state for step_id, state in run.steps.items() if state.status.has_ended}
+    for step in planned:
+        if step.id in steps:
+            continue
+        before = run.steps.get(step.id)
+        # A new plan means other arguments, and other arguments need another idempotency key.
+        call = before.call + 1 if before and before.counted else 1
+        steps[step.id] = StepState(step=step, revision=revision, call=call)
+    return steps
+
+
+def _resumed(run: Run, event: ev.RunResumed) -> Run:
+    steps = {
+        step_id: state.again() if state.status is StepStatus.FAILED else state for step_id, state in run.steps.items()
+    }
+    return replace(
+        run,
+        status=RunStatus.RUNNING if run.revision else RunStatus.PLANNING,
+        steps=steps,
+        replan_due=run.failure is not None,
+        plan_attempts=0,
+        review_attempts=0,
+        reason=None,
+        stopped_step=None,
+        escalated_at=None,
+        deadline_at=event.deadline_at,
+        ledger=run.ledger.extend(event.extend),
+        commands=run.commands | {event.command_id},
+    )

@@ -1,0 +1,209 @@
+"""The executor's tables: one round trip for each thing the decider loop needs. No decisions here."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from triptych.executor import events as ev
+from triptych.executor.state import Run, admit, evolve
+from triptych.kernel import claimcheck
+from triptych.kernel.bus import Outgoing
+from triptych.kernel.database import Queries
+from triptych.kernel.deadletters import DeadRecord
+from triptych.kernel.decider import Batch, Claim
+from triptych.kernel.errors import Fenced
+from triptych.kernel.outbox import OutboxKey, OutboxRow
+from triptych.schemas import Playbook
+
+_FENCED = "TR001"
+
+
+class ExecutorStore:
+    """Implements the decider loop's `Store` for runs."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._sql = Queries.load("triptych.executor", "executor.sql")
+        self._playbooks = ev.PlaybookLookup()
+
+    async def deploy(self, playbooks: Sequence[Playbook]) -> None:
+        """Record these versions, and learn every version that a run may refer to."""
+        for playbook in playbooks:
+            definition = playbook.to_bytes().decode()
+            await self._pool.execute(self._sql["deploy_playbook"], playbook.name, playbook.version, definition)
+        await self._learn_playbooks()
+
+    async def _learn_playbooks(self) -> None:
+        rows = await self._pool.fetch(self._sql["playbooks"])
+        self._playbooks = ev.PlaybookLookup(tuple(Playbook.model_validate_json(row["definition"]) for row in rows))
+
+    async def claim(self, partitions: Sequence[int], owner: str, cluster_id: str) -> list[Claim]:
+        rows = await self._pool.fetch(self._sql["claim"], list(partitions), owner, cluster_id)
+        return [Claim(row["partition"], row["epoch"], orjson.loads(row["offsets"])) for row in rows]
+
+    async def load(self, run_ids: Sequence[UUID]) -> dict[UUID, Run]:
+        rows = await self._pool.fetch(self._sql["load"], list(run_ids))
+        try:
+            return self._fold(rows)
+        except LookupError:
+            # Another process has deployed a version since this one started.
+            await self._learn_playbooks()
+            return self._fold(rows)
+
+    def _fold(self, rows: Iterable[asyncpg.Record]) -> dict[UUID, Run]:
+        runs: dict[UUID, Run] = {}
+        for run_id, event_type, at, data in rows:
+            event = ev.decode(event_type, data, self._playbooks)
+            if isinstance(event, ev.RunAdmitted):
+                runs[run_id] = admit(run_id, event, at)
+            else:
+                runs[run_id] = evolve(runs[run_id], event, at)
+        return runs
+
+    async def left_behind(self, partitions: Sequence[int]) -> list[OutboxRow]:
+        rows = await self._pool.fetch(self._sql["left_behind"], list(partitions))
+        return [
+            OutboxRow(
+                OutboxKey(row["run_id"], row["position"]),
+                row["partition"],
+                Outgoing(row["topic"], row["partition"], row["key"], _decode_headers(row["headers"]), row["value"]),
+            )
+            for row in rows
+        ]
+
+    async def timers(self, partitions: Sequence[int]) -> list[tuple[UUID, datetime]]:
+        rows = await self._pool.fetch(self._sql["timers"], list(partitions))
+        return [(row["run_id"], row["due_at"]) for row in rows]
+
+    async def commit(self, batch: Batch[Run]) -> set[UUID]:
+        claims = [row.claim for row in batch.outbox if row.claim is not None]
+        async with self._pool.acquire() as conn:
+            await claimcheck.store(conn, claims)
+            try:
+                duplicates = await conn.fetchval(self._sql["commit"], *_rows(batch))
+            except asyncpg.PostgresError as error:
+                # A journal row that is there already means that another owner has written this run.
+                if error.sqlstate == _FENCED or isinstance(error, asyncpg.UniqueViolationError):
+                    raise Fenced(tuple(batch.epochs)) from error
+                raise
+        return set(duplicates)
+
+    async def forget(self, published: Sequence[OutboxKey]) -> None:
+        await self._pool.execute(self._sql["forget"], list(published))
+
+
+def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
+    """The arguments of `commit_batch`: a list of rows for each table, in the order of its columns."""
+    return (
+        [
+            (partition, epoch, orjson.dumps(batch.offsets.get(partition, {})).decode())
+            for partition, epoch in sorted(batch.epochs.items())
+        ],
+        [(run.tenant, run.task_id, run_id) for run_id in batch.created if (run := batch.states[run_id])],
+        [_journal_row(batch, *entry) for entry in batch.events],
+        [_run_row(run) for run in _in_key_order(batch)],
+        [_step_row(batch.states[run_id], step) for run_id, step in sorted(_touched_steps(batch))],
+        [_outbox_row(row) for row in batch.outbox],
+        [tuple(key) for key in batch.published],
+        [(run_id, partition, due_at) for run_id, (partition, due_at) in sorted(batch.armed.items())],
+        batch.disarmed,
+        [_dead_letter_row(dead) for dead in batch.dead],
+    )
+
+
+def _journal_row(batch: Batch[Run], run_id: UUID, seq: int, event: Any) -> tuple[Any, ...]:
+    event_type, data = ev.encode(event)
+    return run_id, seq, event_type, batch.at, data
+
+
+def _outbox_row(row: OutboxRow) -> tuple[Any, ...]:
+    sent = row.outgoing
+    return (*row.key, row.partition, sent.partition, sent.topic, sent.key, _encode_headers(sent.headers), sent.value)
+
+
+def _dead_letter_row(dead: DeadRecord) -> tuple[Any, ...]:
+    place = (dead.id, dead.topic, dead.partition, dead.offset)
+    is_published = True  # its event is in the outbox of the same statement
+    return (
+        *place,
+        dead.key,
+        dead.value,
+        dead.headers,
+        dead.code,
+        dead.message,
+        dead.tenant,
+        dead.failed_at,
+        is_published,
+    )
+
+
+def _in_key_order(batch: Batch[Run]) -> list[Run]:
+    return [batch.states[run_id] for run_id in sorted(batch.states)]
+
+
+def _run_row(run: Run) -> tuple[Any, ...]:
+    ledger = run.ledger
+    return (
+        run.run_id,
+        run.tenant,
+        run.task_id,
+        run.principal,
+        run.playbook.name,
+        run.playbook.version,
+        run.partition,
+        run.status.value,
+        run.reason.code if run.reason else None,
+        run.reason.message if run.reason else None,
+        run.revision,
+        ledger.steps,
+        ledger.tool_calls,
+        ledger.tokens,
+        ledger.usd_micros,
+        ledger.replans,
+        run.started_at,
+        run.updated_at,
+        run.finished_at,
+    )
+
+
+def _touched_steps(batch: Batch[Run]) -> set[tuple[UUID, str]]:
+    """The steps that some event of this batch is about, and still in the plan."""
+    touched: set[tuple[UUID, str]] = set()
+    for run_id, _, event in batch.events:
+        steps = batch.states[run_id].steps
+        if isinstance(event, ev.PlanAccepted | ev.RunEscalated | ev.RunResumed):
+            touched.update((run_id, step_id) for step_id in steps)
+        elif (step_id := getattr(event, "step", None)) is not None and step_id in steps:
+            touched.add((run_id, step_id))
+    return touched
+
+
+def _step_row(run: Run, step_id: str) -> tuple[Any, ...]:
+    state = run.steps[step_id]
+    error = state.result.error if state.result else None
+    return (
+        run.run_id,
+        step_id,
+        state.revision,
+        state.step.operation,
+        state.status.value,
+        state.attempts,
+        error.code.value if error else None,
+        state.started_at,
+        state.ended_at,
+    )
+
+
+def _encode_headers(headers: Sequence[tuple[str, bytes]]) -> str:
+    return orjson.dumps([[name, base64.b64encode(value).decode()] for name, value in headers]).decode()
+
+
+def _decode_headers(encoded: str) -> list[tuple[str, bytes]]:
+    return [(name, base64.b64decode(value)) for name, value in orjson.loads(encoded)]

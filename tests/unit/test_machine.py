@@ -1,0 +1,436 @@
+"""The state machine, as a product person would tell it: what happens to a run, in which order, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from triptych.executor import events as ev
+from triptych.executor.machine import Decided, Message, Tick, begin, decide
+from triptych.executor.state import Ask, Run, RunStatus, StepStatus, admit, evolve
+from triptych.schemas import (
+    CallAnswer,
+    Control,
+    Cost,
+    Decision,
+    Effect,
+    ErrorCode,
+    Pin,
+    Plan,
+    PlanAnswer,
+    Playbook,
+    Reason,
+    Result,
+    Spend,
+    Step,
+    Task,
+    ToolError,
+    VerdictAnswer,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+RUN_ID = UUID("01900000-0000-7000-8000-000000000001")
+
+
+def playbook(**changes: object) -> Playbook:
+    fields: dict[str, object] = {
+        "name": "test",
+        "goal": "do it",
+        "input": {},
+        "tools": ("echo.*",),
+        "plan": {"pattern": "fixed", "steps": [{"id": "a", "operation": "echo.echo"}]},
+        **changes,
+    }
+    return Playbook.model_validate(fields, strict=False)
+
+
+def model_playbook(**changes: object) -> Playbook:
+    return playbook(plan={"pattern": "model", "tokens": 100, "usd": 0.01}, **changes)
+
+
+def step(step_id: str, *depends_on: str, effect: Effect = Effect.READ, cost: Cost | None = None, **fields: object) -> Step:
+    pin = Pin(contract_hash="0" * 16, effect=effect, timeout_ms=1000, cost=cost or Cost())
+    return Step.model_validate(
+        {"id": step_id, "operation": "echo.echo", "depends_on": depends_on, "pin": pin, **fields}, strict=False
+    )
+
+
+class Story:
+    """Plays messages against a run and keeps the journal, so that every test also checks the fold."""
+
+    def __init__(self, book: Playbook | None = None, **task: object) -> None:
+        self.now = NOW
+        self.journal: list[tuple[ev.Event, datetime]] = []
+        self.last: tuple[ev.Event, ...] = ()
+        fields = Task.model_validate({"playbook": "test", "task_id": "t-1", **task}, strict=False)
+        self._take(
+            begin(fields, task_id="t-1", run_id=RUN_ID, playbook=book or playbook(), partition=0, now=self.now)
+        )
+
+    def _take(self, decided: Decided) -> None:
+        self.run, self.last = decided.run, decided.events
+        self.journal.extend((event, self.now) for event in decided.events)
+        assert self.folded() == self.run
+
+    def folded(self) -> Run:
+        (first, at), *rest = self.journal
+        assert isinstance(first, ev.RunAdmitted)
+        run = admit(RUN_ID, first, at)
+        for event, recorded_at in rest:
+            run = evolve(run, event, recorded_at)
+        return run
+
+    def tell(self, message: Message) -> Story:
+        self._take(decide(self.run, message, self.now))
+        return self
+
+    def wait(self, **duration: float) -> Story:
+        self.now += timedelta(**duration)
+        return self.tell(Tick())
+
+    def request(self, ask: Ask, step_id: str | None = None) -> str:
+        found = [key for key, request in self.run.requests.items() if (request.ask, request.step) == (ask, step_id)]
+        assert len(found) == 1, f"expected one open {ask} for {step_id}, found {found}"
+        return found[0]
+
+    def plan(self, *steps: Step, spend: Spend | None = None) -> Story:
+        plan = Plan(revision=self.run.revision + 1, steps=steps)
+        return self.tell(self._answer(PlanAnswer, Ask.PLAN, None, spend, plan=plan))
+
+    def result(self, step_id: str, result: Result | None = None, spend: Spend | None = None) -> Story:
+        return self.tell(self._answer(CallAnswer, Ask.CALL, step_id, spend, result=result or Result.ok({"value": 1})))
+
+    def fail(self, step_id: str, code: ErrorCode, retry_after_ms: int | None = None) -> Story:
+        return self.result(step_id, Result.failed(code, "it broke", retry_after_ms=retry_after_ms))
+
+    def verdict(self, step_id: str | None, decision: Decision | None, code: str = "because", **fields: object) -> Story:
+        reason = Reason(code=code, message="said the critic")
+        return self.tell(
+            self._answer(VerdictAnswer, Ask.REVIEW, step_id, None, decision=decision, reason=reason, **fields)
+        )
+
+    def control(self, action: str, command_id: str = "c-1", **fields: object) -> Story:
+        command = {"command_id": command_id, "run_id": str(RUN_ID), "action": action, "principal": "user:ana", **fields}
+        return self.tell(Control.model_validate(command, strict=False))
+
+    def _answer(self, kind, ask: Ask, step_id: str | None, spend: Spend | None, **fields: object):  # noqa: ANN001, ANN202
+        request_id = self.request(ask, step_id)
+        return kind(request_id=request_id, run_id=RUN_ID, tenant="default", spend=spend or Spend(), **fields)
+
+    def statuses(self) -> dict[str, str]:
+        return {step_id: state.status.value for step_id, state in self.run.steps.items()}
+
+    def kinds(self) -> list[str]:
+        return [type(event).__name__ for event in self.last]
+
+
+def test_a_task_becomes_a_run_that_waits_for_its_plan() -> None:
+    story = Story()
+    assert story.kinds() == ["RunAdmitted", "PlanRequested"]
+    assert story.run.status is RunStatus.PLANNING
+
+
+def test_a_run_of_one_step_succeeds_when_its_result_arrives() -> None:
+    story = Story(playbook(output={"got": "${{ steps.a.data.value }}"})).plan(step("a"))
+    assert story.statuses() == {"a": "running"}
+    story.result("a")
+    assert story.kinds() == ["CallAnswered", "StepEnded", "RunEnded"]
+    assert story.run.status is RunStatus.SUCCEEDED
+    assert story.run.output == {"got": 1}
+
+
+def test_steps_wait_for_what_they_depend_on_and_branches_run_side_by_side() -> None:
+    story = Story().plan(step("a"), step("b"), step("c", "a", "b"))
+    assert story.statuses() == {"a": "running", "b": "running", "c": "waiting"}
+    story.result("b")
+    assert story.statuses()["c"] == "waiting"
+    story.result("a")
+    assert story.statuses()["c"] == "running"
+
+
+def test_no_more_steps_run_at_once_than_the_playbook_allows() -> None:
+    story = Story(playbook(parallel=2)).plan(*(step(name) for name in "abcd"))
+    assert list(story.statuses().values()).count("running") == 2
+    story.result("a")
+    assert story.statuses() == {"a": "succeeded", "b": "running", "c": "running", "d": "waiting"}
+
+
+def test_a_step_whose_condition_is_false_is_skipped_and_its_dependents_go_on() -> None:
+    story = Story(input={"vip": False}).plan(step("a", when="input.vip"), step("b", "a"))
+    assert story.statuses() == {"a": "skipped", "b": "running"}
+
+
+def test_arguments_are_rendered_from_the_input_and_earlier_results() -> None:
+    story = Story(input={"name": "Ana"}).plan(
+        step("a", arguments={"hello": "Hello ${{ input.name }}"}), step("b", "a", arguments={"n": "${{ steps.a.data }}"})
+    )
+    assert story.run.steps["a"].arguments == {"hello": "Hello Ana"}
+    assert story.result("a").run.steps["b"].arguments == {"n": {"value": 1}}
+
+
+def test_found_nothing_is_not_a_failure() -> None:
+    assert Story().plan(step("a")).result("a", Result.empty()).run.status is RunStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("code", [ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL])
+def test_a_passing_failure_is_tried_again_after_a_backoff_under_the_same_key(code: ErrorCode) -> None:
+    story = Story().plan(step("a", effect=Effect.IDEMPOTENT))
+    first = story.run.requests[story.request(Ask.CALL, "a")].event
+    story.fail("a", code)
+    assert story.kinds() == ["CallAnswered", "RetryScheduled"]
+    assert not story.run.requests
+    story.wait(seconds=1)
+    second = story.run.requests[story.request(Ask.CALL, "a")].event
+    assert second.idempotency_key == first.idempotency_key
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert first.request_id != second.request_id
+
+
+def test_a_retry_waits_at_least_as_long_as_the_upstream_asked() -> None:
+    story = Story().plan(step("a")).fail("a", ErrorCode.RATE_LIMITED, retry_after_ms=5_000)
+    assert story.wait(seconds=4).run.requests == {}
+    assert story.wait(seconds=1.1).request(Ask.CALL, "a")
+
+
+def test_when_attempts_are_used_up_the_run_escalates_and_stays_resumable() -> None:
+    story = Story(playbook(retry={"max_attempts": 2})).plan(step("a", retry={"max_attempts": 2}))
+    story.fail("a", ErrorCode.UNAVAILABLE).wait(seconds=31).fail("a", ErrorCode.UNAVAILABLE)
+    assert story.run.status is RunStatus.ESCALATED
+    assert story.run.reason is not None
+    assert story.run.reason.code == "tool_unavailable"
+    story.control("resume")
+    assert story.run.status is RunStatus.RUNNING
+    assert story.result("a").run.status is RunStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (ErrorCode.UNAUTHENTICATED, "unauthenticated"),
+        (ErrorCode.FORBIDDEN, "policy_block"),
+        (ErrorCode.IN_DOUBT, "in_doubt"),
+        (ErrorCode.INVALID_ARGUMENTS, "invalid_arguments"),
+        (ErrorCode.BUDGET_EXCEEDED, "budget_tokens"),
+    ],
+)
+def test_what_a_retry_cannot_cure_goes_to_a_person_at_once(code: ErrorCode, reason: str) -> None:
+    story = Story().plan(step("a")).fail("a", code)
+    assert story.run.status is RunStatus.ESCALATED
+    assert story.run.reason is not None
+    assert story.run.reason.code == reason
+    assert story.run.stopped_step == "a"
+
+
+def test_a_read_in_the_wrong_shape_is_tried_again_but_a_write_is_not() -> None:
+    assert Story().plan(step("a")).fail("a", ErrorCode.CONTRACT_VIOLATION).kinds()[-1] == "RetryScheduled"
+    write = Story().plan(step("a", effect=Effect.ONCE)).fail("a", ErrorCode.CONTRACT_VIOLATION)
+    assert write.run.status is RunStatus.ESCALATED
+
+
+def test_a_duplicate_answer_changes_nothing() -> None:
+    story = Story().plan(step("a"), step("b", "a"))
+    request_id = story.request(Ask.CALL, "a")
+    story.result("a")
+    before = story.run
+    again = CallAnswer(request_id=request_id, run_id=RUN_ID, tenant="default", result=Result.ok({"value": 2}))
+    assert story.tell(again).last == ()
+    assert story.run == before
+
+
+def test_nothing_changes_a_finished_run() -> None:
+    story = Story().plan(step("a")).result("a")
+    assert story.control("cancel").last == ()
+    assert story.wait(days=1).last == ()
+    assert story.run.wake_at() is None
+
+
+def test_an_expectation_that_holds_needs_no_critic_and_one_that_does_not_asks_it() -> None:
+    story = Story().plan(step("a", expect="result.data.value == 1")).result("a")
+    assert story.run.status is RunStatus.SUCCEEDED
+    story = Story().plan(step("a", expect="result.data.value == 2")).result("a")
+    assert story.statuses() == {"a": "reviewing"}
+    assert story.verdict("a", Decision.CONTINUE).run.status is RunStatus.SUCCEEDED
+
+
+def test_every_step_is_reviewed_when_the_playbook_says_so() -> None:
+    story = Story(playbook(review="every_step")).plan(step("a")).result("a")
+    assert story.statuses() == {"a": "reviewing"}
+
+
+def test_the_whole_run_is_reviewed_at_the_end_when_the_playbook_says_so() -> None:
+    story = Story(playbook(review="final", output={"v": "${{ steps.a.data.value }}"})).plan(step("a")).result("a")
+    assert story.run.status is RunStatus.REVIEWING
+    story.verdict(None, Decision.CONTINUE)
+    assert story.run.status is RunStatus.SUCCEEDED
+    assert story.run.output == {"v": 1}
+
+
+def test_a_verdict_to_retry_asks_a_read_anew_under_another_key() -> None:
+    story = Story().plan(step("a", expect="false"))
+    first = story.run.requests[story.request(Ask.CALL, "a")].event
+    story.result("a").verdict("a", Decision.RETRY).wait(seconds=1)
+    second = story.run.requests[story.request(Ask.CALL, "a")].event
+    assert second.idempotency_key != first.idempotency_key
+
+
+def test_a_verdict_to_retry_never_gives_a_write_another_key() -> None:
+    story = Story().plan(step("a", expect="false", effect=Effect.IDEMPOTENT))
+    first = story.run.requests[story.request(Ask.CALL, "a")].event
+    story.result("a").verdict("a", Decision.RETRY).wait(seconds=1)
+    assert story.run.requests[story.request(Ask.CALL, "a")].event.idempotency_key == first.idempotency_key
+
+
+def test_a_replan_waits_for_what_is_under_way_and_keeps_what_has_ended() -> None:
+    story = Story(model_playbook()).plan(step("a"), step("b", expect="false"), step("c"))
+    story.result("a").result("b").verdict("b", Decision.REPLAN)
+    assert not [request for request in story.run.requests.values() if request.ask is Ask.PLAN]
+    story.result("c")
+    assert story.kinds() == ["CallAnswered", "StepEnded", "PlanRequested"]
+    story.plan(step("b"), step("d", "a"))
+    assert story.statuses() == {"a": "succeeded", "c": "succeeded", "b": "running", "d": "running"}
+    assert story.run.ledger.replans == 1
+
+
+def test_a_step_that_is_planned_again_gets_another_key_because_its_arguments_may_differ() -> None:
+    story = Story(model_playbook()).plan(step("a", effect=Effect.IDEMPOTENT))
+    first = story.run.requests[story.request(Ask.CALL, "a")].event
+    story.fail("a", ErrorCode.INVALID_ARGUMENTS).plan(step("a", effect=Effect.IDEMPOTENT))
+    assert story.run.requests[story.request(Ask.CALL, "a")].event.idempotency_key != first.idempotency_key
+
+
+def test_replans_are_capped() -> None:
+    story = Story(model_playbook(budgets={"replans": 1})).plan(step("a")).fail("a", ErrorCode.NOT_FOUND)
+    story.plan(step("a")).fail("a", ErrorCode.NOT_FOUND)
+    assert story.run.status is RunStatus.ESCALATED
+    assert story.run.reason is not None
+    assert story.run.reason.code == "budget_replans"
+
+
+def test_a_planner_that_cannot_plan_escalates_and_one_that_is_away_is_asked_again() -> None:
+    story = Story(model_playbook())
+    away = ToolError(code=ErrorCode.UNAVAILABLE, message="no model")
+    answer = PlanAnswer(request_id=story.request(Ask.PLAN), run_id=RUN_ID, tenant="default", error=away)
+    assert story.tell(answer).kinds() == ["PlanRefused", "RetryScheduled"]
+    story.wait(seconds=10)
+    bad = ToolError(code=ErrorCode.INVALID_ARGUMENTS, message="three times wrong")
+    story.tell(
+        PlanAnswer(
+            request_id=story.request(Ask.PLAN), run_id=RUN_ID, tenant="default", error=bad, code="plan_invalid"
+        )
+    )
+    assert story.run.status is RunStatus.ESCALATED
+    assert story.run.reason is not None
+    assert story.run.reason.code == "plan_invalid"
+
+
+def test_money_is_reserved_before_a_call_and_settled_after_it() -> None:
+    cost = Cost(tokens=100, usd_micros=500_000)
+    story = Story(playbook(budgets={"usd": 0.8, "tokens": 1000})).plan(step("a", cost=cost), step("b", cost=cost))
+    assert story.run.ledger.reserved_usd_micros == 500_000
+    assert story.run.status is RunStatus.ESCALATED
+    assert story.run.reason is not None
+    assert story.run.reason.code == "budget_usd"
+    story.result("a", spend=Spend(tokens=10, usd_micros=1_000))
+    assert (story.run.ledger.usd_micros, story.run.ledger.reserved_usd_micros) == (1_000, 0)
+    assert story.control("resume").statuses()["b"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("budgets", "code"),
+    [({"steps": 1}, "budget_steps"), ({"tool_calls": 1}, "budget_tool_calls")],
+)
+def test_a_budget_that_is_used_up_escalates_and_more_of_it_lets_the_run_go_on(
+    budgets: dict[str, int], code: str
+) -> None:
+    story = Story(playbook(budgets=budgets)).plan(step("a"), step("b", "a")).result("a")
+    assert story.run.reason is not None
+    assert story.run.reason.code == code
+    name = next(iter(budgets))
+    assert story.control("resume", extend={name: 1}).result("b").run.status is RunStatus.SUCCEEDED
+
+
+def test_the_wall_clock_stops_a_run_but_not_while_a_person_has_it() -> None:
+    story = Story(playbook(budgets={"wall_ms": 10_000})).plan(step("a")).wait(seconds=10)
+    assert story.run.reason is not None
+    assert story.run.reason.code == "budget_wall_ms"
+    story.wait(hours=5).control("resume", extend={"wall_ms": 2_000})
+    assert story.wait(seconds=1).run.status is RunStatus.RUNNING
+    assert story.wait(seconds=2).run.status is RunStatus.ESCALATED
+
+
+def test_an_answer_that_comes_while_a_person_has_the_run_is_kept() -> None:
+    story = Story().plan(step("a"), step("b")).fail("a", ErrorCode.FORBIDDEN).result("b")
+    assert story.statuses() == {"a": "failed", "b": "answered"}
+    story.control("resume")
+    assert story.statuses() == {"a": "running", "b": "succeeded"}
+
+
+def test_a_person_can_settle_a_step_by_hand() -> None:
+    story = Story(playbook(output={"v": "${{ steps.a.data.value }}"})).plan(step("a")).fail("a", ErrorCode.IN_DOUBT)
+    story.control("skip", data={"value": 42})
+    assert story.run.status is RunStatus.SUCCEEDED
+    assert story.run.output == {"v": 42}
+
+
+def test_a_person_can_abort_an_escalated_run_and_cancel_any_live_one() -> None:
+    escalated = Story().plan(step("a")).fail("a", ErrorCode.IN_DOUBT).control("abort")
+    assert escalated.run.status is RunStatus.FAILED
+    running = Story().plan(step("a")).control("cancel", note="changed my mind")
+    assert running.run.status is RunStatus.CANCELLED
+    assert "user:ana" in running.run.reason.message if running.run.reason else False
+
+
+def test_a_command_that_does_not_fit_is_refused_and_a_repeated_one_is_dropped() -> None:
+    story = Story().plan(step("a"))
+    assert story.control("resume").kinds() == ["CommandRefused"]
+    assert story.control("resume").last == ()
+    story.fail("a", ErrorCode.IN_DOUBT).control("resume", "c-2").fail("a", ErrorCode.IN_DOUBT)
+    assert story.control("resume", "c-2").last == ()
+    assert story.run.status is RunStatus.ESCALATED
+
+
+def test_a_request_that_nobody_answers_is_sent_again_under_the_same_id() -> None:
+    story = Story(playbook(budgets={"wall_ms": 3_600_000})).plan(step("a"))
+    request_id = story.request(Ask.CALL, "a")
+    story.wait(seconds=40)
+    assert story.last == (ev.RequestReissued(request_id, story.run.requests[request_id].reissue_at),)
+
+
+def test_a_review_that_fails_is_asked_again_and_then_escalates() -> None:
+    story = Story().plan(step("a", expect="false")).result("a")
+    error = ToolError(code=ErrorCode.UNAVAILABLE, message="no model")
+    for _ in range(3):
+        story.verdict("a", None, error=error)
+        assert story.run.status is RunStatus.RUNNING
+        story.wait(seconds=16)
+    story.verdict("a", None, error=error)
+    assert story.run.reason is not None
+    assert story.run.reason.code == "critic_unavailable"
+
+
+def test_a_plan_with_a_hole_escalates_instead_of_waiting_for_ever() -> None:
+    story = Story().plan(step("a", "ghost"))
+    assert story.run.status is RunStatus.ESCALATED
+    assert story.run.reason is not None
+    assert story.run.reason.code == "plan_invalid"
+
+
+def test_an_active_run_always_has_something_to_wait_for() -> None:
+    story = Story().plan(step("a"))
+    assert story.run.wake_at() is not None
+    assert replace(story.run, requests={}).wake_at() == story.run.deadline_at
+
+
+def test_a_journal_reads_back_as_the_run_that_wrote_it() -> None:
+    story = Story(model_playbook(review="final")).plan(step("a", expect="false"), step("b", judge={"criteria": "good"}))
+    story.result("a").verdict("a", Decision.REPLAN).fail("b", ErrorCode.TIMEOUT).wait(seconds=31).result("b")
+    story.verdict("b", Decision.CONTINUE, confidence=0.9, evidence=("it is",)).plan(step("c"))
+    story.fail("c", ErrorCode.IN_DOUBT).control("skip", data=1).verdict(None, Decision.CONTINUE)
+    lookup = ev.PlaybookLookup((story.run.playbook,))
+    decoded = [(ev.decode(*ev.encode(event), lookup), at) for event, at in story.journal]
+    assert [event for event, _ in decoded] == [event for event, _ in story.journal]
+    assert story.run.status is RunStatus.SUCCEEDED
+    assert StepStatus.SKIPPED in {state.status for state in story.run.steps.values()}
