@@ -90,6 +90,8 @@ def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operat
         operator = _ensure_role(connection, database, _OPERATOR, operator_password)
         _execute(connection, "ALTER ROLE {} SET default_transaction_read_only = on", sql.Identifier(operator))
         roles = {schema.name: _ensure_role(connection, database, schema.name, schema.password) for schema in schemas}
+        for name in (_CLAIMS_SCHEMA, *roles):
+            _execute(connection, "CREATE SCHEMA IF NOT EXISTS {}", sql.Identifier(name))
         with _migrating(owner_dsn) as migrating:
             _migrate(migrating, _CLAIMS_SCHEMA, _CLAIMS)
             for schema in schemas:

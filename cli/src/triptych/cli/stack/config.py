@@ -16,13 +16,15 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from triptych.cli.stack.errors import ConfigInvalidError
-from triptych.kernel.migrate import WORKER
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 MigrationsReference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[\w./-]+$")]
 
 SERVERS = ("postgres", "kafka")
 """Names that a process cannot have, since these are always there."""
+
+_WORKER = "triptych.kernel:migrations/worker"
+"""The tables of a worker, which every tool is."""
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
 
@@ -96,18 +98,18 @@ class StackConfig:
     def directory(self) -> Path:
         return self.file.parent
 
-    def migrations(self, references: Iterable[str], key: str) -> tuple[Path, ...]:
+    def _directories(self, references: Iterable[str], key: str) -> tuple[Path, ...]:
         """The directories that `package:directory` references name, found without importing the package."""
         return tuple(self._migrations_directory(reference, key) for reference in references)
 
     def schema_migrations(self) -> dict[str, tuple[Path, ...]]:
         """The migrations of every schema that this configuration needs, by the schema's name."""
         schemas = {
-            name: self.migrations(service.migrations, f"services.{name}.migrations")
+            name: self._directories(service.migrations, f"services.{name}.migrations")
             for name, service in self.table.services.items()
         }
         for name, tool in self.table.tools.items():
-            schemas[f"tool_{name}"] = (WORKER, *self.migrations(tool.migrations, f"tools.{name}.migrations"))
+            schemas[f"tool_{name}"] = self._directories((_WORKER, *tool.migrations), f"tools.{name}.migrations")
         return schemas
 
     def _migrations_directory(self, reference: str, key: str) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from psycopg.conninfo import conninfo_to_dict
+
 
 class StackError(Exception):
     """Something about the stack that a person can put right."""
@@ -70,3 +72,84 @@ class ProcessFailedError(StackError):
         self.why = why
         self.log = log
         self.last_lines = last_lines
+
+
+class DatabaseError(StackError):
+    """The database could not be prepared."""
+
+    def __init__(self, dsn: str, why: str) -> None:
+        parts = conninfo_to_dict(dsn)
+        where = " ".join(f"{name}={part}" for name, part in parts.items() if name != "password")
+        super().__init__(
+            f"The database could not be prepared: {why.strip()}",
+            where=where,
+            cure="Check the address, and that this role may create databases and roles.",
+        )
+
+
+class StartError(StackError):
+    """The stack, or a part of it, did not become ready."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            why, where="embedded stack", cure="`triptych status` shows what runs, `triptych down` stops it."
+        )
+
+
+class TopicError(StackError):
+    """The topics could not be made."""
+
+    def __init__(self, kafka: str, why: str) -> None:
+        super().__init__(
+            f"The topics could not be created: {why}",
+            where=f"Kafka at {kafka}",
+            cure="Check that the broker runs and lets this client create topics, or create them yourself.",
+        )
+        self.kafka = kafka
+
+
+class PartitionsDifferError(StackError):
+    """Topics that one owner reads together have different numbers of partitions."""
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        super().__init__(
+            "All topics that the executor reads must have the same number of partitions",
+            where=", ".join(f"{topic}: {count}" for topic, count in sorted(counts.items())),
+            cure="Add partitions to the smaller ones, or use another --prefix.",
+        )
+        self.counts = counts
+
+
+class UnknownServiceError(StackError):
+    """There is no service of this name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"No service is called {name}", where="triptych.toml", cure=f"There are {', '.join(known)}.")
+        self.name = name
+        self.known = known
+
+
+class NotRunningError(StackError):
+    """No supervisor answers in this data directory."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__("No stack is running", where=str(root), cure="Start one with `triptych up`.")
+        self.root = root
+
+
+class AlreadyRunningError(StackError):
+    """Another supervisor holds this data directory."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(
+            "A stack is running already", where=str(root), cure="See `triptych status`, or choose another --data."
+        )
+        self.root = root
+
+
+class RefusedError(StackError):
+    """The running supervisor would not do what it was asked."""
+
+    def __init__(self, why: str, root: Path) -> None:
+        super().__init__(why.rstrip("."), where=str(root), cure="Nothing was changed.")
+        self.why = why

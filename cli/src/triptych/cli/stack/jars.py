@@ -12,12 +12,15 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jgo.env import LockedDependency, LockFile
-from jgo.maven import MavenContext
 from platformdirs import user_cache_path
 
 from triptych.cli.stack.errors import JarsUnavailableError
+
+if TYPE_CHECKING:
+    from jgo.env import LockedDependency
+    from jgo.maven import MavenContext
 
 LOCK = Path(__file__).with_name("kafka.lock.toml")
 
@@ -56,6 +59,9 @@ def kafka_jars(progress: Callable[[str], None]) -> Path:
 
 def _fetch(scratch: Path, progress: Callable[[str], None]) -> Path:
     """Fetch into a directory of our own, so that nothing half written is ever taken for a jar."""
+    from jgo.env import LockFile  # noqa: PLC0415 (slow to import, and needed once in a machine's life)
+    from jgo.maven import MavenContext  # noqa: PLC0415
+
     complete = scratch / "jars"
     complete.mkdir()
     maven = MavenContext(repo_cache=scratch / "repository", timeout=_TIMEOUT_S)

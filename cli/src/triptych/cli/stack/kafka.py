@@ -10,10 +10,8 @@ import base64
 import shutil
 import signal
 import socket
-import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,15 +75,9 @@ class Kafka:
     def command(self) -> Command:
         return self._java("kafka.Kafka", str(self._properties))
 
-    def wait_ready(self, alive: Callable[[], bool], timeout_s: float) -> bool:
-        """Whether a broker was in its own metadata in time; gives up as soon as it is no longer alive."""
-        deadline = time.monotonic() + timeout_s
-        with ThreadPoolExecutor(1) as thread:  # a loop of our own, whatever loop the caller has
-            while time.monotonic() < deadline and alive():
-                if _listens(self.port) and thread.submit(asyncio.run, _has_broker(self.address)).result():
-                    return True
-                time.sleep(0.05)
-        return False
+    def is_ready(self) -> bool:
+        """Whether a broker is in its own metadata. To be called in a thread that runs no event loop."""
+        return _listens(self.port) and asyncio.run(_has_broker(self.address))
 
     def _java(self, main: str, *arguments: str) -> Command:
         return Command(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from triptych.cli.stack.postgres import Postgres
 
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
+_INTERVAL_S = 0.05
 
 
 class Server(Protocol):
@@ -38,7 +40,7 @@ class Server(Protocol):
 
     def command(self) -> Command: ...
 
-    def wait_ready(self, alive: Callable[[], bool], timeout_s: float) -> bool: ...
+    def is_ready(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,13 @@ def _start(server: Server, layout: Layout, running: list[tuple[Server, subproces
     server.prepare()
     process = server.command().start(layout, server.name)
     running.append((server, process))
-    if not server.wait_ready(lambda: process.poll() is None, _READY_TIMEOUT_S):
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    while not server.is_ready():
         code = process.poll()
-        why = f"not ready after {_READY_TIMEOUT_S:.0f} s" if code is None else f"ended with code {code}"
-        raise ProcessFailedError(server.name, why, log, last_lines(log))
+        if code is not None or time.monotonic() > deadline:
+            why = f"not ready after {_READY_TIMEOUT_S:.0f} s" if code is None else f"ended with code {code}"
+            raise ProcessFailedError(server.name, why, log, last_lines(log))
+        time.sleep(_INTERVAL_S)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:

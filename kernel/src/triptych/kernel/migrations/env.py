@@ -12,7 +12,6 @@ connection = context.config.attributes["connection"]
 schema = context.config.attributes["schema"]
 
 with connection.connection.cursor() as cursor:
-    cursor.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
     cursor.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(schema)))
 connection.connection.commit()
 

@@ -1,0 +1,280 @@
+"""The process that keeps a stack running: `python -m triptych.cli.stack.supervisor`, started by `triptych up`.
+
+It starts what it can side by side, keeps stack.json true, and answers `status`, `scale` and `stop`.
+When it is killed its children live on; the next `up` stops them before it starts anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import psycopg
+
+from triptych.cli.stack.blueprint import Blueprint, Kind, Unit, server_unit
+from triptych.cli.stack.config import StackConfig
+from triptych.cli.stack.control import serve
+from triptych.cli.stack.errors import AlreadyRunningError, DatabaseError, StackError, UnknownServiceError
+from triptych.cli.stack.kafka import Kafka
+from triptych.cli.stack.layout import Layout, write_json
+from triptych.cli.stack.options import Options
+from triptych.cli.stack.orphans import stop_orphans
+from triptych.cli.stack.postgres import Postgres
+from triptych.cli.stack.topics import create_topics
+from triptych.cli.stack.watched import State, Watched
+from triptych.kernel.errors import TriptychError
+from triptych.kernel.log import Logger, configure_logging
+
+if TYPE_CHECKING:
+    from triptych.kernel.migrate import Prepared
+
+MAX_PROCESSES = 32
+"""The most processes of one service; Kafka's partitions limit what they are good for long before."""
+
+_READY_TIMEOUT_S = 60.0
+_FAILURE_KEPT_S = 10.0
+_STOP_ORDER = ((Kind.SERVICE,), (Kind.PROCESS,), (Kind.KAFKA,), (Kind.POSTGRES,))
+
+
+class Supervisor:
+    """One running stack."""
+
+    def __init__(self, options: Options, layout: Layout, log: Logger, http: httpx.AsyncClient) -> None:
+        self.stopping = asyncio.Event()
+        self._options = options
+        self._layout = layout
+        self._log = log
+        self._config = StackConfig.load(options.config)
+        self._blueprint = Blueprint(
+            config=self._config,
+            layout=layout,
+            http=http,
+            playbooks=(options.playbooks or self._config.directory / self._config.table.playbooks).resolve(),
+            topic_prefix=options.topic_prefix,
+        )
+        self._watched: dict[str, Watched] = {}
+        self._scale = dict.fromkeys((*self._config.table.services, *self._config.table.tools), 1)
+        self._scaling = asyncio.Lock()
+        self._kafka = ""
+        self._prepared: Prepared | None = None
+        self._doing = "starting"
+        self._failure: str | None = None
+        self._failure_seen = asyncio.Event()
+        self._started = False
+
+    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer the command. Raises StackError for what it refuses."""
+        match request:
+            case {"do": "status"}:
+                return self._status()
+            case {"do": "scale", "service": str(service), "count": int(count)}:
+                return {"processes": await self._scale_to(service, count)}
+            case {"do": "stop"}:
+                self.stopping.set()
+                return {"pid": os.getpid()}
+        raise StackError("This supervisor does not know that request", where="control", cure="Is it an older version?")
+
+    async def run(self) -> int:
+        """Start everything, wait until told to stop, stop everything; give the exit code."""
+        starting = asyncio.create_task(self._start(), name="start")
+        stopped = asyncio.create_task(self.stopping.wait(), name="stop")
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            if not starting.done():
+                starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starting
+            await stopped
+        except Exception as error:  # noqa: BLE001 (whatever it is, `up` must hear of it and the children must be stopped)
+            cause = _first_cause(error)
+            self._failure = str(cause) if isinstance(cause, StackError | TriptychError) else repr(cause)
+            self._log.error(
+                "cannot start", why=self._failure, exc_info=not isinstance(cause, StackError | TriptychError)
+            )
+        self._doing = "stopping"
+        await self._stop()
+        if self._failure is not None:
+            with contextlib.suppress(TimeoutError):  # let whoever waits for `up` hear why
+                await asyncio.wait_for(self._failure_seen.wait(), _FAILURE_KEPT_S)
+            return 1
+        return 0
+
+    async def _start(self) -> None:
+        began = time.monotonic()
+        orphans = await asyncio.to_thread(stop_orphans, self._layout.root)
+        if orphans:
+            self._log.warning("stopped what a supervisor that died left running", processes=orphans)
+        for name in self._config.table.processes:
+            self._watch(self._blueprint.process(name))
+        async with asyncio.TaskGroup() as both:
+            postgres = both.create_task(self._start_postgres(), name="start postgres")
+            kafka = both.create_task(self._start_kafka(), name="start kafka")
+        self._prepared, self._kafka = postgres.result(), kafka.result()
+        self._doing = "starting the services"
+        for service in self._scale:
+            self._watch(self._service(service, 1))
+        self._started = True
+        self._changed()
+        self._log.info("started", after_s=round(time.monotonic() - began, 1))
+
+    async def _start_postgres(self) -> Prepared:
+        owner = self._options.postgres
+        if owner is None:
+            server = Postgres.of(self._layout)
+            await asyncio.to_thread(server.prepare)
+            await self._watch(server_unit(server, Kind.POSTGRES)).ready(_READY_TIMEOUT_S)
+            owner = server.dsn(self._options.topic_prefix)
+        # Alembic takes a second to import: better here, while Kafka starts, than before anything does.
+        from triptych.kernel.migrate import Schema, prepare  # noqa: PLC0415
+
+        schemas = [
+            Schema(name, self._layout.secret(f"postgres-{name}"), migrations)
+            for name, migrations in self._config.schema_migrations().items()
+        ]
+        operator = self._layout.secret("postgres-operator")
+        try:
+            prepared = await asyncio.to_thread(prepare, owner, self._options.topic_prefix, schemas, operator)
+        except psycopg.Error as error:
+            raise DatabaseError(owner, str(error)) from error
+        if prepared.created:
+            self._log.info("database created")
+        return prepared
+
+    async def _start_kafka(self) -> str:
+        address = self._options.kafka
+        if address is None:
+            server = await asyncio.to_thread(Kafka.of, self._layout, self._say)
+            await asyncio.to_thread(server.prepare)
+            await self._watch(server_unit(server, Kind.KAFKA)).ready(_READY_TIMEOUT_S)
+            address = server.address
+        await create_topics(address, self._options.topic_prefix, self._config.table.tools)
+        return address
+
+    async def _stop(self) -> None:
+        for kinds in _STOP_ORDER:
+            await asyncio.gather(*(each.stop() for each in self._watched.values() if each.unit.kind in kinds))
+        (self._layout.root / "stack.json").unlink(missing_ok=True)
+
+    async def _scale_to(self, service: str, count: int) -> list[str]:
+        if service not in self._scale:
+            raise UnknownServiceError(service, tuple(self._scale))
+        if not self._started:
+            raise StackError("The stack is still starting", where=str(self._layout.root), cure="Try again in a moment.")
+        if not 1 <= count <= MAX_PROCESSES:
+            raise StackError(f"{count} processes", where=service, cure=f"Choose from 1 to {MAX_PROCESSES}.")
+        async with self._scaling:
+            for index in range(self._scale[service] + 1, count + 1):
+                self._watch(self._service(service, index))
+            surplus = [self._service(service, index).name for index in range(count + 1, self._scale[service] + 1)]
+            self._scale[service] = count
+            await asyncio.gather(*(self._watched[name].stop() for name in surplus))
+            for name in surplus:
+                del self._watched[name]
+            self._changed()
+        return [self._service(service, index).name for index in range(1, count + 1)]
+
+    def _service(self, name: str, index: int) -> Unit:
+        return self._blueprint.service(name, index, self._kafka, self._dsns)
+
+    @property
+    def _dsns(self) -> Mapping[str, str]:
+        return self._prepared.services if self._prepared else {}
+
+    def _watch(self, unit: Unit) -> Watched:
+        self._watched[unit.name] = Watched(unit, self._layout, self._log, self._changed)
+        return self._watched[unit.name]
+
+    def _say(self, doing: str) -> None:
+        self._doing = doing
+
+    def _status(self) -> dict[str, Any]:
+        processes = [each.describe() for each in self._watched.values()]
+        ready = self._started and all(each.state is State.READY for each in self._watched.values())
+        if self._failure is not None:
+            self._failure_seen.set()
+        return {
+            "data": str(self._layout.root),
+            "pid": os.getpid(),
+            "topic_prefix": self._options.topic_prefix,
+            "ready": ready and not self.stopping.is_set(),
+            "doing": "" if ready and self._doing != "stopping" else self._doing,
+            "failure": self._failure,
+            "database_created": bool(self._prepared and self._prepared.created),
+            "kafka": self._kafka or None,
+            "processes": processes,
+        }
+
+    def _changed(self) -> None:
+        """Keep stack.json true. It is there from the moment the services have been started."""
+        if not self._started or self._prepared is None:
+            return
+        units = [each.describe() | {"url": each.unit.url} for each in self._watched.values()]
+        write_json(
+            self._layout.root / "stack.json",
+            {
+                "kafka": self._kafka,
+                "postgres": self._prepared.operator,
+                "topic_prefix": self._options.topic_prefix,
+                "services": [
+                    {"name": unit["name"], "pid": unit["pid"], "health_url": unit["url"]}
+                    for unit in units
+                    if unit["kind"] is Kind.SERVICE
+                ],
+                "processes": [
+                    {"name": unit["name"], "pid": unit["pid"], "health_url": unit["url"]}
+                    for unit in units
+                    if unit["kind"] is not Kind.SERVICE
+                ],
+            },
+            mode=0o600,
+        )
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    return _first_cause(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+@contextmanager
+def _only_one(layout: Layout) -> Iterator[None]:
+    """Hold the data directory. The operating system lets go of it when we end, however we end."""
+    with (layout.root / "supervisor.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunningError(layout.root) from None
+        yield
+
+
+async def _main(options: Options, layout: Layout, log: Logger) -> int:
+    async with httpx.AsyncClient(timeout=2.0, trust_env=False) as http:
+        supervisor = Supervisor(options, layout, log, http)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, supervisor.stopping.set)
+        async with serve(layout, supervisor.answer):
+            return await supervisor.run()
+
+
+def main() -> int:
+    options = Options.model_validate_json(sys.stdin.read())
+    layout = Layout.at(options.data)
+    log = configure_logging("info", "console", service="supervisor")
+    try:
+        with _only_one(layout):
+            return asyncio.run(_main(options, layout, log))
+    except StackError as error:
+        log.error("cannot start", why=str(error))  # noqa: TRY400 (a person reads it; the trace says nothing more)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Creates the topics of a stack. Topics that exist are left as they are, so this can be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from triptych.cli.stack.errors import PartitionsDifferError, TopicError
+from triptych.schemas import topics
+
+PARTITIONS = 2
+"""Few, on one machine: each batch pays for every partition it touches."""
+
+_REPLICAS = 3
+_ATTEMPTS = 20
+_PAUSE_S = 0.25
+
+
+async def create_topics(kafka: str, prefix: str, tools: Iterable[str]) -> None:
+    """Create what is missing and check that all topics the executor reads have as many partitions.
+
+    Raises:
+        TopicError: the broker cannot be reached, or refuses a topic.
+        PartitionsDifferError: topics that were there before do not fit together.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    try:
+        await admin.start()
+        wanted = _wanted(prefix, tools, replicas=min(_REPLICAS, len((await admin.describe_cluster())["brokers"])))
+        await _create(admin, kafka, wanted)
+        await _check(admin, [f"{prefix}.{noun}" for noun in topics.EXECUTOR_INPUTS])
+    except (KafkaError, OSError) as error:
+        raise TopicError(kafka, str(error)) from error
+    finally:
+        await admin.close()
+
+
+def _wanted(prefix: str, tools: Iterable[str], replicas: int) -> list[NewTopic]:
+    nouns = {topic.noun: topic.compacted for topic in topics.CATALOG if topic.noun != topics.CALLS}
+    nouns |= {topics.calls(tool): False for tool in tools}
+    return [
+        NewTopic(
+            name=f"{prefix}.{noun}",
+            num_partitions=1 if compacted else PARTITIONS,
+            replication_factor=replicas,
+            topic_configs={"cleanup.policy": "compact"} if compacted else {},
+        )
+        for noun, compacted in nouns.items()
+    ]
+
+
+async def _create(admin: AIOKafkaAdminClient, kafka: str, wanted: list[NewTopic]) -> None:
+    """A broker that has just started may refuse for a moment, until it is part of its own cluster."""
+    refusal = ""
+    for _ in range(_ATTEMPTS):
+        response = await admin.create_topics(wanted)
+        refused = {name: (code, *message) for name, code, *message in response.topic_errors if code}
+        refused = {name: why for name, why in refused.items() if why[0] != TopicAlreadyExistsError.errno}
+        if not refused:
+            return
+        wanted = [topic for topic in wanted if topic.name in refused]
+        refusal = "; ".join(f"{name}: {why[1] or for_code(why[0]).__name__}" for name, why in refused.items())
+        await asyncio.sleep(_PAUSE_S)
+    raise TopicError(kafka, refusal)
+
+
+async def _check(admin: AIOKafkaAdminClient, names: list[str]) -> None:
+    counts = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics(names)}
+    if len(set(counts.values())) > 1:
+        raise PartitionsDifferError(counts)
