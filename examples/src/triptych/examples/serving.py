@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
+import sys
 from typing import cast
 
 import uvicorn
@@ -66,7 +68,9 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def serve(app: Starlette, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; requests under way get a few seconds to finish."""
+    """Serve until SIGTERM or SIGINT; requests under way get a few seconds to finish. The process then exits with 0."""
+    # uvicorn raises the signal again when it has shut down; without this the process would die of it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         app,
         host=host,

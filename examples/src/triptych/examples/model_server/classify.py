@@ -17,7 +17,7 @@ SIGNS: dict[str, str] = {
     "garbled duplicate",
     "how_to": "export import csv template report reports dashboard customise customize configure schedule create "
     "reminder remind columns filter logo language",
-    "security": "security breach phishing audit gdpr dpa encryption penetration soc iso vulnerability leaked deletion "
+    "security": "security breach phishing audit gdpr dpa encryption penetration soc iso vulnerability deletion "
     "retention residency",
     "account": "account profile owner transfer workspace user users role roles permission permissions invite "
     "deactivate merge entity",

@@ -12,7 +12,9 @@ from triptych.examples.model_server.words import sentences, words
 
 MAX_ARTICLES = 2
 MAX_SENTENCES = 5
-SECOND_ARTICLE_SHARE = 0.6
+SECOND_ARTICLE_SHARE = 0.75
+LEAST_RATING = 0.3
+"""Below this an article is about something else."""
 
 
 def draft(ticket: dict[str, Any]) -> dict[str, Any]:
@@ -47,17 +49,19 @@ def answer(material: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fitting(asked: set[str], articles: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The best article, and a second one when it fits nearly as well."""
+    """The article that fits best, and a second one when it fits nearly as well."""
     known = [article for article in articles if isinstance(article, dict) and article.get("id")]
     rated = sorted(((_rating(asked, article), article) for article in known), key=lambda pair: -pair[0])
-    best = rated[0][0] if rated else 0.0
-    return [article for rating, article in rated[:MAX_ARTICLES] if rating > 0 and rating >= SECOND_ARTICLE_SHARE * best]
+    least = max(LEAST_RATING, SECOND_ARTICLE_SHARE * rated[0][0]) if rated else LEAST_RATING
+    return [article for rating, article in rated[:MAX_ARTICLES] if rating >= least]
 
 
 def _rating(asked: set[str], article: dict[str, Any]) -> float:
-    """The search's score where there is one, and how much of the question the title and text share."""
+    """The share of what is asked that the article speaks of, and of its title that is asked for."""
     title, body = set(words(str(article.get("title", "")))), set(words(str(article.get("body", ""))))
-    return float(article.get("score") or 0) * 4 + 2 * len(asked & title) + len(asked & body) / 4
+    if not asked:
+        return 0.0
+    return len(asked & (title | body)) / len(asked) + len(asked & title) / (2 * len(title) or 1)
 
 
 def _relevant(asked: set[str], article: dict[str, Any], limit: int) -> list[str]:
