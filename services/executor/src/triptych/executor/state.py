@@ -323,15 +323,8 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> Run:  # noqa: C901, PLR09
             return _call_requested(run, event, at)
         case ev.CallAnswered(request_id, step, result, spend):
             return _with_step(_closed(run, request_id, spend), step, status=StepStatus.ANSWERED, result=result)
-        case ev.ReviewRequested() if event.step is None:
-            run = _opened(run, Ask.REVIEW, None, event)
-            return replace(
-                run, status=RunStatus.REVIEWING, review_attempts=run.review_attempts + 1, output=event.output
-            )
-        case ev.ReviewRequested(step=str(step)):
-            run = _opened(run, Ask.REVIEW, step, event)
-            attempts = run.steps[step].review_attempts + 1
-            return _with_step(run, step, status=StepStatus.REVIEWING, review_attempts=attempts)
+        case ev.ReviewRequested():
+            return _review_requested(run, event)
         case (
             ev.VerdictGiven(request_id=request_id, step=step, spend=spend)
             | ev.ReviewFailed(request_id=request_id, step=step, spend=spend)
@@ -427,6 +420,14 @@ def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> Run:
         started_at=state.started_at or at,
     )
     return replace(run, ledger=ledger)
+
+
+def _review_requested(run: Run, event: ev.ReviewRequested) -> Run:
+    run = _opened(run, Ask.REVIEW, event.step, event)
+    if event.step is None:
+        return replace(run, status=RunStatus.REVIEWING, review_attempts=run.review_attempts + 1, output=event.output)
+    attempts = run.steps[event.step].review_attempts + 1
+    return _with_step(run, event.step, status=StepStatus.REVIEWING, review_attempts=attempts)
 
 
 def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime) -> Run:

@@ -1,0 +1,318 @@
+"""The executor as a real process on a real broker and database; the test plays the planner and the tool."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+import triptych.executor
+from triptych.schemas import topics
+
+PLAYBOOK = """
+name: greet
+goal: Greet somebody.
+input:
+  type: object
+  required: [name]
+  additionalProperties: false
+  properties: {name: {type: string}}
+tools: [echo.echo]
+plan:
+  pattern: fixed
+  steps:
+    - {id: say, operation: echo.echo, arguments: {value: "Hello ${{ input.name }}"}}
+output: {said: "${{ steps.say.data.value }}"}
+"""
+PIN = {"contract_hash": "0" * 16, "effect": "read", "timeout_ms": 1000, "cost": {}}
+MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")
+
+
+class Bench:
+    """An executor process, and the test's own hands on the topics around it."""
+
+    def __init__(self, kafka: str, prefix: str, dsn: str, playbooks: Path, log: Path) -> None:
+        self.kafka, self.prefix, self.dsn, self.playbooks, self.log = kafka, prefix, dsn, playbooks, log
+        self.process: subprocess.Popen[bytes] | None = None
+        self.seen: dict[str, list[dict[str, Any]]] = {}
+        self.partitions: dict[str, list[int]] = {}
+
+    def start(self, instance: str = "executor-1") -> subprocess.Popen[bytes]:
+        env = os.environ | {
+            "TRIPTYCH_KAFKA": self.kafka,
+            "TRIPTYCH_POSTGRES": self.dsn,
+            "TRIPTYCH_TOPIC_PREFIX": self.prefix,
+            "TRIPTYCH_INSTANCE": instance,
+            "TRIPTYCH_PLAYBOOKS": str(self.playbooks),
+            "TRIPTYCH_SESSION_TIMEOUT_MS": "6000",
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, "-m", "triptych.executor"], env=env, stderr=log)
+        return self.process
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    async def __aenter__(self) -> Bench:
+        self.producer = AIOKafkaProducer(bootstrap_servers=self.kafka)
+        await self.producer.start()
+        nouns = (topics.PLAN_REQUESTS, "calls.echo", topics.OUTCOMES, topics.DEAD_LETTERS, topics.ESCALATIONS)
+        self.consumer = AIOKafkaConsumer(
+            *(f"{self.prefix}.{noun}" for noun in nouns), bootstrap_servers=self.kafka, auto_offset_reset="earliest"
+        )
+        await self.consumer.start()
+        self.reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self.reading.cancel()
+        await self.consumer.stop()
+        await self.producer.stop()
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            assert self.process.wait(20) == 0
+
+    async def _read(self) -> None:
+        async for record in self.consumer:
+            noun = record.topic.removeprefix(f"{self.prefix}.")
+            message = json.loads(record.value) | {"_headers": dict(record.headers)}
+            self.seen.setdefault(noun, []).append(message)
+            self.partitions.setdefault(noun, []).append(record.partition)
+
+    async def send(self, noun: str, value: bytes | dict[str, Any], partition: int | None = None, **headers: str) -> None:
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        await self.producer.send_and_wait(
+            f"{self.prefix}.{noun}", raw, partition=partition, headers=[(k, v.encode()) for k, v in headers.items()]
+        )
+
+    def of(self, noun: str, **wanted: object) -> list[dict[str, Any]]:
+        return [
+            message for message in self.seen.get(noun, []) if all(message.get(name) == v for name, v in wanted.items())
+        ]
+
+    async def answer_plans(self) -> None:
+        for request in self.seen.pop(topics.PLAN_REQUESTS, []):
+            step = request["spec"]["steps"][0]
+            plan = {"revision": 1, "steps": [{**step, "pin": PIN}]}
+            await self.send(topics.PLANS, self._reply(request) | {"plan": plan}, request["partition"])
+
+    async def answer_calls(self) -> None:
+        for request in self.seen.pop("calls.echo", []):
+            result = {"status": "ok", "data": request["arguments"]}
+            await self.send(topics.RESULTS, self._reply(request) | {"result": result}, request["partition"])
+
+    @staticmethod
+    def _reply(request: dict[str, Any]) -> dict[str, Any]:
+        return {name: request[name] for name in ("request_id", "run_id", "tenant")}
+
+    async def work(self) -> None:
+        """Play planner and tool once; call it from a waiting condition."""
+        await self.answer_plans()
+        await self.answer_calls()
+
+
+@pytest.fixture(scope="module")
+async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Bench]:
+    folder = tmp_path_factory.mktemp("executor")
+    (folder / "greet.yaml").write_text(PLAYBOOK)
+    nouns = [topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS]
+    await create_topics(*nouns, "calls.echo")
+    dsn = database.prepare({"executor": (MIGRATIONS,)}).services["executor"]
+    async with Bench(servers.kafka, prefix, dsn, folder, folder / "log") as bench:
+        bench.start()
+        yield bench
+    print(bench.log.read_text()[-4000:])
+
+
+def task(task_id: str | None, **fields: object) -> dict[str, object]:
+    return {"playbook": "greet", "input": {"name": "Ana"}, **({"task_id": task_id} if task_id else {}), **fields}
+
+
+async def test_a_task_comes_back_as_an_outcome(bench: Bench, eventually) -> None:
+    await bench.send(topics.TASKS, task("t-1", tenant="acme", principal="user:ana"))
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id="t-1")
+
+    await eventually(done)
+    (outcome,) = bench.of(topics.OUTCOMES, task_id="t-1")
+    assert (outcome["status"], outcome["final"], outcome["tenant"]) == ("succeeded", True, "acme")
+    assert outcome["output"] == {"said": "Hello Ana"}
+    assert outcome["usage"]["steps"] == outcome["usage"]["tool_calls"] == 1
+    assert outcome["_headers"]["ce_id"] == f"{outcome['run_id']}:outcome".encode()
+
+
+async def test_the_same_task_id_gives_one_run_in_a_tenant_and_another_in_another(bench: Bench, eventually) -> None:
+    for partition in (0, 1, 0):
+        await bench.send(topics.TASKS, task("twice", tenant="acme"), partition)
+    await bench.send(topics.TASKS, task("twice", tenant="globex"))
+    await bench.send(topics.TASKS, task("after"), 0)
+    await bench.send(topics.TASKS, task("after-too"), 1)
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id="after") and bench.of(topics.OUTCOMES, task_id="after-too")
+
+    await eventually(done)
+    await eventually(lambda: len(bench.of(topics.OUTCOMES, task_id="twice")) >= 2)
+    assert sorted(outcome["tenant"] for outcome in bench.of(topics.OUTCOMES, task_id="twice")) == ["acme", "globex"]
+
+
+async def test_a_task_without_an_id_gets_one_from_its_place(bench: Bench, eventually) -> None:
+    await bench.send(topics.TASKS, task(None, tenant="nameless"))
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, tenant="nameless")
+
+    await eventually(done)
+    assert bench.of(topics.OUTCOMES, tenant="nameless")[0]["task_id"].startswith(f"{bench.prefix}.tasks:")
+
+
+async def test_a_structured_cloudevent_is_a_task_too(bench: Bench, eventually) -> None:
+    envelope = {"specversion": "1.0", "id": "e-1", "source": "/test", "type": "triptych.task", "data": task("structured")}
+    await bench.send(topics.TASKS, envelope, **{"content-type": "application/cloudevents+json; charset=utf-8"})
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id="structured", status="succeeded")
+
+    await eventually(done)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"\xff\x00not json", "not_json"),
+        (b"", "empty_record"),
+        (b"[1, 2]", "invalid_task"),
+        (b'{"playbook": "greet", "task_id": "typo", "inptu": {}}', "invalid_task"),
+        (b'{"playbook": "nobody", "task_id": "lost"}', "unknown_playbook"),
+        (b'{"playbook": "greet", "task_id": "no-name", "input": {}}', "invalid_input"),
+    ],
+)
+async def test_what_is_no_task_becomes_a_dead_letter_with_its_bytes_and_a_reason(
+    bench: Bench, eventually, body: bytes, code: str
+) -> None:
+    await bench.send(topics.TASKS, body)
+    await eventually(lambda: [x for x in bench.of(topics.DEAD_LETTERS) if x["reason"]["code"] == code])
+    connection = await asyncpg.connect(bench.dsn)
+    stored = await connection.fetchval("select value from dead_letters where code = $1 and value = $2", code, body)
+    await connection.close()
+    assert stored == body
+    if body.startswith(b"{"):
+        task_id = json.loads(body)["task_id"]
+        await eventually(lambda: bench.of(topics.OUTCOMES, task_id=task_id))
+        (outcome,) = bench.of(topics.OUTCOMES, task_id=task_id)
+        assert (outcome["status"], outcome["final"], outcome["reason"]["code"]) == ("rejected", True, code)
+
+
+@pytest.mark.parametrize("noun", [topics.PLANS, topics.RESULTS, topics.VERDICTS, topics.CONTROL])
+async def test_noise_on_any_topic_is_dead_lettered_and_the_partition_goes_on(bench: Bench, eventually, noun: str) -> None:
+    before = len(bench.of(topics.DEAD_LETTERS))
+    await bench.send(noun, b"\x80noise", 0)
+    await bench.send(noun, b'{"request_id": "x"}', 0)
+    unknown = {"request_id": "x", "run_id": "01900000-0000-7000-8000-000000000000", "tenant": "t"}
+    extra = {"command_id": "c", "action": "cancel", "principal": "p", "run_id": unknown["run_id"]}
+    await bench.send(noun, extra if noun == topics.CONTROL else unknown | {"result": {"status": "ok"}}, 0)
+    await bench.send(topics.TASKS, task(f"after-{noun}"), 0)
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id=f"after-{noun}")
+
+    await eventually(done)
+    await eventually(lambda: len(bench.of(topics.DEAD_LETTERS)) >= before + 3)
+
+
+async def test_a_command_on_the_wrong_partition_finds_its_run(bench: Bench, eventually) -> None:
+    await bench.send(topics.TASKS, task("to-cancel"), 0)
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
+    (request,) = bench.of(topics.PLAN_REQUESTS)
+    command = {"command_id": "c-1", "run_id": request["run_id"], "action": "cancel", "principal": "user:ana"}
+    await bench.send(topics.CONTROL, command, 1)
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id="to-cancel", status="cancelled"))
+    bench.seen[topics.PLAN_REQUESTS].clear()
+
+
+async def test_a_killed_executor_carries_on_where_it_was(bench: Bench, eventually) -> None:
+    for number in range(20):
+        await bench.send(topics.TASKS, task(f"killed-{number}"))
+    await eventually(lambda: len(bench.of(topics.PLAN_REQUESTS)) == 20)
+    bench.kill()
+    await bench.answer_plans()
+    bench.start()
+    await eventually(lambda: len(bench.of("calls.echo")) == 20)
+    bench.kill()
+    bench.start()
+
+    async def done() -> object:
+        await bench.work()
+        return all(bench.of(topics.OUTCOMES, task_id=f"killed-{number}") for number in range(20))
+
+    await eventually(done)
+    for number in range(20):
+        ids = {outcome["_headers"]["ce_id"] for outcome in bench.of(topics.OUTCOMES, task_id=f"killed-{number}")}
+        assert len(ids) == 1
+
+
+async def test_nothing_is_left_open_when_all_runs_are_done(bench: Bench, eventually) -> None:
+    connection = await asyncpg.connect(bench.dsn)
+
+    async def empty() -> bool:
+        left = await connection.fetchrow(
+            "select (select count(*) from outbox) as outbox, (select count(*) from timers) as timers"
+        )
+        return dict(left) == {"outbox": 0, "timers": 0}
+
+    await eventually(empty)
+    assert await connection.fetchval("select count(*) from runs where finished_at is null") == 0
+    await connection.close()
+
+
+async def test_two_executors_share_the_partitions_and_a_zombie_is_fenced(bench: Bench, eventually) -> None:
+    first = bench.process
+    assert first is not None
+    second = bench.start("executor-2")
+    connection = await asyncpg.connect(bench.dsn)
+
+    async def owners() -> set[str]:
+        return {row["owner"] for row in await connection.fetch("select distinct owner from partitions")}
+
+    async def both() -> bool:
+        return await owners() == {"executor-1", "executor-2"}
+
+    await eventually(both)
+    first.send_signal(signal.SIGSTOP)
+
+    async def survivor() -> bool:
+        return await owners() == {"executor-2"}
+
+    await eventually(survivor, within_s=60)
+    for partition in (0, 1):
+        await bench.send(topics.TASKS, task(f"zombie-{partition}"), partition)
+
+    async def done() -> object:
+        await bench.work()
+        return all(bench.of(topics.OUTCOMES, task_id=f"zombie-{partition}") for partition in (0, 1))
+
+    await eventually(done)
+    first.send_signal(signal.SIGCONT)
+    await eventually(both, within_s=60)
+    await connection.close()
+    first.terminate()
+    assert await asyncio.to_thread(first.wait, 20) == 0
+    assert second.poll() is None
