@@ -300,6 +300,13 @@ async def test_a_truncated_answer_never_becomes_valid(model: OpenAIChatModel) ->
         await ask(model, "draft", provoking("truncate", "Refund?"), Draft, retries=1)
 
 
+async def test_an_answer_is_cut_at_the_tokens_the_client_allows(model: OpenAIChatModel) -> None:
+    agent = Agent(model, system_prompt="TASK: draft", output_type=str, model_settings={"max_tokens": 10})
+    told = await agent.run(json.dumps({"input": TICKET}))
+    assert told.response.finish_reason == "length"
+    assert told.usage.output_tokens == 10
+
+
 async def test_a_refusal_is_told_as_one(model: OpenAIChatModel) -> None:
     with pytest.raises(ContentFilterError):
         await ask(model, "draft", provoking("refuse", "Refund?"), NativeOutput(Draft))

@@ -113,6 +113,8 @@ def _fit(reply: dict[str, Any], schema: dict[str, Any] | None) -> Any:
 
 def _completion(model: str, prompt: Prompt, said: str, *, cut: bool = False, refused: bool = False) -> dict[str, Any]:
     """A chat completion object: the answer as a tool call where the client asked for one, else as text."""
+    if prompt.max_tokens is not None and _tokens(said) > prompt.max_tokens:
+        said, cut = said[: prompt.max_tokens * CHARACTERS_A_TOKEN], True
     identity = hashlib.sha256(f"{model}\n{prompt.text}".encode()).hexdigest()[:24]
     message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None}
     finish = "length" if cut else "stop"

@@ -70,6 +70,8 @@ class ChatRequest(BaseModel):
     tools: list[Tool] = []
     tool_choice: str | dict[str, Any] = "auto"
     response_format: dict[str, Any] | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
     stream: bool | None = False
 
 
@@ -82,6 +84,7 @@ class Prompt:
     text: str
     tool: Function | None
     schema: dict[str, Any] | None
+    max_tokens: int | None
 
     @property
     def input(self) -> dict[str, Any]:
@@ -112,6 +115,7 @@ def understand(request: ChatRequest) -> Prompt:
         text="\n".join(message.text for message in request.messages),
         tool=tool,
         schema=tool.parameters if tool else _native_schema(request),
+        max_tokens=request.max_completion_tokens or request.max_tokens,
     )
 
 
