@@ -227,6 +227,13 @@ def test_a_value_that_is_nested_too_deep_is_refused() -> None:
         expressions.references(value)
 
 
+def test_operands_are_the_paths_whose_values_explain_an_expectation() -> None:
+    expression = (
+        "result.data.score >= 0.5 && size(result.data.hits) > 0 && result.data.hits.exists(h, h.id == input.id)"
+    )
+    assert expressions.operands(expression) == ["result.data.score", "result.data.hits", "input.id"]
+
+
 @given(st.text(alphabet="input.steps[]()'\"{}$ +&|!?:,0123aä💥\\\n", max_size=60))
 def test_no_text_makes_the_checker_fail_in_an_unknown_way(text: str) -> None:
     try:

@@ -176,6 +176,24 @@ def expressions(value: Json) -> list[str]:
     return [part.expression for text in _templates(value, 0) for part in _parse(text) if isinstance(part, _Placeholder)]
 
 
+def operands(expression: str) -> list[str]:
+    """The paths into `input`, `steps` and `result` in an expression, for showing what their values were."""
+    paths: list[str] = []
+    tokens = _tokens(expression)
+    for index, token in enumerate(tokens):
+        if token.text not in VARIABLES or (index and tokens[index - 1].text == "."):
+            continue
+        end = index + 1
+        while end + 1 < len(tokens) and tokens[end].text == "." and tokens[end + 1].kind == "name":
+            if end + 2 < len(tokens) and tokens[end + 2].text == "(":
+                break
+            end += 2
+        path = "".join(part.text for part in tokens[index:end])
+        if path not in paths:
+            paths.append(path)
+    return paths
+
+
 def has_templates(value: Json) -> bool:
     """Whether anything in `value` is a template."""
     return any(True for _text in _templates(value, 0))

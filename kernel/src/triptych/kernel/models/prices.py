@@ -1,0 +1,79 @@
+"""What a model call costs, in whole millionths of a US dollar, rounded up.
+
+A price is either given in the settings or known to genai-prices. A model without a price is refused
+when the process starts: a budget in dollars cannot be kept with a price that nobody knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from typing import Protocol
+
+from genai_prices import calc_price
+from genai_prices.types import AbstractUsage
+from pydantic_ai.usage import RequestUsage
+
+from triptych.kernel.errors import ConfigurationError
+
+_ONE = Decimal(1)
+_MICROS = Decimal(1_000_000)
+
+
+class Price(Protocol):
+    """The price of one model."""
+
+    def micros(self, usage: RequestUsage) -> int:
+        """What this usage costs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPrice:
+    """A price from the settings: US dollars for a million tokens, which is millionths of one for each."""
+
+    tokens_in: Decimal
+    tokens_out: Decimal
+
+    def micros(self, usage: RequestUsage) -> int:
+        cost = self.tokens_in * usage.input_tokens + self.tokens_out * usage.output_tokens
+        return int(cost.to_integral_value(ROUND_CEILING))
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPrice:
+    """A price that genai-prices knows, with its tiers and its discount for cached tokens."""
+
+    model: str
+    provider: str | None
+
+    def micros(self, usage: AbstractUsage) -> int:
+        cost = calc_price(usage, self.model, provider_id=self.provider).total_price
+        return int((cost * _MICROS).quantize(_ONE, ROUND_CEILING))
+
+
+def price_of(
+    name: str, *, model: str, provider: str | None, given: Mapping[str, tuple[float, float]], is_listed: bool
+) -> Price:
+    """The price of a configured model. `name` is as configured, `model` as its provider calls it.
+
+    `is_listed` says whether the public price lists apply: they do not at an endpoint of one's own.
+
+    Raises:
+        ConfigurationError: nobody knows the price.
+    """
+    if name in given:
+        tokens_in, tokens_out = given[name]
+        return GivenPrice(Decimal(str(tokens_in)), Decimal(str(tokens_out)))
+    listed = ListedPrice(model, provider)
+    try:
+        if is_listed:
+            listed.micros(RequestUsage(input_tokens=1, output_tokens=1))
+            return listed
+    except LookupError:
+        pass
+    raise ConfigurationError(
+        f"TRIPTYCH_MODEL_PRICES: the price of {name} is not known; set it in US dollars for a million tokens in "
+        f'and out, for example {{"{name}": [0.5, 1.5]}}, or [0, 0] for a model of your own'
+    )
