@@ -10,40 +10,39 @@ see `Operator`.
 
 from __future__ import annotations
 
-from triptych.client.operator import JournalEntry, Operator, RunFilter, RunRow, StepRow
-
 from triptych.client.address import Address
 from triptych.client.client import Client, Receipt
 from triptych.client.errors import (
     ClientError,
-    DatabaseUnreachable,
-    KafkaUnreachable,
-    NoOutcome,
-    NoStack,
-    NotAccepted,
-    RunAmbiguous,
-    RunNotFound,
-    TopicMissing,
+    DatabaseUnreachableError,
+    KafkaUnreachableError,
+    NoOutcomeError,
+    NoStackError,
+    NotAcceptedError,
+    RunAmbiguousError,
+    RunNotFoundError,
+    TopicMissingError,
 )
 from triptych.client.feed import Feed
+from triptych.client.operator import JournalEntry, Operator, RunFilter, RunRow, StepRow
 
 __all__ = [
     "Address",
     "Client",
     "ClientError",
-    "DatabaseUnreachable",
+    "DatabaseUnreachableError",
     "Feed",
     "JournalEntry",
-    "KafkaUnreachable",
-    "NoOutcome",
-    "NoStack",
-    "NotAccepted",
+    "KafkaUnreachableError",
+    "NoOutcomeError",
+    "NoStackError",
+    "NotAcceptedError",
     "Operator",
     "Receipt",
-    "RunAmbiguous",
+    "RunAmbiguousError",
     "RunFilter",
-    "RunNotFound",
+    "RunNotFoundError",
     "RunRow",
     "StepRow",
-    "TopicMissing",
+    "TopicMissingError",
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 
-from triptych.client.errors import NoStack
+from triptych.client.errors import NoStackError
 
 STACK_FILE = "stack.json"
 
@@ -28,16 +28,16 @@ class Address:
         """Read the addresses of the stack that runs in `data_dir`.
 
         Raises:
-            NoStack: nothing was started there, or its file cannot be read.
+            NoStackError: nothing was started there, or its file cannot be read.
         """
         file = data_dir / STACK_FILE
         try:
             written = orjson.loads(file.read_bytes())
             return cls(written["kafka"], written["topic_prefix"], written["postgres"])
         except FileNotFoundError:
-            raise NoStack(file, "no stack runs here") from None
+            raise NoStackError(file, "no stack runs here") from None
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise NoStack(file, f"this is not the file of a stack ({error!r})") from error
+            raise NoStackError(file, f"this is not the file of a stack ({error!r})") from error
 
     def topic(self, noun: str) -> str:
         """The full name of a topic, for example `triptych.outcomes`."""

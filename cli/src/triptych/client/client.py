@@ -16,7 +16,7 @@ import aiokafka
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from triptych.client.address import Address
-from triptych.client.errors import KafkaUnreachable, NoOutcome, NotAccepted, TopicMissing
+from triptych.client.errors import KafkaUnreachableError, NoOutcomeError, NotAcceptedError, TopicMissingError
 from triptych.client.feed import CONNECT_TIMEOUT_MS, Feed
 from triptych.kernel.cloudevents import Headers, binary_headers
 from triptych.schemas import Control, ControlAction, Json, Outcome, Task
@@ -50,7 +50,7 @@ class Client:
         """A client of the stack that `triptych up` started in `data_dir`.
 
         Raises:
-            NoStack: nothing was started there.
+            NoStackError: nothing was started there.
         """
         address = Address.from_stack(data_dir)
         return cls(address.kafka, address.topic_prefix)
@@ -69,11 +69,11 @@ class Client:
             metadata = await producer.client.fetch_all_metadata()
         except KafkaError as error:
             await producer.stop()
-            raise KafkaUnreachable(self._address.kafka, error) from error
+            raise KafkaUnreachableError(self._address.kafka, error) from error
         tasks = self._address.topic(t.TASKS)
         if tasks not in metadata.topics():
             await producer.stop()
-            raise TopicMissing(tasks, self._address.kafka)
+            raise TopicMissingError(tasks, self._address.kafka)
         self._producer = producer
         return self
 
@@ -96,7 +96,7 @@ class Client:
 
         Raises:
             pydantic.ValidationError: a field does not have its form.
-            NotAccepted: Kafka did not acknowledge it. Submitting again with the same id is safe.
+            NotAcceptedError: Kafka did not acknowledge it. Submitting again with the same id is safe.
         """
         task = Task(playbook=playbook, input=input, tenant=tenant, principal=principal, task_id=task_id)
         return (await self.submit_many([task]))[0]
@@ -146,7 +146,7 @@ class Client:
         escalation counts as an outcome too.
 
         Raises:
-            NoOutcome: `timeout_s` is over. The run goes on.
+            NoOutcomeError: `timeout_s` is over. The run goes on.
         """
         try:
             async with asyncio.timeout(timeout_s), self.feed(from_start=True) as feed:
@@ -157,7 +157,7 @@ class Client:
                         return message
         except TimeoutError:
             pass
-        raise NoOutcome(task_id, tenant, timeout_s)
+        raise NoOutcomeError(task_id, tenant, timeout_s)
 
     # Commands
 
@@ -214,7 +214,7 @@ class Client:
                     topic, value, key=key, headers=headers or [], partition=partition
                 )
         except UnknownTopicOrPartitionError as error:
-            raise TopicMissing(topic, self._address.kafka) from error
+            raise TopicMissingError(topic, self._address.kafka) from error
         except (KafkaError, TimeoutError) as error:
-            raise NotAccepted(topic, error) from error
+            raise NotAcceptedError(topic, error) from error
         return Receipt(sent.topic, sent.partition, sent.offset)

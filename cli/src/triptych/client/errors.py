@@ -12,7 +12,7 @@ class ClientError(TriptychError):
     """Base of the client's errors."""
 
 
-class NoStack(ClientError):
+class NoStackError(ClientError):
     """There is no stack to talk to."""
 
     def __init__(self, file: Path, why: str) -> None:
@@ -20,7 +20,7 @@ class NoStack(ClientError):
         super().__init__(f"{file}: {why}; start a stack with `triptych up`, or name a broker with --kafka HOST:PORT")
 
 
-class KafkaUnreachable(ClientError):
+class KafkaUnreachableError(ClientError):
     """Kafka does not answer."""
 
     def __init__(self, kafka: str, cause: BaseException) -> None:
@@ -28,7 +28,7 @@ class KafkaUnreachable(ClientError):
         super().__init__(f"Kafka at {kafka} does not answer; is the stack running? (`triptych status`)")
 
 
-class DatabaseUnreachable(ClientError):
+class DatabaseUnreachableError(ClientError):
     """Postgres does not answer, or refuses the operator role."""
 
     def __init__(self, where: str, cause: BaseException) -> None:
@@ -36,7 +36,7 @@ class DatabaseUnreachable(ClientError):
         super().__init__(f"Postgres at {where} cannot be used ({cause}); is the stack running? (`triptych status`)")
 
 
-class TopicMissing(ClientError):
+class TopicMissingError(ClientError):
     """A topic of the pipeline does not exist on this broker."""
 
     def __init__(self, topic: str, kafka: str) -> None:
@@ -46,7 +46,7 @@ class TopicMissing(ClientError):
         )
 
 
-class NotAccepted(ClientError):
+class NotAcceptedError(ClientError):
     """Kafka did not acknowledge what was sent, so it may or may not have arrived."""
 
     def __init__(self, topic: str, cause: BaseException) -> None:
@@ -56,7 +56,7 @@ class NotAccepted(ClientError):
         )
 
 
-class NoOutcome(ClientError):
+class NoOutcomeError(ClientError):
     """The time is up and the task has no outcome yet. The run goes on."""
 
     def __init__(self, task_id: str, tenant: str, timeout_s: float) -> None:
@@ -67,7 +67,7 @@ class NoOutcome(ClientError):
         )
 
 
-class RunNotFound(ClientError):
+class RunNotFoundError(ClientError):
     """No run has this id, prefix of an id, or task id."""
 
     def __init__(self, reference: str) -> None:
@@ -75,7 +75,7 @@ class RunNotFound(ClientError):
         super().__init__(f"no run has the id or task id {reference!r}; `triptych runs` lists them")
 
 
-class RunAmbiguous(ClientError):
+class RunAmbiguousError(ClientError):
     """Several runs fit a reference."""
 
     def __init__(self, reference: str, candidates: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from triptych.client.address import Address
-from triptych.client.errors import KafkaUnreachable, TopicMissing
+from triptych.client.errors import KafkaUnreachableError, TopicMissingError
 from triptych.kernel import cloudevents
 from triptych.kernel.errors import UndecodableRecord
 from triptych.schemas import DeadLetter, Outcome
@@ -52,7 +52,7 @@ class Feed:
             await self._assign(consumer)
         except KafkaError as error:
             await consumer.stop()
-            raise KafkaUnreachable(self._address.kafka, error) from error
+            raise KafkaUnreachableError(self._address.kafka, error) from error
         except BaseException:
             await consumer.stop()
             raise
@@ -68,7 +68,7 @@ class Feed:
         partitions = []
         for topic in self._messages:
             if topic not in existing:
-                raise TopicMissing(topic, self._address.kafka)
+                raise TopicMissingError(topic, self._address.kafka)
             numbers = consumer.partitions_for_topic(topic) or set()
             partitions += [aiokafka.TopicPartition(topic, number) for number in numbers]
         consumer.assign(partitions)

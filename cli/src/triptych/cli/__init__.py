@@ -1,0 +1,1 @@
+"""The `triptych` command. Each module is one command; `main` puts them together."""

@@ -1,0 +1,167 @@
+"""`triptych cancel|resume|skip|abort`: a person's command to one run.
+
+A command is published to the run's own partition. What came of it is read back from the journal, so
+that the answer on the terminal is the executor's and not a guess.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Postgres, Prefix, broker, database
+from triptych.cli.output import err, out, print_json
+from triptych.client import Address, Client, JournalEntry, Operator, RunRow
+from triptych.schemas import ControlAction
+
+_ANSWER_TIMEOUT_S = 15.0
+_POLL_S = 0.1
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or a task id.")]
+Note = Annotated[str, typer.Option(help="Why; it is kept in the run's journal.")]
+Principal = Annotated[str | None, typer.Option(help="Who you are; user:<login> when left out.")]
+BUDGETS = ("steps", "tool_calls", "tokens", "usd", "wall_ms", "replans")
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(cancel)
+    app.command()(resume)
+    app.command()(skip)
+    app.command()(abort)
+
+
+def cancel(
+    run: RunArgument,
+    *,
+    note: Note = "",
+    principal: Principal = None,
+    data: DataDir = DEFAULT_DATA,
+    kafka: Kafka = None,
+    prefix: Prefix = None,
+    postgres: Postgres = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a run. What is under way is not waited for."""
+    command = {"principal": _principal(principal), "note": note}
+    address, dsn = broker(data, kafka, prefix), database(data, postgres)
+    _report(asyncio.run(_send(address, dsn, run, ControlAction.CANCEL, command)), as_json=as_json)
+
+
+def resume(
+    run: RunArgument,
+    *,
+    extend: Annotated[
+        list[str] | None, typer.Option(metavar="BUDGET=AMOUNT", help="More of a budget, for example usd=0.5.")
+    ] = None,
+    note: Note = "",
+    principal: Principal = None,
+    data: DataDir = DEFAULT_DATA,
+    kafka: Kafka = None,
+    prefix: Prefix = None,
+    postgres: Postgres = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take up an escalated run where it stopped, with fresh attempts."""
+    command = {"principal": _principal(principal), "note": note, "extend": amounts(extend or [])}
+    address, dsn = broker(data, kafka, prefix), database(data, postgres)
+    _report(asyncio.run(_send(address, dsn, run, ControlAction.RESUME, command)), as_json=as_json)
+
+
+def skip(
+    run: RunArgument,
+    *,
+    step: Annotated[str | None, typer.Option(help="The step; the one that stopped the run when left out.")] = None,
+    answer: Annotated[
+        str | None, typer.Option("--answer", metavar="JSON", help="What the step is taken to have answered.")
+    ] = None,
+    note: Note = "",
+    principal: Principal = None,
+    data: DataDir = DEFAULT_DATA,
+    kafka: Kafka = None,
+    prefix: Prefix = None,
+    postgres: Postgres = None,
+    as_json: AsJson = False,
+) -> None:
+    """Treat a step of an escalated run as done, and go on."""
+    command = {"principal": _principal(principal), "note": note, "step": step, "data": _json(answer)}
+    address, dsn = broker(data, kafka, prefix), database(data, postgres)
+    _report(asyncio.run(_send(address, dsn, run, ControlAction.SKIP, command)), as_json=as_json)
+
+
+def abort(
+    run: RunArgument,
+    *,
+    note: Note = "",
+    principal: Principal = None,
+    data: DataDir = DEFAULT_DATA,
+    kafka: Kafka = None,
+    prefix: Prefix = None,
+    postgres: Postgres = None,
+    as_json: AsJson = False,
+) -> None:
+    """End an escalated run as failed."""
+    command = {"principal": _principal(principal), "note": note}
+    address, dsn = broker(data, kafka, prefix), database(data, postgres)
+    _report(asyncio.run(_send(address, dsn, run, ControlAction.ABORT, command)), as_json=as_json)
+
+
+def amounts(pairs: list[str]) -> dict[str, float]:
+    """`usd=0.5` and the like, as the command carries them."""
+    found: dict[str, float] = {}
+    for pair in pairs:
+        name, _, amount = pair.partition("=")
+        if name not in BUDGETS:
+            raise typer.BadParameter(f"--extend {pair}: there is no budget {name!r}; use {', '.join(BUDGETS)}")
+        try:
+            found[name] = float(amount)
+        except ValueError:
+            raise typer.BadParameter(f"--extend {pair}: write it as {name}=NUMBER") from None
+    return found
+
+
+def _principal(given: str | None) -> str:
+    return given or f"user:{getpass.getuser()}"
+
+
+def _json(text: str | None) -> Any:
+    try:
+        return None if text is None else orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise typer.BadParameter(f"--answer is not JSON: {error}") from None
+
+
+async def _send(
+    address: Address, dsn: str, reference: str, action: ControlAction, command: dict[str, Any]
+) -> tuple[RunRow, JournalEntry | None]:
+    """Send a command and wait for the event that answers it. None when there is none in time."""
+    async with Operator.connect(dsn) as operator, Client(address.kafka, address.topic_prefix) as client:
+        run = await operator.run(reference)
+        command_id = await client.control(run.run_id, run.partition, action, **command)
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                while True:
+                    for entry in reversed(await operator.journal(run.run_id)):
+                        if entry.data.get("command_id") == command_id:
+                            return await operator.run(str(run.run_id)), entry
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            return run, None
+
+
+def _report(answered: tuple[RunRow, JournalEntry | None], *, as_json: bool) -> None:
+    run, entry = answered
+    refused = entry is None or entry.type == "CommandRefused"
+    if as_json:
+        print_json({"run": run, "event": entry})
+    elif entry is None:
+        err.print(f"run {run.run_id}: the command was sent, but no executor has answered it yet", style="yellow")
+    elif refused:
+        err.print(f"run {run.run_id}: refused: {entry.data['reason']['message']}", style="red", soft_wrap=True)
+    else:
+        out.print(f"run {run.run_id}: {entry.type}; it is {run.status} now", soft_wrap=True)
+    if refused:
+        raise typer.Exit(1)

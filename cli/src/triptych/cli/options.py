@@ -1,0 +1,49 @@
+"""The options that commands share, and how they find the stack that is meant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from triptych.client import Address, NoStackError
+
+DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="The data directory of the stack.")]
+Kafka = Annotated[
+    str | None, typer.Option("--kafka", metavar="HOST:PORT", help="This broker, instead of the one of --data.")
+]
+Prefix = Annotated[str | None, typer.Option("--prefix", help="The topics' prefix, instead of the one of --data.")]
+Postgres = Annotated[
+    str | None,
+    typer.Option("--postgres", metavar="DSN", help="The operator's database, instead of the one of --data."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for machines.")]
+
+DEFAULT_DATA = Path(".triptych")
+DEFAULT_PREFIX = "triptych"
+
+
+def broker(data: Path, kafka: str | None, prefix: str | None) -> Address:
+    """Where to publish and consume: the broker that is named, else that of the stack in `data`.
+
+    Raises:
+        NoStackError: neither is there.
+    """
+    if kafka is not None:
+        return Address(kafka, prefix or DEFAULT_PREFIX)
+    address = Address.from_stack(data)
+    return replace(address, topic_prefix=prefix or address.topic_prefix)
+
+
+def database(data: Path, postgres: str | None) -> str:
+    """The operator's DSN: the one that is named, else that of the stack in `data`.
+
+    Raises:
+        NoStackError: neither is there.
+    """
+    found = postgres or Address.from_stack(data).postgres
+    if found is None:
+        raise NoStackError(data, "it names no database")
+    return found

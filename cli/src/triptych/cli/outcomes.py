@@ -1,0 +1,61 @@
+"""`triptych outcomes`: what became of tasks, as clients see it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker
+from triptych.cli.outcome_table import outcome_table
+from triptych.cli.output import duration, err, out, print_json, status_text
+from triptych.client import Address, Client
+from triptych.schemas import Outcome
+
+
+def outcomes(
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with outcomes as they come.")] = False,
+    tenant: Annotated[str | None, typer.Option(help="Outcomes of this tenant.")] = None,
+    data: DataDir = DEFAULT_DATA,
+    kafka: Kafka = None,
+    prefix: Prefix = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show all outcomes that Kafka still has; with --json, one a line."""
+    address = broker(data, kafka, prefix)
+    if follow:
+        asyncio.run(_follow(address, tenant, as_json=as_json))
+        return
+    found = asyncio.run(_all(address, tenant))
+    if as_json:
+        for outcome in found:
+            print_json(outcome)
+    elif found:
+        out.print(outcome_table(found))
+    else:
+        err.print("no outcomes yet")
+
+
+async def _all(address: Address, tenant: str | None) -> list[Outcome]:
+    client = Client(address.kafka, address.topic_prefix)
+    async with client.feed(from_start=True, to_end=True) as feed:
+        return [message async for message in feed if isinstance(message, Outcome) and tenant in (None, message.tenant)]
+
+
+async def _follow(address: Address, tenant: str | None, *, as_json: bool) -> None:
+    client = Client(address.kafka, address.topic_prefix)
+    async for outcome in client.follow(tenant=tenant, from_start=True):
+        if as_json:
+            print_json(outcome)
+            continue
+        out.print(
+            status_text(outcome.status.value),
+            outcome.task_id,
+            outcome.run_id or "",
+            outcome.reason.code,
+            duration(outcome.usage.wall_ms),
+            sep="  ",
+            soft_wrap=True,
+        )

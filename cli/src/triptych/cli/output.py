@@ -1,0 +1,71 @@
+"""How the command line speaks: answers on standard output, everything said on the way on standard error."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+from rich.console import Console
+from rich.text import Text
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+STYLES = {
+    "succeeded": "green",
+    "escalated": "yellow",
+    "rejected": "magenta",
+    "failed": "red",
+    "cancelled": "dim",
+    "running": "cyan",
+    "planning": "cyan",
+    "reviewing": "cyan",
+    "retrying": "yellow",
+    "skipped": "dim",
+    "waiting": "dim",
+}
+"""The colour of a status, the same wherever it is shown."""
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on one line of standard output, whatever the terminal."""
+    text = orjson.dumps(value, default=_encode, option=orjson.OPT_APPEND_NEWLINE).decode()
+    out.file.write(text)
+    out.file.flush()
+
+
+def _encode(value: object) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_none=True)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def status_text(status: str) -> Text:
+    return Text(status, style=STYLES.get(status, ""))
+
+
+def usd(micros: int) -> str:
+    """Money as people read it; small amounts keep the digits that matter."""
+    dollars = micros / 1_000_000
+    return f"${dollars:.2f}" if dollars >= 1 or micros == 0 else f"${dollars:.4f}"
+
+
+def duration(ms: float) -> str:
+    """A span of time with about three digits."""
+    if ms < 1_000:  # noqa: PLR2004 - a second
+        return f"{ms:.0f} ms"
+    if ms < 60_000:  # noqa: PLR2004 - a minute
+        return f"{ms / 1000:.1f} s"
+    return str(timedelta(seconds=round(ms / 1000)))
+
+
+def local_time(at: datetime) -> str:
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def compact(value: Any, width: int | None) -> str:
+    """A JSON value on one line, cut at `width` characters if one is given."""
+    text = orjson.dumps(value, default=_encode).decode()
+    return text if width is None or len(text) <= width else f"{text[: width - 1]}…"

@@ -1,0 +1,59 @@
+"""`triptych playbook check`: everything that is wrong with a playbook, with its line."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from triptych.cli.options import AsJson
+from triptych.cli.output import err, out, print_json
+from triptych.kernel.playbooks import PlaybookErrors, Problem, load_playbook
+from triptych.schemas import Playbook
+
+app = typer.Typer(help="Playbooks: agents written in YAML.", no_args_is_help=True)
+
+
+@app.callback()
+def _playbook() -> None:
+    """Keeps `check` a sub-command although it is the only one."""
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Playbooks.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Check playbooks without running them. Ends with code 1 when anything is wrong."""
+    good: dict[Path, Playbook] = {}
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            good[file] = load_playbook(file)
+        except PlaybookErrors as error:
+            problems.extend(error.problems)
+    if as_json:
+        print_json(
+            {
+                "playbooks": [_shown(file, playbook) for file, playbook in good.items()],
+                "problems": problems_json(problems),
+            }
+        )
+    else:
+        for file, playbook in good.items():
+            out.print(f"{file}: {playbook.name}@{playbook.version} is good", soft_wrap=True)
+        for problem in problems:
+            err.print(str(problem), style="red", markup=False, soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
+
+
+def problems_json(problems: list[Problem]) -> list[dict[str, Any]]:
+    return [{**asdict(problem), "file": str(problem.file)} for problem in problems]
+
+
+def _shown(file: Path, playbook: Playbook) -> dict[str, str]:
+    return {"file": str(file), "name": playbook.name, "version": playbook.version}

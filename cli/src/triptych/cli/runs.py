@@ -1,0 +1,87 @@
+"""`triptych runs`: which runs there are, and how they stand."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Postgres, database
+from triptych.cli.output import duration, err, local_time, out, print_json, status_text, usd
+from triptych.client import Operator, RunFilter, RunRow
+
+_AGO = re.compile(r"(\d+)\s*([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def since_time(text: str) -> datetime:
+    """A moment: `90s`, `15m`, `2h`, `7d` ago, or an ISO 8601 time (local when it has no offset)."""
+    if ago := _AGO.fullmatch(text.strip()):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; write 15m, 2h, 7d or 2026-01-31T12:00") from None
+
+
+def runs(
+    *,
+    status: Annotated[str | None, typer.Option(help="For example running, escalated, succeeded, failed.")] = None,
+    playbook: Annotated[str | None, typer.Option(help="Runs of this playbook.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Runs of this tenant.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Runs with this reason code, for example budget_usd.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option(parser=since_time, metavar="TIME", help="Started since: 15m, 2h, or a time.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, newest first.")] = 50,
+    data: DataDir = DEFAULT_DATA,
+    postgres: Postgres = None,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first."""
+    wanted = RunFilter(status, playbook, tenant, reason, since, limit)
+    found = asyncio.run(_read(database(data, postgres), wanted))
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        err.print("no runs" if wanted == RunFilter(limit=limit) else "no runs fit these filters")
+        return
+    out.print(_table(found))
+    if len(found) == limit:
+        err.print(f"the newest {limit}; --limit shows more", style="dim")
+
+
+async def _read(dsn: str, wanted: RunFilter) -> list[RunRow]:
+    async with Operator.connect(dsn) as operator:
+        return await operator.runs(wanted)
+
+
+def _table(found: list[RunRow]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("run", no_wrap=True)
+    for heading in ("started", "tenant", "task", "playbook", "status", "reason"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("steps", "calls", "tokens", "USD", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run in found:
+        wall_ms = ((run.finished_at or run.updated_at) - run.started_at).total_seconds() * 1000
+        table.add_row(
+            str(run.run_id),
+            local_time(run.started_at),
+            run.tenant,
+            run.task_id,
+            run.playbook,
+            status_text(run.status),
+            run.reason_code or "",
+            str(run.steps_used),
+            str(run.tool_calls),
+            f"{run.tokens:,}",
+            usd(run.usd_micros),
+            duration(wall_ms),
+        )
+    return table

@@ -1,0 +1,268 @@
+"""The story of a run: its journal as lines that a person can read. Pure: it formats, it never fetches.
+
+An event of a type that is not known here is told by its fields, so that an older command line can
+read the journal of a newer executor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from triptych.cli.output import compact, duration, usd
+from triptych.client import JournalEntry
+
+Data = dict[str, Any]
+
+_PLAN = "plan"
+_REVIEW = "review"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One event, told. `details` are the values that it carries, one to a line."""
+
+    seq: int
+    at: datetime
+    type: str
+    step: str
+    text: str
+    tone: str = ""
+    details: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class StepCost:
+    """What one step (or planning, or the review of the whole run) used."""
+
+    requests: int = 0
+    tokens: int = 0
+    usd_micros: int = 0
+
+
+@dataclass(slots=True)
+class Story:
+    """All lines of a run, and what each step cost."""
+
+    lines: list[Line] = field(default_factory=list)
+    costs: dict[str, StepCost] = field(default_factory=dict)
+
+
+def tell(journal: Iterable[JournalEntry], width: int | None) -> Story:
+    """Tell a journal. Values longer than `width` characters are cut, if it is given."""
+    story = Story()
+    operations: dict[str, str] = {}
+    asked: dict[str, datetime] = {}
+    for entry in journal:
+        data = entry.data
+        if entry.type == "PlanAccepted":
+            operations.update({step["id"]: step["operation"] for step in data["plan"]["steps"]})
+        step = _step_of(entry)
+        text, tone, details = _told(entry, operations)
+        if spent := _spent(data.get("spend")):
+            text = f"{text}  [{spent}]"
+        request = data.get("request_id")
+        if request and entry.type.endswith("Requested"):
+            asked.setdefault(request, entry.at)
+            story.costs.setdefault(step, StepCost()).requests += 1
+        elif request in asked and data.get("spend") is not None:
+            text = f"{text}  after {duration((entry.at - asked[request]).total_seconds() * 1000)}"
+        if data.get("spend"):
+            cost = story.costs.setdefault(step, StepCost())
+            cost.tokens += data["spend"].get("tokens", 0)
+            cost.usd_micros += data["spend"].get("usd_micros", 0)
+        shown = tuple(
+            f"{name}: {compact(value, width)}" for name, value in details.items() if value not in (None, {}, [])
+        )
+        story.lines.append(Line(entry.seq, entry.at, entry.type, step, text, tone, shown))
+    return story
+
+
+def _step_of(entry: JournalEntry) -> str:
+    """The column that an event stands in: its step, or what the run as a whole is at."""
+    if entry.type.startswith("Plan") or entry.type == "ReplanDecided":
+        return _PLAN
+    step = entry.data.get("step")
+    if step is None and (entry.type.startswith(("Review", "Verdict")) or entry.data.get("ask") == _REVIEW):
+        return _REVIEW
+    return step or (_PLAN if entry.data.get("ask") == _PLAN else "")
+
+
+def _told(entry: JournalEntry, operations: dict[str, str]) -> tuple[str, str, Data]:
+    teller = _TELLERS.get(entry.type)
+    if teller is None:
+        return entry.type, "", entry.data
+    return teller(entry, operations)
+
+
+Told = tuple[str, str, Data]
+
+
+def _admitted(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    playbook = f"{data['playbook']['name']}@{data['playbook']['version']}"
+    text = f"task {data['task_id']} of {data['tenant']}, for {data['principal']}, becomes a run of {playbook}"
+    return text, "bold", {"input": data["input"]}
+
+
+def _plan_requested(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    text = f"-> asks the planner for revision {data['revision']}{_reserved(data)}"
+    return text, "", {"failure": data.get("failure")}
+
+
+def _plan_accepted(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    plan = entry.data["plan"]
+    steps = [_planned(step) for step in plan["steps"]]
+    text = f"<- plan, revision {plan['revision']}: {', '.join(steps)}"
+    return text, "cyan", {}
+
+
+def _planned(step: Data) -> str:
+    after = step.get("depends_on")
+    return f"{step['id']} ({step['operation']}{' after ' + ', '.join(after) if after else ''})"
+
+
+def _plan_refused(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    error = entry.data["error"]
+    code = entry.data.get("code") or error["code"]
+    return f"<- no plan: {code}: {error['message']}", "red", {"details": error.get("details")}
+
+
+def _call_requested(entry: JournalEntry, operations: dict[str, str]) -> Told:
+    data = entry.data
+    operation = operations.get(data["step"], "the tool")
+    text = f"-> {operation}, attempt {data['attempt']}{_reserved(data)}"
+    return text, "", {"arguments": data["arguments"], "idempotency_key": data["idempotency_key"]}
+
+
+def _call_answered(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    result, worker = entry.data["result"], entry.data.get("worker")
+    by = f" by {worker}" if worker else ""
+    if error := result.get("error"):
+        after = error.get("retry_after_ms")
+        wait = f", asks to wait {duration(after)}" if after is not None else ""
+        return f"<- {error['code']}{by}: {error['message']}{wait}", "red", {"details": error.get("details")}
+    tone = "green" if result["status"] == "ok" else "yellow"
+    return f"<- {result['status']}{by}", tone, {"data": result.get("data")}
+
+
+def _review_requested(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    what = f"step {data['step']}" if data.get("step") else "the whole run"
+    return f"-> asks the critic about {what}{_reserved(data)}", "", {"output": data.get("output")}
+
+
+def _verdict_given(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    confidence = data.get("confidence")
+    sure = f", confidence {confidence:.2f}" if confidence is not None else ""
+    tone = "green" if data["decision"] == "continue" else "yellow"
+    return f"<- {data['decision']}{sure}{_because(data)}", tone, {"evidence": data.get("evidence")}
+
+
+def _review_failed(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    error = entry.data["error"]
+    return f"<- no verdict: {error['code']}: {error['message']}", "red", {"details": error.get("details")}
+
+
+def _retry_scheduled(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    wait_ms = (datetime.fromisoformat(data["due_at"]) - entry.at).total_seconds() * 1000
+    return f"{data['ask']} again in {duration(max(0.0, wait_ms))}{_because(data)}", "yellow", {}
+
+
+def _reissued(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    return f"no answer yet; the same request is sent again ({entry.data['request_id']})", "yellow", {}
+
+
+def _step_ended(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    status = entry.data["status"]
+    tone = {"succeeded": "green", "failed": "red"}.get(status, "dim")
+    return f"step {status}{_because(entry.data)}", tone, {}
+
+
+def _replan_decided(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    at = f" at step {entry.data['step']}" if entry.data.get("step") else ""
+    return f"the plan did not work out{at}{_because(entry.data)}", "yellow", {}
+
+
+def _escalated(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    return f"ESCALATED to a person{_because(entry.data)}", "bold yellow", {}
+
+
+def _resumed(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    return f"resumed by {data['principal']}{_noted(data)}", "bold", {"extend": data.get("extend")}
+
+
+def _overridden(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    return f"settled by hand by {data['principal']}{_noted(data)}", "bold", {"data": data.get("data")}
+
+
+def _refused(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    return f"{data['action']} by {data['principal']} refused{_because(data)}", "yellow", {}
+
+
+def _ended(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    by = f" by {data['principal']}" if data.get("principal") else ""
+    tone = {"succeeded": "bold green", "failed": "bold red"}.get(data["status"], "bold")
+    return f"{data['status'].upper()}{by}{_because(data)}", tone, {"output": data.get("output")}
+
+
+_TELLERS: dict[str, Callable[[JournalEntry, dict[str, str]], Told]] = {
+    "RunAdmitted": _admitted,
+    "PlanRequested": _plan_requested,
+    "PlanAccepted": _plan_accepted,
+    "PlanRefused": _plan_refused,
+    "CallRequested": _call_requested,
+    "CallAnswered": _call_answered,
+    "ReviewRequested": _review_requested,
+    "VerdictGiven": _verdict_given,
+    "ReviewFailed": _review_failed,
+    "RetryScheduled": _retry_scheduled,
+    "RequestReissued": _reissued,
+    "StepEnded": _step_ended,
+    "ReplanDecided": _replan_decided,
+    "RunEscalated": _escalated,
+    "RunResumed": _resumed,
+    "StepOverridden": _overridden,
+    "CommandRefused": _refused,
+    "RunEnded": _ended,
+}
+
+
+def _because(data: Data) -> str:
+    reason = data.get("reason")
+    return f": {reason['code']}: {reason['message']}" if reason else ""
+
+
+def _noted(data: Data) -> str:
+    return f": {data['note']}" if data.get("note") else ""
+
+
+def _reserved(data: Data) -> str:
+    grant = data.get("reserved") or {}
+    parts = _amounts(grant)
+    return f", may use {' and '.join(parts)}" if parts else ""
+
+
+def _spent(spend: Data | None) -> str:
+    if not spend:
+        return ""
+    models = {call["model"] for call in spend.get("model_calls", ())}
+    return ", ".join([*_amounts(spend), *sorted(models)])
+
+
+def _amounts(amounts: Data) -> list[str]:
+    parts = []
+    if tokens := amounts.get("tokens"):
+        parts.append(f"{tokens:,} tokens")
+    if micros := amounts.get("usd_micros"):
+        parts.append(usd(micros))
+    return parts

@@ -1,0 +1,133 @@
+"""What has become of the lines that were submitted. Pure: it is told of messages, it never fetches them.
+
+A line is settled by an outcome of its task or, when nobody could read it, by a dead letter that names
+its place in Kafka. An escalation settles a line: the run now waits for a person.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from triptych.client import Receipt
+from triptych.schemas import DeadLetter, Outcome
+
+TaskKey = tuple[str, str]
+"""Tenant and task id."""
+
+_DEFAULT_TENANT = "default"
+_MAX_ID_CHARS = 200
+
+
+@dataclass(slots=True)
+class Submitted:
+    """One line, where it landed, and what came of it."""
+
+    number: int
+    receipt: Receipt
+    key: TaskKey | None
+    duplicate_of: int | None = None
+    outcome: Outcome | None = None
+    dead_letter: DeadLetter | None = None
+
+    @property
+    def status(self) -> str:
+        if self.outcome is not None:
+            return self.outcome.status.value
+        return "dead letter" if self.dead_letter is not None else "waiting"
+
+
+@dataclass(slots=True)
+class Tally:
+    """The lines of one submission."""
+
+    lines: list[Submitted]
+    _by_key: dict[TaskKey, Submitted] = field(default_factory=dict)
+    _by_place: dict[tuple[int, int], Submitted] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: Sequence[bytes], receipts: Sequence[Receipt]) -> Tally:
+        """Start counting for values that were published; `receipts` are in the same order."""
+        tally = cls([])
+        for number, (value, receipt) in enumerate(zip(values, receipts, strict=True), 1):
+            key = task_key(value, receipt)
+            first = tally._by_key.get(key) if key else None
+            line = Submitted(number, receipt, key, duplicate_of=first.number if first else None)
+            tally.lines.append(line)
+            tally._by_place[receipt.partition, receipt.offset] = line
+            if key and first is None:
+                tally._by_key[key] = line
+        return tally
+
+    def add(self, message: Outcome | DeadLetter) -> bool:
+        """Take a message into account; False when it is about something else."""
+        if isinstance(message, Outcome):
+            line = self._by_key.get((message.tenant, message.task_id))
+            if line is None or (line.outcome is not None and line.outcome.final):
+                return False
+            line.outcome = message
+            return True
+        line = self._by_place.get((message.partition, message.offset))
+        if line is None or line.receipt.topic != message.topic:
+            return False
+        line.dead_letter = message
+        return True
+
+    @property
+    def runs(self) -> list[Submitted]:
+        """The lines that ask for something of their own: all but the duplicates."""
+        return [line for line in self.lines if line.duplicate_of is None]
+
+    @property
+    def waiting(self) -> int:
+        """How many lines nothing is known of yet."""
+        return sum(line.outcome is None and line.dead_letter is None for line in self.runs)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything has an outcome, or is a dead letter that has none because nobody could read its id."""
+        return all(line.outcome or (line.dead_letter and line.key is None) for line in self.runs)
+
+    def counts(self) -> Counter[str]:
+        """How many lines there are of each status."""
+        return Counter(line.status for line in self.runs)
+
+    def outcomes(self) -> list[Outcome]:
+        return [line.outcome for line in self.runs if line.outcome is not None]
+
+
+def task_key(value: bytes, receipt: Receipt) -> TaskKey | None:
+    """The tenant and task id that a line's outcome will bear; None when it is no JSON object.
+
+    What has no id of its own is known by its place in Kafka.
+    """
+    try:
+        task = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(task, dict):
+        return None
+    place = f"{receipt.topic}:{receipt.partition}:{receipt.offset}"
+    return _text(task.get("tenant")) or _DEFAULT_TENANT, _text(task.get("task_id")) or place
+
+
+def _text(value: object) -> str:
+    return value[:_MAX_ID_CHARS] if isinstance(value, str) else ""
+
+
+def lines_of(content: bytes) -> list[bytes]:
+    """The lines of a .jsonl file as they are, without the empty ones."""
+    return [line for line in content.splitlines() if line.strip()]
+
+
+def total(outcomes: Iterable[Outcome]) -> tuple[int, int, float]:
+    """Tool calls, tokens and US dollars of several outcomes."""
+    usages = [outcome.usage for outcome in outcomes]
+    return (
+        sum(usage.tool_calls for usage in usages),
+        sum(usage.tokens for usage in usages),
+        sum(usage.usd for usage in usages),
+    )

@@ -1,0 +1,180 @@
+"""Looking into runs: what an operator's read-only database role can see.
+
+It reads the executor's projections and journal and changes nothing; commands to a run go over Kafka,
+as `Client.control`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from triptych.client.errors import DatabaseUnreachableError, RunAmbiguousError, RunNotFoundError
+from triptych.kernel.database import Queries
+from triptych.schemas import Json
+
+_QUERIES = Queries.load("triptych.client", "operator.sql")
+_MAX_CANDIDATES = 10
+_CONNECT_TIMEOUT_S = 10
+_ID_DIGITS = 32
+_NO_ID = UUID(int=0)
+_RUN_ID_START = re.compile(r"[0-9a-f]{6,32}")
+"""Six digits or more: fewer are more likely to be a task id."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs to list; None means any."""
+
+    status: str | None = None
+    playbook: str | None = None
+    tenant: str | None = None
+    reason: str | None = None
+    since: datetime | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run as it stands now."""
+
+    run_id: UUID
+    tenant: str
+    task_id: str
+    principal: str
+    playbook: str
+    playbook_version: str
+    partition: int
+    status: str
+    reason_code: str | None
+    reason_message: str | None
+    revision: int
+    steps_used: int
+    tool_calls: int
+    tokens: int
+    usd_micros: int
+    replans: int
+    started_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step of a run as it stands now."""
+
+    step_id: str
+    revision: int
+    operation: str
+    status: str
+    attempts: int
+    error_code: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One event of a run. `data` has the shape of the event's type."""
+
+    seq: int
+    type: str
+    at: datetime
+    data: dict[str, Json]
+
+
+class Operator:
+    """Reads runs, steps and journals. Open one with `Operator.connect`."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, dsn: str) -> AsyncIterator[Operator]:
+        """Connect with the operator's DSN, as `stack.json` has it under `postgres`.
+
+        Raises:
+            DatabaseUnreachableError: the server does not answer, or refuses the role.
+        """
+        where = _shown(dsn)
+        try:
+            connection = await asyncpg.connect(
+                dsn, timeout=_CONNECT_TIMEOUT_S, server_settings={"application_name": "triptych-operator"}
+            )
+        except (OSError, asyncpg.PostgresError, TimeoutError, ValueError) as error:
+            raise DatabaseUnreachableError(where, error) from error
+        try:
+            yield cls(connection)
+        except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError) as error:
+            raise DatabaseUnreachableError(where, error) from error
+        finally:
+            await connection.close()
+
+    async def runs(self, wanted: RunFilter = RunFilter()) -> list[RunRow]:
+        """The newest runs that fit a filter, newest first."""
+        records = await self._connection.fetch(
+            _QUERIES["runs"],
+            wanted.status,
+            wanted.playbook,
+            wanted.tenant,
+            wanted.reason,
+            wanted.since,
+            wanted.limit,
+        )
+        return [RunRow(**record) for record in records]
+
+    async def run(self, reference: str) -> RunRow:
+        """The one run that is meant by its id, an unambiguous beginning of its id, or its task id.
+
+        Raises:
+            RunNotFoundError: none fits.
+            RunAmbiguousError: several fit; for a task id, one in each of several tenants.
+        """
+        first, last = _id_range(reference)
+        records = await self._connection.fetch(_QUERIES["runs_by_reference"], first, last, reference, _MAX_CANDIDATES)
+        if not records:
+            raise RunNotFoundError(reference)
+        if len(records) > 1:
+            raise RunAmbiguousError(reference, [f"{record['run_id']} ({record['tenant']})" for record in records])
+        return RunRow(**records[0])
+
+    async def budgets(self, run: RunRow) -> dict[str, Any]:
+        """The limits that the run's playbook sets, before any extension."""
+        found = await self._connection.fetchval(_QUERIES["budgets"], run.playbook, run.playbook_version)
+        budgets: dict[str, Any] = orjson.loads(found) if found else {}
+        return budgets
+
+    async def steps(self, run_id: UUID) -> list[StepRow]:
+        """The steps of a run, in the order in which they started."""
+        return [StepRow(**record) for record in await self._connection.fetch(_QUERIES["steps"], run_id)]
+
+    async def journal(self, run_id: UUID) -> list[JournalEntry]:
+        """Every event of a run, in order."""
+        return [
+            JournalEntry(record["seq"], record["type"], record["at"], orjson.loads(record["data"]))
+            for record in await self._connection.fetch(_QUERIES["journal"], run_id)
+        ]
+
+
+def _id_range(reference: str) -> tuple[UUID, UUID]:
+    """The first and the last id that begin like `reference`; a range with no run when it is no id."""
+    digits = reference.replace("-", "").lower()
+    if not _RUN_ID_START.fullmatch(digits):
+        return _NO_ID, _NO_ID
+    return UUID(digits.ljust(_ID_DIGITS, "0")), UUID(digits.ljust(_ID_DIGITS, "f"))
+
+
+def _shown(dsn: str) -> str:
+    """Where a DSN leads, without what is secret in it."""
+    parts = urlsplit(dsn)
+    return f"{parts.hostname or 'local socket'}:{parts.port or 5432}{parts.path}"
