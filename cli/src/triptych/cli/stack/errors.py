@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from psycopg.conninfo import conninfo_to_dict
-
 
 class StackError(Exception):
     """Something about the stack that a person can put right."""
@@ -77,9 +75,7 @@ class ProcessFailedError(StackError):
 class DatabaseError(StackError):
     """The database could not be prepared."""
 
-    def __init__(self, dsn: str, why: str) -> None:
-        parts = conninfo_to_dict(dsn)
-        where = " ".join(f"{name}={part}" for name, part in parts.items() if name != "password")
+    def __init__(self, why: str, where: str) -> None:
         super().__init__(
             f"The database could not be prepared: {why.strip()}",
             where=where,
@@ -90,10 +86,24 @@ class DatabaseError(StackError):
 class StartError(StackError):
     """The stack, or a part of it, did not become ready."""
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, *, running: bool = True) -> None:
         super().__init__(
-            why, where="embedded stack", cure="`triptych status` shows what runs, `triptych down` stops it."
+            why,
+            where="the rest of the stack runs" if running else "everything was stopped again",
+            cure="See `triptych status`; `triptych down` stops it." if running else "Put it right and try again.",
         )
+        self.why = why
+
+
+class StillStoppingError(StackError):
+    """The supervisor was told to stop and has not ended."""
+
+    def __init__(self, log: Path, after_s: float) -> None:
+        super().__init__(
+            f"The supervisor has not ended {after_s:.0f} s after it was told to", where=str(log), cure="Ask again."
+        )
+        self.log = log
+        self.after_s = after_s
 
 
 class TopicError(StackError):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from triptych.cli.stack.blueprint import Blueprint, Kind, Unit, server_unit
 from triptych.cli.stack.config import StackConfig
@@ -144,7 +145,9 @@ class Supervisor:
         try:
             prepared = await asyncio.to_thread(prepare, owner, self._options.topic_prefix, schemas, operator)
         except psycopg.Error as error:
-            raise DatabaseError(owner, str(error)) from error
+            parts = conninfo_to_dict(owner)
+            where = " ".join(f"{name}={part}" for name, part in parts.items() if name != "password")
+            raise DatabaseError(str(error), where) from error
         if prepared.created:
             self._log.info("database created")
         return prepared

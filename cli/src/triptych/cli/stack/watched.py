@@ -160,7 +160,7 @@ class Watched:
         alive_at = time.monotonic()
         while True:
             vitals = await self.unit.probe()
-            self._detail = vitals.detail
+            self._detail = "" if self.state is State.STARTING else vitals.detail
             if vitals.alive:
                 alive_at = time.monotonic()
             if vitals.ready:
