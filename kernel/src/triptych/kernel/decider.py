@@ -218,7 +218,9 @@ class _Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc
                     self._service.health.beat(LOOP)
                     if self._failure is not None:
                         raise self._failure
-                    if generation == self._generation and self._claims:
+                    if generation != self._generation:
+                        self._put_back(polled)
+                    elif self._claims:
                         await self._turn(polled)
                         self._outage.over()
             async with self._busy:
@@ -253,17 +255,9 @@ class _Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc
         await self._publish(left_behind)
         self._timers = Timers(await self._store.timers(partitions))
         self._claims = {claim.partition: claim for claim in claims}
-        beginnings = []
-        for tp in assigned:
-            offset = self._claims[tp.partition].offsets.get(tp.topic)
-            if offset is None:
-                beginnings.append(tp)
-            else:
-                self._subscription.consumer.seek(tp, offset)
-        if beginnings:
-            first = await self._subscription.consumer.beginning_offsets(beginnings)
-            for tp in beginnings:
-                self._subscription.consumer.seek(tp, first[tp])
+        self._positions = {tp: await self._start_offset(tp) for tp in assigned}
+        for tp, offset in self._positions.items():
+            self._subscription.consumer.seek(tp, offset)
         self._generation += 1  # what was polled meanwhile came from before the seek
         self._service.log.info(
             "partitions claimed",
@@ -272,6 +266,19 @@ class _Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc
             left_behind=len(left_behind),
             timers=len(self._timers),
         )
+
+    async def _start_offset(self, tp: TopicPartition) -> int:
+        """Where to go on: the offset that was stored with the state it led to, else the beginning."""
+        stored = self._claims[tp.partition].offsets.get(tp.topic)
+        if stored is not None:
+            return stored
+        first: int = (await self._subscription.consumer.beginning_offsets([tp]))[tp]
+        return first
+
+    def _put_back(self, polled: dict[TopicPartition, list[Record[Any, Any]]]) -> None:
+        """A poll that spans a rebalance may hold records from before or after the seek: read them again."""
+        for tp in polled.keys() & self._positions.keys():
+            self._subscription.consumer.seek(tp, self._positions[tp])
 
     async def _cluster_id(self) -> str:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.kafka, client_id=self._settings.instance)
