@@ -1,0 +1,12 @@
+"""Write a tool: a few async functions with type hints, run by `python -m triptych.tools MODULE:ATTRIBUTE`.
+
+The runtime does the rest: contract, validation both ways, effect ledger, timeout, breaker, one attempt.
+"""
+
+from triptych.schemas.contract import Cost, Effect
+from triptych.schemas.result import ErrorCode
+from triptych.tools.call import Call, Resources
+from triptych.tools.failure import ToolFailure
+from triptych.tools.tool import Tool
+
+__all__ = ["Call", "Cost", "Effect", "ErrorCode", "Resources", "Tool", "ToolFailure"]

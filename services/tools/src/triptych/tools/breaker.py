@@ -1,0 +1,105 @@
+"""A circuit breaker around awaited calls: pybreaker keeps the state, this module keeps asyncio out of it.
+
+pybreaker knows no asyncio: a call is admitted first, awaited outside the breaker, and recorded after.
+One probe at a time, and what was admitted before the last opening says nothing about now.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pybreaker
+
+from triptych.schemas.result import ErrorCode
+
+TRIPPING = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.INTERNAL})
+"""What says something about the upstream. The rest are mistakes of the caller, or answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When a breaker opens, and for how long."""
+
+    failures: int = 5
+    """So many failures in a row open it."""
+    open_ms: int = 5_000
+    """Then nothing is called for so long, and after that one probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A call that may be made."""
+
+    opening: int
+    is_probe: bool
+
+
+class BreakerOpenError(Exception):
+    """The upstream has failed too often; it is not called."""
+
+    def __init__(self, retry_after_ms: int) -> None:
+        self.retry_after_ms = retry_after_ms
+        super().__init__(f"open for {retry_after_ms} ms")
+
+
+class _Failed(Exception):  # noqa: N818 - it never leaves this module
+    """Tells pybreaker of a failure."""
+
+
+class Breaker:
+    """The breaker of one operation in one process."""
+
+    def __init__(self, policy: BreakerPolicy) -> None:
+        self._open_for = timedelta(milliseconds=policy.open_ms)
+        self._storage = pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
+        self._breaker = pybreaker.CircuitBreaker(
+            fail_max=policy.failures,
+            reset_timeout=policy.open_ms / 1000,
+            state_storage=self._storage,
+            throw_new_error_on_trip=False,
+        )
+        self._openings = 0
+        self._probing = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._storage.state == pybreaker.STATE_OPEN
+
+    def admit(self, now: datetime | None = None) -> Admission:
+        """Admit a call, or raise BreakerOpenError. What is admitted must be recorded or forgotten."""
+        if self.is_open:
+            left = (self._storage.opened_at or datetime.now(UTC)) + self._open_for - (now or datetime.now(UTC))
+            if left > timedelta(0):
+                raise BreakerOpenError(max(1, int(left / timedelta(milliseconds=1))))
+            self._breaker.half_open()
+        probing = self._storage.state == pybreaker.STATE_HALF_OPEN
+        if probing:
+            if self._probing:
+                raise BreakerOpenError(max(1, int(self._open_for / timedelta(milliseconds=1))))
+            self._probing = True
+        return Admission(self._openings, probing)
+
+    def record(self, admission: Admission, *, failed: bool) -> None:
+        """Say how an admitted call went."""
+        self.forget(admission)
+        if admission.opening != self._openings:
+            return
+        with suppress(_Failed):
+            self._breaker.call(_fail if failed else _succeed)
+        if self.is_open:
+            self._openings += 1
+
+    def forget(self, admission: Admission) -> None:
+        """An admitted call was not made, or was cancelled: that says nothing about the upstream."""
+        if admission.is_probe and admission.opening == self._openings:
+            self._probing = False
+
+
+def _succeed() -> None:
+    return None
+
+
+def _fail() -> None:
+    raise _Failed

@@ -1,0 +1,68 @@
+"""What an operation may know of the call it serves, and what it was given to work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import asyncpg
+
+from triptych.schemas.base import Grant, Spend
+from triptych.schemas.work import CallRequest
+
+StateT = TypeVar("StateT")
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a tool's lifespan builds its clients from."""
+
+    settings: Any
+    """An instance of the tool's own settings class, or None."""
+    pool: asyncpg.Pool | None
+    """Connections under the tool's own role; None in a test without a database."""
+
+
+@dataclass(slots=True)
+class Call(Generic[StateT]):
+    """Take a parameter of this type, and the runtime fills it in; it is no argument of the contract."""
+
+    run_id: UUID
+    tenant: str
+    principal: str
+    step: str
+    attempt: int
+    idempotency_key: str
+    """The same for all attempts of a call: send it upstream."""
+    deadline_at: datetime
+    timeout_ms: int
+    grant: Grant
+    """The most this call may cost."""
+    state: StateT
+    """What the tool's lifespan yielded."""
+    spent: Spend = field(default_factory=Spend)
+
+    @classmethod
+    def of(cls, request: CallRequest, state: StateT) -> Call[StateT]:
+        return cls(
+            run_id=request.run_id,
+            tenant=request.tenant,
+            principal=request.principal,
+            step=request.step,
+            attempt=request.attempt,
+            idempotency_key=request.idempotency_key,
+            deadline_at=request.deadline_at,
+            timeout_ms=request.timeout_ms,
+            grant=request.grant,
+            state=state,
+        )
+
+    def spend(self, spend: Spend) -> None:
+        """Report what part of the call cost; it adds up, and counts whether the call succeeds or fails."""
+        self.spent = Spend(
+            tokens=self.spent.tokens + spend.tokens,
+            usd_micros=self.spent.usd_micros + spend.usd_micros,
+            model_calls=self.spent.model_calls + spend.model_calls,
+        )

@@ -1,0 +1,55 @@
+"""How an operation says that it failed."""
+
+from __future__ import annotations
+
+from triptych.kernel.errors import ConfigurationError
+from triptych.schemas.base import Json
+from triptych.schemas.result import ErrorCode, Result
+
+REFUSALS = frozenset(
+    {
+        ErrorCode.INVALID_ARGUMENTS,
+        ErrorCode.UNAUTHENTICATED,
+        ErrorCode.FORBIDDEN,
+        ErrorCode.NOT_FOUND,
+        ErrorCode.CONFLICT,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.BUDGET_EXCEEDED,
+    }
+)
+"""With these codes the upstream answered and did nothing. After any other the effect may have happened."""
+
+EFFECT = "effect"
+NO_EFFECT = "none"
+
+
+class ToolFailure(Exception):  # noqa: N818 - it is what an operation raises to answer, not an error of ours
+    """Raise it in an operation to answer with an error. The message must hold no secret.
+
+    `undone` says whether it is certain that the call changed nothing; the code decides when it is None.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        retry_after_ms: int | None = None,
+        undone: bool | None = None,
+        **details: Json,
+    ) -> None:
+        self.code, self.message, self.retry_after_ms, self.details = code, message, retry_after_ms, details
+        self.undone = code in REFUSALS if undone is None else undone
+        super().__init__(f"{code}: {message}")
+
+    def result(self, **details: Json) -> Result:
+        """The result that this failure is answered with."""
+        return Result.failed(self.code, self.message, retry_after_ms=self.retry_after_ms, **self.details | details)
+
+
+class ToolDefinitionError(ConfigurationError):
+    """A tool is written in a way that cannot work; found when its module is loaded, not at the first call."""
+
+    def __init__(self, tool: str, place: str, cure: str) -> None:
+        self.tool, self.place, self.cure = tool, place, cure
+        super().__init__(f"tool {tool}: {place}: {cure}")

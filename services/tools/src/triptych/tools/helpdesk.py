@@ -1,0 +1,113 @@
+"""The helpdesk adapter: reads and writes tickets over HTTP, each write once for its idempotency key."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import httpx
+from pydantic import Field, HttpUrl, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from typing_extensions import TypedDict
+
+from triptych.tools import Call, Effect, Resources, Tool
+from triptych.tools.http import check
+
+
+class HelpdeskSettings(BaseSettings):
+    """Where the helpdesk is. Environment prefix `TRIPTYCH_HELPDESK_`."""
+
+    model_config = SettingsConfigDict(env_prefix="TRIPTYCH_HELPDESK_", frozen=True, extra="ignore")
+
+    url: Annotated[HttpUrl, Field(description="Base URL of the helpdesk's API.")]
+    token: Annotated[SecretStr, Field(description="Bearer token of the helpdesk's API.")]
+
+
+@asynccontextmanager
+async def _client(resources: Resources) -> AsyncIterator[httpx.AsyncClient]:
+    settings: HelpdeskSettings = resources.settings
+    headers = {"Authorization": f"Bearer {settings.token.get_secret_value()}"}
+    # The runtime sets the time limit of each call; the client's own would only hide it.
+    async with httpx.AsyncClient(base_url=str(settings.url), headers=headers, timeout=None) as client:  # noqa: S113
+        yield client
+
+
+tool = Tool("helpdesk", settings=HelpdeskSettings, lifespan=_client, concurrency=16)
+
+HelpdeskCall = Call[httpx.AsyncClient]
+TicketId = Annotated[str, Field(min_length=1, max_length=100, description="The ticket's id in the helpdesk.")]
+Text = Annotated[str, Field(min_length=1, max_length=20_000)]
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class Written(TypedDict):
+    """What a write is answered with."""
+
+    ticket_id: str
+    id: str
+    created_at: str
+
+
+class Ticket(TypedDict):
+    """A ticket with everything that happened to it."""
+
+    ticket_id: str
+    tags: list[str]
+    replies: list[dict[str, Any]]
+    acknowledgements: list[dict[str, Any]]
+    assignments: list[dict[str, Any]]
+
+
+@tool.operation(effect=Effect.IDEMPOTENT, timeout_ms=5_000)
+async def acknowledge(call: HelpdeskCall, ticket_id: TicketId, text: Text) -> Written:
+    """Tell the customer that the ticket has arrived."""
+    return await _write(call, ticket_id, "acknowledgements", {"text": text})
+
+
+@tool.operation(effect=Effect.IDEMPOTENT, timeout_ms=5_000)
+async def reply(
+    call: HelpdeskCall, ticket_id: TicketId, subject: Annotated[str, Field(min_length=1, max_length=300)], body: Text
+) -> Written:
+    """Send the customer a reply."""
+    return await _write(call, ticket_id, "replies", {"subject": subject, "body": body})
+
+
+@tool.operation(effect=Effect.IDEMPOTENT, timeout_ms=5_000)
+async def tag(
+    call: HelpdeskCall, ticket_id: TicketId, tags: Annotated[list[Name], Field(min_length=1, max_length=20)]
+) -> Written:
+    """Put tags on a ticket; one that is there already stays as it is."""
+    return await _write(call, ticket_id, "tags", {"tags": tags})
+
+
+@tool.operation(effect=Effect.IDEMPOTENT, timeout_ms=5_000)
+async def assign(
+    call: HelpdeskCall, ticket_id: TicketId, team: Name, note: Annotated[str, Field(max_length=20_000)] = ""
+) -> Written:
+    """Hand a ticket to a team, with a note for the people there."""
+    return await _write(call, ticket_id, "assignments", {"team": team, "note": note})
+
+
+@tool.operation(effect=Effect.READ, timeout_ms=5_000)
+async def lookup(call: HelpdeskCall, ticket_id: TicketId) -> Ticket | None:
+    """A ticket with its tags, replies, acknowledgements and assignments. Empty when there is none."""
+    response = await call.state.get(_path(ticket_id))
+    if response.status_code == HTTPStatus.NOT_FOUND:
+        return None
+    ticket: Ticket = check(response).json()
+    return ticket
+
+
+async def _write(call: HelpdeskCall, ticket_id: str, collection: str, body: dict[str, Any]) -> Written:
+    response = await call.state.post(
+        f"{_path(ticket_id)}/{collection}", json=body, headers={"Idempotency-Key": call.idempotency_key}
+    )
+    written: Written = check(response).json()
+    return written
+
+
+def _path(ticket_id: str) -> str:
+    return f"/tickets/{quote(ticket_id, safe='')}"

@@ -1,0 +1,112 @@
+"""The effect ledger: an intent before every call that changes the world, a receipt with its answer.
+
+It is what makes an effect happen once however often a call is attempted. It never guesses: what it
+cannot know it calls unknown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import asyncpg
+import orjson
+
+from triptych.kernel.database import Queries
+from triptych.kernel.worker import Connection, Finished, JobAttempt
+from triptych.schemas.result import Result, ResultStatus
+from triptych.schemas.work import CallAnswer, CallRequest
+from triptych.tools.failure import EFFECT, NO_EFFECT
+
+
+class Standing(StrEnum):
+    """What is known of an effect when an attempt begins."""
+
+    NEW = "new"
+    """It has certainly not happened."""
+    UNKNOWN = "unknown"
+    """An earlier attempt began, and nobody knows how it ended."""
+    DONE = "done"
+    """It has happened; there is a receipt."""
+    CONFLICT = "conflict"
+    """The key was used for something else."""
+    LOST = "lost"
+    """The job belongs to another process now, so nothing may be done here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where an effect stands, and its receipt when it is done."""
+
+    standing: Standing
+    receipt: Result | None = None
+
+
+class Ledger(Protocol):
+    """Where intents and receipts are kept."""
+
+    async def begin(self, request: CallRequest, attempt: JobAttempt) -> Entry:
+        """Write the intent of this attempt, and say what was known before."""
+        ...
+
+
+class PostgresLedger:
+    """The ledger of a tool, in its own schema."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._sql = Queries.load("triptych.tools", "ledger.sql")
+
+    async def begin(self, request: CallRequest, attempt: JobAttempt) -> Entry:
+        row = await self._pool.fetchrow(
+            self._sql["begin"],
+            request.run_id,
+            request.request_id,
+            attempt.lease,
+            request.idempotency_key,
+            request.tenant,
+            request.operation,
+            (fingerprint := arguments_hash(request)),
+        )
+        assert row is not None  # noqa: S101 - the statement always gives one row
+        if not row["ours"]:
+            return Entry(Standing.LOST)
+        if row["state"] is None:
+            # More than one attempt without a known state: another one began at the same moment.
+            return Entry(Standing.NEW if row["attempts"] == 1 else Standing.UNKNOWN)
+        if (row["operation"], row["arguments_hash"]) != (request.operation, fingerprint):
+            return Entry(Standing.CONFLICT)
+        match row["state"]:
+            case "receipt":
+                return Entry(Standing.DONE, Result.model_validate_json(row["result"]))
+            case "refused":
+                return Entry(Standing.NEW)
+            case _:
+                return Entry(Standing.UNKNOWN)
+
+    async def settle(self, conn: Connection, finished: Sequence[Finished]) -> None:
+        """In the commit that accepts these answers: keep the receipts, and clear what was refused."""
+        outcomes = [outcome for one in finished if (outcome := _outcome(one)) is not None]
+        if outcomes:
+            await conn.execute(self._sql["settle"], *map(list, zip(*outcomes, strict=True)))
+
+
+def arguments_hash(request: CallRequest) -> str:
+    """A content hash: the same key must always come with the same arguments."""
+    return hashlib.sha256(orjson.dumps(request.arguments, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _outcome(finished: Finished) -> tuple[object, str, str, bytes | None] | None:
+    """Key and receipt; a receipt of None means refused; None altogether when the outcome is not known."""
+    request, answer = finished.request, finished.answer
+    if not isinstance(request, CallRequest) or not isinstance(answer, CallAnswer):
+        return None
+    result = answer.result
+    if result.status is not ResultStatus.ERROR:
+        return request.run_id, request.idempotency_key, request.request_id, result.to_bytes()
+    if result.error is not None and result.error.details.get(EFFECT) == NO_EFFECT:
+        return request.run_id, request.idempotency_key, request.request_id, None
+    return None

@@ -1,0 +1,89 @@
+"""The process of one tool: load it, announce its contracts, and work until stopped."""
+
+from __future__ import annotations
+
+import importlib
+
+from pydantic_settings import BaseSettings
+
+from triptych.kernel import cloudevents, database
+from triptych.kernel.bus import Outgoing, Publisher
+from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.outage import KAFKA_GONE, Outage
+from triptych.kernel.service import Service
+from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.worker import WorkerConfig, run_worker
+from triptych.schemas import topics
+from triptych.tools.call import Resources
+from triptych.tools.ledger import PostgresLedger
+from triptych.tools.runtime import ToolWorker
+from triptych.tools.tool import Tool
+
+CONTRACTS_TYPE = "triptych.contracts"
+RESULT_TYPE = "triptych.result"
+POOL_MAX = 6
+
+
+def load_tool(reference: str) -> Tool:
+    """The tool at `module:attribute`.
+
+    Raises:
+        ConfigurationError: there is no such module or attribute, or it is not a Tool.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute:
+        raise ConfigurationError(f"{reference!r} names no tool: write MODULE:ATTRIBUTE, e.g. triptych.tools.kb:tool")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise ConfigurationError(f"{reference}: {error}; is its directory on the Python path?") from error
+    except AttributeError as error:
+        raise ConfigurationError(f"{reference}: module {module_name} has no {attribute}") from error
+    if not isinstance(found, Tool):
+        raise ConfigurationError(f"{reference} is a {type(found).__name__}, not a triptych.tools.Tool")
+    if not found.operations:
+        raise ConfigurationError(f"{reference} offers no operation: decorate a function with @{attribute}.operation")
+    return found
+
+
+async def serve(service: Service, settings: ServiceSettings, tool: Tool, own_settings: BaseSettings | None) -> None:
+    """Run a tool until `service.stopping` is set."""
+    config = WorkerConfig(
+        request_noun=topics.calls(tool.name),
+        answer_noun=topics.RESULTS,
+        answer_type=RESULT_TYPE,
+        group=f"tool-{tool.name}",
+        concurrency=tool.concurrency,
+    )
+    pool = await database.connect(settings.postgres.get_secret_value(), f"tool {tool.name}", max_connections=POOL_MAX)
+    async with pool, tool.lifespan(Resources(own_settings, pool)) as state:
+        await _announce(service, settings, tool)
+        ledger = PostgresLedger(pool)
+        worker = ToolWorker(tool, state, ledger, service.log)
+        await run_worker(service, settings, worker, config, pool=pool, settle=ledger.settle)
+
+
+async def _announce(service: Service, settings: ServiceSettings, tool: Tool) -> None:
+    """Publish the contracts, however long Kafka is gone."""
+    message = Outgoing(
+        topic=settings.topic(topics.CONTRACTS),
+        partition=0,
+        key=tool.name.encode(),
+        headers=cloudevents.binary_headers(
+            event_id=f"{tool.name}:{','.join(contract.hash for contract in tool.contracts.contracts)}",
+            event_type=CONTRACTS_TYPE,
+            source=f"/triptych/{service.name}",
+            tenant="default",
+        ),
+        value=tool.contracts.to_bytes(),
+    )
+    outage = Outage(service.log, "kafka")
+    while not service.stopping.is_set():
+        try:
+            async with Publisher(settings) as publisher:
+                await publisher.publish([message])
+        except KAFKA_GONE as error:
+            await outage.wait(error, unless=service.stopping)
+        else:
+            outage.over()
+            return

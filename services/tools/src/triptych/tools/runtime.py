@@ -1,0 +1,174 @@
+"""The runtime of a tool: one attempt at one call, from the request to an answer that keeps the contract.
+
+The order is what matters: refuse what cannot be right, ask the breaker, write the intent, call once,
+check what came back. It never retries; the executor does, and each attempt comes here anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from triptych.kernel.log import Logger
+from triptych.kernel.worker import JobAttempt
+from triptych.schemas.base import Spend
+from triptych.schemas.contract import Effect
+from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
+from triptych.schemas.work import CallAnswer, CallRequest
+from triptych.tools import http
+from triptych.tools.breaker import TRIPPING, Admission, Breaker, BreakerOpenError
+from triptych.tools.call import Call
+from triptych.tools.failure import EFFECT, NO_EFFECT, ToolFailure
+from triptych.tools.ledger import Ledger, Standing
+from triptych.tools.operation import Operation
+from triptych.tools.tool import Tool
+
+
+class ToolWorker:
+    """Answers the calls of one tool."""
+
+    request_type = CallRequest
+
+    def __init__(self, tool: Tool, state: Any, ledger: Ledger, log: Logger) -> None:
+        self._tool, self._state, self._ledger, self._log = tool, state, ledger, log
+        self._breakers: Mapping[str, Breaker] = {name: Breaker(tool.breaker) for name in tool.operations}
+
+    async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer:
+        """One attempt. Every failure is an answer; only a cancellation gets out."""
+        call = Call.of(request, self._state)
+        try:
+            result = await self._serve(request, attempt, call)
+        except ToolFailure as failure:
+            result = failure.result()
+        return _answer(request, result, call.spent)
+
+    def failed(self, request: CallRequest, error: ToolError, spend: Spend) -> CallAnswer:
+        return _answer(request, Result(status=ResultStatus.ERROR, error=error), spend)
+
+    async def _serve(self, request: CallRequest, attempt: JobAttempt, call: Call[Any]) -> Result:
+        operation = self._offered(request)
+        operation.check_arguments(request.arguments)
+        breaker = self._breakers[request.operation]
+        admission = _admit(breaker, request.operation)
+        try:
+            settled = None
+            if operation.contract.effect is not Effect.READ:
+                settled = await self._begin(operation, request, attempt, call)
+            result = settled or await self._attempt(operation, request, call)
+        except BaseException:
+            breaker.forget(admission)
+            raise
+        if settled is None:
+            _record(breaker, admission, result)
+        else:
+            breaker.forget(admission)
+        return result
+
+    def _offered(self, request: CallRequest) -> Operation:
+        operation = self._tool.operations.get(request.operation)
+        if operation is None:
+            raise ToolFailure(
+                ErrorCode.CONTRACT_VIOLATION,
+                f"tool {self._tool.name} offers no {request.operation}, only {', '.join(self._tool.operations)}",
+            )
+        if request.contract_hash != operation.contract.hash:
+            raise ToolFailure(
+                ErrorCode.CONTRACT_VIOLATION,
+                f"{request.operation} was planned under contract {request.contract_hash}, but this tool now offers "
+                f"{operation.contract.hash} (version {operation.contract.version}); plan again under the new contract",
+                planned=request.contract_hash,
+                offered=operation.contract.hash,
+            )
+        return operation
+
+    async def _begin(
+        self, operation: Operation, request: CallRequest, attempt: JobAttempt, call: Call[Any]
+    ) -> Result | None:
+        """Write the intent. A result when there is nothing left to do, None when the call must be made.
+
+        Raises:
+            ToolFailure: it must not be made, or nobody can tell.
+        """
+        entry = await self._ledger.begin(request, attempt)
+        match entry.standing:
+            case Standing.NEW:
+                return None
+            case Standing.DONE:
+                return entry.receipt
+            case Standing.UNKNOWN if operation.contract.effect is Effect.IDEMPOTENT:
+                return None
+            case Standing.UNKNOWN:
+                return await self._reconcile(operation, request, call)
+            case Standing.CONFLICT:
+                raise ToolFailure(
+                    ErrorCode.CONFLICT,
+                    f"idempotency key {request.idempotency_key} was used for another operation or other arguments",
+                )
+            case Standing.LOST:
+                raise ToolFailure(ErrorCode.CANCELLED, "the job belongs to another process now")
+
+    async def _reconcile(self, operation: Operation, request: CallRequest, call: Call[Any]) -> Result | None:
+        try:
+            async with asyncio.timeout(request.timeout_ms / 1_000):
+                return await operation.ask_what_happened(call)
+        except ToolFailure as failure:
+            cause = failure.message
+        except Exception as error:  # noqa: BLE001 - whatever it is, it means that the tool cannot tell
+            self._log.exception("reconciliation failed", operation=request.operation, run_id=str(request.run_id))
+            cause = type(error).__name__
+        raise ToolFailure(
+            ErrorCode.IN_DOUBT,
+            f"an earlier attempt of {request.operation} began and its outcome is not known: {cause}",
+            idempotency_key=request.idempotency_key,
+        )
+
+    async def _attempt(self, operation: Operation, request: CallRequest, call: Call[Any]) -> Result:
+        limit = asyncio.timeout(request.timeout_ms / 1_000)
+        try:
+            async with limit:
+                return await operation.invoke(request.arguments, call)
+        except ToolFailure as error:
+            failure = error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            failure = http.failure_of(error)
+        except Exception as error:  # noqa: BLE001 - an operation may raise anything, and each call gets an answer
+            if limit.expired():
+                failure = ToolFailure(
+                    ErrorCode.TIMEOUT, f"{request.operation} did not answer within {request.timeout_ms} ms"
+                )
+            else:
+                self._log.exception("operation failed", operation=request.operation, request_id=request.request_id)
+                # The text of an unforeseen exception can hold anything, secrets too: it stays in the log.
+                failure = ToolFailure(
+                    ErrorCode.INTERNAL,
+                    f"{type(error).__name__} in {request.operation}; the tool's log has the details under request "
+                    f"{request.request_id}",
+                )
+        if failure.undone and operation.contract.effect is not Effect.READ:
+            return failure.result(**{EFFECT: NO_EFFECT})
+        return failure.result()
+
+
+def _admit(breaker: Breaker, operation: str) -> Admission:
+    try:
+        return breaker.admit()
+    except BreakerOpenError as error:
+        raise ToolFailure(
+            ErrorCode.UNAVAILABLE,
+            f"the breaker of {operation} is open after repeated failures; nothing was called",
+            retry_after_ms=error.retry_after_ms,
+            breaker="open",
+        ) from error
+
+
+def _record(breaker: Breaker, admission: Admission, result: Result) -> None:
+    breaker.record(admission, failed=result.error is not None and result.error.code in TRIPPING)
+
+
+def _answer(request: CallRequest, result: Result, spend: Spend) -> CallAnswer:
+    return CallAnswer(
+        request_id=request.request_id, run_id=request.run_id, tenant=request.tenant, spend=spend, result=result
+    )

@@ -1,0 +1,96 @@
+"""A tool: a name, its operations, and what lives as long as its process.
+
+tool = Tool("weather")
+
+@tool.operation(effect=Effect.READ, timeout_ms=5_000)
+async def forecast(city: str, days: int = 1) -> Forecast | None:
+\"\"\"The weather of the next days. Empty for a city that nobody knows.\"\"\"
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypeVar
+
+from pydantic_settings import BaseSettings
+
+from triptych.schemas.base import Json
+from triptych.schemas.contract import Contract, Cost, Effect, ToolContracts
+from triptych.tools.breaker import BreakerPolicy
+from triptych.tools.call import Resources
+from triptych.tools.failure import ToolDefinitionError
+from triptych.tools.operation import Function, Operation, Terms
+
+FunctionT = TypeVar("FunctionT", bound=Function)
+Lifespan = Callable[[Resources], AbstractAsyncContextManager[Any]]
+
+
+@asynccontextmanager
+async def _no_state(_resources: Resources) -> AsyncIterator[None]:
+    yield None
+
+
+class Tool:
+    """One adapter service: its own process, topic (`calls.<name>`), consumer group and database role."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        settings: type[BaseSettings] | None = None,
+        lifespan: Lifespan = _no_state,
+        concurrency: int = 16,
+        breaker: BreakerPolicy | None = None,
+    ) -> None:
+        """`lifespan` gets the settings and a pool, and yields what operations find as `call.state`."""
+        self.name, self.settings, self.lifespan, self.concurrency = name, settings, lifespan, concurrency
+        self.breaker = breaker or BreakerPolicy()
+        self.operations: dict[str, Operation] = {}
+
+    def operation(
+        self,
+        *,
+        effect: Effect,
+        version: str = "1",
+        timeout_ms: int = 10_000,
+        cost: Cost | None = None,
+        arguments: dict[str, Json] | None = None,
+        result: dict[str, Json] | None = None,
+    ) -> Callable[[FunctionT], FunctionT]:
+        """Offer a function as an operation. `arguments` and `result` are JSON Schemas to use instead of its hints.
+
+        Raises:
+            ToolDefinitionError: the function cannot be offered as it is.
+        """
+        terms = Terms(effect, version, timeout_ms, cost or Cost(), arguments, result)
+
+        def offer(function: FunctionT) -> FunctionT:
+            operation = Operation(self.name, function, terms)
+            self.operations[operation.contract.operation] = operation
+            return function
+
+        return offer
+
+    def reconcile(self, function: Function) -> Callable[[FunctionT], FunctionT]:
+        """Offer a way to ask what became of an earlier attempt of a `once` operation.
+
+        It takes the Call alone and returns the operation's result, or None when it certainly did not happen.
+        """
+
+        def offer(reconcile: FunctionT) -> FunctionT:
+            for operation in self.operations.values():
+                if operation.function is function:
+                    operation.reconcile = reconcile
+                    return reconcile
+            raise ToolDefinitionError(
+                self.name, f"reconcile({function.__name__})", "offer the function as an operation first"
+            )
+
+        return offer
+
+    @property
+    def contracts(self) -> ToolContracts:
+        """What the tool announces."""
+        contracts: tuple[Contract, ...] = tuple(operation.contract for operation in self.operations.values())
+        return ToolContracts(tool=self.name, contracts=contracts)
