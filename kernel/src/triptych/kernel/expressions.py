@@ -194,6 +194,16 @@ def operands(expression: str) -> list[str]:
     return paths
 
 
+def is_reference(text: str) -> bool:
+    """Whether a text is one template and nothing else, so that it keeps the type of what it refers to.
+
+    Raises:
+        ExpressionError: a template is malformed.
+    """
+    parts = _parse(text)
+    return len(parts) == 1 and isinstance(parts[0], _Placeholder)
+
+
 def has_templates(value: Json) -> bool:
     """Whether anything in `value` is a template."""
     return any(True for _text in _templates(value, 0))

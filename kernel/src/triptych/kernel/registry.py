@@ -27,6 +27,10 @@ LOOP = "contracts"
 POLL_MS = 1_000
 
 
+def _refuse_reference(uri: str) -> Any:
+    raise ValueError(f"the schema refers to {uri}; schemas of contracts must stand on their own")
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """A contract, with everything that is derived from it once."""
@@ -42,8 +46,8 @@ class Offer:
         return cls(
             contract=contract,
             hash=contract.hash,
-            arguments=jsonschema_rs.Draft202012Validator(contract.arguments),
-            result=jsonschema_rs.Draft202012Validator(contract.result),
+            arguments=jsonschema_rs.Draft202012Validator(contract.arguments, retriever=_refuse_reference),
+            result=jsonschema_rs.Draft202012Validator(contract.result, retriever=_refuse_reference),
         )
 
 

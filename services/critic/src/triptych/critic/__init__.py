@@ -1,0 +1,1 @@
+"""The critic: compares what came out with what was expected, and gives a verdict."""

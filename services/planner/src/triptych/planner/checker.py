@@ -1,0 +1,187 @@
+"""The checker: a list of steps becomes a plan, or a list of what is wrong with it.
+
+Pure: contracts, limits and what is known already come in, a plan or problems come out. It trusts
+nobody, neither the playbook's author nor the model, and it finds everything in one go, so that a
+repair can mend everything in one go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+
+from triptych.kernel import expressions
+from triptych.kernel.expressions import ExpressionError
+from triptych.kernel.registry import Offer
+from triptych.planner.arguments import misfits
+from triptych.schemas import Cost, Pin, Plan, RetryPolicy, Step, StepRecord, StepSpec
+
+_BEFORE = frozenset({"input", "steps"})
+_AFTER = _BEFORE | {"result"}
+
+ENDED = frozenset({"succeeded", "skipped"})
+"""The statuses of steps that the executor keeps: they are not run again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a plan: the step, the place in it, and a sentence that says what to do."""
+
+    step: str
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"step {self.step}" if self.step else "the plan"
+        return f"{where}, {self.place}: {self.message}" if self.place else f"{where}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a plan is held to."""
+
+    offers: Mapping[str, Offer]
+    """The operations that the playbook allows and some tool offers, by name."""
+    max_steps: int
+    retry: RetryPolicy
+    """For steps that bring none of their own."""
+    revision: int = 1
+    known: tuple[StepRecord, ...] = ()
+    """Steps of earlier revisions that something is known of."""
+
+    @property
+    def ended(self) -> dict[str, StepRecord]:
+        """Steps that are over and stay as they are."""
+        return {record.id: record for record in self.known if record.status in ENDED}
+
+
+def find_problems(specs: Sequence[StepSpec], terms: Terms) -> list[Problem]:
+    """Everything that is wrong with these steps; nothing when they make a plan."""
+    problems = [*_size(specs, terms), *_ids(specs)]
+    known_ids = {spec.id for spec in specs} | terms.ended.keys()
+    for spec in specs:
+        problems.extend(_step(spec, terms, known_ids))
+    return problems or list(_cycle(specs))
+
+
+def make_plan(specs: Sequence[StepSpec], terms: Terms) -> Plan:
+    """The plan that these steps make. They must be free of problems."""
+    return Plan(revision=terms.revision, steps=tuple(_pinned(spec, terms) for spec in specs))
+
+
+def waits_for(spec: StepSpec) -> tuple[str, ...]:
+    """The steps that must have ended before this one: those it names and those it refers to, in that order.
+
+    Raises:
+        ExpressionError: a template or expression of the step does not compile.
+    """
+    referred = (
+        expressions.references(spec.arguments)
+        | expressions.references_of(spec.when)
+        | expressions.references_of(spec.expect)
+    )
+    return tuple(dict.fromkeys((*spec.depends_on, *sorted(referred - {spec.id}))))
+
+
+def _size(specs: Sequence[StepSpec], terms: Terms) -> Iterator[Problem]:
+    if not specs:
+        yield Problem("", "steps", "there are none; name at least one step")
+    fresh = sum(spec.id not in terms.ended for spec in specs)
+    if fresh > terms.max_steps:
+        yield Problem("", "steps", f"{fresh} steps are too many; at most {terms.max_steps} are left")
+
+
+def _ids(specs: Sequence[StepSpec]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for spec in specs:
+        if spec.id in seen:
+            yield Problem(spec.id, "id", "another step has this id too; ids must be unique")
+        seen.add(spec.id)
+
+
+def _step(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Problem]:
+    """What is wrong with one step, apart from cycles."""
+    yield from _operation(spec, terms)
+    yield from _expressions(spec, "when", [spec.when] if spec.when else [], _BEFORE, known_ids)
+    yield from _expressions(spec, "expect", [spec.expect] if spec.expect else [], _AFTER, known_ids)
+    try:
+        yield from _expressions(spec, "arguments", expressions.expressions(spec.arguments), _BEFORE, known_ids)
+    except ExpressionError as error:
+        yield Problem(spec.id, "arguments", str(error))
+    yield from _references(spec, "depends_on", spec.depends_on, known_ids)
+
+
+def _expressions(
+    spec: StepSpec, place: str, written: Iterable[str], variables: frozenset[str], known_ids: set[str]
+) -> Iterator[Problem]:
+    for expression in written:
+        try:
+            expressions.check(expression, variables)
+            referred = expressions.references_of(expression)
+        except ExpressionError as error:
+            yield Problem(spec.id, place, str(error))
+        else:
+            yield from _references(spec, place, referred, known_ids)
+
+
+def _operation(spec: StepSpec, terms: Terms) -> Iterator[Problem]:
+    earlier = terms.ended.get(spec.id)
+    if earlier is not None and earlier.operation != spec.operation:
+        message = f"this step has ended already, as {earlier.operation}; give a new step an id of its own"
+        yield Problem(spec.id, "operation", message)
+    offer = terms.offers.get(spec.operation)
+    if offer is None:
+        allowed = ", ".join(sorted(terms.offers)) or "none"
+        yield Problem(spec.id, "operation", f"{spec.operation} is not offered to this playbook; offered are: {allowed}")
+        return
+    try:
+        unfitting = list(misfits(spec.arguments, offer))
+    except ExpressionError:
+        return  # A malformed template is named where the expressions are checked.
+    for path, message in unfitting:
+        yield Problem(spec.id, ".".join(("arguments", *map(str, path))), message)
+
+
+def _references(spec: StepSpec, place: str, names: Iterable[str], known_ids: set[str]) -> Iterator[Problem]:
+    for name in sorted(set(names)):
+        if name == spec.id:
+            yield Problem(spec.id, place, "the step refers to itself; use `result` in `expect` for its own result")
+        elif name not in known_ids:
+            steps = ", ".join(sorted(known_ids))
+            yield Problem(spec.id, place, f"there is no step `{name}`; the steps are: {steps}")
+
+
+def _cycle(specs: Sequence[StepSpec]) -> Iterator[Problem]:
+    try:
+        TopologicalSorter({spec.id: waits_for(spec) for spec in specs}).prepare()
+    except CycleError as error:
+        chain: list[str] = list(reversed(error.args[1]))
+        yield Problem(chain[0], "depends_on", f"these steps wait for each other: {' -> '.join(chain)}; remove one")
+
+
+def _pinned(spec: StepSpec, terms: Terms) -> Step:
+    """A step with its contract pinned, its dependencies complete and its limits filled in."""
+    offer = terms.offers[spec.operation]
+    contract = offer.contract
+    cost = Cost(
+        tokens=contract.cost.tokens if spec.tokens is None else spec.tokens,
+        usd_micros=contract.cost.usd_micros if spec.usd is None else round(spec.usd * 1_000_000),
+    )
+    return Step(
+        id=spec.id,
+        operation=spec.operation,
+        arguments=spec.arguments,
+        depends_on=waits_for(spec),
+        when=spec.when,
+        expect=spec.expect,
+        unmet=spec.unmet,
+        judge=spec.judge,
+        retry=spec.retry or terms.retry,
+        pin=Pin(
+            contract_hash=offer.hash,
+            effect=contract.effect,
+            timeout_ms=spec.timeout_ms or contract.timeout_ms,
+            cost=cost,
+        ),
+    )

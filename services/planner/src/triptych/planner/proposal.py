@@ -1,0 +1,107 @@
+"""What a model is asked for and what it may propose: steps, and nothing about money or patience.
+
+Retries, time and budgets are the playbook's and the contract's business, so the form that a model
+fills in has no fields for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import orjson
+from pydantic import Field
+
+from triptych.kernel.registry import Offer
+from triptych.schemas import Authored, Json, PlanRequest, StepRecord, StepSpec, Unmet
+from triptych.schemas.base import Expression, OperationName, Slug
+
+MAX_KNOWN_CHARS = 6_000
+"""So much of an earlier result is shown to the model; the rest it can only refer to."""
+
+
+class ProposedStep(Authored):
+    """A step as a model may write it."""
+
+    id: Slug
+    operation: OperationName
+    arguments: Annotated[
+        dict[str, Json],
+        Field(default_factory=dict, description="May refer to `${{ input.NAME }}` and `${{ steps.ID.data.NAME }}`."),
+    ]
+    depends_on: Annotated[tuple[Slug, ...], Field(description="Besides the steps its arguments refer to.")] = ()
+    when: Annotated[Expression | None, Field(description="CEL; when false the step is skipped.")] = None
+    expect: Annotated[
+        Expression | None, Field(description="CEL over `result.status` and `result.data`; true means as expected.")
+    ] = None
+    unmet: Annotated[Unmet, Field(description="What to do when `expect` is false.")] = Unmet()
+
+    def spec(self) -> StepSpec:
+        """The step as the checker takes it."""
+        return StepSpec(
+            id=self.id,
+            operation=self.operation,
+            arguments=self.arguments,
+            depends_on=self.depends_on,
+            when=self.when,
+            expect=self.expect,
+            unmet=self.unmet,
+        )
+
+
+class Proposal(Authored):
+    """The whole answer of a model that was asked for a plan."""
+
+    steps: Annotated[tuple[ProposedStep, ...], Field(min_length=1)]
+
+
+def question(request: PlanRequest, offers: Mapping[str, Offer], errors: Sequence[str]) -> dict[str, Json]:
+    """What the model is told: the working memory of the run, built anew for each question."""
+    asked: dict[str, Json] = {
+        "goal": request.goal,
+        "revision": request.revision,
+        "operations": [_operation(offer) for offer in offers.values()],
+        "input": request.input,
+    }
+    if request.known:
+        asked["known"] = [_known(record) for record in request.known]
+    if request.failure is not None:
+        asked["failure"] = request.failure.model_dump(mode="json")
+    if errors:
+        asked["errors"] = list(errors)
+    return asked
+
+
+def constraints(max_steps: int, *, is_repair: bool) -> list[str]:
+    """The limits of this plan, in words; code enforces them whatever the model makes of them."""
+    limits = [
+        f"At most {max_steps} steps, each with an id of its own, and no cycles.",
+        "Only operations listed in `operations`, with arguments that fit their schemas.",
+        "Only references to `input` and to steps of this plan or of `known`.",
+    ]
+    if is_repair:
+        limits.append("Your last plan was refused for the reasons in `errors`: mend every one of them.")
+    return limits
+
+
+def _operation(offer: Offer) -> dict[str, Json]:
+    contract = offer.contract
+    return {
+        "operation": contract.operation,
+        "description": contract.description,
+        "arguments": contract.arguments,
+        "result": contract.result,
+        "effect": contract.effect.value,
+    }
+
+
+def _known(record: StepRecord) -> dict[str, Json]:
+    told: dict[str, Json] = {"id": record.id, "operation": record.operation, "status": record.status}
+    if record.result is not None:
+        told["result"] = record.result.status.value
+        if record.result.error is not None:
+            told["error"] = {"code": record.result.error.code.value, "message": record.result.error.message}
+        written = orjson.dumps(record.result.data).decode()
+        is_short = len(written) <= MAX_KNOWN_CHARS
+        told["data"] = record.result.data if is_short else f"{written[:MAX_KNOWN_CHARS]}… (cut)"
+    return told

@@ -1,0 +1,173 @@
+"""The planner as a worker: one request, one plan or the reason why there is none.
+
+A fixed plan is checked and pinned. A model's plan is checked, and mended by the model a bounded
+number of times within the request's grant. What follows from a refusal is the executor's decision.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import orjson
+
+from triptych.kernel.cloudevents import utc_now
+from triptych.kernel.models import ModelClient, ModelFailure, load_prompt, remaining, total
+from triptych.kernel.registry import ContractRegistry, Offer
+from triptych.kernel.worker import JobAttempt
+from triptych.planner.checker import Terms, find_problems, make_plan
+from triptych.planner.proposal import Proposal, constraints, question
+from triptych.schemas import (
+    ErrorCode,
+    FixedPlan,
+    ModelPlan,
+    Plan,
+    PlanAnswer,
+    PlanRequest,
+    Spend,
+    StepSpec,
+    ToolError,
+)
+
+CONTRACTS_WITHIN_S = 5.0
+"""Tools may start after the planner: a contract that is missing gets this long to appear."""
+ASK_AGAIN_MS = 2_000
+PLAN_INVALID = "plan_invalid"
+MAX_ERRORS = 20
+"""So many problems go into a repair or an answer; a plan with more is not worth more words."""
+
+
+class Planner:
+    """Answers requests for plans."""
+
+    request_type = PlanRequest
+
+    def __init__(self, registry: ContractRegistry, models: ModelClient, *, model_timeout_ms: int) -> None:
+        self._registry, self._models, self._model_timeout_ms = registry, models, model_timeout_ms
+        self._prompt = load_prompt("triptych.planner", "plan")
+
+    async def execute(self, request: PlanRequest, attempt: JobAttempt) -> PlanAnswer:  # noqa: ARG002 - a plan has no effect
+        """Make the plan. Raises nothing that a planner can foresee."""
+        await self._registry.ready()
+        match request.spec:
+            case FixedPlan():
+                return await self._fixed(request, request.spec)
+            case ModelPlan():
+                return await self._by_model(request, request.spec)
+
+    def failed(self, request: PlanRequest, error: ToolError, spend: Spend) -> PlanAnswer:
+        """Wrap an error as an answer."""
+        return _answer(request, error=error, spend=spend)
+
+    async def _fixed(self, request: PlanRequest, spec: FixedPlan) -> PlanAnswer:
+        """Check and pin the playbook's own steps.
+
+        Asked again, it gives the same steps with the contracts of today: those that have ended are kept
+        by the executor, so the others run again. That is all a fixed plan can be changed.
+        """
+        if missing := await self._missing_tools({step.operation for step in spec.steps}):
+            return self._unavailable(request, missing)
+        terms = self._terms(request, request.max_steps)
+        if all(step.id in terms.ended for step in spec.steps):
+            why = request.failure.message if request.failure else "no reason was given"
+            message = (
+                f"every step of the fixed plan has ended and it cannot be planned differently; asked because: {why}"
+            )
+            return _invalid(request, message)
+        if problems := find_problems(spec.steps, terms):
+            return _invalid(request, "; ".join(str(problem) for problem in problems[:MAX_ERRORS]))
+        return _answer(request, plan=make_plan(spec.steps, terms))
+
+    async def _by_model(self, request: PlanRequest, spec: ModelPlan) -> PlanAnswer:
+        """Ask the model, and let it mend what the check finds."""
+        if missing := await self._missing_tools(set(request.tools)):
+            return self._unavailable(request, missing)
+        terms = self._terms(request, min(request.max_steps, spec.max_steps))
+        spends: list[Spend] = []
+        errors: list[str] = []
+        for repair in range(spec.repairs + 1):
+            try:
+                specs, spend = await self._ask(request, spec, terms, errors, total(spends))
+            except ModelFailure as failure:
+                spends.append(failure.spend)
+                if failure.code is ErrorCode.BUDGET_EXCEEDED and errors:
+                    errors.append(f"nothing was left of the grant for repair {repair}: {failure.message}")
+                    break
+                if failure.code is not ErrorCode.CONTRACT_VIOLATION:
+                    return _answer(request, error=failure.as_error(), spend=total(spends))
+                errors = [failure.message]
+                continue
+            spends.append(spend)
+            if not (problems := find_problems(specs, terms)):
+                return _answer(request, plan=make_plan(specs, terms), spend=total(spends))
+            errors = [str(problem) for problem in problems[:MAX_ERRORS]]
+        tried = f"no valid plan after {len(spends)} attempts: {'; '.join(errors)}"
+        return _invalid(request, tried, total(spends))
+
+    async def _ask(
+        self, request: PlanRequest, spec: ModelPlan, terms: Terms, errors: list[str], spent: Spend
+    ) -> tuple[list[StepSpec], Spend]:
+        reply = await self._models.ask(
+            "plan",
+            spec.tier,
+            question(request, terms.offers, errors),
+            Proposal,
+            grant=remaining(request.grant, spent),
+            timeout_ms=_timeout_ms(request.deadline_at, self._model_timeout_ms),
+            instructions=f"{self._prompt}\n\n{spec.instructions}",
+            constraints=constraints(terms.max_steps, is_repair=bool(errors)),
+        )
+        proposal = Proposal.model_validate_json(orjson.dumps(reply.output))
+        return [step.spec() for step in proposal.steps], reply.spend
+
+    def _terms(self, request: PlanRequest, max_steps: int) -> Terms:
+        offers: dict[str, Offer] = self._registry.operations(request.tools)
+        return Terms(
+            offers=offers,
+            max_steps=max_steps,
+            retry=request.retry,
+            revision=request.revision,
+            known=request.known,
+        )
+
+    async def _missing_tools(self, operations: set[str]) -> list[str]:
+        """The tools of these operations that have not announced themselves, after waiting for them a while."""
+        tools = {operation.partition(".")[0] for operation in operations}
+        await self._registry.wait_for_tools(tools, CONTRACTS_WITHIN_S)
+        return sorted(tool for tool in tools if not self._registry.knows_tool(tool))
+
+    @staticmethod
+    def _unavailable(request: PlanRequest, missing: list[str]) -> PlanAnswer:
+        message = (
+            f"no contract has been announced by {', '.join(missing)}; start the tool, or remove it from the playbook"
+        )
+        error = ToolError(code=ErrorCode.UNAVAILABLE, message=message, retry_after_ms=ASK_AGAIN_MS)
+        return _answer(request, error=error)
+
+
+def _timeout_ms(deadline_at: datetime, at_most_ms: int) -> int:
+    left_ms = round((deadline_at - utc_now()).total_seconds() * 1000)
+    return max(1, min(left_ms, at_most_ms))
+
+
+def _invalid(request: PlanRequest, message: str, spend: Spend | None = None) -> PlanAnswer:
+    error = ToolError(code=ErrorCode.INVALID_ARGUMENTS, message=message[:4_000])
+    return _answer(request, error=error, code=PLAN_INVALID, spend=spend)
+
+
+def _answer(
+    request: PlanRequest,
+    *,
+    plan: Plan | None = None,
+    error: ToolError | None = None,
+    code: str | None = None,
+    spend: Spend | None = None,
+) -> PlanAnswer:
+    return PlanAnswer(
+        request_id=request.request_id,
+        run_id=request.run_id,
+        tenant=request.tenant,
+        plan=plan,
+        error=error,
+        code=code,
+        spend=spend or Spend(),
+    )
