@@ -51,7 +51,9 @@ def model_playbook(**changes: object) -> Playbook:
     return playbook(plan={"pattern": "model", "tokens": 100, "usd": 0.01}, **changes)
 
 
-def step(step_id: str, *depends_on: str, effect: Effect = Effect.READ, cost: Cost | None = None, **fields: object) -> Step:
+def step(
+    step_id: str, *depends_on: str, effect: Effect = Effect.READ, cost: Cost | None = None, **fields: object
+) -> Step:
     pin = Pin(contract_hash="0" * 16, effect=effect, timeout_ms=1000, cost=cost or Cost())
     return Step.model_validate(
         {"id": step_id, "operation": "echo.echo", "depends_on": depends_on, "pin": pin, **fields}, strict=False
@@ -66,9 +68,7 @@ class Story:
         self.journal: list[tuple[ev.Event, datetime]] = []
         self.last: tuple[ev.Event, ...] = ()
         fields = Task.model_validate({"playbook": "test", "task_id": "t-1", **task}, strict=False)
-        self._take(
-            begin(fields, task_id="t-1", run_id=RUN_ID, playbook=book or playbook(), partition=0, now=self.now)
-        )
+        self._take(begin(fields, task_id="t-1", run_id=RUN_ID, playbook=book or playbook(), partition=0, now=self.now))
 
     def _take(self, decided: Decided) -> None:
         self.run, self.last = decided.run, decided.events
@@ -165,7 +165,8 @@ def test_a_step_whose_condition_is_false_is_skipped_and_its_dependents_go_on() -
 
 def test_arguments_are_rendered_from_the_input_and_earlier_results() -> None:
     story = Story(input={"name": "Ana"}).plan(
-        step("a", arguments={"hello": "Hello ${{ input.name }}"}), step("b", "a", arguments={"n": "${{ steps.a.data }}"})
+        step("a", arguments={"hello": "Hello ${{ input.name }}"}),
+        step("b", "a", arguments={"n": "${{ steps.a.data }}"}),
     )
     assert story.run.steps["a"].arguments == {"hello": "Hello Ana"}
     assert story.result("a").run.steps["b"].arguments == {"n": {"value": 1}}
@@ -317,9 +318,7 @@ def test_a_planner_that_cannot_plan_escalates_and_one_that_is_away_is_asked_agai
     story.wait(seconds=10)
     bad = ToolError(code=ErrorCode.INVALID_ARGUMENTS, message="three times wrong")
     story.tell(
-        PlanAnswer(
-            request_id=story.request(Ask.PLAN), run_id=RUN_ID, tenant="default", error=bad, code="plan_invalid"
-        )
+        PlanAnswer(request_id=story.request(Ask.PLAN), run_id=RUN_ID, tenant="default", error=bad, code="plan_invalid")
     )
     assert story.run.status is RunStatus.ESCALATED
     assert story.run.reason is not None
@@ -366,6 +365,12 @@ def test_an_answer_that_comes_while_a_person_has_the_run_is_kept() -> None:
     assert story.statuses() == {"a": "failed", "b": "answered"}
     story.control("resume")
     assert story.statuses() == {"a": "running", "b": "succeeded"}
+
+
+def test_a_kept_answer_is_settled_before_anything_new_starts() -> None:
+    story = Story(playbook(parallel=1)).plan(step("a", effect=Effect.ONCE), step("b"))
+    story.wait(minutes=11).result("a").control("resume", extend={"wall_ms": 600_000})
+    assert story.statuses() == {"a": "succeeded", "b": "running"}
 
 
 def test_a_person_can_settle_a_step_by_hand() -> None:

@@ -227,21 +227,15 @@ def _ask_again(turn: _Turn, ask: Ask, step_id: str | None) -> None:
 
 
 def _advance(turn: _Turn) -> None:
-    """Start whatever can start now, until something must be waited for."""
+    """Start whatever can start now; when nothing is under way, plan again or finish."""
+    while _start_one(turn):
+        pass
     run = turn.run
-    if not run.status.is_active or run.status is RunStatus.REVIEWING:
+    if run.status not in (RunStatus.PLANNING, RunStatus.RUNNING) or run.requests or run.retries:
         return
     if run.replan_due or run.status is RunStatus.PLANNING:
-        if not run.requests and not run.retries:
-            _request_plan(turn)
-        return
-    started = True
-    while started and turn.run.status is RunStatus.RUNNING and not turn.run.replan_due:
-        started = _start_one(turn)
-    run = turn.run
-    if run.status is not RunStatus.RUNNING or run.replan_due or run.requests or run.retries:
-        return
-    if waiting := [step_id for step_id, state in run.steps.items() if not state.status.has_ended]:
+        _request_plan(turn)
+    elif waiting := [step_id for step_id, state in run.steps.items() if not state.status.has_ended]:
         message = f"steps {', '.join(waiting)} wait for steps that no plan has; resume to plan again, or abort"
         turn.record(ev.RunEscalated(Reason(code="plan_invalid", message=message)))
     else:
@@ -249,19 +243,20 @@ def _advance(turn: _Turn) -> None:
 
 
 def _start_one(turn: _Turn) -> bool:
-    """Start or skip the first step that is ready; False when none is."""
+    """Start, skip or settle the first step that is ready; False when none is."""
     run = turn.run
-    under_way = sum(state.status.is_under_way for state in run.steps.values())
+    if run.status is not RunStatus.RUNNING or run.replan_due:
+        return False
     for state in run.steps.values():
         if state.status is StepStatus.ANSWERED and not _is_reviewed_later(run, state):
             _settle(turn, state)
             return True
-        if state.status is not StepStatus.WAITING or not _is_ready(run, state.step):
-            continue
-        if under_way >= run.playbook.parallel:
-            return False
-        _start(turn, state)
-        return True
+    if sum(state.status.is_under_way for state in run.steps.values()) >= run.playbook.parallel:
+        return False
+    for state in run.steps.values():
+        if state.status is StepStatus.WAITING and _is_ready(run, state.step):
+            _start(turn, state)
+            return True
     return False
 
 

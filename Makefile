@@ -1,0 +1,52 @@
+# Everything a newcomer needs. `make demo` and `make test` work on a fresh clone; nothing else is installed.
+PYTHON ?= python3
+BIN := .venv/bin
+MEMBERS := schemas kernel services/executor services/planner services/critic services/tools cli examples
+DATA ?= .triptych
+
+.PHONY: help demo up down test check format lock docs schemas-accept clean
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+.venv/.ready: requirements.lock $(MEMBERS:%=%/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Triptych needs Python 3.11 or newer; set PYTHON=python3.x")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the environment (.venv)"
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep -oE '^uv==[0-9.]+' requirements.lock)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(MEMBERS:%=-e %)
+	@touch $@
+
+demo: .venv/.ready  ## run the shipped support tickets through the whole pipeline, and stop
+	@$(BIN)/triptych demo --data $(DATA)
+
+up: .venv/.ready  ## start the embedded stack and leave it running
+	@$(BIN)/triptych up --data $(DATA)
+
+down: .venv/.ready  ## stop the embedded stack
+	@$(BIN)/triptych down --data $(DATA)
+
+test: check  ## every check and every test
+	@$(BIN)/pytest
+
+check: .venv/.ready  ## format, lint, types and import rules
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	@$(BIN)/mypy $(MEMBERS:%=%/src)
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+format: .venv/.ready  ## format the code
+	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .
+
+docs: .venv/.ready  ## write what is generated in docs/
+	@$(BIN)/python docs/generate.py
+
+schemas-accept: .venv/.ready  ## accept a change of the wire contract as the new version
+	@$(BIN)/triptych schemas accept
+
+lock: .venv/.ready  ## resolve the dependencies anew
+	@$(BIN)/uv lock --quiet --upgrade
+	@$(BIN)/uv export --quiet --frozen --all-packages --all-groups --no-emit-workspace --no-annotate --no-header -o requirements.lock
+
+clean:  ## remove the environment and all data of the embedded stack
+	rm -rf .venv $(DATA)

@@ -1,0 +1,268 @@
+"""Whatever happens to a run, in whatever order, some things hold. Hypothesis looks for an order in which they do not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from triptych.executor import events as ev
+from triptych.executor.machine import Message, Tick, begin, decide
+from triptych.executor.state import Ask, Run, RunStatus, admit, evolve
+from triptych.schemas import (
+    CallAnswer,
+    Control,
+    Cost,
+    Decision,
+    Effect,
+    ErrorCode,
+    Pin,
+    Plan,
+    PlanAnswer,
+    Playbook,
+    Reason,
+    Result,
+    Spend,
+    Step,
+    Task,
+    ToolError,
+    VerdictAnswer,
+)
+
+RUN_ID = UUID("01900000-0000-7000-8000-000000000001")
+NAMES = "abcdef"
+
+results = st.one_of(
+    st.just(Result.ok({"n": 1})),
+    st.just(Result.ok({"n": 2})),
+    st.just(Result.empty()),
+    st.sampled_from(list(ErrorCode)).map(lambda code: Result.failed(code, "it broke")),
+)
+
+
+@st.composite
+def plans(draw: st.DrawFn, revision: int) -> Plan:
+    """Plans as the checker lets them pass: acyclic, with references only to earlier steps."""
+    names = NAMES[: draw(st.integers(1, len(NAMES)))]
+    steps = []
+    for index, name in enumerate(names):
+        earlier = draw(st.sets(st.sampled_from(names[:index]), max_size=2)) if index else set()
+        pin = Pin(
+            contract_hash="0" * 16,
+            effect=draw(st.sampled_from(list(Effect))),
+            timeout_ms=1000,
+            cost=Cost(tokens=draw(st.integers(0, 60)), usd_micros=draw(st.integers(0, 60))),
+        )
+        fields = {
+            "id": name,
+            "operation": "echo.echo",
+            "depends_on": tuple(sorted(earlier)),
+            "pin": pin,
+            "when": draw(st.sampled_from([None, "true", "false", "input.missing"])),
+            "expect": draw(st.sampled_from([None, None, "result.data.n == 1", "result.data.nonsense"])),
+            "retry": {"max_attempts": draw(st.integers(1, 3))},
+        }
+        steps.append(Step.model_validate(fields, strict=False))
+    return Plan(revision=revision, steps=tuple(steps))
+
+
+class RunMachine(RuleBasedStateMachine):
+    """Workers that answer anything, in any order, twice; people who interfere; and time."""
+
+    @initialize(data=st.data())
+    def admit(self, data: st.DataObject) -> None:
+        fields = {
+            "name": "p",
+            "goal": "g",
+            "input": {},
+            "tools": ("echo.*",),
+            "plan": data.draw(
+                st.sampled_from(
+                    [
+                        {"pattern": "model", "tokens": 50, "usd": 0.00005},
+                        {"pattern": "fixed", "steps": [{"id": "a", "operation": "echo.echo"}]},
+                    ]
+                )
+            ),
+            "review": data.draw(st.sampled_from(["every_step", "exceptions", "final"])),
+            "parallel": data.draw(st.integers(1, 3)),
+            "budgets": {"steps": 6, "tool_calls": 12, "tokens": 400, "usd": 0.0004, "wall_ms": 600_000, "replans": 2},
+        }
+        self.playbook = Playbook.model_validate(fields, strict=False)
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.journal: list[tuple[ev.Event, datetime]] = []
+        self.heard: list[Message] = []
+        self.commands = 0
+        begun = begin(
+            Task(playbook="p", task_id="t"),
+            task_id="t",
+            run_id=RUN_ID,
+            playbook=self.playbook,
+            partition=0,
+            now=self.now,
+        )
+        self.run_state = begun.run
+        self.journal.extend((event, self.now) for event in begun.events)
+
+    def tell(self, message: Message) -> tuple[ev.Event, ...]:
+        was_final = self.run_state.status.is_final
+        decided = decide(self.run_state, message, self.now)
+        assert not (was_final and decided.events), "something followed the end"
+        self.run_state = decided.run
+        self.journal.extend((event, self.now) for event in decided.events)
+        return decided.events
+
+    @precondition(lambda self: self.run_state.requests)
+    @rule(data=st.data())
+    def a_worker_answers(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.run_state.requests)))
+        request = self.run_state.requests[request_id]
+        spend = Spend(
+            tokens=data.draw(st.integers(0, request.reserved.tokens)),
+            usd_micros=data.draw(st.integers(0, request.reserved.usd_micros)),
+        )
+        about = {"request_id": request_id, "run_id": RUN_ID, "tenant": "default", "spend": spend}
+        error = ToolError(code=data.draw(st.sampled_from(list(ErrorCode))), message="no")
+        is_well = data.draw(st.integers(0, 4)) > 0
+        message: Message
+        match request.ask:
+            case Ask.PLAN if is_well:
+                message = PlanAnswer(**about, plan=data.draw(plans(self.run_state.revision + 1)))
+            case Ask.PLAN:
+                message = PlanAnswer(**about, error=error, code=data.draw(st.sampled_from([None, "plan_invalid"])))
+            case Ask.CALL:
+                message = CallAnswer(**about, result=data.draw(results))
+            case Ask.REVIEW if is_well:
+                decision = data.draw(st.sampled_from(list(Decision)))
+                message = VerdictAnswer(**about, decision=decision, reason=Reason(code="why", message="so"))
+            case _:
+                message = VerdictAnswer(**about, error=error)
+        self.heard.append(message)
+        self.tell(message)
+
+    @precondition(lambda self: self.heard)
+    @rule(data=st.data())
+    def an_answer_is_delivered_again(self, data: st.DataObject) -> None:
+        before = self.run_state
+        events = self.tell(data.draw(st.sampled_from(self.heard)))
+        assert events == ()
+        assert self.run_state == before
+
+    @rule(seconds=st.sampled_from([0, 1, 5, 31, 400]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.tell(Tick())
+
+    @rule(
+        action=st.sampled_from(["resume", "resume", "resume", "skip", "abort", "cancel"]),
+        extend=st.sampled_from([{}, {"tool_calls": 5, "steps": 5, "tokens": 100, "usd": 0.0001, "wall_ms": 60_000.0}]),
+        rarely=st.integers(0, 5),
+    )
+    def a_person_interferes(self, action: str, extend: dict[str, float], rarely: int) -> None:
+        if action in ("abort", "cancel") and rarely:
+            return
+        self.commands += 1
+        fields = {
+            "command_id": f"c-{self.commands}",
+            "run_id": str(RUN_ID),
+            "action": action,
+            "principal": "user:ana",
+            "extend": extend if action == "resume" else {},
+        }
+        self.tell(Control.model_validate(fields, strict=False))
+
+    @invariant()
+    def the_journal_folds_to_the_run(self) -> None:
+        (first, at), *rest = self.journal
+        assert isinstance(first, ev.RunAdmitted)
+        run = admit(RUN_ID, first, at)
+        for event, recorded_at in rest:
+            run = evolve(run, event, recorded_at)
+        assert run == self.run_state
+        assert run.seq == len(self.journal)
+
+    @invariant()
+    def budgets_hold(self) -> None:
+        ledger = self.run_state.ledger
+        assert ledger.steps <= ledger.max_steps
+        assert ledger.tool_calls <= ledger.max_tool_calls
+        assert ledger.tokens + ledger.reserved_tokens <= ledger.max_tokens
+        assert ledger.usd_micros + ledger.reserved_usd_micros <= ledger.max_usd_micros
+        assert ledger.replans <= ledger.max_replans
+        if not self.run_state.status.is_final:
+            open_requests = self.run_state.requests.values()
+            assert ledger.reserved_tokens == sum(request.reserved.tokens for request in open_requests)
+
+    @invariant()
+    def an_active_run_waits_for_something(self) -> None:
+        run = self.run_state
+        if run.status.is_active:
+            assert run.requests or run.retries, "an active run with nothing under way"
+            assert run.wake_at() is not None
+
+    @invariant()
+    def the_end_is_told_once_and_leaves_nothing_open(self) -> None:
+        endings = [event for event, _ in self.journal if isinstance(event, ev.RunEnded)]
+        assert len(endings) == self.run_state.status.is_final
+        if self.run_state.status.is_final:
+            assert not self.run_state.requests
+            assert not self.run_state.retries
+            assert self.run_state.wake_at() is None
+
+    @invariant()
+    def no_write_changes_its_key_within_a_plan(self) -> None:
+        keys: dict[tuple[int, str], set[str]] = {}
+        revision = 0
+        for event, _ in self.journal:
+            if isinstance(event, ev.PlanAccepted):
+                revision = event.plan.revision
+            if isinstance(event, ev.CallRequested):
+                step = self.run_state.steps.get(event.step)
+                if step and step.revision == revision and step.step.pin.effect is not Effect.READ:
+                    keys.setdefault((revision, event.step), set()).add(event.idempotency_key)
+        assert all(len(found) == 1 for found in keys.values())
+
+    def teardown(self) -> None:
+        """From wherever it got to: when everybody answers well, the run ends."""
+        if not hasattr(self, "run_state"):
+            return
+        for _ in range(200):
+            run = self.run_state
+            if run.status.is_final:
+                return
+            if run.status is RunStatus.ESCALATED:
+                self.commands += 1
+                fields = {
+                    "command_id": f"end-{self.commands}",
+                    "run_id": str(RUN_ID),
+                    "action": "abort",
+                    "principal": "p",
+                }
+                self.tell(Control.model_validate(fields, strict=False))
+                continue
+            self._answer_well(run)
+        raise AssertionError(f"the run does not end: {self.run_state.status}, {self.run_state.requests}")
+
+    def _answer_well(self, run: Run) -> None:
+        if not run.requests:
+            self.now += timedelta(seconds=60)
+            self.tell(Tick())
+            return
+        request_id, request = next(iter(run.requests.items()))
+        about = {"request_id": request_id, "run_id": RUN_ID, "tenant": "default"}
+        pin = Pin(contract_hash="0" * 16, effect=Effect.READ, timeout_ms=1000)
+        step = Step(id="z", operation="echo.echo", pin=pin)
+        match request.ask:
+            case Ask.PLAN:
+                self.tell(PlanAnswer(**about, plan=Plan(revision=run.revision + 1, steps=(step,))))
+            case Ask.CALL:
+                self.tell(CallAnswer(**about, result=Result.ok({"n": 1})))
+            case Ask.REVIEW:
+                self.tell(VerdictAnswer(**about, decision=Decision.CONTINUE))
+
+
+RunMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAnyStoryOfARunKeepsItsPromises = RunMachine.TestCase
