@@ -1,0 +1,359 @@
+"""The tools on a real broker, database and helpdesk: effects happen once, failures have names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from ends import Ends, call_request, open_ends
+from pydantic import BaseModel
+
+import triptych.tools
+from triptych.kernel.database import connect
+from triptych.kernel.health import Health
+from triptych.kernel.log import configure_logging
+from triptych.kernel.migrate import WORKER
+from triptych.kernel.models import ModelSettings
+from triptych.kernel.service import Service
+from triptych.kernel.settings import ServiceSettings
+from triptych.schemas import CallRequest, ErrorCode, Grant, Result, ResultStatus, ToolContracts
+from triptych.tools import Call, Effect, Tool, ToolFailure, helpdesk, kb, model
+from triptych.tools import ErrorCode as Code
+from triptych.tools.breaker import BreakerPolicy
+from triptych.tools.echo import tool as echo
+from triptych.tools.helpdesk import HelpdeskSettings
+from triptych.tools.process import serve
+from triptych.tools.testing import call
+
+MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")
+TOKEN = "test-token"  # noqa: S105 - of a server that this module starts
+
+
+class Sent(BaseModel):
+    number: int
+
+
+class Outbound:
+    """An upstream without idempotency keys, as bad as the real ones."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.begun = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+        self.can_tell = True
+
+
+def once_tool(upstream: Outbound) -> Tool:
+    tool = Tool("echo", breaker=BreakerPolicy(failures=2, open_ms=60_000))
+
+    @tool.operation(effect=Effect.ONCE)
+    async def send(call: Call[None], text: str) -> Sent:
+        """Sends a text."""
+        if text == "refused":
+            raise ToolFailure(Code.RATE_LIMITED, "too many", retry_after_ms=5)
+        if text == "broken":
+            raise ToolFailure(Code.UNAVAILABLE, "gone")
+        upstream.sent.append(call.idempotency_key)
+        upstream.begun.set()
+        await upstream.may_go_on.wait()
+        return Sent(number=len(upstream.sent))
+
+    @tool.reconcile(send)
+    async def what_happened(call: Call[None]) -> Sent | None:
+        if not upstream.can_tell:
+            raise ToolFailure(Code.NOT_FOUND, "the upstream keeps no record")
+        return (
+            Sent(number=upstream.sent.index(call.idempotency_key) + 1)
+            if call.idempotency_key in upstream.sent
+            else None
+        )
+
+    return tool
+
+
+def request_for(tool: Tool, operation: str, arguments: dict[str, Any], **changes: Any) -> CallRequest:
+    contract = tool.operations[f"{tool.name}.{operation}"].contract
+    fields = {"arguments": arguments, "contract_hash": contract.hash, "timeout_ms": contract.timeout_ms}
+    return call_request(contract.operation, **fields | changes)
+
+
+def again(one: CallRequest, **changes: Any) -> CallRequest:
+    """The next attempt of the same call."""
+    next_attempt = {"request_id": f"{one.request_id}+", "attempt": one.attempt + 1}
+    return one.model_copy(update=next_attempt | changes)
+
+
+@asynccontextmanager
+async def running(ends: Ends, tool: Tool, own: Any = None, *, instance: str = "tool-1") -> AsyncIterator[Service]:
+    settings = ends.settings.model_copy(update={"instance": instance})
+    log = configure_logging("warning", "console", instance=instance)
+    service = Service(f"tool-{tool.name}", log, Health(tool.name, instance), asyncio.Event())
+    task = asyncio.create_task(serve(service, settings, tool, own))
+    try:
+        yield service
+    finally:
+        service.stopping.set()
+        await task
+
+
+@pytest.fixture(scope="module")
+async def ends(servers, prefix, database, create_topics) -> AsyncIterator[Ends]:
+    await create_topics("calls.echo", "calls.helpdesk", "results", "dead-letters")
+    await create_topics("contracts", partitions=1)
+    prepared = database.prepare({"tool_echo": (WORKER, MIGRATIONS / "tool", MIGRATIONS / "kb")})
+    dsn = prepared.services["tool_echo"]
+    settings = ServiceSettings(kafka=servers.kafka, postgres=dsn, topic_prefix=prefix, shutdown_timeout_ms=4_000)
+    async with await connect(dsn, "test") as pool, open_ends(settings, pool, "contracts", "dead-letters") as ends:
+        yield ends
+
+
+@asynccontextmanager
+async def server(module: str, *arguments: str, **environment: str) -> AsyncIterator[str]:
+    """A server of the examples in a process of its own; gives its base URL."""
+    port = _free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, "--port", str(port), *arguments, env=os.environ | environment
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with httpx.AsyncClient() as client, asyncio.timeout(30):
+            while True:
+                try:
+                    (await client.get(f"{url}/health")).raise_for_status()
+                    break
+                except httpx.HTTPError:
+                    await asyncio.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+async def helpdesk_settings(tmp_path_factory) -> AsyncIterator[HelpdeskSettings]:
+    data = tmp_path_factory.mktemp("helpdesk") / "helpdesk.sqlite"
+    async with server("triptych.examples.helpdesk", "--data", str(data), HELPDESK_TOKEN=TOKEN) as url:
+        yield HelpdeskSettings(url=url, token=TOKEN)
+
+
+@pytest.fixture
+async def desk(helpdesk_settings) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(base_url=str(helpdesk_settings.url), headers=headers) as client:
+        yield client
+
+
+async def times_done(desk: httpx.AsyncClient, one: CallRequest) -> int:
+    effects = (await desk.get("/ledger")).json()["effects"]
+    return sum(effect["key"] == one.idempotency_key for effect in effects)
+
+
+async def requests_seen(desk: httpx.AsyncClient, one: CallRequest) -> int:
+    arrivals = (await desk.get("/ledger")).json()["requests"]
+    return int(arrivals.get(one.idempotency_key, 0))
+
+
+async def test_a_tool_announces_its_contracts_and_answers_calls(ends, eventually):
+    one = request_for(echo, "echo", {"value": [1, "two"]})
+    async with running(ends, echo):
+        await ends.ask(one)
+        answer = await ends.answer_to(one)
+        await eventually(lambda: [record for record in ends.others if record.key == b"echo"])
+    assert answer.result == Result.ok({"value": [1, "two"]})
+    announced = next(record for record in ends.others if record.key == b"echo")
+    assert ToolContracts.model_validate_json(announced.value) == echo.contracts
+
+
+async def test_a_call_planned_under_another_contract_is_refused_and_both_are_named(ends):
+    one = request_for(echo, "echo", {"value": 1}, contract_hash="f" * 16)
+    async with running(ends, echo):
+        await ends.ask(one)
+        error = (await ends.answer_to(one)).result.error
+    assert error.code is ErrorCode.CONTRACT_VIOLATION
+    assert error.details == {"planned": "f" * 16, "offered": echo.operations["echo.echo"].contract.hash}
+
+
+async def test_a_write_whose_answer_was_lost_takes_effect_once(ends, helpdesk_settings, desk):
+    one = request_for(helpdesk.tool, "reply", {"ticket_id": "T-drop-1", "subject": "Re: x", "body": "Done."})
+    second, third = again(one), again(again(one))
+    async with running(ends, helpdesk.tool, helpdesk_settings):
+        await ends.ask(one)
+        assert (await ends.answer_to(one)).result.error.code is ErrorCode.UNAVAILABLE
+        await ends.ask(second)
+        done = (await ends.answer_to(second)).result
+        assert done.status is ResultStatus.OK
+        await ends.ask(third)
+        assert (await ends.answer_to(third)).result == done
+    assert await times_done(desk, one) == 1
+    assert await requests_seen(desk, one) == 2, "the third attempt is answered from the receipt"
+
+
+async def test_a_reused_key_with_other_arguments_is_a_conflict_and_calls_nothing(ends, helpdesk_settings, desk):
+    one = request_for(helpdesk.tool, "tag", {"ticket_id": "T-2", "tags": ["billing"]})
+    other = again(one, arguments={"ticket_id": "T-2", "tags": ["login"]})
+    async with running(ends, helpdesk.tool, helpdesk_settings):
+        await ends.ask(one)
+        await ends.answer_to(one)
+        await ends.ask(other)
+        assert (await ends.answer_to(other)).result.error.code is ErrorCode.CONFLICT
+    assert await requests_seen(desk, one) == 1
+
+
+async def test_what_the_upstream_answers_is_told_in_our_codes(ends, helpdesk_settings):
+    cases = {"T-limited-3": ErrorCode.RATE_LIMITED, "T-down-3": ErrorCode.UNAVAILABLE}
+    requests = {ticket: request_for(helpdesk.tool, "assign", {"ticket_id": ticket, "team": "duty"}) for ticket in cases}
+    async with running(ends, helpdesk.tool, helpdesk_settings):
+        await ends.ask(*requests.values())
+        errors = {ticket: (await ends.answer_to(one)).result.error for ticket, one in requests.items()}
+        missing = request_for(helpdesk.tool, "lookup", {"ticket_id": "T-unknown"})
+        await ends.ask(missing)
+        assert (await ends.answer_to(missing)).result == Result.empty()
+    assert {ticket: error.code for ticket, error in errors.items()} == cases
+    assert errors["T-limited-3"].retry_after_ms == 1_000
+
+
+async def test_a_call_that_hangs_is_cut_off_at_its_time_limit(ends, helpdesk_settings, desk):
+    arguments = {"ticket_id": "T-slow-4", "text": "We are on it."}
+    one = request_for(helpdesk.tool, "acknowledge", arguments, timeout_ms=300)
+    async with running(ends, helpdesk.tool, helpdesk_settings):
+        await ends.ask(one)
+        assert (await ends.answer_to(one)).result.error.code is ErrorCode.TIMEOUT
+        second = again(one, timeout_ms=5_000)
+        await ends.ask(second)
+        assert (await ends.answer_to(second)).result.status is ResultStatus.OK
+    assert await times_done(desk, one) == 1
+
+
+async def test_after_kill_9_in_a_write_the_next_process_answers_and_it_took_effect_once(
+    ends, helpdesk_settings, desk, eventually
+):
+    await desk.post(
+        "/faults", json={"operation": "replies", "ticket": "T-5", "fault": "hang", "hang_ms": 60_000, "times": 1}
+    )
+    arguments = {"ticket_id": "T-5", "subject": "Re: five", "body": "Done."}
+    one = request_for(helpdesk.tool, "reply", arguments, timeout_ms=50_000)
+    environment = os.environ | {
+        "TRIPTYCH_KAFKA": ends.settings.kafka,
+        "TRIPTYCH_POSTGRES": ends.settings.postgres.get_secret_value(),
+        "TRIPTYCH_TOPIC_PREFIX": ends.settings.topic_prefix,
+        "TRIPTYCH_INSTANCE": "helpdesk-1",
+        "TRIPTYCH_HELPDESK_URL": str(helpdesk_settings.url),
+        "TRIPTYCH_HELPDESK_TOKEN": TOKEN,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "triptych.tools", "triptych.tools.helpdesk:tool", env=environment
+    )
+
+    async def arrived() -> bool:
+        return await requests_seen(desk, one) == 1
+
+    await ends.ask(one)
+    await eventually(arrived)
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+    assert await ends.state(one) == "received"
+    async with running(ends, helpdesk.tool, helpdesk_settings, instance="helpdesk-1"):
+        assert (await ends.answer_to(one)).result.status is ResultStatus.OK
+    assert await times_done(desk, one) == 1
+    assert len(ends.answers_to(one)) == 1
+
+
+async def test_a_once_call_with_a_lost_answer_is_reconciled_and_not_repeated(ends):
+    upstream = Outbound()
+    tool = once_tool(upstream)
+    one = request_for(tool, "send", {"text": "hello"}, timeout_ms=200)
+    second = again(one)
+    async with running(ends, tool):
+        await ends.ask(one)
+        assert (await ends.answer_to(one)).result.error.code is ErrorCode.TIMEOUT
+        await ends.ask(second)
+        assert (await ends.answer_to(second)).result == Result.ok({"number": 1})
+    assert upstream.sent == [one.idempotency_key]
+
+
+async def test_a_once_call_is_in_doubt_when_nobody_can_tell(ends):
+    upstream = Outbound()
+    upstream.can_tell = False
+    tool = once_tool(upstream)
+    one = request_for(tool, "send", {"text": "hello"}, timeout_ms=200)
+    second = again(one)
+    async with running(ends, tool):
+        await ends.ask(one)
+        await ends.answer_to(one)
+        await ends.ask(second)
+        error = (await ends.answer_to(second)).result.error
+    assert error.code is ErrorCode.IN_DOUBT
+    assert error.details == {"idempotency_key": one.idempotency_key}
+    assert upstream.sent == [one.idempotency_key]
+
+
+async def test_a_once_call_that_was_refused_may_be_made_again(ends):
+    upstream = Outbound()
+    upstream.can_tell = False
+    tool = once_tool(upstream)
+    one = request_for(tool, "send", {"text": "refused"})
+    second = again(one)
+    async with running(ends, tool):
+        await ends.ask(one)
+        await ends.answer_to(one)
+        await ends.ask(second)
+        assert (await ends.answer_to(second)).result.error.code is ErrorCode.RATE_LIMITED
+
+
+async def test_an_open_breaker_answers_at_once_and_calls_nothing(ends):
+    tool = once_tool(Outbound())
+    requests = [request_for(tool, "send", {"text": "broken"}) for _ in range(3)]
+    async with running(ends, tool):
+        for one in requests:
+            await ends.ask(one)
+            await ends.answer_to(one)
+    first, second, third = [(await ends.answer_to(one)).result.error for one in requests]
+    assert (first.message, second.message) == ("gone", "gone")
+    assert third.code is ErrorCode.UNAVAILABLE
+    assert third.details == {"breaker": "open"}
+    assert third.retry_after_ms > 0
+    assert await ends.pool.fetchval("select count(*) from effects where request_id = $1", requests[2].request_id) == 0
+
+
+async def test_the_knowledge_base_scores_what_it_knows_and_what_it_does_not(ends):
+    known = await call(kb.tool, "search", {"query": "Rotate an API key without downtime"}, pool=ends.pool)
+    assert known.data["hits"][0]["id"] == "kb-025"
+    assert known.data["top_score"] > 0.5
+    off_topic = "The espresso machine beside the elevator drips water all over the carpet."
+    unknown = await call(kb.tool, "search", {"query": off_topic}, pool=ends.pool)
+    assert unknown.status is ResultStatus.EMPTY or unknown.data["top_score"] < 0.2
+    assert await call(kb.tool, "search", {"query": "Zzyzx"}, pool=ends.pool) == Result.empty()
+
+
+async def test_a_model_call_reports_what_it_cost_and_stays_within_its_grant():
+    async with server("triptych.examples.model_server") as url:
+        settings = ModelSettings(
+            base_url=f"{url}/v1",
+            api_key="scripted",
+            strong="scripted-strong",
+            cheap="scripted-cheap",
+            prices={"scripted-strong": (3.0, 15.0), "scripted-cheap": (0.25, 1.25)},
+        )
+        ticket = {"subject": "Reset link", "body": "The password reset link does not work."}
+        result = await call(model.tool, "classify", ticket, settings=settings)
+        assert result.data["category"] == "login"
+        article = {"id": "kb-010", "title": "Reset your password", "body": "The reset link is valid for an hour."}
+        draft = await call(model.tool, "draft", ticket | {"articles": [article]}, settings=settings)
+        assert draft.data["citations"] == ["kb-010"]
+        poor = await call(model.tool, "classify", ticket, settings=settings, grant=Grant(tokens=10, usd_micros=10))
+        assert poor.error.code is ErrorCode.BUDGET_EXCEEDED
