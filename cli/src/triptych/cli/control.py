@@ -15,7 +15,7 @@ import typer
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Postgres, Prefix, broker, database
 from triptych.cli.output import err, out, print_json
-from triptych.client import Address, Client, JournalEntry, Operator, RunRow
+from triptych.client import Address, Client, JournalEntry, Operator, RunOverError, RunRow
 from triptych.schemas import ControlAction
 
 _ANSWER_TIMEOUT_S = 15.0
@@ -140,6 +140,8 @@ async def _send(
     """Send a command and wait for the event that answers it. None when there is none in time."""
     async with Operator.connect(dsn) as operator, Client(address.kafka, address.topic_prefix) as client:
         run = await operator.run(reference)
+        if run.finished_at is not None:
+            raise RunOverError(run.run_id, run.status, action.value)
         command_id = await client.control(run.run_id, run.partition, action, **command)
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):

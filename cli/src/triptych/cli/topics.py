@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import aiokafka
 from aiokafka.admin import AIOKafkaAdminClient
@@ -55,9 +56,10 @@ async def _read(address: Address) -> list[TopicRow]:
     try:
         await admin.start()
         await consumer.start()
-        names = sorted(name for name in await consumer.topics() if name.startswith(f"{address.topic_prefix}."))
+        names = sorted(name for name in await admin.list_topics() if name.startswith(f"{address.topic_prefix}."))
         committed = await _committed(admin)
-        return [await _row(address, consumer, name, committed) for name in names]
+        described = await admin.describe_topics(names) if names else []
+        return [await _row(address, consumer, topic, committed) for topic in described]
     except KafkaError as error:
         raise KafkaUnreachableError(address.kafka, error) from error
     finally:
@@ -77,8 +79,11 @@ async def _committed(admin: AIOKafkaAdminClient) -> Committed:
     return found
 
 
-async def _row(address: Address, consumer: aiokafka.AIOKafkaConsumer, name: str, committed: Committed) -> TopicRow:
-    partitions = [aiokafka.TopicPartition(name, number) for number in consumer.partitions_for_topic(name) or ()]
+async def _row(
+    address: Address, consumer: aiokafka.AIOKafkaConsumer, described: dict[str, Any], committed: Committed
+) -> TopicRow:
+    name: str = described["topic"]
+    partitions = [aiokafka.TopicPartition(name, each["partition"]) for each in described["partitions"]]
     starts = await consumer.beginning_offsets(partitions)
     ends = await consumer.end_offsets(partitions)
     lag = {

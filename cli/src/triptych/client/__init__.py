@@ -21,6 +21,7 @@ from triptych.client.errors import (
     NotAcceptedError,
     RunAmbiguousError,
     RunNotFoundError,
+    RunOverError,
     TopicMissingError,
 )
 from triptych.client.feed import Feed
@@ -42,6 +43,7 @@ __all__ = [
     "RunAmbiguousError",
     "RunFilter",
     "RunNotFoundError",
+    "RunOverError",
     "RunRow",
     "StepRow",
     "TopicMissingError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from uuid import UUID
 
 from triptych.kernel.errors import TriptychError
 
@@ -81,3 +82,11 @@ class RunAmbiguousError(ClientError):
     def __init__(self, reference: str, candidates: Sequence[str]) -> None:
         self.reference, self.candidates = reference, tuple(candidates)
         super().__init__(f"{reference!r} fits several runs; give one of these: {', '.join(candidates)}")
+
+
+class RunOverError(ClientError):
+    """A command to a run that has ended; nothing follows the end of a run."""
+
+    def __init__(self, run_id: UUID, status: str, action: str) -> None:
+        self.run_id, self.status, self.action = run_id, status, action
+        super().__init__(f"run {run_id} is over ({status}), so there is nothing to {action}; submit a new task")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import aiokafka
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
@@ -64,13 +65,7 @@ class Feed:
             await self._consumer.stop()
 
     async def _assign(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
-        existing = await consumer.topics()
-        partitions = []
-        for topic in self._messages:
-            if topic not in existing:
-                raise TopicMissingError(topic, self._address.kafka)
-            numbers = consumer.partitions_for_topic(topic) or set()
-            partitions += [aiokafka.TopicPartition(topic, number) for number in numbers]
+        partitions = await self._partitions()
         consumer.assign(partitions)
         starts = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
@@ -78,6 +73,22 @@ class Feed:
             consumer.seek(partition, (starts if self._from_start else ends)[partition])
         if self._to_end:
             self._ends = {partition: end for partition, end in ends.items() if end > starts[partition]}
+
+    async def _partitions(self) -> list[aiokafka.TopicPartition]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._address.kafka, request_timeout_ms=CONNECT_TIMEOUT_MS)
+        try:
+            await admin.start()
+            described = await admin.describe_topics(list(self._messages))
+        finally:
+            await admin.close()
+        for topic in described:
+            if topic["error_code"]:
+                raise TopicMissingError(topic["topic"], self._address.kafka)
+        return [
+            aiokafka.TopicPartition(topic["topic"], each["partition"])
+            for topic in described
+            for each in topic["partitions"]
+        ]
 
     def __aiter__(self) -> Self:
         return self

@@ -131,7 +131,7 @@ class Operator:
             wanted.since,
             wanted.limit,
         )
-        return [RunRow(**record) for record in records]
+        return [_run(record) for record in records]
 
     async def run(self, reference: str) -> RunRow:
         """The one run that is meant by its id, an unambiguous beginning of its id, or its task id.
@@ -146,7 +146,7 @@ class Operator:
             raise RunNotFoundError(reference)
         if len(records) > 1:
             raise RunAmbiguousError(reference, [f"{record['run_id']} ({record['tenant']})" for record in records])
-        return RunRow(**records[0])
+        return _run(records[0])
 
     async def budgets(self, run: RunRow) -> dict[str, Any]:
         """The limits that the run's playbook sets, before any extension."""
@@ -164,6 +164,11 @@ class Operator:
             JournalEntry(record["seq"], record["type"], record["at"], orjson.loads(record["data"]))
             for record in await self._connection.fetch(_QUERIES["journal"], run_id)
         ]
+
+
+def _run(record: asyncpg.Record) -> RunRow:
+    """A row with a plain UUID: asyncpg's own kind of it is not known to those who write JSON."""
+    return RunRow(**{**record, "run_id": UUID(int=record["run_id"].int)})
 
 
 def _id_range(reference: str) -> tuple[UUID, UUID]:
