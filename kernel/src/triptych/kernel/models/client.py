@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import jsonschema_rs
 import orjson
@@ -109,12 +110,21 @@ class _Question:
 
 
 class ModelClient:
-    """Asks the configured models, by tier."""
+    """Asks the configured models, by tier. As a context manager it closes its connections at the end."""
 
     def __init__(self, settings: ModelSettings) -> None:
         """Raises ConfigurationError when a model cannot be used, or nobody knows its price."""
         self._tiers = {tier: _tier(tier, name, settings) for tier, name in settings.tiers.items()}
         self._frame = prompts.load_prompt("triptych.kernel.models", "frame")
+        self._connections = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        for tier in self._tiers.values():
+            await self._connections.enter_async_context(tier.model)
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._connections.aclose()
 
     async def ask(
         self,

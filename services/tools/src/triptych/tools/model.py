@@ -25,7 +25,8 @@ REPORT_MS = 250
 
 @asynccontextmanager
 async def _client(resources: Resources) -> AsyncIterator[ModelClient]:
-    yield ModelClient(resources.settings)
+    async with ModelClient(resources.settings) as client:
+        yield client
 
 
 tool = Tool("model", settings=ModelSettings, lifespan=_client, concurrency=32)
