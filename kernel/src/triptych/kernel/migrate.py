@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import psycopg
 from alembic import command, op
@@ -215,12 +216,10 @@ def _execute(connection: psycopg.Connection, statement: str, *names: sql.Composa
 def _dsn(dsn: str, **changes: str) -> str:
     """The DSN with other parts, as a URL, which every client library reads alike."""
     parts = {name: str(value) for name, value in conninfo_to_dict(dsn).items() if value is not None} | changes
-    return URL.create(
-        "postgresql",
-        username=parts.pop("user", None),
-        password=parts.pop("password", None),
-        host=parts.pop("host", None) if not parts.get("host", "").startswith("/") else None,
-        port=int(port) if (port := parts.pop("port", None)) else None,
-        database=parts.pop("dbname", None),
-        query=parts,
-    ).render_as_string(hide_password=False)
+    credentials = ":".join(quote(parts.pop(name), safe="") for name in ("user", "password") if name in parts)
+    database = quote(parts.pop("dbname"), safe="")
+    host = "" if parts.get("host", "").startswith("/") else parts.pop("host", "")
+    port = f":{parts.pop('port')}" if host and "port" in parts else ""
+    address = (f"[{host}]" if ":" in host else host) + port
+    query = f"?{urlencode(parts, quote_via=quote)}" if parts else ""
+    return f"postgresql://{credentials}@{address}/{database}{query}"

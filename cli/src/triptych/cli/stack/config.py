@@ -23,8 +23,8 @@ MigrationsReference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]
 SERVERS = ("postgres", "kafka")
 """Names that a process cannot have, since these are always there."""
 
-_WORKER = "triptych.kernel:migrations/worker"
-"""The tables of a worker, which every tool is."""
+_TOOL = ("triptych.kernel:migrations/worker", "triptych.tools:migrations/tool")
+"""Every tool is a worker, and keeps a ledger of its effects."""
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
 
@@ -109,7 +109,7 @@ class StackConfig:
             for name, service in self.table.services.items()
         }
         for name, tool in self.table.tools.items():
-            schemas[f"tool_{name}"] = self._directories((_WORKER, *tool.migrations), f"tools.{name}.migrations")
+            schemas[f"tool_{name}"] = self._directories((*_TOOL, *tool.migrations), f"tools.{name}.migrations")
         return schemas
 
     def _migrations_directory(self, reference: str, key: str) -> Path:

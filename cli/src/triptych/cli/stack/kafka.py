@@ -67,9 +67,9 @@ class Kafka:
             return
         shutil.rmtree(data, ignore_errors=True)  # a formatting that was interrupted
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)).run(
-            self.layout, timeout_s=_FORMAT_TIMEOUT_S
-        )
+        # In one word with its option, since one in 64 ids begins with a dash.
+        arguments = ("format", f"--cluster-id={cluster}", f"--config={self._properties}")
+        self._java("kafka.tools.StorageTool", *arguments).run(self.layout, timeout_s=_FORMAT_TIMEOUT_S)
         write_atomically(self.layout.kafka / "formatted", cluster)
 
     def command(self) -> Command:

@@ -1,0 +1,127 @@
+"""Preparing a database: each service gets a role that can touch its own rows and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+from triptych.kernel.migrate import WORKER, Prepared, RoleNameError, Schema, WrongPrefixError, prepare
+
+
+@pytest.fixture(scope="module")
+def prepared(database: Any) -> Prepared:
+    return database.prepare({"planner": (WORKER,), "tool_kb": (WORKER,), "tool_bare": ()})
+
+
+@pytest.mark.parametrize("schema", ["planner", "tool_kb", "tool_bare"])
+def test_a_service_finds_its_own_schema_without_naming_it(prepared: Prepared, schema: str) -> None:
+    with psycopg.connect(prepared.services[schema]) as connection:
+        assert connection.execute("SHOW search_path").fetchone() == (schema,)
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        "SELECT * FROM jobs",
+        "DELETE FROM jobs",
+        "INSERT INTO leases (instance, until) VALUES ('a', now())",
+        "SELECT * FROM migrations_worker",
+        "INSERT INTO claims.blobs VALUES (gen_random_uuid(), 'hash', 'acme', 'body')",
+    ],
+)
+def test_a_service_may_work_with_its_own_rows_and_with_claims(prepared: Prepared, allowed: str) -> None:
+    with psycopg.connect(prepared.services["planner"]) as connection:
+        connection.execute(allowed)
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        "SELECT * FROM tool_kb.jobs",
+        "DELETE FROM claims.blobs",
+        "UPDATE triptych.stack SET topic_prefix = 'mine'",
+        "UPDATE migrations_worker SET version_num = '0'",
+        "DROP TABLE jobs",
+        "CREATE TABLE mine ()",
+        "CREATE TEMPORARY TABLE mine ()",
+        "CREATE SCHEMA mine",
+        "SET ROLE postgres",
+    ],
+)
+def test_a_service_may_do_nothing_else(prepared: Prepared, forbidden: str) -> None:
+    with psycopg.connect(prepared.services["planner"]) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute(forbidden)
+
+
+def test_the_operator_reads_everything_and_changes_nothing(prepared: Prepared) -> None:
+    with psycopg.connect(prepared.operator, autocommit=True) as connection:
+        for table in ("planner.jobs", "tool_kb.jobs", "claims.blobs", "triptych.stack"):
+            connection.execute(sql.SQL("TABLE {}").format(sql.Identifier(*table.split("."))))
+        with pytest.raises(errors.ReadOnlySqlTransaction):
+            connection.execute("DELETE FROM planner.jobs")
+        connection.execute("SET default_transaction_read_only = off")
+        with pytest.raises(errors.InsufficientPrivilege):
+            connection.execute("DELETE FROM planner.jobs")
+
+
+def test_preparing_again_changes_no_row_and_takes_new_passwords(database: Any, prepared: Prepared) -> None:
+    with psycopg.connect(prepared.services["tool_kb"]) as connection:
+        connection.execute("INSERT INTO leases (instance, until) VALUES ('kept', now())")
+    again = prepare(database.owner_dsn, database.prefix, [Schema("tool_kb", "p:@/% word", (WORKER,))], "secret")
+    assert not again.created
+    with psycopg.connect(again.services["tool_kb"]) as connection:
+        assert connection.execute("SELECT count(*) FROM leases WHERE instance = 'kept'").fetchone() == (1,)
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(prepared.services["tool_kb"])
+
+
+def test_a_new_revision_is_applied_to_what_is_there(database: Any, tmp_path: Path) -> None:
+    schema = Schema("tool_grown", "secret", (tmp_path,))
+    _revision(tmp_path, "0001", None, "CREATE TABLE notes (text text); INSERT INTO notes VALUES ('50% :kept');")
+    prepare(database.owner_dsn, database.prefix, [schema], "secret")
+    _revision(tmp_path, "0002", "0001", "ALTER TABLE notes ADD COLUMN at timestamptz;")
+    dsn = prepare(database.owner_dsn, database.prefix, [schema], "secret").services["tool_grown"]
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT text, at FROM notes").fetchall() == [("50% :kept", None)]
+
+
+def test_a_revision_that_fails_leaves_nothing_behind(database: Any, tmp_path: Path) -> None:
+    schema = Schema("tool_broken", "secret", (tmp_path,))
+    _revision(tmp_path, "0001", None, "CREATE TABLE half (); SELECT 1/0;")
+    with pytest.raises(psycopg.Error):
+        prepare(database.owner_dsn, database.prefix, [schema], "secret")
+    with psycopg.connect(database.owner_dsn) as connection:
+        assert connection.execute("SELECT to_regclass('tool_broken.half')").fetchone() == (None,)
+
+
+@pytest.mark.usefixtures("prepared")
+def test_a_database_belongs_to_one_prefix(database: Any) -> None:
+    with pytest.raises(WrongPrefixError, match=f"belongs to the topic prefix '{database.prefix}'"):
+        prepare(database.owner_dsn, "another", [], "secret")
+
+
+def test_a_role_name_that_postgres_would_cut_is_refused(database: Any) -> None:
+    long = replace(Schema("tool_x", "secret", ()), name="tool_" + "x" * 60)
+    with pytest.raises(RoleNameError, match="longer than 63 bytes"):
+        prepare(database.owner_dsn, database.prefix, [long], "secret")
+
+
+def test_a_server_that_is_not_there_is_an_error_of_the_driver(database: Any) -> None:
+    nowhere = urlunsplit(urlsplit(database.owner_dsn)._replace(netloc="postgres:secret@127.0.0.1:1"))
+    with pytest.raises(psycopg.OperationalError, match="Connection refused"):
+        prepare(nowhere, database.prefix, [], "secret")
+
+
+def _revision(directory: Path, revision: str, after: str | None, script: str) -> None:
+    directory.joinpath(f"{revision}.sql").write_text(script)
+    directory.joinpath(f"{revision}.py").write_text(
+        "from triptych.kernel.migrate import run_sql\n"
+        f"revision, down_revision = {revision!r}, {after!r}\n"
+        "def upgrade():\n    run_sql(__file__)\n"
+    )
