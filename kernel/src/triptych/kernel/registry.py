@@ -112,6 +112,10 @@ class ContractRegistry:
             except KAFKA_GONE as error:
                 self._service.health.beat(LOOP)
                 await outage.wait(error, unless=self._service.stopping)
+            except Exception:
+                # Without contracts this process is of no use; liveness fails from here on, and the log says why.
+                self._service.log.exception("the registry of contracts has failed")
+                raise
 
     async def _consume(self, outage: Outage) -> None:
         consumer = aiokafka.AIOKafkaConsumer(
@@ -124,7 +128,7 @@ class ContractRegistry:
         partition = TopicPartition(self._topic, 0)
         try:
             await consumer.start()
-            if not await consumer.partitions_for_topic(self._topic):
+            if self._topic not in await consumer.topics():
                 raise ConnectionError(f"there is no topic {self._topic} yet; `triptych up` creates it")
             consumer.assign([partition])
             await consumer.seek_to_beginning(partition)
