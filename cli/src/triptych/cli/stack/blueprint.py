@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -18,7 +18,8 @@ import httpx
 from triptych.cli.stack.command import Command
 from triptych.cli.stack.config import StackConfig, fill
 from triptych.cli.stack.errors import UnknownServiceError
-from triptych.cli.stack.layout import HOST, Layout
+from triptych.cli.stack.layout import Layout
+from triptych.cli.stack.ports import HOST, Ports
 from triptych.cli.stack.servers import Server
 
 _DETAIL_MAX_CHARS = 300
@@ -68,14 +69,16 @@ class Blueprint:
 
     config: StackConfig
     layout: Layout
+    ports: Ports
     http: httpx.AsyncClient
     playbooks: Path
     topic_prefix: str
+    _ports: dict[str, int] = field(default_factory=dict)
 
     def process(self, name: str) -> Unit:
         """A process of the section [processes]."""
         entry = self.config.table.processes[name]
-        port = self.layout.port(name)
+        port = self.ports.of(name)
         arguments = tuple(self._fill(argument, port) for argument in entry.command)
         environment = self._environment(entry.env, port)
         url = f"http://{HOST}:{port}"
@@ -95,7 +98,7 @@ class Blueprint:
         else:
             raise UnknownServiceError(name, (*table.services, *table.tools))
         unit_name = name if index == 1 else f"{name}-{index}"
-        port = self.layout.port(unit_name)
+        port = self.ports.of(unit_name)
         environment = self._environment({**table.env, **own}, port) | {
             "TRIPTYCH_KAFKA": kafka,
             "TRIPTYCH_POSTGRES": dsns[schema],
@@ -115,6 +118,12 @@ class Blueprint:
             unit_name, Kind.SERVICE, command, self._probe(f"{health}/live", f"{health}/ready"), f"{health}/ready"
         )
 
+    def _port(self, name: str) -> int:
+        """The port of a unit, chosen once: when it is asked for again, the unit itself may listen there."""
+        if name not in self._ports:
+            self._ports[name] = self.layout.port(name)
+        return self._ports[name]
+
     def _environment(self, configured: Mapping[str, str], port: int) -> dict[str, str]:
         """What the file gives, but for what whoever called `up` has set already."""
         return {name: self._fill(text, port) for name, text in configured.items() if name not in os.environ}
@@ -131,7 +140,7 @@ class Blueprint:
                 case ("secret", _, name):
                     return self.layout.secret(name)
                 case (process, _, _):
-                    return f"http://{HOST}:{self.layout.port(process)}"
+                    return f"http://{HOST}:{self.ports.of(process)}"
 
         return fill(text, value_of)
 
