@@ -1,0 +1,10 @@
+#!/bin/sh
+# Hands each secret that is mounted as a file to the process, as a variable of the file's name, and
+# becomes Python: it is process 1, gets SIGTERM itself, and has the same name after a restart.
+set -eu
+for file in /run/secrets/*; do
+    [ -f "$file" ] || continue
+    export "${file##*/}=$(cat "$file")"
+done
+[ $# -gt 0 ] || set -- -m "triptych.$SERVICE"
+exec python "$@"
