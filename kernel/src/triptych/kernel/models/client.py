@@ -115,12 +115,21 @@ class ModelClient:
     def __init__(self, settings: ModelSettings) -> None:
         """Raises ConfigurationError when a model cannot be used, or nobody knows its price."""
         self._tiers = {tier: _tier(tier, name, settings) for tier, name in settings.tiers.items()}
+        self._connections = AsyncExitStack()
         self._frame = prompts.load_prompt("triptych.kernel.models", "frame")
         self._connections = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         for tier in self._tiers.values():
             await self._connections.enter_async_context(tier.model)
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._connections.aclose()
+
+    async def __aenter__(self) -> Self:
+        for asked in self._tiers.values():
+            await self._connections.enter_async_context(asked.model)
         return self
 
     async def __aexit__(self, *_exc: object) -> None:

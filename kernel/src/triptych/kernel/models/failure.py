@@ -24,7 +24,7 @@ from triptych.kernel.errors import TriptychError
 from triptych.schemas import ErrorCode, Spend, ToolError
 
 MAX_EXCERPT_CHARS = 300
-_KEY_LIKE = re.compile(r"\b(?:sk|pk|key|Bearer)[-_ ][A-Za-z0-9*_\-]{6,}|\b[A-Za-z0-9_\-]{32,}\b")
+_KEY_LIKE = re.compile(r"\b(?:sk|pk)-[\w*-]{6,}|\bBearer\s+\S+|\b[\w-]{32,}\b")
 
 _STATUS = {
     400: ErrorCode.INVALID_ARGUMENTS,
@@ -86,7 +86,9 @@ def from_error(
 
 def _from_status(error: ModelHTTPError, model: str, spend: Spend) -> ModelFailure:
     code = _code(error)
-    message = f"{model} answered HTTP {error.status_code}{_excerpt(error)}{_CURE.get(code, '')}"
+    # Endpoints like to echo the key that they refuse.
+    said = "" if code is ErrorCode.UNAUTHENTICATED else _excerpt(error)
+    message = f"{model} answered HTTP {error.status_code}{said}{_CURE.get(code, '')}"
     retry_after_ms = None if error.retry_after is None else max(0, round(error.retry_after * 1000))
     return ModelFailure(code, message, retry_after_ms, spend)
 

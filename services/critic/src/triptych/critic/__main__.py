@@ -23,8 +23,8 @@ CONFIG = WorkerConfig(
 
 async def serve(service: Service, settings: ServiceSettings, models: ModelSettings) -> None:
     """Answer requests for reviews until the process is told to stop."""
-    client = ModelClient(models)
     async with (
+        ModelClient(models) as client,
         await connect(settings.postgres.get_secret_value(), settings.instance) as pool,
         ContractRegistry(service, settings) as registry,
     ):

@@ -1,0 +1,321 @@
+"""What makes a list of steps a plan, and what the planner answers when it does not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from triptych.kernel.models import ModelFailure, ModelReply
+from triptych.kernel.registry import Offer
+from triptych.kernel.worker import JobAttempt
+from triptych.planner.checker import Terms, find_problems, make_plan
+from triptych.planner.worker import Planner
+from triptych.schemas import (
+    Contract,
+    Cost,
+    Effect,
+    ErrorCode,
+    FixedPlan,
+    Grant,
+    ModelPlan,
+    PlanAnswer,
+    PlanRequest,
+    Reason,
+    Result,
+    RetryPolicy,
+    Spend,
+    StepRecord,
+    StepSpec,
+)
+
+SEARCH = Contract(
+    operation="kb.search",
+    description="Searches.",
+    arguments={
+        "type": "object",
+        "required": ["query"],
+        "additionalProperties": False,
+        "properties": {
+            "query": {"type": "string", "minLength": 3},
+            "limit": {"type": "integer", "maximum": 10},
+            "filters": {"anyOf": [{"type": "array", "items": {"enum": ["new", "old"]}}, {"type": "null"}]},
+        },
+    },
+    result={"type": "object"},
+    effect=Effect.READ,
+    timeout_ms=2_000,
+    cost=Cost(tokens=5, usd_micros=7),
+)
+REPLY = Contract(
+    operation="helpdesk.reply",
+    description="Replies.",
+    arguments={"type": "object", "required": ["body"], "properties": {"body": {"type": "string"}}},
+    result={"type": "object"},
+    effect=Effect.IDEMPOTENT,
+)
+OFFERS = {contract.operation: Offer.of(contract) for contract in (SEARCH, REPLY)}
+
+
+def terms(**changes: Any) -> Terms:
+    return Terms(**{"offers": OFFERS, "max_steps": 5, "retry": RetryPolicy(max_attempts=7)} | changes)
+
+
+def search(**changes: Any) -> StepSpec:
+    fields = {"id": "search", "operation": "kb.search", "arguments": {"query": "${{ input.body }}"}}
+    return StepSpec(**fields | changes)
+
+
+def reply(**changes: Any) -> StepSpec:
+    fields = {"id": "reply", "operation": "helpdesk.reply", "arguments": {"body": "See ${{ steps.search.data }}"}}
+    return StepSpec(**fields | changes)
+
+
+def problems(*specs: StepSpec, **changes: Any) -> str:
+    return "\n".join(str(problem) for problem in find_problems(specs, terms(**changes)))
+
+
+def test_a_plan_has_complete_dependencies_pins_and_limits() -> None:
+    specs = [search(), reply(when="steps.search.status == 'ok'", depends_on=("search",))]
+    assert find_problems(specs, terms()) == []
+    first, second = make_plan(specs, terms()).steps
+    assert second.depends_on == ("search",)
+    assert first.pin.contract_hash == SEARCH.hash
+    assert (first.pin.effect, first.pin.timeout_ms, first.pin.cost) == (Effect.READ, 2_000, SEARCH.cost)
+    assert first.retry.max_attempts == 7
+
+
+def test_a_steps_own_limits_go_before_the_contracts() -> None:
+    own = search(timeout_ms=9, tokens=1_000, usd=0.01, retry=RetryPolicy(max_attempts=1))
+    (step,) = make_plan([own], terms()).steps
+    assert (step.pin.timeout_ms, step.pin.cost) == (9, Cost(tokens=1_000, usd_micros=10_000))
+    assert step.retry.max_attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("specs", "complaint"),
+    [
+        ([search(operation="kb.serch")], "step search, operation: kb.serch is not offered"),
+        ([search(), search()], "another step has this id too"),
+        ([search(depends_on=("nobody",))], "step search, depends_on: there is no step `nobody`"),
+        ([reply()], "step reply, arguments: there is no step `search`; the steps are: reply"),
+        ([search(when="steps.search.status == 'ok'")], "refers to itself"),
+        ([search(expect="steps.search.data.x == 1")], "use `result` in `expect`"),
+        ([search(when="result.status == 'ok'")], "step search, when: .*there is no variable `result`"),
+        ([search(expect="result.status ==")], "step search, expect: .*Syntax error"),
+        ([search(arguments={"query": "${{ input."})], "step search, arguments: .*not closed"),
+        ([search(arguments={"query": "abc", "limt": 3})], "step search, arguments.limt: .*did you mean `limit`"),
+        ([search(arguments={})], '"query" is a required property'),
+        ([search(arguments={"query": "ab"})], "step search, arguments.query: .*shorter than 3"),
+        ([search(arguments={"query": "abc", "limit": 50})], "step search, arguments.limit: 50 is greater"),
+        ([search(arguments={"query": "abc", "limit": "n ${{ input.n }}"})], "arguments.limit: .*not of type"),
+        ([], "the plan, steps: there are none"),
+        ([search(id=f"s{n}") for n in range(6)], "6 steps are too many; at most 5 are left"),
+    ],
+)
+def test_a_problem_names_the_step_the_place_and_the_cure(specs: list[StepSpec], complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        raise AssertionError(problems(*specs))
+
+
+def test_steps_that_wait_for_each_other_are_named_in_order() -> None:
+    one = search(arguments={"query": "${{ steps.reply.data.x }}"})
+    assert "these steps wait for each other: " in problems(one, reply())
+
+
+def test_all_problems_are_found_at_once() -> None:
+    found = problems(search(arguments={"limit": 99}, expect="nope"), reply(depends_on=("nobody",)))
+    for complaint in ("required property", "greater", "no variable `nope`", "`nobody`"):
+        assert complaint in found
+
+
+def test_what_a_template_will_give_fits_everywhere() -> None:
+    arguments = {"query": "${{ input.q }}", "limit": "${{ input.n }}", "filters": ["${{ input.f }}"]}
+    assert problems(search(arguments=arguments)) == ""
+
+
+def test_an_operation_that_leaves_its_arguments_open_takes_any_name() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": True}
+    offer = Offer.of(SEARCH.model_copy(update={"arguments": schema}))
+    assert problems(search(arguments={"b": 1}), offers={"kb.search": offer}) == ""
+
+
+def test_a_step_that_has_ended_keeps_its_operation_and_can_be_referred_to() -> None:
+    ended = StepRecord(id="search", operation="kb.search", status="succeeded", result=Result.ok({}))
+    assert problems(reply(), revision=2, known=(ended,)) == ""
+    assert "has ended already, as kb.search" in problems(reply(id="search"), revision=2, known=(ended,))
+
+
+def test_steps_that_have_ended_do_not_count_against_the_limit() -> None:
+    ended = StepRecord(id="search", operation="kb.search", status="succeeded")
+    assert problems(search(), reply(), max_steps=1, known=(ended,)) == ""
+
+
+class Registry:
+    """The contracts of some tools, already known."""
+
+    def __init__(self, *contracts: Contract) -> None:
+        self._offers = {contract.operation: Offer.of(contract) for contract in contracts}
+
+    async def ready(self) -> None:
+        return
+
+    async def wait_for_tools(self, tools: set[str], timeout_s: float) -> None:
+        return
+
+    def knows_tool(self, tool: str) -> bool:
+        return any(operation.startswith(f"{tool}.") for operation in self._offers)
+
+    def operations(self, patterns: tuple[str, ...]) -> dict[str, Offer]:
+        return {name: offer for name, offer in self._offers.items() if name in patterns}
+
+
+class Models:
+    """A model that says what it is told to say, and remembers what it was asked."""
+
+    def __init__(self, *says: dict[str, Any] | ModelFailure) -> None:
+        self._says, self.asked = list(says), []
+
+    async def ask(self, kind: str, tier: str, payload: dict[str, Any], form: Any, **rest: Any) -> ModelReply:
+        self.asked.append({"kind": kind, "tier": tier, "payload": payload, **rest})
+        said = self._says.pop(0)
+        if isinstance(said, ModelFailure):
+            raise said
+        return ModelReply(said, Spend(tokens=100, usd_micros=10))
+
+
+def plan_request(spec: FixedPlan | ModelPlan, **changes: Any) -> PlanRequest:
+    fields: dict[str, Any] = {
+        "request_id": "r1",
+        "run_id": uuid4(),
+        "tenant": "acme",
+        "partition": 0,
+        "deadline_at": datetime.now(UTC) + timedelta(minutes=1),
+        "grant": Grant(tokens=1_000, usd_micros=1_000),
+        "playbook": "p",
+        "goal": "Answer.",
+        "input": {"body": "help"},
+        "spec": spec,
+        "tools": ("kb.search", "helpdesk.reply"),
+        "revision": 1,
+        "max_steps": 5,
+    }
+    return PlanRequest(**fields | changes)
+
+
+async def answer(request: PlanRequest, registry: Registry | None = None, models: Models | None = None) -> PlanAnswer:
+    planner = Planner(registry or Registry(SEARCH, REPLY), models or Models(), model_timeout_ms=1_000)
+    return await planner.execute(request, JobAttempt(lease=1))
+
+
+GOOD = {
+    "steps": [
+        {"id": "search", "operation": "kb.search", "arguments": {"query": "help"}},
+        {"id": "reply", "operation": "helpdesk.reply", "arguments": {"body": "${{ steps.search.data.text }}"}},
+    ]
+}
+BAD = {"steps": [{"id": "search", "operation": "kb.search", "arguments": {"text": "help"}}]}
+
+
+async def test_a_fixed_plan_is_pinned_without_asking_a_model() -> None:
+    got = await answer(plan_request(FixedPlan(steps=(search(), reply()))))
+    assert got.plan is not None
+    assert [step.id for step in got.plan.steps] == ["search", "reply"]
+    assert got.spend == Spend()
+
+
+async def test_a_tool_that_is_not_there_yet_is_unavailable_so_that_the_planner_is_asked_again() -> None:
+    got = await answer(plan_request(FixedPlan(steps=(search(), reply()))), Registry(SEARCH))
+    assert got.error is not None
+    assert (got.error.code, got.code) == (ErrorCode.UNAVAILABLE, None)
+    assert "helpdesk" in got.error.message
+    assert got.error.retry_after_ms
+
+
+async def test_a_fixed_plan_that_does_not_fit_is_invalid() -> None:
+    got = await answer(plan_request(FixedPlan(steps=(search(arguments={"limit": 1}),))))
+    assert got.code == "plan_invalid"
+
+
+async def test_a_fixed_plan_asked_for_again_is_the_same_plan_until_nothing_is_left_of_it() -> None:
+    ended = StepRecord(id="search", operation="kb.search", status="succeeded", result=Result.ok({}))
+    fixed = FixedPlan(steps=(search(), reply()))
+    again = await answer(plan_request(fixed, revision=2, known=(ended,)))
+    assert again.plan is not None
+    assert again.plan.revision == 2
+    done = ended.model_copy(update={"id": "reply", "operation": "helpdesk.reply"})
+    failure = Reason(code="goal_unmet", message="the reply is wrong")
+    over = await answer(plan_request(fixed, revision=2, known=(ended, done), failure=failure))
+    assert over.code == "plan_invalid"
+    assert over.error is not None
+    assert "cannot be planned differently" in over.error.message
+    assert "the reply is wrong" in over.error.message
+
+
+async def test_a_models_plan_is_checked_and_pinned() -> None:
+    models = Models(GOOD)
+    got = await answer(plan_request(ModelPlan(instructions="Be brief.")), models=models)
+    assert got.plan is not None
+    assert got.plan.steps[1].depends_on == ("search",)
+    assert got.spend.tokens == 100
+    (asked,) = models.asked
+    assert (asked["kind"], asked["tier"]) == ("plan", "strong")
+    assert asked["instructions"].endswith("Be brief.")
+    assert [offered["operation"] for offered in asked["payload"]["operations"]] == ["kb.search", "helpdesk.reply"]
+
+
+async def test_a_models_plan_is_repaired_with_all_its_errors_within_what_is_left() -> None:
+    models = Models(BAD, GOOD)
+    got = await answer(plan_request(ModelPlan()), models=models)
+    assert got.plan is not None
+    assert got.spend.tokens == 200
+    second = models.asked[1]
+    assert any("no argument `text`" in error for error in second["payload"]["errors"])
+    assert second["grant"] == Grant(tokens=900, usd_micros=990)
+    assert "mend every one" in second["constraints"][-1]
+
+
+async def test_a_plan_that_stays_wrong_is_invalid_and_says_what_was_spent() -> None:
+    got = await answer(plan_request(ModelPlan(repairs=1)), models=Models(BAD, BAD))
+    assert got.plan is None
+    assert got.code == "plan_invalid"
+    assert got.spend.tokens == 200
+    assert got.error is not None
+    assert "after 2 attempts" in got.error.message
+
+
+async def test_output_that_is_no_plan_at_all_is_repaired_too() -> None:
+    broken = ModelFailure(ErrorCode.CONTRACT_VIOLATION, "not JSON", spend=Spend(tokens=40))
+    got = await answer(plan_request(ModelPlan()), models=Models(broken, GOOD))
+    assert got.plan is not None
+    assert got.spend.tokens == 140
+
+
+async def test_a_model_that_is_away_is_an_error_to_be_tried_again_not_an_invalid_plan() -> None:
+    away = ModelFailure(ErrorCode.RATE_LIMITED, "slow down", 1_500)
+    got = await answer(plan_request(ModelPlan()), models=Models(away))
+    assert got.code is None
+    assert got.error is not None
+    assert (got.error.code, got.error.retry_after_ms) == (ErrorCode.RATE_LIMITED, 1_500)
+
+
+async def test_a_repair_that_the_grant_does_not_cover_ends_as_an_invalid_plan() -> None:
+    broke = ModelFailure(ErrorCode.BUDGET_EXCEEDED, "nothing left")
+    got = await answer(plan_request(ModelPlan()), models=Models(BAD, broke))
+    assert got.code == "plan_invalid"
+    assert got.error is not None
+    assert "nothing was left of the grant" in got.error.message
+
+
+async def test_a_replan_tells_the_model_what_is_known_and_what_failed() -> None:
+    ended = StepRecord(id="search", operation="kb.search", status="succeeded", result=Result.ok({"text": "t"}))
+    failure = Reason(code="search_too_narrow", message="nothing found")
+    models = Models({"steps": [GOOD["steps"][1]]})
+    request = plan_request(ModelPlan(), revision=2, known=(ended,), failure=failure)
+    got = await answer(request, models=models)
+    assert got.plan is not None
+    payload = models.asked[0]["payload"]
+    assert payload["failure"]["code"] == "search_too_narrow"
+    assert payload["known"][0]["data"] == {"text": "t"}
