@@ -37,12 +37,14 @@ Body = Annotated[str, Field(max_length=40_000)]
 
 
 class Article(TypedDict):
-    """What the answer may build on."""
+    """What the answer may build on. A hit of `kb.search` fits as it is."""
 
     id: str
     title: str
     body: str
     score: NotRequired[float]
+    category: NotRequired[str]
+    snippet: NotRequired[str]
 
 
 Articles = Annotated[list[Article], Field(max_length=20)]
