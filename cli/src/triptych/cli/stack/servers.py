@@ -20,6 +20,7 @@ from triptych.cli.stack.errors import ProcessFailedError
 from triptych.cli.stack.kafka import Kafka
 from triptych.cli.stack.layout import Layout, last_lines
 from triptych.cli.stack.orphans import stop_orphans
+from triptych.cli.stack.ports import Ports
 from triptych.cli.stack.postgres import Postgres
 
 _READY_TIMEOUT_S = 60.0
@@ -61,7 +62,8 @@ def start_servers(data_dir: Path, progress: Callable[[str], None] = lambda _: No
     """
     layout = Layout.at(data_dir)
     stop_orphans(layout.root)
-    postgres, kafka = Postgres.of(layout), Kafka.of(layout, progress)
+    ports = Ports(layout)
+    postgres, kafka = Postgres.of(layout, ports), Kafka.of(layout, ports, progress)
     running: list[tuple[Server, subprocess.Popen[bytes]]] = []
     try:
         with ThreadPoolExecutor(2) as pool:

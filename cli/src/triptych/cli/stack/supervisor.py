@@ -29,6 +29,7 @@ from triptych.cli.stack.kafka import Kafka
 from triptych.cli.stack.layout import Layout, write_json
 from triptych.cli.stack.options import Options
 from triptych.cli.stack.orphans import stop_orphans
+from triptych.cli.stack.ports import Ports
 from triptych.cli.stack.postgres import Postgres
 from triptych.cli.stack.topics import create_topics
 from triptych.cli.stack.watched import State, Watched
@@ -54,10 +55,12 @@ class Supervisor:
         self._options = options
         self._layout = layout
         self._log = log
+        self._ports = Ports(layout)
         self._config = StackConfig.load(options.config)
         self._blueprint = Blueprint(
             config=self._config,
             layout=layout,
+            ports=self._ports,
             http=http,
             playbooks=(options.playbooks or self._config.directory / self._config.table.playbooks).resolve(),
             topic_prefix=options.topic_prefix,
@@ -130,7 +133,7 @@ class Supervisor:
     async def _start_postgres(self) -> Prepared:
         owner = self._options.postgres
         if owner is None:
-            server = Postgres.of(self._layout)
+            server = Postgres.of(self._layout, self._ports)
             await asyncio.to_thread(server.prepare)
             await self._watch(server_unit(server, Kind.POSTGRES)).ready(_READY_TIMEOUT_S)
             owner = server.dsn(self._options.topic_prefix)
@@ -155,7 +158,7 @@ class Supervisor:
     async def _start_kafka(self) -> str:
         address = self._options.kafka
         if address is None:
-            server = await asyncio.to_thread(Kafka.of, self._layout, self._say)
+            server = await asyncio.to_thread(Kafka.of, self._layout, self._ports, self._say)
             await asyncio.to_thread(server.prepare)
             await self._watch(server_unit(server, Kind.KAFKA)).ready(_READY_TIMEOUT_S)
             address = server.address
