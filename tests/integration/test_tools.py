@@ -251,7 +251,7 @@ async def test_after_kill_9_in_a_write_the_next_process_answers_and_it_took_effe
         "TRIPTYCH_KAFKA": ends.settings.kafka,
         "TRIPTYCH_POSTGRES": ends.settings.postgres.get_secret_value(),
         "TRIPTYCH_TOPIC_PREFIX": ends.settings.topic_prefix,
-        "TRIPTYCH_INSTANCE": "helpdesk-1",
+        "TRIPTYCH_INSTANCE": "tool-1",
         "TRIPTYCH_HELPDESK_URL": str(helpdesk_settings.url),
         "TRIPTYCH_HELPDESK_TOKEN": TOKEN,
     }
@@ -267,7 +267,7 @@ async def test_after_kill_9_in_a_write_the_next_process_answers_and_it_took_effe
     process.send_signal(signal.SIGKILL)
     await process.wait()
     assert await ends.state(one) == "received"
-    async with running(ends, helpdesk.tool, helpdesk_settings, instance="helpdesk-1"):
+    async with running(ends, helpdesk.tool, helpdesk_settings):
         assert (await ends.answer_to(one)).result.status is ResultStatus.OK
     assert await times_done(desk, one) == 1
     assert len(ends.answers_to(one)) == 1

@@ -1,4 +1,4 @@
-"""The worker loop on a real broker and a real database."""
+"""The worker loop on a real broker and a real database: nothing is lost, nothing is answered by two."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
-import aiokafka
-import asyncpg
-import orjson
 import pytest
+from ends import Ends, call_request, open_ends
 
-from triptych.kernel import cloudevents
+from triptych.kernel import claimcheck, cloudevents
+from triptych.kernel.claimcheck import Claim
 from triptych.kernel.database import connect
 from triptych.kernel.health import Health
 from triptych.kernel.log import configure_logging
 from triptych.kernel.migrate import WORKER
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
-from triptych.kernel.worker import JobAttempt, WorkerConfig, run_worker
-from triptych.schemas import CallAnswer, CallRequest, ErrorCode, Grant, Result, Spend, ToolError
+from triptych.kernel.worker import Connection, Finished, JobAttempt, WorkerConfig, run_worker
+from triptych.kernel.worker.jobs import Arrival, Jobs, LeaseLostError
+from triptych.schemas import CallAnswer, CallRequest, DeadLetter, ErrorCode, Grant, Result, Spend, ToolError
 
 SCHEMA = "tool_echo"
 CONFIG = WorkerConfig(
@@ -35,42 +34,28 @@ CONFIG = WorkerConfig(
     lease_ms=1_500,
 )
 
-
-def request(**changes: Any) -> CallRequest:
-    fields: dict[str, Any] = {
-        "request_id": f"r-{uuid4().hex[:12]}",
-        "run_id": uuid4(),
-        "tenant": "acme",
-        "partition": 1,
-        "deadline_at": datetime.now(UTC) + timedelta(seconds=60),
-        "principal": "user:ana",
-        "step": "say",
-        "operation": "echo.echo",
-        "arguments": {"value": "hello"},
-        "attempt": 1,
-        "idempotency_key": "k-1",
-        "contract_hash": "0" * 16,
-        "timeout_ms": 5_000,
-    }
-    return CallRequest(**fields | changes)
+Act = Callable[[CallRequest, JobAttempt], Awaitable[None]]
 
 
 @dataclass
 class Parrot:
-    """A worker that repeats what it is told, when it is told."""
+    """A worker that repeats what it is told, after whatever a test wants to happen first."""
 
     request_type = CallRequest
-    act: Callable[[CallRequest, JobAttempt], Awaitable[None]] | None = None
-    seen: list[tuple[str, JobAttempt]] = field(default_factory=list)
+    act: Act | None = None
+    attempts: list[tuple[str, JobAttempt]] = field(default_factory=list)
 
     async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer:
-        self.seen.append((request.request_id, attempt))
+        self.attempts.append((request.request_id, attempt))
         if self.act is not None:
             await self.act(request, attempt)
         return self._answer(request, Result.ok(request.arguments["value"]), Spend())
 
     def failed(self, request: CallRequest, error: ToolError, spend: Spend) -> CallAnswer:
         return self._answer(request, Result.failed(error.code, error.message), spend)
+
+    def attempts_of(self, one: CallRequest) -> list[JobAttempt]:
+        return [attempt for request_id, attempt in self.attempts if request_id == one.request_id]
 
     @staticmethod
     def _answer(request: CallRequest, result: Result, spend: Spend) -> CallAnswer:
@@ -80,88 +65,364 @@ class Parrot:
 
 
 @dataclass
-class Bench:
-    """The two ends of a worker, and the table in between."""
+class Gate:
+    """Holds attempts until it is opened."""
 
-    settings: ServiceSettings
-    pool: asyncpg.Pool
-    producer: aiokafka.AIOKafkaProducer
-    answers: list[aiokafka.ConsumerRecord]
-    dead: list[aiokafka.ConsumerRecord]
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def ask(self, *requests: CallRequest, raw: bytes | None = None) -> None:
-        topic = self.settings.topic(CONFIG.request_noun)
-        for one in requests:
-            await self.producer.send(topic, one.to_bytes(), key=str(one.run_id).encode(), partition=one.partition)
-        if raw is not None:
-            await self.producer.send(topic, raw, partition=0)
-        await self.producer.flush()
+    async def __call__(self, _request: CallRequest, _attempt: JobAttempt) -> None:
+        self.entered.set()
+        await self.opened.wait()
 
-    def answers_to(self, one: CallRequest) -> list[CallAnswer]:
-        answers = [CallAnswer.model_validate_json(record.value) for record in self.answers if record.value != b"{}"]
-        return [answer for answer in answers if answer.request_id == one.request_id]
 
-    async def state(self, one: CallRequest) -> str | None:
-        return await self.pool.fetchval("select state from jobs where request_id = $1", one.request_id)
+@dataclass
+class Process:
+    """A worker process, as far as it can be one inside a test."""
 
-    @asynccontextmanager
-    async def running(
-        self, worker: Parrot, config: WorkerConfig = CONFIG, instance: str = "one"
-    ) -> AsyncIterator[Service]:
-        settings = self.settings.model_copy(update={"instance": instance})
-        log = configure_logging("warning", "console", instance=instance)
-        service = Service("tool-echo", log, Health("tool-echo", instance), asyncio.Event())
-        task = asyncio.create_task(run_worker(service, settings, worker, config, pool=self.pool))
-        try:
-            yield service
-        finally:
-            service.stopping.set()
-            await task
+    service: Service
+    task: asyncio.Task[None]
+
+    async def die(self) -> None:
+        """End without handing anything back, as kill -9 would."""
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
+@asynccontextmanager
+async def running(
+    ends: Ends, worker: Parrot, config: WorkerConfig = CONFIG, *, instance: str = "one", **options: object
+) -> AsyncIterator[Process]:
+    settings = ends.settings.model_copy(update={"instance": instance})
+    log = configure_logging("error", "console", instance=instance)
+    service = Service("tool-echo", log, Health("tool-echo", instance), asyncio.Event())
+    task = asyncio.create_task(run_worker(service, settings, worker, config, pool=ends.pool, **options))
+    try:
+        yield Process(service, task)
+    finally:
+        service.stopping.set()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
 
 
 @pytest.fixture(scope="module")
-async def bench(servers, prefix, database, create_topics) -> AsyncIterator[Bench]:
-    await create_topics(CONFIG.request_noun, CONFIG.answer_noun, "dead-letters")
+async def ends(servers, prefix, database, create_topics) -> AsyncIterator[Ends]:
+    await create_topics("calls.echo", "results", "dead-letters")
     dsn = database.prepare({SCHEMA: (WORKER,)}).services[SCHEMA]
     settings = ServiceSettings(
-        kafka=servers.kafka, postgres=dsn, topic_prefix=prefix, instance="one", shutdown_timeout_ms=4_000
+        kafka=servers.kafka,
+        postgres=dsn,
+        topic_prefix=prefix,
+        shutdown_timeout_ms=3_500,
+        inline_max_bytes=1_024,
+        session_timeout_ms=6_000,
     )
-    pool = await connect(dsn, "test")
-    producer = aiokafka.AIOKafkaProducer(bootstrap_servers=servers.kafka)
-    await producer.start()
-    bench = Bench(settings, pool, producer, [], [])
-    consumer = aiokafka.AIOKafkaConsumer(
-        settings.topic(CONFIG.answer_noun),
-        settings.topic("dead-letters"),
-        bootstrap_servers=servers.kafka,
-        auto_offset_reset="earliest",
-    )
-    await consumer.start()
-
-    async def collect() -> None:
-        async for record in consumer:
-            (bench.answers if record.topic.endswith("results") else bench.dead).append(record)
-
-    collecting = asyncio.create_task(collect())
-    yield bench
-    collecting.cancel()
-    await consumer.stop()
-    await producer.stop()
-    await pool.close()
+    async with await connect(dsn, "test") as pool, open_ends(settings, pool, "dead-letters") as ends:
+        yield ends
 
 
-async def test_each_request_is_answered_once_on_the_partition_of_its_run(bench, eventually):
-    requests = [request(partition=number % 2) for number in range(50)]
-    async with bench.running(Parrot()):
-        await bench.ask(*requests)
-        await eventually(lambda: all(bench.answers_to(one) for one in requests))
+async def send_raw(ends: Ends, value: bytes | None, **headers: bytes) -> None:
+    topic = ends.settings.topic(CONFIG.request_noun)
+    await ends.producer.send_and_wait(topic, value, key=b"any", partition=0, headers=list(headers.items()))
+
+
+def dead_letters(ends: Ends) -> list[DeadLetter]:
+    return [DeadLetter.model_validate_json(record.value) for record in ends.others]
+
+
+async def test_each_request_is_answered_once_on_the_partition_of_its_run(ends, eventually):
+    requests = [call_request(partition=number % 2) for number in range(50)]
+    async with running(ends, Parrot()):
+        await ends.ask(*requests)
+        await eventually(lambda: all(ends.answers_to(one) for one in requests))
     for one in requests:
-        (answer,) = bench.answers_to(one)
+        (answer,) = ends.answers_to(one)
         assert answer.result == Result.ok("hello")
         assert answer.worker == "one"
         assert answer.started_at <= answer.finished_at
-        assert await bench.state(one) == "published"
-    record = next(record for record in bench.answers if requests[0].request_id.encode() in record.value)
+        assert await ends.state(one) == "published"
+    record = next(record for record in ends.answers if requests[0].request_id.encode() in record.value)
     assert record.partition == requests[0].partition
     assert record.key == str(requests[0].run_id).encode()
     assert cloudevents.event_id(record.headers) == f"{requests[0].request_id}:answer"
+
+
+async def test_a_repeated_request_is_executed_once_and_its_answer_is_published_again(ends, eventually):
+    one, parrot = call_request(), Parrot()
+    async with running(ends, parrot):
+        await ends.ask(one)
+        await ends.answer_to(one)
+        await ends.ask(one)
+        await eventually(lambda: len(ends.answers_to(one)) == 2)
+    first, second = ends.answers_to(one)
+    assert first == second
+    assert len(parrot.attempts_of(one)) == 1
+
+
+async def test_a_request_that_is_repeated_while_it_runs_is_dropped(ends, eventually):
+    one, gate = call_request(), Gate()
+    parrot = Parrot(gate)
+    async with running(ends, parrot) as process:
+        await ends.ask(one)
+        await gate.entered.wait()
+        await ends.ask(one)
+        await eventually(lambda: process.service.health.counters.get("duplicates") == 1)
+        gate.opened.set()
+        await ends.answer_to(one)
+    assert len(parrot.attempts_of(one)) == 1
+    assert len(ends.answers_to(one)) == 1
+
+
+async def test_records_that_cannot_be_read_become_dead_letters_and_do_not_stop_the_partition(ends, eventually):
+    one = call_request(partition=0)
+    async with running(ends, Parrot()):
+        await send_raw(ends, b"not json")
+        await send_raw(ends, b'{"request_id": 7}', ce_tenant=b"globex")
+        await send_raw(ends, None)
+        await send_raw(ends, b"{}", ce_dataref=b"claim:" + str(UUID(int=1)).encode() + b"/missing")
+        await send_raw(ends, call_request(request_id="a\x00b").to_bytes())
+        await ends.ask(one)
+        await ends.answer_to(one)
+        await eventually(lambda: len(dead_letters(ends)) == 5)
+    codes = [letter.reason.code for letter in sorted(dead_letters(ends), key=lambda letter: letter.offset)]
+    assert codes == ["not_json", "invalid_request", "empty_record", "claim_missing", "unstorable"]
+    assert "globex" in {letter.tenant for letter in dead_letters(ends)}
+    rows = await ends.pool.fetch('select value, published from dead_letters order by "offset"')
+    assert rows[0]["value"] == b"not json"
+    assert all(row["published"] for row in rows)
+
+
+async def test_a_request_whose_deadline_has_passed_is_not_executed(ends):
+    one, parrot = call_request(deadline_at=datetime.now(UTC) - timedelta(seconds=1)), Parrot()
+    async with running(ends, parrot):
+        await ends.ask(one)
+        answer = await ends.answer_to(one)
+    assert answer.result.error.code is ErrorCode.TIMEOUT
+    assert not parrot.attempts_of(one)
+
+
+async def test_an_attempt_ends_at_the_deadline_and_counts_as_its_whole_grant(ends):
+    one = call_request(deadline_at=datetime.now(UTC) + timedelta(seconds=2), grant=Grant(tokens=70, usd_micros=9))
+    async with running(ends, Parrot(Gate())):
+        await ends.ask(one)
+        answer = await ends.answer_to(one)
+    assert answer.result.error.code is ErrorCode.TIMEOUT
+    assert answer.spend == Spend(tokens=70, usd_micros=9)
+
+
+async def test_an_exception_is_answered_as_internal_without_its_text(ends):
+    async def fail(_request: CallRequest, _attempt: JobAttempt) -> None:
+        raise ValueError("password=hunter2")
+
+    one = call_request()
+    async with running(ends, Parrot(fail)):
+        await ends.ask(one)
+        error = (await ends.answer_to(one)).result.error
+    assert error.code is ErrorCode.INTERNAL
+    assert "ValueError" in error.message
+    assert "hunter2" not in error.message
+
+
+async def test_jobs_of_a_dead_process_are_taken_over_when_its_lease_expires(ends):
+    requests = [call_request(partition=number % 2) for number in range(20)]
+    gate, parrot = Gate(), Parrot()
+    async with running(ends, Parrot(gate), instance="doomed") as doomed:
+        await ends.ask(*requests)
+        await gate.entered.wait()
+        await doomed.die()
+        async with running(ends, parrot):
+            answers = [await ends.answer_to(one) for one in requests]
+    assert all(answer.result == Result.ok("hello") for answer in answers)
+    taken_over = [attempt for one in requests for attempt in parrot.attempts_of(one) if attempt.taken_over]
+    assert taken_over
+    assert all(attempt.deliveries == 2 for attempt in taken_over)
+
+
+async def test_a_restarted_process_takes_up_its_own_jobs_without_waiting_for_the_lease(ends):
+    one, gate = call_request(), Gate()
+    patient = replace(CONFIG, lease_ms=600_000)
+    async with running(ends, Parrot(gate), patient) as first:
+        await ends.ask(one)
+        await gate.entered.wait()
+        await first.die()
+        async with running(ends, Parrot(), patient):
+            assert (await ends.answer_to(one)).result == Result.ok("hello")
+
+
+async def test_an_answer_that_was_stored_but_not_published_is_published_by_the_next_process(ends, eventually):
+    one = call_request()
+    arrival = Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
+    jobs = Jobs(ends.pool, "one", lease_ms=60_000)
+    await jobs.open()
+    await jobs.take_in([arrival], [])
+    stored = CallAnswer(request_id=one.request_id, run_id=one.run_id, tenant=one.tenant, result=Result.ok("stored"))
+    assert await jobs.settle([(arrival.key, stored.to_bytes())], [], [], None) == {arrival.key}
+    parrot = Parrot()
+    async with running(ends, parrot):
+        assert await ends.answer_to(one) == stored
+    assert not parrot.attempts_of(one)
+    assert await ends.state(one) == "published"
+
+
+async def test_a_process_that_lost_its_lease_cannot_answer(ends):
+    one = call_request()
+    arrival = Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
+    zombie = Jobs(ends.pool, "zombie", lease_ms=1)
+    await zombie.open()
+    await zombie.take_in([arrival], [])
+    heir = Jobs(ends.pool, "heir", lease_ms=60_000)
+    await heir.open()
+    taken: list[str] = []
+    async with asyncio.timeout(10):
+        while one.request_id not in taken:
+            taken += [job.request_id for job in await heir.take_over(100)]
+    assert await zombie.settle([(arrival.key, b"{}")], [], [], None) == frozenset()
+    assert not await zombie.start(arrival.key)
+    assert await heir.settle([(arrival.key, b"{}")], [arrival.key], [], None) == {arrival.key}
+    await heir.close()
+
+
+async def test_two_processes_cannot_have_one_name(ends):
+    first, second = Jobs(ends.pool, "twin", lease_ms=60_000), Jobs(ends.pool, "twin", lease_ms=60_000)
+    await first.open()
+    await second.open()
+    with pytest.raises(LeaseLostError, match="TRIPTYCH_INSTANCE"):
+        await first.renew()
+    await second.renew()
+
+
+async def test_a_statement_whose_outcome_is_unknown_may_be_said_again(ends):
+    one = call_request()
+    arrival = Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
+    jobs = Jobs(ends.pool, "forgetful", lease_ms=60_000)
+    await jobs.open()
+    assert (await jobs.take_in([arrival], [])).fresh == {arrival.key}
+    assert await jobs.settle([(arrival.key, b"{}")], [], [], None) == {arrival.key}
+    assert await jobs.settle([(arrival.key, b"{}")], [], [], None) == {arrival.key}
+    await jobs.settle([], [arrival.key], [], None)
+    assert await ends.state(one) == "published"
+
+
+async def test_a_job_that_kills_its_process_is_answered_internal_and_innocents_are_not(ends):
+    deadly, innocent = call_request(arguments={"value": "deadly"}), call_request()
+    config, deaths = replace(CONFIG, max_deliveries=3, concurrency=4), 0
+    await ends.ask(deadly, innocent)
+    while not ends.answers_to(deadly):
+        died = asyncio.Event()
+
+        async def act(request: CallRequest, _attempt: JobAttempt, died: asyncio.Event = died) -> None:
+            if request.request_id == deadly.request_id:
+                died.set()
+            await asyncio.Event().wait() if died.is_set() else None
+
+        async with running(ends, Parrot(act), config) as process:
+            answered = asyncio.create_task(ends.answer_to(deadly))
+            died_first = asyncio.create_task(died.wait())
+            await asyncio.wait({answered, died_first}, return_when=asyncio.FIRST_COMPLETED)
+            if died.is_set():
+                deaths += 1
+                await process.die()
+            answered.cancel()
+            died_first.cancel()
+    async with running(ends, Parrot(), config):
+        assert (await ends.answer_to(innocent)).result == Result.ok("hello")
+    assert ends.answers_to(deadly)[0].result.error.code is ErrorCode.INTERNAL
+    assert deaths == 3
+
+
+async def test_a_costly_attempt_that_died_is_not_repeated_and_counts_as_its_whole_grant(ends):
+    one, gate, parrot = call_request(grant=Grant(tokens=500, usd_micros=30)), Gate(), Parrot()
+    async with running(ends, Parrot(gate)) as first:
+        await ends.ask(one)
+        await gate.entered.wait()
+        await first.die()
+        async with running(ends, parrot):
+            answer = await ends.answer_to(one)
+    assert answer.result.error.code is ErrorCode.UNAVAILABLE
+    assert answer.spend == Spend(tokens=500, usd_micros=30)
+    assert not parrot.attempts_of(one)
+
+
+async def test_at_the_end_work_under_way_is_finished_and_the_rest_handed_back(ends, eventually):
+    requests, gate = [call_request() for _ in range(30)], Gate()
+    parrot = Parrot(gate)
+    async with running(ends, parrot, replace(CONFIG, lease_ms=600_000)) as process:
+        await ends.ask(*requests)
+
+        async def all_stored() -> bool:
+            ids = [one.request_id for one in requests]
+            return await ends.pool.fetchval("select count(*) = 30 from jobs where request_id = any($1)", ids)
+
+        await eventually(all_stored)
+        await eventually(lambda: len(parrot.attempts) == CONFIG.concurrency)
+        process.service.stopping.set()
+        gate.opened.set()
+    finished = [one for one in requests if ends.answers_to(one) or await ends.state(one) == "published"]
+    assert len(finished) >= CONFIG.concurrency
+    other = Parrot()
+    async with running(ends, other):
+        for one in requests:
+            await ends.answer_to(one)
+    assert all(attempt.deliveries == 1 for _, attempt in other.attempts)
+
+
+async def test_more_than_the_waiting_limit_is_left_in_kafka(ends, eventually):
+    requests, gate = [call_request(partition=0) for _ in range(200)], Gate()
+    narrow = replace(CONFIG, concurrency=2, waiting_max=10)
+    small_batches = replace(ends, settings=ends.settings.model_copy(update={"batch_max_records": 5}))
+    async with running(small_batches, Parrot(gate), narrow):
+        await ends.ask(*requests)
+        await gate.entered.wait()
+        ids = [one.request_id for one in requests]
+
+        async def stored() -> int:
+            return await ends.pool.fetchval("select count(*) from jobs where request_id = any($1)", ids)
+
+        async def limit_reached() -> bool:
+            return await stored() >= narrow.waiting_max
+
+        await eventually(limit_reached)
+        assert await stored() <= narrow.waiting_max + narrow.concurrency + 5
+        gate.opened.set()
+        await eventually(lambda: all(ends.answers_to(one) for one in requests))
+
+
+async def test_what_the_worker_writes_is_in_the_commit_of_its_answers(ends):
+    seen: list[str] = []
+
+    async def settle(conn: Connection, finished: list[Finished]) -> None:
+        states = await conn.fetch(
+            "select state from jobs where request_id = any($1)", [one.request.request_id for one in finished]
+        )
+        seen.extend(row["state"] for row in states)
+
+    one = call_request()
+    async with running(ends, Parrot(), settle=settle):
+        await ends.ask(one)
+        await ends.answer_to(one)
+    assert seen == ["answered"]
+
+
+async def test_a_big_request_and_a_big_answer_travel_by_claim_check(ends, eventually):
+    big = "x" * 5_000
+    one = call_request(arguments={"value": big})
+    claim = Claim(one.run_id, one.tenant, one.to_bytes())
+    async with ends.pool.acquire() as conn:
+        await claimcheck.store(conn, [claim])
+    headers = cloudevents.binary_headers(
+        event_id=one.request_id, event_type="triptych.call", source="/test", tenant="acme", dataref=claim.dataref
+    )
+
+    def claimed() -> list[object]:
+        return [record for record in ends.answers if record.key == str(one.run_id).encode()]
+
+    async with running(ends, Parrot()):
+        topic = ends.settings.topic(CONFIG.request_noun)
+        await ends.producer.send_and_wait(topic, b"{}", partition=0, headers=headers)
+        await eventually(claimed)
+    (record,) = claimed()
+    assert record.value == b"{}"
+    resolved = await claimcheck.resolve(ends.pool, [record])
+    answer = CallAnswer.model_validate_json(claimcheck.body(record, resolved))
+    assert answer.result == Result.ok(big)

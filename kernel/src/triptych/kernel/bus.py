@@ -77,7 +77,12 @@ class Subscription:
         )
 
     async def __aenter__(self) -> Self:
-        await self._broker.start()
+        try:
+            await self._broker.start()
+        except BaseException:
+            # A consumer whose start was cut off would stay in the group, and its connections open.
+            await self._broker.stop()
+            raise
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -113,14 +118,16 @@ class Subscription:
 
 
 class Publisher:
-    """An idempotent producer that sends batches to explicit partitions, in order. Context manager."""
+    """An idempotent producer that sends batches to explicit partitions, in order. Context manager.
+
+    It connects when it first publishes, so that a service can start while Kafka is away.
+    """
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
         self._producer: aiokafka.AIOKafkaProducer | None = None
 
     async def __aenter__(self) -> Self:
-        self._producer = await self._start()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -137,7 +144,11 @@ class Publisher:
             max_batch_size=BATCH_MAX_BYTES,
             max_request_size=REQUEST_MAX_BYTES,
         )
-        await producer.start()
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
         return producer
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
@@ -149,10 +160,10 @@ class Publisher:
         """
         if not messages:
             return
-        if self._producer is None:
-            self._producer = await self._start()
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                if self._producer is None:
+                    self._producer = await self._start()
                 await self._send(self._producer, messages)
         except (KafkaError, TimeoutError, ValueError) as error:
             await self._discard_producer()

@@ -52,6 +52,7 @@ class Bench(Generic[RequestT]):
         self._worker, self._config, self._jobs, self._outbox = worker, config, jobs, outbox
         self._instance, self._log, self._stopping = instance, service.log, service.stopping
         self._waiting: asyncio.Queue[Job[RequestT] | None] = asyncio.Queue()
+        self._moved = asyncio.Event()
         self._quarantine = asyncio.Lock()
         self._outage = Outage(service.log, "postgres")
 
@@ -59,6 +60,17 @@ class Bench(Generic[RequestT]):
     def room(self) -> int:
         """How many more jobs may wait here; negative after a takeover or a batch went over the limit."""
         return self._config.waiting_max - self._waiting.qsize()
+
+    async def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait until another job may wait here; False when that takes longer than `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.room <= 0:
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def put(self, job: Job[RequestT]) -> None:
         """Let a job wait for its turn."""
@@ -84,6 +96,7 @@ class Bench(Generic[RequestT]):
 
     async def _run_jobs(self) -> None:
         while (job := await self._waiting.get()) is not None:
+            self._moved.set()
             if job.attempt.deliveries >= SUSPECT_DELIVERIES:
                 async with self._quarantine:
                     await self._finish(job)

@@ -1,7 +1,7 @@
 """The intake: raw records become jobs in Postgres, and only then are their offsets committed.
 
 A record that cannot be read becomes a dead letter and never stops the partition. Nothing is taken while
-too many jobs wait, but the consumer keeps polling, so that it keeps its partitions.
+too many jobs wait, but the consumer polls often enough to keep its partitions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
 from triptych.kernel.worker.outbox import Outbox
 
 POLL_MS = 250
-PAUSED_POLL_MS = 20
+FULL_WAIT_S = 0.25
+STAY_IN_GROUP_S = 60.0
+"""Well below `max_poll_interval_ms`, after which a member that does not poll is put out of its group."""
 LOOP = "intake"
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -77,15 +79,16 @@ class Intake(Generic[RequestT]):
         await self._subscription.consumer.topics()
 
     async def _consume(self, subscription: Subscription) -> None:
-        consumer = subscription.consumer
+        left_alone_s = 0.0
         while not self._stopping.is_set():
             self._health.beat(LOOP)
-            full = self._bench.room <= 0
-            if full:
-                consumer.pause(*consumer.assignment())
-            elif paused := consumer.paused():
-                consumer.resume(*paused)
-            polled = await subscription.poll(PAUSED_POLL_MS if full else POLL_MS)
+            if not await self._bench.wait_for_room(FULL_WAIT_S):
+                left_alone_s += FULL_WAIT_S
+                if left_alone_s >= STAY_IN_GROUP_S:
+                    left_alone_s = 0.0
+                    await _poll_without_taking(subscription)
+                continue
+            polled = await subscription.poll(POLL_MS)
             if not polled:
                 continue
             records = [record for batch in polled.values() for record in batch]
@@ -169,3 +172,11 @@ class Intake(Generic[RequestT]):
     def _dead(self, record: ConsumerRecord[Any, Any], error: UndecodableRecord) -> DeadRecord:
         self._health.count("dead_letters")
         return dead_record(self._service, record, error, cloudevents.utc_now())
+
+
+async def _poll_without_taking(subscription: Subscription) -> None:
+    """Pausing drops what was fetched ahead, so it is for long waits only."""
+    consumer = subscription.consumer
+    consumer.pause(*consumer.assignment())
+    await subscription.poll(0)
+    consumer.resume(*consumer.paused())
