@@ -19,7 +19,7 @@ help:  ## what can be made
 	@touch $@
 
 demo: .venv/.ready  ## run the shipped support tickets through the whole pipeline, and stop
-	@$(BIN)/triptych demo --data $(DATA)
+	@$(BIN)/triptych demo
 
 up: .venv/.ready  ## start the embedded stack and leave it running
 	@$(BIN)/triptych up --data $(DATA)

@@ -27,8 +27,8 @@ from triptych.client import Client
 from triptych.schemas import Outcome, OutcomeStatus
 
 _DATA = Path(".triptych/demo")
-_MARKS = ("stack.json", "secrets", "ports.json")
-"""What a data directory of a stack has in it; no other directory is ever removed."""
+_MARK = "made-by-triptych-demo"
+"""A file in data directories that the demo made. It empties no other."""
 
 
 def demo(
@@ -69,13 +69,15 @@ def demo(
 
 
 def _empty(data: Path) -> None:
-    """Stop and remove what an earlier demo left."""
-    if not data.exists() or not any(data.iterdir()):
-        return
-    if not any((data / mark).exists() for mark in _MARKS):
-        raise typer.BadParameter(f"{data} is not empty and holds no stack; give an empty directory with --data")
-    down(data=data)
-    shutil.rmtree(data)
+    """Stop and remove what an earlier demo left, and make the directory anew."""
+    mark = data / _MARK
+    if data.exists() and any(data.iterdir()):
+        if not mark.exists():
+            raise typer.BadParameter(f"{data} holds something that is no demo's; give an empty directory with --data")
+        down(data=data)
+        shutil.rmtree(data)
+    data.mkdir(parents=True, exist_ok=True)
+    mark.touch()
 
 
 async def _submit(data: Path, values: list[bytes], timeout_s: float) -> Tally:

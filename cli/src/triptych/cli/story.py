@@ -54,21 +54,21 @@ def tell(journal: Iterable[JournalEntry], width: int | None) -> Story:
     """Tell a journal. Values longer than `width` characters are cut, if it is given."""
     story = Story()
     operations: dict[str, str] = {}
-    asked: dict[str, datetime] = {}
+    asked: dict[str, tuple[datetime, str]] = {}
     for entry in journal:
         data = entry.data
         if entry.type == "PlanAccepted":
             operations.update({step["id"]: step["operation"] for step in data["plan"]["steps"]})
-        step = _step_of(entry)
+        request = data.get("request_id")
+        step = asked[request][1] if request in asked else _step_of(entry)
         text, tone, details = _told(entry, operations)
         if spent := _spent(data.get("spend")):
             text = f"{text}  [{spent}]"
-        request = data.get("request_id")
         if request and entry.type.endswith("Requested"):
-            asked.setdefault(request, entry.at)
+            asked.setdefault(request, (entry.at, step))
             story.costs.setdefault(step, StepCost()).requests += 1
         elif request in asked and data.get("spend") is not None:
-            text = f"{text}  after {duration((entry.at - asked[request]).total_seconds() * 1000)}"
+            text = f"{text}  after {duration((entry.at - asked[request][0]).total_seconds() * 1000)}"
         if data.get("spend"):
             cost = story.costs.setdefault(step, StepCost())
             cost.tokens += data["spend"].get("tokens", 0)

@@ -143,4 +143,14 @@ def _component_schemas() -> Schema:
     models = [(topic.message, "validation") for topic in t.CATALOG]
     _refs, schema = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     definitions: Schema = schema["$defs"]
-    return definitions
+    return {name: _in_asyncapi(definition) for name, definition in definitions.items()}
+
+
+def _in_asyncapi(node: Any) -> Any:
+    """A schema as AsyncAPI wants it: a discriminator is the name of a property there, as in OpenAPI 2."""
+    if isinstance(node, dict):
+        return {
+            key: value["propertyName"] if key == "discriminator" and "propertyName" in value else _in_asyncapi(value)
+            for key, value in node.items()
+        }
+    return [_in_asyncapi(item) for item in node] if isinstance(node, list) else node
