@@ -117,19 +117,10 @@ class ModelClient:
         self._tiers = {tier: _tier(tier, name, settings) for tier, name in settings.tiers.items()}
         self._connections = AsyncExitStack()
         self._frame = prompts.load_prompt("triptych.kernel.models", "frame")
-        self._connections = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         for tier in self._tiers.values():
             await self._connections.enter_async_context(tier.model)
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self._connections.aclose()
-
-    async def __aenter__(self) -> Self:
-        for asked in self._tiers.values():
-            await self._connections.enter_async_context(asked.model)
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
