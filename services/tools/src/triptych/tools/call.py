@@ -66,3 +66,8 @@ class Call(Generic[StateT]):
             usd_micros=self.spent.usd_micros + spend.usd_micros,
             model_calls=self.spent.model_calls + spend.model_calls,
         )
+
+    def count_unknown_cost(self) -> None:
+        """The call was cut off: unless it has reported its cost, that is not known and counts as the whole grant."""
+        if self.spent == Spend():
+            self.spent = Spend(tokens=self.grant.tokens, usd_micros=self.grant.usd_micros)

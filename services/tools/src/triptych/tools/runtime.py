@@ -135,6 +135,7 @@ class ToolWorker:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             failure = http.failure_of(error)
         except Exception as error:  # noqa: BLE001 - an operation may raise anything, and each call gets an answer
+            call.count_unknown_cost()
             if limit.expired():
                 failure = ToolFailure(
                     ErrorCode.TIMEOUT, f"{request.operation} did not answer within {request.timeout_ms} ms"

@@ -1,0 +1,246 @@
+"""A tool without a broker: its contract, what the runtime refuses, and what failures are called."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from pydantic import BaseModel, Field
+
+from triptych.kernel.errors import ConfigurationError
+from triptych.schemas import ErrorCode, Grant, Result, ResultStatus, Spend
+from triptych.tools import Call, Cost, Effect, Tool, ToolFailure
+from triptych.tools.failure import ToolDefinitionError
+from triptych.tools.http import check, failure_of
+from triptych.tools.kb import Article, shipped_articles
+from triptych.tools.process import load_tool
+from triptych.tools.scaffold import ScaffoldError, scaffold
+from triptych.tools.testing import call
+
+
+class Forecast(BaseModel):
+    city: str
+    celsius: float
+
+
+tool = Tool("weather")
+
+
+@tool.operation(effect=Effect.READ, timeout_ms=100)
+async def forecast(
+    call: Call[None], city: Annotated[str, Field(min_length=2)], unit: str = "celsius", days: int = 1
+) -> Forecast | None:
+    """The weather of the next days. Empty for a city that nobody knows."""
+    match city:
+        case "Atlantis":
+            return None
+        case "Babel":
+            return {"city": 7}  # type: ignore[return-value]
+        case "Gomorrah":
+            raise RuntimeError("postgresql://u:hunter2@db")
+        case "Limbo":
+            await asyncio.Event().wait()
+        case "Shangri-La":
+            raise ToolFailure(ErrorCode.FORBIDDEN, "no such visa", visa="none")
+    return Forecast(city=city, celsius=20.5 + days)
+
+
+async def ask(**arguments: Any) -> Result:
+    return await call(tool, "forecast", arguments)
+
+
+async def test_an_operation_answers_with_data_that_fits_its_contract():
+    assert await ask(city="Graz", days=2) == Result.ok({"city": "Graz", "celsius": 22.5})
+
+
+async def test_none_means_found_nothing_where_the_type_says_so():
+    assert await ask(city="Atlantis") == Result.empty()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"city": "G"}, "arguments.city"),
+        ({"city": 7}, "arguments.city"),
+        ({"city": "Graz", "days": "two"}, "arguments.days"),
+        ({"city": "Graz", "day": 2}, "'day' was unexpected"),
+        ({}, '"city" is a required property'),
+    ],
+)
+async def test_wrong_arguments_are_named_and_nothing_is_called(arguments, told):
+    error = (await ask(**arguments)).error
+    assert error.code is ErrorCode.INVALID_ARGUMENTS
+    assert "weather.forecast" in error.message
+    assert told in error.message
+
+
+async def test_a_result_outside_the_contract_is_a_violation_and_never_data():
+    result = await ask(city="Babel")
+    assert result.error.code is ErrorCode.CONTRACT_VIOLATION
+    assert result.data is None
+    assert "result.city" in result.error.message
+
+
+async def test_a_failure_keeps_its_code_message_and_details():
+    error = (await ask(city="Shangri-La")).error
+    assert (error.code, error.message, error.details) == (ErrorCode.FORBIDDEN, "no such visa", {"visa": "none"})
+
+
+async def test_an_unforeseen_exception_is_internal_and_its_text_stays_in_the_log():
+    error = (await ask(city="Gomorrah")).error
+    assert error.code is ErrorCode.INTERNAL
+    assert "RuntimeError" in error.message
+    assert "hunter2" not in error.message
+
+
+async def test_a_call_that_takes_too_long_is_a_timeout():
+    assert (await ask(city="Limbo")).error.code is ErrorCode.TIMEOUT
+
+
+def test_the_contract_comes_from_the_signature_and_leaves_the_call_out():
+    contract = tool.operations["weather.forecast"].contract
+    assert set(contract.arguments["properties"]) == {"city", "unit", "days"}
+    assert contract.arguments["required"] == ["city"]
+    assert contract.arguments["additionalProperties"] is False
+    assert contract.result["required"] == ["city", "celsius"]
+    assert contract.description.startswith("The weather")
+
+
+def test_an_operation_without_a_description_or_with_untyped_parameters_is_refused_when_defined():
+    with pytest.raises(ToolDefinitionError, match="docstring"):
+
+        @tool.operation(effect=Effect.READ)
+        async def bare(city: str) -> Forecast: ...
+
+    with pytest.raises(ToolDefinitionError, match="parameter city"):
+
+        @tool.operation(effect=Effect.READ)
+        async def untyped(city) -> Forecast:  # type: ignore[no-untyped-def]
+            """Has no type hint."""
+
+
+async def test_explicit_schemas_take_the_place_of_type_hints():
+    plain = Tool("plain")
+
+    @plain.operation(
+        effect=Effect.READ,
+        arguments={"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]},
+        result={"type": "integer"},
+    )
+    async def double(n: int) -> Any:
+        """Twice n."""
+        return n * 2
+
+    assert await call(plain, "double", {"n": 2}) == Result.ok(4)
+    assert "1 or 2" in (await call(plain, "double", {"n": 3})).error.message
+
+
+async def test_spend_is_reported_and_an_unknown_cost_counts_as_the_whole_grant():
+    costly, seen = Tool("costly"), []
+
+    @costly.operation(effect=Effect.READ, cost=Cost(tokens=100, usd_micros=10), timeout_ms=50)
+    async def think(call: Call[None], *, deep: bool) -> bool:
+        """Thinks."""
+        seen.append(call)
+        if deep:
+            await asyncio.Event().wait()
+        call.spend(Spend(tokens=3))
+        call.spend(Spend(tokens=4, usd_micros=1))
+        return True
+
+    await call(costly, "think", {"deep": False})
+    await call(costly, "think", {"deep": True}, grant=Grant(tokens=90, usd_micros=9))
+    assert [call.spent for call in seen] == [Spend(tokens=7, usd_micros=1), Spend(tokens=90, usd_micros=9)]
+
+
+REQUEST = httpx.Request("POST", "http://user:hunter2@desk.example/tickets?token=hunter2")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, ErrorCode.INVALID_ARGUMENTS),
+        (401, ErrorCode.UNAUTHENTICATED),
+        (403, ErrorCode.FORBIDDEN),
+        (404, ErrorCode.NOT_FOUND),
+        (409, ErrorCode.CONFLICT),
+        (422, ErrorCode.INVALID_ARGUMENTS),
+        (429, ErrorCode.RATE_LIMITED),
+        (500, ErrorCode.UNAVAILABLE),
+        (503, ErrorCode.UNAVAILABLE),
+        (599, ErrorCode.UNAVAILABLE),
+    ],
+)
+def test_each_http_status_has_a_code_and_tells_no_secret(status, code):
+    with pytest.raises(ToolFailure) as caught:
+        check(httpx.Response(status, request=REQUEST, text="no"))
+    assert caught.value.code is code
+    assert caught.value.details == {"http_status": status}
+    assert "hunter2" not in caught.value.message
+    assert "desk.example/tickets" in caught.value.message
+
+
+@pytest.mark.parametrize(("stated", "wait_ms"), [("3", 3_000), ("1.5", 1_500), ("soon", None)])
+def test_retry_after_is_passed_on(stated, wait_ms):
+    with pytest.raises(ToolFailure) as caught:
+        check(httpx.Response(429, request=REQUEST, headers={"Retry-After": stated}))
+    assert caught.value.retry_after_ms == wait_ms
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "undone"),
+    [
+        (httpx.ConnectError("x", request=REQUEST), ErrorCode.UNAVAILABLE, True),
+        (httpx.ConnectTimeout("x", request=REQUEST), ErrorCode.UNAVAILABLE, True),
+        (httpx.ReadTimeout("x", request=REQUEST), ErrorCode.TIMEOUT, False),
+        (httpx.ReadError("x", request=REQUEST), ErrorCode.UNAVAILABLE, False),
+        (httpx.RemoteProtocolError("x"), ErrorCode.UNAVAILABLE, False),
+    ],
+)
+def test_only_what_never_left_is_certainly_undone(error, code, undone):
+    failure = failure_of(error)
+    assert (failure.code, failure.undone) == (code, undone)
+    assert "hunter2" not in failure.message
+
+
+def test_a_reference_that_leads_to_no_tool_says_what_is_wrong():
+    assert load_tool("triptych.tools.echo:tool").name == "echo"
+    for reference, told in {
+        "echo": "MODULE:ATTRIBUTE",
+        "triptych.nowhere:tool": "Python path",
+        "triptych.tools.echo:hammer": "has no hammer",
+        "triptych.tools.echo:Echo": "not a triptych.tools.Tool",
+    }.items():
+        with pytest.raises(ConfigurationError, match=told):
+            load_tool(reference)
+
+
+def test_all_shipped_articles_are_read():
+    articles = shipped_articles()
+    assert len(articles) >= 60
+    assert len({article.id for article in articles}) == len(articles)
+
+
+def test_an_article_without_front_matter_names_the_file_and_the_cure():
+    with pytest.raises(ConfigurationError, match=r"knowledge/kb-1.md.*front matter"):
+        Article.parse("kb-1.md", "Just text")
+
+
+def test_a_scaffolded_tool_is_written_once_and_its_name_is_checked(tmp_path):
+    module, test = scaffold("parcels", tmp_path)
+    assert "[tools.parcels]" in module.read_text("utf-8")
+    assert test.name == "test_parcels.py"
+    with pytest.raises(ScaffoldError, match="is there already"):
+        scaffold("parcels", tmp_path)
+    for name in ("Parcels", "import", "9lives", "a-b"):
+        with pytest.raises(ScaffoldError, match="cannot name a tool"):
+            scaffold(name, tmp_path)
+
+
+async def test_a_scaffolded_tool_works(tmp_path, monkeypatch):
+    scaffold("parcels", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = await call(load_tool("parcels:tool"), "greet", {"who": "Ana"})
+    assert (result.status, result.data) == (ResultStatus.OK, {"text": "Hello Ana"})

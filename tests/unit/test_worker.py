@@ -1,0 +1,81 @@
+"""The pure parts of the worker loop: claim checks, dead letters and patience."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from datetime import UTC, datetime
+from uuid import UUID
+
+import aiokafka
+import orjson
+import pytest
+from structlog.testing import CapturingLogger
+
+from triptych.kernel import claimcheck, deadletters
+from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.outage import Outage
+from triptych.schemas import DeadLetter
+
+RUN = UUID("00000000-0000-7000-8000-000000000001")
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+def record(
+    value: bytes | None, *headers: tuple[str, bytes | None], key: bytes | None = b"k"
+) -> aiokafka.ConsumerRecord:
+    return aiokafka.ConsumerRecord(
+        topic="t.calls.echo",
+        partition=1,
+        offset=42,
+        timestamp=0,
+        timestamp_type=0,
+        key=key,
+        value=value,
+        checksum=None,
+        serialized_key_size=0,
+        serialized_value_size=0,
+        headers=list(headers),
+    )
+
+
+def test_only_a_body_over_the_limit_is_claimed():
+    assert not claimcheck.needs_claim(b"x" * 10, 10)
+    assert claimcheck.needs_claim(b"x" * 11, 10)
+
+
+def test_a_claimed_body_is_found_by_its_content_and_others_stay_where_they_are():
+    body = b'{"big": true}'
+    reference = claimcheck.dataref(RUN, body)
+    claimed = record(claimcheck.CLAIMED_VALUE, ("ce_dataref", reference.encode()))
+    assert claimcheck.body(claimed, {reference: body}) == body
+    assert claimcheck.body(record(b"{}"), {}) == b"{}"
+    with pytest.raises(UndecodableRecord, match=r"claims\.blobs"):
+        claimcheck.body(claimed, {})
+
+
+def test_a_dead_letter_keeps_the_bytes_in_its_row_and_cuts_them_in_its_event():
+    value = b"\xff" * (deadletters.EVENT_MAX_BYTES + 1)
+    error = UndecodableRecord("not_json", "no \x00 JSON")
+    dead = deadletters.dead_record("tool-echo", record(value, ("ce_tenant", b"acme"), ("odd", None)), error, NOW)
+    assert dead.id == "tool-echo:t.calls.echo:1:42"
+    assert dead.value == value
+    assert dead.tenant == "acme"
+    assert "\x00" not in dead.message
+    assert orjson.loads(dead.headers) == [["ce_tenant", base64.b64encode(b"acme").decode()], ["odd", None]]
+    outgoing = deadletters.event(dead, "tool-echo", "t.dead-letters")
+    letter = DeadLetter.model_validate_json(outgoing.value)
+    assert letter.truncated
+    assert base64.b64decode(letter.value_base64 or "") == value[: deadletters.EVENT_MAX_BYTES]
+    assert ("ce_id", dead.id.encode()) in outgoing.headers
+
+
+async def test_an_outage_is_logged_when_it_begins_and_when_it_ends():
+    logger, stop = CapturingLogger(), asyncio.Event()
+    stop.set()
+    outage = Outage(logger, "kafka")  # type: ignore[arg-type]
+    outage.over()
+    for _ in range(3):
+        await outage.wait(ConnectionError("gone"), unless=stop)
+    outage.over()
+    assert [call.method_name for call in logger.calls] == ["warning", "info"]
