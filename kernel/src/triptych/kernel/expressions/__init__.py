@@ -1,0 +1,30 @@
+"""CEL expressions, and the `${{ expression }}` templates built from them.
+
+Expressions come from playbooks and from models, so they are checked before a run and bounded while
+it runs. Nothing here reads a clock, does I/O or calls `eval`.
+
+Limits of the CEL library to know about: integers beyond 64 bits become floats, and numbers of
+different kinds can be compared but not added. A literal `${{` is written `${{ "${{" }}`.
+"""
+
+from triptych.kernel.expressions.error import ExpressionError
+from triptych.kernel.expressions.lexer import VARIABLES, operands
+from triptych.kernel.expressions.program import FUNCTIONS, Scope, check, evaluate, holds, references_of
+from triptych.kernel.expressions.templates import expressions, has_templates, is_reference, references, render
+
+__all__ = [
+    "FUNCTIONS",
+    "VARIABLES",
+    "ExpressionError",
+    "Scope",
+    "check",
+    "evaluate",
+    "expressions",
+    "has_templates",
+    "holds",
+    "is_reference",
+    "operands",
+    "references",
+    "references_of",
+    "render",
+]

@@ -1,0 +1,130 @@
+"""The words of an expression, and what can be told from them without running it.
+
+The CEL library parses, but does not show what it parsed. Which steps an expression refers to, how
+deep its macros are nested and where a template ends are read from its tokens here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from triptych.kernel.expressions.error import ExpressionError
+
+MAX_MACROS: Final = 8
+MAX_MACRO_DEPTH: Final = 2
+VARIABLES: Final = frozenset({"input", "steps", "result"})
+OPEN: Final = "${{"
+"""Where a template begins."""
+
+_MACROS = frozenset({"all", "exists", "exists_one", "filter", "map"})
+_TOKEN = re.compile(
+    r"""
+      (?P<skip>\s+|//[^\n]*)
+    | (?P<string>
+          (?:[bB]?[rR]|[rR][bB])(?:\"{3}.*?\"{3}|'{3}.*?'{3}|"[^"\n]*"|'[^'\n]*')
+        | [bB]?(?:\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))
+    | (?P<name>[^\W\d]\w*)
+    | (?P<number>\d[\w.]*)
+    | (?P<other>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class Token(NamedTuple):
+    kind: str
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Macros:
+    """The macros of an expression."""
+
+    bound: frozenset[str]
+    """The names that they bind, such as `hit` in `hits.map(hit, hit.id)`."""
+    count: int
+    depth: int
+
+
+def tokens_of(expression: str) -> list[Token]:
+    """The tokens, without spaces and comments."""
+    return [
+        Token(match.lastgroup or "", match.group(), match.start())
+        for match in _TOKEN.finditer(expression)
+        if match.lastgroup != "skip"
+    ]
+
+
+def macros_of(expression: str, tokens: Sequence[Token]) -> Macros:
+    """The macros of an expression. Raises ExpressionError when there are too many, or nested too deep."""
+    bound: set[str] = set()
+    brackets: list[bool] = []
+    count = deepest = 0
+    for index, token in enumerate(tokens):
+        if token.text == "(":
+            macro = index > 1 and tokens[index - 1].text in _MACROS and tokens[index - 2].text == "."
+            brackets.append(macro)
+            if macro:
+                count += 1
+                deepest = max(deepest, sum(brackets))
+                bound.update(named.text for named in tokens[index + 1 : index + 2] if named.kind == "name")
+        elif token.text == ")" and brackets:
+            brackets.pop()
+    if count > MAX_MACROS or deepest > MAX_MACRO_DEPTH:
+        raise ExpressionError(
+            expression,
+            f"{count} macros, nested {deepest} deep; at most {MAX_MACROS} and {MAX_MACRO_DEPTH} are allowed",
+        )
+    return Macros(frozenset(bound), count, deepest)
+
+
+def step_names(expression: str, tokens: Sequence[Token]) -> Iterator[str]:
+    """The steps that are referred to. They must be named, because a plan's order follows from it."""
+    for index, token in enumerate(tokens):
+        if token.text != "steps" or (index and tokens[index - 1].text == "."):
+            continue
+        match [following.text for following in tokens[index + 1 : index + 4]]:
+            case [".", name, *_] if tokens[index + 2].kind == "name":
+                yield name
+            case ["[", text, "]"] if tokens[index + 2].kind == "string" and "\\" not in text:
+                yield text.strip("'\"")
+            case _:
+                message = 'name the step that is meant, as in steps.search or steps["search"]'
+                raise ExpressionError(expression, message, token.start)
+
+
+def operands(expression: str) -> list[str]:
+    """The paths into `input`, `steps` and `result` in an expression, for showing what their values were."""
+    paths: list[str] = []
+    tokens = tokens_of(expression)
+    for index, token in enumerate(tokens):
+        if token.text not in VARIABLES or (index and tokens[index - 1].text == "."):
+            continue
+        end = index + 1
+        while end + 1 < len(tokens) and tokens[end].text == "." and tokens[end + 1].kind == "name":
+            if end + 2 < len(tokens) and tokens[end + 2].text == "(":
+                break
+            end += 2
+        path = "".join(part.text for part in tokens[index:end])
+        if path not in paths:
+            paths.append(path)
+    return paths
+
+
+def closing(text: str, start: int) -> int:
+    """Where the `}}` stands that closes the template at `start`; map literals and strings may hold braces."""
+    depth = 0
+    for match in _TOKEN.finditer(text, start + len(OPEN)):
+        if match.group() == "{":
+            depth += 1
+        elif match.group() == "}":
+            if depth == 0:
+                if text.startswith("}}", match.start()):
+                    return match.start()
+                break
+            depth -= 1
+    raise ExpressionError(text, "this template is not closed; end it with `}}`", start)

@@ -1,0 +1,147 @@
+"""Templates: JSON values with `${{ expression }}` in their strings.
+
+What a template puts in is data: it is never rendered again, whatever it looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import orjson
+
+from triptych.kernel.expressions.error import ExpressionError
+from triptych.kernel.expressions.lexer import OPEN, closing
+from triptych.kernel.expressions.program import MAX_CACHED, Scope, evaluate, references_of
+from triptych.schemas import Json
+
+MAX_RENDERED_BYTES: Final = 1_048_576
+MAX_DEPTH: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Placeholder:
+    expression: str
+
+
+def render(value: Json, scope: Scope) -> Json:
+    """`value` with every template replaced.
+
+    A string that is one reference and nothing else keeps the type of what it refers to; inside a
+    longer text strings are printed as they are and everything else as JSON. What is put in is not
+    rendered again.
+
+    Raises:
+        ExpressionError: a template is malformed, cannot be evaluated, or the whole becomes too large.
+    """
+    return _Renderer(scope).render(value, 0)
+
+
+def references(value: Json) -> set[str]:
+    """The ids of the steps that the templates in `value` refer to. For an expression: `references_of`.
+
+    Raises:
+        ExpressionError: a template is malformed.
+    """
+    return {step for expression in expressions(value) for step in references_of(expression)}
+
+
+def expressions(value: Json) -> list[str]:
+    """The expressions in the templates of `value`, in order, for checking them one by one.
+
+    Raises:
+        ExpressionError: a template is malformed.
+    """
+    return [part.expression for text in _templates(value, 0) for part in _parse(text) if isinstance(part, _Placeholder)]
+
+
+def is_reference(text: str) -> bool:
+    """Whether a text is one template and nothing else, so that it keeps the type of what it refers to.
+
+    Raises:
+        ExpressionError: a template is malformed.
+    """
+    parts = _parse(text)
+    return len(parts) == 1 and isinstance(parts[0], _Placeholder)
+
+
+def has_templates(value: Json) -> bool:
+    """Whether anything in `value` is a template."""
+    return any(True for _text in _templates(value, 0))
+
+
+class _Renderer:
+    """Renders one value, and counts what it puts in, so that the result stays within its limit."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._bytes_left = MAX_RENDERED_BYTES
+
+    def render(self, value: Json, depth: int) -> Json:
+        if isinstance(value, str):
+            return self._text(value) if OPEN in value else value
+        if isinstance(value, Mapping | list | tuple):
+            _refuse_depth(depth)
+        if isinstance(value, Mapping):
+            return {name: self.render(item, depth + 1) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.render(item, depth + 1) for item in value]
+        return value
+
+    def _text(self, text: str) -> Json:
+        parts = _parse(text)
+        if len(parts) == 1 and isinstance(parts[0], _Placeholder):
+            return self._value(parts[0])
+        return "".join(part if isinstance(part, str) else _printed(self._value(part)) for part in parts)
+
+    def _value(self, placeholder: _Placeholder) -> Json:
+        value = evaluate(placeholder.expression, self._scope)
+        self._bytes_left -= len(orjson.dumps(value))
+        if self._bytes_left < 0:
+            raise ExpressionError(
+                placeholder.expression,
+                f"the rendered arguments exceed {MAX_RENDERED_BYTES} bytes; refer to a smaller part of the data",
+            )
+        return value
+
+
+def _templates(value: Json, depth: int) -> Iterator[str]:
+    """The strings in a value that contain a template."""
+    if isinstance(value, str):
+        if OPEN in value:
+            yield value
+    elif isinstance(value, Mapping):
+        _refuse_depth(depth)
+        for item in value.values():
+            yield from _templates(item, depth + 1)
+    elif isinstance(value, list | tuple):
+        _refuse_depth(depth)
+        for item in value:
+            yield from _templates(item, depth + 1)
+
+
+@lru_cache(maxsize=MAX_CACHED)
+def _parse(text: str) -> tuple[str | _Placeholder, ...]:
+    """A text as alternating plain parts and placeholders."""
+    parts: list[str | _Placeholder] = []
+    at = 0
+    while (start := text.find(OPEN, at)) >= 0:
+        end = closing(text, start)
+        if start > at:
+            parts.append(text[at:start])
+        parts.append(_Placeholder(text[start + len(OPEN) : end].strip()))
+        at = end + 2
+    if at < len(text):
+        parts.append(text[at:])
+    return tuple(parts)
+
+
+def _printed(value: Json) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _refuse_depth(depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise ExpressionError("", f"the value is nested more than {MAX_DEPTH} deep; flatten it")
