@@ -1,6 +1,7 @@
 """Apache Kafka's jars: fetched once from Maven Central, checked against a lock file, kept in a user cache.
 
-A jar whose checksum is not the locked one is never put on a class path.
+A jar whose checksum is not the locked one is never put on a class path. To renew the lock file:
+`jgo init org.apache.kafka:kafka_2.13:VERSION+org.slf4j:slf4j-simple:1.7.36 && jgo lock`.
 """
 
 from __future__ import annotations
