@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+from contextlib import suppress
 from typing import Annotated, Any
 
 import orjson
@@ -136,34 +137,34 @@ def _json(text: str | None) -> Any:
 
 async def _send(
     address: Address, dsn: str, reference: str, action: ControlAction, command: dict[str, Any]
-) -> tuple[RunRow, JournalEntry | None]:
-    """Send a command and wait for the event that answers it. None when there is none in time."""
+) -> tuple[RunRow, list[JournalEntry]]:
+    """Send a command and wait for the events that answer it. None come when no executor answers in time."""
     async with Operator.connect(dsn) as operator, Client(address.kafka, address.topic_prefix) as client:
         run = await operator.run(reference)
         if run.finished_at is not None:
             raise RunOverError(run.run_id, run.status, action.value)
         command_id = await client.control(run.run_id, run.partition, action, **command)
-        try:
+        answers: list[JournalEntry] = []
+        with suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                while True:
-                    for entry in reversed(await operator.journal(run.run_id)):
-                        if entry.data.get("command_id") == command_id:
-                            return await operator.run(str(run.run_id)), entry
+                while not answers:
                     await asyncio.sleep(_POLL_S)
-        except TimeoutError:
-            return run, None
+                    journal = await operator.journal(run.run_id)
+                    answers = [entry for entry in journal if entry.data.get("command_id") == command_id]
+        return await operator.run(str(run.run_id)), answers
 
 
-def _report(answered: tuple[RunRow, JournalEntry | None], *, as_json: bool) -> None:
-    run, entry = answered
-    refused = entry is None or entry.type == "CommandRefused"
+def _report(answered: tuple[RunRow, list[JournalEntry]], *, as_json: bool) -> None:
+    run, answers = answered
+    refusals = [entry.data["reason"]["message"] for entry in answers if entry.type == "CommandRefused"]
     if as_json:
-        print_json({"run": run, "event": entry})
-    elif entry is None:
+        print_json({"run": run, "events": answers})
+    elif not answers:
         err.print(f"run {run.run_id}: the command was sent, but no executor has answered it yet", style="yellow")
-    elif refused:
-        err.print(f"run {run.run_id}: refused: {entry.data['reason']['message']}", style="red", soft_wrap=True)
+    elif refusals:
+        err.print(f"run {run.run_id}: refused: {refusals[0]}", style="red", markup=False, soft_wrap=True)
     else:
-        out.print(f"run {run.run_id}: {entry.type}; it is {run.status} now", soft_wrap=True)
-    if refused:
+        done = ", ".join(entry.type for entry in answers)
+        out.print(f"run {run.run_id}: {done}; it is {run.status} now", soft_wrap=True)
+    if refusals or not answers:
         raise typer.Exit(1)

@@ -12,8 +12,6 @@ from triptych.cli.output import duration, status_text, usd
 from triptych.cli.tally import Submitted, Tally
 from triptych.schemas import Outcome
 
-_REASON_WIDTH = 60
-
 
 def outcome_table(outcomes: Iterable[Outcome]) -> Table:
     """Outcomes as they came."""
@@ -48,10 +46,11 @@ def tally_json(tally: Tally) -> list[dict[str, Any]]:
 
 
 def _empty() -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("task", overflow="fold")
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
+    table.add_column("task", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    table.add_column("reason", overflow="ellipsis", no_wrap=True, max_width=_REASON_WIDTH)
+    # The reason takes what is left and is cut first: no figure is ever cut.
+    table.add_column("reason", overflow="ellipsis", no_wrap=True, ratio=1)
     for heading in ("steps", "calls", "tokens", "USD", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     return table

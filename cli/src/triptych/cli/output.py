@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +12,11 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
-out = Console(highlight=False)
+_FILE_WIDTH = 160
+"""A file or a pipe has no width of its own; what is written there is read by eye or by grep."""
+
+_out_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
+out = Console(highlight=False, width=_out_width)
 err = Console(stderr=True, highlight=False)
 
 STYLES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import aiokafka
@@ -59,6 +60,7 @@ async def _read(address: Address) -> list[TopicRow]:
         names = sorted(name for name in await admin.list_topics() if name.startswith(f"{address.topic_prefix}."))
         committed = await _committed(admin)
         described = await admin.describe_topics(names) if names else []
+        described.sort(key=itemgetter("topic"))
         return [await _row(address, consumer, topic, committed) for topic in described]
     except KafkaError as error:
         raise KafkaUnreachableError(address.kafka, error) from error

@@ -96,7 +96,7 @@ def _print_timeline(story: Story, start: datetime) -> None:
     previous = ""
     for line in story.lines:
         colour = colour_of.setdefault(line.step, next(colours) if line.step else "white")
-        name = line.step if line.step != previous else "│".rjust(len(line.step) or 1)
+        name = "│".rjust(len(line.step)) if line.step and line.step == previous else line.step
         previous = line.step
         _print_line(line, start, name.ljust(wide), colour)
     out.print()

@@ -1,0 +1,116 @@
+"""The story of the README: a demo from nothing, then a look at what it did, and what a person does next."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+
+
+class Cli:
+    """The command as a user has it, on one data directory."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        script = Path(sys.executable).with_name("triptych")
+        return subprocess.run(
+            [script, *arguments, "--data", self.data],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+
+    def json(self, *arguments: str) -> Any:
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Iterator[tuple[Cli, list[dict[str, Any]]]]:
+    cli = Cli(tmp_path_factory.mktemp("demo") / "data")
+    try:
+        yield cli, cli.json("demo", "--keep")
+    finally:
+        cli.run("down")
+
+
+def test_every_ticket_has_an_outcome_and_all_kinds_of_outcome_are_seen(demo) -> None:
+    _cli, lines = demo
+    assert len(lines) >= 40
+    statuses = Counter(line["status"] for line in lines)
+    assert "waiting" not in statuses
+    assert statuses["succeeded"] >= 20
+    assert all(statuses[status] >= 1 for status in ("escalated", "rejected", "duplicate", "dead letter")), statuses
+    assert all(line["outcome"]["usage"]["tool_calls"] > 0 for line in lines if line["status"] == "succeeded")
+
+
+def test_what_the_knowledge_base_cannot_answer_goes_to_a_person(demo) -> None:
+    _cli, lines = demo
+    codes = Counter(line["outcome"]["reason"]["code"] for line in lines if line["status"] == "escalated")
+    assert codes["low_confidence"] >= 3
+    assert codes["tool_unavailable"] >= 1
+
+
+def test_runs_show_the_same_as_the_outcomes(demo) -> None:
+    cli, lines = demo
+    runs = cli.json("runs", "--status", "succeeded", "--limit", "1000")
+    assert {run["task_id"] for run in runs} == {
+        line["outcome"]["task_id"] for line in lines if line["status"] == "succeeded"
+    }
+
+
+def test_a_trace_shows_each_attempt_of_a_call_that_failed_at_first(demo) -> None:
+    cli, lines = demo
+    usages = {line["outcome"]["task_id"]: line["outcome"]["usage"] for line in lines if line["status"] == "succeeded"}
+    task_id = max(usages, key=lambda task: usages[task]["tool_calls"] - usages[task]["steps"])
+    events = cli.json("trace", task_id)["events"]
+    calls = [event["data"] for event in events if event["type"] == "CallRequested"]
+    assert len(calls) == usages[task_id]["tool_calls"]
+    assert max(call["attempt"] for call in calls) > 1
+    assert f"attempt {max(call['attempt'] for call in calls)}" in cli.run("trace", task_id).stdout
+
+
+def test_a_person_ends_an_escalated_run_and_it_gets_its_final_outcome(demo) -> None:
+    cli, _lines = demo
+    run = cli.json("runs", "--status", "escalated", "--reason", "tool_unavailable", "--limit", "1")[0]
+    told = cli.json("abort", run["run_id"][:30], "--note", "the vendor is gone", "--principal", "user:test")
+    assert told["run"]["status"] == "failed"
+    outcomes = [json.loads(line) for line in cli.run("outcomes", "--json").stdout.splitlines()]
+    assert [o["final"] for o in outcomes if o.get("run_id") == run["run_id"]] == [False, True]
+
+
+def test_topics_carry_what_was_done(demo) -> None:
+    cli, lines = demo
+    messages = {row["name"].partition(".")[2]: row["messages"] for row in cli.json("topics")}
+    assert messages["tasks"] == len(lines)
+    assert messages["calls.helpdesk"] > 0
+
+
+def test_the_same_tickets_again_start_nothing_new(demo) -> None:
+    cli, lines = demo
+    runs = len(cli.json("runs", "--limit", "1000"))
+    tickets = ROOT / "examples/src/triptych/examples/tickets.jsonl"
+    again = cli.json("submit", str(tickets), "--wait")
+    anonymous = sum(
+        line["status"] == "succeeded" and line["outcome"]["task_id"].startswith("triptych.") for line in lines
+    )
+    assert (
+        Counter(line["status"] for line in again)["succeeded"] == Counter(line["status"] for line in lines)["succeeded"]
+    )
+    assert len(cli.json("runs", "--limit", "1000")) == runs + anonymous

@@ -1,0 +1,113 @@
+"""The command line without a stack: what is asked wrongly is said in one line, and never with a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import typer
+
+from triptych.cli.control import amounts
+from triptych.cli.runs import since_time
+
+ROOT = Path(__file__).parents[2]
+
+
+def triptych(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    script = Path(sys.executable).with_name("triptych")
+    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        [script, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["submit", "--playbook", "p"],
+        ["outcomes"],
+        ["runs"],
+        ["trace", "x"],
+        ["cancel", "x"],
+        ["resume", "x"],
+        ["skip", "x"],
+        ["abort", "x"],
+        ["topics"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_without_a_stack_every_command_says_so_in_one_line_and_ends_with_2(command: list[str], tmp_path: Path) -> None:
+    done = triptych(*command, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert "triptych up" in line
+
+
+def test_a_broker_that_does_not_answer_is_one_line_and_ends_with_2(tmp_path: Path) -> None:
+    done = triptych("outcomes", "--kafka", "127.0.0.1:1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "Kafka at 127.0.0.1:1 does not answer; is the stack running? (`triptych status`)"
+    ]
+
+
+def test_a_database_that_does_not_answer_is_one_line_without_the_password(tmp_path: Path) -> None:
+    done = triptych("runs", "--postgres", "postgresql://u:hunter2@127.0.0.1:1/d", cwd=tmp_path)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "127.0.0.1:1/d" in line
+    assert "hunter2" not in line
+
+
+def test_shipped_playbooks_are_good(tmp_path: Path) -> None:
+    files = sorted((ROOT / "playbooks").glob("*.yaml"))
+    done = triptych("playbook", "check", *files, "--json", cwd=tmp_path)
+    assert done.returncode == 0
+    assert len(json.loads(done.stdout)["playbooks"]) == len(files)
+
+
+def test_a_bad_playbook_is_told_with_its_line_and_ends_with_1(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(
+        "name: x\ngoal: y\ninput: {type: object}\ntools: [kb.*]\nplan: {pattern: modell}\n"
+    )
+    done = triptych("playbook", "check", "bad.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("bad.yaml:5:1: plan: ")
+
+
+def test_submit_wants_a_file_or_a_playbook(tmp_path: Path) -> None:
+    for arguments in (["submit"], ["submit", "x.jsonl", "--playbook", "p"], ["submit", "none.jsonl"]):
+        assert triptych(*arguments, cwd=tmp_path).returncode == 2
+
+
+def test_the_demo_empties_no_directory_that_it_did_not_make(tmp_path: Path) -> None:
+    precious = tmp_path / "data" / "precious"
+    precious.parent.mkdir()
+    precious.touch()
+    assert triptych("demo", "--data", "data", cwd=tmp_path).returncode == 2
+    assert precious.exists()
+
+
+@pytest.mark.parametrize(("text", "ago"), [("90s", 90), ("15m", 900), ("2h", 7_200), ("7d", 604_800)])
+def test_since_is_a_span_before_now(text: str, ago: int) -> None:
+    before = datetime.now(UTC)
+    assert timedelta(0) <= since_time(text) - (before - timedelta(seconds=ago)) < timedelta(minutes=1)
+
+
+def test_since_is_a_moment() -> None:
+    assert since_time("2026-01-31T12:00+02:00") == datetime(2026, 1, 31, 10, tzinfo=UTC)
+    with pytest.raises(typer.BadParameter):
+        since_time("yesterday")
+
+
+def test_extensions_are_named_budgets() -> None:
+    assert amounts(["usd=0.5", "steps=3"]) == {"usd": 0.5, "steps": 3.0}
+    for wrong in ("euro=1", "usd=much", "usd"):
+        with pytest.raises(typer.BadParameter):
+            amounts([wrong])

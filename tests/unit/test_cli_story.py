@@ -1,0 +1,78 @@
+"""A journal is told in words, in order, with what each step cost; and nothing in it is ever left out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from triptych.cli.story import tell
+from triptych.client import JournalEntry
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+PLAN = {"revision": 1, "steps": [{"id": "find", "operation": "kb.search"}, {"id": "send", "operation": "helpdesk.reply", "depends_on": ["find"]}]}  # fmt: skip
+REASON = {"code": "unavailable", "message": "it is down"}
+
+
+def journal(*events: tuple[str, dict[str, Any]]) -> list[JournalEntry]:
+    return [
+        JournalEntry(seq, kind, START + timedelta(seconds=seq - 1), data) for seq, (kind, data) in enumerate(events, 1)
+    ]
+
+
+STORY = journal(
+    ("RunAdmitted", {"task_id": "t-1", "tenant": "acme", "principal": "user:ana", "playbook": {"name": "p", "version": "v1"}, "input": {"a": 1}}),
+    ("PlanRequested", {"request_id": "r:plan:1", "revision": 1, "reserved": {"tokens": 2000, "usd_micros": 100_000}}),
+    ("PlanAccepted", {"request_id": "r:plan:1", "plan": PLAN, "spend": {"tokens": 900, "usd_micros": 4_000, "model_calls": [{"model": "m-1"}]}}),
+    ("CallRequested", {"request_id": "r:find:1", "step": "find", "call": 1, "attempt": 1, "arguments": {"q": "x" * 500}, "idempotency_key": "k", "reserved": {}}),
+    ("RequestReissued", {"request_id": "r:find:1"}),
+    ("CallAnswered", {"request_id": "r:find:1", "step": "find", "result": {"status": "error", "error": REASON}, "worker": "kb-1", "spend": {"tokens": 7}}),
+    ("RetryScheduled", {"ask": "call", "step": "find", "due_at": (START + timedelta(seconds=7)).isoformat(), "reason": REASON}),
+    ("StepEnded", {"step": "find", "status": "failed", "reason": REASON}),
+    ("RunEscalated", {"reason": REASON, "step": "find"}),
+)  # fmt: skip
+
+
+def test_every_event_becomes_one_line_in_order() -> None:
+    lines = tell(STORY, width=80).lines
+    assert [line.seq for line in lines] == list(range(1, len(STORY) + 1))
+    assert [line.step for line in lines] == ["", "plan", "plan", "find", "find", "find", "find", "find", "find"]
+
+
+def test_requests_and_answers_are_told_with_operation_attempt_worker_time_and_cost() -> None:
+    text = "\n".join(line.text for line in tell(STORY, width=80).lines)
+    assert "task t-1 of acme, for user:ana, becomes a run of p@v1" in text
+    assert "asks the planner for revision 1, may use 2,000 tokens and $0.1000" in text
+    assert "plan, revision 1: find (kb.search), send (helpdesk.reply after find)  [900 tokens, $0.0040, m-1]  after 1.0 s" in text  # fmt: skip
+    assert "-> kb.search, attempt 1" in text
+    assert "<- unavailable by kb-1: it is down  [7 tokens]  after 2.0 s" in text
+    assert "call again in 1.0 s: unavailable: it is down" in text
+    assert "ESCALATED to a person: unavailable: it is down" in text
+
+
+def test_costs_are_summed_for_each_step() -> None:
+    costs = tell(STORY, width=80).costs
+    assert (costs["plan"].tokens, costs["plan"].usd_micros) == (900, 4_000)
+    assert (costs["find"].requests, costs["find"].tokens) == (1, 7)
+
+
+def test_long_values_are_cut_unless_they_are_wanted_whole() -> None:
+    cut = tell(STORY, width=80).lines[3].details[0]
+    whole = tell(STORY, width=None).lines[3].details[0]
+    assert cut.endswith("…")
+    assert "x" * 500 in whole
+
+
+def test_an_event_of_an_unknown_type_is_told_by_its_fields() -> None:
+    [line] = tell(journal(("RunTeleported", {"to": "mars", "step": "find"})), width=80).lines
+    assert (line.text, line.step) == ("RunTeleported", "find")
+    assert 'to: "mars"' in line.details
+
+
+def test_a_verdict_is_told_with_its_confidence_and_its_evidence() -> None:
+    asked = ("ReviewRequested", {"request_id": "r:review:1", "step": None, "reserved": {}, "output": {"a": 1}})
+    given = ("VerdictGiven", {"request_id": "r:review:1", "step": None, "decision": "escalate", "reason": REASON, "evidence": ["because"], "confidence": 0.4, "spend": {}})  # fmt: skip
+    lines = tell(journal(asked, given), width=80).lines
+    assert [line.step for line in lines] == ["review", "review"]
+    assert "about the whole run" in lines[0].text
+    assert lines[1].text.startswith("<- escalate, confidence 0.40: unavailable: it is down")
+    assert lines[1].details == ('evidence: ["because"]',)
