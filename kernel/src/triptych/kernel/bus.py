@@ -95,6 +95,10 @@ class Subscription:
             raise RuntimeError("the subscription has not been started; use it as a context manager")
         return self._subscriber.consumer
 
+    async def probe(self) -> None:
+        """Ask the broker something; raises when it does not answer."""
+        await self.consumer.topics()
+
     async def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Record[Any, Any]]]:
         """The next records of each partition, in order; empty after `timeout_ms` without any.
 

@@ -171,20 +171,29 @@ class DeciderLoop(Generic[StateT]):
         self._topics = {settings.topic(noun): noun for noun in domain.nouns}
         self._envelope = Envelope(settings, service.name)
         self._outage = Outage(service.log, "kafka or postgres")
+        self._session: _Session[StateT] | None = None
         service.health.expect(LOOP, LOOP_SILENCE_S)
+        service.health.depend("postgres", lambda: pool.execute("select 1"))
+        service.health.depend("kafka", self._probe_kafka)
 
     async def run(self) -> None:
         """Run sessions until the service stops. A session ends when it is fenced or a server is gone."""
         async with Publisher(self._settings) as publisher:
             while not self._service.stopping.is_set():
                 try:
-                    await _Session(self, publisher).run()
+                    self._session = _Session(self, publisher)
+                    await self._session.run()
                 except Fenced as error:
                     self._service.health.count("fenced")
                     self._service.log.warning("fenced; rejoining", partitions=error.partitions)
                     await self._outage.wait(error, unless=self._service.stopping)
                 except (*POSTGRES_GONE, *KAFKA_GONE) as error:
                     await self._outage.wait(error, unless=self._service.stopping)
+
+    async def _probe_kafka(self) -> None:
+        if self._session is None:
+            raise ConnectionError("no session with Kafka yet")
+        await self._session.probe()
 
 
 class _Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]  # aiokafka is untyped
@@ -208,7 +217,12 @@ class _Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc
         self._positions: dict[TopicPartition, int] = {}
         self._offsets_committed_at = time.monotonic()
 
+    async def probe(self) -> None:
+        """Ask the broker something; raises when it does not answer."""
+        await self._subscription.probe()
+
     async def run(self) -> None:
+        """Take batches until the service stops, or something ends the session."""
         async with self._subscription:
             while not self._service.stopping.is_set():
                 generation = self._generation
@@ -259,6 +273,7 @@ class _Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc
         for tp, offset in self._positions.items():
             self._subscription.consumer.seek(tp, offset)
         self._generation += 1  # what was polled meanwhile came from before the seek
+        self._service.health.started()
         self._service.log.info(
             "partitions claimed",
             partitions=partitions,

@@ -29,6 +29,7 @@ class Health:
         self.counters: dict[str, int] = {}
         self._beats: dict[str, tuple[float, float]] = {}
         self._probes: dict[str, Probe] = {}
+        self._is_started = False
 
     def expect(self, loop: str, max_silence_s: float) -> None:
         """From now on `loop` must beat at least every `max_silence_s` seconds."""
@@ -41,6 +42,10 @@ class Health:
     def depend(self, name: str, probe: Probe) -> None:
         """The process is ready only while `probe` returns within two seconds without raising."""
         self._probes[name] = probe
+
+    def started(self) -> None:
+        """The process takes work now; before this it is alive and not ready."""
+        self._is_started = True
 
     def count(self, name: str, by: int = 1) -> None:
         """Count something that an operator may want to see, for example duplicates dropped."""
@@ -59,7 +64,9 @@ class Health:
         return None
 
     async def unready(self) -> dict[str, str]:
-        """Dependencies that are gone, with the reason."""
+        """What keeps this process from working, with the reason: it has not started, or a dependency is gone."""
+        if not self._is_started:
+            return {"start": "the process has not taken up its work yet"}
         failures = await asyncio.gather(*(self._failure(probe) for probe in self._probes.values()))
         return {name: failure for name, failure in zip(self._probes, failures, strict=True) if failure}
 

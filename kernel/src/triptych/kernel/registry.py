@@ -64,6 +64,7 @@ class ContractRegistry:
 
     async def __aenter__(self) -> Self:
         self._service.health.expect(LOOP, 60.0)
+        self._service.health.depend("contracts", self.ready)
         self._following = asyncio.create_task(self._follow(), name=LOOP)
         return self
 

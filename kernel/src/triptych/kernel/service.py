@@ -40,7 +40,7 @@ def run(name: str, settings: SettingsT, body: Callable[[Service, SettingsT], Awa
     try:
         uvloop.run(_serve(name, settings, body, log))
     except ConfigurationError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
 
 

@@ -71,8 +71,6 @@ def load_settings(settings_type: type[SettingsT]) -> SettingsT:
         prefix = settings_type.model_config.get("env_prefix", "")
         for problem in error.errors(include_input=False, include_url=False):
             name = "_".join(str(part) for part in problem["loc"]).upper()
-            print(
-                f"{prefix}{name}: {problem['msg']} (set it in the environment; see docs/configuration.md)",
-                file=sys.stderr,
-            )
+            where = "set it in the environment; see docs/configuration.md"
+            sys.stderr.write(f"{prefix}{name}: {problem['msg']} ({where})\n")
         raise SystemExit(2) from None

@@ -66,6 +66,7 @@ class Intake(Generic[RequestT]):
                 async with subscription:
                     self._kafka.over()
                     self._subscription = subscription
+                    self._health.started()
                     await self._consume(subscription)
             except KAFKA_GONE as error:
                 self._health.beat(LOOP)
@@ -76,7 +77,7 @@ class Intake(Generic[RequestT]):
     async def _probe(self) -> None:
         if self._subscription is None:
             raise ConnectionError("not subscribed")
-        await self._subscription.consumer.topics()
+        await self._subscription.probe()
 
     async def _consume(self, subscription: Subscription) -> None:
         left_alone_s = 0.0

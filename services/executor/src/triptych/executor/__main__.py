@@ -18,7 +18,6 @@ async def serve(service: Service, settings: ExecutorSettings) -> None:
     async with await database.connect(settings.postgres.get_secret_value(), settings.instance) as pool:
         store = ExecutorStore(pool)
         await store.deploy(playbooks)
-        service.health.depend("postgres", lambda: pool.execute("select 1"))
         service.log.info("playbooks deployed", playbooks=[f"{p.name}@{p.version}" for p in playbooks])
         executor = Executor({playbook.name: Deployment.of(playbook) for playbook in playbooks})
         await DeciderLoop(service, settings, executor, store, pool).run()
