@@ -73,7 +73,9 @@ async def outcomes_of(client: Client, task_ids: set[str], within_s: float) -> li
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
-async def test_every_run_ends_once_when_a_service_is_killed(stack: Path, client: Client, victim: str, eventually) -> None:
+async def test_every_run_ends_once_when_a_service_is_killed(
+    stack: Path, client: Client, victim: str, eventually
+) -> None:
     task_ids = [f"{victim}-{number}" for number in range(RUNS)]
     for number, task_id in enumerate(task_ids):
         await client.submit(

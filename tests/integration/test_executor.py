@@ -91,7 +91,9 @@ class Bench:
             self.seen.setdefault(noun, []).append(message)
             self.partitions.setdefault(noun, []).append(record.partition)
 
-    async def send(self, noun: str, value: bytes | dict[str, Any], partition: int | None = None, **headers: str) -> None:
+    async def send(
+        self, noun: str, value: bytes | dict[str, Any], partition: int | None = None, **headers: str
+    ) -> None:
         raw = value if isinstance(value, bytes) else json.dumps(value).encode()
         await self.producer.send_and_wait(
             f"{self.prefix}.{noun}", raw, partition=partition, headers=[(k, v.encode()) for k, v in headers.items()]
@@ -133,7 +135,7 @@ async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> A
     async with Bench(servers.kafka, prefix, dsn, folder, folder / "log") as bench:
         bench.start()
         yield bench
-    print(bench.log.read_text()[-4000:])
+    sys.stdout.write(bench.log.read_text()[-4000:])  # pytest shows it when a test fails
 
 
 def task(task_id: str | None, **fields: object) -> dict[str, object]:
@@ -183,7 +185,13 @@ async def test_a_task_without_an_id_gets_one_from_its_place(bench: Bench, eventu
 
 
 async def test_a_structured_cloudevent_is_a_task_too(bench: Bench, eventually) -> None:
-    envelope = {"specversion": "1.0", "id": "e-1", "source": "/test", "type": "triptych.task", "data": task("structured")}
+    envelope = {
+        "specversion": "1.0",
+        "id": "e-1",
+        "source": "/test",
+        "type": "triptych.task",
+        "data": task("structured"),
+    }
     await bench.send(topics.TASKS, envelope, **{"content-type": "application/cloudevents+json; charset=utf-8"})
 
     async def done() -> object:
@@ -221,7 +229,9 @@ async def test_what_is_no_task_becomes_a_dead_letter_with_its_bytes_and_a_reason
 
 
 @pytest.mark.parametrize("noun", [topics.PLANS, topics.RESULTS, topics.VERDICTS, topics.CONTROL])
-async def test_noise_on_any_topic_is_dead_lettered_and_the_partition_goes_on(bench: Bench, eventually, noun: str) -> None:
+async def test_noise_on_any_topic_is_dead_lettered_and_the_partition_goes_on(
+    bench: Bench, eventually, noun: str
+) -> None:
     before = len(bench.of(topics.DEAD_LETTERS))
     await bench.send(noun, b"\x80noise", 0)
     await bench.send(noun, b'{"request_id": "x"}', 0)

@@ -304,6 +304,45 @@ async def test_a_statement_whose_outcome_is_unknown_may_be_said_again(ends):
     assert await ends.state(one) == "published"
 
 
+async def test_jobs_that_are_being_taken_in_are_not_given_out_a_second_time_by_a_takeover(ends):
+    jobs = Jobs(ends.pool, "busy", lease_ms=60_000)
+    await jobs.open()
+    for _ in range(20):
+        requests = [call_request() for _ in range(50)]
+        arrivals = [
+            Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
+            for one in requests
+        ]
+        intake, taken = await asyncio.gather(jobs.take_in(arrivals, []), jobs.take_over(200))
+        assert not intake.fresh & {job.key for job in taken}
+        await jobs.settle([(key, b"{}") for key in intake.fresh], list(intake.fresh), [], None)
+        await jobs.settle([], list(intake.fresh), [], None)
+    await jobs.close()
+
+
+async def test_a_job_that_was_taken_in_without_our_knowing_is_reclaimed(ends, monkeypatch):
+    one = call_request()
+    arrival = Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
+    jobs = Jobs(ends.pool, "unsure", lease_ms=60_000)
+    await jobs.open()
+    fetch = ends.pool.fetch
+
+    async def commit_and_lose_the_answer(*arguments: object) -> None:
+        await fetch(*arguments)
+        raise ConnectionResetError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ends.pool, "fetch", commit_and_lose_the_answer)
+        with pytest.raises(ConnectionResetError):
+            await jobs.take_in([arrival], [])
+    assert not (await jobs.take_in([arrival], [])).fresh
+    assert one.request_id in {job.request_id for job in await jobs.take_over(200)}
+    assert one.request_id not in {job.request_id for job in await jobs.take_over(200)}
+    await jobs.settle([(arrival.key, b"{}")], [], [], None)
+    await jobs.settle([], [arrival.key], [], None)
+    await jobs.close()
+
+
 async def test_a_job_that_kills_its_process_is_answered_internal_and_innocents_are_not(ends):
     deadly, innocent = call_request(arguments={"value": "deadly"}), call_request()
     config, deaths = replace(CONFIG, max_deliveries=3, concurrency=4), 0

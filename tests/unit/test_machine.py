@@ -116,7 +116,7 @@ class Story:
         command = {"command_id": command_id, "run_id": str(RUN_ID), "action": action, "principal": "user:ana", **fields}
         return self.tell(Control.model_validate(command, strict=False))
 
-    def _answer(self, kind, ask: Ask, step_id: str | None, spend: Spend | None, **fields: object):  # noqa: ANN001, ANN202
+    def _answer(self, kind, ask: Ask, step_id: str | None, spend: Spend | None, **fields: object):
         request_id = self.request(ask, step_id)
         return kind(request_id=request_id, run_id=RUN_ID, tenant="default", spend=spend or Spend(), **fields)
 

@@ -58,7 +58,7 @@ class Problem:
         return f"{self.file}:{self.line}:{self.column}: {where}{self.message}. {self.cure}{end}"
 
 
-class PlaybookErrors(TriptychError):  # noqa: N818 - there are many in it
+class PlaybookErrors(TriptychError):
     """A playbook file cannot be used. `problems` holds everything found wrong, in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

@@ -99,7 +99,7 @@ class _Plain:
         self._positions = positions
         self._nodes = 0
 
-    def convert(self, value: Any, path: Path, position: Position) -> Json:
+    def convert(self, value: Any, path: Path, position: Position) -> Json:  # noqa: PLR0911 - one for each kind of value
         self._positions[path] = position
         self._nodes += 1
         if self._nodes > MAX_NODES or len(path) > MAX_DEPTH:

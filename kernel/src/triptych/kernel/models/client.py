@@ -224,7 +224,7 @@ def _unbilled(call: ModelCall) -> Spend:
     return Spend(model_calls=(call,))
 
 
-class _UnusableOutput(Exception):  # noqa: N818 - never leaves this module
+class _UnusableOutput(Exception):
     """The model answered, but not what it was asked for."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:

@@ -46,7 +46,7 @@ _CURE = {
 }
 
 
-class ModelFailure(TriptychError):  # noqa: N818 - an outcome that callers answer with, not a defect
+class ModelFailure(TriptychError):
     """A model call that gave no usable answer: why, when to try again, and what it cost all the same."""
 
     def __init__(

@@ -6,6 +6,7 @@ process that was thought dead and wakes up again finds that its lease is gone, a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from triptych.kernel.claimcheck import Claim, HasHeaders
 from triptych.kernel.database import Queries
 from triptych.kernel.deadletters import DeadRecord
 from triptych.kernel.errors import TriptychError
+from triptych.kernel.outage import POSTGRES_GONE
 
 JobKey = tuple[UUID, str]
 """Run id and request id: the primary key."""
@@ -87,6 +89,9 @@ class Jobs:
         self._pool, self._instance, self._lease_ms = pool, instance, lease_ms
         self._sql = Queries.load("triptych.kernel.worker", "worker.sql")
         self._held: set[JobKey] = set()
+        # Taking in and taking over happen one after the other, so that what one of them has just been given
+        # never looks to the other like a job that was given to us without our knowing.
+        self._taking = asyncio.Lock()
         self._in_doubt = False
         self.lease = 0
 
@@ -109,7 +114,6 @@ class Jobs:
 
     async def take_in(self, arrivals: Sequence[Arrival], dead: Sequence[DeadRecord]) -> Intake:
         """Store a batch: one job a request, leased to us, and a dead letter for each unreadable record."""
-        self._in_doubt, was_in_doubt = True, self._in_doubt
         arguments = (
             self.lease,
             [arrival.run_id for arrival in arrivals],
@@ -120,18 +124,22 @@ class Jobs:
             [arrival.traceparent for arrival in arrivals],
             [arrival.deadline_at for arrival in arrivals],
         )
-        if not dead:
-            rows = await self._pool.fetch(self._sql["take_in"], *arguments)
-        else:
-            async with self._pool.acquire() as conn, conn.transaction():
-                await deadletters.store(conn, dead)
-                rows = await conn.fetch(self._sql["take_in"], *arguments)
-        self._in_doubt = was_in_doubt
-        intake = Intake(
-            fresh=frozenset((row["run_id"], row["request_id"]) for row in rows if row["fresh"]),
-            answered={(row["run_id"], row["request_id"]): row["answer"] for row in rows if not row["fresh"]},
-        )
-        self._held |= intake.fresh
+        async with self._taking:
+            try:
+                if not dead:
+                    rows = await self._pool.fetch(self._sql["take_in"], *arguments)
+                else:
+                    async with self._pool.acquire() as conn, conn.transaction():
+                        await deadletters.store(conn, dead)
+                        rows = await conn.fetch(self._sql["take_in"], *arguments)
+            except POSTGRES_GONE:
+                self._in_doubt = True
+                raise
+            intake = Intake(
+                fresh=frozenset((row["run_id"], row["request_id"]) for row in rows if row["fresh"]),
+                answered={(row["run_id"], row["request_id"]): row["answer"] for row in rows if not row["fresh"]},
+            )
+            self._held |= intake.fresh
         return intake
 
     async def take_over(self, limit: int) -> list[Taken]:
@@ -139,13 +147,19 @@ class Jobs:
 
         After a statement whose outcome is unknown, also those that the table gave to us without our knowing.
         """
-        self._in_doubt, was_in_doubt = True, self._in_doubt
-        rows = await self._pool.fetch(self._sql["take_over"], self.lease, limit)
-        if was_in_doubt:
-            rows += await self._pool.fetch(self._sql["reclaim"], self.lease)
-        self._in_doubt = False
-        taken = {job.key: job for row in rows if (job := Taken(**dict(row))).key not in self._held}
-        self._held |= taken.keys()
+        async with self._taking:
+            held_before = frozenset(self._held)
+            try:
+                rows = await self._pool.fetch(self._sql["take_over"], self.lease, limit)
+                if self._in_doubt:
+                    rows += await self._pool.fetch(self._sql["reclaim"], self.lease)
+            except POSTGRES_GONE:
+                self._in_doubt = True
+                raise
+            self._in_doubt = False
+            # What was settled while the statement ran is not held any more, but was when it began.
+            taken = {job.key: job for row in rows if (job := Taken(**dict(row))).key not in held_before}
+            self._held |= taken.keys()
         return list(taken.values())
 
     async def unpublished_dead_letters(self, limit: int) -> list[DeadRecord]:

@@ -44,7 +44,7 @@ class BreakerOpenError(Exception):
         super().__init__(f"open for {retry_after_ms} ms")
 
 
-class _Failed(Exception):  # noqa: N818 - it never leaves this module
+class _Failed(Exception):
     """Tells pybreaker of a failure."""
 
 

@@ -23,7 +23,7 @@ EFFECT = "effect"
 NO_EFFECT = "none"
 
 
-class ToolFailure(Exception):  # noqa: N818 - it is what an operation raises to answer, not an error of ours
+class ToolFailure(Exception):
     """Raise it in an operation to answer with an error. The message must hold no secret.
 
     `undone` says whether it is certain that the call changed nothing; the code decides when it is None.
