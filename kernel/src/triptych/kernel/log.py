@@ -57,5 +57,7 @@ def configure_logging(level: str, style: Literal["json", "console"], **bound: st
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s", force=True
     )
+    # The pool retries on its own and prints a traceback each time; the loops log an outage once.
+    logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
     logger: Logger = structlog.get_logger().bind(**bound)
     return logger
