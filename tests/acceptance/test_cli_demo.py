@@ -98,7 +98,7 @@ def test_a_person_ends_an_escalated_run_and_it_gets_its_final_outcome(demo) -> N
 def test_topics_carry_what_was_done(demo) -> None:
     cli, lines = demo
     messages = {row["name"].partition(".")[2]: row["messages"] for row in cli.json("topics")}
-    assert messages["tasks"] == len(lines)
+    assert messages["tasks"] >= len(lines), "a duplicate may be forwarded to the partition of the run it repeats"
     assert messages["calls.helpdesk"] > 0
 
 
