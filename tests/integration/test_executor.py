@@ -228,6 +228,61 @@ async def test_what_is_no_task_becomes_a_dead_letter_with_its_bytes_and_a_reason
         assert (outcome["status"], outcome["final"], outcome["reason"]["code"]) == ("rejected", True, code)
 
 
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b'"A\\u0000B"', "Hello A\ufffdB"),
+        (b'"\\\\u0000"', "Hello \\u0000"),
+        (b'"\xf0\x9f\x92\xb8 \xe2\x82\xac"', "Hello \U0001f4b8 \u20ac"),
+    ],
+)
+async def test_whatever_json_can_say_a_run_can_carry(bench: Bench, eventually, raw: bytes, said: str) -> None:
+    task_id = f"odd-{len(bench.of(topics.OUTCOMES))}"
+    await bench.send(
+        topics.TASKS, b'{"playbook": "greet", "task_id": "' + task_id.encode() + b'", "input": {"name": ' + raw + b"}}"
+    )
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id=task_id)
+
+    await eventually(done)
+    assert bench.of(topics.OUTCOMES, task_id=task_id)[0]["output"] == {"said": said}
+
+
+@pytest.mark.parametrize("value", ["1" * 40, "NaN", "1e999", '{"a":' * 100 + "1" + "}" * 100])
+async def test_numbers_and_depths_that_json_or_postgres_cannot_hold_still_lead_to_an_outcome(
+    bench: Bench, eventually, value: str
+) -> None:
+    task_id = f"number-{len(bench.of(topics.OUTCOMES))}"
+    await bench.send(topics.TASKS, task(task_id))
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
+    await bench.answer_plans()
+    await eventually(lambda: bench.of("calls.echo"))
+    (request,) = bench.seen.pop("calls.echo")
+    reply = json.dumps(bench._reply(request))[:-1]
+    body = f'{reply}, "result": {{"status": "ok", "data": {{"value": {value}}}}}}}'
+    await bench.send(topics.RESULTS, body.encode(), request["partition"])
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id=task_id))
+    assert bench.of(topics.OUTCOMES, task_id=task_id)[0]["status"] in {"succeeded", "escalated"}
+
+
+async def test_an_output_too_large_for_a_message_is_left_out_and_the_outcome_says_where_it_is(
+    bench: Bench, eventually
+) -> None:
+    await bench.send(topics.TASKS, task("large"))
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
+    await bench.answer_plans()
+    await eventually(lambda: bench.of("calls.echo"))
+    (request,) = bench.seen.pop("calls.echo")
+    result = {"status": "ok", "data": {"value": "x" * 400_000}}
+    await bench.send(topics.RESULTS, bench._reply(request) | {"result": result}, request["partition"])
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id="large"))
+    (outcome,) = bench.of(topics.OUTCOMES, task_id="large")
+    assert (outcome["status"], outcome["output"]) == ("succeeded", {})
+    assert f"triptych trace {outcome['run_id']}" in outcome["reason"]["message"]
+
+
 @pytest.mark.parametrize("noun", [topics.PLANS, topics.RESULTS, topics.VERDICTS, topics.CONTROL])
 async def test_noise_on_any_topic_is_dead_lettered_and_the_partition_goes_on(
     bench: Bench, eventually, noun: str
@@ -289,7 +344,9 @@ async def test_nothing_is_left_open_when_all_runs_are_done(bench: Bench, eventua
         return dict(left) == {"outbox": 0, "timers": 0}
 
     await eventually(empty)
-    assert await connection.fetchval("select count(*) from runs where finished_at is null") == 0
+    assert (
+        await connection.fetchval("select count(*) from runs where finished_at is null and status <> 'escalated'") == 0
+    )
     await connection.close()
 
 

@@ -28,6 +28,7 @@ from triptych.schemas import (
     RetryPolicy,
     Review,
     StepSpec,
+    ToolError,
     Unmet,
 )
 from triptych.tools import Tool
@@ -158,7 +159,7 @@ def test_the_tools_of_the_guide_work() -> None:
 
 def test_the_table_of_errors_is_that_of_the_executor() -> None:
     (table,) = re.findall(r"<!-- dispositions -->\n(.*?)<!-- /dispositions -->", text_of("docs/tools.md"), re.DOTALL)
-    what = {code: disposition(code, Effect.ONCE) for code in ErrorCode}
+    what = {code: disposition(ToolError(code=code, message=""), Effect.ONCE) for code in ErrorCode}
     rows = {
         f"| `{code.value}` | {'yes' if one.retry else 'no'} | {one.then.value} | `{one.reason}` |"
         for code, one in what.items()

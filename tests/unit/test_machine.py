@@ -439,3 +439,46 @@ def test_a_journal_reads_back_as_the_run_that_wrote_it() -> None:
     assert [event for event, _ in decoded] == [event for event, _ in story.journal]
     assert story.run.status is RunStatus.SUCCEEDED
     assert StepStatus.SKIPPED in {state.status for state in story.run.steps.values()}
+
+
+def test_a_write_that_took_effect_keeps_its_key_whatever_is_planned_later() -> None:
+    story = Story(model_playbook()).plan(step("a", effect=Effect.IDEMPOTENT, expect="false"))
+    first = story.run.requests[story.request(Ask.CALL, "a")].event
+    story.result("a").verdict("a", Decision.REPLAN)
+    story.plan(step("a", effect=Effect.IDEMPOTENT, arguments={"other": True}))
+    assert story.run.requests[story.request(Ask.CALL, "a")].event.idempotency_key == first.idempotency_key
+
+
+def test_a_later_plan_does_not_repeat_a_write_under_another_name() -> None:
+    write = {"effect": Effect.ONCE, "arguments": {"to": "ana"}}
+    story = Story(model_playbook()).plan(step("a", **write), step("b", "a")).result("a").fail("b", ErrorCode.NOT_FOUND)
+    story.plan(step("again", **write), step("c", "again"))
+    assert story.kinds() == ["PlanAccepted", "CallReused", "StepEnded", "CallRequested"]
+    assert story.statuses() == {"a": "succeeded", "again": "succeeded", "c": "running"}
+    assert story.run.ledger.tool_calls == 3
+
+
+def test_a_plan_may_do_the_same_write_twice_if_it_says_so_itself() -> None:
+    write = {"effect": Effect.ONCE, "arguments": {"to": "ana"}}
+    story = Story().plan(step("a", **write), step("b", "a", **write)).result("a")
+    assert story.statuses() == {"a": "succeeded", "b": "running"}
+
+
+def test_waiting_for_an_open_breaker_uses_up_no_attempt_but_does_not_go_on_for_ever() -> None:
+    story = Story(playbook(budgets={"wall_ms": 3_600_000})).plan(step("a", retry={"max_attempts": 2}))
+    refused = Result.failed(ErrorCode.UNAVAILABLE, "open", retry_after_ms=1_000, breaker="open")
+    for attempt in (1, 2):
+        for _ in range(10):
+            story.result("a", refused).wait(seconds=2)
+        assert story.run.steps["a"].attempts == attempt
+        story.result("a", refused).wait(seconds=31)
+    assert story.run.status is RunStatus.ESCALATED
+
+
+def test_a_worker_that_lacks_money_or_tokens_escalates_as_the_budget_that_is_short() -> None:
+    for budget in ("usd", "tokens"):
+        story = (
+            Story().plan(step("a")).result("a", Result.failed(ErrorCode.BUDGET_EXCEEDED, "too little", budget=budget))
+        )
+        assert story.run.reason is not None
+        assert story.run.reason.code == f"budget_{budget}"

@@ -406,11 +406,11 @@ class _Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc
     def _rearm_untouched(self, run_id: UUID, batch: Batch[StateT]) -> None:
         """A timer fired and nothing was due yet, or the run could not be decided: look again later."""
         state = self._cache.get(run_id)
-        if state is None:
-            batch.disarmed.append(run_id)
+        later = batch.at + POISONED_TIMER_DELAY
+        if state is None:  # its journal cannot be read here: the row stays, for whoever can
+            self._timers.arm(run_id, later)
             return
         wake_at = self._domain.wake_at(state)
-        later = batch.at + POISONED_TIMER_DELAY
         if wake_at is None:
             batch.disarmed.append(run_id)
         else:

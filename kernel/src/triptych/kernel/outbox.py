@@ -30,6 +30,8 @@ class Send:
     event_type: str
     event_id: str
     body: Body
+    preview: Body | None = None
+    """What is sent in place of a body that is too large, to readers who cannot resolve a reference."""
 
 
 class OutboxKey(NamedTuple):
@@ -62,7 +64,7 @@ class Envelope:
         claim = None
         if claimcheck.needs_claim(value, self._settings.inline_max_bytes):
             claim = Claim(run_id, tenant, value)
-            value = claimcheck.CLAIMED_VALUE
+            value = send.preview.to_bytes() if send.preview else claimcheck.CLAIMED_VALUE
         headers = cloudevents.binary_headers(
             event_id=send.event_id,
             event_type=send.event_type,

@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from triptych.cli.stack.errors import PartitionsDifferError, TopicError
+from triptych.kernel.bus import REQUEST_MAX_BYTES
 from triptych.schemas import topics
 
 PARTITIONS = 2
@@ -46,7 +47,8 @@ def _wanted(prefix: str, tools: Iterable[str], replicas: int) -> list[NewTopic]:
             name=f"{prefix}.{noun}",
             num_partitions=1 if compacted else PARTITIONS,
             replication_factor=replicas,
-            topic_configs={"cleanup.policy": "compact"} if compacted else {},
+            topic_configs={"max.message.bytes": str(REQUEST_MAX_BYTES)}
+            | ({"cleanup.policy": "compact"} if compacted else {}),
         )
         for noun, compacted in nouns.items()
     ]

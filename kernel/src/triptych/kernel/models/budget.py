@@ -39,6 +39,7 @@ def answer_tokens(grant: Grant, price: Price, prompt_tokens: int) -> int:
             ErrorCode.BUDGET_EXCEEDED,
             f"the prompt needs about {prompt_tokens} tokens and an answer at least {LEAST_ANSWER_TOKENS}, but the "
             f"grant is {grant.tokens}; raise `tokens` of this step, plan or judge, or give it less to read",
+            details={"budget": "tokens"},
         )
 
     def cost(tokens_out: int) -> int:
@@ -52,6 +53,7 @@ def answer_tokens(grant: Grant, price: Price, prompt_tokens: int) -> int:
             ErrorCode.BUDGET_EXCEEDED,
             f"the shortest answer to this prompt costs {least} millionths of a US dollar, but the grant is "
             f"{grant.usd_micros}; raise `usd` of this step, plan or judge, or use a cheaper model",
+            details={"budget": "usd"},
         )
     affordable, too_much = LEAST_ANSWER_TOKENS, by_tokens
     while too_much - affordable > 1:

@@ -21,7 +21,7 @@ from pydantic_ai.exceptions import (
 )
 
 from triptych.kernel.errors import TriptychError
-from triptych.schemas import ErrorCode, Spend, ToolError
+from triptych.schemas import ErrorCode, Json, Spend, ToolError
 
 MAX_EXCERPT_CHARS = 300
 _KEY_LIKE = re.compile(r"\b(?:sk|pk)-[\w*-]{6,}|\bBearer\s+\S+|\b[\w-]{32,}\b")
@@ -50,15 +50,23 @@ class ModelFailure(TriptychError):
     """A model call that gave no usable answer: why, when to try again, and what it cost all the same."""
 
     def __init__(
-        self, code: ErrorCode, message: str, retry_after_ms: int | None = None, spend: Spend | None = None
+        self,
+        code: ErrorCode,
+        message: str,
+        retry_after_ms: int | None = None,
+        spend: Spend | None = None,
+        *,
+        details: dict[str, Json] | None = None,
     ) -> None:
-        self.code, self.message, self.retry_after_ms = code, message, retry_after_ms
+        self.code, self.message, self.retry_after_ms, self.details = code, message, retry_after_ms, details or {}
         self.spend = spend or Spend()
         super().__init__(f"{code.value}: {message}")
 
     def as_error(self) -> ToolError:
         """The failure as it travels in an answer."""
-        return ToolError(code=self.code, message=self.message[:4_000], retry_after_ms=self.retry_after_ms)
+        return ToolError(
+            code=self.code, message=self.message[:4_000], retry_after_ms=self.retry_after_ms, details=self.details
+        )
 
 
 def from_error(

@@ -16,7 +16,7 @@ async def serve(service: Service, settings: ExecutorSettings) -> None:
     """Run the decider loop over the runs of this process's partitions."""
     playbooks = load_playbooks(settings.playbooks)
     async with await database.connect(settings.postgres.get_secret_value(), settings.instance) as pool:
-        store = ExecutorStore(pool)
+        store = ExecutorStore(pool, service.log)
         await store.deploy(playbooks)
         service.log.info("playbooks deployed", playbooks=[f"{p.name}@{p.version}" for p in playbooks])
         executor = Executor({playbook.name: Deployment.of(playbook) for playbook in playbooks})

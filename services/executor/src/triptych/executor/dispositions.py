@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from triptych.schemas import Effect, ErrorCode
+from triptych.schemas import Effect, ErrorCode, ToolError
 
 
 class Then(StrEnum):
@@ -42,11 +42,17 @@ _TABLE: dict[ErrorCode, Disposition] = {
 }
 
 # A read that answers in the wrong shape may do better next time, as models do; nothing is lost by asking.
+
+_NO_MONEY = Disposition(retry=False, then=Then.ESCALATE, reason="budget_usd")
 _UNSTABLE_READ = Disposition(retry=True, then=Then.ESCALATE, reason="contract_violation")
 
 
-def disposition(code: ErrorCode, effect: Effect) -> Disposition:
+def disposition(error: ToolError, effect: Effect) -> Disposition:
     """The disposition of an error of an operation with this effect class."""
-    if code is ErrorCode.CONTRACT_VIOLATION and effect is Effect.READ:
-        return _UNSTABLE_READ
-    return _TABLE[code]
+    match error.code:
+        case ErrorCode.CONTRACT_VIOLATION if effect is Effect.READ:
+            return _UNSTABLE_READ
+        case ErrorCode.BUDGET_EXCEEDED if error.details.get("budget") == "usd":
+            return _NO_MONEY
+        case code:
+            return _TABLE[code]

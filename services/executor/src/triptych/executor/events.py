@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import orjson
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
+from pydantic_core import from_json, to_json
 
 from triptych.schemas import Decision, Grant, Json, Plan, Playbook, Reason, Result, Spend, ToolError
 
@@ -89,6 +89,15 @@ class CallAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class CallReused:
+    """A later plan wanted a write that an earlier plan had done with the same arguments: its answer stands."""
+
+    step: str
+    source: str
+    arguments: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
 class ReviewRequested:
     """The critic was asked about a step, or about the whole run when `step` is None."""
 
@@ -125,12 +134,16 @@ class ReviewFailed:
 
 @dataclass(frozen=True, slots=True)
 class RetryScheduled:
-    """Something will be asked again at `due_at`: a `plan`, a `call` or a `review`."""
+    """Something will be asked again at `due_at`: a `plan`, a `call` or a `review`.
+
+    `postponed` when a breaker refused the call without making it: no attempt is used up.
+    """
 
     ask: str
     step: str | None
     due_at: datetime
     reason: Reason
+    postponed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +229,7 @@ Event = (
     | PlanRefused
     | CallRequested
     | CallAnswered
+    | CallReused
     | ReviewRequested
     | VerdictGiven
     | ReviewFailed
@@ -236,17 +250,16 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
 }
 
 
-def _encode_model(value: object) -> Any:
-    if isinstance(value, Playbook):
-        return {"name": value.name, "version": value.version}
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", exclude_none=True)
-    raise TypeError(f"an event holds a {type(value).__name__}, which has no JSON form")
-
-
 def encode(event: Event) -> tuple[str, str]:
-    """The journal's columns `type` and `data` for an event."""
-    return type(event).__name__, orjson.dumps(event, default=_encode_model).decode()
+    """The journal's columns `type` and `data` for an event.
+
+    Whatever a message could hold can be written: integers of any size, and what is no number becomes null.
+    """
+    if isinstance(event, RunAdmitted):
+        fields = {slot: getattr(event, slot) for slot in RunAdmitted.__slots__}
+        fields["playbook"] = {"name": event.playbook.name, "version": event.playbook.version}
+        return RunAdmitted.__name__, to_json(fields, inf_nan_mode="null").decode()
+    return type(event).__name__, to_json(event, exclude_none=True, inf_nan_mode="null").decode()
 
 
 def decode(event_type: str, data: str, playbooks: PlaybookLookup) -> Event:
@@ -257,7 +270,7 @@ def decode(event_type: str, data: str, playbooks: PlaybookLookup) -> Event:
         LookupError: the run's playbook version is not in the catalogue.
     """
     if event_type == RunAdmitted.__name__:
-        fields = orjson.loads(data)
+        fields = from_json(data)
         pinned = fields.pop("playbook")
         fields["deadline_at"] = datetime.fromisoformat(fields["deadline_at"])
         return RunAdmitted(playbook=playbooks.get(pinned["name"], pinned["version"]), **fields)

@@ -7,6 +7,7 @@ offsets or Postgres: the loop around it does.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +33,8 @@ from triptych.schemas import (
     VerdictAnswer,
     topics,
 )
+
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 _ANSWERS: dict[str, type[Answer]] = {
     topics.PLANS: PlanAnswer,
@@ -65,11 +68,12 @@ class Executor:
             UndecodableRecord: it is not JSON, or not the message that its topic carries.
             RejectedRecord: it is a task that no run can be made of.
         """
+        body = _without_nul(arrival.body)
         if arrival.noun == topics.TASKS:
-            return self._read_task(arrival)
+            return self._read_task(arrival, body)
         model: type[Answer | Control] = _ANSWERS.get(arrival.noun, Control)
         try:
-            message = model.model_validate_json(arrival.body)
+            message = model.model_validate_json(body)
         except ValidationError as error:
             raise UndecodableRecord(f"invalid_{model.__name__.lower()}", _explain(error)) from error
         return Addressed(message.run_id, message)
@@ -109,24 +113,24 @@ class Executor:
         decided = decide(state, content, now)
         return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
 
-    def _read_task(self, arrival: Arrival) -> Addressed:
+    def _read_task(self, arrival: Arrival, body: bytes) -> Addressed:
         record = arrival.record
         derived_id = f"{record.topic}:{record.partition}:{record.offset}"
         try:
-            task = Task.model_validate_json(arrival.body)
+            task = Task.model_validate_json(body)
         except ValidationError as error:
-            raise _rejected(arrival.body, derived_id, "invalid_task", _explain(error)) from error
+            raise _rejected(body, derived_id, "invalid_task", _explain(error)) from error
         deployment = self._deployments.get(task.playbook)
         if deployment is None:
             known = ", ".join(sorted(self._deployments)) or "none"
             message = f"there is no playbook {task.playbook!r}; deployed are: {known}"
-            raise _rejected(arrival.body, derived_id, "unknown_playbook", message)
+            raise _rejected(body, derived_id, "unknown_playbook", message)
         problems = [
             f"input{''.join(f'.{part}' for part in problem.instance_path)}: {problem.message}"
             for problem in deployment.input_schema.iter_errors(task.input)
         ]
         if problems:
-            raise _rejected(arrival.body, derived_id, "invalid_input", "; ".join(problems[:5]))
+            raise _rejected(body, derived_id, "invalid_input", "; ".join(problems[:5]))
         task_id = task.task_id or derived_id
         run_id = derive_run_id(task.tenant, task_id, record.timestamp)
         return Addressed(run_id, Admission(task, task_id, deployment.playbook), creates=True)
@@ -142,6 +146,11 @@ def derive_run_id(tenant: str, task_id: str, timestamp_ms: int) -> UUID:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return UUID(int=value)
+
+
+def _without_nul(body: bytes) -> bytes:
+    """Postgres stores no NUL in text, so one that comes in is replaced as Unicode says (U+FFFD)."""
+    return _NUL.sub(rb"\1\\ufffd", body) if b"\\u0000" in body else body
 
 
 def _transition(decided: Decided, first_seq: int, now: datetime) -> Transition[Run]:

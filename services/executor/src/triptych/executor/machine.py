@@ -42,6 +42,8 @@ from triptych.schemas import (
 
 REISSUE_AFTER_MS = 30_000
 """An open request is sent again after this and its timeout; workers drop what they have seen."""
+MAX_POSTPONED = 10
+"""So often in a row a call waits for an open breaker; after that it counts as an attempt that failed."""
 WORKER_RETRY = RetryPolicy(max_attempts=4, base_ms=500, cap_ms=15_000)
 """How often the planner or the critic is asked again when it fails for reasons of its own."""
 
@@ -309,9 +311,13 @@ def _is_as_expected(run: Run, state: StepState) -> bool:
 
 
 def _on_error(turn: _Turn, state: StepState, error: ToolError) -> None:
-    what = disposition(error.code, state.step.pin.effect)
+    what = disposition(error, state.step.pin.effect)
     policy = state.step.retry
     place = f"{state.step.operation} in step {state.step.id}"
+    if error.details.get("breaker") == "open" and state.postponed < MAX_POSTPONED:
+        reason = Reason(code="breaker_open", message=f"{place} was not called: {error.message}")
+        _schedule_retry(turn, Ask.CALL, state.step.id, policy, 1, reason, error.retry_after_ms, postponed=True)
+        return
     if what.retry and state.attempts < policy.max_attempts:
         reason = Reason(code=error.code.value, message=f"{place}, attempt {state.attempts}: {error.message}")
         _schedule_retry(turn, Ask.CALL, state.step.id, policy, state.attempts, reason, error.retry_after_ms)
@@ -433,6 +439,9 @@ def _request_call(turn: _Turn, state: StepState) -> None:
         reason = Reason(code="expression_error", message=f"step {step.id}, arguments: {error}")
         _fail_step(turn, step.id, Then.REPLAN, reason)
         return
+    if (done := _done_before(run, step, arguments)) is not None:
+        turn.record(ev.CallReused(step.id, done, arguments))
+        return
     grant = Grant(tokens=step.pin.cost.tokens, usd_micros=step.pin.cost.usd_micros)
     if short := shortfall(run.ledger, grant, steps=0 if state.counted else 1, tool_calls=1):
         turn.record(ev.RunEscalated(short, step.id))
@@ -455,6 +464,17 @@ def _request_call(turn: _Turn, state: StepState) -> None:
     )
 
 
+def _done_before(run: Run, step: Step, arguments: dict[str, Json]) -> str | None:
+    """The step of an earlier plan that did this write already, with the same arguments."""
+    if step.pin.effect is Effect.READ:
+        return None
+    for step_id, state in run.steps.items():
+        is_same = state.step.operation == step.operation and state.arguments == arguments
+        if state.took_effect and is_same and state.revision < run.steps[step.id].revision:
+            return step_id
+    return None
+
+
 def _request_step_review(turn: _Turn, state: StepState) -> None:
     run = turn.run
     grant = _judge_grant(state.step.judge)
@@ -473,14 +493,23 @@ def _request_step_review(turn: _Turn, state: StepState) -> None:
 
 
 def _schedule_retry(  # noqa: PLR0917
-    turn: _Turn, ask: Ask, step_id: str | None, policy: RetryPolicy, attempts: int, reason: Reason, after_ms: int | None
+    turn: _Turn,
+    ask: Ask,
+    step_id: str | None,
+    policy: RetryPolicy,
+    attempts: int,
+    reason: Reason,
+    after_ms: int | None,
+    *,
+    postponed: bool = False,
 ) -> None:
     """Exponential backoff with full jitter; the jitter is drawn from the run's own ids, so it replays."""
     ceiling_ms = min(policy.cap_ms, policy.base_ms * 2 ** (attempts - 1))
     seed = f"{turn.run.run_id}:{ask}:{step_id}:{turn.run.requested}".encode()
     fraction = int.from_bytes(hashlib.sha256(seed).digest()[:4]) / 2**32
     delay_ms = max(after_ms or 0, ceiling_ms * fraction)
-    turn.record(ev.RetryScheduled(ask.value, step_id, turn.now + timedelta(milliseconds=delay_ms), reason))
+    due_at = turn.now + timedelta(milliseconds=delay_ms)
+    turn.record(ev.RetryScheduled(ask.value, step_id, due_at, reason, postponed))
 
 
 def _next_request_id(run: Run, what: str) -> str:
@@ -500,11 +529,11 @@ def _micros(usd: float) -> int:
 
 
 def _may_retry(error: ToolError) -> bool:
-    return disposition(error.code, Effect.READ).retry
+    return disposition(error, Effect.READ).retry
 
 
 def _worker_reason(error: ToolError, unavailable: str) -> str:
-    what = disposition(error.code, Effect.READ)
+    what = disposition(error, Effect.READ)
     return unavailable if what.reason in ("tool_unavailable", "tool_failed") else what.reason
 
 

@@ -35,13 +35,13 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
             case ev.RunEscalated(reason, step):
                 event_id = f"{run.run_id}:escalated:{run.escalations}"
                 outcome = _outcome(run, OutcomeStatus.ESCALATED, reason, now, final=False)
-                sends.append(Send(topics.OUTCOMES, "triptych.outcome", f"{event_id}:outcome", outcome))
-                sends.append(
-                    Send(topics.ESCALATIONS, "triptych.escalation", event_id, _escalation(run, reason, step, now))
-                )
+                sends.append(_outcome_send(f"{event_id}:outcome", outcome))
+                escalation = _escalation(run, reason, step, now)
+                short = escalation.model_copy(update={"input": {}, "steps": ()})
+                sends.append(Send(topics.ESCALATIONS, "triptych.escalation", event_id, escalation, short))
             case ev.RunEnded(status, reason):
                 outcome = _outcome(run, OutcomeStatus(status), reason, now, final=True)
-                sends.append(Send(topics.OUTCOMES, "triptych.outcome", f"{run.run_id}:outcome", outcome))
+                sends.append(_outcome_send(f"{run.run_id}:outcome", outcome))
     return sends
 
 
@@ -140,6 +140,14 @@ def _outcome(run: Run, status: OutcomeStatus, reason: Reason, now: datetime, *, 
         started_at=run.started_at,
         finished_at=run.finished_at,
     )
+
+
+def _outcome_send(event_id: str, outcome: Outcome) -> Send:
+    """Clients cannot resolve references, so an output that is too large is left out and they are told where it is."""
+    where = f"the output is too large for a message; `triptych trace {outcome.run_id}` has it"
+    reason = outcome.reason.model_copy(update={"message": f"{outcome.reason.message} ({where})"})
+    short = outcome.model_copy(update={"output": {}, "reason": reason})
+    return Send(topics.OUTCOMES, "triptych.outcome", event_id, outcome, short)
 
 
 def _escalation(run: Run, reason: Reason, step: str | None, now: datetime) -> Escalation:

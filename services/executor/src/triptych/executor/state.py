@@ -114,6 +114,10 @@ class StepState:
     attempts: int = 0
     review_attempts: int = 0
     counted: bool = False
+    took_effect: bool = False
+    """A write that has answered without an error: from then on it never gets another idempotency key."""
+    postponed: int = 0
+    """How often in a row a breaker refused the call without making it."""
     arguments: dict[str, Json] = field(default_factory=dict)
     result: Result | None = None
     reason: Reason | None = None
@@ -138,6 +142,7 @@ class StepState:
             status=StepStatus.WAITING,
             call=self.call + 1 if is_read and self.attempts else self.call,
             attempts=0,
+            postponed=0,
             review_attempts=0,
             result=None,
             reason=None,
@@ -321,8 +326,11 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> Run:  # noqa: C901, PLR09
             return _closed(run, request_id, spend)
         case ev.CallRequested():
             return _call_requested(run, event, at)
-        case ev.CallAnswered(request_id, step, result, spend):
-            return _with_step(_closed(run, request_id, spend), step, status=StepStatus.ANSWERED, result=result)
+        case ev.CallAnswered():
+            return _call_answered(run, event)
+        case ev.CallReused(step, source, arguments):
+            result = run.steps[source].result
+            return _with_step(run, step, status=StepStatus.ANSWERED, arguments=arguments, result=result, started_at=at)
         case ev.ReviewRequested():
             return _review_requested(run, event)
         case (
@@ -333,8 +341,8 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> Run:  # noqa: C901, PLR09
             if step is not None:
                 return _with_step(run, step, status=StepStatus.ANSWERED)
             return replace(run, status=RunStatus.RUNNING if run.status is RunStatus.REVIEWING else run.status)
-        case ev.RetryScheduled(ask, step, due_at):
-            return _retry_scheduled(run, Ask(ask), step, due_at)
+        case ev.RetryScheduled(ask, step, due_at, _reason, postponed):
+            return _retry_scheduled(run, Ask(ask), step, due_at, postponed=postponed)
         case ev.RequestReissued(request_id, reissue_at):
             request = run.requests[request_id]
             reissued = replace(request, reissue_at=reissue_at, reissues=request.reissues + 1)
@@ -430,9 +438,28 @@ def _review_requested(run: Run, event: ev.ReviewRequested) -> Run:
     return _with_step(run, event.step, status=StepStatus.REVIEWING, review_attempts=attempts)
 
 
-def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime) -> Run:
+def _call_answered(run: Run, event: ev.CallAnswered) -> Run:
+    state, result = run.steps[event.step], event.result
+    is_write = state.step.pin.effect is not Effect.READ
+    return _with_step(
+        _closed(run, event.request_id, event.spend),
+        event.step,
+        status=StepStatus.ANSWERED,
+        result=result,
+        took_effect=state.took_effect or (is_write and result.status is not ResultStatus.ERROR),
+    )
+
+
+def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime, *, postponed: bool) -> Run:
     if ask is Ask.CALL and step is not None:
-        run = _with_step(run, step, status=StepStatus.RETRYING)
+        state = run.steps[step]
+        run = _with_step(
+            run,
+            step,
+            status=StepStatus.RETRYING,
+            attempts=state.attempts - postponed,
+            postponed=state.postponed + 1 if postponed else 0,
+        )
     return replace(run, retries={**run.retries, (ask, step): Retry(ask, step, due_at)})
 
 
@@ -446,15 +473,20 @@ def _without_retries(run: Run) -> Run:
 
 
 def _revised(run: Run, planned: tuple[Step, ...], revision: int) -> dict[str, StepState]:
-    """Steps that ended stay as they are, whether the new plan names them or not; the others are replaced."""
+    """Steps that ended stay as they are, whether the new plan names them or not; the others are replaced.
+
+    So do writes that took effect, for their results: no later plan may do them again unawares.
+    """
     steps = {step_id: state for step_id, state in run.steps.items() if state.status.has_ended}
     for step in planned:
         if step.id in steps:
             continue
         before = run.steps.get(step.id)
-        # A new plan means other arguments, and other arguments need another idempotency key.
-        call = before.call + 1 if before and before.counted else 1
-        steps[step.id] = StepState(step=step, revision=revision, call=call)
+        # A new plan means other arguments, and other arguments need another idempotency key. A write that took
+        # effect keeps its key: the same arguments get the same answer, and others are refused as a conflict.
+        took_effect = before is not None and before.took_effect
+        call = before.call + (before.counted and not took_effect) if before else 1
+        steps[step.id] = StepState(step=step, revision=revision, call=call, took_effect=took_effect)
     return steps
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +21,7 @@ from triptych.kernel.database import Queries
 from triptych.kernel.deadletters import DeadRecord
 from triptych.kernel.decider import Batch, Claim
 from triptych.kernel.errors import Fenced
+from triptych.kernel.log import Logger
 from triptych.kernel.outbox import OutboxKey, OutboxRow
 from triptych.schemas import Playbook
 
@@ -28,8 +31,8 @@ _FENCED = "TR001"
 class ExecutorStore:
     """Implements the decider loop's `Store` for runs."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
+    def __init__(self, pool: asyncpg.Pool, log: Logger) -> None:
+        self._pool, self._log = pool, log
         self._sql = Queries.load("triptych.executor", "executor.sql")
         self._playbooks = ev.PlaybookLookup()
 
@@ -50,22 +53,29 @@ class ExecutorStore:
 
     async def load(self, run_ids: Sequence[UUID]) -> dict[UUID, Run]:
         rows = await self._pool.fetch(self._sql["load"], list(run_ids))
+        journals = {run_id: list(events) for run_id, events in groupby(rows, key=itemgetter("run_id"))}
         try:
-            return self._fold(rows)
+            return {run_id: self._fold(run_id, events) for run_id, events in journals.items()}
         except LookupError:
             # Another process has deployed a version since this one started.
             await self._learn_playbooks()
-            return self._fold(rows)
-
-    def _fold(self, rows: Iterable[asyncpg.Record]) -> dict[UUID, Run]:
         runs: dict[UUID, Run] = {}
-        for run_id, event_type, at, data in rows:
-            event = ev.decode(event_type, data, self._playbooks)
-            if isinstance(event, ev.RunAdmitted):
-                runs[run_id] = admit(run_id, event, at)
-            else:
-                runs[run_id] = evolve(runs[run_id], event, at)
+        for run_id, events in journals.items():
+            try:
+                runs[run_id] = self._fold(run_id, events)
+            except LookupError as error:
+                # A newer executor wrote this journal. It is that one's run; the others on this partition go on.
+                self._log.error("a journal cannot be read here", run_id=str(run_id), missing=str(error))
         return runs
+
+    def _fold(self, run_id: UUID, events: Sequence[asyncpg.Record]) -> Run:
+        (_, _, admitted_at, admission), *rest = events
+        admitted = ev.decode(ev.RunAdmitted.__name__, admission, self._playbooks)
+        assert isinstance(admitted, ev.RunAdmitted)  # noqa: S101 - every journal begins with it
+        run = admit(run_id, admitted, admitted_at)
+        for _, event_type, at, data in rest:
+            run = evolve(run, ev.decode(event_type, data, self._playbooks), at)
+        return run
 
     async def left_behind(self, partitions: Sequence[int]) -> list[OutboxRow]:
         rows = await self._pool.fetch(self._sql["left_behind"], list(partitions))

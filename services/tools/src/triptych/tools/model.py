@@ -108,6 +108,8 @@ async def _ask(call: ModelCall, tier: str, kind: str, material: Mapping[str, Jso
         )
     except ModelFailure as failure:
         call.spend(failure.spend)
-        raise ToolFailure(failure.code, failure.message, retry_after_ms=failure.retry_after_ms) from failure
+        raise ToolFailure(
+            failure.code, failure.message, retry_after_ms=failure.retry_after_ms, **failure.details
+        ) from failure
     call.spend(reply.spend)
     return form.model_validate(reply.output)
