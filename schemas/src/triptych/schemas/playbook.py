@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Literal
 
 import orjson
@@ -77,7 +78,7 @@ class Playbook(Authored):
         dict[str, Json], Field(description="The outcome's output; may refer to `input` and `steps`.")
     ] = {}
 
-    @property
+    @cached_property
     def version(self) -> str:
         """A content hash: the same text is the same version everywhere."""
         canonical = orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
