@@ -42,6 +42,10 @@ class Queries(Mapping[str, str]):
         return len(self._statements)
 
 
+async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
+    """No statement of ours changes a session, so nothing is reset: that would be a round trip after each."""
+
+
 async def connect(dsn: str, application_name: str, *, max_connections: int = 4) -> asyncpg.Pool:
     """Open a pool for a service's own role.
 
@@ -54,6 +58,7 @@ async def connect(dsn: str, application_name: str, *, max_connections: int = 4) 
             min_size=1,
             max_size=max_connections,
             command_timeout=60,
+            reset=_leave_as_it_is,
             server_settings={"application_name": application_name, **PLANNER_OPTIONS},
         )
     except (

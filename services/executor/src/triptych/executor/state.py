@@ -27,7 +27,6 @@ from triptych.schemas import (
     Usage,
 )
 
-
 StateT = TypeVar("StateT")
 
 
