@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 
+from triptych.kernel import failpoints
 from triptych.kernel.cloudevents import Headers
 from triptych.kernel.errors import PublishFailed
 from triptych.kernel.settings import ServiceSettings
@@ -168,7 +169,12 @@ class Publisher:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                 if self._producer is None:
                     self._producer = await self._start()
+                failpoints.hit("publisher.before")
+                if (action := failpoints.due("publisher.part_way")) is not None:
+                    await self._send(self._producer, messages[: (len(messages) + 1) // 2])
+                    failpoints.strike("publisher.part_way", action)
                 await self._send(self._producer, messages)
+                failpoints.hit("publisher.after")
         except (KafkaError, TimeoutError, ValueError) as error:
             await self._discard_producer()
             raise PublishFailed(messages[0].topic, len(messages), error) from error

@@ -21,7 +21,7 @@ import asyncpg
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.admin import AIOKafkaAdminClient
 
-from triptych.kernel import claimcheck, cloudevents, deadletters
+from triptych.kernel import claimcheck, cloudevents, deadletters, failpoints
 from triptych.kernel.bus import Outgoing, Publisher, Record, Subscription, TopicPartition
 from triptych.kernel.deadletters import DeadRecord
 from triptych.kernel.errors import Fenced, PublishFailed, TriptychError, UndecodableRecord
@@ -263,10 +263,13 @@ class _Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc
         self._generation += 1
         partitions = sorted({tp.partition for tp in assigned})
         cluster_id = await self._cluster_id()
+        failpoints.hit("decider.before_claim")
         claims = await self._store.claim(partitions, self._settings.instance, cluster_id)
+        failpoints.hit("decider.after_claim")
         left_behind = await self._store.left_behind(partitions)
         self._service.health.count("outbox_left_behind", len(left_behind))
         await self._publish(left_behind)
+        failpoints.hit("decider.after_left_behind")
         self._timers = Timers(await self._store.timers(partitions))
         self._claims = {claim.partition: claim for claim in claims}
         self._positions = {tp: await self._start_offset(tp) for tp in assigned}
@@ -451,7 +454,9 @@ class _Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc
     # --- commit and publish -----------------------------------------------------------------------
 
     async def _commit(self, batch: Batch[StateT]) -> None:
+        failpoints.hit("decider.before_commit")
         duplicates = await self._store.commit(batch)
+        failpoints.hit("decider.after_commit")
         self._published = []
         for run_id, state in batch.states.items():
             if run_id in duplicates:
@@ -488,7 +493,9 @@ class _Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc
     async def _forget_published(self) -> None:
         if self._published:
             published, self._published = self._published, []
+            failpoints.hit("decider.before_forget")
             await self._store.forget(published)
+            failpoints.hit("decider.after_forget")
 
 
 def _record_uuid(record: Record[Any, Any]) -> UUID:

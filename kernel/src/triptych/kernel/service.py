@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import uvloop
 
+from triptych.kernel import failpoints
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.health import Health, serve_health
 from triptych.kernel.log import Logger, configure_logging
@@ -37,6 +38,9 @@ class Service:
 def run(name: str, settings: SettingsT, body: Callable[[Service, SettingsT], Awaitable[None]]) -> None:
     """Run `body` until it returns or a signal ends it. Exit codes: 0 stopped, 1 failed, 2 misconfigured."""
     log = configure_logging(settings.log_level, settings.log_format, service=name, instance=settings.instance)
+    if settings.failpoints is not None:
+        log.warning("fail points are on: this process may be made to die", folder=str(settings.failpoints))
+        failpoints.enable(settings.failpoints / settings.instance)
     try:
         uvloop.run(_serve(name, settings, body, log))
     except ConfigurationError as error:

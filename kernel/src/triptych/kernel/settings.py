@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
@@ -57,6 +58,22 @@ class ServiceSettings(BaseSettings):
     inline_max_bytes: Annotated[
         int, Field(ge=1_024, description="Larger message bodies are stored in Postgres and sent by reference.")
     ] = 262_144
+    allow_failpoints: Annotated[
+        Literal["", "i-know"], Field(description="`i-know`: this process may be made to die. For tests of crashes.")
+    ] = ""
+    failpoints: Annotated[
+        Path | None,
+        Field(description="Folder whose `<instance>/<fail point>` files arm fail points; refused unless allowed."),
+    ] = None
+
+    @field_validator("failpoints")
+    @classmethod
+    def _only_on_purpose(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
+        if folder is not None and info.data.get("allow_failpoints") != "i-know":
+            raise ValueError(
+                "fail points kill this process; unset it, or set TRIPTYCH_ALLOW_FAILPOINTS=i-know in a test"
+            )
+        return folder
 
     def topic(self, noun: str) -> str:
         """The full name of a topic, for example `triptych.results`."""

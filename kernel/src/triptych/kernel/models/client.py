@@ -25,6 +25,7 @@ from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 from pydantic_ai.settings import ModelSettings as RequestSettings
 from pydantic_ai.tools import ToolDefinition
 
+from triptych.kernel import failpoints
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.models import budget, prompts
 from triptych.kernel.models.failure import ModelFailure, from_error
@@ -202,10 +203,12 @@ async def _send(asked: _Tier, question: _Question, grant: Grant) -> tuple[ModelR
     parameters = ModelRequestParameters(output_mode="tool", output_tools=[answer], allow_text_output=False)
     messages = [ModelRequest(parts=[SystemPromptPart(question.system), UserPromptPart(question.user)])]
     started = time.monotonic()
+    failpoints.hit("model.before_call")
     try:
         response = await model_request(
             asked.model, messages, model_settings=settings, model_request_parameters=parameters
         )
+        failpoints.hit("model.after_call")
     except (ModelAPIError, UnexpectedModelBehavior) as error:
         call = ModelCall(model=asked.name, tier=asked.tier, duration_ms=_since_ms(started))
         raise from_error(error, asked.name, unknown=budget.whole(grant, call), unbilled=_unbilled(call)) from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic
 
+from triptych.kernel import failpoints
 from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.outage import POSTGRES_GONE, Outage
 from triptych.kernel.service import Service
@@ -159,7 +160,10 @@ class Bench(Generic[RequestT]):
         deadline = asyncio.timeout(left_s)
         try:
             async with deadline:
-                return await self._worker.execute(request, job.attempt)
+                failpoints.hit("worker.before_execute")
+                answer = await self._worker.execute(request, job.attempt)
+                failpoints.hit("worker.after_execute")
+                return answer
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():

@@ -14,7 +14,7 @@ import asyncpg
 from aiokafka import ConsumerRecord
 from pydantic import ValidationError
 
-from triptych.kernel import claimcheck, cloudevents
+from triptych.kernel import claimcheck, cloudevents, failpoints
 from triptych.kernel.bus import Subscription
 from triptych.kernel.deadletters import DeadRecord, dead_record
 from triptych.kernel.errors import UndecodableRecord
@@ -95,7 +95,9 @@ class Intake(Generic[RequestT]):
             records = [record for batch in polled.values() for record in batch]
             if not await self._accept_patiently(records):
                 return
+            failpoints.hit("worker.before_offset_commit")
             await subscription.commit({partition: batch[-1].offset + 1 for partition, batch in polled.items()})
+            failpoints.hit("worker.after_offset_commit")
 
     async def _accept_patiently(self, records: Sequence[ConsumerRecord[Any, Any]]) -> bool:
         """Accept a batch however long the database is gone; False when the process stops first."""

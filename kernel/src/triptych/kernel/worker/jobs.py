@@ -15,7 +15,7 @@ from uuid import UUID
 
 import asyncpg
 
-from triptych.kernel import claimcheck, deadletters
+from triptych.kernel import claimcheck, deadletters, failpoints
 from triptych.kernel.claimcheck import Claim, HasHeaders
 from triptych.kernel.database import Queries
 from triptych.kernel.deadletters import DeadRecord
@@ -126,12 +126,14 @@ class Jobs:
         )
         async with self._taking:
             try:
+                failpoints.hit("worker.before_take_in")
                 if not dead:
                     rows = await self._pool.fetch(self._sql["take_in"], *arguments)
                 else:
                     async with self._pool.acquire() as conn, conn.transaction():
                         await deadletters.store(conn, dead)
                         rows = await conn.fetch(self._sql["take_in"], *arguments)
+                failpoints.hit("worker.after_take_in")
             except POSTGRES_GONE:
                 self._in_doubt = True
                 raise
@@ -151,6 +153,7 @@ class Jobs:
             held_before = frozenset(self._held)
             try:
                 rows = await self._pool.fetch(self._sql["take_over"], self.lease, limit)
+                failpoints.hit("worker.after_take_over")
                 if self._in_doubt:
                     rows += await self._pool.fetch(self._sql["reclaim"], self.lease)
             except POSTGRES_GONE:
@@ -176,7 +179,10 @@ class Jobs:
 
     async def start(self, key: JobKey) -> bool:
         """Record that an attempt begins. False when the job is no longer ours."""
-        if await self._pool.fetchval(self._sql["start"], self.lease, *key):
+        failpoints.hit("worker.before_start")
+        is_ours = await self._pool.fetchval(self._sql["start"], self.lease, *key)
+        failpoints.hit("worker.after_start")
+        if is_ours:
             return True
         self._held.discard(key)
         return False
@@ -201,6 +207,7 @@ class Jobs:
             [run_id for run_id, _ in published],
             [request_id for _, request_id in published],
         )
+        failpoints.hit("worker.before_settle")
         if claims or (also is not None and answers):
             async with self._pool.acquire() as conn, conn.transaction():
                 await claimcheck.store(conn, claims)
@@ -209,6 +216,7 @@ class Jobs:
                     await also(conn, accepted)
         else:
             accepted = _keys(await self._pool.fetch(self._sql["settle"], *arguments))
+        failpoints.hit("worker.after_settle")
         self._held.difference_update(published)
         self._held.difference_update(key for key, _ in answers if key not in accepted)
         return accepted

@@ -15,6 +15,7 @@ from typing import Protocol
 import asyncpg
 import orjson
 
+from triptych.kernel import failpoints
 from triptych.kernel.database import Queries
 from triptych.kernel.worker import Connection, Finished, JobAttempt
 from triptych.schemas.result import Result, ResultStatus
@@ -61,6 +62,7 @@ class PostgresLedger:
         self._sql = Queries.load("triptych.tools", "ledger.sql")
 
     async def begin(self, request: CallRequest, attempt: JobAttempt) -> Entry:
+        failpoints.hit("ledger.before_intent")
         row = await self._pool.fetchrow(
             self._sql["begin"],
             request.run_id,
@@ -71,6 +73,7 @@ class PostgresLedger:
             request.operation,
             (fingerprint := arguments_hash(request)),
         )
+        failpoints.hit("ledger.after_intent")
         assert row is not None  # noqa: S101 - the statement always gives one row
         if not row["ours"]:
             return Entry(Standing.LOST)

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from triptych.kernel import failpoints
 from triptych.kernel.log import Logger
 from triptych.kernel.worker import JobAttempt
 from triptych.schemas.base import Spend
@@ -129,7 +130,10 @@ class ToolWorker:
         limit = asyncio.timeout(request.timeout_ms / 1_000)
         try:
             async with limit:
-                return await operation.invoke(request.arguments, call)
+                failpoints.hit("tool.before_call")
+                result = await operation.invoke(request.arguments, call)
+                failpoints.hit("tool.after_call")
+                return result
         except ToolFailure as error:
             failure = error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
