@@ -9,8 +9,10 @@ from uuid import UUID
 import pytest
 
 from triptych.executor import events as ev
-from triptych.executor.machine import Decided, Message, Tick, begin, decide
-from triptych.executor.state import Ask, Run, RunStatus, StepStatus, admit, evolve
+from triptych.executor.fold import admit, evolve
+from triptych.executor.machine import Message, Tick, begin, decide
+from triptych.executor.state import Ask, Run, RunStatus, StepStatus
+from triptych.executor.turn import Decided
 from triptych.schemas import (
     CallAnswer,
     Control,

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from triptych.executor import events as ev
+from triptych.executor.fold import admit, evolve
 from triptych.executor.machine import Message, Tick, begin, decide
-from triptych.executor.state import Ask, Run, RunStatus, admit, evolve
+from triptych.executor.state import Ask, Run, RunStatus
 from triptych.schemas import (
     CallAnswer,
     Control,

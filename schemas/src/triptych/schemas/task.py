@@ -11,6 +11,7 @@ from triptych.schemas.base import Authored, Json, Message, Reason, RunId, Slug, 
 from triptych.schemas.work import StepRecord
 
 TaskId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+BudgetName = Annotated[str, StringConstraints(pattern=r"^(steps|tool_calls|tokens|usd|wall_ms|replans)$")]
 Principal = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -84,7 +85,8 @@ class Control(Authored):
     step: Annotated[Slug | None, Field(description="For `skip`; the step that stopped the run when absent.")] = None
     data: Annotated[Json, Field(description="For `skip`: what the step is taken to have answered.")] = None
     extend: Annotated[
-        dict[str, float], Field(description='For `resume`: added to budgets, for example `{"usd": 0.5}`.')
+        dict[BudgetName, Annotated[float, Field(ge=0, le=1e12)]],
+        Field(description='For `resume`: added to budgets, for example `{"usd": 0.5}`.'),
     ] = {}
 
 

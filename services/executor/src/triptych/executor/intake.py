@@ -17,9 +17,10 @@ import orjson
 from pydantic import ValidationError
 
 from triptych.executor.deployments import Deployment
-from triptych.executor.machine import Decided, Tick, begin, decide
+from triptych.executor.machine import Tick, begin, decide
 from triptych.executor.messages import messages, rejection
 from triptych.executor.state import Run
+from triptych.executor.turn import Decided
 from triptych.kernel.decider import Addressed, Arrival, RejectedRecord, Transition
 from triptych.kernel.errors import UndecodableRecord
 from triptych.schemas import (

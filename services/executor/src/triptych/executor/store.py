@@ -14,7 +14,8 @@ import asyncpg
 import orjson
 
 from triptych.executor import events as ev
-from triptych.executor.state import Run, admit, evolve
+from triptych.executor.fold import admit, evolve
+from triptych.executor.state import Run
 from triptych.kernel import claimcheck
 from triptych.kernel.bus import Outgoing
 from triptych.kernel.database import Queries

@@ -1,0 +1,135 @@
+"""What the executor asks of its workers: each request is reserved for in the budgets, then recorded.
+
+When a budget cannot bear a request, the run is escalated instead. Nothing is sent from here; the
+messages follow from the events.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from triptych.executor import events as ev
+from triptych.executor.budgets import shortfall
+from triptych.executor.dispositions import Then
+from triptych.executor.state import Run, StepState
+from triptych.executor.turn import Turn, fail_step
+from triptych.kernel.expressions import ExpressionError, render
+from triptych.schemas import Effect, Grant, Json, Judge, ModelPlan, Reason, ResultStatus, Step
+
+REISSUE_AFTER_MS = 30_000
+"""An open request is sent again after this and its timeout; workers drop what they have seen."""
+
+
+def request_plan(turn: Turn) -> None:
+    run = turn.run
+    spec = run.playbook.plan
+    grant = Grant(tokens=spec.tokens, usd_micros=_micros(spec.usd)) if isinstance(spec, ModelPlan) else Grant()
+    if short := shortfall(run.ledger, grant):
+        turn.record(ev.RunEscalated(short))
+        return
+    turn.record(
+        ev.PlanRequested(
+            request_id=_next_request_id(run, "plan"),
+            revision=run.revision + 1,
+            reserved=grant,
+            deadline_at=run.deadline_at,
+            reissue_at=_reissue_at(turn.now),
+            failure=run.failure,
+        )
+    )
+
+
+def request_call(turn: Turn, state: StepState) -> None:
+    run, step = turn.run, state.step
+    try:
+        arguments = render(step.arguments, run.scope())
+    except ExpressionError as error:
+        reason = Reason(code="expression_error", message=f"step {step.id}, arguments: {error}")
+        fail_step(turn, step.id, Then.REPLAN, reason)
+        return
+    if (done := _done_before(run, step, arguments)) is not None:
+        turn.record(ev.CallReused(step.id, done, arguments))
+        return
+    grant = Grant(tokens=step.pin.cost.tokens, usd_micros=step.pin.cost.usd_micros)
+    if short := shortfall(run.ledger, grant, steps=0 if state.counted else 1, tool_calls=1):
+        turn.record(ev.RunEscalated(short, step.id))
+        return
+    # A read that has already answered is asked anew under another key: its answer was not good enough.
+    has_answer = state.result is not None and state.result.status is not ResultStatus.ERROR
+    call = state.call + 1 if has_answer and step.pin.effect is Effect.READ else state.call
+    turn.record(
+        ev.CallRequested(
+            request_id=_next_request_id(run, step.id),
+            step=step.id,
+            call=call,
+            attempt=state.attempts + 1,
+            arguments=arguments,
+            idempotency_key=f"{run.run_id}:{step.id}:{call}",
+            reserved=grant,
+            deadline_at=run.deadline_at,
+            reissue_at=_reissue_at(turn.now, step.pin.timeout_ms),
+        )
+    )
+
+
+def _done_before(run: Run, step: Step, arguments: dict[str, Json]) -> str | None:
+    """The step of an earlier plan that did this write already, with the same arguments."""
+    if step.pin.effect is Effect.READ:
+        return None
+    for step_id, state in run.steps.items():
+        is_same = state.step.operation == step.operation and state.arguments == arguments
+        if state.took_effect and is_same and state.revision < run.steps[step.id].revision:
+            return step_id
+    return None
+
+
+def request_step_review(turn: Turn, state: StepState) -> None:
+    run = turn.run
+    grant = _judge_grant(state.step.judge)
+    if short := shortfall(run.ledger, grant):
+        turn.record(ev.RunEscalated(short, state.step.id))
+        return
+    turn.record(
+        ev.ReviewRequested(
+            request_id=_next_request_id(run, f"review-{state.step.id}"),
+            step=state.step.id,
+            reserved=grant,
+            deadline_at=run.deadline_at,
+            reissue_at=_reissue_at(turn.now),
+        )
+    )
+
+
+def request_final_review(turn: Turn, output: dict[str, Json]) -> None:
+    """Have the whole run reviewed, with the output that it would have."""
+    run = turn.run
+    grant = _judge_grant(run.playbook.judge)
+    if short := shortfall(run.ledger, grant):
+        turn.record(ev.RunEscalated(short))
+        return
+    turn.record(
+        ev.ReviewRequested(
+            request_id=_next_request_id(run, "review"),
+            step=None,
+            reserved=grant,
+            deadline_at=run.deadline_at,
+            reissue_at=_reissue_at(turn.now),
+            output=output,
+        )
+    )
+
+
+def _next_request_id(run: Run, what: str) -> str:
+    return f"{run.run_id}:{what}:{run.requested + 1}"
+
+
+def _reissue_at(now: datetime, timeout_ms: int = 0) -> datetime:
+    return now + timedelta(milliseconds=REISSUE_AFTER_MS + timeout_ms)
+
+
+def _judge_grant(judge: Judge | None) -> Grant:
+    return Grant(tokens=judge.tokens, usd_micros=_micros(judge.usd)) if judge else Grant()
+
+
+def _micros(usd: float) -> int:
+    return round(usd * 1_000_000)

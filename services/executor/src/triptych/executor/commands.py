@@ -1,0 +1,75 @@
+"""What people tell a run: cancel, abort, resume, skip. A command that does not fit changes nothing but the journal."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from triptych.executor import events as ev
+from triptych.executor.state import RunStatus
+from triptych.executor.turn import Turn
+from triptych.schemas import Control, ControlAction, Reason
+
+
+def on_control(turn: Turn, command: Control) -> None:
+    run = turn.run
+    is_escalated = run.status is RunStatus.ESCALATED
+    match command.action:
+        case ControlAction.CANCEL:
+            _end_by_command(turn, command, RunStatus.CANCELLED, "cancelled")
+        case ControlAction.ABORT if is_escalated:
+            _end_by_command(turn, command, RunStatus.FAILED, "aborted")
+        case ControlAction.RESUME if is_escalated:
+            _resume(turn, command)
+        case ControlAction.SKIP if is_escalated:
+            _skip(turn, command)
+        case _:
+            _refuse(turn, command, f"the run is {run.status.value}; {command.action.value} needs an escalated run")
+
+
+def _end_by_command(turn: Turn, command: Control, status: RunStatus, code: str) -> None:
+    message = f"{code} by {command.principal}" + (f": {command.note}" if command.note else "")
+    turn.record(
+        ev.RunEnded(
+            status=status,
+            reason=Reason(code=code, message=message),
+            command_id=command.command_id,
+            principal=command.principal,
+        )
+    )
+
+
+def _resume(turn: Turn, command: Control) -> None:
+    run = turn.run
+    stood_still = turn.now - (run.escalated_at or turn.now)
+    extra = timedelta(milliseconds=command.extend.get("wall_ms", 0))
+    # Waiting for a person does not use up the wall clock.
+    deadline_at = run.deadline_at + stood_still + extra
+    turn.record(
+        ev.RunResumed(
+            command_id=command.command_id,
+            principal=command.principal,
+            deadline_at=deadline_at,
+            note=command.note,
+            extend=command.extend,
+        )
+    )
+
+
+def _skip(turn: Turn, command: Control) -> None:
+    step_id = command.step or turn.run.stopped_step
+    state = turn.run.steps.get(step_id) if step_id else None
+    if state is None or step_id is None:
+        names = ", ".join(turn.run.steps) or "none, there is no plan yet"
+        _refuse(turn, command, f"name a step of the plan to skip; the steps are: {names}")
+    elif state.status.has_ended:
+        _refuse(turn, command, f"step {step_id} has ended ({state.status.value}); there is nothing to skip")
+    elif any(request.step == step_id for request in turn.run.requests.values()):
+        _refuse(turn, command, f"step {step_id} is still under way; wait for its answer, or cancel the run")
+    else:
+        turn.record(ev.StepOverridden(command.command_id, command.principal, step_id, command.data, command.note))
+        _resume(turn, command)
+
+
+def _refuse(turn: Turn, command: Control, message: str) -> None:
+    reason = Reason(code="command_refused", message=message)
+    turn.record(ev.CommandRefused(command.command_id, command.principal, command.action.value, reason))

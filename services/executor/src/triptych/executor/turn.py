@@ -1,0 +1,79 @@
+"""A turn: one message's worth of decisions about one run, and the decisions that all of them share.
+
+Pure, like everything around it: what a turn records is folded in at once, so that the next decision
+sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from triptych.executor import events as ev
+from triptych.executor.budgets import replans_exhausted
+from triptych.executor.dispositions import Then
+from triptych.executor.fold import evolve
+from triptych.executor.state import Ask, Run, StepStatus
+from triptych.schemas import ModelPlan, Reason, RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The run after a message, and the events that took it there; no events means nothing changed."""
+
+    run: Run
+    events: tuple[ev.Event, ...]
+
+
+class Turn:
+    """One message's worth of decisions: each recorded event is folded in before the next decision."""
+
+    def __init__(self, run: Run, now: datetime) -> None:
+        self.run, self.now = run, now
+        self.events: list[ev.Event] = []
+
+    def record(self, event: ev.Event) -> None:
+        self.events.append(event)
+        self.run = evolve(self.run, event, self.now)
+
+    def decided(self) -> Decided:
+        return Decided(self.run, tuple(self.events))
+
+
+def fail_step(turn: Turn, step_id: str, then: Then, reason: Reason) -> None:
+    turn.record(ev.StepEnded(step_id, StepStatus.FAILED, reason))
+    if then is Then.REPLAN:
+        replan_or_escalate(turn, step_id, reason)
+    else:
+        turn.record(ev.RunEscalated(reason, step_id))
+
+
+def replan_or_escalate(turn: Turn, step_id: str | None, reason: Reason) -> None:
+    """A fixed plan cannot be planned differently, so its failure goes to a person."""
+    if not isinstance(turn.run.playbook.plan, ModelPlan):
+        turn.record(ev.RunEscalated(reason, step_id))
+    elif exhausted := replans_exhausted(turn.run.ledger, reason):
+        turn.record(ev.RunEscalated(exhausted, step_id))
+    else:
+        turn.record(ev.ReplanDecided(step_id, reason))
+
+
+def schedule_retry(  # noqa: PLR0917
+    turn: Turn,
+    ask: Ask,
+    step_id: str | None,
+    policy: RetryPolicy,
+    attempts: int,
+    reason: Reason,
+    after_ms: int | None,
+    *,
+    postponed: bool = False,
+) -> None:
+    """Exponential backoff with full jitter; the jitter is drawn from the run's own ids, so it replays."""
+    ceiling_ms = min(policy.cap_ms, policy.base_ms * 2 ** (attempts - 1))
+    seed = f"{turn.run.run_id}:{ask}:{step_id}:{turn.run.requested}".encode()
+    fraction = int.from_bytes(hashlib.sha256(seed).digest()[:4]) / 2**32
+    delay_ms = max(after_ms or 0, ceiling_ms * fraction)
+    due_at = turn.now + timedelta(milliseconds=delay_ms)
+    turn.record(ev.RetryScheduled(ask.value, step_id, due_at, reason, postponed))
