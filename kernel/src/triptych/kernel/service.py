@@ -8,6 +8,7 @@ it will be redelivered.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -37,6 +38,7 @@ class Service:
 
 def run(name: str, settings: SettingsT, body: Callable[[Service, SettingsT], Awaitable[None]]) -> None:
     """Run `body` until it returns or a signal ends it. Exit codes: 0 stopped, 1 failed, 2 misconfigured."""
+    _calm_garbage_collector()
     log = configure_logging(settings.log_level, settings.log_format, service=name, instance=settings.instance)
     if settings.failpoints is not None:
         log.warning("fail points are on: this process may be made to die", folder=str(settings.failpoints))
@@ -46,6 +48,16 @@ def run(name: str, settings: SettingsT, body: Callable[[Service, SettingsT], Awa
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
+
+
+def _calm_garbage_collector() -> None:
+    """What is imported stays, so it need not be looked through again; and cycles are few.
+
+    With the defaults a worker spent 40% of its time looking for garbage among modules and schemas.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 async def _serve(
