@@ -1,0 +1,180 @@
+"""The assembly of one batch: messages in, everything that one statement will write out.
+
+Synchronous and without I/O. States are immutable, so an assembly that is never committed leaves the
+memory as it was.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Generic
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import asyncpg
+
+from triptych.kernel import cloudevents, deadletters
+from triptych.kernel.bus import Outgoing, Record
+from triptych.kernel.decider.contract import (
+    Addressed,
+    Arrival,
+    Batch,
+    Domain,
+    RejectedRecord,
+    StateT,
+    Store,
+    Transition,
+)
+from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.outage import Outage
+from triptych.kernel.outbox import Envelope, OutboxKey, OutboxRow
+from triptych.kernel.service import Service
+from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.timers import Timers
+from triptych.schemas import topics
+
+POISONED_TIMER_DELAY = timedelta(seconds=60)
+FORWARDED = "triptych_forwarded"
+
+
+@dataclass(frozen=True, slots=True)
+class Kit(Generic[StateT]):
+    """What the parts of a decider share."""
+
+    service: Service
+    settings: ServiceSettings
+    domain: Domain[StateT]
+    store: Store[StateT]
+    pool: asyncpg.Pool
+    envelope: Envelope
+    outage: Outage
+
+
+@dataclass(slots=True)
+class Memory(Generic[StateT]):
+    """What this process remembers of the partitions that it owns."""
+
+    cache: OrderedDict[UUID, StateT] = field(default_factory=OrderedDict)
+    timers: Timers = field(default_factory=Timers)
+
+
+class Assembly(Generic[StateT]):
+    """One batch on its way."""
+
+    def __init__(self, kit: Kit[StateT], memory: Memory[StateT], batch: Batch[StateT]) -> None:
+        self._kit, self._memory, self.batch = kit, memory, batch
+
+    def touched_partitions(self) -> set[int]:
+        """The partitions whose ownership this batch depends on."""
+        batch = self.batch
+        return {
+            *batch.offsets,
+            *(row.partition for row in batch.outbox),
+            *(self._kit.domain.partition(state) for state in batch.states.values()),
+            *(partition for partition, _ in batch.armed.values()),
+        }
+
+    def take(self, arrival: Arrival | None, message: Addressed) -> None:
+        """Decide what follows from a message; `arrival` is None when time alone is the message."""
+        state = self.batch.states.get(message.run_id) or self._memory.cache.get(message.run_id)
+        try:
+            if arrival and state is not None and self._is_astray(arrival, state):
+                return
+            partition = arrival.record.partition if arrival else -1
+            transition = self._kit.domain.apply(state, message, partition, self.batch.at)
+        except UndecodableRecord as error:
+            if arrival:
+                self.bury(arrival.record, error)
+            return
+        except Exception as error:
+            # A defect of ours must not stop the partition: the record is kept, and the run's deadline stands.
+            self._kit.service.log.exception("a message could not be applied", run_id=str(message.run_id))
+            if arrival:
+                self.bury(arrival.record, UndecodableRecord("internal", f"{type(error).__name__}: {error}"))
+            return
+        if transition is None:
+            self._kit.service.health.count("duplicates")
+        else:
+            self._collect(message, transition)
+
+    def _collect(self, message: Addressed, transition: Transition[StateT]) -> None:
+        run_id = message.run_id
+        if message.creates:
+            self.batch.created.append(run_id)
+        self.batch.states[run_id] = transition.state
+        for offset, event in enumerate(transition.events):
+            self.batch.events.append((run_id, transition.first_seq + offset, event))
+        base = transition.first_seq * 1_000
+        for number, send in enumerate(transition.sends):
+            self.batch.outbox.append(
+                self._kit.envelope.wrap(
+                    send,
+                    run_id=run_id,
+                    position=base + number,
+                    partition=transition.partition,
+                    tenant=transition.tenant,
+                )
+            )
+        self._rearm(run_id, transition.partition, self._kit.domain.wake_at(transition.state))
+
+    def _rearm(self, run_id: UUID, partition: int, wake_at: datetime | None) -> None:
+        """Move the run's timer only when it must be earlier; one that is early finds nothing due and moves on."""
+        armed_at = self._memory.timers.due_at(run_id)
+        if wake_at is None:
+            self.batch.armed.pop(run_id, None)
+            if armed_at is not None:
+                self.batch.disarmed.append(run_id)
+        elif armed_at is None or wake_at < armed_at or armed_at <= self.batch.at:
+            self.batch.armed[run_id] = (partition, wake_at)
+        else:
+            self.batch.armed.pop(run_id, None)
+
+    def rearm_untouched(self, run_id: UUID) -> None:
+        """A timer fired and nothing was due yet, or the run could not be decided: look again later."""
+        state = self._memory.cache.get(run_id)
+        later = self.batch.at + POISONED_TIMER_DELAY
+        if state is None:  # its journal cannot be read here: the row stays, for whoever can
+            self._memory.timers.arm(run_id, later)
+            return
+        wake_at = self._kit.domain.wake_at(state)
+        if wake_at is None:
+            self.batch.disarmed.append(run_id)
+        else:
+            self.batch.armed[run_id] = (
+                self._kit.domain.partition(state),
+                wake_at if wake_at > self.batch.at else later,
+            )
+
+    def _is_astray(self, arrival: Arrival, state: StateT) -> bool:
+        """A record that came in on another partition than its run's: the owner there must get it."""
+        home, record = self._kit.domain.partition(state), arrival.record
+        if record.partition == home:
+            return False
+        if cloudevents.header(record.headers, FORWARDED) is not None:
+            raise UndecodableRecord("wrong_partition", f"the run lives on partition {home}, and so must this record")
+        headers = [*((name, value or b"") for name, value in record.headers), (FORWARDED, b"1")]
+        outgoing = Outgoing(record.topic, home, record.key or b"", headers, record.value or b"")
+        self.batch.outbox.append(OutboxRow(OutboxKey(_record_uuid(record), 0), record.partition, outgoing))
+        return True
+
+    def bury(self, record: Record[Any, Any], error: UndecodableRecord) -> None:
+        """What cannot be understood becomes a dead letter, and whoever sent it gets an answer if one is due."""
+        tenant = error.tenant if isinstance(error, RejectedRecord) else None
+        dead = deadletters.dead_record(self._kit.service.name, record, error, self.batch.at, tenant=tenant)
+        self.batch.dead.append(dead)
+        self._kit.service.health.count("dead_letters")
+        outgoing = deadletters.event(dead, self._kit.service.name, self._kit.settings.topic(topics.DEAD_LETTERS))
+        run_id = _record_uuid(record)
+        self.batch.outbox.append(OutboxRow(OutboxKey(run_id, 0), record.partition, outgoing))
+        for number, send in enumerate(error.replies if isinstance(error, RejectedRecord) else (), start=1):
+            self.batch.outbox.append(
+                self._kit.envelope.wrap(
+                    send, run_id=run_id, position=number, partition=record.partition, tenant=dead.tenant
+                )
+            )
+
+
+def _record_uuid(record: Record[Any, Any]) -> UUID:
+    """A stable id for what belongs to a record and to no run."""
+    return uuid5(NAMESPACE_URL, f"kafka:{record.topic}:{record.partition}:{record.offset}")

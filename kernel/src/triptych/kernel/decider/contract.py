@@ -1,0 +1,132 @@
+"""What the decider loop asks of a service: a domain that decides, and a store that writes.
+
+The loop knows neither; whatever is written in one statement is collected in a `Batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from triptych.kernel import cloudevents
+from triptych.kernel.bus import Record
+from triptych.kernel.deadletters import DeadRecord
+from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.outbox import OutboxKey, OutboxRow, Send
+
+StateT = TypeVar("StateT")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A record that came in, with the body that it carries or refers to."""
+
+    noun: str
+    record: Record[Any, Any]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Addressed:
+    """What a record says, and to which run. `creates` when the run begins with it."""
+
+    run_id: UUID
+    content: object
+    creates: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Transition(Generic[StateT]):
+    """A run after a message: its new state, the events that led there and what they send."""
+
+    state: StateT
+    tenant: str
+    partition: int
+    first_seq: int
+    events: Sequence[object]
+    sends: Sequence[Send]
+
+
+class RejectedRecord(UndecodableRecord):
+    """A record that is refused: it becomes a dead letter, and whoever sent it gets an answer."""
+
+    def __init__(self, code: str, message: str, *, tenant: str, replies: tuple[Send, ...]) -> None:
+        super().__init__(code, message)
+        self.tenant, self.replies = tenant, replies
+
+
+class Domain(Protocol[StateT]):
+    """What a service decides. All of it is synchronous and pure."""
+
+    @property
+    def nouns(self) -> tuple[str, ...]:
+        """The topics it reads."""
+
+    @property
+    def tick(self) -> object:
+        """The message that says that time has passed."""
+
+    def read(self, arrival: Arrival) -> Addressed:
+        """What a record says. Raises UndecodableRecord when it says nothing."""
+
+    def partition(self, state: StateT) -> int:
+        """The partition whose owner alone may change this run."""
+
+    def wake_at(self, state: StateT) -> datetime | None:
+        """When time alone may next change this run."""
+
+    def apply(
+        self, state: StateT | None, message: Addressed, partition: int, now: datetime
+    ) -> Transition[StateT] | None:
+        """What follows from a message, or None when it changes nothing. Raises UndecodableRecord."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A partition that this process owns, in which epoch, and where to go on reading."""
+
+    partition: int
+    epoch: int
+    offsets: dict[str, int]
+
+
+@dataclass(slots=True)
+class Batch(Generic[StateT]):
+    """Everything that one statement writes."""
+
+    epochs: dict[int, int] = field(default_factory=dict)
+    offsets: dict[int, dict[str, int]] = field(default_factory=dict)
+    created: list[UUID] = field(default_factory=list)
+    states: dict[UUID, StateT] = field(default_factory=dict)
+    events: list[tuple[UUID, int, object]] = field(default_factory=list)
+    outbox: list[OutboxRow] = field(default_factory=list)
+    published: list[OutboxKey] = field(default_factory=list)
+    armed: dict[UUID, tuple[int, datetime]] = field(default_factory=dict)
+    disarmed: list[UUID] = field(default_factory=list)
+    dead: list[DeadRecord] = field(default_factory=list)
+    at: datetime = field(default_factory=cloudevents.utc_now)
+
+
+class Store(Protocol[StateT]):
+    """The service's tables. Every call is one round trip."""
+
+    async def claim(self, partitions: Sequence[int], owner: str, cluster_id: str) -> list[Claim]:
+        """Become the owner, fencing every earlier one."""
+
+    async def load(self, run_ids: Sequence[UUID]) -> dict[UUID, StateT]:
+        """Runs folded from their journals; those that do not exist are absent."""
+
+    async def left_behind(self, partitions: Sequence[int]) -> list[OutboxRow]:
+        """Outbox rows that an earlier owner has committed and perhaps not published, in order."""
+
+    async def timers(self, partitions: Sequence[int]) -> list[tuple[UUID, datetime]]:
+        """The timers of these partitions."""
+
+    async def commit(self, batch: Batch[StateT]) -> set[UUID]:
+        """Write the batch in one statement and return created runs that existed already. Raises Fenced."""
+
+    async def forget(self, published: Sequence[OutboxKey]) -> None:
+        """Delete outbox rows that Kafka has acknowledged."""

@@ -1,0 +1,226 @@
+"""One membership in the consumer group: what is owned, what is polled, what is committed and published.
+
+Ownership is an epoch in Postgres and not a belief about Kafka: the statement of a process that was
+replaced is refused, whatever it still thinks. A session never outlives a doubt; the loop starts another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Generic
+
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.admin import AIOKafkaAdminClient
+
+from triptych.kernel import claimcheck, cloudevents, failpoints
+from triptych.kernel.bus import Publisher, Record, Subscription, TopicPartition
+from triptych.kernel.decider.assembly import Assembly, Kit, Memory
+from triptych.kernel.decider.contract import Addressed, Arrival, Batch, Claim, StateT
+from triptych.kernel.errors import PublishFailed, TriptychError, UndecodableRecord
+from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE
+from triptych.kernel.outbox import OutboxKey, OutboxRow
+from triptych.kernel.timers import Timers
+
+LOOP = "decider"
+IDLE_POLL_MS = 500
+MAX_CACHED = 20_000
+MAX_TIMERS_A_BATCH = 500
+OFFSET_COMMIT_EVERY_S = 5.0
+
+
+class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]  # aiokafka is untyped
+    """Takes batches for as long as its claims hold."""
+
+    def __init__(self, kit: Kit[StateT], publisher: Publisher) -> None:
+        self._kit, self._publisher = kit, publisher
+        self._topics = {kit.settings.topic(noun): noun for noun in kit.domain.nouns}
+        group = f"{kit.settings.topic_prefix}.{kit.service.name}"
+        self._subscription = Subscription(kit.settings, tuple(self._topics), group, self)
+        self._busy = asyncio.Lock()
+        self._generation = 0
+        self._failure: BaseException | None = None
+        self._claims: dict[int, Claim] = {}
+        self._memory: Memory[StateT] = Memory()
+        self._published: list[OutboxKey] = []
+        self._positions: dict[TopicPartition, int] = {}
+        self._offsets_committed_at = time.monotonic()
+
+    async def probe(self) -> None:
+        """Ask the broker something; raises when it does not answer."""
+        await self._subscription.probe()
+
+    async def run(self) -> None:
+        """Take batches until the service stops, or something ends the session."""
+        async with self._subscription:
+            while not self._kit.service.stopping.is_set():
+                generation = self._generation
+                wait_ms = self._memory.timers.wait_ms(cloudevents.utc_now(), IDLE_POLL_MS)
+                polled = await self._subscription.poll(wait_ms)
+                async with self._busy:
+                    self._kit.service.health.beat(LOOP)
+                    if self._failure is not None:
+                        raise self._failure
+                    if generation != self._generation:
+                        self._put_back(polled)
+                    elif self._claims:
+                        await self._turn(polled)
+                        self._kit.outage.over()
+            async with self._busy:
+                await self._forget_published()
+
+    # --- ownership --------------------------------------------------------------------------------
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """Wait for the batch under way; from here on nothing of these partitions is touched."""
+        async with self._busy:
+            self._generation += 1
+            self._claims, self._memory = {}, Memory()
+            self._positions.clear()
+            self._kit.service.log.debug("partitions revoked", count=len(revoked))
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Claim the partitions, go to the stored offsets, and publish what was left behind."""
+        async with self._busy:
+            try:
+                await self._claim(assigned)
+            except (TriptychError, *POSTGRES_GONE, *KAFKA_GONE) as error:
+                self._failure = error  # the loop raises it; an exception here would only be logged
+
+    async def _claim(self, assigned: set[TopicPartition]) -> None:
+        self._generation += 1
+        partitions = sorted({tp.partition for tp in assigned})
+        cluster_id = await self._cluster_id()
+        failpoints.hit("decider.before_claim")
+        claims = await self._kit.store.claim(partitions, self._kit.settings.instance, cluster_id)
+        failpoints.hit("decider.after_claim")
+        left_behind = await self._kit.store.left_behind(partitions)
+        self._kit.service.health.count("outbox_left_behind", len(left_behind))
+        await self._publish(left_behind)
+        failpoints.hit("decider.after_left_behind")
+        self._memory.timers = Timers(await self._kit.store.timers(partitions))
+        self._claims = {claim.partition: claim for claim in claims}
+        self._positions = {tp: await self._start_offset(tp) for tp in assigned}
+        for tp, offset in self._positions.items():
+            self._subscription.consumer.seek(tp, offset)
+        self._generation += 1  # what was polled meanwhile came from before the seek
+        self._kit.service.health.started()
+        self._kit.service.log.info(
+            "partitions claimed",
+            partitions=partitions,
+            epochs=[claim.epoch for claim in claims],
+            left_behind=len(left_behind),
+            timers=len(self._memory.timers),
+        )
+
+    async def _start_offset(self, tp: TopicPartition) -> int:
+        """Where to go on: the offset that was stored with the state it led to, else the beginning."""
+        stored = self._claims[tp.partition].offsets.get(tp.topic)
+        if stored is not None:
+            return stored
+        first: int = (await self._subscription.consumer.beginning_offsets([tp]))[tp]
+        return first
+
+    def _put_back(self, polled: dict[TopicPartition, list[Record[Any, Any]]]) -> None:
+        """A poll that spans a rebalance may hold records from before or after the seek: read them again."""
+        for tp in polled.keys() & self._positions.keys():
+            self._subscription.consumer.seek(tp, self._positions[tp])
+
+    async def _cluster_id(self) -> str:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._kit.settings.kafka, client_id=self._kit.settings.instance)
+        await admin.start()
+        try:
+            return str((await admin.describe_cluster())["cluster_id"])
+        finally:
+            await admin.close()
+
+    # --- a batch ----------------------------------------------------------------------------------
+
+    async def _turn(self, polled: dict[TopicPartition, list[Record[Any, Any]]]) -> None:
+        now = cloudevents.utc_now()
+        due = self._memory.timers.take_due(now, MAX_TIMERS_A_BATCH)
+        if not polled and not due:
+            await self._forget_published()
+            return
+        batch: Batch[StateT] = Batch(at=now, published=self._published)
+        assembly = Assembly(self._kit, self._memory, batch)
+        messages = await self._read(polled, assembly)
+        messages.extend((None, Addressed(run_id, self._kit.domain.tick)) for run_id in due)
+        await self._warm(message.run_id for _, message in messages if not message.creates)
+        for arrival, message in messages:
+            assembly.take(arrival, message)
+        for run_id in due:
+            if run_id not in batch.states:
+                assembly.rearm_untouched(run_id)
+        batch.epochs = {partition: self._claims[partition].epoch for partition in assembly.touched_partitions()}
+        await self._commit(batch)
+
+    async def _read(
+        self, polled: dict[TopicPartition, list[Record[Any, Any]]], assembly: Assembly[StateT]
+    ) -> list[tuple[Arrival | None, Addressed]]:
+        """Decode record by record; what does not decode becomes a dead letter."""
+        records = [record for group in polled.values() for record in group]
+        resolved = await claimcheck.resolve(self._kit.pool, records)
+        messages: list[tuple[Arrival | None, Addressed]] = []
+        for tp, group in polled.items():
+            for record in group:
+                try:
+                    arrival = Arrival(self._topics[tp.topic], record, claimcheck.body(record, resolved))
+                    messages.append((arrival, self._kit.domain.read(arrival)))
+                except UndecodableRecord as error:
+                    assembly.bury(record, error)
+            next_offset = group[-1].offset + 1
+            assembly.batch.offsets.setdefault(tp.partition, {})[tp.topic] = next_offset
+            self._positions[tp] = next_offset
+        return messages
+
+    async def _warm(self, run_ids: Any) -> None:
+        """Bring the runs of this batch into the cache."""
+        missing = {run_id for run_id in run_ids if run_id not in self._memory.cache}
+        if missing:
+            self._memory.cache.update(await self._kit.store.load(sorted(missing)))
+
+    async def _commit(self, batch: Batch[StateT]) -> None:
+        failpoints.hit("decider.before_commit")
+        duplicates = await self._kit.store.commit(batch)
+        failpoints.hit("decider.after_commit")
+        self._published = []
+        for run_id, state in batch.states.items():
+            if run_id in duplicates:
+                self._kit.service.health.count("duplicate_tasks")
+                continue
+            self._memory.cache[run_id] = state
+            self._memory.cache.move_to_end(run_id)
+        for run_id in batch.disarmed:
+            self._memory.timers.disarm(run_id)
+        for run_id, (_, due_at) in batch.armed.items():
+            if run_id not in duplicates:
+                self._memory.timers.arm(run_id, due_at)
+        await self._publish([row for row in batch.outbox if row.key.run_id not in duplicates])
+        while len(self._memory.cache) > MAX_CACHED:
+            self._memory.cache.popitem(last=False)
+        if time.monotonic() - self._offsets_committed_at > OFFSET_COMMIT_EVERY_S:
+            self._offsets_committed_at = time.monotonic()
+            await self._subscription.commit(dict(self._positions))
+
+    async def _publish(self, rows: Sequence[OutboxRow]) -> None:
+        """Publish committed rows in order. While Kafka is gone nothing else may overtake them."""
+        while rows:
+            try:
+                await self._publisher.publish([row.outgoing for row in rows])
+            except PublishFailed as error:
+                self._kit.service.health.beat(LOOP)
+                if self._kit.service.stopping.is_set():
+                    return  # the rows stay; the next owner publishes them
+                await self._kit.outage.wait(error, unless=self._kit.service.stopping)
+            else:
+                self._published.extend(row.key for row in rows)
+                return
+
+    async def _forget_published(self) -> None:
+        if self._published:
+            published, self._published = self._published, []
+            failpoints.hit("decider.before_forget")
+            await self._kit.store.forget(published)
+            failpoints.hit("decider.after_forget")
