@@ -10,7 +10,20 @@ import sys
 
 import typer
 
-from triptych.cli import commands_stack, control, demo, new, outcomes, playbook, runs, schemas, submit, topics, trace
+from triptych.cli import (
+    commands_stack,
+    control,
+    demo,
+    new,
+    outcomes,
+    playbook,
+    runs,
+    schemas,
+    submit,
+    topics,
+    trace,
+    verify,
+)
 from triptych.cli.output import err
 from triptych.cli.stack.errors import StackError
 from triptych.client import DatabaseUnreachableError, KafkaUnreachableError, NoStackError, TopicMissingError
@@ -31,6 +44,7 @@ app.command()(submit.submit)
 app.command()(outcomes.outcomes)
 app.command()(runs.runs)
 app.command()(trace.trace)
+app.command()(verify.verify)
 control.register(app)
 app.command()(topics.topics)
 app.add_typer(playbook.app, name="playbook")

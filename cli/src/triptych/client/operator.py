@@ -92,6 +92,28 @@ class JournalEntry:
     data: dict[str, Json]
 
 
+@asynccontextmanager
+async def operator_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection under the operator's role.
+
+    Raises:
+        DatabaseUnreachableError: the server does not answer, refuses the role, or is not the database of a stack.
+    """
+    where = _shown(dsn)
+    try:
+        connection = await asyncpg.connect(
+            dsn, timeout=_CONNECT_TIMEOUT_S, server_settings={"application_name": "triptych-operator"}
+        )
+    except (OSError, asyncpg.PostgresError, TimeoutError, ValueError) as error:
+        raise DatabaseUnreachableError(where, error) from error
+    try:
+        yield connection
+    except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError) as error:
+        raise DatabaseUnreachableError(where, error) from error
+    finally:
+        await connection.close()
+
+
 class Operator:
     """Reads runs, steps and journals. Open one with `Operator.connect`."""
 
@@ -106,19 +128,8 @@ class Operator:
         Raises:
             DatabaseUnreachableError: the server does not answer, or refuses the role.
         """
-        where = _shown(dsn)
-        try:
-            connection = await asyncpg.connect(
-                dsn, timeout=_CONNECT_TIMEOUT_S, server_settings={"application_name": "triptych-operator"}
-            )
-        except (OSError, asyncpg.PostgresError, TimeoutError, ValueError) as error:
-            raise DatabaseUnreachableError(where, error) from error
-        try:
+        async with operator_connection(dsn) as connection:
             yield cls(connection)
-        except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError) as error:
-            raise DatabaseUnreachableError(where, error) from error
-        finally:
-            await connection.close()
 
     async def runs(self, wanted: RunFilter = RunFilter()) -> list[RunRow]:
         """The newest runs that fit a filter, newest first."""

@@ -1,0 +1,79 @@
+-- What the audit reads. `{schema}` is the schema of a worker.
+
+-- name: playbooks
+select definition from executor.playbooks
+
+-- name: count
+select count(*) from executor.runs
+
+-- name: runs
+select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
+       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at
+from executor.runs where run_id > $1 order by run_id limit $2
+
+-- name: journal
+select run_id, seq, type, at, data from executor.journal where run_id = any($1) order by run_id, seq
+
+-- name: steps
+select run_id, step_id, revision, operation, status, attempts, error_code, started_at, finished_at
+from executor.steps where run_id = any($1) order by run_id, step_id
+
+-- name: timers
+select run_id, due_at from executor.timers where run_id = any($1)
+
+-- name: worker_schemas
+select jobs.table_schema as name, exists (
+    select from information_schema.tables as effects
+    where effects.table_schema = jobs.table_schema and effects.table_name = 'effects'
+) as has_effects
+from information_schema.tables as jobs
+where jobs.table_name = 'jobs' and exists (
+    select from information_schema.tables as leases
+    where leases.table_schema = jobs.table_schema and leases.table_name = 'leases'
+)
+order by 1
+
+-- name: orphan_journals
+select run_id, null as task_id, 'a journal without a row in runs' as message from executor.journal as j
+where seq = 1 and not exists (select from executor.runs where runs.run_id = j.run_id)
+
+-- name: orphan_tasks
+select run_id, task_id, 'a task without a run' as message from executor.tasks as t
+where not exists (select from executor.runs where runs.run_id = t.run_id)
+
+-- name: runs_without_task
+select run_id, task_id, 'a run that no task names' as message from executor.runs as r
+where not exists (select from executor.tasks as t where t.tenant = r.tenant and t.task_id = r.task_id and t.run_id = r.run_id)
+
+-- name: orphan_steps
+select distinct run_id, null as task_id, 'steps without a run' as message from executor.steps as s
+where not exists (select from executor.runs where runs.run_id = s.run_id)
+
+-- name: orphan_timers
+select run_id, null as task_id, 'a timer without a run' as message from executor.timers as t
+where not exists (select from executor.runs where runs.run_id = t.run_id)
+
+-- name: old_outbox
+-- What belongs to a record and not to a run (a dead letter, a record sent on) has an id of version 5.
+select o.run_id, r.task_id, count(*) || ' messages were never acknowledged, the first for ' || min(o.topic) as message
+from executor.outbox as o left join executor.runs as r using (run_id)
+where case when r.run_id is null then substr(o.run_id::text, 15, 1) <> '5' else r.updated_at < now() - $1::interval end
+group by 1, 2
+
+-- name: orphan_jobs
+select run_id, null as task_id, count(*) || ' jobs in {schema} without a run' as message from {schema}.jobs as j
+where not exists (select from executor.runs where runs.run_id = j.run_id)
+group by 1
+
+-- name: old_jobs
+select j.run_id, r.task_id, 'job ' || j.request_id || ' in {schema} is still ' || j.state as message
+from {schema}.jobs as j join executor.runs as r using (run_id)
+where j.state <> 'published' and (r.finished_at < now() - $1::interval or j.deadline_at < now() - $1::interval)
+
+-- name: stray_receipts
+select e.run_id, null as task_id, 'receipt ' || e.idempotency_key || ' in {schema} belongs to no call in the journal' as message
+from {schema}.effects as e
+where e.state = 'receipt' and not exists (
+    select from executor.journal as j
+    where j.run_id = e.run_id and j.type = 'CallRequested' and j.data::jsonb ->> 'idempotency_key' = e.idempotency_key
+)

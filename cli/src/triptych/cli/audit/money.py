@@ -1,0 +1,56 @@
+"""Recounts what a run reserved and spent, from the journal's plain JSON.
+
+It shares no arithmetic with the executor's ledger: two counts that agree are worth more than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from triptych.schemas import Playbook
+
+_MICROS = 1_000_000
+
+Amounts = dict[str, int]
+"""By the name of a budget: `tool_calls`, `tokens`, `usd_micros`."""
+
+
+def _limits(playbook: Playbook) -> Amounts:
+    budgets = playbook.budgets
+    return {"tool_calls": budgets.tool_calls, "tokens": budgets.tokens, "usd_micros": budgets.usd_micros}
+
+
+@dataclass(slots=True)
+class Account:
+    """What one run may use, has used, and holds for open requests."""
+
+    limits: Amounts
+    used: Amounts = field(default_factory=lambda: {"tool_calls": 0, "tokens": 0, "usd_micros": 0})
+    reserved: dict[str, Mapping[str, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, playbook: Playbook) -> Account:
+        return cls(_limits(playbook))
+
+    def book(self, event: str, data: Mapping[str, Any]) -> Iterator[str]:
+        """Book one event; say which budgets are exceeded after it."""
+        if event == "CallRequested":
+            self.used["tool_calls"] += 1
+        if "reserved" in data:
+            self.reserved[data["request_id"]] = data["reserved"]
+        if event in ("PlanAccepted", "PlanRefused", "CallAnswered", "VerdictGiven", "ReviewFailed"):
+            self.reserved.pop(data["request_id"], None)
+            spend = data.get("spend", {})
+            self.used["tokens"] += spend.get("tokens", 0)
+            self.used["usd_micros"] += spend.get("usd_micros", 0)
+        if event == "RunResumed":
+            more = data.get("extend", {})
+            self.limits["tool_calls"] += int(more.get("tool_calls", 0))
+            self.limits["tokens"] += int(more.get("tokens", 0))
+            self.limits["usd_micros"] += round(more.get("usd", 0) * _MICROS)
+        for name, limit in self.limits.items():
+            held = sum(grant.get(name, 0) for grant in self.reserved.values())
+            if self.used[name] + held > limit:
+                yield f"{name}: {self.used[name]} used and {held} reserved, of {limit}"
