@@ -443,14 +443,18 @@ async def test_more_than_the_waiting_limit_is_left_in_kafka(ends, eventually):
 async def test_what_the_worker_writes_is_in_the_commit_of_its_answers(ends):
     seen: list[str] = []
 
-    async def settle(conn: Connection, finished: list[Finished]) -> None:
-        states = await conn.fetch(
-            "select state from jobs where request_id = any($1)", [one.request.request_id for one in finished]
-        )
-        seen.extend(row["state"] for row in states)
+    class States:
+        def concerns(self, finished: Finished) -> bool:
+            return True
+
+        async def settle(self, conn: Connection, finished: list[Finished]) -> None:
+            states = await conn.fetch(
+                "select state from jobs where request_id = any($1)", [one.request.request_id for one in finished]
+            )
+            seen.extend(row["state"] for row in states)
 
     one = call_request()
-    async with running(ends, Parrot(), settle=settle):
+    async with running(ends, Parrot(), settlement=States()):
         await ends.ask(one)
         await ends.answer_to(one)
     assert seen == ["answered"]

@@ -15,7 +15,7 @@ from triptych.kernel.worker.contract import RequestT, Worker, WorkerConfig
 from triptych.kernel.worker.intake import Intake
 from triptych.kernel.worker.jobs import Jobs
 from triptych.kernel.worker.keeper import Keeper
-from triptych.kernel.worker.outbox import Outbox, Settle
+from triptych.kernel.worker.outbox import Outbox, Settlement
 
 FLUSH_S = 1.0
 """At the end, the last answers get this long to be committed and published."""
@@ -28,11 +28,11 @@ async def run_worker(
     config: WorkerConfig,
     *,
     pool: asyncpg.Pool,
-    settle: Settle | None = None,
+    settlement: Settlement | None = None,
 ) -> None:
     """Work until `service.stopping` is set; then finish or hand back, within the shutdown timeout.
 
-    `settle` writes what belongs to the accepted answers, in the same commit.
+    `settlement` writes what belongs to the accepted answers, in the same commit.
     """
 
     async def probe_postgres() -> None:
@@ -42,7 +42,7 @@ async def run_worker(
     jobs = Jobs(pool, settings.instance, config.lease_ms)
     await jobs.open()
     async with Publisher(settings) as publisher:
-        outbox = Outbox(service, settings, config, jobs, publisher, settle=settle)
+        outbox = Outbox(service, settings, config, jobs, publisher, settlement=settlement)
         bench = Bench(worker, config, jobs, outbox, instance=settings.instance, service=service)
         intake = Intake(service, settings, config, worker.request_type, jobs=jobs, bench=bench, outbox=outbox)
         keeper = Keeper(worker.request_type, jobs, bench, outbox, lease_ms=config.lease_ms, service=service)

@@ -7,8 +7,9 @@ it is stored, and a stored one is published until Kafka acknowledges it, by this
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID
 
 from triptych.kernel import claimcheck, cloudevents, deadletters
@@ -42,8 +43,14 @@ class Finished:
         return self.request.run_id, self.request.request_id
 
 
-Settle = Callable[[Connection, Sequence[Finished]], Awaitable[None]]
-"""What a worker writes in the commit that accepts its answers, for example receipts of effects."""
+class Settlement(Protocol):
+    """What a worker writes in the commit that accepts its answers, for example receipts of effects."""
+
+    def concerns(self, finished: Finished) -> bool:
+        """Whether there is anything to write for this answer; if for none, the commit is one statement."""
+
+    async def settle(self, conn: Connection, finished: Sequence[Finished]) -> None:
+        """Write it, in the transaction of `conn`."""
 
 
 class Outbox:
@@ -57,11 +64,11 @@ class Outbox:
         jobs: Jobs,
         publisher: Publisher,
         *,
-        settle: Settle | None,
+        settlement: Settlement | None,
     ) -> None:
         self._service, self._settings, self._config = service.name, settings, config
         self._jobs, self._publisher = jobs, publisher
-        self._settle_also, self._health = settle, service.health
+        self._settlement, self._health = settlement, service.health
         self._finished: list[Finished] = []
         self._stored: list[tuple[JobKey, Outgoing]] = []
         self._published: list[JobKey] = []
@@ -124,14 +131,15 @@ class Outbox:
             if claimcheck.needs_claim(answer, self._settings.inline_max_bytes)
         ]
 
+        settlement = self._settlement
+        concerned = [one for one in finished if settlement is not None and settlement.concerns(one)]
+
         async def settle_also(conn: Connection, accepted: frozenset[JobKey]) -> None:
-            if self._settle_also is not None:
-                await self._settle_also(conn, [one for one in finished if one.key in accepted])
+            if settlement is not None:
+                await settlement.settle(conn, [one for one in concerned if one.key in accepted])
 
         try:
-            accepted = await self._jobs.settle(
-                answers, published, claims, settle_also if self._settle_also is not None else None
-            )
+            accepted = await self._jobs.settle(answers, published, claims, settle_also if concerned else None)
         except POSTGRES_GONE as error:
             await self._postgres.wait(error, unless=self._closing)
             return False

@@ -7,7 +7,7 @@ cannot know it calls unknown.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -57,8 +57,8 @@ class Ledger(Protocol):
 class PostgresLedger:
     """The ledger of a tool, in its own schema."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
+    def __init__(self, pool: asyncpg.Pool, writes: Collection[str]) -> None:
+        self._pool, self._writes = pool, frozenset(writes)
         self._sql = Queries.load("triptych.tools", "ledger.sql")
 
     async def begin(self, request: CallRequest, attempt: JobAttempt) -> Entry:
@@ -89,6 +89,10 @@ class PostgresLedger:
                 return Entry(Standing.NEW)
             case _:
                 return Entry(Standing.UNKNOWN)
+
+    def concerns(self, finished: Finished) -> bool:
+        """Only what may have changed the world leaves a receipt."""
+        return isinstance(finished.request, CallRequest) and finished.request.operation in self._writes
 
     async def settle(self, conn: Connection, finished: Sequence[Finished]) -> None:
         """In the commit that accepts these answers: keep the receipts, and clear what was refused."""

@@ -13,7 +13,7 @@ from triptych.kernel.outage import KAFKA_GONE, Outage
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker import WorkerConfig, run_worker
-from triptych.schemas import topics
+from triptych.schemas import Effect, topics
 from triptych.tools.call import Resources
 from triptych.tools.ledger import PostgresLedger
 from triptych.tools.runtime import ToolWorker
@@ -58,9 +58,10 @@ async def serve(service: Service, settings: ServiceSettings, tool: Tool, own_set
     pool = await database.connect(settings.postgres.get_secret_value(), f"tool {tool.name}", max_connections=POOL_MAX)
     async with pool, tool.lifespan(Resources(own_settings, pool)) as state:
         await _announce(service, settings, tool)
-        ledger = PostgresLedger(pool)
+        writes = {name for name, operation in tool.operations.items() if operation.contract.effect is not Effect.READ}
+        ledger = PostgresLedger(pool, writes)
         worker = ToolWorker(tool, state, ledger, service.log)
-        await run_worker(service, settings, worker, config, pool=pool, settle=ledger.settle)
+        await run_worker(service, settings, worker, config, pool=pool, settlement=ledger)
 
 
 async def _announce(service: Service, settings: ServiceSettings, tool: Tool) -> None:
