@@ -13,7 +13,11 @@ import pytest
 import typer
 
 from triptych.cli.control import amounts
+from triptych.cli.demo import where_to_look_next
 from triptych.cli.runs import since_time
+from triptych.cli.tally import Tally
+from triptych.client import Receipt
+from triptych.schemas import Outcome, OutcomeStatus, Reason
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,3 +115,45 @@ def test_extensions_are_named_budgets() -> None:
     for wrong in ("euro=1", "usd=much", "usd"):
         with pytest.raises(typer.BadParameter):
             amounts([wrong])
+
+
+@pytest.mark.parametrize("command", [["status"], ["down"], ["scale", "executor", "2"]], ids=lambda command: command[0])
+def test_looking_at_a_directory_by_a_mistaken_name_makes_nothing_there(command: list[str], tmp_path: Path) -> None:
+    done = triptych(*command, "--data", tmp_path / "mistaken", cwd=tmp_path)
+    assert "No stack is running" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "nan", "inf", "much"])
+def test_a_budget_can_only_be_extended_by_a_positive_number(amount: str) -> None:
+    with pytest.raises(typer.BadParameter, match="write it as usd=NUMBER, with a number above 0"):
+        amounts([f"usd={amount}"])
+
+
+@pytest.mark.parametrize("on_path", [True, False], ids=["on the path", "elsewhere"])
+def test_the_demo_names_this_program_so_that_its_commands_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, on_path: bool
+) -> None:
+    program = tmp_path / "env" / "bin" / "triptych"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setenv("PATH", str(program.parent) if on_path else "/nowhere")
+    stuck = Outcome(
+        task_id="t 1",
+        playbook="p",
+        tenant="acme",
+        status=OutcomeStatus.ESCALATED,
+        final=False,
+        reason=Reason(code="low_confidence", message="not sure"),
+    )
+    tally = Tally.of([b'{"task_id": "t 1", "tenant": "acme"}'], [Receipt("triptych.tasks", 0, 0)])
+    tally.add(stuck)
+    lines = [
+        line.strip()
+        for line in where_to_look_next(tally, Path("data"), Path("triptych.toml"), keep=False).plain.splitlines()
+    ]
+    called = "triptych" if on_path else "env/bin/triptych"
+    assert f"{called} up --data data  # the same stack again, with all it has done" in lines
+    assert f"{called} resume 't 1' --data data  # let it go on" in lines

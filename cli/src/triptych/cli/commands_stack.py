@@ -85,26 +85,34 @@ def up(
 
 def down(*, data: DataDir = DEFAULT_DATA) -> None:
     """Stop the services, then Kafka, then Postgres. The data stays."""
-    layout = Layout.at(data)
+    root = Layout.existing(data).root
+    err.print(stop(root) or f"No stack is running in {root}.")
+
+
+def stop(root: Path) -> str | None:
+    """Stop the stack in `root`, or what is left of it, and say so; None when there was nothing to stop.
+
+    Raises:
+        StillStoppingError: it takes longer than a minute.
+    """
+    layout = Layout.existing(root)
     try:
         supervisor = psutil.Process(ask(layout, {"do": "stop"})["pid"])
     except (NotRunningError, psutil.NoSuchProcess):
-        orphans = stop_orphans(layout.root)
-        (layout.root / "stack.json").unlink(missing_ok=True)
-        left = f"; stopped what was left of it: {', '.join(orphans)}" if orphans else ""
-        err.print(f"No stack is running in {layout.root}{left}.")
-        return
+        orphans = stop_orphans(root)
+        (root / "stack.json").unlink(missing_ok=True)
+        return f"No stack is running in {root}; stopped what was left of it: {', '.join(orphans)}." if orphans else None
     with err.status("stopping"):
         try:
             supervisor.wait(_DOWN_TIMEOUT_S)
         except psutil.TimeoutExpired:
             raise StillStoppingError(layout.log("supervisor"), _DOWN_TIMEOUT_S) from None
-    err.print(f"Stopped. The data stays in {layout.root}.")
+    return f"Stopped. The data stays in {root}."
 
 
 def status(*, data: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
     """Show every process of the stack: how it is, and why it last ended."""
-    answer = ask(Layout.at(data), {"do": "status"})
+    answer = ask(Layout.existing(data), {"do": "status"})
     if as_json:
         print_json(answer)
         return
@@ -135,7 +143,7 @@ def scale(
     as_json: AsJson = False,
 ) -> None:
     """Run N processes of a service."""
-    layout = Layout.at(data)
+    layout = Layout.existing(data)
     names = ask(layout, {"do": "scale", "service": service, "count": count})["processes"]
     _follow(lambda: ask(layout, {"do": "status"}), frozenset(names))
     if as_json:

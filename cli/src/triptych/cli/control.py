@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import math
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -118,9 +119,12 @@ def amounts(pairs: list[str]) -> dict[str, float]:
         if name not in BUDGETS:
             raise typer.BadParameter(f"--extend {pair}: there is no budget {name!r}; use {', '.join(BUDGETS)}")
         try:
-            found[name] = float(amount)
+            more = float(amount)
         except ValueError:
-            raise typer.BadParameter(f"--extend {pair}: write it as {name}=NUMBER") from None
+            more = 0.0
+        if not 0 < more < math.inf:
+            raise typer.BadParameter(f"--extend {pair}: write it as {name}=NUMBER, with a number above 0")
+        found[name] = more
     return found
 
 

@@ -7,8 +7,11 @@ stops it again whatever happens.
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
 import shutil
 import signal
+import sys
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from triptych.cli.commands_stack import down, up
+from triptych.cli.commands_stack import down, stop, up
 from triptych.cli.options import AsJson
 from triptych.cli.outcome_table import tally_json, tally_table
 from triptych.cli.output import STYLES, duration, err, out, print_json, usd
@@ -27,6 +30,7 @@ from triptych.client import Client
 from triptych.schemas import Outcome, OutcomeStatus
 
 _DATA = Path(".triptych/demo")
+_CONFIG = Path("triptych.toml")
 _MARK = "made-by-triptych-demo"
 """A file in data directories that the demo made. It empties no other."""
 
@@ -34,7 +38,7 @@ _MARK = "made-by-triptych-demo"
 def demo(
     *,
     data: Annotated[Path, typer.Option("--data", help="A directory for the demo alone; it is emptied.")] = _DATA,
-    config: Annotated[Path, typer.Option(help="Which processes make the stack.")] = Path("triptych.toml"),
+    config: Annotated[Path, typer.Option(help="Which processes make the stack.")] = _CONFIG,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running.")] = False,
     timeout_s: Annotated[float, typer.Option(min=1, help="How many seconds to wait for outcomes.")] = 180,
     as_json: AsJson = False,
@@ -55,7 +59,7 @@ def demo(
         else:
             out.print(tally_table(tally))
             out.print(_summary(tally, took_ms))
-            out.print(_next(tally, data, keep=keep))
+            out.print(where_to_look_next(tally, data, config, keep=keep), soft_wrap=True)
         stopped = not keep
     except BaseException:
         stopped = True
@@ -74,7 +78,8 @@ def _empty(data: Path) -> None:
     if data.exists() and any(data.iterdir()):
         if not mark.exists():
             raise typer.BadParameter(f"{data} holds something that is no demo's; give an empty directory with --data")
-        down(data=data)
+        if said := stop(data.resolve()):
+            err.print(said)
         shutil.rmtree(data)
     data.mkdir(parents=True, exist_ok=True)
     mark.touch()
@@ -103,24 +108,37 @@ def _summary(tally: Tally, took_ms: float) -> Text:
     return text
 
 
-def _next(tally: Tally, data: Path, *, keep: bool) -> Text:
-    """Where to look next: a run that met trouble and got through, and one that a person has to see."""
-    option = f"--data {data}"
-    lines = ["\nWhere to look next:"]
-    if not keep:
-        lines.append(f"  triptych up {option}                 the same stack again, with all it has done")
+def where_to_look_next(tally: Tally, data: Path, config: Path, *, keep: bool) -> Text:
+    """Where to look next, as commands that can be pasted: a run that met trouble, and one that a person has to see."""
     outcomes = tally.outcomes()
     busy = max((o for o in outcomes if o.status is OutcomeStatus.SUCCEEDED), key=_attempts, default=None)
     stuck = next((o for o in outcomes if o.status is OutcomeStatus.ESCALATED), None)
+    found: list[tuple[str, list[str]]] = []
+    if not keep:
+        named = [] if config == _CONFIG else ["--config", str(config)]
+        found.append(("the same stack again, with all it has done", ["up", *named]))
     if busy:
-        lines.append(f"  triptych trace {option} {busy.task_id}   every request, answer, retry and cost of a run")
+        found.append(("every request, answer, retry and cost of a run", ["trace", busy.task_id]))
     if stuck:
-        lines.append(f"  triptych trace {option} {stuck.task_id}   why a run waits for a person")
-        lines.append(f"  triptych resume {option} {stuck.task_id}  let it go on")
-    lines.append(f"  triptych runs {option} --status escalated; triptych topics {option}; triptych status {option}")
-    if keep:
-        lines.append(f"  triptych down {option}")
-    return Text("\n".join(lines))
+        found.append(("why a run waits for a person", ["trace", stuck.task_id]))
+        found.append(("let it go on", ["resume", stuck.task_id]))
+    found.append(("all that wait", ["runs", "--status", "escalated"]))
+    found.append(("what travelled on each topic", ["topics"]))
+    found.append(("stop it", ["down"]))
+    text = Text("\nWhere to look next:\n", style="bold")
+    for why, words in found:
+        text.append(f"  {shlex.join([_program(), *words, '--data', str(data)])}", style="none")
+        text.append(f"  # {why}\n", style="dim")
+    return text
+
+
+def _program() -> str:
+    """How this program is called from where the person stands: by its name if that finds it, else by its path."""
+    me = Path(sys.argv[0]).absolute()
+    found = shutil.which(me.name)
+    if found is not None and Path(found).absolute() == me:
+        return me.name
+    return os.path.relpath(me) if me.is_relative_to(Path.cwd()) else str(me)
 
 
 def _attempts(outcome: Outcome) -> int:

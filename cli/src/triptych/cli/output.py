@@ -19,6 +19,9 @@ _out_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_W
 out = Console(highlight=False, width=_out_width)
 err = Console(stderr=True, highlight=False)
 
+NARROW = 120
+"""Below this many columns a table shows what a person needs first, and each figure of that whole."""
+
 STYLES = {
     "succeeded": "green",
     "escalated": "yellow",
@@ -33,6 +36,11 @@ STYLES = {
     "waiting": "dim",
 }
 """The colour of a status, the same wherever it is shown."""
+
+
+def is_narrow(needed: int = NARROW) -> bool:
+    """Whether the terminal has less than `needed` columns."""
+    return out.width < needed
 
 
 def print_json(value: Any) -> None:

@@ -9,12 +9,15 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Postgres, database
-from triptych.cli.output import duration, err, local_time, out, print_json, status_text, usd
+from triptych.cli.output import duration, err, is_narrow, local_time, out, print_json, status_text, usd
 from triptych.client import Operator, RunFilter, RunRow
 
 _AGO = re.compile(r"(\d+)\s*([smhd])")
+_WIDE = 150
+"""From this many columns on there is room for the run id, its time, tenant and playbook."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -62,22 +65,29 @@ async def _read(dsn: str, wanted: RunFilter) -> list[RunRow]:
 
 
 def _table(found: list[RunRow]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("run", no_wrap=True)
-    for heading in ("started", "tenant", "task", "playbook", "status", "reason"):
-        table.add_column(heading, overflow="fold")
+    """The status and every figure whole; names of one's own choice fold. A narrow table knows runs by their task."""
+    narrow = is_narrow(_WIDE)
+    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
+    if not narrow:
+        table.add_column("run", no_wrap=True)
+        table.add_column("started", no_wrap=True)
+        table.add_column("tenant", overflow="fold")
+    table.add_column("task", overflow="fold", max_width=40)
+    if not narrow:
+        table.add_column("playbook", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    table.add_column("reason", overflow="ellipsis", no_wrap=True, max_width=24)
     for heading in ("steps", "calls", "tokens", "USD", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     for run in found:
         wall_ms = ((run.finished_at or run.updated_at) - run.started_at).total_seconds() * 1000
+        names: list[str | Text] = [str(run.run_id), local_time(run.started_at), Text(run.tenant)]
         table.add_row(
-            str(run.run_id),
-            local_time(run.started_at),
-            run.tenant,
-            run.task_id,
-            run.playbook,
+            *([] if narrow else names),
+            Text(run.task_id),
+            *([] if narrow else [run.playbook]),
             status_text(run.status),
-            run.reason_code or "",
+            Text(run.reason_code or ""),
             str(run.steps_used),
             str(run.tool_calls),
             f"{run.tokens:,}",

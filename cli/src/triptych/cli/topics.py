@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from rich.table import Table
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker
-from triptych.cli.output import err, out, print_json
+from triptych.cli.output import err, is_narrow, out, print_json
 from triptych.client import Address, KafkaUnreachableError
 from triptych.schemas import topics as t
 
@@ -111,13 +111,16 @@ def _known(noun: str) -> t.Topic | None:
 
 
 def _table(found: list[TopicRow]) -> Table:
+    """Names and figures whole; a narrow table leaves out what the documentation says as well."""
+    narrow = is_narrow()
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("topic", no_wrap=True)
-    table.add_column("partitions", justify="right")
-    table.add_column("messages", justify="right")
-    for heading in ("what travels", "from", "to", "lag"):
+    for heading in ("partitions", "messages"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("lag",) if narrow else ("what travels", "from", "to", "lag"):
         table.add_column(heading)
     for row in found:
         lag = ", ".join(f"{group} {behind}" for group, behind in row.lag.items())
-        table.add_row(row.name, str(row.partitions), f"{row.messages:,}", row.carries, row.producer, row.consumer, lag)
+        told = [] if narrow else [row.carries, row.producer, row.consumer]
+        table.add_row(row.name, str(row.partitions), f"{row.messages:,}", *told, lag)
     return table

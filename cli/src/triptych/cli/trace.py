@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Postgres, database
-from triptych.cli.output import duration, local_time, out, print_json, status_text, usd
+from triptych.cli.output import duration, is_narrow, local_time, out, print_json, status_text, usd
 from triptych.cli.story import Line, Story, tell
 from triptych.client import JournalEntry, Operator, RunRow, StepRow
 
@@ -104,16 +104,27 @@ def _print_timeline(story: Story, start: datetime) -> None:
 
 def _print_line(line: Line, start: datetime, name: str, colour: str) -> None:
     offset = f"+{(line.at - start).total_seconds():.3f}s".rjust(10)
-    out.print(Text.assemble((offset, "dim"), "  ", (name, colour), "  ", (line.text, line.tone)), soft_wrap=True)
-    margin = " " * (len(offset) + 2)
+    _say(Text.assemble((offset, "dim"), "  ", (name, colour), "  "), Text(line.text, line.tone))
     for detail in line.details:
-        out.print(Text.assemble(margin, (" " * len(name), colour), "     ", (detail, "dim")), soft_wrap=True)
+        _say(Text(" " * (len(offset) + len(name) + 7)), Text(detail, "dim"))
+
+
+def _say(margin: Text, text: Text) -> None:
+    """One line. What does not fit a terminal goes on below its beginning; in a file a line stays one, for grep."""
+    if not out.is_terminal:
+        out.print(margin + text, soft_wrap=True)
+        return
+    grid = Table.grid()
+    grid.add_column(no_wrap=True, width=len(margin))
+    grid.add_column(overflow="fold")
+    grid.add_row(margin, text)
+    out.print(grid)
 
 
 def _print_steps(steps: list[StepRow], story: Story) -> None:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table = Table(box=None, header_style="dim", padding=(0, 1 if is_narrow() else 2, 0, 0))
     for heading in ("step", "operation", "status"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in ("attempts", "time", "tokens", "USD"):
         table.add_column(heading, justify="right")
     for step in steps:

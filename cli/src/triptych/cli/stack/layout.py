@@ -22,9 +22,14 @@ class Layout:
     root: Path
 
     @classmethod
+    def existing(cls, root: Path) -> Layout:
+        """The layout of a directory to look at: nothing is made, for the name may be a mistake."""
+        return cls(root.expanduser().resolve())
+
+    @classmethod
     def at(cls, root: Path) -> Layout:
         """Make the directory if need be and give its layout."""
-        layout = cls(root.expanduser().resolve())
+        layout = cls.existing(root)
         for directory, mode in ((layout.root, 0o755), (layout.logs, 0o755), (layout.secrets, 0o700)):
             directory.mkdir(parents=True, exist_ok=True, mode=mode)
         return layout

@@ -1,0 +1,105 @@
+"""What a person sees at 80 and at 160 columns: every status, every reason's code and every figure, whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from rich.console import Console
+
+from triptych.cli import outcome_table, output, runs, topics
+from triptych.client import RunRow
+from triptych.schemas import Outcome, OutcomeStatus, Reason, Usage
+
+STARTED = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+LONG_ID = "ticket-of-a-client-who-likes-long-names-" * 5
+
+
+@pytest.fixture(params=[80, 160])
+def shown(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What a terminal of this width shows of a table."""
+    console = Console(width=request.param, force_terminal=False, highlight=False)
+    monkeypatch.setattr(output, "out", console)
+
+    def show(table: object) -> str:
+        with console.capture() as captured:
+            console.print(table)
+        text = captured.get()
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= request.param
+        return text
+
+    return show
+
+
+def outcome(task_id: str) -> Outcome:
+    return Outcome(
+        task_id=task_id,
+        run_id=UUID(int=1),
+        playbook="support-ticket",
+        tenant="acme",
+        status=OutcomeStatus.ESCALATED,
+        final=False,
+        reason=Reason(code="tool_unavailable", message="helpdesk.reply [in step reply] failed after 3 attempts " * 3),
+        usage=Usage(steps=10, tool_calls=30, tokens=137_439, usd=0.3277, wall_ms=119_900),
+    )
+
+
+def run_row(task_id: str) -> RunRow:
+    values = dict.fromkeys(RunRow.__dataclass_fields__)
+    return RunRow(
+        **values
+        | {
+            "run_id": UUID(int=1),
+            "tenant": "acme",
+            "task_id": task_id,
+            "playbook": "support-ticket",
+            "status": "escalated",
+            "reason_code": "tool_unavailable",
+            "steps_used": 10,
+            "tool_calls": 30,
+            "tokens": 137_439,
+            "usd_micros": 327_700,
+            "started_at": STARTED,
+            "updated_at": STARTED + timedelta(seconds=10),
+        }
+    )
+
+
+FIGURES = ("escalated", "tool_unavailable", "10", "30", "137,439", "$0.3277")
+
+
+@pytest.mark.parametrize("task_id", ["ticket-1026", "review-quillfeather", "triptych.tasks:1:13"])
+def test_a_table_of_outcomes_shows_every_status_and_figure(shown: Callable[..., str], task_id: str) -> None:
+    text = shown(outcome_table.outcome_table([outcome(task_id)]))
+    assert all(figure in text for figure in FIGURES)
+
+
+@pytest.mark.parametrize("task_id", ["ticket-1026", "review-quillfeather", "triptych.tasks:1:13"])
+def test_a_table_of_runs_shows_every_status_and_figure(shown: Callable[..., str], task_id: str) -> None:
+    text = shown(runs._table([run_row(task_id)]))
+    assert all(figure in text for figure in FIGURES)
+
+
+def test_one_very_long_task_id_folds_and_costs_no_other_column_its_place(shown: Callable[..., str]) -> None:
+    for text in (
+        shown(outcome_table.outcome_table([outcome(LONG_ID), outcome("b")])),
+        shown(runs._table([run_row(LONG_ID), run_row("b")])),
+    ):
+        assert text.count("escalated") == 2
+        assert text.count("137,439") == 2
+
+
+def test_a_table_of_topics_keeps_names_and_lag(shown: Callable[..., str]) -> None:
+    row = topics.TopicRow(
+        "triptych.calls.helpdesk",
+        2,
+        12_345,
+        "Asks a tool for one attempt.",
+        "executor",
+        "one tool",
+        {"triptych.tool-helpdesk": 17},
+    )
+    text = shown(topics._table([row]))
+    assert all(each in text for each in ("triptych.calls.helpdesk", "12,345", "triptych.tool-helpdesk 17"))
