@@ -1,0 +1,155 @@
+"""The executor's one statement on a real Postgres: who may write, what a repeat does, and that hot lookups use indexes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+import triptych.executor
+from triptych.executor.intake import derive_run_id
+from triptych.executor.machine import begin
+from triptych.executor.state import Run
+from triptych.executor.store import ExecutorStore
+from triptych.kernel import database as db
+from triptych.kernel.decider import Batch
+from triptych.kernel.errors import Fenced
+from triptych.kernel.log import configure_logging
+from triptych.schemas import Playbook, Task
+
+MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")
+TASKS = "p.tasks"
+PLAYBOOK = Playbook.model_validate_json(
+    b'{"name": "p", "goal": "g", "input": {}, "tools": ["echo.*"],'
+    b' "plan": {"pattern": "fixed", "steps": [{"id": "a", "operation": "echo.echo"}]}}'
+)
+
+
+@pytest.fixture(scope="module")
+async def pool(database) -> AsyncIterator[asyncpg.Pool]:
+    dsn = database.prepare({"executor": (MIGRATIONS,)}).services["executor"]
+    async with await db.connect(dsn, "test") as pool:
+        yield pool
+
+
+@pytest.fixture
+async def store(pool) -> ExecutorStore:
+    store = ExecutorStore(pool, configure_logging("error", "console"))
+    await store.deploy([PLAYBOOK])
+    return store
+
+
+def admission(task_id: str, epoch: int, partition: int = 0, offset: int = 1, timestamp_ms: int = 1) -> Batch[Run]:
+    """The batch that admits one task."""
+    batch: Batch[Run] = Batch(epochs={partition: epoch}, offsets={partition: {TASKS: offset}})
+    run_id = derive_run_id("default", task_id, timestamp_ms)
+    decided = begin(
+        Task(playbook="p", task_id=task_id),
+        task_id=task_id,
+        run_id=run_id,
+        playbook=PLAYBOOK,
+        partition=partition,
+        now=batch.at,
+    )
+    batch.created.append(run_id)
+    batch.states[run_id] = decided.run
+    batch.events.extend((run_id, number, event) for number, event in enumerate(decided.events, start=1))
+    return batch
+
+
+async def run_ids(pool: asyncpg.Pool, task_id: str) -> list[UUID]:
+    return [row["run_id"] for row in await pool.fetch("select run_id from runs where task_id = $1", task_id)]
+
+
+async def test_what_a_replaced_owner_wants_to_write_is_refused_as_a_whole(store, pool) -> None:
+    (old,) = await store.claim([0], "zombie", "cluster")
+    (new,) = await store.claim([0], "heir", "cluster")
+    assert new.epoch == old.epoch + 1
+    with pytest.raises(Fenced):
+        await store.commit(admission("late", old.epoch))
+    assert await run_ids(pool, "late") == []
+    await store.commit(admission("late", new.epoch))
+    assert len(await run_ids(pool, "late")) == 1
+
+
+async def test_one_fenced_partition_refuses_the_whole_batch(store, pool) -> None:
+    first, second = await store.claim([1, 2], "a", "cluster")
+    await store.claim([2], "b", "cluster")
+    batch = admission("half", first.epoch, partition=1)
+    batch.epochs[2] = second.epoch
+    with pytest.raises(Fenced):
+        await store.commit(batch)
+    assert await run_ids(pool, "half") == []
+
+
+async def test_a_commit_whose_outcome_was_unknown_can_not_be_done_twice(store, pool) -> None:
+    (claim,) = await store.claim([3], "a", "cluster")
+    batch = admission("repeated", claim.epoch, partition=3, offset=7)
+    assert await store.commit(batch) == set()
+    assert await store.commit(batch) == set(batch.created), "the task is known; nothing is written again"
+    (again,) = await store.claim([3], "a", "cluster")
+    assert again.offsets == {TASKS: 7}
+    assert await pool.fetchval("select count(*) from journal where run_id = $1", batch.created[0]) == 2
+
+
+async def test_two_events_with_one_number_mean_that_somebody_else_has_written(store) -> None:
+    (claim,) = await store.claim([4], "a", "cluster")
+    batch = admission("twice", claim.epoch, partition=4)
+    await store.commit(batch)
+    batch.created.clear()
+    with pytest.raises(Fenced):
+        await store.commit(batch)
+
+
+async def test_the_same_task_from_two_partitions_is_one_run(store, pool) -> None:
+    first, second = await store.claim([5, 6], "a", "cluster")
+    one = admission("same", first.epoch, partition=5, timestamp_ms=1)
+    other = admission("same", second.epoch, partition=6, timestamp_ms=2)
+    assert one.created != other.created
+    assert await store.commit(one) == set()
+    assert await store.commit(other) == set(other.created)
+    assert await run_ids(pool, "same") == one.created
+    assert await store.load(other.created) == {}
+
+
+async def test_offsets_of_another_kafka_cluster_mean_nothing(store) -> None:
+    (claim,) = await store.claim([7], "a", "first cluster")
+    await store.commit(admission("before the loss", claim.epoch, partition=7, offset=42))
+    (same,) = await store.claim([7], "a", "first cluster")
+    (fresh,) = await store.claim([7], "a", "second cluster")
+    assert (same.offsets, fresh.offsets) == ({TASKS: 42}, {})
+
+
+async def test_a_run_reads_back_as_it_was_written(store) -> None:
+    (claim,) = await store.claim([8], "a", "cluster")
+    batch = admission("read back", claim.epoch, partition=8)
+    await store.commit(batch)
+    assert await store.load(batch.created) == batch.states
+
+
+async def test_a_journal_of_a_newer_version_does_not_hide_the_others(store, pool) -> None:
+    (claim,) = await store.claim([9], "a", "cluster")
+    newer, plain = (admission(name, claim.epoch, partition=9) for name in ("newer", "plain"))
+    await store.commit(newer)
+    await store.commit(plain)
+    await pool.execute(
+        "insert into journal (run_id, seq, type, at, data) values ($1, 3, 'NotInventedYet', now(), '{}')",
+        newer.created[0],
+    )
+    loaded = await store.load([*newer.created, *plain.created])
+    assert list(loaded) == plain.created
+
+
+async def test_hot_lookups_use_indexes_even_on_fresh_tables(pool) -> None:
+    for query, arguments in (
+        ("select * from journal where run_id = any($1) order by run_id, seq", ([UUID(int=1)],)),
+        ("select * from outbox where partition = any($1)", ([1],)),
+        ("select * from timers where partition = any($1)", ([1],)),
+        ("select * from tasks where tenant = $1 and task_id = $2", ("t", "x")),
+    ):
+        plan = await pool.fetch(f"explain {query}", *arguments)
+        text = "\n".join(row[0] for row in plan)
+        assert "Seq Scan" not in text, text
