@@ -50,4 +50,4 @@ def _show(found: Audit) -> None:
 
 
 def _run_of(problem: Problem) -> str:
-    return f"{problem.run_id or ''}" + (f"  task {problem.task_id}" if problem.task_id else "")
+    return f"{problem.run_id}" + (f"  task {problem.task_id}" if problem.task_id else "")

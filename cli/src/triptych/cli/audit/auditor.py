@@ -100,7 +100,7 @@ async def _check_the_rest(connection: asyncpg.Connection, queries: Queries, foun
 
 
 def _collect(found: Audit, check: Check, rows: Iterable[asyncpg.Record]) -> None:
-    found.problems.extend(Problem(check, row["message"], row["run_id"], row["task_id"]) for row in rows)
+    found.problems.extend(Problem.of(check, row["message"], row["run_id"], row["task_id"]) for row in rows)
 
 
 def _by_run(rows: Iterable[asyncpg.Record]) -> dict[UUID, list[asyncpg.Record]]:

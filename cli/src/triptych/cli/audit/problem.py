@@ -40,5 +40,10 @@ class Problem:
 
     check: Check
     message: str
-    run_id: UUID | None = None
-    task_id: str | None = None
+    run_id: UUID
+    task_id: str | None
+
+    @classmethod
+    def of(cls, check: Check, message: str, run_id: UUID, task_id: str | None) -> Problem:
+        """A problem with a plain UUID: asyncpg's own kind of it is not known to those who write JSON."""
+        return cls(check, message, UUID(int=run_id.int), task_id)

@@ -45,9 +45,9 @@ def problems_of(recorded: Recorded, playbooks: ev.PlaybookLookup) -> Iterator[Pr
     run_id, task_id = recorded.run["run_id"], recorded.run["task_id"]
     try:
         for check, message in _findings(recorded, playbooks):
-            yield Problem(check, message, run_id, task_id)
+            yield Problem.of(check, message, run_id, task_id)
     except _Broken as broken:
-        yield Problem(Check.JOURNAL, str(broken), run_id, task_id)
+        yield Problem.of(Check.JOURNAL, str(broken), run_id, task_id)
 
 
 def _findings(recorded: Recorded, playbooks: ev.PlaybookLookup) -> Iterator[tuple[Check, str]]:
