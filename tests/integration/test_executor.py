@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -184,19 +185,22 @@ async def test_a_task_without_an_id_gets_one_from_its_place(bench: Bench, eventu
     assert bench.of(topics.OUTCOMES, tenant="nameless")[0]["task_id"].startswith(f"{bench.prefix}.tasks:")
 
 
-async def test_a_structured_cloudevent_is_a_task_too(bench: Bench, eventually) -> None:
+@pytest.mark.parametrize("member", ["data", "data_base64"])
+async def test_a_structured_cloudevent_is_a_task_too(bench: Bench, eventually, member: str) -> None:
+    task_id = f"structured-{member}"
+    data = task(task_id)
     envelope = {
         "specversion": "1.0",
         "id": "e-1",
         "source": "/test",
         "type": "triptych.task",
-        "data": task("structured"),
+        member: data if member == "data" else base64.b64encode(json.dumps(data).encode()).decode(),
     }
     await bench.send(topics.TASKS, envelope, **{"content-type": "application/cloudevents+json; charset=utf-8"})
 
     async def done() -> object:
         await bench.work()
-        return bench.of(topics.OUTCOMES, task_id="structured", status="succeeded")
+        return bench.of(topics.OUTCOMES, task_id=task_id, status="succeeded")
 
     await eventually(done)
 
@@ -226,6 +230,16 @@ async def test_what_is_no_task_becomes_a_dead_letter_with_its_bytes_and_a_reason
         await eventually(lambda: bench.of(topics.OUTCOMES, task_id=task_id))
         (outcome,) = bench.of(topics.OUTCOMES, task_id=task_id)
         assert (outcome["status"], outcome["final"], outcome["reason"]["code"]) == ("rejected", True, code)
+
+
+async def test_a_refusal_that_quotes_something_huge_is_an_outcome_that_every_client_can_read(
+    bench: Bench, eventually
+) -> None:
+    await bench.send(topics.TASKS, task("huge", input={"name": ["x" * 400_000]}))
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id="huge"))
+    (outcome,) = bench.of(topics.OUTCOMES, task_id="huge")
+    assert (outcome["status"], outcome["reason"]["code"]) == ("rejected", "invalid_input")
+    assert outcome["reason"]["message"].endswith('is not of type "string"')
 
 
 @pytest.mark.parametrize(

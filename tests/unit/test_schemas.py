@@ -12,8 +12,9 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from triptych.schemas import Outcome, Task
+from triptych.schemas import Outcome, Reason, Task
 from triptych.schemas import topics as t
+from triptych.schemas.base import SENTENCE_MAX_CHARS
 from triptych.schemas.compatibility import breaks
 from triptych.schemas.export import asyncapi, json_schemas
 
@@ -159,3 +160,10 @@ def test_a_stricter_bound_breaks_and_a_looser_one_does_not() -> None:
     assert [each.path for each in breaks(old, new)] == ["principal"]
     new["properties"]["principal"]["maxLength"] = 1_000
     assert breaks(old, new) == []
+
+
+def test_a_reason_that_quotes_something_long_fits_every_message_and_keeps_both_ends() -> None:
+    reason = Reason(code="invalid_input", message="input.body: " + "x" * 1_000_000 + " is longer than 4000 characters")
+    assert len(reason.message) == SENTENCE_MAX_CHARS
+    assert reason.message.startswith("input.body: x")
+    assert reason.message.endswith("x is longer than 4000 characters")

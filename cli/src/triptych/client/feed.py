@@ -25,6 +25,7 @@ from triptych.schemas import topics as t
 
 POLL_MS = 500
 CONNECT_TIMEOUT_MS = 10_000
+_TOLD_CHARS = 200
 
 _MESSAGES: dict[str, type[Outcome | DeadLetter]] = {t.OUTCOMES: Outcome, t.DEAD_LETTERS: DeadLetter}
 _log = logging.getLogger(__name__)
@@ -112,5 +113,6 @@ class Feed:
         try:
             return self._messages[record.topic].model_validate_json(cloudevents.body(record.headers, record.value))
         except (ValidationError, UndecodableRecord) as error:
-            _log.warning("%s[%d]@%d is not readable: %s", record.topic, record.partition, record.offset, error)
+            said = str(error).replace("\n", " ")[:_TOLD_CHARS]
+            _log.warning("%s[%d]@%d is not readable: %s", record.topic, record.partition, record.offset, said)
             return None

@@ -5,6 +5,7 @@ Source: CloudEvents Kafka protocol binding 1.0.2. Only what Triptych uses: no ba
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -71,10 +72,13 @@ def body(headers: Sequence[tuple[str, bytes | None]], value: bytes | None) -> by
         return value
     try:
         envelope = orjson.loads(value)
+        if "data_base64" in envelope:
+            return base64.b64decode(envelope["data_base64"], validate=True)
         return orjson.dumps(envelope["data"])
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UndecodableRecord(
-            "not_a_cloudevent", "the content type says structured CloudEvent, but the value has no JSON `data`"
+            "not_a_cloudevent",
+            "the content type says structured CloudEvent, but the value has no JSON in `data` or `data_base64`",
         ) from error
 
 

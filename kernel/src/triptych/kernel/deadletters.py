@@ -19,7 +19,7 @@ from aiokafka import ConsumerRecord
 from triptych.kernel import cloudevents
 from triptych.kernel.bus import Outgoing
 from triptych.kernel.errors import UndecodableRecord
-from triptych.schemas.base import Reason
+from triptych.schemas.base import Reason, shortened
 from triptych.schemas.task import DeadLetter
 
 EVENT_TYPE = "triptych.dead-letter"
@@ -78,7 +78,7 @@ def dead_record(
         value=record.value,
         headers=orjson.dumps(headers).decode(),
         code=error.code,
-        message=_storable(error.message),
+        message=shortened(_storable(error.message)),
         tenant=tenant or _storable(stated.decode(errors="replace") if stated else "default"),
         failed_at=now,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 Json = Any
 """A JSON value: null, bool, number, string, list or object. Checked where a schema is known."""
@@ -28,6 +28,16 @@ Expression = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
 """An expression in CEL, the Common Expression Language (https://cel.dev)."""
 
 Timestamp = AwareDatetime
+
+SENTENCE_MAX_CHARS = 4_000
+_SENTENCE_END_CHARS = 1_000
+
+
+def shortened(text: str) -> str:
+    """A sentence for people, with its middle left out where it quotes something long."""
+    if len(text) <= SENTENCE_MAX_CHARS:
+        return text
+    return f"{text[: SENTENCE_MAX_CHARS - _SENTENCE_END_CHARS - 3]} … {text[-_SENTENCE_END_CHARS:]}"
 
 
 class Message(BaseModel):
@@ -54,7 +64,11 @@ class Reason(Message):
     """Why something ended as it did: a code for machines and a sentence for people."""
 
     code: Annotated[str, Field(description="A stable code, for example `budget_usd` or `low_confidence`.")]
-    message: Annotated[str, Field(description="One sentence that names the thing, the place and the cure.")]
+    message: Annotated[
+        str,
+        AfterValidator(shortened),
+        Field(description="One sentence that names the thing, the place and the cure."),
+    ]
 
 
 class ModelCall(Message):
