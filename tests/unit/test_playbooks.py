@@ -119,3 +119,9 @@ def test_every_shipped_playbook_is_good() -> None:
     files = sorted((Path(__file__).parents[2] / "playbooks").glob("*.yaml"))
     for file in files:
         load_playbook(file)
+
+
+def test_an_item_of_a_list_is_named_by_its_list() -> None:
+    (problem,) = problems(changed("[kb.search, model.*]", "[kb.search, model.*, Shop]"))
+    assert (problem.line, problem.path) == (7, "tools[2]")
+    assert "`tools[2]` has characters that are not allowed" in str(problem)

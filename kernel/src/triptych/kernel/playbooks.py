@@ -129,7 +129,9 @@ def _findings(details: list[ErrorDetails]) -> list[Finding]:
 def _finding(detail: ErrorDetails) -> Finding:
     """One of pydantic's errors, with a cure."""
     place, context = tuple(detail["loc"]), detail.get("ctx", {})
-    name = str(place[-1]) if place else "the playbook"
+    # An item has no name of its own; it is known by its list.
+    named = next((at for at in range(len(place), 0, -1) if isinstance(place[at - 1], str)), 0)
+    name = _dotted(place[named - 1 :]) if named else "the playbook"
     match detail["type"]:
         case "missing":
             return Finding(place, f"`{name}` is missing", f"Add `{name}`")
