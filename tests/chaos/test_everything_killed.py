@@ -1,0 +1,70 @@
+"""Kill -9 of every process at once, servers and services, with runs in flight; then `up` on the same directory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from support_desk import WRITES_PER_RUN, SupportDesk, outcomes_of, submit_tickets
+
+from triptych.client import Client
+
+RUNS = 60
+IN_FLIGHT = 30
+"""At the moment of the crash so many runs, at least, are in the middle of a step."""
+ROUNDS = ("first", "second")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SupportDesk]:
+    desk = SupportDesk(tmp_path_factory.mktemp("stack"))
+    desk.up()
+    yield desk
+    desk.down()
+
+
+def kill_everything(desk: SupportDesk) -> int:
+    """SIGKILL each process of the stack, so fast that none can say goodbye to another."""
+    processes = desk.processes()
+    for process in processes:
+        process.suspend()
+    for process in processes:
+        process.kill()
+    gone, alive = psutil.wait_procs(processes, timeout=30)
+    assert not alive
+    return len(gone)
+
+
+@pytest.mark.parametrize("crash", ROUNDS)
+async def test_runs_in_flight_carry_on_after_kill_9_of_everything_and_each_ends_once(
+    desk: SupportDesk, crash: str, eventually
+) -> None:
+    async with Client.from_stack(desk.folder) as client:
+        task_ids = await submit_tickets(client, crash, RUNS)
+
+        async def enough_in_flight() -> bool:
+            return await desk.in_flight(task_ids) >= IN_FLIGHT
+
+        await eventually(enough_in_flight)
+        services = {service["name"] for service in desk.described()["services"]}
+        assert kill_everything(desk) > len(services)
+
+    await asyncio.to_thread(desk.up)
+
+    async with Client.from_stack(desk.folder) as client:
+        finals = [outcome for outcome in await outcomes_of(client, task_ids, within_s=150) if outcome.final]
+    assert {outcome.task_id for outcome in finals} == set(task_ids)
+    assert len({(outcome.task_id, outcome.run_id) for outcome in finals}) == RUNS, "a task became two runs"
+    assert Counter(outcome.status.value for outcome in finals).keys() == {"succeeded"}
+    assert await desk.left_behind() == {}
+
+
+def test_no_write_took_effect_twice_and_none_is_missing(desk: SupportDesk) -> None:
+    effects = desk.effects()
+    assert max(Counter(effect["key"] for effect in effects).values()) == 1
+    written = Counter((effect["ticket"], effect["operation"]) for effect in effects)
+    assert max(written.values()) == 1
+    assert len(written) == len(ROUNDS) * RUNS * WRITES_PER_RUN
