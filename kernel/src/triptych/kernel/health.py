@@ -17,8 +17,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from triptych.kernel.log import Logger
+
 Probe = Callable[[], Awaitable[object]]
 PROBE_TIMEOUT_S = 2.0
+TELL_AFTER_S = 30.0
+"""A process that is not ready for so long says why in its log; a shorter while is daily life."""
+_LOOK_EVERY_S = 5.0
 
 
 class Health:
@@ -69,6 +74,24 @@ class Health:
             return {"start": "the process has not taken up its work yet"}
         failures = await asyncio.gather(*(self._failure(probe) for probe in self._probes.values()))
         return {name: failure for name, failure in zip(self._probes, failures, strict=True) if failure}
+
+    async def tell(self, log: Logger, *, after_s: float = TELL_AFTER_S, every_s: float = _LOOK_EVERY_S) -> None:
+        """Log why this process is not ready, once when that has lasted for `after_s`, and when it is over."""
+        unready_since: float | None = None
+        told = False
+        while True:
+            missing = await self.unready()
+            now = time.monotonic()
+            if not missing:
+                if told:
+                    log.info("ready again")
+                unready_since, told = None, False
+            elif unready_since is None:
+                unready_since = now
+            elif not told and now - unready_since >= after_s:
+                log.warning("not ready", for_s=round(now - unready_since), **missing)
+                told = True
+            await asyncio.sleep(every_s)
 
     def app(self) -> Starlette:
         """The HTTP endpoints."""

@@ -71,8 +71,10 @@ async def _serve(
     async with serve_health(service.health, settings.health_host, settings.health_port):
         work = asyncio.ensure_future(body(service, settings))
         stopped = asyncio.create_task(stopping.wait(), name="signal")
+        telling = asyncio.create_task(service.health.tell(log), name="health-log")
         await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
+        telling.cancel()
         if not work.done():
             log.info("stopping", within_ms=settings.shutdown_timeout_ms)
             _done, late = await asyncio.wait({work}, timeout=settings.shutdown_timeout_ms / 1000)
