@@ -190,6 +190,11 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             if run_id in duplicates:
                 self._kit.service.health.count("duplicate_tasks")
                 continue
+            if self._kit.domain.wake_at(state) is None:
+                self._memory.cache.pop(
+                    run_id, None
+                )  # over, or with a person: if it is heard of again, it is read again
+                continue
             self._memory.cache[run_id] = state
             self._memory.cache.move_to_end(run_id)
         for run_id in batch.disarmed:
