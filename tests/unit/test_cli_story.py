@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
-from triptych.cli.story import tell
+from triptych.cli.story import _TELLERS, tell
 from triptych.client import JournalEntry
+from triptych.executor.events import Event
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PLAN = {"revision": 1, "steps": [{"id": "find", "operation": "kb.search"}, {"id": "send", "operation": "helpdesk.reply", "depends_on": ["find"]}]}  # fmt: skip
@@ -76,3 +77,19 @@ def test_a_verdict_is_told_with_its_confidence_and_its_evidence() -> None:
     assert "about the whole run" in lines[0].text
     assert lines[1].text.startswith("<- escalate, confidence 0.40: unavailable: it is down")
     assert lines[1].details == ('evidence: ["because"]',)
+
+
+def test_whatever_the_executor_writes_is_told_in_words() -> None:
+    assert {event.__name__ for event in get_args(Event)} == set(_TELLERS)
+
+
+def test_a_write_that_an_earlier_plan_had_done_is_told_as_such() -> None:
+    reused = ("CallReused", {"step": "send", "source": "reply", "arguments": {"ticket": 1}})
+    text = tell(journal(("PlanAccepted", {"request_id": "r", "plan": PLAN}), reused), width=80).lines[-1].text
+    assert text == "helpdesk.reply has been done by step reply of an earlier plan; its answer stands"
+
+
+def test_waiting_for_an_open_breaker_is_told_as_no_attempt() -> None:
+    waits = {"ask": "call", "step": "send", "due_at": START.isoformat(), "reason": REASON, "postponed": True}
+    [line] = tell(journal(("RetryScheduled", waits)), width=80).lines
+    assert line.text == "call again in 0 ms, no attempt used up: unavailable: it is down"

@@ -149,6 +149,13 @@ def _call_answered(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     return f"<- {result['status']}{by}", tone, {"data": result.get("data")}
 
 
+def _call_reused(entry: JournalEntry, operations: dict[str, str]) -> Told:
+    data = entry.data
+    operation = operations.get(data["step"], "the tool")
+    text = f"{operation} has been done by step {data['source']} of an earlier plan; its answer stands"
+    return text, "green", {"arguments": data["arguments"]}
+
+
 def _review_requested(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     data = entry.data
     what = f"step {data['step']}" if data.get("step") else "the whole run"
@@ -171,7 +178,8 @@ def _review_failed(entry: JournalEntry, _operations: dict[str, str]) -> Told:
 def _retry_scheduled(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     data = entry.data
     wait_ms = (datetime.fromisoformat(data["due_at"]) - entry.at).total_seconds() * 1000
-    return f"{data['ask']} again in {duration(max(0.0, wait_ms))}{_because(data)}", "yellow", {}
+    free = ", no attempt used up" if data.get("postponed") else ""
+    return f"{data['ask']} again in {duration(max(0.0, wait_ms))}{free}{_because(data)}", "yellow", {}
 
 
 def _reissued(entry: JournalEntry, _operations: dict[str, str]) -> Told:
@@ -222,6 +230,7 @@ _TELLERS: dict[str, Callable[[JournalEntry, dict[str, str]], Told]] = {
     "PlanRefused": _plan_refused,
     "CallRequested": _call_requested,
     "CallAnswered": _call_answered,
+    "CallReused": _call_reused,
     "ReviewRequested": _review_requested,
     "VerdictGiven": _verdict_given,
     "ReviewFailed": _review_failed,
