@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,24 +90,38 @@ class SupportDesk:
         finally:
             await database.close()
 
-    def effects(self) -> list[dict[str, Any]]:
-        """The helpdesk's own record of what took effect: the outside view."""
+    def writes(self, task_ids: list[str]) -> int:
+        """How many writes took effect for the tickets of these tasks: none twice, by the helpdesk's own record."""
+        tickets = {ticket_of(task_id) for task_id in task_ids}
+        answer = self.helpdesk("GET", "/ledger")
+        effects = [effect for effect in answer["effects"] if effect["ticket"] in tickets]
+        keys = Counter(effect["key"] for effect in effects)
+        written = Counter((effect["ticket"], effect["operation"]) for effect in effects)
+        assert [each for each in (keys | written).items() if each[1] > 1] == []
+        return len(written)
+
+    def helpdesk(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Speak to the helpdesk past the pipeline."""
         port = json.loads((self.folder / "ports.json").read_text())["helpdesk-api"]
         token = (self.folder / "secrets" / "helpdesk-token").read_text().strip()
-        answer = httpx.get(f"http://127.0.0.1:{port}/ledger", headers={"Authorization": f"Bearer {token}"})
-        effects: list[dict[str, Any]] = answer.raise_for_status().json()["effects"]
-        return effects
+        headers = {"Authorization": f"Bearer {token}"}
+        return (
+            httpx.request(method, f"http://127.0.0.1:{port}{path}", json=body, headers=headers)
+            .raise_for_status()
+            .json()
+        )
+
+
+def ticket_of(task_id: str) -> str:
+    return f"T-{task_id}"
 
 
 async def submit_tickets(client: Client, name: str, count: int) -> list[str]:
     """Submit as many tickets, each of its own; gives the task ids."""
+    task_ids = [f"{name}-{number}" for number in range(count)]
     return await client.submit_many(
-        Task(
-            playbook="support-ticket",
-            task_id=f"{name}-{number}",
-            input={**TICKET, "ticket_id": f"T-{name}-{number}"},
-        )
-        for number in range(count)
+        Task(playbook="support-ticket", task_id=task_id, input={**TICKET, "ticket_id": ticket_of(task_id)})
+        for task_id in task_ids
     )
 
 
