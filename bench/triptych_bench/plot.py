@@ -1,0 +1,73 @@
+"""The plot of a report, as PNG: speed and latency by runs in flight, and where the processor time goes.
+
+Dots are rounds, lines are their medians.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from triptych_bench import figures as f
+from triptych_bench.cases import REVIEWS, Case
+from triptych_bench.report import Report, Result
+
+_COLOURS = dict(zip((review.name for review in REVIEWS), ("tab:blue", "tab:green"), strict=True))
+_STYLES = ("--", "-")
+
+
+def save(report: Report, file: Path) -> None:
+    """Write the plot to `file`."""
+    figure = Figure(figsize=(16, 5), layout="constrained")
+    speed, latency, processor = figure.subplots(1, 3)
+    in_flight = report.schedule.in_flight
+    for result, style in zip(report.results, _STYLES[-len(report.results) :], strict=True):
+        for review in REVIEWS:
+            cases = [Case(review, count) for count in in_flight]
+            look: dict[str, Any] = {"color": _COLOURS[review.name], "linestyle": style}
+            label = f"{review.name}, {result.tree.name}"
+            medians = [result.median(case) for case in cases]
+            speed.plot(in_flight, [median.steps_per_s for median in medians], label=label, **look)
+            latency.plot(in_flight, [median.run_p50_ms for median in medians], label=label, **look)
+            latency.plot(in_flight, [median.run_p99_ms for median in medians], alpha=0.4, **look)
+            for case in cases:
+                rounds = result.rounds[case]
+                at = [case.in_flight] * len(rounds)
+                speed.scatter(at, [each.steps_per_s for each in rounds], s=10, color=look["color"])
+    speed.set(title="steps/s", xlabel="runs in flight", xscale="log", ylim=(0, None))
+    latency.set(title="a run, ms: p50, and p99 (pale)", xlabel="runs in flight", xscale="log", yscale="log")
+    for axes in (speed, latency):
+        axes.set_xticks(in_flight, [str(count) for count in in_flight], minor=False)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.legend()
+        axes.grid(alpha=0.3)
+    _shares(processor, report.results[-1])
+    figure.suptitle(
+        f"Triptych {report.results[-1].tree.name}, {report.machine['cores']} cores, {report.taken_at:%Y-%m-%d}; "
+        f"floor: hop {report.floor.hop_ms:.2f} ms, commit {report.floor.commit_ms:.2f} ms"
+    )
+    figure.savefig(file, dpi=120)
+
+
+def _shares(axes: Any, result: Result) -> None:
+    """One bar a case, one colour a process. Sums lie too far apart to be bars, so they are written."""
+    spent = [
+        {name: ms for name, ms in result.median(case).cpu_ms_a_step.items() if name != f.CLIENT}
+        for case in result.cases
+    ]
+    sums = [sum(each.values()) for each in spent]
+    labels = [
+        f"{case.review.name}\n{case.in_flight:,}\n{total:.3g} ms"
+        for case, total in zip(result.cases, sums, strict=True)
+    ]
+    bottom = [0.0] * len(spent)
+    for name in spent[0]:
+        heights = [100 * each[name] / total for each, total in zip(spent, sums, strict=True)]
+        axes.bar(labels, heights, bottom=bottom, label=name)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    axes.set(title=f"processor time of a step, % by process, {result.tree.name}", ylim=(0, 100))
+    axes.tick_params(axis="x", labelsize=7)
+    axes.legend()

@@ -1,0 +1,234 @@
+"""The report: tables and bars for a terminal, and the same figures as JSON for machines.
+
+It shows what `figures` has worked out; it works out nothing itself.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from triptych_bench import figures as f
+from triptych_bench.cases import REVIEWS, Case
+from triptych_bench.rounds import Measured, Schedule
+from triptych_bench.trees import Tree
+
+_BAR_WIDTH = 50
+_FILE_WIDTH = 160
+_BETTER_WHEN_LESS = {"ms_a_step", "cpu_ms_a_step"}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was measured of one tree."""
+
+    tree: Tree
+    rounds: Mapping[Case, Sequence[f.Sample]]
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        return tuple(self.rounds)
+
+    def median(self, case: Case) -> f.Sample:
+        return f.median_sample(self.rounds[case])
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One or two trees (the older first), measured beside one floor."""
+
+    results: Sequence[Result]
+    floors: Sequence[f.Floor]
+    schedule: Schedule
+    machine: Mapping[str, Any]
+    taken_at: datetime
+
+    @classmethod
+    def of(cls, trees: Sequence[Tree], measured: Measured, schedule: Schedule, machine: Mapping[str, Any]) -> Report:
+        results = [Result(tree, samples) for tree, samples in zip(trees, measured.samples, strict=True)]
+        return cls(results, measured.floors, schedule, machine, datetime.now(UTC))
+
+    @property
+    def floor(self) -> f.Floor:
+        return f.median_floor(self.floors)
+
+    def pairs(self, case: Case, name: str) -> list[float]:
+        """The second tree by the first, round by round."""
+        base, head = self.results
+        return f.pair_ratios(base.rounds[case], head.rounds[case], name)
+
+    @property
+    def is_comparison(self) -> bool:
+        return len(self.results) > 1
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures depend on. The load is that of the minute before anything was started."""
+    return {
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_mb": psutil.virtual_memory().total // 1_048_576,
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Medians, ratios to the floor, and every round that they come from."""
+    return {
+        "taken_at": report.taken_at.isoformat(timespec="seconds"),
+        "machine": dict(report.machine),
+        "schedule": asdict(report.schedule),
+        "floor": asdict(report.floor) | {"rounds": [asdict(floor) for floor in report.floors]},
+        "trees": [
+            {
+                "commit": result.tree.commit,
+                "changed": result.tree.changed,
+                "cases": [_case_json(result, case, report.floor) for case in result.cases],
+            }
+            for result in report.results
+        ],
+        "pairs": [
+            {"review": case.review.name, "in_flight": case.in_flight, "figure": name, "ratios": found}
+            | {"median": statistics.median(found)}
+            for case in report.schedule.cases
+            for name in f.PAIRED
+            for found in [report.pairs(case, name)]
+        ]
+        if report.is_comparison
+        else [],
+    }
+
+
+def _case_json(result: Result, case: Case, floor: f.Floor) -> dict[str, Any]:
+    median = result.median(case)
+    return {
+        "review": case.review.name,
+        "in_flight": case.in_flight,
+        "median": asdict(median),
+        "ratios": asdict(f.ratios(case, median, floor)),
+        "rounds": [asdict(each) for each in result.rounds[case]],
+    }
+
+
+def show(report: Report, console: Console) -> None:
+    """Everything, for a person."""
+    console.print(_heading(report))
+    for result in report.results:
+        console.print(_speeds(result, report.floor))
+        console.print(_bars(result))
+        console.print(_by_process(result, "Processor time, ms a step", lambda sample: sample.cpu_ms_a_step, 3))
+        console.print(_by_process(result, "Resident memory, MB", lambda sample: sample.memory_mb, 0))
+    if report.is_comparison:
+        for name in f.PAIRED:
+            console.print(_pairs(report, name))
+
+
+def console_for_results() -> Console:
+    """Standard output; as wide as the terminal, or wide enough for a file."""
+    console = Console(highlight=False)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=_FILE_WIDTH)
+
+
+def _heading(report: Report) -> RenderableType:
+    floor, machine, schedule = report.floor, report.machine, report.schedule
+    return Group(
+        Text(
+            f"\n{machine['cores']} cores, {machine['memory_mb'] / 1024:.0f} GB, Python {machine['python']}, "
+            f"load {machine['load_before']} before; medians of {schedule.rounds} rounds of {schedule.window_s:g} s"
+        ),
+        Text(
+            f"floor: hop {floor.hop_ms:.2f} ms, one-row commit {floor.commit_ms:.2f} ms, "
+            f"batches of 500: {floor.batch_rows_per_s:,.0f} rows/s; a step: "
+            + ", ".join(f"{review.name} {floor.step_ms(review):.2f} ms" for review in REVIEWS)
+        ),
+    )
+
+
+def _speeds(result: Result, floor: f.Floor) -> Table:
+    table = _table(f"Runs of five no-op steps, {result.tree.name}")
+    for column in ("steps/s", "±", "runs/s", "messages/s", "run p50 ms", "p99 ms", "ms a step"):
+        table.add_column(column, justify="right")
+    for column in ("ms ÷ floor", "steps/s ÷ floor", "batch rows a step", "CPU ms a step"):
+        table.add_column(column, justify="right", style="cyan")
+    for case in result.cases:
+        median = result.median(case)
+        ratios = f.ratios(case, median, floor)
+        table.add_row(
+            *_labels(case),
+            f"[bold]{median.steps_per_s:,.0f}[/]",
+            f"{f.spread(result.rounds[case]) / 2:.0%}",
+            f"{median.runs_per_s:,.0f}",
+            f"{median.messages_per_s:,.0f}",
+            f"{median.run_p50_ms:.1f}",
+            f"{median.run_p99_ms:.1f}",
+            f"{median.ms_a_step:.2f}",
+            f"{ratios.ms_over_floor:.1f}",
+            f"{ratios.steps_over_floor:.1f}",
+            f"{ratios.batch_rows_a_step:.1f}",
+            f"{f.figure(median, 'cpu_ms_a_step'):.3f}",
+        )
+    return table
+
+
+def _bars(result: Result) -> Table:
+    table = _table("steps/s")
+    table.add_column()
+    table.add_column(justify="right")
+    speeds = {case: result.median(case).steps_per_s for case in result.cases}
+    longest = max(speeds.values())
+    for case, speed in speeds.items():
+        bar = "█" * max(1, round(_BAR_WIDTH * speed / longest))
+        colour = "blue" if case.review is REVIEWS[0] else "green"
+        table.add_row(*_labels(case), Text(bar, style=colour), f"{speed:,.0f}")
+    return table
+
+
+def _by_process(result: Result, title: str, of: Any, digits: int) -> Table:
+    table = _table(title)
+    names = sorted(of(result.median(result.cases[0])))
+    for name in names:
+        table.add_column(name, justify="right")
+    for case in result.cases:
+        values = of(result.median(case))
+        table.add_row(*_labels(case), *(f"{values[name]:,.{digits}f}" for name in names))
+    return table
+
+
+def _pairs(report: Report, name: str) -> Table:
+    base, head = (result.tree.name for result in report.results)
+    better = "less" if name in _BETTER_WHEN_LESS else "more"
+    table = _table(f"{name}: {head} by {base}, pair by pair ({better} is better)")
+    table.add_column("pairs")
+    table.add_column("median", justify="right")
+    table.add_column("range", justify="right")
+    for case in report.schedule.cases:
+        found = report.pairs(case, name)
+        table.add_row(
+            *_labels(case),
+            "  ".join(f"{ratio:.2f}" for ratio in found),
+            f"[bold]{statistics.median(found):.2f}[/]",
+            f"{min(found):.2f} to {max(found):.2f}",
+        )
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, show_edge=False)
+    table.add_column("review")
+    table.add_column("in flight", justify="right")
+    return table
+
+
+def _labels(case: Case) -> tuple[str, str]:
+    return case.review.name, f"{case.in_flight:,}"

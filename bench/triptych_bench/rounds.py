@@ -1,0 +1,95 @@
+"""Rounds: every case of every stack once, then all of them again, so that a busy minute hits all alike.
+
+Consecutive rounds go through the cases, and through the stacks, in opposite directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from triptych_bench.cases import IN_FLIGHT, REVIEWS, Case, cases
+from triptych_bench.figures import Floor, Sample, sample
+from triptych_bench.floor import Ground
+from triptych_bench.load import Load
+from triptych_bench.processes import Processes
+from triptych_bench.stack import Stack
+
+_WARM_UP_IN_FLIGHT = 200
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What is measured, how often and for how long."""
+
+    rounds: int
+    generations: int
+    """A window holds at least this many outcomes for each run in flight, since runs come and go in convoys."""
+    warm_up_s: float
+    settle_s: float
+    window_s: float
+    floor_s: float
+    in_flight: tuple[int, ...] = IN_FLIGHT
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        return cases(self.in_flight)
+
+
+FULL = Schedule(rounds=5, generations=2, warm_up_s=10, settle_s=1, window_s=5, floor_s=3)
+QUICK = Schedule(rounds=2, generations=1, warm_up_s=2, settle_s=0.3, window_s=1.2, floor_s=0.6)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Everything that was seen: the floor of each round, and for each stack each round of each case."""
+
+    floors: Sequence[Floor]
+    samples: Sequence[dict[Case, list[Sample]]]
+
+
+async def measure(stacks: Sequence[Stack], schedule: Schedule, say: Say) -> Measured:
+    """Warm up, then measure. The floor is that under the last of the stacks. Raises BenchError."""
+    floors: list[Floor] = []
+    samples: list[dict[Case, list[Sample]]] = [{case: [] for case in schedule.cases} for _ in stacks]
+    async with AsyncExitStack() as opened:
+        loads = [await opened.enter_async_context(Load(stack)) for stack in stacks]
+        beds = [_Bed(load, Processes(stack.pids, stack.layout.logs)) for load, stack in zip(loads, stacks, strict=True)]
+        ground = await opened.enter_async_context(Ground(stacks[-1]))
+        for load in loads:
+            for review in REVIEWS:
+                say(f"warming up: {review.name}")
+                await load.hold(
+                    Case(review, _WARM_UP_IN_FLIGHT), settle_s=0, window_s=schedule.warm_up_s, generations=1
+                )
+        for number in range(schedule.rounds):
+            direction = 1 if number % 2 == 0 else -1
+            floors.append(await ground.measure(schedule.floor_s))
+            for case in schedule.cases[::direction]:
+                for bed, seen in list(zip(beds, samples, strict=True))[::direction]:
+                    say(f"round {number + 1} of {schedule.rounds}: {case.name}")
+                    seen[case].append(await bed.measure(case, schedule))
+    return Measured(floors, samples)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bed:
+    """A stack, ready to be measured."""
+
+    load: Load
+    processes: Processes
+
+    async def measure(self, case: Case, schedule: Schedule) -> Sample:
+        """Processor time and messages are those of all runs of the round, by their number; the rest is the window's."""
+        messages, runs, steps = await self.load.messages(), self.load.runs, self.load.steps
+        cpu_ms = self.processes.cpu_ms()
+        window = await self.load.hold(
+            case, settle_s=schedule.settle_s, window_s=schedule.window_s, generations=schedule.generations
+        )
+        runs, steps = self.load.runs - runs, self.load.steps - steps
+        cpu_ms = {name: (spent - cpu_ms[name]) / steps for name, spent in self.processes.cpu_ms().items()}
+        messages = await self.load.messages() - messages
+        return sample(window, messages / runs, cpu_ms, self.processes.memory_mb())

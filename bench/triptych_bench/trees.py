@@ -1,0 +1,66 @@
+"""Which code is measured: the tree as it stands, or the one of a revision, unpacked beside the data.
+
+A revision runs on the installed packages of today: its own requirements are not looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from triptych_bench.errors import RevisionError, WrongTreeError
+
+ROOT = Path(__file__).resolve().parents[2]
+_PROBE = "import triptych.kernel, triptych.executor as last; print(last.__file__)"
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A tree of source code that a stack can be started from."""
+
+    name: str
+    root: Path
+    commit: str
+    changed: bool
+    """It holds what no commit does."""
+
+    def environment(self) -> dict[str, str]:
+        """The environment in which Python finds the code of this tree before any that is installed."""
+        sources = sorted(str(path) for pattern in ("*/src", "services/*/src") for path in self.root.glob(pattern))
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(sources)}
+
+    def check(self) -> None:
+        """Raises WrongTreeError when Python would load something else."""
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE], env=self.environment(), capture_output=True, text=True, check=False
+        )
+        loaded = probe.stdout.strip() or probe.stderr.strip()
+        if not loaded.startswith(f"{self.root}{os.sep}"):
+            raise WrongTreeError(self.root, loaded)
+
+
+def working_tree() -> Tree:
+    """The tree that this file lies in, as it is now."""
+    commit = _git("rev-parse", "HEAD").decode().strip()
+    changed = bool(_git("status", "--porcelain", "--untracked-files=no").strip())
+    return Tree(f"{commit[:9]}{'+' if changed else ''}", ROOT, commit, changed)
+
+
+def unpack(revision: str, target: Path) -> Tree:
+    """Unpack the tree of a revision into `target`. Raises RevisionError."""
+    commit = _git("rev-parse", "--verify", f"{revision}^{{commit}}").decode().strip()
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", "--format=tar", commit))) as archive:
+        archive.extractall(target, filter="data")
+    return Tree(commit[:9], target.resolve(), commit, changed=False)
+
+
+def _git(*arguments: str) -> bytes:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=False)
+    if done.returncode:
+        raise RevisionError(" ".join(arguments), done.stderr.decode())
+    return done.stdout
