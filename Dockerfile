@@ -1,5 +1,5 @@
 # One image for every service: docker build --build-arg SERVICE=executor .
-# SERVICE is executor, planner, critic, tools, examples or setup.
+# SERVICE is executor, planner, critic, tools, examples or cli.
 
 # What all services share: one layer of dependencies, each with the hash that the lock file names.
 FROM python:3.11-slim AS dependencies
@@ -22,8 +22,8 @@ RUN set -eu; \
     case "$SERVICE" in \
         executor|planner|critic|tools) members="schemas kernel services/$SERVICE" ;; \
         examples) members="schemas examples" ;; \
-        setup) members="schemas kernel services/executor services/planner services/critic services/tools cli" ;; \
-        *) echo "SERVICE is '$SERVICE'; it must be executor, planner, critic, tools, examples or setup" >&2; exit 1 ;; \
+        cli) members="schemas kernel services/executor services/planner services/critic services/tools cli" ;; \
+        *) echo "SERVICE is '$SERVICE'; it must be executor, planner, critic, tools, examples or cli" >&2; exit 1 ;; \
     esac; \
     mkdir /members; \
     for member in $members; do cp -R "$member/src/triptych" /members/; done; \
@@ -36,7 +36,7 @@ RUN groupadd --gid 10001 triptych \
     && install -d -o triptych -g triptych /data
 COPY --from=dependencies /venv /venv
 COPY --from=members /members /venv/lib/python3.11/site-packages
-COPY deploy/entrypoint.sh deploy/setup.py /app/
+COPY deploy/entrypoint.sh /app/
 WORKDIR /app
 ENV PATH="/venv/bin:$PATH" \
     PYTHONUNBUFFERED=1 \

@@ -19,6 +19,7 @@ from triptych.cli import (
     playbook,
     runs,
     schemas,
+    setup,
     submit,
     topics,
     trace,
@@ -47,6 +48,7 @@ app.command()(trace.trace)
 app.command()(verify.verify)
 control.register(app)
 app.command()(topics.topics)
+app.command()(setup.setup)
 app.add_typer(playbook.app, name="playbook")
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(new.app, name="new")
