@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -125,13 +125,20 @@ def show(report: Report, console: Console) -> None:
     """Everything, for a person."""
     console.print(_heading(report))
     for result in report.results:
-        console.print(_speeds(result, report.floor))
-        console.print(_bars(result))
-        console.print(_by_process(result, "Processor time, ms a step", lambda sample: sample.cpu_ms_a_step, 3))
-        console.print(_by_process(result, "Resident memory, MB", lambda sample: sample.memory_mb, 0))
+        _titled(console, f"Runs of five no-op steps, {result.tree.name}", _speeds(result, report.floor))
+        _titled(console, "steps/s", _bars(result))
+        _titled(console, "Processor time, ms a step", _by_process(result, lambda sample: sample.cpu_ms_a_step, 3))
+        _titled(console, "Resident memory, MB", _by_process(result, lambda sample: sample.memory_mb, 0))
     if report.is_comparison:
+        base, head = (result.tree.name for result in report.results)
         for name in f.PAIRED:
-            console.print(_pairs(report, name))
+            better = "less" if name in _BETTER_WHEN_LESS else "more"
+            _titled(console, f"{name}: {head} by {base}, pair by pair ({better} is better)", _pairs(report, name))
+
+
+def _titled(console: Console, title: str, table: Table) -> None:
+    console.print(Text(f"\n{title}", style="bold"))
+    console.print(table)
 
 
 def console_for_results() -> Console:
@@ -156,7 +163,7 @@ def _heading(report: Report) -> RenderableType:
 
 
 def _speeds(result: Result, floor: f.Floor) -> Table:
-    table = _table(f"Runs of five no-op steps, {result.tree.name}")
+    table = _table()
     for column in ("steps/s", "±", "runs/s", "messages/s", "run p50 ms", "p99 ms", "ms a step"):
         table.add_column(column, justify="right")
     for column in ("ms ÷ floor", "steps/s ÷ floor", "batch rows a step", "CPU ms a step"):
@@ -182,7 +189,7 @@ def _speeds(result: Result, floor: f.Floor) -> Table:
 
 
 def _bars(result: Result) -> Table:
-    table = _table("steps/s")
+    table = _table()
     table.add_column()
     table.add_column(justify="right")
     speeds = {case: result.median(case).steps_per_s for case in result.cases}
@@ -194,8 +201,8 @@ def _bars(result: Result) -> Table:
     return table
 
 
-def _by_process(result: Result, title: str, of: Any, digits: int) -> Table:
-    table = _table(title)
+def _by_process(result: Result, of: Callable[[f.Sample], Mapping[str, float]], digits: int) -> Table:
+    table = _table()
     names = sorted(of(result.median(result.cases[0])))
     for name in names:
         table.add_column(name, justify="right")
@@ -206,9 +213,7 @@ def _by_process(result: Result, title: str, of: Any, digits: int) -> Table:
 
 
 def _pairs(report: Report, name: str) -> Table:
-    base, head = (result.tree.name for result in report.results)
-    better = "less" if name in _BETTER_WHEN_LESS else "more"
-    table = _table(f"{name}: {head} by {base}, pair by pair ({better} is better)")
+    table = _table()
     table.add_column("pairs")
     table.add_column("median", justify="right")
     table.add_column("range", justify="right")
@@ -223,8 +228,8 @@ def _pairs(report: Report, name: str) -> Table:
     return table
 
 
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, show_edge=False)
+def _table() -> Table:
+    table = Table(header_style="bold", box=None, show_edge=False)
     table.add_column("review")
     table.add_column("in flight", justify="right")
     return table

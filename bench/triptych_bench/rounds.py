@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from triptych_bench.cases import IN_FLIGHT, REVIEWS, Case, cases
+from triptych_bench.cases import IN_FLIGHT, REVIEWS, Case, Review, cases
 from triptych_bench.figures import Floor, Sample, sample
 from triptych_bench.floor import Ground
 from triptych_bench.load import Load
@@ -54,42 +54,46 @@ class Measured:
 async def measure(stacks: Sequence[Stack], schedule: Schedule, say: Say) -> Measured:
     """Warm up, then measure. The floor is that under the last of the stacks. Raises BenchError."""
     floors: list[Floor] = []
-    samples: list[dict[Case, list[Sample]]] = [{case: [] for case in schedule.cases} for _ in stacks]
     async with AsyncExitStack() as opened:
-        loads = [await opened.enter_async_context(Load(stack)) for stack in stacks]
-        beds = [_Bed(load, Processes(stack.pids, stack.layout.logs)) for load, stack in zip(loads, stacks, strict=True)]
+        beds = [_Bed(stack, await opened.enter_async_context(Load(stack)), schedule) for stack in stacks]
         ground = await opened.enter_async_context(Ground(stacks[-1]))
-        for load in loads:
+        for bed in beds:
             for review in REVIEWS:
-                say(f"warming up: {review.name}")
-                await load.hold(
-                    Case(review, _WARM_UP_IN_FLIGHT), settle_s=0, window_s=schedule.warm_up_s, generations=1
-                )
+                say(f"warming up: {review.name}, {bed.name}")
+                await bed.warm_up(review)
         for number in range(schedule.rounds):
             direction = 1 if number % 2 == 0 else -1
             floors.append(await ground.measure(schedule.floor_s))
             for case in schedule.cases[::direction]:
-                for bed, seen in list(zip(beds, samples, strict=True))[::direction]:
-                    say(f"round {number + 1} of {schedule.rounds}: {case.name}")
-                    seen[case].append(await bed.measure(case, schedule))
-    return Measured(floors, samples)
+                for bed in beds[::direction]:
+                    say(f"round {number + 1} of {schedule.rounds}: {case.name}, {bed.name}")
+                    await bed.measure(case)
+    return Measured(floors, [bed.samples for bed in beds])
 
 
-@dataclass(frozen=True, slots=True)
 class _Bed:
-    """A stack, ready to be measured."""
+    """A stack, ready to be measured, and what was measured of it."""
 
-    load: Load
-    processes: Processes
+    def __init__(self, stack: Stack, load: Load, schedule: Schedule) -> None:
+        self.name = stack.tree.name
+        self.samples: dict[Case, list[Sample]] = {case: [] for case in schedule.cases}
+        self._load = load
+        self._processes = Processes(stack.pids, stack.layout.logs)
+        self._schedule = schedule
 
-    async def measure(self, case: Case, schedule: Schedule) -> Sample:
+    async def warm_up(self, review: Review) -> None:
+        case = Case(review, _WARM_UP_IN_FLIGHT)
+        await self._load.hold(case, settle_s=0, window_s=self._schedule.warm_up_s, generations=1)
+
+    async def measure(self, case: Case) -> None:
         """Processor time and messages are those of all runs of the round, by their number; the rest is the window's."""
-        messages, runs, steps = await self.load.messages(), self.load.runs, self.load.steps
-        cpu_ms = self.processes.cpu_ms()
-        window = await self.load.hold(
+        load, schedule = self._load, self._schedule
+        messages, runs, steps = await load.messages(), load.runs, load.steps
+        cpu_ms = self._processes.cpu_ms()
+        window = await load.hold(
             case, settle_s=schedule.settle_s, window_s=schedule.window_s, generations=schedule.generations
         )
-        runs, steps = self.load.runs - runs, self.load.steps - steps
-        cpu_ms = {name: (spent - cpu_ms[name]) / steps for name, spent in self.processes.cpu_ms().items()}
-        messages = await self.load.messages() - messages
-        return sample(window, messages / runs, cpu_ms, self.processes.memory_mb())
+        runs, steps = load.runs - runs, load.steps - steps
+        cpu_ms = {name: (spent - cpu_ms[name]) / steps for name, spent in self._processes.cpu_ms().items()}
+        messages = await load.messages() - messages
+        self.samples[case].append(sample(window, messages / runs, cpu_ms, self._processes.memory_mb()))

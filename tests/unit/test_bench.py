@@ -133,9 +133,10 @@ def test_the_report_of_two_trees_pairs_them() -> None:
 
 @in_a_repository
 def test_a_revision_runs_its_own_code(tmp_path: Path) -> None:
-    tree = unpack("HEAD", tmp_path)
+    commit = working_tree().commit
+    tree = unpack(commit, tmp_path)
     tree.check()
-    assert (tree.commit, tree.changed) == (working_tree().commit, False)
+    assert (tree.commit, tree.changed, tree.root) == (commit, False, tmp_path.resolve())
 
 
 def test_code_that_would_not_be_used_is_not_measured(tmp_path: Path) -> None:
