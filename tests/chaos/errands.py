@@ -1,0 +1,224 @@
+"""A stack with fail points, errands to run through it, and what can be seen of them from outside.
+
+It looks at Kafka, at the database and at the helpdesk's own file; it shares no code with the services.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import aiokafka
+import asyncpg
+
+from triptych.client import Client
+from triptych.schemas import ControlAction, Task
+
+CONFIG = Path(__file__).with_name("errand") / "triptych.toml"
+WORKERS = ("planner", "critic", "tool_kb", "tool_helpdesk", "tool_model", "tool_letterbox")
+SUBJECT = "How do I rotate an API key?"
+BODY = "We have to rotate the API key of our integration without downtime. How do we do that?"
+
+
+def triptych(*arguments: str) -> str:
+    """Run the command line, as a user does."""
+    command = Path(sys.executable).with_name("triptych")
+    done = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@dataclass
+class Errands:
+    """The stack, and every outcome that it has ever sent."""
+
+    folder: Path
+    client: Client
+    database: asyncpg.Connection
+    finals: dict[str, Counter[str]] = field(default_factory=dict)
+    """By task id, how often each `ce_id` of a final outcome was seen."""
+    statuses: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+    """By task id, run id and status of its final outcomes."""
+    in_doubt: dict[str, UUID] = field(default_factory=dict)
+    """By task id, the run of an escalation that a person has to answer."""
+    other_escalations: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    @asynccontextmanager
+    async def started(cls, folder: Path) -> AsyncIterator[Errands]:
+        triptych("up", "--data", str(folder), "--config", str(CONFIG))
+        try:
+            stack = json.loads((folder / "stack.json").read_text())
+            outcomes = aiokafka.AIOKafkaConsumer(
+                f"{stack['topic_prefix']}.outcomes", bootstrap_servers=stack["kafka"], auto_offset_reset="earliest"
+            )
+            database = await asyncpg.connect(stack["postgres"])
+            async with Client.from_stack(folder) as client, outcomes:
+                errands = cls(folder, client, database)
+                reading = asyncio.create_task(errands._read(outcomes))
+                yield errands
+                reading.cancel()
+                await asyncio.wait({reading})
+            await database.close()
+        finally:
+            triptych("down", "--data", str(folder))
+
+    async def _read(self, outcomes: aiokafka.AIOKafkaConsumer) -> None:
+        async for record in outcomes:
+            outcome = json.loads(record.value)
+            task_id, run_id = outcome["task_id"], outcome["run_id"]
+            if outcome["final"]:
+                ce_id = dict(record.headers)["ce_id"].decode()
+                self.finals.setdefault(task_id, Counter())[ce_id] += 1
+                self.statuses.setdefault(task_id, set()).add((run_id, outcome["status"]))
+            elif outcome["reason"]["code"] == "in_doubt":
+                self.in_doubt[task_id] = UUID(run_id)
+            else:
+                self.other_escalations[task_id] = f"{outcome['reason']}"
+
+    # --- crashes ----------------------------------------------------------------------------------
+
+    def pid_of(self, service: str) -> int:
+        stack = json.loads((self.folder / "stack.json").read_text())
+        pid = next(each["pid"] for each in stack["services"] if each["name"] == service)
+        assert pid is not None, f"{service} is not running"
+        return pid
+
+    def disarm(self) -> None:
+        """Take away every order, given or carried out."""
+        for path in (self.folder / "failpoints").rglob("*.*"):
+            path.unlink()
+
+    def arm(self, service: str, point: str, order: str) -> None:
+        """Give an order to the service's first process, unless it has it already or has carried it out."""
+        file = self.folder / "failpoints" / f"{service}-1" / point
+        if not file.exists() and self.struck_at(service, point) is None:
+            draft = file.with_name("draft")
+            draft.write_text(order)
+            draft.rename(file)
+
+    def struck_at(self, service: str, point: str) -> datetime | None:
+        """When the fail point struck: the moment at which its file was put away."""
+        try:
+            moved = (self.folder / "failpoints" / f"{service}-1" / "struck" / point).stat().st_ctime
+        except FileNotFoundError:
+            return None
+        return datetime.fromtimestamp(moved, UTC)
+
+    @contextmanager
+    def paused(self, services: Iterable[str]) -> Iterator[None]:
+        """Services stand still while the body runs."""
+        pids = [self.pid_of(service) for service in services]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+    async def submit(self, task_ids: list[str], *, judged_every: int) -> None:
+        """Submit errands, each so-manieth with a draft and its judgement, and return when Kafka has them."""
+        await self.client.submit_many(
+            Task(
+                playbook="errand",
+                task_id=task_id,
+                input={
+                    "ticket_id": f"T-{task_id}",
+                    "subject": SUBJECT,
+                    "body": BODY,
+                    "judged": number % judged_every == 0,
+                },
+            )
+            for number, task_id in enumerate(task_ids)
+        )
+
+    # --- what a person does -----------------------------------------------------------------------
+
+    async def answer_doubts(self) -> None:
+        """Whoever is in doubt is told that the letter counts as posted."""
+        while self.in_doubt:
+            _, run_id = self.in_doubt.popitem()
+            partition = await self.database.fetchval("select partition from executor.runs where run_id = $1", run_id)
+            await self.client.control(
+                run_id,
+                partition,
+                ControlAction.SKIP,
+                principal="user:clerk",
+                step="post",
+                data={"ticket_id": str(run_id)},
+            )
+
+    # --- what can be seen -------------------------------------------------------------------------
+
+    async def run_ids(self, task_ids: list[str]) -> list[UUID]:
+        rows = await self.database.fetch("select run_id from executor.runs where task_id = any($1)", task_ids)
+        return [row["run_id"] for row in rows]
+
+    async def finished_by(self, task_ids: list[str], moment: datetime) -> int:
+        """How many had ended by then."""
+        found: int = await self.database.fetchval(
+            "select count(*) from executor.runs where task_id = any($1) and finished_at <= $2", task_ids, moment
+        )
+        return found
+
+    async def doubted(self, run_ids: list[UUID]) -> dict[UUID, list[str | None]]:
+        """The runs whose journal has an escalation `in_doubt`, with the steps it was about."""
+        rows = await self.database.fetch(
+            "select run_id, data ->> 'step' as step from executor.journal where run_id = any($1) "
+            "and type = 'RunEscalated' and data -> 'reason' ->> 'code' = 'in_doubt'",
+            run_ids,
+        )
+        doubts: dict[UUID, list[str | None]] = {}
+        for row in rows:
+            doubts.setdefault(row["run_id"], []).append(row["step"])
+        return doubts
+
+    async def left_behind(self) -> dict[str, int]:
+        """Rows that must be gone, or done with, when every run has ended."""
+        left = {
+            table: await self.database.fetchval(f"select count(*) from executor.{table}")  # noqa: S608
+            for table in ("outbox", "timers")
+        }
+        for schema in WORKERS:
+            left[f"{schema}.jobs"] = await self.database.fetchval(
+                f"select count(*) from {schema}.jobs where state <> 'published'"  # noqa: S608
+            )
+            left[f"{schema}.leases"] = (
+                await self.database.fetchval(f"select count(*) from {schema}.leases") - 1  # noqa: S608
+            )
+        left["dead letters"] = await self.database.fetchval("select count(*) from executor.dead_letters")
+        return {name: count for name, count in left.items() if count}
+
+    def effects(self, tickets: set[str]) -> Counter[tuple[str, str]]:
+        """How often each operation took effect on each of these tickets, by the helpdesk's own account."""
+        found: Counter[tuple[str, str]] = Counter()
+        # The server may be writing; reading waits for nobody.
+        with sqlite3.connect(f"file:{self.folder / 'helpdesk.sqlite'}?mode=ro", uri=True) as store:
+            wanted = "select ticket, operation, count(*) from effects where ticket in (select value from json_each(?)) group by 1, 2"
+            for ticket, operation, count in store.execute(wanted, [json.dumps(sorted(tickets))]):
+                found[ticket, operation] = count
+        store.close()
+        return found
+
+
+async def until(condition: Any, within_s: float, what: Any) -> None:
+    """Wait until an async condition holds; `what` says what is missing when time is up."""
+    deadline = time.monotonic() + within_s
+    while not await condition():
+        assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {await what()}"
+        await asyncio.sleep(0.05)

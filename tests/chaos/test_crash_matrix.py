@@ -1,0 +1,231 @@
+"""The crash matrix: every service is killed at every point where a crash would hurt, with hundreds of runs in flight.
+
+A cell is a service and one or two fail points; the second strikes in the life after the first. A round
+strikes one cell of each service in the same runs, so that crashes also meet crashes; with
+TRIPTYCH_TEST_CRASH=alone each cell has a round to itself, which takes four times as long and says more
+when something fails. The supervisor starts what died again, and then everything that was promised holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+from errands import Errands, triptych, until
+
+RUNS = 250
+JUDGED_EVERY = 4
+"""Models are slow: not every run asks for a draft and its judgement."""
+IN_FLIGHT = 200
+"""At the moment of each crash so many runs, at least, had not ended."""
+
+DECIDER = (
+    "decider.before_commit=kill:3",
+    "decider.after_commit=kill:3",
+    "publisher.part_way=kill:3",
+    "publisher.after=kill:3",
+    "decider.before_commit=cut:3",
+    "decider.after_commit=cut:3",
+    "decider.before_forget=kill:1",
+    "decider.after_forget=kill:1",
+    "decider.after_commit=kill:4 decider.before_claim=kill:1",
+    "decider.after_commit=kill:4 decider.after_claim=kill:1",
+    "decider.after_commit=kill:4 publisher.part_way=kill:1",
+    "decider.after_commit=kill:4 decider.after_left_behind=kill:1",
+    "decider.after_commit=kill:4 decider.after_claim=cut:1",
+)
+WORKER = (
+    "worker.before_take_in=kill:1",
+    "worker.after_take_in=kill:1",
+    "worker.after_take_in=cut:1",
+    "worker.after_offset_commit=kill:1",
+    "worker.before_execute=kill:20",
+    "worker.after_execute=kill:20",
+    "worker.after_settle=kill:2",
+    "worker.after_settle=cut:2",
+    "publisher.part_way=kill:2",
+    "publisher.after=kill:2",
+    "worker.after_take_in=kill:1 worker.after_take_over=kill:1",
+)
+COSTLY = (
+    "worker.before_start=kill:5",
+    "worker.after_start=kill:5",
+    "model.before_call=kill:5",
+    "model.after_call=kill:5",
+)
+EFFECTFUL = (
+    "ledger.before_intent=kill:20",
+    "ledger.after_intent=kill:20",
+    "ledger.after_intent=cut:20",
+    "tool.after_call=kill:20",
+)
+POINTS = {
+    "executor": DECIDER,
+    "planner": WORKER,
+    "critic": WORKER + COSTLY,
+    "kb": WORKER,
+    "helpdesk": WORKER + EFFECTFUL,
+    "model": WORKER + COSTLY,
+    "letterbox": WORKER + EFFECTFUL,
+}
+ONLY_WHEN_IDLE = ("decider.before_forget", "decider.after_forget")
+"""Marks of published messages travel with the next statement; they have one of their own only when nothing comes in."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A service, and where it dies: points with their orders, one after the other."""
+
+    service: str
+    strikes: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, service: str, strikes: str) -> Cell:
+        return cls(service, tuple((point, order) for point, _, order in (s.partition("=") for s in strikes.split())))
+
+    def __str__(self) -> str:
+        return "-".join([self.service, *(f"{point}-{order.partition(':')[0]}" for point, order in self.strikes)])
+
+    @property
+    def needs_rest(self) -> bool:
+        return self.strikes[0][0] in ONLY_WHEN_IDLE
+
+    @property
+    def needs_models(self) -> bool:
+        """Only runs with a draft come by, so every run needs one, lest the others end before the strike."""
+        return any(f"{point}={order}" in COSTLY for point, order in self.strikes)
+
+
+Round = tuple[Cell, ...]
+
+
+def rounds() -> list[Round]:
+    """The services take turns, so that whoever has just died has time to settle before it dies again."""
+    columns = [[Cell.of(service, strikes) for strikes in points] for service, points in POINTS.items()]
+    rows = [tuple(cell for cell in row if cell is not None) for row in itertools.zip_longest(*columns)]
+    if os.environ.get("TRIPTYCH_TEST_CRASH") == "alone":
+        return [(cell,) for row in rows for cell in row]
+    return rows
+
+
+@pytest.fixture(scope="module")
+async def errands(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Errands]:
+    async with Errands.started(tmp_path_factory.mktemp("stack")) as errands:
+        yield errands
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("number", "cells"),
+    [
+        pytest.param(n, cells, id=str(cells[0]) if len(cells) == 1 else f"round-{n}")
+        for n, cells in enumerate(rounds(), 1)
+    ],
+)
+async def test_whatever_point_a_service_dies_at_nothing_is_lost_and_nothing_happens_twice(
+    errands: Errands, number: int, cells: Round
+) -> None:
+    task_ids = [f"{number}-{index}" for index in range(RUNS)]
+    errands.disarm()
+    for cell in cells:
+        errands.arm(cell.service, *cell.strikes[0])
+    with at_rest(errands, cells) as rest:
+        with errands.paused({cell.service for cell in cells} - rest):
+            await errands.submit(task_ids, judged_every=1 if any(cell.needs_models for cell in cells) else JUDGED_EVERY)
+        await every_point_struck(errands, [cell for cell in cells if cell.needs_rest])
+    await every_point_struck(errands, cells)
+    await every_run_ended(errands, task_ids)
+
+    for cell in cells:
+        struck_at = errands.struck_at(cell.service, cell.strikes[0][0])
+        assert struck_at is not None
+        in_flight = RUNS - await errands.finished_by(task_ids, struck_at)
+        assert in_flight >= IN_FLIGHT, f"{cell} struck when {in_flight} runs were in flight"
+    await every_run_ended_once(errands, task_ids)
+    await every_write_took_effect_once(errands, task_ids)
+    await nothing_left_behind(errands)
+
+
+def test_every_journal_folds_to_its_projections_and_no_budget_was_exceeded(errands: Errands) -> None:
+    assert "all agree" in triptych("verify", "--data", str(errands.folder))
+
+
+@contextmanager
+def at_rest(errands: Errands, cells: Round) -> Iterator[set[str]]:
+    """While a cell needs it, the executor has nothing to do and yet every run is in flight: the critic stands still."""
+    services = {"critic"} if any(cell.needs_rest for cell in cells) else set()
+    with errands.paused(services):
+        yield services
+
+
+async def every_point_struck(errands: Errands, cells: list[Cell] | Round) -> None:
+    """Wait until each cell has struck, and arm a second point as soon as the first one has struck."""
+
+    def missing() -> list[tuple[Cell, tuple[str, str]]]:
+        """The strike that each cell waits for."""
+        waiting = ((cell, [s for s in cell.strikes if not errands.struck_at(cell.service, s[0])]) for cell in cells)
+        return [(cell, strikes[0]) for cell, strikes in waiting if strikes]
+
+    async def struck() -> bool:
+        await errands.answer_doubts()
+        waiting = missing()
+        for cell, strike in waiting:
+            errands.arm(cell.service, *strike)
+        return not waiting
+
+    async def tell() -> str:
+        return f"these did not strike: {', '.join(f'{cell.service} {point}' for cell, (point, _) in missing())}"
+
+    await until(struck, 150, tell)
+
+
+async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
+    async def ended() -> bool:
+        await errands.answer_doubts()
+        return all(task_id in errands.finals for task_id in task_ids)
+
+    async def tell() -> str:
+        rows = await errands.database.fetch(
+            "select task_id, status, reason_code, reason_message from executor.runs "
+            "where task_id = any($1) and finished_at is null limit 3",
+            task_ids,
+        )
+        missing = sum(task_id not in errands.finals for task_id in task_ids)
+        return f"{missing} final outcomes are missing; for example {[dict(row) for row in rows]}"
+
+    await until(ended, 120, tell)
+
+
+async def every_run_ended_once(errands: Errands, task_ids: list[str]) -> None:
+    assert {len(errands.finals[task_id]) for task_id in task_ids} == {1}, "a run had two final outcomes"
+    ends = [errands.statuses[task_id] for task_id in task_ids]
+    assert {len(end) for end in ends} == {1}, "a task became two runs, or ended in two ways"
+    assert {status for end in ends for _, status in end} == {"succeeded"}
+    assert errands.other_escalations == {}, "only what is in doubt needs a person"
+    assert len(await errands.run_ids(task_ids)) == RUNS
+
+
+async def every_write_took_effect_once(errands: Errands, task_ids: list[str]) -> None:
+    run_ids = await errands.run_ids(task_ids)
+    doubted = await errands.doubted(run_ids)
+    assert all(steps == ["post"] for steps in doubted.values()), "only a post cannot be reconciled"
+    effects = errands.effects({f"T-{task_id}" for task_id in task_ids} | {str(run_id) for run_id in run_ids})
+    assert max(effects.values()) == 1, "a write took effect twice"
+    assert all(effects[f"T-{task_id}", "acknowledgements"] for task_id in task_ids)
+    assert all(effects[str(run_id), "tags"] for run_id in run_ids)
+    unposted = {run_id for run_id in run_ids if not effects[str(run_id), "assignments"]}
+    assert unposted <= doubted.keys(), "a letter counts as posted that nobody posted or doubted"
+
+
+async def nothing_left_behind(errands: Errands) -> None:
+    async def clean() -> bool:
+        return not await errands.left_behind()
+
+    async def tell() -> str:
+        return f"left behind: {await errands.left_behind()}"
+
+    await until(clean, 60, tell)
