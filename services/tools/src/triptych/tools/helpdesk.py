@@ -26,12 +26,17 @@ class HelpdeskSettings(BaseSettings):
     token: Annotated[SecretStr, Field(description="Bearer token of the helpdesk's API.")]
 
 
+KEEPALIVE_S = 1.0
+
+
 @asynccontextmanager
 async def _client(resources: Resources) -> AsyncIterator[httpx.AsyncClient]:
     settings: HelpdeskSettings = resources.settings
     headers = {"Authorization": f"Bearer {settings.token.get_secret_value()}"}
+    # Servers drop idle connections after some seconds; a write on one that is being dropped has an unknown outcome.
+    limits = httpx.Limits(keepalive_expiry=KEEPALIVE_S)
     # The runtime sets the time limit of each call; the client's own would only hide it.
-    async with httpx.AsyncClient(base_url=str(settings.url), headers=headers, timeout=None) as client:  # noqa: S113
+    async with httpx.AsyncClient(base_url=str(settings.url), headers=headers, limits=limits, timeout=None) as client:  # noqa: S113
         yield client
 
 
