@@ -36,6 +36,7 @@ from triptych.kernel.service import Service, run
 from triptych.kernel.settings import ServiceSettings, load_settings
 
 async def body(service: Service, settings: ServiceSettings) -> None:
+    service.health.started()
     await service.stopping.wait()
 
 run("idle", load_settings(ServiceSettings), body)
