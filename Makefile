@@ -39,7 +39,7 @@ check: .venv/.ready  ## format, lint, types and import rules
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.bench.lock
 	@touch $@
 
-bench: .venv/.bench  ## measure how fast runs are (ARGS=--quick: in about a minute)
+bench: .venv/.bench  ## measure how fast runs are (ARGS=--quick: two short rounds)
 	@PYTHONPATH=bench $(BIN)/python -m triptych_bench $(ARGS)
 
 bench-compare: .venv/.bench  ## measure this tree beside the one of a revision (REV=main, REV=main~3..main)

@@ -32,7 +32,9 @@ _err = Console(stderr=True, highlight=False)
 
 def bench(
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="About a minute: does it run, and roughly how fast?")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two short rounds: does it run, and roughly how fast?")
+    ] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="How many rounds the medians are of.")] = None,
     in_flight: Annotated[list[int] | None, typer.Option(min=1, help="Only this many runs in flight.")] = None,
     compare: Annotated[

@@ -21,7 +21,7 @@ _STYLES = ("--", "-")
 
 def save(report: Report, file: Path) -> None:
     """Write the plot to `file`."""
-    figure = Figure(figsize=(16, 5), layout="constrained")
+    figure = Figure(figsize=(20, 5), layout="constrained")
     speed, latency, processor = figure.subplots(1, 3)
     in_flight = report.schedule.in_flight
     for result, style in zip(report.results, _STYLES[-len(report.results) :], strict=True):
@@ -69,5 +69,5 @@ def _shares(axes: Any, result: Result) -> None:
         axes.bar(labels, heights, bottom=bottom, label=name)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     axes.set(title=f"processor time of a step, % by process, {result.tree.name}", ylim=(0, 100))
-    axes.tick_params(axis="x", labelsize=7)
-    axes.legend()
+    axes.tick_params(axis="x", labelsize=7)  # eight names beside each other
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
