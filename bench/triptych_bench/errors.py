@@ -15,9 +15,11 @@ class BenchError(Exception):
 class RevisionError(BenchError):
     """Git cannot give the tree of a revision."""
 
-    def __init__(self, revision: str, why: str) -> None:
-        super().__init__(f"Git has no tree for {revision}: {why.strip()}. Name a commit, a tag or a branch.")
-        self.revision = revision
+    def __init__(self, command: str, why: str) -> None:
+        super().__init__(
+            f"`git {command}` failed: {why.strip()}. Name a commit, a tag or a branch, in a clone of the repository."
+        )
+        self.command = command
 
 
 class WrongTreeError(BenchError):
