@@ -4,7 +4,7 @@ BIN := .venv/bin
 MEMBERS := schemas kernel services/executor services/planner services/critic services/tools cli examples
 DATA ?= .triptych
 
-.PHONY: help demo up down test check bench bench-compare format lock docs schemas-accept clean
+.PHONY: help demo up down test crash-matrix check bench bench-compare format lock docs schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,6 +29,9 @@ down: .venv/.ready  ## stop the embedded stack
 
 test: check  ## every check and every test
 	@$(BIN)/pytest
+
+crash-matrix: .venv/.ready  ## kill every service at every point where a crash would hurt
+	@TRIPTYCH_TEST_CRASH=all $(BIN)/pytest tests/chaos/test_crash_matrix.py
 
 check: .venv/.ready  ## format, lint, types and import rules
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
