@@ -55,8 +55,8 @@ class SupportDesk:
         return next(each["pid"] for each in self.described()["services"] if each["name"] == name)
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that bears this stack's mark: servers, services and who watches over them."""
-        found = []
+        """Every process of this stack: who watches over it, and all that bear its mark, servers and services."""
+        found = [psutil.Process(json.loads(triptych("status", "--json", "--data", str(self.folder)))["pid"])]
         for process in psutil.process_iter():
             try:
                 if process.environ().get(MARK) == str(self.folder):

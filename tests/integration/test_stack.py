@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiokafka
 import httpx
 import psutil
 import psycopg
@@ -201,29 +200,6 @@ def test_a_service_that_dies_is_started_again_and_status_says_why_it_ended(stack
     wait(lambda: stack.processes()["idle"]["restarts"] == 1 and stack.processes()["idle"]["state"] == "ready")
     assert stack.read()["services"][0]["pid"] == stack.processes()["idle"]["pid"] != before
     assert "was killed by SIGKILL" in stack.run("status")
-
-
-async def test_everything_carries_on_after_kill_9_of_everything(stack: Stack) -> None:
-    kafka = stack.read()["kafka"]
-    producer = aiokafka.AIOKafkaProducer(bootstrap_servers=kafka, acks="all")
-    await producer.start()
-    await producer.send_and_wait("triptych.tasks", b"kept", partition=0)
-    await producer.stop()
-    killed = [stack.supervisor(), *(each["pid"] for each in stack.processes().values())]
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
-    assert "No stack is running" in stack.run("status", code=1)
-
-    stack.up()
-
-    assert stack.read()["kafka"] == kafka, "addresses are kept where they are free"
-    assert not set(killed) & {each["pid"] for each in stack.processes().values()}
-    with psycopg.connect(stack.read()["postgres"]) as connection:
-        assert connection.execute("SELECT instance FROM idle.leases").fetchall() == [("kept over every kill",)]
-    consumer = aiokafka.AIOKafkaConsumer("triptych.tasks", bootstrap_servers=kafka, auto_offset_reset="earliest")
-    await consumer.start()
-    assert (await consumer.getone()).value == b"kept"
-    await consumer.stop()
 
 
 def test_what_a_killed_supervisor_left_running_is_stopped_before_a_new_start(stack: Stack) -> None:
