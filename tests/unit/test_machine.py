@@ -300,7 +300,8 @@ def test_a_replan_waits_for_what_is_under_way_and_keeps_what_has_ended() -> None
 def test_a_step_that_is_planned_again_gets_another_key_because_its_arguments_may_differ() -> None:
     story = Story(model_playbook()).plan(step("a", effect=Effect.IDEMPOTENT))
     first = story.run.requests[story.request(Ask.CALL, "a")].event
-    story.fail("a", ErrorCode.INVALID_ARGUMENTS).plan(step("a", effect=Effect.IDEMPOTENT))
+    refused = Result.failed(ErrorCode.INVALID_ARGUMENTS, "not so", effect="none")
+    story.result("a", refused).plan(step("a", effect=Effect.IDEMPOTENT))
     assert story.run.requests[story.request(Ask.CALL, "a")].event.idempotency_key != first.idempotency_key
 
 
@@ -448,6 +449,13 @@ def test_a_write_that_took_effect_keeps_its_key_whatever_is_planned_later() -> N
     first = story.run.requests[story.request(Ask.CALL, "a")].event
     story.result("a").verdict("a", Decision.REPLAN)
     story.plan(step("a", effect=Effect.IDEMPOTENT, arguments={"other": True}))
+    assert story.run.requests[story.request(Ask.CALL, "a")].event.idempotency_key == first.idempotency_key
+
+
+def test_a_write_whose_outcome_is_open_keeps_its_key_when_another_step_makes_the_planner_plan_again() -> None:
+    story = Story(model_playbook()).plan(step("a", effect=Effect.IDEMPOTENT), step("b"))
+    first = story.run.requests[story.request(Ask.CALL, "a")].event
+    story.fail("a", ErrorCode.TIMEOUT).fail("b", ErrorCode.NOT_FOUND).plan(step("a", effect=Effect.IDEMPOTENT))
     assert story.run.requests[story.request(Ask.CALL, "a")].event.idempotency_key == first.idempotency_key
 
 

@@ -78,7 +78,8 @@ def _done_before(run: Run, step: Step, arguments: dict[str, Json]) -> str | None
         return None
     for step_id, state in run.steps.items():
         is_same = state.step.operation == step.operation and state.arguments == arguments
-        if state.took_effect and is_same and state.revision < run.steps[step.id].revision:
+        is_done = state.took_effect and state.result is not None and state.result.status is not ResultStatus.ERROR
+        if is_done and is_same and state.revision < run.steps[step.id].revision:
             return step_id
     return None
 

@@ -198,8 +198,13 @@ def _call_answered(run: Run, event: ev.CallAnswered) -> Run:
         event.step,
         status=StepStatus.ANSWERED,
         result=result,
-        took_effect=state.took_effect or (is_write and result.status is not ResultStatus.ERROR),
+        took_effect=state.took_effect or (is_write and not _is_known_undone(result)),
     )
+
+
+def _is_known_undone(result: Result) -> bool:
+    """Whether a tool says for certain that its call changed nothing. A timeout, for one, leaves that open."""
+    return result.error is not None and result.error.details.get("effect") == "none"
 
 
 def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime, *, postponed: bool) -> Run:

@@ -126,7 +126,7 @@ class StepState:
     review_attempts: int = 0
     counted: bool = False
     took_effect: bool = False
-    """A write that has answered without an error: from then on it never gets another idempotency key."""
+    """A write that happened, or may have: from then on it never gets another idempotency key."""
     postponed: int = 0
     """How often in a row a breaker refused the call without making it."""
     arguments: dict[str, Json] = field(default_factory=dict)
