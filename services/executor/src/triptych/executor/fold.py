@@ -62,7 +62,6 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> Run:  # noqa: C901, PLR09
                 status=RunStatus.PLANNING,
                 plan_attempts=run.plan_attempts + 1,
                 replan_due=False,
-                ledger=changed(run.ledger, replans=run.ledger.replans + run.replan_due),
             )
         case ev.PlanAccepted(request_id, plan, spend):
             run = _closed(run, request_id, spend)
@@ -103,7 +102,10 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> Run:  # noqa: C901, PLR09
             return _with_step(run, step, status=StepStatus(status), reason=reason, ended_at=at)
         case ev.ReplanDecided(_step, reason):
             run = _without_retries(run)
-            return changed(run, failure=reason, replan_due=True, status=RunStatus.RUNNING, review_attempts=0)
+            ledger = changed(run.ledger, replans=run.ledger.replans + 1)
+            return changed(
+                run, failure=reason, replan_due=True, status=RunStatus.RUNNING, review_attempts=0, ledger=ledger
+            )
         case ev.RunEscalated(reason, step):
             return changed(
                 _without_retries(run),
