@@ -15,6 +15,7 @@ from typing import Any, Self
 import aiokafka
 from aiokafka import ConsumerRecord as Record
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy
@@ -25,7 +26,7 @@ from triptych.kernel.cloudevents import Headers
 from triptych.kernel.errors import PublishFailed
 from triptych.kernel.settings import ServiceSettings
 
-__all__ = ["Outgoing", "Publisher", "Record", "Subscription", "TopicPartition"]
+__all__ = ["Kafka", "Outgoing", "Publisher", "Record", "Subscription", "TopicPartition"]
 
 BATCH_MAX_BYTES = 524_288
 REQUEST_MAX_BYTES = 8 * 1_048_576
@@ -212,3 +213,29 @@ class Publisher:
                 await asyncio.wait_for(producer.stop(), 1.0)
             except (KafkaError, TimeoutError):
                 return
+
+
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    """The brokers that a process is set to talk to: every consumer and producer of a loop comes from here."""
+
+    settings: ServiceSettings
+
+    def subscribe(
+        self, topics: Sequence[str], group: str, listener: aiokafka.abc.ConsumerRebalanceListener | None = None
+    ) -> Subscription:
+        """A membership in a group, not yet begun."""
+        return Subscription(self.settings, topics, group, listener)
+
+    def publisher(self) -> Publisher:
+        """A producer, not yet connected."""
+        return Publisher(self.settings)
+
+    async def cluster_id(self) -> str:
+        """Which cluster this is. Offsets mean nothing in another one."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.kafka, client_id=self.settings.instance)
+        await admin.start()
+        try:
+            return str((await admin.describe_cluster())["cluster_id"])
+        finally:
+            await admin.close()

@@ -15,7 +15,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import asyncpg
 
 from triptych.kernel import cloudevents, deadletters
-from triptych.kernel.bus import Outgoing, Record
+from triptych.kernel.bus import Kafka, Outgoing, Record
 from triptych.kernel.decider.contract import (
     Addressed,
     Arrival,
@@ -49,6 +49,7 @@ class Kit(Generic[StateT]):
     pool: asyncpg.Pool
     envelope: Envelope
     outage: Outage
+    kafka: Kafka
 
 
 @dataclass(slots=True)

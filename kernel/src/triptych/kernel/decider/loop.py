@@ -11,7 +11,7 @@ from typing import Generic
 
 import asyncpg
 
-from triptych.kernel.bus import Publisher
+from triptych.kernel.bus import Kafka
 from triptych.kernel.decider.assembly import Kit
 from triptych.kernel.decider.contract import Domain, StateT, Store
 from triptych.kernel.decider.session import LOOP, Session
@@ -34,9 +34,11 @@ class DeciderLoop(Generic[StateT]):
         domain: Domain[StateT],
         store: Store[StateT],
         pool: asyncpg.Pool,
+        *,
+        kafka: Kafka | None = None,
     ) -> None:
         envelope, outage = Envelope(settings, service.name), Outage(service.log, "kafka or postgres")
-        self._kit = Kit(service, settings, domain, store, pool, envelope, outage)
+        self._kit = Kit(service, settings, domain, store, pool, envelope, outage, kafka or Kafka(settings))
         self._session: Session[StateT] | None = None
         service.health.expect(LOOP, LOOP_SILENCE_S)
         service.health.depend("postgres", lambda: pool.execute("select 1"))
@@ -45,7 +47,7 @@ class DeciderLoop(Generic[StateT]):
     async def run(self) -> None:
         """Run one session after another until the service stops."""
         service, outage = self._kit.service, self._kit.outage
-        async with Publisher(self._kit.settings) as publisher:
+        async with self._kit.kafka.publisher() as publisher:
             while not service.stopping.is_set():
                 try:
                     self._session = Session(self._kit, publisher)

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from typing import Any, Generic
 
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.admin import AIOKafkaAdminClient
 
 from triptych.kernel import claimcheck, cloudevents, failpoints
-from triptych.kernel.bus import Publisher, Record, Subscription, TopicPartition
+from triptych.kernel.bus import Publisher, Record, TopicPartition
 from triptych.kernel.decider.assembly import Assembly, Kit, Memory
 from triptych.kernel.decider.contract import Addressed, Arrival, Batch, Claim, StateT
 from triptych.kernel.errors import PublishFailed, TriptychError, UndecodableRecord
@@ -37,7 +36,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._kit, self._publisher = kit, publisher
         self._topics = {kit.settings.topic(noun): noun for noun in kit.domain.nouns}
         group = f"{kit.settings.topic_prefix}.{kit.service.name}"
-        self._subscription = Subscription(kit.settings, tuple(self._topics), group, self)
+        self._subscription = kit.kafka.subscribe(tuple(self._topics), group, self)
         self._busy = asyncio.Lock()
         self._generation = 0
         self._failure: BaseException | None = None
@@ -91,7 +90,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     async def _claim(self, assigned: set[TopicPartition]) -> None:
         self._generation += 1
         partitions = sorted({tp.partition for tp in assigned})
-        cluster_id = await self._cluster_id()
+        cluster_id = await self._kit.kafka.cluster_id()
         failpoints.hit("decider.before_claim")
         claims = await self._kit.store.claim(partitions, self._kit.settings.instance, cluster_id)
         failpoints.hit("decider.after_claim")
@@ -126,14 +125,6 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         """A poll that spans a rebalance may hold records from before or after the seek: read them again."""
         for tp in polled.keys() & self._positions.keys():
             self._subscription.consumer.seek(tp, self._positions[tp])
-
-    async def _cluster_id(self) -> str:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._kit.settings.kafka, client_id=self._kit.settings.instance)
-        await admin.start()
-        try:
-            return str((await admin.describe_cluster())["cluster_id"])
-        finally:
-            await admin.close()
 
     # --- a batch ----------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from aiokafka import ConsumerRecord
 from pydantic import ValidationError
 
 from triptych.kernel import claimcheck, cloudevents, failpoints
-from triptych.kernel.bus import Subscription
+from triptych.kernel.bus import Kafka, Subscription
 from triptych.kernel.deadletters import DeadRecord, dead_record
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
@@ -48,11 +48,12 @@ class Intake(Generic[RequestT]):
         jobs: Jobs,
         bench: Bench[RequestT],
         outbox: Outbox,
+        kafka: Kafka,
     ) -> None:
         self._service, self._settings, self._config, self._request_type = service.name, settings, config, request_type
-        self._jobs, self._bench, self._outbox = jobs, bench, outbox
+        self._jobs, self._bench, self._outbox, self._kafka = jobs, bench, outbox, kafka
         self._health, self._stopping = service.health, service.stopping
-        self._postgres, self._kafka = Outage(service.log, "postgres"), Outage(service.log, "kafka")
+        self._postgres_outage, self._kafka_outage = Outage(service.log, "postgres"), Outage(service.log, "kafka")
         self._subscription: Subscription | None = None
 
     async def run(self) -> None:
@@ -61,16 +62,16 @@ class Intake(Generic[RequestT]):
         self._health.depend("kafka", self._probe)
         while not self._stopping.is_set():
             topic, group = self._config.request_noun, self._config.group
-            subscription = Subscription(self._settings, [self._settings.topic(topic)], self._settings.topic(group))
+            subscription = self._kafka.subscribe([self._settings.topic(topic)], self._settings.topic(group))
             try:
                 async with subscription:
-                    self._kafka.over()
+                    self._kafka_outage.over()
                     self._subscription = subscription
                     self._health.started()
                     await self._consume(subscription)
             except KAFKA_GONE as error:
                 self._health.beat(LOOP)
-                await self._kafka.wait(error, unless=self._stopping)
+                await self._kafka_outage.wait(error, unless=self._stopping)
             finally:
                 self._subscription = None
 
@@ -106,9 +107,9 @@ class Intake(Generic[RequestT]):
                 await self._accept(records)
             except POSTGRES_GONE as error:
                 self._health.beat(LOOP)
-                await self._postgres.wait(error, unless=self._stopping)
+                await self._postgres_outage.wait(error, unless=self._stopping)
             else:
-                self._postgres.over()
+                self._postgres_outage.over()
                 return True
         return False
 

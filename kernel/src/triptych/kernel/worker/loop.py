@@ -6,7 +6,7 @@ import asyncio
 
 import asyncpg
 
-from triptych.kernel.bus import Publisher
+from triptych.kernel.bus import Kafka
 from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
@@ -29,6 +29,7 @@ async def run_worker(
     *,
     pool: asyncpg.Pool,
     settlement: Settlement | None = None,
+    kafka: Kafka | None = None,
 ) -> None:
     """Work until `service.stopping` is set; then finish or hand back, within the shutdown timeout.
 
@@ -39,12 +40,15 @@ async def run_worker(
         await pool.fetchval("select 1")
 
     service.health.depend("postgres", probe_postgres)
+    kafka = kafka or Kafka(settings)
     jobs = Jobs(pool, settings.instance, config.lease_ms)
     await jobs.open()
-    async with Publisher(settings) as publisher:
+    async with kafka.publisher() as publisher:
         outbox = Outbox(service, settings, config, jobs, publisher, settlement=settlement)
         bench = Bench(worker, config, jobs, outbox, instance=settings.instance, service=service)
-        intake = Intake(service, settings, config, worker.request_type, jobs=jobs, bench=bench, outbox=outbox)
+        intake = Intake(
+            service, settings, config, worker.request_type, jobs=jobs, bench=bench, outbox=outbox, kafka=kafka
+        )
         keeper = Keeper(worker.request_type, jobs, bench, outbox, lease_ms=config.lease_ms, service=service)
         async with asyncio.TaskGroup() as tasks:
             publishing = tasks.create_task(outbox.run(), name="outbox")
