@@ -15,7 +15,7 @@ from ends import Ends, call_request, open_ends
 
 from triptych.kernel import claimcheck, cloudevents
 from triptych.kernel.claimcheck import Claim
-from triptych.kernel.database import connect
+from triptych.kernel.database import Queries, connect
 from triptych.kernel.health import Health
 from triptych.kernel.log import configure_logging
 from triptych.kernel.migrate import WORKER
@@ -482,3 +482,15 @@ async def test_a_big_request_and_a_big_answer_travel_by_claim_check(ends, eventu
     resolved = await claimcheck.resolve(ends.pool, [record])
     answer = CallAnswer.model_validate_json(claimcheck.body(record, resolved))
     assert answer.result == Result.ok(big)
+
+
+async def test_answers_find_their_jobs_by_key_on_tables_without_statistics(database):
+    """By the index of open jobs, every open job would be read for every answer until the first analyze."""
+    settle = Queries.load("triptych.kernel.worker", "worker.sql")["settle"]
+    dsn = database.prepare({"tool_fresh": (WORKER,)}).services["tool_fresh"]
+    async with await connect(dsn, "test") as pool, pool.acquire() as connection:
+        await connection.execute(f"prepare settle as {settle}")
+        plan = await connection.fetch("explain execute settle (null, null, null, null, null, null)")
+    used = [row[0].split(" using ")[1].split()[0] for row in plan if " using " in row[0]]
+    assert used == ["jobs_pkey", "jobs_pkey"]
+    assert not any("Bitmap" in row[0] for row in plan)

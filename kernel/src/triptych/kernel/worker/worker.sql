@@ -69,14 +69,16 @@ returning true
 
 -- name: settle
 -- One group commit: new answers (only where the lease still holds), and answers that Kafka has
--- acknowledged. Saying the same again after an unknown outcome is accepted.
+-- acknowledged. Saying the same again after an unknown outcome is accepted. `distinct` keeps the planner
+-- from the index of open jobs: on a table without statistics it would read all of them for each row.
 with published as (
     update jobs set state = 'published', published_at = now()
     from unnest($5::uuid[], $6::text[]) as done (run_id, request_id)
-    where jobs.run_id = done.run_id and jobs.request_id = done.request_id and jobs.state = 'answered'
+    where jobs.run_id = done.run_id and jobs.request_id = done.request_id
+      and jobs.state is not distinct from 'answered'
 )
 update jobs set state = 'answered', answer = done.answer, answered_at = now()
 from unnest($2::uuid[], $3::text[], $4::bytea[]) as done (run_id, request_id, answer)
 where jobs.run_id = done.run_id and jobs.request_id = done.request_id
-  and jobs.lease = $1 and jobs.state <> 'published'
+  and jobs.lease = $1 and jobs.state is distinct from 'published'
 returning jobs.run_id, jobs.request_id
