@@ -1,4 +1,5 @@
-"""Prepares a database: roles, one schema a service, and the migrations of each, in one idempotent call.
+"""Prepares a database: roles, one schema a service, the migrations of each, and partitions ahead of time,
+in one idempotent call.
 
 Migrations run as the owner; a service's role can touch the rows of its own schema and of the shared
 claims, and owns nothing. The sets of migrations are given by the caller: the kernel knows no service.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -21,6 +23,7 @@ from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.engine import URL
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.partitions import make_partitions
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 WORKER = _MIGRATIONS / "worker"
@@ -98,6 +101,7 @@ def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operat
             for schema in schemas:
                 for directory in schema.migrations:
                     _migrate(migrating, schema.name, directory)
+        make_partitions(connection, datetime.now(UTC))
         for name, role in roles.items():
             _grant(connection, name, role)
         for name in (*roles, _CLAIMS_SCHEMA, _STACK_SCHEMA):
