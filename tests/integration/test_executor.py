@@ -88,7 +88,7 @@ class Bench:
     async def _read(self) -> None:
         async for record in self.consumer:
             noun = record.topic.removeprefix(f"{self.prefix}.")
-            message = json.loads(record.value) | {"_headers": dict(record.headers)}
+            message = json.loads(record.value) | {"_headers": dict(record.headers), "_raw": record.value}
             self.seen.setdefault(noun, []).append(message)
             self.partitions.setdefault(noun, []).append(record.partition)
 
@@ -172,6 +172,54 @@ async def test_the_same_task_id_gives_one_run_in_a_tenant_and_another_in_another
     await eventually(done)
     await eventually(lambda: len(bench.of(topics.OUTCOMES, task_id="twice")) >= 2)
     assert sorted(outcome["tenant"] for outcome in bench.of(topics.OUTCOMES, task_id="twice")) == ["acme", "globex"]
+
+
+async def test_a_task_published_again_after_its_run_is_over_gets_the_same_outcome_again(
+    bench: Bench, eventually
+) -> None:
+    await bench.send(topics.TASKS, task("again"), 0)
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
+    await bench.answer_plans()
+    await eventually(lambda: bench.of("calls.echo"))
+    (request,) = bench.seen.pop("calls.echo")
+    value = {"zeta": [{"b": 1, "a": None}], "aa": 1.50, "b": 2**60, "c": 1e30, "d": 1e-9, "e": 1e15}
+    answer = bench._reply(request) | {"result": {"status": "ok", "data": {"value": value}}}
+    await bench.send(topics.RESULTS, answer, request["partition"])
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id="again"))
+    (first,) = bench.of(topics.OUTCOMES, task_id="again")
+    connection = await asyncpg.connect(bench.dsn)
+    journal = "select count(*), max(at) from journal where run_id = $1"
+    before = await connection.fetchrow(journal, first["run_id"])
+
+    async def is_all_published() -> bool:
+        return await connection.fetchval("select count(*) from outbox") == 0
+
+    await eventually(is_all_published)
+    bench.kill()  # whoever answers next knows the run from its journal alone
+    bench.start()
+    for count, partition in enumerate((1, 0, 1), start=2):
+        await bench.send(topics.TASKS, task("again"), partition)
+        await eventually(lambda count=count: len(bench.of(topics.OUTCOMES, task_id="again")) == count)
+        repeated = bench.of(topics.OUTCOMES, task_id="again")[-1]
+        assert (repeated["_raw"], repeated["_headers"]) == (first["_raw"], first["_headers"])
+    assert await connection.fetchrow(journal, first["run_id"]) == before
+    await connection.close()
+
+
+async def test_a_task_published_again_while_its_run_goes_on_sends_nothing(bench: Bench, eventually) -> None:
+    await bench.send(topics.TASKS, task("not-over"), 0)
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
+    await bench.send(topics.TASKS, task("not-over"), 0)
+    await bench.send(topics.TASKS, task("read-after-it"), 0)
+    await eventually(lambda: len(bench.of(topics.PLAN_REQUESTS)) == 2)
+    assert not bench.of(topics.OUTCOMES, task_id="not-over")
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id="read-after-it")
+
+    await eventually(done)
+    assert len(bench.of(topics.OUTCOMES, task_id="not-over")) == 1
 
 
 async def test_a_task_without_an_id_gets_one_from_its_place(bench: Bench, eventually) -> None:

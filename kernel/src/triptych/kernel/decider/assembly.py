@@ -106,17 +106,7 @@ class Assembly(Generic[StateT]):
         self.batch.states[run_id] = transition.state
         for offset, event in enumerate(transition.events):
             self.batch.events.append((run_id, transition.first_seq + offset, event))
-        base = transition.first_seq * 1_000
-        for number, send in enumerate(transition.sends):
-            self.batch.outbox.append(
-                self._kit.envelope.wrap(
-                    send,
-                    run_id=run_id,
-                    position=base + number,
-                    partition=transition.partition,
-                    tenant=transition.tenant,
-                )
-            )
+        self.batch.outbox.extend(outbox_rows(self._kit.envelope, run_id, transition))
         self._rearm(run_id, transition.partition, self._kit.domain.wake_at(transition.state))
 
     def _rearm(self, run_id: UUID, partition: int, wake_at: datetime | None) -> None:
@@ -174,6 +164,17 @@ class Assembly(Generic[StateT]):
                     send, run_id=run_id, position=number, partition=record.partition, tenant=dead.tenant
                 )
             )
+
+
+def outbox_rows(envelope: Envelope, run_id: UUID, transition: Transition[Any]) -> list[OutboxRow]:
+    """What a transition sends, as rows; where they stand follows from the event that they belong to."""
+    base = transition.first_seq * 1_000
+    return [
+        envelope.wrap(
+            send, run_id=run_id, position=base + number, partition=transition.partition, tenant=transition.tenant
+        )
+        for number, send in enumerate(transition.sends)
+    ]
 
 
 def _record_uuid(record: Record[Any, Any]) -> UUID:

@@ -83,6 +83,9 @@ class Domain(Protocol[StateT]):
     ) -> Transition[StateT] | None:
         """What follows from a message, or None when it changes nothing. Raises UndecodableRecord."""
 
+    def again(self, state: StateT) -> Transition[StateT]:
+        """What a run that is over sends to whoever asks for it again; the run stays as it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -127,6 +130,9 @@ class Store(Protocol[StateT]):
 
     async def commit(self, batch: Batch[StateT]) -> set[UUID]:
         """Write the batch in one statement and return created runs that existed already. Raises Fenced."""
+
+    async def ended(self, repeated: Sequence[StateT]) -> dict[UUID, StateT]:
+        """The runs that held these runs' tasks already, as far as they are over."""
 
     async def forget(self, published: Sequence[OutboxKey]) -> None:
         """Delete outbox rows that Kafka has acknowledged."""

@@ -15,7 +15,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 
 from triptych.kernel import claimcheck, cloudevents, failpoints
 from triptych.kernel.bus import Publisher, Record, TopicPartition
-from triptych.kernel.decider.assembly import Assembly, Kit, Memory
+from triptych.kernel.decider.assembly import Assembly, Kit, Memory, outbox_rows
 from triptych.kernel.decider.contract import Addressed, Arrival, Batch, Claim, StateT
 from triptych.kernel.errors import PublishFailed, TriptychError, UndecodableRecord
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE
@@ -194,11 +194,20 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             if run_id not in duplicates:
                 self._memory.timers.arm(run_id, due_at)
         await self._publish([row for row in batch.outbox if row.key.run_id not in duplicates])
+        if duplicates:
+            await self._send_again([batch.states[run_id] for run_id in sorted(duplicates)])
         while len(self._memory.cache) > MAX_CACHED:
             self._memory.cache.popitem(last=False)
         if time.monotonic() - self._offsets_committed_at > OFFSET_COMMIT_EVERY_S:
             self._offsets_committed_at = time.monotonic()
             await self._subscription.commit(dict(self._positions))
+
+    async def _send_again(self, repeated: Sequence[StateT]) -> None:
+        """Whoever publishes a task again may have lost its outcome. If it is lost here, it is asked for again."""
+        ended = await self._kit.store.ended(repeated)
+        self._kit.service.health.count("outcomes_again", len(ended))
+        for run_id, state in ended.items():
+            await self._publish(outbox_rows(self._kit.envelope, run_id, self._kit.domain.again(state)))
 
     async def _publish(self, rows: Sequence[OutboxRow]) -> None:
         """Publish committed rows in order. While Kafka is gone nothing else may overtake them."""

@@ -4,6 +4,14 @@ select partition, epoch, offsets from claim_partitions($1, $2, $3)
 -- name: load
 select run_id, type, at, data from journal where run_id = any($1) order by run_id, seq
 
+-- name: ended
+select j.run_id, j.type, j.at, j.data
+from (select distinct * from unnest($1::text[], $2::text[])) as repeated (tenant, task_id)
+join tasks t using (tenant, task_id)
+join runs r on r.run_id = t.run_id and r.finished_at is not null
+join journal j on j.run_id = r.run_id
+order by j.run_id, j.seq
+
 -- name: left_behind
 select run_id, position, partition, target, topic, key, headers, value from outbox
 where partition = any($1) order by run_id, position

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from triptych.executor.deployments import Deployment
 from triptych.executor.machine import Tick, begin, decide
-from triptych.executor.messages import messages, rejection
+from triptych.executor.messages import final_outcome, messages, rejection
 from triptych.executor.state import Run
 from triptych.executor.turn import Decided
 from triptych.kernel.decider import Addressed, Arrival, RejectedRecord, Transition
@@ -113,6 +113,17 @@ class Executor:
         assert isinstance(content, PlanAnswer | CallAnswer | VerdictAnswer | Control | Tick)  # noqa: S101
         decided = decide(state, content, now)
         return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
+
+    def again(self, state: Run) -> Transition[Run]:
+        """The final outcome once more, under the same id and with the same body."""
+        return Transition(
+            state=state,
+            tenant=state.tenant,
+            partition=state.partition,
+            first_seq=0,
+            events=(),
+            sends=[final_outcome(state)],
+        )
 
     def _read_task(self, arrival: Arrival, body: bytes) -> Addressed:
         record = arrival.record

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from decimal import Decimal
 
 from triptych.executor import events as ev
 from triptych.executor.state import Run, RunStatus
@@ -14,6 +15,7 @@ from triptych.kernel.outbox import Send
 from triptych.schemas import (
     CallRequest,
     Escalation,
+    Json,
     Outcome,
     OutcomeStatus,
     PlanRequest,
@@ -21,6 +23,9 @@ from triptych.schemas import (
     ReviewRequest,
     topics,
 )
+
+FIRST_WITH_EXPONENT = 1e16
+"""From here on JSON has a whole float as `1e16`, and Postgres as an integer."""
 
 
 def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
@@ -39,10 +44,30 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
                 escalation = _escalation(run, reason, step, now)
                 short = escalation.model_copy(update={"input": {}, "steps": ()})
                 sends.append(Send(topics.ESCALATIONS, "triptych.escalation", event_id, escalation, short))
-            case ev.RunEnded(status, reason):
-                outcome = _outcome(run, OutcomeStatus(status), reason, now, final=True)
-                sends.append(_outcome_send(f"{run.run_id}:outcome", outcome))
+            case ev.RunEnded():
+                sends.append(final_outcome(run))
     return sends
+
+
+def final_outcome(run: Run) -> Send:
+    """The outcome of a run that is over: the same whenever, and from whichever memory of the run, it is made."""
+    assert run.finished_at is not None and run.reason is not None  # noqa: S101, PT018 - `RunEnded` sets both
+    outcome = _outcome(run, OutcomeStatus(run.status), run.reason, run.finished_at, final=True)
+    outcome = outcome.model_copy(update={"output": _as_read_back(outcome.output)})
+    return _outcome_send(f"{run.run_id}:outcome", outcome)
+
+
+def _as_read_back(value: Json) -> Json:
+    """JSON as Postgres gives it back, up to the order of keys: so they are sorted, and no number has an exponent."""
+    match value:
+        case dict():
+            return {key: _as_read_back(value[key]) for key in sorted(value)}
+        case list():
+            return [_as_read_back(item) for item in value]
+        case float() if value.is_integer() and abs(value) >= FIRST_WITH_EXPONENT:
+            return int(Decimal(repr(value)))
+        case _:
+            return value
 
 
 def rejection(*, task_id: str, tenant: str, playbook: str, reason: Reason, event_id: str) -> Send:

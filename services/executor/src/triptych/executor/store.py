@@ -53,7 +53,13 @@ class ExecutorStore:
         return [Claim(row["partition"], row["epoch"], orjson.loads(row["offsets"])) for row in rows]
 
     async def load(self, run_ids: Sequence[UUID]) -> dict[UUID, Run]:
-        rows = await self._pool.fetch(self._sql["load"], list(run_ids))
+        return await self._fold_all(await self._pool.fetch(self._sql["load"], list(run_ids)))
+
+    async def ended(self, repeated: Sequence[Run]) -> dict[UUID, Run]:
+        tenants, task_ids = [run.tenant for run in repeated], [run.task_id for run in repeated]
+        return await self._fold_all(await self._pool.fetch(self._sql["ended"], tenants, task_ids))
+
+    async def _fold_all(self, rows: Sequence[asyncpg.Record]) -> dict[UUID, Run]:
         journals = {run_id: list(events) for run_id, events in groupby(rows, key=itemgetter("run_id"))}
         try:
             return {run_id: self._fold(run_id, events) for run_id, events in journals.items()}
