@@ -6,6 +6,7 @@ import asyncio
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from rich.table import Table
@@ -37,16 +38,39 @@ def runs(
     playbook: Annotated[str | None, typer.Option(help="Runs of this playbook.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Runs of this tenant.")] = None,
     reason: Annotated[str | None, typer.Option(help="Runs with this reason code, for example budget_usd.")] = None,
+    tool: Annotated[
+        str | None, typer.Option(help="Runs with a step of this tool or operation: helpdesk, helpdesk.create_ticket.")
+    ] = None,
+    error_code: Annotated[
+        str | None, typer.Option(help="Runs with a step that ended with this error, for example timeout.")
+    ] = None,
     since: Annotated[
-        datetime | None, typer.Option(parser=since_time, metavar="TIME", help="Started since: 15m, 2h, or a time.")
+        datetime | None, typer.Option(parser=since_time, metavar="TIME", help="Published since: 15m, 2h, or a time.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(parser=since_time, metavar="TIME", help="Published before: 15m, 2h, or a time.")
+    ] = None,
+    older_than: Annotated[
+        UUID | None, typer.Option(metavar="RUN", help="The next page: what comes after this run id.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, newest first.")] = 50,
     data: DataDir = DEFAULT_DATA,
     postgres: Postgres = None,
     as_json: AsJson = False,
 ) -> None:
-    """List runs, newest first."""
-    wanted = RunFilter(status, playbook, tenant, reason, since, limit)
+    """List runs, newest first. With --tool and --error-code, one step must fit both."""
+    wanted = RunFilter(
+        status=status,
+        playbook=playbook,
+        tenant=tenant,
+        reason=reason,
+        tool=tool,
+        error_code=error_code,
+        since=since,
+        until=until,
+        older_than=older_than,
+        limit=limit,
+    )
     found = asyncio.run(_read(database(data, postgres), wanted))
     if as_json:
         print_json(found)
@@ -56,7 +80,7 @@ def runs(
         return
     out.print(_table(found))
     if len(found) == limit:
-        err.print(f"the newest {limit}; --limit shows more", style="dim")
+        err.print(f"{limit} runs; what is older: --older-than {found[-1].run_id}", style="dim", soft_wrap=True)
 
 
 async def _read(dsn: str, wanted: RunFilter) -> list[RunRow]:

@@ -20,27 +20,54 @@ import orjson
 
 from triptych.client.errors import DatabaseUnreachableError, RunAmbiguousError, RunNotFoundError
 from triptych.kernel.database import Queries
+from triptych.kernel.partitions import first_id
 from triptych.schemas import Json
 
 _QUERIES = Queries.load("triptych.client", "operator.sql")
 _MAX_CANDIDATES = 10
 _CONNECT_TIMEOUT_S = 10
+_SESSION = {"application_name": "triptych-operator", "plan_cache_mode": "force_custom_plan", "jit": "off"}
+"""A search is planned for what it asks; compiling the plan would take longer than it runs."""
 _ID_DIGITS = 32
 _NO_ID = UUID(int=0)
+_LAST_ID = UUID(int=2**128 - 1)
 _RUN_ID_START = re.compile(r"[0-9a-f]{6,32}")
 """Six digits or more: fewer are more likely to be a task id."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list; None means any."""
+    """Which runs to list; None means any. All that is asked of steps must be true of one step."""
 
     status: str | None = None
     playbook: str | None = None
     tenant: str | None = None
     reason: str | None = None
+    tool: str | None = None
+    """A step of this tool (`helpdesk`), or of this operation (`helpdesk.create_ticket`)."""
+    error_code: str | None = None
+    """A step that stands with this error; an attempt that a later one made good does not count."""
     since: datetime | None = None
+    """Published then or later."""
+    until: datetime | None = None
+    """Published before then."""
+    older_than: UUID | None = None
+    """Only runs that come after this one in the list: the last run of a page asks for the next."""
     limit: int = 50
+
+    @property
+    def ids(self) -> tuple[UUID, UUID]:
+        """The run ids that the times allow: from the first on, and less than the second."""
+        ends = [_LAST_ID]
+        if self.until is not None:
+            ends.append(first_id(self.until))
+        if self.older_than is not None:
+            ends.append(self.older_than)
+        return first_id(self.since) if self.since is not None else _NO_ID, min(ends)
+
+    @property
+    def is_about_steps(self) -> bool:
+        return self.tool is not None or self.error_code is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +128,7 @@ async def operator_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     """
     where = _shown(dsn)
     try:
-        connection = await asyncpg.connect(
-            dsn, timeout=_CONNECT_TIMEOUT_S, server_settings={"application_name": "triptych-operator"}
-        )
+        connection = await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT_S, server_settings=_SESSION)
     except (OSError, asyncpg.PostgresError, TimeoutError, ValueError) as error:
         raise DatabaseUnreachableError(where, error) from error
     try:
@@ -133,15 +158,13 @@ class Operator:
 
     async def runs(self, wanted: RunFilter = RunFilter()) -> list[RunRow]:
         """The newest runs that fit a filter, newest first."""
-        records = await self._connection.fetch(
-            _QUERIES["runs"],
-            wanted.status,
-            wanted.playbook,
-            wanted.tenant,
-            wanted.reason,
-            wanted.since,
-            wanted.limit,
-        )
+        of_run = (*wanted.ids, wanted.tenant, wanted.status, wanted.playbook, wanted.reason, wanted.limit)
+        if wanted.is_about_steps:
+            tool, _, operation = (wanted.tool or "").partition(".")
+            of_step = (tool or None, wanted.tool if operation else None, wanted.error_code)
+            records = await self._connection.fetch(_QUERIES["runs_by_step"], *of_run, *of_step)
+        else:
+            records = await self._connection.fetch(_QUERIES["runs"], *of_run)
         return [_run(record) for record in records]
 
     async def run(self, reference: str) -> RunRow:

@@ -1,21 +1,48 @@
+-- A run id begins with the time at which the task was published, so a span of time is a range of ids, and
+-- `order by run_id` is by age. What is null does not count; each execution is planned for what is given.
+
 -- name: runs
 select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
        revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at
 from executor.runs
-where ($1::text is null or status = $1)
-  and ($2::text is null or playbook = $2)
+where run_id >= $1 and run_id < $2
   and ($3::text is null or tenant = $3)
-  and ($4::text is null or reason_code = $4)
-  and ($5::timestamptz is null or started_at >= $5)
-order by started_at desc, run_id desc
-limit $6
+  and ($4::text is null or status = $4)
+  and ($5::text is null or playbook = $5)
+  and ($6::text is null or reason_code = $6)
+order by run_id desc
+limit $7
+
+-- name: runs_by_step
+-- Those with a step of which everything is true that is asked of steps.
+select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
+       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at
+from executor.runs
+where run_id >= $1 and run_id < $2
+  and ($3::text is null or tenant = $3)
+  and ($4::text is null or status = $4)
+  and ($5::text is null or playbook = $5)
+  and ($6::text is null or reason_code = $6)
+  and exists (
+    select from executor.steps
+    where steps.run_id = runs.run_id and steps.run_id >= $1 and steps.run_id < $2
+      and ($8::text is null or split_part(steps.operation, '.', 1) = $8)
+      and ($9::text is null or steps.operation = $9)
+      and ($10::text is null or steps.error_code = $10)
+  )
+order by run_id desc
+limit $7
 
 -- name: runs_by_reference
 -- A run id or the beginning of one is a range of ids; anything may be a task id.
 select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
        revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at
 from executor.runs
-where run_id between $1::uuid and $2::uuid or task_id = $3
+where run_id between $1::uuid and $2::uuid
+union
+select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
+       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at
+from executor.runs join (select run_id from executor.tasks where task_id = $3 limit $4) as named using (run_id)
 order by started_at desc
 limit $4
 
