@@ -4,7 +4,7 @@ BIN := .venv/bin
 MEMBERS := schemas kernel services/executor services/planner services/critic services/tools cli examples
 DATA ?= .triptych
 
-.PHONY: help demo up down test crash-matrix check bench bench-compare format lock docs schemas-accept clean
+.PHONY: help demo up down test crash-matrix simulate check bench bench-compare format lock docs schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,6 +32,10 @@ test: check  ## every check and every test
 
 crash-matrix: .venv/.ready  ## kill every service at every point where a crash would hurt
 	@TRIPTYCH_TEST_CRASH=all $(BIN)/pytest tests/chaos/test_crash_matrix.py
+
+simulate: .venv/.ready  ## play schedules of faults on simulated servers (SEEDS=100000 FROM=0, or SEED=123 to see one)
+	@PYTHONPATH=tests/simulation PYTHONHASHSEED=0 $(BIN)/python -m simulated \
+		$(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --from $(or $(FROM),0))
 
 check: .venv/.ready  ## format, lint, types and import rules
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .

@@ -1,0 +1,149 @@
+"""What must hold at the end of every schedule, whatever went wrong in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from triptych.executor import events as ev
+from triptych.executor.fold import admit, evolve
+from triptych.executor.state import Run
+from triptych.kernel.bus import Outgoing
+from triptych.schemas import topics
+
+if TYPE_CHECKING:
+    from simulated.world import World
+
+EXCUSED = frozenset({"in_doubt", "tool_unavailable", "tool_failed", "planner_unavailable", "critic_unavailable"})
+"""Why a run may be handed to a person, when something went wrong around it."""
+
+ANSWERS = ev.CallAnswered | ev.PlanAccepted | ev.PlanRefused | ev.VerdictGiven | ev.ReviewFailed
+STATUS_COLUMN = 7
+LASTING = frozenset(f"triptych.{noun}" for noun in (topics.OUTCOMES, topics.PLANS, topics.RESULTS, topics.VERDICTS))
+"""Where one event id always comes with one body."""
+
+
+class Watch:
+    """Looks at everything that is stored or published, while it happens."""
+
+    def __init__(self) -> None:
+        self._committed: set[bytes] = set()
+        self._bodies: dict[str, bytes] = {}
+
+    def committed(self, before: dict[int, tuple[int, dict[str, int]]], tables: Any, args: tuple[Any, ...]) -> list[str]:
+        """A batch has taken effect: only the newest owner may have written it, and nobody reads backwards."""
+        owned, _, journal, runs, _, outbox, *_ = args
+        self._committed.update(row[-1] for row in outbox)
+        found = []
+        for partition, epoch, _ in owned:
+            held, offsets = before[partition]
+            if epoch != held:
+                found.append(f"partition {partition}: a batch of epoch {epoch} was committed in epoch {held}")
+            now = tables.partitions[partition][3]
+            if back := [topic for topic, offset in offsets.items() if now[topic] < offset]:
+                found.append(f"partition {partition}: the offsets of {back} went back")
+        mine = {partition for partition, *_ in owned}
+        homes = {row[0]: row[6] for row in runs}
+        found.extend(f"{row[0]}: written without its partition" for row in journal if homes.get(row[0]) not in mine)
+        return found
+
+    def answered(self, args: tuple[Any, ...]) -> None:
+        """A worker's answers have been stored."""
+        self._committed.update(args[3])
+
+    def published(self, message: Outgoing, event_id: str | None) -> list[str]:
+        """A message has arrived: it was committed first, and an answer or an outcome never changes."""
+        if event_id is None:
+            return []  # a client's
+        found = []
+        if message.value not in self._committed:
+            found.append(f"{message.topic} {event_id} was published before it was committed")
+        if message.topic in LASTING and self._bodies.setdefault(event_id, message.value) != message.value:
+            found.append(f"{message.topic} {event_id} was published with two bodies")
+        return found
+
+
+def check(world: World) -> None:
+    """Add whatever does not hold to the world's violations."""
+    found = world.violations
+    if world.over_at is None:
+        found.append(
+            f"not over after {world.scheduler.now:.0f} s: {[m.task_id for m in world.missions.values() if not m.finals]} {world.left_open()}"
+        )
+        return
+    found.extend(f"open again: {left}" for left in world.left_open())
+    _check_outcomes(world, found)
+    _check_journals(world, found)
+    _check_effects(world, found)
+    for process in world.processes:
+        found.extend(f"{process.instance} logged: {line}" for line in process.log.unexpected)
+    if dead := world.schemas["executor"].dead_letters:
+        found.append(f"dead letters: {list(dead)}")
+
+
+def _check_outcomes(world: World, found: list[str]) -> None:
+    for mission in world.missions.values():
+        if len(set(mission.finals)) != 1:
+            found.append(f"{mission.task_id} has {len(set(mission.finals))} final outcomes: {mission.finals}")
+        if len(mission.run_ids) != 1:
+            found.append(f"{mission.task_id} became {len(mission.run_ids)} runs")
+        if unexcused := [code for code in mission.reasons if code not in EXCUSED]:
+            found.append(f"{mission.task_id} was escalated for {unexcused}")
+        if not world.fault_count and (mission.status != "succeeded" or mission.reasons):
+            found.append(f"{mission.task_id} ended {mission.status} {mission.reasons}, and nothing had gone wrong")
+        if mission.status not in {"succeeded", "failed"} or (mission.status == "failed" and not mission.reasons):
+            found.append(f"{mission.task_id} ended {mission.status}")
+
+
+def _check_journals(world: World, found: list[str]) -> None:
+    tables = world.schemas["executor"]
+    playbooks = ev.PlaybookLookup(tuple(one.playbook for one in world.deployments.values()))
+    if set(tables.tasks.values()) != set(tables.journal):
+        found.append("the tasks are not the runs that have a journal")
+    for run_id, journal in tables.journal.items():
+        seqs = sorted(journal)
+        if seqs != list(range(1, len(seqs) + 1)):
+            found.append(f"{run_id}: the journal has holes: {seqs}")
+            continue
+        events = [(ev.decode(kind, data, playbooks), at) for kind, at, data in (journal[seq] for seq in seqs)]
+        try:
+            run = _fold(run_id, events)
+        except (KeyError, ValueError) as error:
+            found.append(f"{run_id}: the journal cannot be folded: {error!r}")
+        else:
+            found.extend(f"{run_id}: {problem}" for problem in _problems(world, run, events))
+
+
+def _fold(run_id: Any, events: list[tuple[Any, datetime]]) -> Run:
+    (admitted, at), *rest = events
+    run = admit(run_id, admitted, at)
+    for event, when in rest:
+        run = evolve(run, event, when)
+    return run
+
+
+def _problems(world: World, run: Run, events: list[tuple[Any, datetime]]) -> Iterator[str]:
+    """What is wrong with a run as its journal tells it."""
+    known = world.states.get(run.run_id)
+    if known is not None and known.seq == run.seq and known != run:
+        yield "the journal does not fold to what the executor had in memory"
+    if known is not None and known.seq > run.seq:
+        yield f"the executor believes in {known.seq} events, the journal has {run.seq}"
+    if not run.status.is_final or run.requests or run.retries:
+        yield f"its journal leaves it {run.status}"
+    if (shown := world.schemas["executor"].runs[run.run_id][STATUS_COLUMN]) != run.status.value:
+        yield f"the table says {shown}, the journal {run.status}"
+    answered = [event.request_id for event, _ in events if isinstance(event, ANSWERS)]
+    if len(answered) != len(set(answered)):
+        yield f"a request was answered twice: {answered}"
+
+
+def _check_effects(world: World, found: list[str]) -> None:
+    upstream = world.upstream
+    for key, times in upstream.executions.items():
+        if times > 1 + upstream.denials[key]:
+            found.append(f"{key} took effect {times} times, with {upstream.denials[key]} reconciliations in between")
+    for (run_id, step), keys in upstream.keys.items():
+        if len(keys) > 1:
+            found.append(f"{run_id} {step} took effect under {sorted(keys)}")

@@ -1,0 +1,104 @@
+"""Defects to be found: each takes away something that a guarantee stands on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from simulated.postgres import ExecutorTables, WorkerTables
+from triptych.executor import intake
+from triptych.executor.state import Ask, OpenRequest, Run, changed
+from triptych.executor.store import ExecutorStore
+from triptych.kernel.decider import Batch
+from triptych.kernel.decider.session import Session
+from triptych.schemas import CallAnswer, Grant
+from triptych.tools.ledger import Entry, PostgresLedger, Standing
+
+
+def epochs_are_not_checked() -> None:
+    """A batch is committed whoever owns its partitions by now."""
+    ExecutorTables.owns = lambda *_: True  # type: ignore[method-assign]
+
+
+def answered_requests_are_answered_again() -> None:
+    """A second answer to a request counts as the first did."""
+    decide = intake.decide
+
+    def undiscerning(run: Run, message: Any, now: datetime) -> Any:
+        if isinstance(message, CallAnswer) and message.request_id not in run.requests:
+            step = message.request_id.split(":")[1]
+            again = OpenRequest(Ask.CALL, step, Grant(), now, None)  # type: ignore[arg-type]
+            run = changed(run, requests={**run.requests, message.request_id: again})
+        return decide(run, message, now)
+
+    intake.decide = undiscerning
+
+
+def offsets_are_stored_before_the_state() -> None:
+    """Two statements instead of one, and a crash may come between them."""
+    commit = ExecutorStore.commit
+
+    async def apart(self: ExecutorStore, batch: Batch[Run]) -> set[Any]:
+        offsets: Batch[Run] = Batch(at=batch.at, epochs=batch.epochs, offsets=batch.offsets)
+        await commit(self, offsets)
+        return await commit(self, dataclasses.replace(batch, offsets={}))
+
+    ExecutorStore.commit = apart  # type: ignore[method-assign]
+
+
+def messages_are_published_before_the_commit() -> None:
+    """What a batch sends leaves before the batch is stored."""
+    commit = Session._commit
+
+    async def hasty(self: Session[Any], batch: Batch[Any]) -> None:
+        await self._publisher.publish([row.outgoing for row in batch.outbox])
+        await commit(self, batch)
+
+    Session._commit = hasty  # type: ignore[method-assign]
+
+
+def the_outbox_of_the_dead_is_not_published() -> None:
+    """An owner does not look for what the one before it had committed and not published."""
+
+    async def nothing(*_args: Any) -> list[Any]:
+        return []
+
+    ExecutorStore.left_behind = nothing  # type: ignore[method-assign]
+
+
+def effects_are_begun_without_an_intent() -> None:
+    """A call that may have happened already is made as if it were the first."""
+
+    async def new(*_args: Any) -> Entry:
+        return Entry(Standing.NEW)
+
+    PostgresLedger.begin = new  # type: ignore[method-assign]
+
+
+def leases_are_not_checked() -> None:
+    """A worker that lost its job stores its answer all the same."""
+    settle = WorkerTables.settle
+
+    def lenient(self: WorkerTables, lease: int, run_ids: Any, request_ids: Any, *rest: Any) -> Any:
+        for key in zip(run_ids, request_ids, strict=True):
+            if (job := self.jobs.get(key)) is not None and job.state != "published":
+                job.lease = lease
+        return settle(self, lease, run_ids, request_ids, *rest)
+
+    WorkerTables.settle = lenient  # type: ignore[method-assign]
+
+
+MUTATIONS: dict[str, Callable[[], None]] = {
+    mutation.__name__: mutation
+    for mutation in (
+        epochs_are_not_checked,
+        answered_requests_are_answered_again,
+        offsets_are_stored_before_the_state,
+        messages_are_published_before_the_commit,
+        the_outbox_of_the_dead_is_not_published,
+        effects_are_begun_without_an_intent,
+        leases_are_not_checked,
+    )
+}

@@ -1,0 +1,496 @@
+"""The database: tables with the semantics of the statements that the services send, one after the other.
+
+A statement is recognised by its text, as it stands in the services' .sql files. Each is atomic, as under
+one lock; what is between two statements of a transaction is seen by nobody else. Not simulated: weaker
+isolation, types, and constraints other than keys.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+import asyncpg
+import orjson
+
+from triptych.kernel import deadletters
+from triptych.kernel.database import Queries
+
+FENCED = "TR001"
+
+
+def _row_type(*names: str) -> type:
+    places = {name: place for place, name in enumerate(names)}
+
+    class Row(tuple):
+        """A row as asyncpg gives it: by name and by position."""
+
+        __slots__ = ()
+
+        def __getitem__(self, key: Any) -> Any:
+            return tuple.__getitem__(self, places[key] if key.__class__ is str else key)
+
+        def keys(self) -> tuple[str, ...]:
+            return names
+
+    return Row
+
+
+_Claimed = _row_type("partition", "epoch", "offsets")
+_Event = _row_type("run_id", "type", "at", "data")
+_Active = _row_type("run_id", "partition", "tenant", "playbook")
+_Waiting = _row_type("partition", "tenant", "playbook", "queued_at", "run_id")
+_Outgoing = _row_type("run_id", "position", "partition", "target", "topic", "key", "headers", "value")
+_Timer = _row_type("run_id", "due_at")
+_Definition = _row_type("definition")
+_Taken = _row_type(
+    "run_id", "request_id", "tenant", "partition", "request", "traceparent", "answer", "deliveries", "was_started"
+)
+_TakenIn = _row_type("run_id", "request_id", "fresh", "answer")
+_Key = _row_type("run_id", "request_id")
+_Value = _row_type("value")
+_Entry = _row_type("ours", "attempts", "state", "operation", "arguments_hash", "result")
+
+Clock = Callable[[], datetime]
+
+
+class Schema:
+    """Tables of one service, and who holds them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.transaction: Transaction | None = None
+        self.waiting: list[Callable[[], None]] = []
+
+    def release(self) -> None:
+        self.transaction = None
+        waiting, self.waiting = self.waiting, []
+        for go_on in waiting:
+            go_on()
+
+    def ping(self) -> list[Any]:
+        return [_Value((1,))]
+
+
+class ExecutorTables(Schema):
+    """The executor's schema."""
+
+    statements: ClassVar[dict[str, str]] = {
+        **{
+            sql: "commit_batch" if name == "commit" else name
+            for name, sql in Queries.load("triptych.executor", "executor.sql").items()
+        },
+        "select 1": "ping",
+    }
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.partitions: dict[int, list[Any]] = {}
+        """Epoch, owner, cluster and offsets."""
+        self.playbooks_: dict[tuple[str, str], str] = {}
+        self.tasks: dict[tuple[str, str], Any] = {}
+        self.journal: dict[Any, dict[int, tuple[str, datetime, str]]] = {}
+        self.runs: dict[Any, tuple[Any, ...]] = {}
+        self.queue: dict[Any, tuple[Any, ...]] = {}
+        self.outbox: dict[tuple[Any, int], tuple[Any, ...]] = {}
+        self.timers_: dict[Any, tuple[int, datetime]] = {}
+        self.dead_letters: dict[str, tuple[Any, ...]] = {}
+
+    def deploy_playbook(self, name: str, version: str, definition: str) -> list[Any]:
+        self.playbooks_.setdefault((name, version), definition)
+        return []
+
+    def playbooks(self) -> list[Any]:
+        return [_Definition((definition,)) for definition in self.playbooks_.values()]
+
+    def claim(self, wanted: Sequence[int], owner: str, cluster_id: str) -> list[Any]:
+        rows = []
+        for partition in sorted(wanted):
+            held = self.partitions.setdefault(partition, [0, owner, cluster_id, {}])
+            held[0] += 1
+            if held[2] != cluster_id:
+                held[3] = {}
+            held[1], held[2] = owner, cluster_id
+            rows.append(_Claimed((partition, held[0], orjson.dumps(held[3]).decode())))
+        return rows
+
+    def load(self, run_ids: Sequence[Any]) -> list[Any]:
+        return [
+            _Event((run_id, *event))
+            for run_id in sorted(run_ids)
+            for _, event in sorted(self.journal.get(run_id, {}).items())
+        ]
+
+    def ended(self, tenants: Sequence[str], task_ids: Sequence[str]) -> list[Any]:
+        run_ids = {run_id for key in zip(tenants, task_ids, strict=True) if (run_id := self.tasks.get(key))}
+        return self.load([run_id for run_id in run_ids if self.runs[run_id][-1] is not None])
+
+    def left_behind(self, partitions: Sequence[int]) -> list[Any]:
+        return [_Outgoing(row) for _, row in sorted(self.outbox.items()) if row[2] in partitions]
+
+    def timers(self, partitions: Sequence[int]) -> list[Any]:
+        return [_Timer((run_id, due)) for run_id, (partition, due) in self.timers_.items() if partition in partitions]
+
+    def active(self, partitions: Sequence[int]) -> list[Any]:
+        return [
+            _Active((run_id, partition, row[1], row[4]))
+            for run_id, (partition, _) in self.timers_.items()
+            if partition in partitions and (row := self.runs[run_id])[7] in {"planning", "running", "reviewing"}
+        ]
+
+    def waiting(self, partitions: Sequence[int], limit: int) -> list[Any]:
+        lines = {row[1:4] for row in self.queue.values() if row[1] in partitions}
+        return self.heads(*zip(*lines, strict=True), limit) if lines else []
+
+    def heads(self, partitions: Any, tenants: Any, playbooks: Any, limit: int) -> list[Any]:
+        found = []
+        for line in zip(partitions, tenants, playbooks, strict=True):
+            rows = sorted((row[4], row[0]) for row in self.queue.values() if row[1:4] == line)
+            found.extend((*line, *row) for row in rows[:limit])
+        return [_Waiting(row) for row in sorted(found, key=lambda row: row[3:])]
+
+    def enqueue(self, rows: Sequence[Any]) -> list[Any]:
+        self.queue.update((row[0], row) for row in rows)
+        return []
+
+    def dequeue(self, run_ids: Sequence[Any]) -> list[Any]:
+        for run_id in run_ids:
+            self.queue.pop(run_id, None)
+        return []
+
+    def forget(self, published: Sequence[Any]) -> list[Any]:
+        for key in published:
+            self.outbox.pop(tuple(key), None)
+        return []
+
+    def owns(self, partition: int, epoch: int) -> bool:
+        held = self.partitions.get(partition)
+        return held is not None and held[0] == epoch
+
+    def commit_batch(  # noqa: C901, PLR0912, PLR0917 - as the function that it stands for
+        self,
+        owned: Sequence[Any],
+        new_tasks: Sequence[Any],
+        new_journal: Sequence[Any],
+        new_runs: Sequence[Any],
+        new_steps: Sequence[Any],
+        new_outbox: Sequence[Any],
+        published: Sequence[Any],
+        new_timers: Sequence[Any],
+        done_timers: Sequence[Any],
+        new_dead_letters: Sequence[Any],
+    ) -> list[Any]:
+        if not all(self.owns(partition, epoch) for partition, epoch, _ in owned):
+            error = asyncpg.RaiseError("another owner has claimed a partition of this batch")
+            error.sqlstate = FENCED
+            raise error
+        duplicates: list[Any] = []
+        admitted: dict[tuple[str, str], Any] = {}
+        for tenant, task_id, run_id in new_tasks:
+            if (tenant, task_id) in self.tasks or (tenant, task_id) in admitted:
+                duplicates.append(run_id)
+            else:
+                admitted[tenant, task_id] = run_id
+        journal = [row for row in new_journal if row[0] not in duplicates]
+        outbox = [row for row in new_outbox if row[0] not in duplicates]
+        if any(row[1] in self.journal.get(row[0], ()) for row in journal):
+            raise asyncpg.UniqueViolationError("journal_pkey")
+        if any((row[0], row[1]) in self.outbox for row in outbox):
+            raise asyncpg.UniqueViolationError("outbox_pkey")
+        for partition, _, offsets in owned:
+            held = self.partitions[partition]
+            held[3] = {**held[3], **orjson.loads(offsets)}
+        self.tasks.update(admitted)
+        for run_id, seq, event_type, at, data in journal:
+            self.journal.setdefault(run_id, {})[seq] = (event_type, at, data)
+        for row in new_runs:
+            if row[0] not in duplicates:
+                self.runs[row[0]] = row
+        for row in outbox:
+            self.outbox[row[0], row[1]] = row
+        self.forget(published)
+        for run_id, partition, due_at in new_timers:
+            if run_id not in duplicates:
+                self.timers_[run_id] = (partition, due_at)
+        for run_id in done_timers:
+            self.timers_.pop(run_id, None)
+        for row in new_dead_letters:
+            self.dead_letters.setdefault(row[0], row)
+        return [_Value((duplicates,))]
+
+
+class Job:
+    """A row of `jobs`."""
+
+    __slots__ = (
+        "answer",
+        "deliveries",
+        "key",
+        "lease",
+        "partition",
+        "request",
+        "started_at",
+        "state",
+        "tenant",
+        "traceparent",
+    )
+
+    def __init__(  # noqa: PLR0917
+        self, key: Any, tenant: str, partition: int, request: bytes, traceparent: str | None, lease: int
+    ) -> None:
+        self.key, self.tenant, self.partition, self.request = key, tenant, partition, request
+        self.traceparent, self.lease = traceparent, lease
+        self.state, self.deliveries, self.answer, self.started_at = "received", 1, None, None
+
+    def row(self) -> Any:
+        return _Taken(
+            (
+                *self.key,
+                self.tenant,
+                self.partition,
+                self.request,
+                self.traceparent,
+                self.answer,
+                self.deliveries,
+                self.started_at is not None,
+            )
+        )
+
+
+class WorkerTables(Schema):
+    """The schema of one worker service: leases, jobs, and a tool's effects."""
+
+    statements: ClassVar[dict[str, str]] = {
+        **{sql: name for name, sql in Queries.load("triptych.kernel.worker", "worker.sql").items()},
+        **{sql: f"effects_{name}" for name, sql in Queries.load("triptych.tools", "ledger.sql").items()},
+        "select 1": "ping",
+    }
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self._lease_ids = 0
+        self.leases: dict[int, tuple[str, datetime]] = {}
+        self.jobs: dict[Any, Job] = {}
+        self.effects: dict[Any, list[Any]] = {}
+        """State, attempts, operation, arguments_hash, request_id and result."""
+
+    def open_lease(self, instance: str, lease_ms: int) -> list[Any]:
+        self.leases = {number: held for number, held in self.leases.items() if held[0] != instance}
+        self._lease_ids += 1
+        self.leases[self._lease_ids] = (instance, self._clock() + timedelta(milliseconds=lease_ms))
+        return [_Value((self._lease_ids,))]
+
+    def renew_lease(self, lease: int, lease_ms: int) -> list[Any]:
+        if lease not in self.leases:
+            return []
+        self.leases[lease] = (self.leases[lease][0], self._clock() + timedelta(milliseconds=lease_ms))
+        return [_Value((True,))]
+
+    def close_lease(self, lease: int) -> list[Any]:
+        for job in self.jobs.values():
+            if job.lease == lease and job.state != "published":
+                job.lease = None
+                job.state = "received" if job.state == "started" else job.state
+        self.leases.pop(lease, None)
+        return []
+
+    def take_in(self, lease: int, *columns: Sequence[Any]) -> list[Any]:
+        rows = []
+        for run_id, request_id, tenant, partition, request, traceparent, _ in zip(*columns, strict=True):
+            key = (run_id, request_id)
+            known = self.jobs.get(key)
+            if known is None:
+                self.jobs[key] = Job(key, tenant, partition, request, traceparent, lease)
+                rows.append(_TakenIn((*key, True, None)))
+            elif known.answer is not None:
+                rows.append(_TakenIn((*key, False, known.answer)))
+        return rows
+
+    def take_over(self, lease: int, limit: int) -> list[Any]:
+        now = self._clock()
+        free = [
+            job
+            for job in self.jobs.values()
+            if job.state != "published" and not (job.lease in self.leases and self.leases[job.lease][1] >= now)
+        ]
+        for job in free[:limit]:
+            is_first = job.state == "received" and job.deliveries == 1 and job.lease is not None
+            job.deliveries += job.state == "started" or is_first
+            job.state = "received" if job.state == "started" else job.state
+            job.lease = lease
+        return [job.row() for job in free[:limit]]
+
+    def reclaim(self, lease: int) -> list[Any]:
+        return [job.row() for job in self.jobs.values() if job.lease == lease and job.state != "published"]
+
+    def start(self, lease: int, run_id: Any, request_id: str) -> list[Any]:
+        job = self.jobs.get((run_id, request_id))
+        if job is None or job.lease != lease or job.state not in {"received", "started"}:
+            return []
+        job.state, job.started_at = "started", job.started_at or self._clock()
+        return [_Value((True,))]
+
+    def settle(  # noqa: PLR0917
+        self, lease: int, run_ids: Any, request_ids: Any, answers: Any, p_runs: Any, p_requests: Any
+    ) -> list[Any]:
+        # Both halves of the statement see the table as it was before it.
+        done = [
+            job
+            for key in zip(p_runs, p_requests, strict=True)
+            if (job := self.jobs.get(key)) and job.state == "answered"
+        ]
+        accepted = [
+            (job, answer)
+            for *key, answer in zip(run_ids, request_ids, answers, strict=True)
+            if (job := self.jobs.get(tuple(key))) and job.lease == lease and job.state != "published"
+        ]
+        for job in done:
+            job.state = "published"
+        for job, answer in accepted:
+            job.state, job.answer = "answered", answer
+        return [_Key(job.key) for job, _ in accepted]
+
+    def effects_begin(  # noqa: PLR0917
+        self, run_id: Any, request_id: str, lease: int, key: str, tenant: str, operation: str, arguments_hash: str
+    ) -> list[Any]:
+        job = self.jobs.get((run_id, request_id))
+        ours = job is not None and job.lease == lease
+        known = self.effects.get((run_id, key))
+        before = (None, None, None, None) if known is None else (known[0], known[2], known[3], known[5])
+        attempts = None
+        if ours and known is None:
+            attempts = 1
+            self.effects[run_id, key] = ["started", 1, operation, arguments_hash, request_id, None]
+        elif (
+            ours and known is not None and known[0] != "receipt" and (known[2], known[3]) == (operation, arguments_hash)
+        ):
+            attempts = known[1] = 1 if known[0] == "refused" else known[1] + 1
+            known[0], known[4] = "started", request_id
+        return [_Entry((ours, attempts, *before))]
+
+    def effects_settle(self, run_ids: Any, keys: Any, request_ids: Any, results: Any) -> list[Any]:
+        for run_id, key, request_id, result in zip(run_ids, keys, request_ids, results, strict=True):
+            effect = self.effects.get((run_id, key))
+            if effect is None or effect[0] != "started":
+                continue
+            if result is not None or (effect[1] == 1 and effect[4] == request_id):
+                effect[0], effect[5] = ("refused" if result is None else "receipt"), result
+        return []
+
+
+class UnknownStatementError(Exception):
+    """A service has a statement that the simulated tables do not know."""
+
+    def __init__(self, sql: str) -> None:
+        super().__init__(f"the simulated tables know no such statement; add it to simulated/postgres.py:\n{sql}")
+
+
+def lost(why: str) -> Exception:
+    """What asyncpg raises when the connection is gone."""
+    return asyncpg.ConnectionDoesNotExistError(why)
+
+
+class Pool:
+    """A process's connections to its schema."""
+
+    def __init__(self, process: Any, tables: Any) -> None:
+        self._process, self._tables = process, tables
+
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        if sql is deadletters._UNPUBLISHED:  # no worker here has any, so the round trip is saved
+            return []
+        return await self._process.world.statement(self._process, self._tables, sql, args)
+
+    async def fetchrow(self, sql: str, *args: Any) -> Any:
+        rows = await self.fetch(sql, *args)
+        return rows[0] if rows else None
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        rows = await self.fetch(sql, *args)
+        return rows[0][0] if rows else None
+
+    async def execute(self, sql: str, *args: Any) -> None:
+        await self.fetch(sql, *args)
+
+    def acquire(self) -> _Acquired:
+        return _Acquired(self._process, self._tables)
+
+
+class _Acquired:
+    """One connection, with one transaction at most."""
+
+    def __init__(self, process: Any, tables: Any) -> None:
+        self._process, self._tables = process, tables
+        self._transaction: Transaction | None = None
+
+    async def __aenter__(self) -> _Acquired:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        return None
+
+    def transaction(self) -> Transaction:
+        self._transaction = Transaction(self._process, self._tables)
+        return self._transaction
+
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        return await self._process.world.statement(self._process, self._tables, sql, args, self._transaction)
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        rows = await self.fetch(sql, *args)
+        return rows[0][0] if rows else None
+
+    async def execute(self, sql: str, *args: Any) -> None:
+        await self.fetch(sql, *args)
+
+
+class Transaction:
+    """From its first statement on it holds all tables of its schema, as if it had locked every row that matters."""
+
+    def __init__(self, process: Any, tables: Any) -> None:
+        self.process, self._tables = process, tables
+        self._before: Any = None
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        if kind is None:
+            await self.process.world.statement(self.process, self._tables, "commit", (), self)
+        else:
+            self.roll_back()
+
+    def begin(self) -> None:
+        tables = self._tables
+        tables.transaction = self
+        self._before = (
+            {key: copy.copy(job) for key, job in tables.jobs.items()},
+            {key: list(effect) for key, effect in tables.effects.items()},
+        )
+
+    def commit(self) -> None:
+        if self._tables.transaction is self:
+            self._tables.release()
+
+    def roll_back(self) -> None:
+        if self._tables.transaction is self:
+            self._tables.jobs, self._tables.effects = self._before
+            self._tables.release()
+
+
+def apply(tables: Any, sql: str, args: tuple[Any, ...], transaction: Transaction | None) -> list[Any]:
+    """Let one statement take effect."""
+    if transaction is not None:
+        if sql == "commit":
+            transaction.commit()
+            return []
+        if tables.transaction is not transaction:
+            transaction.begin()
+    try:
+        name = tables.statements[sql]
+    except KeyError:
+        raise UnknownStatementError(sql) from None
+    rows: list[Any] = getattr(tables, name)(*args)
+    return rows

@@ -1,0 +1,710 @@
+"""A world: the processes of a stack, what they stand on, what goes wrong, and the clients outside."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+from pydantic import SecretStr
+
+from simulated import desk, postgres
+from simulated.invariants import Watch, check
+from simulated.kafka import Broker, Kafka, Membership
+from simulated.loop import EPOCH, ProcessLoop, Scheduler
+from triptych.critic.__main__ import CONFIG as CRITIC
+from triptych.critic.worker import Critic
+from triptych.executor.deployments import Deployment
+from triptych.executor.intake import Executor
+from triptych.executor.settings import ExecutorSettings
+from triptych.executor.store import ExecutorStore
+from triptych.kernel import cloudevents
+from triptych.kernel.bus import Outgoing
+from triptych.kernel.database import Queries
+from triptych.kernel.decider import DeciderLoop, session
+from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE
+from triptych.kernel.service import Service
+from triptych.kernel.worker import WorkerConfig, intake, outbox, run_worker
+from triptych.kernel.worker.jobs import LeaseLostError
+from triptych.planner.__main__ import CONFIG as PLANNER
+from triptych.planner.worker import Planner
+from triptych.schemas import Control, ControlAction, Playbook, Task, topics
+from triptych.tools.ledger import PostgresLedger
+from triptych.tools.process import RESULT_TYPE
+from triptych.tools.runtime import ToolWorker
+
+LEASE_MS = 15_000
+HORIZON_S = 1_500.0
+"""Whatever is not over by then never will be. Below the wall clock of every playbook."""
+AFTERMATH_S = 0.1
+"""So long the world goes on after everything is over, for those who do not know it yet."""
+TENANT = "acme"
+
+TOOL = WorkerConfig(
+    request_noun=topics.calls(desk.tool.name),
+    answer_noun=topics.RESULTS,
+    answer_type=RESULT_TYPE,
+    group=f"tool-{desk.tool.name}",
+    concurrency=2,
+    lease_ms=LEASE_MS,
+)
+FAULTS: dict[str, tuple[str, ...]] = {
+    "statement": ("lose_before", "lose_after", "late", "kill_before", "kill_after", "pause_before", "pause_after"),
+    "publish": ("lost", "ack_lost", "late", "part", "kill_before", "kill_after", "pause_before", "pause_after"),
+    "upstream": ("answer_lost", "refused", "kill_before", "kill_after", "pause_before", "pause_after"),
+}
+MISHAPS = ("cut_off", "kafka_away", "postgres_away", "clock_jump", "join", "stop")
+
+
+class _Silence:
+    """A logger; only what a loop did not expect is kept."""
+
+    def __init__(self) -> None:
+        self.unexpected: list[str] = []
+
+    def debug(self, *_args: Any, **_fields: Any) -> None: ...
+
+    info = warning = debug
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.unexpected.append(f"{event} {fields}")
+
+    def exception(self, event: str, **fields: Any) -> None:
+        error = sys.exc_info()[1]
+        if error is None or not _is_foreseen(error):
+            self.unexpected.append(f"{event} {fields}: {error!r}")
+
+
+class _Health:
+    """Health that nobody asks for."""
+
+    def __init__(self) -> None:
+        self.counters: dict[str, int] = {}
+
+    def expect(self, *_args: Any) -> None: ...
+
+    beat = depend = started = expect
+
+    def count(self, name: str, by: int = 1) -> None:
+        self.counters[name] = self.counters.get(name, 0) + by
+
+
+class _Datetime:
+    """`datetime` as `cloudevents.utc_now` sees it: the wall clock of the process that asks."""
+
+    @staticmethod
+    def now(_zone: Any) -> Any:
+        loop = asyncio._get_running_loop()
+        return loop.wall_clock() if isinstance(loop, ProcessLoop) else EPOCH
+
+
+def install() -> None:
+    """Make this interpreter one that only simulates: its clock is virtual, and idle loops wait as long as they can."""
+    cloudevents.datetime = _Datetime  # type: ignore[misc]
+    session.time = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
+    session.IDLE_POLL_MS = intake.POLL_MS = 10_000_000
+    outbox.BEAT_S = 10_000.0
+    Queries.load = cache(Queries.load.__func__.__get__(Queries))  # type: ignore[method-assign]
+
+
+@cache
+def settings_of(instance: str, batch_max_records: int) -> ExecutorSettings:
+    return ExecutorSettings(
+        postgres=SecretStr("postgresql://simulated"), instance=instance, batch_max_records=batch_max_records
+    )
+
+
+@cache
+def deployment(operations: tuple[str, ...], review: str, *, is_parallel: bool) -> Deployment:
+    """A playbook with one step for each operation, in a row or side by side."""
+    steps = []
+    for number, operation in enumerate(operations):
+        argument: Any = number
+        if number and not is_parallel:
+            argument = f"${{{{ steps.s{number - 1}.data.number + 1 }}}}"
+        steps.append({"id": f"s{number}", "operation": f"desk.{operation}", "arguments": {"number": argument}})
+    name = "-".join((*operations, review.replace("_", "-"), "p" if is_parallel else "r"))
+    playbook = Playbook.model_validate_json(
+        orjson.dumps(
+            {
+                "name": name,
+                "goal": "simulate",
+                "input": {"type": "object"},
+                "tools": ["desk.*"],
+                "plan": {"pattern": "fixed", "steps": steps},
+                "review": review,
+                "budgets": {"wall_ms": 7_200_000, "tokens": 200, "usd": 0.001, "steps": 5, "tool_calls": 30},
+                "retry": {"max_attempts": 3, "base_ms": 200, "cap_ms": 2_000},
+                "output": {"last": f"${{{{ steps.s{len(operations) - 1}.data.number }}}}"},
+            }
+        )
+    )
+    return Deployment.of(playbook)
+
+
+@dataclass
+class Mission:
+    """One task as its client sees it."""
+
+    task_id: str
+    deployment: Deployment
+    resumes_left: int
+    finals: list[tuple[str, bytes]] = field(default_factory=list)
+    handed_over: dict[str, bytes] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    run_ids: set[Any] = field(default_factory=set)
+    status: str = ""
+
+
+class Process:
+    """One process of a service, over all its lives."""
+
+    def __init__(self, world: World, service: str, instance: str) -> None:
+        self.world, self.service, self.instance = world, service, instance
+        self.loop = ProcessLoop(world.scheduler)
+        self.log = _Silence()
+        self.memberships: list[Membership] = []
+        self.is_dead = True
+        self.is_cut_off = False
+        self.is_leaving = False
+        self.skew_s = 0.0
+        self.decider: DeciderLoop[Any] | None = None
+        self.committed: dict[Any, Any] = {}
+        self._service: Service | None = None
+        self._main: asyncio.Task[Any] | None = None
+
+    @property
+    def is_paused(self) -> bool:
+        return self.loop.is_paused
+
+    def start(self) -> None:
+        if not self.is_dead or self.is_leaving:
+            return
+        self.world.note("start", self.instance)
+        self.is_dead = self.is_cut_off = False
+        self.loop = ProcessLoop(self.world.scheduler)
+        self.loop.skew_s = self.skew_s
+        self.memberships = []
+        self._service = Service(self.service, self.log, _Health(), _event(self.loop))  # type: ignore[arg-type]
+        self._main = self.loop.create_task(_BODIES[self.service](self, self._service))
+        self._main.add_done_callback(self._ended)
+
+    def _ended(self, main: asyncio.Task[Any]) -> None:
+        if self.is_dead:
+            return
+        error = None if main.cancelled() else main.exception()
+        self.world.note("end", self.instance, repr(error))
+        if error is not None and not _is_foreseen(error):
+            self.world.violations.append(f"{self.instance} died of {error!r}")
+        self.world.scheduler.after(0.0, self.kill)
+
+    def kill(self) -> None:
+        """SIGKILL: whatever is on the way may still arrive; it starts again after a while."""
+        if self.is_dead:
+            return
+        self.world.note("kill", self.instance)
+        self.is_dead = True
+        self.committed = {}
+        for member in self.memberships:
+            member.fall_silent()
+        self.loop.is_paused = False
+        self.loop.close_down()
+        self.world.violations.extend(f"{self.instance}: {error}" for error in self.loop.errors)
+        for tables in self.world.schemas.values():
+            if tables.transaction is not None and tables.transaction.process is self:
+                tables.transaction.roll_back()
+        self.world.scheduler.after(self.world.random.choice((0.2, 3.0, 12.0, 20.0)), self.start)
+
+    def pause(self, for_s: float) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        if self.is_dead or self.loop.is_paused:
+            return
+        self.world.note("pause", self.instance, for_s)
+        self.world.settle_after(for_s)
+        self.loop.is_paused = True
+        for member in self.memberships:
+            member.fall_silent()
+        self.world.scheduler.after(for_s, self.go_on, self.loop)
+
+    def go_on(self, loop: ProcessLoop) -> None:
+        if loop is self.loop and loop.is_paused and not self.is_dead:
+            self.world.note("continue", self.instance)
+            loop.is_paused = False
+            for member in self.memberships:
+                member.catch_up()
+            loop.run_ready()
+
+    def cut_off(self, for_s: float) -> None:
+        """It cannot reach Kafka for a while, and goes on with what it has."""
+        if not self.is_dead:
+            self.world.note("cut off", self.instance, for_s)
+            self.world.settle_after(for_s)
+            self.is_cut_off = True
+            for member in self.memberships:
+                member.fall_silent()
+            self.world.scheduler.after(for_s, self.reconnect, self.loop)
+
+    def reconnect(self, loop: ProcessLoop) -> None:
+        if loop is self.loop and not self.is_dead:
+            self.is_cut_off = False
+            for member in self.memberships:
+                member.catch_up()
+
+    def stop(self) -> None:
+        """SIGTERM. It does not come back under this name."""
+        if not self.is_dead and self._service is not None:
+            self.world.note("stop", self.instance)
+            self.is_leaving = True
+            self._service.stopping.set()
+            for member in self.memberships:
+                if member._waiter is not None:
+                    self.world.scheduler.after(0.1, member._give_up, member._waiter)
+
+
+def _event(loop: ProcessLoop) -> asyncio.Event:
+    return asyncio.Event()
+
+
+def _is_foreseen(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_foreseen(part) for part in error.exceptions)
+    return isinstance(error, (*POSTGRES_GONE, *KAFKA_GONE, LeaseLostError))
+
+
+class Store(ExecutorStore):
+    """The executor's own store; the simulation looks over its shoulder."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        super().__init__(postgres.Pool(process, process.world.schemas["executor"]), process.log)  # type: ignore[arg-type]
+
+    async def commit(self, batch: Any) -> set[Any]:
+        duplicates = await super().commit(batch)
+        for run_id, run in batch.states.items():
+            if run_id not in duplicates:
+                self._process.world.keep(self._process, run)
+        return duplicates
+
+
+async def _run_executor(process: Process, service: Service) -> None:
+    world = process.world
+    settings = settings_of(process.instance, world.batch_max_records)
+    store = Store(process)
+    await store.deploy([one.playbook for one in world.deployments.values()])
+    loop = DeciderLoop(
+        service,
+        settings,
+        Executor(world.deployments),
+        store,
+        store._pool,
+        kafka=Kafka(process),  # type: ignore[arg-type]
+    )
+    await loop.run()
+
+
+def _run_worker(config: WorkerConfig, make: Callable[[Process, Any], Any]) -> Callable[..., Awaitable[None]]:
+    async def body(process: Process, service: Service) -> None:
+        settings = settings_of(process.instance, process.world.batch_max_records)
+        pool = postgres.Pool(process, process.world.schemas[service.name])
+        worker, ledger = make(process, pool)
+        await run_worker(
+            service,
+            settings,
+            worker,
+            config,
+            pool=pool,
+            settlement=ledger,
+            kafka=Kafka(process),  # type: ignore[arg-type]
+        )
+
+    return body
+
+
+def _with(config: WorkerConfig) -> WorkerConfig:
+    return WorkerConfig(
+        config.request_noun, config.answer_noun, config.answer_type, config.group, concurrency=1, lease_ms=LEASE_MS
+    )
+
+
+def _tool(process: Process, pool: Any) -> tuple[Any, Any]:
+    writes = {f"desk.{name}" for name in ("put", "send", "post")}
+    ledger = PostgresLedger(pool, writes)
+    return ToolWorker(desk.tool, desk.Line(process), ledger, process.log), ledger  # type: ignore[arg-type]
+
+
+_registry: Any = desk.Registry()
+_BODIES: dict[str, Callable[..., Any]] = {
+    "executor": _run_executor,
+    "planner": _run_worker(_with(PLANNER), lambda *_: (Planner(_registry, None, model_timeout_ms=1), None)),  # type: ignore[arg-type]
+    "critic": _run_worker(_with(CRITIC), lambda *_: (Critic(_registry, None, model_timeout_ms=1), None)),  # type: ignore[arg-type]
+    "desk": _run_worker(TOOL, _tool),
+}
+
+
+@dataclass(slots=True)
+class Statement:
+    """A statement on its way to the database, and what is going to befall it."""
+
+    process: Process
+    tables: Any
+    sql: str
+    args: tuple[Any, ...]
+    transaction: Any
+    done: asyncio.Future[Any]
+    fault: str | None
+
+    @property
+    def name(self) -> str:
+        name: str = self.tables.statements.get(self.sql, self.sql)
+        return name
+
+    def roll_back(self) -> None:
+        if self.transaction is not None:
+            self.transaction.roll_back()
+
+
+class World:
+    """One schedule, from its seed to its end."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.random = seed, random.Random(seed)  # noqa: S311
+        self.scheduler = Scheduler()
+        self.broker = Broker(self)
+        self.upstream = desk.Upstream()
+        self.violations: list[str] = []
+        self.trace: list[tuple[Any, ...]] = []
+        self.states: dict[Any, Any] = {}
+        self.watch = Watch()
+        self.postgres_away_until = 0.0
+        self._operations = 0
+        self._settled_at = 0.0
+        draw = self.random
+        self.partitions = draw.randint(1, 3)
+        self.batch_max_records = draw.choice((1, 2, 500))
+        self._slowness = draw.choice((0.0, 0.02, 0.1))
+        self.missions = self._draw_missions()
+        self.deployments = {mission.deployment.playbook.name: mission.deployment for mission in self.missions.values()}
+        self.schemas: dict[str, Any] = {"executor": postgres.ExecutorTables(self.database_now)}
+        self.processes: list[Process] = []
+        needs_critic = any(one.deployment.playbook.review != "exceptions" for one in self.missions.values())
+        for service, count in (
+            ("executor", draw.randint(1, 2)),
+            ("desk", draw.randint(1, 2)),
+            ("planner", 1),
+            ("critic", int(needs_critic)),
+        ):
+            if count and service != "executor":
+                self.schemas[service] = postgres.WorkerTables(self.database_now)
+            self.processes.extend(Process(self, service, f"{service}-{number}") for number in range(count))
+        self._faults_left = draw.choice((0, 1, 1, 2, 3, 4, 6))
+        self.fault_count = 0
+        self._strike_at = {draw.randrange(12, 30 + 25 * len(self.missions)) for _ in range(self._faults_left)}
+
+    def _draw_missions(self) -> dict[str, Mission]:
+        draw = self.random
+        missions = {}
+        for number in range(draw.choice((1, 1, 1, 2, 2, 3))):
+            operations = tuple(
+                draw.choice(("look", "think", "put", "put", "send", "post"))
+                for _ in range(draw.choice((1, 1, 1, 2, 2, 3)))
+            )
+            review = draw.choice(("exceptions", "exceptions", "exceptions", "exceptions", "every_step", "final"))
+            plan = deployment(operations, review, is_parallel=len(operations) > 1 and draw.random() < 0.5)
+            missions[f"task-{number}"] = Mission(f"task-{number}", plan, resumes_left=draw.randint(0, 2))
+        return missions
+
+    # --- what everything stands on ----------------------------------------------------------------
+
+    def database_now(self) -> Any:
+        return EPOCH + timedelta(seconds=self.scheduler.now)
+
+    def note(self, *what: Any) -> None:
+        self.trace.append((round(self.scheduler.now, 6), *what))
+
+    def settle_after(self, for_s: float) -> None:
+        """Something strange lasts for so long; whoever it befell needs a few seconds more to find out."""
+        self._settled_at = max(self._settled_at, self.scheduler.now + for_s + 6.0)
+
+    def moment(self) -> float:
+        """How long something outside takes: mostly a millisecond, now and then much longer."""
+        draw = self.random.random
+        if self._slowness and draw() < self._slowness:
+            return 3.0 * draw() ** 3
+        return 0.0002 + 0.003 * draw() ** 2
+
+    def after_a_moment(self, action: Callable[..., None], *args: Any) -> None:
+        self.scheduler.after(self.moment(), action, *args)
+
+    async def pause_briefly(self, process: Process) -> None:
+        """A round trip that changes nothing."""
+        if process.is_dead:
+            raise asyncio.CancelledError
+        done = process.loop.create_future()
+        self.after_a_moment(process.loop.resolve, done, None)
+        await done
+
+    def strike(self, place: str, process: Process) -> str | None:
+        """Count something that touches the world; the fault that befalls it, if one does."""
+        self._operations += 1
+        if self._operations not in self._strike_at:
+            return None
+        self.fault_count += 1
+        if self.random.random() < 0.3:
+            self._mishap(self.random.choice(MISHAPS))
+            return None
+        fault = self.random.choice(FAULTS[place])
+        self.note("fault", place, fault, process.instance)
+        return fault
+
+    def _mishap(self, kind: str) -> None:
+        draw = self.random
+        living = [process for process in self.processes if not process.is_dead]
+        process = draw.choice(living)
+        self.note("mishap", kind, process.instance)
+        match kind:
+            case "cut_off":
+                self.scheduler.after(0.0, process.cut_off, draw.choice((2.0, 12.0, 30.0)))
+            case "kafka_away":
+                self.broker.away_until = self.scheduler.now + draw.choice((0.5, 5.0, 20.0))
+                self.scheduler.at(self.broker.away_until + 0.001, self._kafka_is_back)
+            case "postgres_away":
+                self.postgres_away_until = self.scheduler.now + draw.choice((0.5, 5.0, 20.0))
+            case "clock_jump":
+                process.skew_s += draw.choice((-60.0, -2.0, 2.0, 60.0))
+                process.loop.skew_s = process.skew_s
+            case "join":
+                number = len(self.processes)
+                joined = Process(self, draw.choice(("executor", "desk")), f"late-{number}")
+                self.processes.append(joined)
+                self.scheduler.after(0.0, joined.start)
+            case "stop" if sum(one.service == process.service and not one.is_leaving for one in self.processes) > 1:
+                self.scheduler.after(0.0, process.stop)
+
+    def _kafka_is_back(self) -> None:
+        if not self.broker.is_away:
+            for process in self.processes:
+                if not process.is_dead:
+                    for member in process.memberships:
+                        member.catch_up()
+
+    def _strike_process(self, fault: str | None, moment: str, process: Process) -> None:
+        if fault == f"kill_{moment}":
+            process.kill()
+        elif fault == f"pause_{moment}":
+            process.pause(self.random.choice((0.5, 8.0, 18.0, 60.0)))
+
+    # --- the database -----------------------------------------------------------------------------
+
+    async def statement(
+        self, process: Process, tables: Any, sql: str, args: tuple[Any, ...], transaction: Any = None
+    ) -> list[Any]:
+        """A round trip to the database."""
+        if process.is_dead:
+            raise asyncio.CancelledError
+        done = process.loop.create_future()
+        fault = self.strike("statement", process)
+        self.after_a_moment(self._arrive, Statement(process, tables, sql, args, transaction, done, fault))
+        rows: list[Any] = await done
+        return rows
+
+    def _arrive(self, statement: Statement) -> None:
+        """A statement has reached the server."""
+        tables, transaction = statement.tables, statement.transaction
+        if tables.transaction is not None and tables.transaction is not transaction:
+            tables.waiting.append(lambda: self._arrive(statement))
+            return
+        loop = statement.done.get_loop()
+        fault = "lose_before" if self.scheduler.now < self.postgres_away_until else statement.fault
+        self._strike_process(fault, "before", statement.process)
+        if loop.is_closed_down:
+            if fault != "kill_before" and transaction is None and self.random.random() < 0.5:
+                self._take_effect(statement)
+            return
+        if fault in {"lose_before", "late"}:
+            self._lose(statement, is_late=fault == "late")
+            return
+        result = self._take_effect(statement)
+        if fault == "lose_after":
+            statement.roll_back()
+            result = postgres.lost(f"after {statement.name}")
+        self._strike_process(fault, "after", statement.process)
+        self.after_a_moment(loop.resolve, statement.done, result)
+        self._look_whether_it_is_over()
+
+    def _lose(self, statement: Statement, *, is_late: bool) -> None:
+        """The connection is gone before the statement has taken effect; it may still do so later."""
+        statement.roll_back()
+        if is_late and statement.transaction is None:
+            self.settle_after(3.0)
+            self.scheduler.after(self.random.uniform(0.05, 3.0), self._take_effect, statement)
+        lost = postgres.lost(f"in {statement.name}")
+        self.after_a_moment(statement.done.get_loop().resolve, statement.done, lost)
+
+    def _take_effect(self, statement: Statement) -> Any:
+        """The rows of a statement, or the error that it ends with."""
+        tables, args, name, who = statement.tables, statement.args, statement.name, statement.process.instance
+        before: dict[int, tuple[int, dict[str, int]]] = {}
+        if name == "commit_batch":
+            before = {partition: (held[0], held[3]) for partition, held in tables.partitions.items()}
+        try:
+            rows = postgres.apply(tables, statement.sql, args, statement.transaction)
+        except asyncpg.PostgresError as error:
+            statement.roll_back()
+            self.note(who, name, "refused", str(error))
+            return error
+        self.note(who, name)
+        if name == "commit_batch":
+            self.violations.extend(self.watch.committed(before, tables, args))
+        elif name == "settle":
+            self.watch.answered(args)
+        return rows
+
+    def keep(self, process: Process, run: Any) -> None:
+        """A run as an executor believes to have committed it."""
+        known = self.states.get(run.run_id)
+        if known is None or known.seq < run.seq:
+            self.states[run.run_id] = run
+        ledger = run.ledger
+        if (
+            ledger.tokens + ledger.reserved_tokens > ledger.max_tokens
+            or ledger.usd_micros + ledger.reserved_usd_micros > ledger.max_usd_micros
+            or ledger.tool_calls > ledger.max_tool_calls
+            or ledger.steps > ledger.max_steps
+            or min(ledger.reserved_tokens, ledger.reserved_usd_micros) < 0
+        ):
+            self.violations.append(f"{run.run_id}: over budget at {run.seq}: {ledger}")
+
+    # --- the upstream -----------------------------------------------------------------------------
+
+    async def ask_upstream(self, process: Process, kind: str, action: Callable[[], Any]) -> Any:
+        if process.is_dead:
+            raise asyncio.CancelledError
+        loop = process.loop
+        done = loop.create_future()
+        fault = self.strike("upstream", process)
+
+        def arrive() -> None:
+            if loop.is_closed_down or done.cancelled():
+                return
+            self._strike_process(fault, "before", process)
+            if fault == "kill_before":
+                return
+            if fault == "refused":
+                self.after_a_moment(loop.resolve, done, desk.refused())
+                return
+            self.note(process.instance, "upstream", kind)
+            answer = action()
+            self._strike_process(fault, "after", process)
+            self.after_a_moment(loop.resolve, done, desk.answer_lost() if fault == "answer_lost" else answer)
+
+        self.after_a_moment(arrive)
+        return await done
+
+    # --- the clients ------------------------------------------------------------------------------
+
+    def _publish_task(self, mission: Mission, partition: int) -> None:
+        task = Task(task_id=mission.task_id, playbook=mission.deployment.playbook.name, tenant=TENANT)
+        self._publish(topics.TASKS, partition, mission.task_id, task.to_bytes())
+
+    def _publish(self, noun: str, partition: int, key: str, value: bytes) -> None:
+        self.broker.append(Outgoing(f"triptych.{noun}", partition, key.encode(), [], value))
+
+    def published(self, message: Outgoing) -> None:
+        """A message has arrived in a log."""
+        event_id = cloudevents.event_id(message.headers)
+        self.note("log", message.topic, message.partition, event_id)
+        self.violations.extend(self.watch.published(message, event_id))
+        if message.topic == "triptych.outcomes":
+            self._receive(message)
+
+    def _receive(self, message: Outgoing) -> None:
+        outcome = orjson.loads(message.value)
+        mission = self.missions[outcome["task_id"]]
+        event_id = cloudevents.event_id(message.headers) or ""
+        mission.run_ids.add(outcome.get("run_id"))
+        if outcome["final"]:
+            mission.finals.append((event_id, message.value))
+            mission.status = outcome["status"]
+            return
+        if event_id in mission.handed_over:
+            if mission.handed_over[event_id] != message.value:
+                self.violations.append(f"{event_id}: the same event with another body")
+            return
+        mission.handed_over[event_id] = message.value
+        mission.reasons.append(outcome["reason"]["code"])
+        action = ControlAction.RESUME if mission.resumes_left else ControlAction.ABORT
+        mission.resumes_left -= 1
+        command = Control(
+            command_id=f"{event_id}:{action.value}",
+            run_id=UUID(outcome["run_id"]),
+            action=action,
+            principal="user:ana",
+        )
+        for _ in range(self.random.choice((1, 1, 2))):
+            delay = self.random.uniform(0.1, 5.0)
+            self.scheduler.after(
+                delay, self._publish, topics.CONTROL, message.partition, outcome["run_id"], command.to_bytes()
+            )
+
+    # --- from beginning to end --------------------------------------------------------------------
+
+    def _look_whether_it_is_over(self) -> None:
+        if self.over_at is None and all(mission.finals for mission in self.missions.values()) and not self.left_open():
+            self.over_at = self.scheduler.now
+            self.note("over")
+
+    def left_open(self) -> list[str]:
+        """What is stored and still wants something to happen."""
+        executor = self.schemas["executor"]
+        left = [f"outbox {key}" for key in executor.outbox]
+        left.extend(f"timer of {run_id}" for run_id in executor.timers_)
+        for service, tables in self.schemas.items():
+            if service != "executor":
+                left.extend(
+                    f"{service} job {job.key} {job.state}" for job in tables.jobs.values() if job.state != "published"
+                )
+        return left
+
+    over_at: float | None = None
+
+    def play(self) -> World:
+        """Let the schedule happen, and look at what is left of it."""
+        draw = self.random
+        for process in self.processes:
+            self.scheduler.after(draw.uniform(0.0, 0.3), process.start)
+        for mission in self.missions.values():
+            for _ in range(draw.choice((1, 1, 1, 2))):
+                self.scheduler.after(
+                    draw.uniform(0.0, 0.6), self._publish_task, mission, draw.randrange(self.partitions)
+                )
+        while self.over_at is None and self.scheduler.now < HORIZON_S and not self.violations:
+            if not self.scheduler.step():
+                break
+        if self.over_at is not None:
+            end = max(self.over_at, self._settled_at) + AFTERMATH_S
+            while self.scheduler.now < end and self.scheduler.step():
+                pass
+        check(self)
+        for process in self.processes:
+            process.is_leaving = True
+            process.kill()
+        return self
+
+    def digest(self) -> str:
+        """A hash of everything that happened."""
+        return hashlib.sha256(repr(self.trace).encode()).hexdigest()
+
+
+def play(seed: int) -> World:
+    """One schedule."""
+    return World(seed).play()

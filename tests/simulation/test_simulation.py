@@ -1,0 +1,57 @@
+"""Every schedule that a seed can think of ends as the guarantees say, and a seed gives the same schedule each time.
+
+More of them: `make simulate SEEDS=100000`, or TRIPTYCH_TEST_SCHEDULES here. docs/testing.md says what is simulated.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SCHEDULES = int(os.environ.get("TRIPTYCH_TEST_SCHEDULES", "6000"))
+MUTATIONS = {
+    "epochs_are_not_checked": "was committed in epoch",
+    "answered_requests_are_answered_again": "the journal",
+    "offsets_are_stored_before_the_state": "not over",
+    "messages_are_published_before_the_commit": "before it was committed",
+    "the_outbox_of_the_dead_is_not_published": "not over",
+    "effects_are_begun_without_an_intent": "took effect 2 times",
+    "leases_are_not_checked": "with two bodies",
+}
+
+
+def simulate(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "simulated", *arguments],
+        cwd=HERE,
+        env={**os.environ, "PYTHONPATH": str(HERE), "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(3600)
+def test_every_schedule_ends_as_the_guarantees_say():
+    played = simulate("--seeds", str(SCHEDULES))
+    assert played.returncode == 0, played.stdout + played.stderr
+
+
+@pytest.mark.parametrize("seed", ["5", "147", "1031"])
+def test_a_seed_gives_the_same_schedule_in_every_process(seed):
+    first = simulate("--seed", seed, "--digest", hash_seed="1")
+    second = simulate("--seed", seed, "--digest", hash_seed="2")
+    assert len(first.stdout.strip()) == 64, first.stderr
+    assert first.stdout == second.stdout
+
+
+@pytest.mark.parametrize(("mutation", "told"), MUTATIONS.items())
+def test_a_defect_is_found(mutation, told):
+    played = simulate("--seeds", "5000", "--mutation", mutation)
+    assert played.returncode == 1, f"{mutation} was not found: {played.stdout}{played.stderr}"
+    assert told in played.stdout
