@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from triptych.kernel import failpoints
+from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.failpoints import Action, BadOrderError, FailPoints
 from triptych.kernel.settings import ServiceSettings
 
@@ -57,6 +59,16 @@ def test_hits_count_from_the_moment_it_is_armed(tmp_path: Path) -> None:
     assert points.due("worker.before_settle") is None
     (tmp_path / "worker.before_settle").write_text("cut:1")
     assert points.due("worker.before_settle") is Action.CUT
+
+
+def test_the_clock_of_a_process_is_off_by_what_its_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failpoints, "_enabled", None)
+    monkeypatch.setattr(failpoints, "clock_error", timedelta())
+    failpoints.enable(tmp_path)
+    assert utc_now() - datetime.now(UTC) < timedelta(seconds=10)
+    (tmp_path / failpoints.CLOCK).write_text("-180")
+    failpoints.enable(tmp_path)
+    assert timedelta(seconds=170) < datetime.now(UTC) - utc_now() < timedelta(seconds=190)
 
 
 def test_a_file_that_orders_nothing_is_an_error(tmp_path: Path) -> None:

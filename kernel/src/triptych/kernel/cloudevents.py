@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import orjson
 
+from triptych.kernel import failpoints
 from triptych.kernel.errors import UndecodableRecord
 
 Headers = list[tuple[str, bytes]]
@@ -84,4 +85,4 @@ def body(headers: Sequence[tuple[str, bytes | None]], value: bytes | None) -> by
 
 def utc_now() -> datetime:
     """The wall clock, in UTC. Passed into pure code, never read there."""
-    return datetime.now(UTC)
+    return datetime.now(UTC) + failpoints.clock_error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
@@ -62,13 +63,21 @@ class FailPoints:
         return Action(order[1])
 
 
+CLOCK = "clock"
+"""A file of this name, beside those that arm, holds the seconds by which the clock of this process is off."""
+
+clock_error = timedelta()
+"""What is added to the wall clock. Read once, when fail points are enabled; nothing anywhere else."""
+
 _enabled: FailPoints | None = None
 
 
 def enable(folder: Path) -> None:
-    """From now on the files in `folder` arm the fail points of this process."""
-    global _enabled  # noqa: PLW0603 - a fail point must fit in any line of any module, so it cannot be passed in
+    """From now on the files in `folder` arm the fail points of this process, and its clock may be off."""
+    global _enabled, clock_error  # noqa: PLW0603 - a fail point must fit in any line of any module, so it cannot be passed in
     _enabled = FailPoints(folder)
+    if (clock := folder / CLOCK).exists():
+        clock_error = timedelta(seconds=float(clock.read_text()))
 
 
 def hit(name: str) -> None:
