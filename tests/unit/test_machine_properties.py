@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
-from triptych.executor.machine import Message, Tick, begin, decide
+from triptych.executor.machine import Message, Start, Tick, begin, decide
 from triptych.executor.state import Ask, Run, RunStatus
 from triptych.schemas import (
     CallAnswer,
@@ -104,6 +104,7 @@ class RunMachine(RuleBasedStateMachine):
             playbook=self.playbook,
             partition=0,
             now=self.now,
+            has_room=data.draw(st.booleans()),
         )
         self.run_state = begun.run
         self.journal.extend((event, self.now) for event in begun.events)
@@ -151,6 +152,12 @@ class RunMachine(RuleBasedStateMachine):
         events = self.tell(data.draw(st.sampled_from(self.heard)))
         assert events == ()
         assert self.run_state == before
+
+    @rule()
+    def there_is_room(self) -> None:
+        was_queued = self.run_state.status is RunStatus.QUEUED
+        events = self.tell(Start())
+        assert bool(events) == was_queued
 
     @rule(seconds=st.sampled_from([0, 1, 5, 31, 400]))
     def time_passes(self, seconds: int) -> None:
@@ -205,6 +212,16 @@ class RunMachine(RuleBasedStateMachine):
             assert run.wake_at() is not None
 
     @invariant()
+    def a_queued_run_asks_nothing_and_does_not_age(self) -> None:
+        run = self.run_state
+        if run.status is RunStatus.QUEUED:
+            assert not run.requests
+            assert run.wake_at() is None
+            assert run.usage(self.now).wall_ms == 0
+        elif run.active_since is not None:
+            assert run.usage(self.now).wall_ms <= (self.now - run.active_since).total_seconds() * 1000
+
+    @invariant()
     def the_end_is_told_once_and_leaves_nothing_open(self) -> None:
         endings = [event for event, _ in self.journal if isinstance(event, ev.RunEnded)]
         assert len(endings) == self.run_state.status.is_final
@@ -234,6 +251,9 @@ class RunMachine(RuleBasedStateMachine):
             run = self.run_state
             if run.status.is_final:
                 return
+            if run.status is RunStatus.QUEUED:
+                self.tell(Start())
+                continue
             if run.status is RunStatus.ESCALATED:
                 self.commands += 1
                 fields = {

@@ -34,6 +34,7 @@ STYLES = {
     "retrying": "yellow",
     "skipped": "dim",
     "waiting": "dim",
+    "queued": "dim",
 }
 """The colour of a status, the same wherever it is shown."""
 

@@ -55,13 +55,17 @@ def tell(journal: Iterable[JournalEntry], width: int | None) -> Story:
     story = Story()
     operations: dict[str, str] = {}
     asked: dict[str, tuple[datetime, str]] = {}
+    admitted_at: datetime | None = None
     for entry in journal:
         data = entry.data
+        admitted_at = admitted_at or entry.at
         if entry.type == "PlanAccepted":
             operations.update({step["id"]: step["operation"] for step in data["plan"]["steps"]})
         request = data.get("request_id")
         step = asked[request][1] if request in asked else _step_of(entry)
         text, tone, details = _told(entry, operations)
+        if entry.type == "RunStarted":
+            text = f"{text}  after {duration((entry.at - admitted_at).total_seconds() * 1000)} in the queue"
         if spent := _spent(data.get("spend")):
             text = f"{text}  [{spent}]"
         if request and entry.type.endswith("Requested"):
@@ -104,7 +108,13 @@ def _admitted(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     data = entry.data
     playbook = f"{data['playbook']['name']}@{data['playbook']['version']}"
     text = f"task {data['task_id']} of {data['tenant']}, for {data['principal']}, becomes a run of {playbook}"
+    if data.get("queued"):
+        text += "; there is no room, so it is queued"
     return text, "bold", {"input": data["input"]}
+
+
+def _started(_entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    return "there is room: it starts", "bold", {}
 
 
 def _plan_requested(entry: JournalEntry, _operations: dict[str, str]) -> Told:
@@ -225,6 +235,7 @@ def _ended(entry: JournalEntry, _operations: dict[str, str]) -> Told:
 
 _TELLERS: dict[str, Callable[[JournalEntry, dict[str, str]], Told]] = {
     "RunAdmitted": _admitted,
+    "RunStarted": _started,
     "PlanRequested": _plan_requested,
     "PlanAccepted": _plan_accepted,
     "PlanRefused": _plan_refused,

@@ -61,6 +61,14 @@ class ModelPlan(Authored):
     usd: Annotated[float, Field(ge=0, description="The most that one plan may cost, in US dollars.")] = 0.10
 
 
+class Limits(Authored):
+    """What all runs of a playbook together may take up."""
+
+    active_runs: Annotated[
+        int, Field(ge=1, description="So many may be active at once, in all processes; the others are queued.")
+    ]
+
+
 class Playbook(Authored):
     """An agent: its goal, the operations it may use, how it plans, and its limits."""
 
@@ -72,6 +80,7 @@ class Playbook(Authored):
     review: Review = Review.EXCEPTIONS
     judge: Annotated[Judge | None, Field(description="Judges the whole run; needs `review: final`.")] = None
     budgets: Budgets = Budgets()
+    limits: Limits | None = None
     retry: Annotated[RetryPolicy, Field(description="For steps that bring none of their own.")] = RetryPolicy()
     parallel: Annotated[int, Field(ge=1, le=100, description="How many steps may run at once.")] = 4
     output: Annotated[
@@ -81,7 +90,8 @@ class Playbook(Authored):
     @cached_property
     def version(self) -> str:
         """A content hash: the same text is the same version everywhere."""
-        canonical = orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+        fields = self.model_dump(mode="json", exclude=None if self.limits else {"limits"})  # newer than some versions
+        canonical = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(canonical).hexdigest()[:12]
 
     def allows(self, operation: str) -> bool:

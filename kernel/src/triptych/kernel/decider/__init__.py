@@ -1,5 +1,7 @@
 """The decider: the loop of the one service that owns state. Read `loop.py`, then `session.py`, then `assembly.py`."""
 
+from triptych.kernel.decider.admission import HEAD, Kind, Limits, Line, Standing, Waiting
+from triptych.kernel.decider.assembly import FORWARDED
 from triptych.kernel.decider.contract import (
     Addressed,
     Arrival,
@@ -13,13 +15,20 @@ from triptych.kernel.decider.contract import (
 from triptych.kernel.decider.loop import DeciderLoop
 
 __all__ = [
+    "FORWARDED",
+    "HEAD",
     "Addressed",
     "Arrival",
     "Batch",
     "Claim",
     "DeciderLoop",
     "Domain",
+    "Kind",
+    "Limits",
+    "Line",
     "RejectedRecord",
+    "Standing",
     "Store",
     "Transition",
+    "Waiting",
 ]

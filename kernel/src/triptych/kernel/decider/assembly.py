@@ -16,6 +16,7 @@ import asyncpg
 
 from triptych.kernel import cloudevents, deadletters
 from triptych.kernel.bus import Kafka, Outgoing, Record
+from triptych.kernel.decider.admission import Admission, Line, Standing
 from triptych.kernel.decider.contract import (
     Addressed,
     Arrival,
@@ -36,6 +37,7 @@ from triptych.schemas import topics
 
 POISONED_TIMER_DELAY = timedelta(seconds=60)
 FORWARDED = "triptych_forwarded"
+"""The header of a record that was sent on to another partition: `topic:partition:offset` of where it came in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,11 @@ class Kit(Generic[StateT]):
 class Memory(Generic[StateT]):
     """What this process remembers of the partitions that it owns."""
 
+    admission: Admission
     cache: OrderedDict[UUID, StateT] = field(default_factory=OrderedDict)
     timers: Timers = field(default_factory=Timers)
+    starts: list[UUID] = field(default_factory=list)
+    """Runs that waited and are to begin with the next batch."""
 
 
 class Assembly(Generic[StateT]):
@@ -80,10 +85,15 @@ class Assembly(Generic[StateT]):
         """Decide what follows from a message; `arrival` is None when time alone is the message."""
         state = self.batch.states.get(message.run_id) or self._memory.cache.get(message.run_id)
         try:
-            if arrival and state is not None and self._is_astray(arrival, state):
+            if arrival and self._is_astray(arrival, message, state):
                 return
             partition = arrival.record.partition if arrival else -1
-            transition = self._kit.domain.apply(state, message, partition, self.batch.at)
+            has_room = (
+                state is None
+                and message.creates is not None
+                and self._memory.admission.enter(message.run_id, Line(partition, *message.creates))
+            )
+            transition = self._kit.domain.apply(state, message, partition, self.batch.at, has_room=has_room)
         except UndecodableRecord as error:
             if arrival:
                 self.bury(arrival.record, error)
@@ -97,7 +107,16 @@ class Assembly(Generic[StateT]):
         if transition is None:
             self._kit.service.health.count("duplicates")
         else:
+            self._note_waiting(message.run_id, state, transition.state)
             self._collect(message, transition)
+
+    def _note_waiting(self, run_id: UUID, before: StateT | None, after: StateT) -> None:
+        """Whether a run takes or leaves its place in a line."""
+        if before is None:
+            if self._kit.domain.standing(after) is Standing.WAITING:
+                self.batch.queued.append(run_id)
+        elif self._kit.domain.standing(before) is Standing.WAITING:
+            self.batch.dequeued.append(run_id)
 
     def _collect(self, message: Addressed, transition: Transition[StateT]) -> None:
         run_id = message.run_id
@@ -137,14 +156,23 @@ class Assembly(Generic[StateT]):
                 wake_at if wake_at > self.batch.at else later,
             )
 
-    def _is_astray(self, arrival: Arrival, state: StateT) -> bool:
+    def _is_astray(self, arrival: Arrival, message: Addressed, state: StateT | None) -> bool:
         """A record that came in on another partition than its run's: the owner there must get it."""
-        home, record = self._kit.domain.partition(state), arrival.record
+        record = arrival.record
+        if state is not None:
+            home = self._kit.domain.partition(state)
+        elif message.creates is not None:
+            home = self._memory.admission.home(message.creates, record.partition)
+        else:
+            return False
         if record.partition == home:
             return False
         if cloudevents.header(record.headers, FORWARDED) is not None:
+            if state is None:
+                return False  # whoever sent it on has other limits; here it waits at least
             raise UndecodableRecord("wrong_partition", f"the run lives on partition {home}, and so must this record")
-        headers = [*((name, value or b"") for name, value in record.headers), (FORWARDED, b"1")]
+        origin = f"{record.topic}:{record.partition}:{record.offset}".encode()
+        headers = [*((name, value or b"") for name, value in record.headers), (FORWARDED, origin)]
         outgoing = Outgoing(record.topic, home, record.key or b"", headers, record.value or b"")
         self.batch.outbox.append(OutboxRow(OutboxKey(_record_uuid(record), 0), record.partition, outgoing))
         return True

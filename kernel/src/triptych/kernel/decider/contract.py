@@ -14,6 +14,7 @@ from uuid import UUID
 from triptych.kernel import cloudevents
 from triptych.kernel.bus import Record
 from triptych.kernel.deadletters import DeadRecord
+from triptych.kernel.decider.admission import Kind, Limits, Line, Standing, Waiting
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outbox import OutboxKey, OutboxRow, Send
 
@@ -31,11 +32,11 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Addressed:
-    """What a record says, and to which run. `creates` when the run begins with it."""
+    """What a record says, and to which run. `creates` says of which kind a run is that comes of it."""
 
     run_id: UUID
     content: object
-    creates: bool = False
+    creates: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +70,36 @@ class Domain(Protocol[StateT]):
     def tick(self) -> object:
         """The message that says that time has passed."""
 
+    @property
+    def start(self) -> object:
+        """The message that says that there is room for a run that waits."""
+
+    @property
+    def limits(self) -> Limits:
+        """How many runs may be active."""
+
     def read(self, arrival: Arrival) -> Addressed:
         """What a record says. Raises UndecodableRecord when it says nothing."""
 
     def partition(self, state: StateT) -> int:
         """The partition whose owner alone may change this run."""
 
+    def kind(self, state: StateT) -> Kind:
+        """What limits go by."""
+
+    def standing(self, state: StateT) -> Standing:
+        """Whether it takes room, wants some, or neither."""
+
     def wake_at(self, state: StateT) -> datetime | None:
         """When time alone may next change this run."""
 
     def apply(
-        self, state: StateT | None, message: Addressed, partition: int, now: datetime
+        self, state: StateT | None, message: Addressed, partition: int, now: datetime, *, has_room: bool
     ) -> Transition[StateT] | None:
-        """What follows from a message, or None when it changes nothing. Raises UndecodableRecord."""
+        """What follows from a message, or None when it changes nothing. A new run waits unless there is room.
+
+        Raises UndecodableRecord.
+        """
 
     def again(self, state: StateT) -> Transition[StateT]:
         """What a run that is over sends to whoever asks for it again; the run stays as it is."""
@@ -103,6 +121,8 @@ class Batch(Generic[StateT]):
     epochs: dict[int, int] = field(default_factory=dict)
     offsets: dict[int, dict[str, int]] = field(default_factory=dict)
     created: list[UUID] = field(default_factory=list)
+    queued: list[UUID] = field(default_factory=list)
+    dequeued: list[UUID] = field(default_factory=list)
     states: dict[UUID, StateT] = field(default_factory=dict)
     events: list[tuple[UUID, int, object]] = field(default_factory=list)
     outbox: list[OutboxRow] = field(default_factory=list)
@@ -127,6 +147,15 @@ class Store(Protocol[StateT]):
 
     async def timers(self, partitions: Sequence[int]) -> list[tuple[UUID, datetime]]:
         """The timers of these partitions."""
+
+    async def active(self, partitions: Sequence[int]) -> list[tuple[UUID, Line]]:
+        """The active runs of these partitions."""
+
+    async def waiting(self, partitions: Sequence[int]) -> list[Waiting]:
+        """The head of each line of these partitions."""
+
+    async def heads(self, lines: Sequence[Line]) -> list[Waiting]:
+        """The heads of these lines."""
 
     async def commit(self, batch: Batch[StateT]) -> set[UUID]:
         """Write the batch in one statement and return created runs that existed already. Raises Fenced."""

@@ -10,11 +10,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any, Generic
+from uuid import UUID
 
 from aiokafka.abc import ConsumerRebalanceListener
 
 from triptych.kernel import claimcheck, cloudevents, failpoints
 from triptych.kernel.bus import Publisher, Record, TopicPartition
+from triptych.kernel.decider.admission import Admission, Line, Standing, Waiting
 from triptych.kernel.decider.assembly import Assembly, Kit, Memory, outbox_rows
 from triptych.kernel.decider.contract import Addressed, Arrival, Batch, Claim, StateT
 from triptych.kernel.errors import PublishFailed, TriptychError, UndecodableRecord
@@ -26,6 +28,7 @@ LOOP = "decider"
 IDLE_POLL_MS = 500
 MAX_CACHED = 20_000
 MAX_TIMERS_A_BATCH = 500
+MAX_STARTS_A_BATCH = 500
 OFFSET_COMMIT_EVERY_S = 5.0
 
 
@@ -41,7 +44,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._generation = 0
         self._failure: BaseException | None = None
         self._claims: dict[int, Claim] = {}
-        self._memory: Memory[StateT] = Memory()
+        self._memory = self._blank_memory(partitions=1)
         self._published: list[OutboxKey] = []
         self._positions: dict[TopicPartition, int] = {}
         self._offsets_committed_at = time.monotonic()
@@ -55,8 +58,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         async with self._subscription:
             while not self._kit.service.stopping.is_set():
                 generation = self._generation
-                wait_ms = self._memory.timers.wait_ms(cloudevents.utc_now(), IDLE_POLL_MS)
-                polled = await self._subscription.poll(wait_ms)
+                polled = await self._subscription.poll(self._wait_ms())
                 async with self._busy:
                     self._kit.service.health.beat(LOOP)
                     if self._failure is not None:
@@ -69,13 +71,20 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             async with self._busy:
                 await self._forget_published()
 
+    def _wait_ms(self) -> int:
+        """How long there is nothing to do unless a record comes in."""
+        return 0 if self._memory.starts else self._memory.timers.wait_ms(cloudevents.utc_now(), IDLE_POLL_MS)
+
+    def _blank_memory(self, partitions: int) -> Memory[StateT]:
+        return Memory(Admission(self._kit.domain.limits, partitions))
+
     # --- ownership --------------------------------------------------------------------------------
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Wait for the batch under way; from here on nothing of these partitions is touched."""
         async with self._busy:
             self._generation += 1
-            self._claims, self._memory = {}, Memory()
+            self._claims, self._memory = {}, self._blank_memory(partitions=1)
             self._positions.clear()
             self._kit.service.log.debug("partitions revoked", count=len(revoked))
 
@@ -98,7 +107,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._kit.service.health.count("outbox_left_behind", len(left_behind))
         await self._publish(left_behind)
         failpoints.hit("decider.after_left_behind")
-        self._memory.timers = Timers(await self._kit.store.timers(partitions))
+        self._memory = await self._remember(partitions)
         self._claims = {claim.partition: claim for claim in claims}
         self._positions = {tp: await self._start_offset(tp) for tp in assigned}
         for tp, offset in self._positions.items():
@@ -112,6 +121,15 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             left_behind=len(left_behind),
             timers=len(self._memory.timers),
         )
+
+    async def _remember(self, partitions: list[int]) -> Memory[StateT]:
+        """What the database holds of these partitions. All topics have the same number of them."""
+        store, topic = self._kit.store, next(iter(self._topics))
+        memory = self._blank_memory(len(self._subscription.consumer.partitions_for_topic(topic)))
+        memory.timers = Timers(await store.timers(partitions))
+        memory.admission.load(await store.active(partitions), await store.waiting(partitions))
+        memory.starts = memory.admission.take(MAX_STARTS_A_BATCH)
+        return memory
 
     async def _start_offset(self, tp: TopicPartition) -> int:
         """Where to go on: the offset that was stored with the state it led to, else the beginning."""
@@ -131,12 +149,15 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     async def _turn(self, polled: dict[TopicPartition, list[Record[Any, Any]]]) -> None:
         now = cloudevents.utc_now()
         due = self._memory.timers.take_due(now, MAX_TIMERS_A_BATCH)
-        if not polled and not due:
+        starts = self._memory.starts
+        if not polled and not due and not starts:
             await self._forget_published()
             return
         batch: Batch[StateT] = Batch(at=now, published=self._published)
         assembly = Assembly(self._kit, self._memory, batch)
-        messages = await self._read(polled, assembly)
+        messages: list[tuple[Arrival | None, Addressed]]
+        messages = [(None, Addressed(run_id, self._kit.domain.start)) for run_id in starts]
+        messages.extend(await self._read(polled, assembly))
         messages.extend((None, Addressed(run_id, self._kit.domain.tick)) for run_id in due)
         await self._warm(message.run_id for _, message in messages if not message.creates)
         for arrival, message in messages:
@@ -146,6 +167,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 assembly.rearm_untouched(run_id)
         batch.epochs = {partition: self._claims[partition].epoch for partition in assembly.touched_partitions()}
         await self._commit(batch)
+        await self._choose_starts()
 
     async def _read(
         self, polled: dict[TopicPartition, list[Record[Any, Any]]], assembly: Assembly[StateT]
@@ -181,6 +203,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             if run_id in duplicates:
                 self._kit.service.health.count("duplicate_tasks")
                 continue
+            self._settle(run_id, state)
             if self._kit.domain.wake_at(state) is None:
                 self._memory.cache.pop(
                     run_id, None
@@ -188,6 +211,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 continue
             self._memory.cache[run_id] = state
             self._memory.cache.move_to_end(run_id)
+        self._settle_lines(batch, duplicates)
         for run_id in batch.disarmed:
             self._memory.timers.disarm(run_id)
         for run_id, (_, due_at) in batch.armed.items():
@@ -201,6 +225,33 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         if time.monotonic() - self._offsets_committed_at > OFFSET_COMMIT_EVERY_S:
             self._offsets_committed_at = time.monotonic()
             await self._subscription.commit(dict(self._positions))
+
+    def _line(self, state: StateT) -> Line:
+        return Line(self._kit.domain.partition(state), *self._kit.domain.kind(state))
+
+    def _settle_lines(self, batch: Batch[StateT], duplicates: set[UUID]) -> None:
+        admission = self._memory.admission
+        admission.settled()
+        for run_id in batch.queued:
+            if run_id not in duplicates:
+                admission.queue(Waiting(self._line(batch.states[run_id]), batch.at, run_id))
+        for run_id in batch.dequeued:
+            admission.leave(run_id, self._line(batch.states[run_id]))
+
+    def _settle(self, run_id: UUID, state: StateT) -> None:
+        """What a committed run means to admission."""
+        admission = self._memory.admission
+        if self._kit.domain.standing(state) is not Standing.ACTIVE:
+            admission.release(run_id)
+        elif not admission.confirm(run_id):
+            admission.occupy(run_id, self._line(state))
+
+    async def _choose_starts(self) -> None:
+        """Give the room that has become free to those who wait."""
+        admission = self._memory.admission
+        if short := admission.short():
+            admission.fill(short, await self._kit.store.heads(short))
+        self._memory.starts = admission.take(MAX_STARTS_A_BATCH)
 
     async def _send_again(self, repeated: Sequence[StateT]) -> None:
         """Whoever publishes a task again may have lost its outcome. If it is lost here, it is asked for again."""

@@ -19,7 +19,8 @@ async def serve(service: Service, settings: ExecutorSettings) -> None:
         store = ExecutorStore(pool, service.log)
         await store.deploy(playbooks)
         service.log.info("playbooks deployed", playbooks=[f"{p.name}@{p.version}" for p in playbooks])
-        executor = Executor({playbook.name: Deployment.of(playbook) for playbook in playbooks})
+        deployments = {playbook.name: Deployment.of(playbook) for playbook in playbooks}
+        executor = Executor(deployments, settings.max_active_runs, settings.tenant_active_runs)
         await DeciderLoop(service, settings, executor, store, pool).run()
 
 

@@ -27,6 +27,15 @@ class RunAdmitted:
     input: dict[str, Json]
     partition: int
     deadline_at: datetime
+    queued: bool = False
+    """There was no room, so it waits for `RunStarted`, which sets the deadline anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """There was room for a queued run. Its wall clock runs from here."""
+
+    deadline_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +233,7 @@ class RunEnded:
 
 Event = (
     RunAdmitted
+    | RunStarted
     | PlanRequested
     | PlanAccepted
     | PlanRefused

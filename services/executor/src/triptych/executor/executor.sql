@@ -19,6 +19,37 @@ where partition = any($1) order by run_id, position
 -- name: timers
 select run_id, due_at from timers where partition = any($1)
 
+-- name: active
+-- Every active run has a timer, for its deadline at the latest.
+select r.run_id, r.partition, r.tenant, r.playbook
+from timers t join runs r using (run_id)
+where t.partition = any($1) and r.status in ('planning', 'running', 'reviewing')
+
+-- name: waiting
+select partition, tenant, playbook, queued_at, run_id
+from (
+    select *, row_number() over (partition by partition, tenant, playbook order by queued_at, run_id) as place
+    from queue where partition = any($1)
+) as placed
+where place <= $2
+order by queued_at, run_id
+
+-- name: heads
+select q.partition, q.tenant, q.playbook, q.queued_at, q.run_id
+from unnest($1::integer[], $2::text[], $3::text[]) as line (partition, tenant, playbook)
+cross join lateral (
+    select * from queue q
+    where q.partition = line.partition and q.tenant = line.tenant and q.playbook = line.playbook
+    order by q.queued_at, q.run_id limit $4
+) as q
+order by q.queued_at, q.run_id
+
+-- name: enqueue
+insert into queue select * from unnest($1::queue[])
+
+-- name: dequeue
+delete from queue where run_id = any($1)
+
 -- name: commit
 select commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 

@@ -38,6 +38,8 @@ def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
         started_at=at,
         deadline_at=event.deadline_at,
         updated_at=at,
+        status=RunStatus.QUEUED if event.queued else RunStatus.PLANNING,
+        active_since=None if event.queued else at,
         ledger=Ledger(
             max_steps=budgets.steps,
             max_tool_calls=budgets.tool_calls,
@@ -55,6 +57,8 @@ def evolve(run: Run, event: ev.Event, at: datetime) -> Run:
 
 def _apply(run: Run, event: ev.Event, at: datetime) -> Run:  # noqa: C901, PLR0911, PLR0912 - one arm for each event
     match event:
+        case ev.RunStarted(deadline_at):
+            return changed(run, status=RunStatus.PLANNING, deadline_at=deadline_at, active_since=at)
         case ev.PlanRequested():
             run = _opened(run, Ask.PLAN, None, event)
             return changed(

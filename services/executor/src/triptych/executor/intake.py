@@ -17,11 +17,22 @@ import orjson
 from pydantic import ValidationError
 
 from triptych.executor.deployments import Deployment
-from triptych.executor.machine import Tick, begin, decide
+from triptych.executor.machine import Start, Tick, begin, decide
 from triptych.executor.messages import final_outcome, messages, rejection
-from triptych.executor.state import Run
+from triptych.executor.settings import MAX_ACTIVE_RUNS
+from triptych.executor.state import Run, RunStatus
 from triptych.executor.turn import Decided
-from triptych.kernel.decider import Addressed, Arrival, RejectedRecord, Transition
+from triptych.kernel import cloudevents
+from triptych.kernel.decider import (
+    FORWARDED,
+    Addressed,
+    Arrival,
+    Kind,
+    Limits,
+    RejectedRecord,
+    Standing,
+    Transition,
+)
 from triptych.kernel.errors import UndecodableRecord
 from triptych.schemas import (
     Answer,
@@ -58,9 +69,21 @@ class Executor:
 
     nouns = topics.EXECUTOR_INPUTS
     tick = Tick()
+    start = Start()
 
-    def __init__(self, deployments: Mapping[str, Deployment]) -> None:
+    def __init__(
+        self,
+        deployments: Mapping[str, Deployment],
+        max_active_runs: int = MAX_ACTIVE_RUNS,
+        tenant_active_runs: Mapping[str, int] | None = None,
+    ) -> None:
         self._deployments = deployments
+        playbooks = {name: deployment.playbook.limits for name, deployment in deployments.items()}
+        self._limits = Limits(
+            max_active_runs,
+            tenant_active_runs or {},
+            {name: limits.active_runs for name, limits in playbooks.items() if limits is not None},
+        )
 
     def read(self, arrival: Arrival) -> Addressed:
         """What a record says.
@@ -79,6 +102,21 @@ class Executor:
             raise UndecodableRecord(f"invalid_{model.__name__.lower()}", _explain(error)) from error
         return Addressed(message.run_id, message)
 
+    @property
+    def limits(self) -> Limits:
+        """How many runs may be active."""
+        return self._limits
+
+    def kind(self, state: Run) -> Kind:
+        """What limits go by."""
+        return Kind(state.tenant, state.playbook.name)
+
+    def standing(self, state: Run) -> Standing:
+        """Whether it takes room, wants some, or neither."""
+        if state.status.is_active:
+            return Standing.ACTIVE
+        return Standing.WAITING if state.status is RunStatus.QUEUED else Standing.AWAY
+
     def partition(self, state: Run) -> int:
         """The run's partition, chosen once."""
         return state.partition
@@ -87,8 +125,10 @@ class Executor:
         """When time alone may next change this run."""
         return state.wake_at()
 
-    def apply(self, state: Run | None, message: Addressed, partition: int, now: datetime) -> Transition[Run] | None:
-        """What follows from a message; None when it answers nothing open.
+    def apply(
+        self, state: Run | None, message: Addressed, partition: int, now: datetime, *, has_room: bool = True
+    ) -> Transition[Run] | None:
+        """What follows from a message; None when it answers nothing open. A new run is queued unless there is room.
 
         Raises:
             UndecodableRecord: it names a run that does not exist.
@@ -104,13 +144,14 @@ class Executor:
                 playbook=content.playbook,
                 partition=partition,
                 now=now,
+                has_room=has_room,
             )
             return _transition(decided, first_seq=1, now=now)
         if state is None:
-            if isinstance(content, Tick):
+            if isinstance(content, Tick | Start):
                 return None
             raise UndecodableRecord("unknown_run", f"there is no run {message.run_id}")
-        assert isinstance(content, PlanAnswer | CallAnswer | VerdictAnswer | Control | Tick)  # noqa: S101
+        assert isinstance(content, PlanAnswer | CallAnswer | VerdictAnswer | Control | Tick | Start)  # noqa: S101
         decided = decide(state, content, now)
         return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
 
@@ -127,7 +168,10 @@ class Executor:
 
     def _read_task(self, arrival: Arrival, body: bytes) -> Addressed:
         record = arrival.record
-        derived_id = f"{record.topic}:{record.partition}:{record.offset}"
+        forwarded = cloudevents.header(record.headers, FORWARDED)
+        derived_id = (forwarded or f"{record.topic}:{record.partition}:{record.offset}".encode()).decode(
+            errors="replace"
+        )
         try:
             task = Task.model_validate_json(body)
         except ValidationError as error:
@@ -145,7 +189,9 @@ class Executor:
             raise _rejected(body, derived_id, "invalid_input", "; ".join(problems[:5]))
         task_id = task.task_id or derived_id
         run_id = derive_run_id(task.tenant, task_id, record.timestamp)
-        return Addressed(run_id, Admission(task, task_id, deployment.playbook), creates=True)
+        return Addressed(
+            run_id, Admission(task, task_id, deployment.playbook), creates=Kind(task.tenant, task.playbook)
+        )
 
 
 def derive_run_id(tenant: str, task_id: str, timestamp_ms: int) -> UUID:

@@ -55,11 +55,25 @@ class Tick:
     """Time has passed: something of this run may be due."""
 
 
-Message = PlanAnswer | CallAnswer | VerdictAnswer | Control | Tick
+@dataclass(frozen=True, slots=True)
+class Start:
+    """There is room for a run that was queued."""
 
 
-def begin(task: Task, *, task_id: str, run_id: UUID, playbook: Playbook, partition: int, now: datetime) -> Decided:
-    """Admit a task as a new run and ask for its plan."""
+Message = PlanAnswer | CallAnswer | VerdictAnswer | Control | Tick | Start
+
+
+def begin(
+    task: Task,
+    *,
+    task_id: str,
+    run_id: UUID,
+    playbook: Playbook,
+    partition: int,
+    now: datetime,
+    has_room: bool = True,
+) -> Decided:
+    """Admit a task as a new run and ask for its plan, or queue it until there is room."""
     admitted = ev.RunAdmitted(
         tenant=task.tenant,
         task_id=task_id,
@@ -67,7 +81,8 @@ def begin(task: Task, *, task_id: str, run_id: UUID, playbook: Playbook, partiti
         playbook=playbook,
         input=task.input,
         partition=partition,
-        deadline_at=now + timedelta(milliseconds=playbook.budgets.wall_ms),
+        deadline_at=_deadline(playbook, now),
+        queued=not has_room,
     )
     turn = Turn(admit(run_id, admitted, now), now)
     turn.events.append(admitted)
@@ -91,8 +106,14 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
             on_control(turn, message)
         case Tick():
             _on_tick(turn)
+        case Start() if run.status is RunStatus.QUEUED:
+            turn.record(ev.RunStarted(_deadline(run.playbook, now)))
     _advance(turn)
     return turn.decided()
+
+
+def _deadline(playbook: Playbook, start: datetime) -> datetime:
+    return start + timedelta(milliseconds=playbook.budgets.wall_ms)
 
 
 # --- what came in ---------------------------------------------------------------------------------

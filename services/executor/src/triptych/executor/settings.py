@@ -9,6 +9,8 @@ from pydantic import Field
 
 from triptych.kernel.settings import ServiceSettings
 
+MAX_ACTIVE_RUNS = 2_000
+
 
 class ExecutorSettings(ServiceSettings):
     """Settings of the executor."""
@@ -16,3 +18,13 @@ class ExecutorSettings(ServiceSettings):
     playbooks: Annotated[Path, Field(description="Folder of the playbooks (`*.yaml`) that tasks may name.")] = Path(
         "playbooks"
     )
+    max_active_runs: Annotated[
+        int, Field(ge=1, description="Active runs in one process; more wait in a queue, so memory is bounded.")
+    ] = MAX_ACTIVE_RUNS
+    tenant_active_runs: Annotated[
+        dict[str, Annotated[int, Field(ge=1)]] | None,
+        Field(
+            description='Active runs of a tenant in all processes together, as JSON: `{"acme": 50, "*": 200}`. '
+            "`*` is every tenant that is not named; without it these have no limit."
+        ),
+    ] = None

@@ -20,7 +20,7 @@ from triptych.kernel import claimcheck
 from triptych.kernel.bus import Outgoing
 from triptych.kernel.database import Queries
 from triptych.kernel.deadletters import DeadRecord
-from triptych.kernel.decider import Batch, Claim
+from triptych.kernel.decider import HEAD, Batch, Claim, Line, Waiting
 from triptych.kernel.errors import Fenced
 from triptych.kernel.log import Logger
 from triptych.kernel.outbox import OutboxKey, OutboxRow
@@ -99,21 +99,53 @@ class ExecutorStore:
         rows = await self._pool.fetch(self._sql["timers"], list(partitions))
         return [(row["run_id"], row["due_at"]) for row in rows]
 
+    async def active(self, partitions: Sequence[int]) -> list[tuple[UUID, Line]]:
+        rows = await self._pool.fetch(self._sql["active"], list(partitions))
+        return [(row["run_id"], Line(row["partition"], row["tenant"], row["playbook"])) for row in rows]
+
+    async def waiting(self, partitions: Sequence[int]) -> list[Waiting]:
+        return _waiting(await self._pool.fetch(self._sql["waiting"], list(partitions), HEAD))
+
+    async def heads(self, lines: Sequence[Line]) -> list[Waiting]:
+        columns = ([line[column] for line in lines] for column in range(3))
+        return _waiting(await self._pool.fetch(self._sql["heads"], *columns, HEAD))
+
     async def commit(self, batch: Batch[Run]) -> set[UUID]:
         claims = [row.claim for row in batch.outbox if row.claim is not None]
         async with self._pool.acquire() as conn:
             await claimcheck.store(conn, claims)
             try:
-                duplicates = await conn.fetchval(self._sql["commit"], *_rows(batch))
+                if not (batch.queued or batch.dequeued):
+                    return set(await conn.fetchval(self._sql["commit"], *_rows(batch)))
+                async with conn.transaction():
+                    duplicates = set(await conn.fetchval(self._sql["commit"], *_rows(batch)))
+                    await self._move_queue(conn, batch, duplicates)
             except asyncpg.PostgresError as error:
                 # A journal row that is there already means that another owner has written this run.
                 if error.sqlstate == _FENCED or isinstance(error, asyncpg.UniqueViolationError):
                     raise Fenced(tuple(batch.epochs)) from error
                 raise
-        return set(duplicates)
+        return duplicates
+
+    async def _move_queue(self, conn: Any, batch: Batch[Run], duplicates: set[UUID]) -> None:
+        rows = [_queue_row(batch.states[run_id]) for run_id in sorted(batch.queued) if run_id not in duplicates]
+        if rows:
+            await conn.execute(self._sql["enqueue"], rows)
+        if batch.dequeued:
+            await conn.execute(self._sql["dequeue"], sorted(batch.dequeued))
 
     async def forget(self, published: Sequence[OutboxKey]) -> None:
         await self._pool.execute(self._sql["forget"], list(published))
+
+
+def _waiting(rows: Sequence[asyncpg.Record]) -> list[Waiting]:
+    return [
+        Waiting(Line(row["partition"], row["tenant"], row["playbook"]), row["queued_at"], row["run_id"]) for row in rows
+    ]
+
+
+def _queue_row(run: Run) -> tuple[Any, ...]:
+    return run.run_id, run.partition, run.tenant, run.playbook.name, run.started_at
 
 
 def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:

@@ -1,0 +1,239 @@
+"""Who may begin, and who waits: fair between tenants, oldest first within one, and never more than the limits say.
+
+Pure bookkeeping of the partitions that this process owns, without I/O. Only a head of each line is held in
+memory, however long the line is; the database holds the rest. A limit of active runs is divided among the
+partitions, and each owner keeps to the shares of its own, so it holds across processes without a word between them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID
+
+HEAD = 500
+"""So many of each line are held in memory."""
+ANY = "*"
+"""Stands for every tenant that has no limit of its own."""
+
+
+class Standing(StrEnum):
+    """What a run is to admission."""
+
+    WAITING = "waiting"
+    ACTIVE = "active"
+    AWAY = "away"
+    """Over, or with a person: it takes no room and wants none."""
+
+
+class Kind(NamedTuple):
+    """What limits go by."""
+
+    tenant: str
+    playbook: str
+
+
+class Line(NamedTuple):
+    """Runs that wait for the same room, so that whoever came first is the first to begin."""
+
+    partition: int
+    tenant: str
+    playbook: str
+
+
+class Waiting(NamedTuple):
+    """A run in its line."""
+
+    line: Line
+    since: datetime
+    run_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many runs may be active: in one process, for a tenant, and for a playbook."""
+
+    active_runs: int
+    tenants: Mapping[str, int] = field(default_factory=dict)
+    playbooks: Mapping[str, int] = field(default_factory=dict)
+
+    def of_tenant(self, tenant: str) -> int | None:
+        """The limit of a tenant in all processes together, or None when it has none."""
+        return self.tenants.get(tenant, self.tenants.get(ANY))
+
+    def of_playbook(self, playbook: str) -> int | None:
+        """The limit of a playbook in all processes together, or None when it has none."""
+        return self.playbooks.get(playbook)
+
+
+def share(limit: int, partition: int, partitions: int) -> int:
+    """What a partition may have of a limit; the shares of all partitions add up to it."""
+    return limit // partitions + (partition < limit % partitions)
+
+
+@dataclass(slots=True)
+class _Head:
+    """The first of a line, oldest first, and whether the database holds more."""
+
+    known: dict[UUID, datetime] = field(default_factory=dict)
+    has_more: bool = False
+
+    @property
+    def since(self) -> datetime:
+        return next(iter(self.known.values()))
+
+
+class Admission:
+    """The room of one process, and the lines before it."""
+
+    def __init__(self, limits: Limits, partitions: int) -> None:
+        self._limits, self._partitions = limits, partitions
+        self._active: dict[UUID, Line] = {}
+        self._of_tenant: Counter[str] = Counter()
+        self._tenant_at: Counter[tuple[int, str]] = Counter()
+        self._playbook_at: Counter[tuple[int, str]] = Counter()
+        self._beginning: set[UUID] = set()
+        self._heads: dict[Line, _Head] = {}
+        self._is_behind = False
+
+    @property
+    def active(self) -> int:
+        """How many runs take room."""
+        return len(self._active)
+
+    def load(self, active: Iterable[tuple[UUID, Line]], waiting: Iterable[Waiting]) -> None:
+        """What the database holds of the partitions that were claimed: at most `HEAD` of each line, oldest first."""
+        for run_id, line in active:
+            self.occupy(run_id, line)
+        self.fill((), waiting)
+
+    def home(self, kind: Kind, partition: int) -> int:
+        """The partition that a new run belongs on: where it came in, if that has a share of every limit."""
+        limits = (self._limits.of_tenant(kind.tenant), self._limits.of_playbook(kind.playbook))
+        sharing = min((limit for limit in limits if limit is not None), default=self._partitions)
+        return partition if partition < sharing else partition % sharing
+
+    def enter(self, run_id: UUID, line: Line) -> bool:
+        """Whether a new run may begin at once; it takes its room then. Nobody overtakes who waits for the same."""
+        if run_id in self._active:
+            return True
+        if self._is_behind or line in self._heads or not self._has_room(line, least=0):
+            return False
+        self.occupy(run_id, line)
+        self._beginning.add(run_id)
+        return True
+
+    def take(self, limit: int) -> list[UUID]:
+        """The next that begin, at most `limit`: always one of the tenant with the fewest active runs, its oldest."""
+        lines: dict[str, list[Line]] = defaultdict(list)
+        for line, head in self._heads.items():
+            if head.known and self._has_room(line, least=1):
+                lines[line.tenant].append(line)
+        tenants = [(self._of_tenant[tenant], self._oldest(lines[tenant]), tenant) for tenant in lines]
+        heapq.heapify(tenants)
+        taken: list[UUID] = []
+        while tenants and len(taken) < limit and len(self._active) < self._limits.active_runs:
+            _, (_, line), tenant = heapq.heappop(tenants)
+            taken.append(self._begin_first(line))
+            lines[tenant] = [each for each in lines[tenant] if self._can_begin(each)]
+            if lines[tenant]:
+                heapq.heappush(tenants, (self._of_tenant[tenant], self._oldest(lines[tenant]), tenant))
+        self._is_behind = bool(tenants)
+        return taken
+
+    def confirm(self, run_id: UUID) -> bool:
+        """An active run has been committed; False when it takes no room yet."""
+        self._beginning.discard(run_id)
+        return run_id in self._active
+
+    def occupy(self, run_id: UUID, line: Line) -> None:
+        """A run takes room, whether there is any or not: it was active before, or a person told it to go on."""
+        self._active[run_id] = line
+        self._count(line, 1)
+
+    def release(self, run_id: UUID) -> None:
+        """A run takes no room from here on; nothing happens if it took none."""
+        if (line := self._active.pop(run_id, None)) is not None:
+            self._count(line, -1)
+
+    def queue(self, waiting: Waiting) -> None:
+        """A new run takes its place at the end of its line."""
+        head = self._heads.setdefault(waiting.line, _Head())
+        if not head.has_more and len(head.known) < HEAD:
+            head.known[waiting.run_id] = waiting.since
+        else:
+            head.has_more = True
+
+    def leave(self, run_id: UUID, line: Line) -> None:
+        """A run waits no longer."""
+        if (head := self._heads.get(line)) is not None:
+            head.known.pop(run_id, None)
+            self._drop_if_empty(line)
+
+    def settled(self) -> None:
+        """After a commit: who was about to begin and is not in it does not begin."""
+        for run_id in self._beginning:
+            self.release(run_id)
+        self._beginning.clear()
+
+    def short(self) -> list[Line]:
+        """Lines of which less than half a head is known, while the database holds more."""
+        return [line for line, head in self._heads.items() if head.has_more and len(head.known) < HEAD // 2]
+
+    def fill(self, lines: Collection[Line], waiting: Iterable[Waiting]) -> None:
+        """The heads of these lines as the database holds them, at most `HEAD` of each, oldest first."""
+        heads = {line: _Head() for line in lines}
+        for line, since, run_id in waiting:
+            heads.setdefault(line, _Head()).known[run_id] = since
+        for line, head in heads.items():
+            head.has_more = len(head.known) >= HEAD
+            self._heads[line] = head
+            self._drop_if_empty(line)
+
+    def _oldest(self, lines: Collection[Line]) -> tuple[datetime, Line]:
+        return min((self._heads[line].since, line) for line in lines)
+
+    def _can_begin(self, line: Line) -> bool:
+        return line in self._heads and bool(self._heads[line].known) and self._has_room(line, least=1)
+
+    def _begin_first(self, line: Line) -> UUID:
+        run_id = next(iter(self._heads[line].known))
+        self.leave(run_id, line)
+        self.occupy(run_id, line)
+        self._beginning.add(run_id)
+        return run_id
+
+    def _has_room(self, line: Line, *, least: int) -> bool:
+        """Whether one more of this line may be active. `least` is what a partition without a share may have:
+
+        0 for what is new, since it belongs on another partition; 1 for what waits there since a limit was higher.
+        """
+        tenants, playbooks = self._limits.of_tenant(line.tenant), self._limits.of_playbook(line.playbook)
+        return (
+            len(self._active) < self._limits.active_runs
+            and self._is_below(tenants, self._tenant_at[line.partition, line.tenant], line, least)
+            and self._is_below(playbooks, self._playbook_at[line.partition, line.playbook], line, least)
+        )
+
+    def _is_below(self, limit: int | None, active: int, line: Line, least: int) -> bool:
+        return limit is None or active < max(least, share(limit, line.partition, self._partitions))
+
+    def _count(self, line: Line, by: int) -> None:
+        for counter, key in (
+            (self._of_tenant, line.tenant),
+            (self._tenant_at, (line.partition, line.tenant)),
+            (self._playbook_at, (line.partition, line.playbook)),
+        ):
+            counter[key] += by  # type: ignore[index]
+            if not counter[key]:  # type: ignore[index]
+                del counter[key]
+
+    def _drop_if_empty(self, line: Line) -> None:
+        head = self._heads[line]
+        if not head.known and not head.has_more:
+            del self._heads[line]
