@@ -40,6 +40,8 @@ def changed(state: StateT, **changes: Any) -> StateT:
 
 
 class RunStatus(StrEnum):
+    QUEUED = "queued"
+    """Admitted, and waiting for room to start."""
     PLANNING = "planning"
     RUNNING = "running"
     REVIEWING = "reviewing"
@@ -238,6 +240,8 @@ class Run:
     escalations: int = 0
     output: dict[str, Json] = field(default_factory=dict)
     commands: frozenset[str] = frozenset()
+    active_since: datetime | None = None
+    """When it started: as it was admitted, or later, after it had been queued."""
     updated_at: datetime | None = None
     finished_at: datetime | None = None
 
@@ -257,12 +261,13 @@ class Run:
     def usage(self, now: datetime) -> Usage:
         """What the run has used up to `now`."""
         until = self.finished_at or now
+        since = self.active_since or until
         return Usage(
             steps=self.ledger.steps,
             tool_calls=self.ledger.tool_calls,
             tokens=self.ledger.tokens,
             usd=self.ledger.usd_micros / 1_000_000,
-            wall_ms=max(0, round((until - self.started_at).total_seconds() * 1000)),
+            wall_ms=max(0, round((until - since).total_seconds() * 1000)),
             replans=self.ledger.replans,
         )
 
