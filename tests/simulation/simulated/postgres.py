@@ -213,7 +213,8 @@ class ExecutorTables(Schema):
         self.forget(published)
         for run_id, partition, due_at in new_timers:
             if run_id not in duplicates:
-                self.timers_[run_id] = (partition, due_at)
+                home, _ = self.timers_.get(run_id, (partition, due_at))
+                self.timers_[run_id] = (home, due_at)
         for run_id in done_timers:
             self.timers_.pop(run_id, None)
         for row in new_dead_letters:

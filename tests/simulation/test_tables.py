@@ -1,0 +1,250 @@
+"""The simulated tables answer as Postgres does: the same statements, in the same random order, on both."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+import pytest
+from simulated.postgres import ExecutorTables, WorkerTables
+
+import triptych.executor
+import triptych.kernel
+import triptych.tools
+from triptych.executor.machine import begin, decide
+from triptych.executor.store import _rows
+from triptych.kernel import database as db
+from triptych.kernel.bus import Outgoing
+from triptych.kernel.decider import Batch
+from triptych.kernel.outbox import OutboxKey, OutboxRow
+from triptych.schemas import Control, ControlAction, Playbook, Task
+
+STATEMENTS = 300
+EXECUTOR = Path(triptych.executor.__file__).with_name("migrations")
+WORKER = (
+    Path(triptych.kernel.__path__[0]) / "migrations" / "worker",
+    Path(triptych.tools.__file__).with_name("migrations") / "tool",
+)
+RUNS = [UUID(int=number) for number in range(3)]
+PLAYBOOK = Playbook.model_validate_json(
+    b'{"name": "p", "goal": "g", "input": {}, "tools": ["echo.*"],'
+    b' "plan": {"pattern": "fixed", "steps": [{"id": "a", "operation": "echo.echo"}]}}'
+)
+
+
+def ticking() -> Any:
+    """A clock that moves whenever it is looked at."""
+    ticks = count()
+    return lambda: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(milliseconds=next(ticks))
+
+
+def plain(rows: Any) -> list[tuple[Any, ...]]:
+    """Rows in an order of their own, with JSON read."""
+    return sorted((tuple(_read(value) for value in row) for row in rows), key=repr)
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in {"{", "["}:
+        return orjson.dumps(orjson.loads(value), option=orjson.OPT_SORT_KEYS)
+    return sorted(value) if isinstance(value, list) else value
+
+
+class Both:
+    """One schema on Postgres, and the tables that stand for it."""
+
+    def __init__(self, pool: asyncpg.Pool, tables: Any) -> None:
+        self.pool, self.tables = pool, tables
+        self._sql = {name: sql for sql, name in tables.statements.items()}
+
+    async def say(self, name: str, *args: Any) -> list[Any] | str:
+        """Say it to both and compare; the simulated rows, or the code of the error that both gave."""
+        try:
+            real: Any = plain(await self.pool.fetch(self._sql[name], *args))
+        except asyncpg.PostgresError as error:
+            real = error.sqlstate
+        try:
+            rows = getattr(self.tables, name)(*args)
+            simulated: Any = plain(rows)
+        except asyncpg.PostgresError as error:
+            rows = simulated = error.sqlstate
+        assert simulated == real, f"{name}{args}"
+        return rows
+
+
+@pytest.fixture(scope="module")
+async def workers(database) -> AsyncIterator[Both]:
+    dsn = database.prepare({"desk": WORKER}).services["desk"]
+    async with await db.connect(dsn, "test") as pool:
+        yield Both(pool, WorkerTables(ticking()))
+
+
+@pytest.fixture(scope="module")
+async def executors(database) -> AsyncIterator[Both]:
+    dsn = database.prepare({"executor": (EXECUTOR,)}).services["executor"]
+    async with await db.connect(dsn, "test") as pool:
+        yield Both(pool, ExecutorTables(ticking()))
+
+
+async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):
+    draw = random.Random(4)  # noqa: S311
+    keys = [(run_id, f"r{number}") for run_id in RUNS for number in range(4)]
+    deadline = datetime(2030, 1, 1, tzinfo=UTC)
+    leases = [0]
+
+    def some() -> list[Any]:
+        return draw.sample(keys, draw.randint(0, 3))
+
+    async def open_lease() -> None:
+        # A lease of no length is over when the next statement looks at it.
+        ((lease,),) = await workers.say("open_lease", draw.choice("abc"), draw.choice((0, 3_600_000)))
+        leases.append(lease)
+
+    async def take_in() -> None:
+        columns = zip(*((*key, "acme", 1, b"{}", None, deadline) for key in some()), strict=True)
+        await workers.say(
+            "take_in", draw.choice(leases), *(map(list, columns) if (columns := list(columns)) else [[]] * 7)
+        )
+
+    async def settle() -> None:
+        answered = some()
+        published = [key for key in some() if key not in answered]
+        await workers.say(
+            "settle",
+            draw.choice(leases),
+            [run_id for run_id, _ in answered],
+            [request_id for _, request_id in answered],
+            [b"%d" % draw.randrange(100) for _ in answered],
+            [run_id for run_id, _ in published],
+            [request_id for _, request_id in published],
+        )
+
+    async def effects_begin() -> None:
+        key = draw.choice("xyz")
+        await workers.say(
+            "effects_begin",
+            *draw.choice(keys),
+            draw.choice(leases),
+            key,
+            "acme",
+            f"desk.{key}",
+            draw.choice(("h", "h", "i")),
+        )
+
+    async def effects_settle() -> None:
+        pairs = draw.sample([(run_id, key) for run_id in RUNS for key in "xyz"], draw.randint(0, 3))
+        results = [draw.choice((None, b'{"status": "ok"}')) for _ in pairs]
+        await workers.say(
+            "effects_settle",
+            [run_id for run_id, _ in pairs],
+            [key for _, key in pairs],
+            [draw.choice(keys)[1] for _ in pairs],
+            results,
+        )
+
+    said = {
+        "open": open_lease,
+        "take_in": take_in,
+        "take_over": lambda: workers.say("take_over", draw.choice(leases), 1_000),
+        "reclaim": lambda: workers.say("reclaim", draw.choice(leases)),
+        "start": lambda: workers.say("start", draw.choice(leases), *draw.choice(keys)),
+        "renew": lambda: workers.say("renew_lease", draw.choice(leases), draw.choice((0, 3_600_000))),
+        "close": lambda: workers.say("close_lease", draw.choice(leases)),
+        "settle": settle,
+        "begin": effects_begin,
+        "settle_effects": effects_settle,
+    }
+    for _ in range(STATEMENTS):
+        await draw.choice(list(said.values()))()
+        jobs = await workers.pool.fetch(
+            "select run_id, request_id, state, lease, deliveries, answer, started_at is not null from jobs"
+        )
+        assert plain(jobs) == plain(
+            (*job.key, job.state, job.lease, job.deliveries, job.answer, job.started_at is not None)
+            for job in workers.tables.jobs.values()
+        )
+        effects = await workers.pool.fetch(
+            "select run_id, idempotency_key, state, attempts, operation, arguments_hash, request_id, result from effects"
+        )
+        assert plain(effects) == plain((*key, *effect) for key, effect in workers.tables.effects.items())
+
+
+async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  # noqa: C901 - one arm a statement
+    draw = random.Random(4)  # noqa: S311
+    runs: dict[UUID, Any] = {}
+    numbers = count(1)
+
+    async def claim() -> None:
+        partitions = draw.sample(range(3), draw.randint(1, 3))
+        await executors.say("claim", partitions, draw.choice("ab"), draw.choice(("k", "k", "k", "l")))
+
+    def signed(batch: Batch[Any]) -> Batch[Any]:
+        """A batch of this partition, mostly by its newest owner."""
+        partition = draw.randrange(3)
+        held = executors.tables.partitions.get(partition, [1])[0]
+        batch.epochs = {partition: held - draw.choice((0, 0, 0, 1))}
+        batch.offsets = {partition: {f"t.{draw.choice('ab')}": next(numbers)}}
+        for run_id in batch.states:
+            key = OutboxKey(run_id, draw.randrange(1_000))
+            sent = Outgoing("t.out", partition, b"k", [("ce_id", b"1")], b"{}")
+            batch.outbox.append(OutboxRow(key, partition, sent))
+            batch.armed[run_id] = (partition, batch.at)
+        batch.published = [
+            OutboxKey(*key)
+            for key in draw.sample(sorted(executors.tables.outbox), min(2, len(executors.tables.outbox)))
+        ]
+        batch.disarmed = draw.sample(sorted(runs), min(1, len(runs)))
+        return batch
+
+    async def commit(batch: Batch[Any]) -> None:
+        rows = await executors.say("commit_batch", *_rows(signed(batch)))
+        if not isinstance(rows, str):
+            runs.update({run_id: run for run_id, run in batch.states.items() if run_id not in rows[0][0]})
+
+    async def admit() -> None:
+        batch: Batch[Any] = Batch()
+        for _ in range(draw.randint(1, 2)):
+            run_id, task_id = UUID(int=draw.getrandbits(100)), f"task-{draw.randrange(30)}"
+            task = Task(playbook="p", task_id=task_id)
+            begun = begin(task, task_id=task_id, run_id=run_id, playbook=PLAYBOOK, partition=0, now=batch.at)
+            batch.created.append(run_id)
+            batch.states[run_id] = begun.run
+            batch.events.extend((run_id, seq, event) for seq, event in enumerate(begun.events, start=1))
+        await commit(batch)
+
+    async def cancel() -> None:
+        if not runs:
+            return
+        batch: Batch[Any] = Batch()
+        run = runs[draw.choice(sorted(runs))]
+        command = Control(command_id=str(next(numbers)), run_id=run.run_id, action=ControlAction.CANCEL, principal="a")
+        decided = decide(run, command, batch.at)
+        # Now and then a batch comes twice, as after a commit whose outcome was unknown.
+        seq = run.seq if draw.random() < 0.2 else run.seq + 1
+        batch.states[run.run_id] = decided.run
+        batch.events.extend((run.run_id, number, event) for number, event in enumerate(decided.events, start=seq))
+        await commit(batch)
+
+    def keys() -> list[Any]:
+        return draw.sample(sorted(runs), min(2, len(runs)))
+
+    said = {
+        "claim": claim,
+        "admit": admit,
+        "cancel": cancel,
+        "load": lambda: executors.say("load", keys()),
+        "ended": lambda: executors.say("ended", ["default"] * 3, [f"task-{draw.randrange(30)}" for _ in range(3)]),
+        "left_behind": lambda: executors.say("left_behind", [draw.randrange(3)]),
+        "timers": lambda: executors.say("timers", [draw.randrange(3)]),
+        "forget": lambda: executors.say(
+            "forget", draw.sample(sorted(executors.tables.outbox), min(1, len(executors.tables.outbox)))
+        ),
+    }
+    for _ in range(STATEMENTS):
+        await draw.choice(list(said.values()))()
