@@ -4,7 +4,7 @@ BIN := .venv/bin
 MEMBERS := schemas kernel services/executor services/planner services/critic services/tools cli examples
 DATA ?= .triptych
 
-.PHONY: help demo up down test crash-matrix simulate check bench bench-compare bench-size format lock docs schemas-accept clean
+.PHONY: help demo up down test crash-matrix chaos simulate check bench bench-compare bench-size format lock docs schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -37,9 +37,12 @@ simulate: .venv/.ready  ## play schedules of faults on simulated servers (SEEDS=
 	@PYTHONPATH=tests/simulation PYTHONHASHSEED=0 $(BIN)/python -m simulated \
 		$(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --from $(or $(FROM),0))
 
+chaos: .venv/.ready  ## strike a stack under load with a seeded sequence of faults (MINUTES=60 SEED=7)
+	@PYTHONPATH=chaos $(BIN)/python -m triptych_chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) $(ARGS)
+
 check: .venv/.ready  ## format, lint, types and import rules
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
-	@$(BIN)/mypy $(MEMBERS:%=%/src) bench
+	@$(BIN)/mypy $(MEMBERS:%=%/src) bench chaos
 	@$(BIN)/lint-imports
 
 .venv/.bench: .venv/.ready requirements.bench.lock

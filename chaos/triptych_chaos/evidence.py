@@ -1,0 +1,176 @@
+"""Gathers what the checker looks at: plain SQL as the operator, who may only read, and the helpdesk's own ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import httpx
+
+from triptych_chaos.checker import (
+    MICROS,
+    Effects,
+    Event,
+    Run,
+    Violation,
+    check_effects,
+    check_leftovers,
+    check_run,
+    check_task,
+)
+from triptych_chaos.client import Observed
+
+_BATCH_RUNS = 300
+_INTERVAL_S = 1.0
+_FIRST = "00000000-0000-0000-0000-000000000000"
+_RUNS = """
+select run_id::text, tenant, task_id, status, playbook, playbook_version from executor.runs
+where run_id > $1::text::uuid order by run_id limit $2
+"""
+_JOURNAL = """
+select run_id::text, seq, type, data::text from executor.journal
+where run_id = any($1::text[]::uuid[]) order by run_id, seq
+"""
+_WORKERS = """
+select table_schema from information_schema.tables where table_name = 'jobs'
+intersect select table_schema from information_schema.tables where table_name = 'leases'
+"""
+
+
+@dataclass(slots=True)
+class Found:
+    """What the check came to."""
+
+    violations: list[Violation] = field(default_factory=list)
+    runs: int = 0
+    events: int = 0
+    effects: int = 0
+    escalations: Counter[str] = field(default_factory=Counter)
+    reissued: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where to look."""
+
+    dsn: str
+    """Of the role `operator`, past the proxy."""
+    helpdesk: str
+    helpdesk_token: str
+
+
+async def until_quiet(places: Places, within_s: float) -> dict[str, int]:
+    """Wait until nothing is left behind; what is, when the time is up."""
+    deadline = time.monotonic() + within_s
+    while True:
+        left = await _leftovers(places)
+        if not any(left.values()) or time.monotonic() > deadline:
+            return left
+        await asyncio.sleep(_INTERVAL_S)
+
+
+async def check(
+    places: Places, tasks: Mapping[str, Observed], strangers: list[int], leftovers: Mapping[str, int]
+) -> Found:
+    """Check everything."""
+    found = Found()
+    effects = await _effects(places)
+    found.effects = effects.by_place.total()
+    by_task: dict[str, list[Run]] = {}
+    async for run in _runs(places):
+        found.runs += 1
+        found.events += len(run.journal)
+        found.reissued += sum(event.type == "RequestReissued" for event in run.journal)
+        found.escalations.update(e.data["reason"]["code"] for e in run.journal if e.type == "RunEscalated")
+        seen = tasks.get(run.task_id)
+        if seen is None or seen.tenant != run.tenant:
+            found.violations.append(
+                Violation("stranger", "a run of a task that was not published", run.task_id, run.run_id)
+            )
+            lines: tuple[int, ...] = ()
+        else:
+            lines = (*seen.published, *(line for many in seen.finals.values() for line in many))
+        found.violations.extend(_with_lines(violation, lines) for violation in check_run(run, effects))
+        by_task.setdefault(run.task_id, []).append(_without_journal(run))
+    for task_id, seen in tasks.items():
+        found.violations.extend(check_task(task_id, seen, by_task.get(task_id, [])))
+    pairs = [(run.run_id, run.task_id) for runs in by_task.values() for run in runs]
+    found.violations.extend(check_effects(effects, pairs))
+    found.violations.extend(check_leftovers(leftovers))
+    found.violations.extend(
+        Violation("stranger", "an outcome of a task that was not published", lines=(n,)) for n in strangers
+    )
+    return found
+
+
+async def _leftovers(places: Places) -> dict[str, int]:
+    """Rows that must be gone, or done with, when every run has ended."""
+    connection = await asyncpg.connect(places.dsn, timeout=10)
+    try:
+        left = {
+            f"executor.{table}": await connection.fetchval(f"select count(*) from executor.{table}")  # noqa: S608
+            for table in ("outbox", "timers", "dead_letters")
+        }
+        for row in await connection.fetch(_WORKERS):
+            schema = row["table_schema"]
+            left[f"{schema}.jobs"] = await connection.fetchval(
+                f"select count(*) from {schema}.jobs where state <> 'published'"  # noqa: S608
+            )
+            left[f"{schema}.dead_letters"] = await connection.fetchval(f"select count(*) from {schema}.dead_letters")  # noqa: S608
+        return left
+    finally:
+        await connection.close()
+
+
+async def _effects(places: Places) -> Effects:
+    headers = {"Authorization": f"Bearer {places.helpdesk_token}"}
+    async with httpx.AsyncClient(headers=headers, timeout=120, trust_env=False) as http:
+        ledger: dict[str, Any] = (await http.get(f"{places.helpdesk}/ledger")).raise_for_status().json()
+    effects = Effects()
+    for effect in ledger["effects"]:
+        effects.by_place[effect["ticket"], effect["operation"]] += 1
+        effects.by_key[effect["key"]] += 1
+    return effects
+
+
+async def _runs(places: Places) -> AsyncIterator[Run]:
+    connection = await asyncpg.connect(places.dsn, timeout=10)
+    try:
+        limits = {
+            (row["name"], row["version"]): _limits(json.loads(row["definition"])["budgets"])
+            for row in await connection.fetch("select name, version, definition::text from executor.playbooks")
+        }
+        after = _FIRST
+        while rows := await connection.fetch(_RUNS, after, _BATCH_RUNS):
+            after = rows[-1]["run_id"]
+            journals: dict[str, list[Event]] = {row["run_id"]: [] for row in rows}
+            for row in await connection.fetch(_JOURNAL, list(journals)):
+                journals[row["run_id"]].append(Event(row["seq"], row["type"], json.loads(row["data"])))
+            for row in rows:
+                playbook = limits[row["playbook"], row["playbook_version"]]
+                yield Run(
+                    row["run_id"], row["tenant"], row["task_id"], row["status"], playbook, journals[row["run_id"]]
+                )
+    finally:
+        await connection.close()
+
+
+def _limits(budgets: Mapping[str, float]) -> dict[str, int]:
+    return {
+        "usd_micros" if name == "usd" else name: round(value * MICROS if name == "usd" else value)
+        for name, value in budgets.items()
+    }
+
+
+def _without_journal(run: Run) -> Run:
+    return Run(run.run_id, run.tenant, run.task_id, run.status, {}, ())
+
+
+def _with_lines(violation: Violation, lines: tuple[int, ...]) -> Violation:
+    return Violation(violation.check, violation.message, violation.task_id, violation.run_id, lines)

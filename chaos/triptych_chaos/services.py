@@ -1,0 +1,143 @@
+"""The services under their supervisor, started, scaled and stopped as a user does; struck process by process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from triptych.cli.stack.control import ask
+from triptych.cli.stack.layout import Layout
+from triptych.cli.stack.orphans import stop_orphans
+from triptych_chaos.errors import StackFailedError
+from triptych_chaos.history import History
+from triptych_chaos.plan import instance_name
+from triptych_chaos.servers import Servers, resume_all
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "tests" / "chaos" / "errand" / "triptych.toml"
+PLAYBOOKS = ROOT / "chaos" / "playbooks"
+TOOLS = ("kb", "helpdesk", "model", "letterbox")
+PREFIX = "chaos"
+
+_COMMAND = Path(sys.executable).with_name("triptych")
+SERVICES_SCALE_TIMEOUT_S = 40.0
+"""A process that stands still is given ten seconds to end before it is killed."""
+_WATCH_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The processes of the stack."""
+
+    layout: Layout
+
+    def pids(self) -> dict[str, int]:
+        """The process id of every process that runs now, by its name."""
+        try:
+            described = json.loads((self.layout.root / "stack.json").read_text("utf-8"))
+        except FileNotFoundError:
+            return {}
+        return {each["name"]: each["pid"] for each in (*described["services"], *described["processes"]) if each["pid"]}
+
+    def signal(self, unit: str, number: signal.Signals) -> bool:
+        """Send a signal to a process; False when there is none just now."""
+        pid = self.pids().get(unit)
+        if pid is None:
+            return False
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    async def scale(self, service: str, count: int) -> None:
+        await asyncio.to_thread(ask, self.layout, {"do": "scale", "service": service, "count": count})
+
+    def set_clock(self, unit: str, error_s: float) -> None:
+        """From its next start on the process has a clock that is off by so much."""
+        folder = self.layout.root / "failpoints" / instance_name(unit)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "clock").write_text(f"{error_s}")
+
+    def right_clocks(self) -> list[str]:
+        """Take away what made clocks wrong; the processes that have to start again for it."""
+        wrong = list((self.layout.root / "failpoints").glob("*/clock"))
+        for file in wrong:
+            file.unlink()
+        instances = {file.parent.name for file in wrong}
+        return [unit for unit in self.pids() if instance_name(unit) in instances]
+
+    async def watch(self, history: History) -> None:
+        """Record every process that came, went or came back."""
+        known: dict[str, int] = {}
+        while True:
+            now = self.pids()
+            for unit in sorted(known.keys() | now.keys()):
+                if known.get(unit) != now.get(unit):
+                    history.write("process", unit=unit, was=known.get(unit), now=now.get(unit))
+            known = now
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+
+    def verify(self) -> list[dict[str, Any]]:
+        """What `triptych verify` says is wrong."""
+        done = _triptych("verify", "--json", "--data", str(self.layout.root), timeout_s=3_600)
+        try:
+            problems: list[dict[str, Any]] = json.loads(done.stdout)["problems"]
+        except (ValueError, KeyError):
+            return [{"check": "verify", "message": f"it failed: {done.stdout}{done.stderr}", "run_id": None}]
+        return problems
+
+
+@asynccontextmanager
+async def running(data: Path, servers: Servers) -> AsyncIterator[Services]:
+    """Start the services in `data` and stop them at the end, whatever state they are in. Raises StackFailedError."""
+    layout = Layout.at(data)
+    try:
+        up = await asyncio.to_thread(
+            _triptych,
+            *("up", "--data", str(layout.root), "--prefix", PREFIX, "--config", str(CONFIG)),
+            *("--playbooks", str(PLAYBOOKS), "--kafka", servers.proxied_kafka),
+            *("--postgres", servers.proxied_dsn(PREFIX)),
+            timeout_s=300,
+        )
+        if up.returncode:
+            raise StackFailedError(up.stdout + up.stderr, layout.logs)
+        yield Services(layout)
+    finally:
+        _end(layout)
+
+
+def _end(layout: Layout) -> None:
+    """Not a coroutine: nothing that is cancelled meanwhile may keep it from its end."""
+    resume_all(layout.root)
+    supervisor = _supervisor(layout)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        _triptych("down", "--data", str(layout.root), timeout_s=90)
+    if supervisor is not None:
+        with contextlib.suppress(psutil.Error):
+            supervisor.kill()
+    resume_all(layout.root)
+    stop_orphans(layout.root)
+
+
+def _supervisor(layout: Layout) -> psutil.Process | None:
+    try:
+        return psutil.Process(ask(layout, {"do": "status"})["pid"])
+    except Exception:  # noqa: BLE001 - whatever keeps it from answering, the way to stop it follows
+        return None
+
+
+def _triptych(*arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([_COMMAND, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
