@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,7 @@ def chaos(
 ) -> None:
     """Strike a stack with a seeded sequence of faults, under constant load, and check every guarantee from outside."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker goes away is no news here
     folder = (out / f"{seed}-{datetime.now(UTC):%Y%m%dT%H%M%S}").resolve()
     folder.mkdir(parents=True)
     order = Order(minutes, seed, rate, interval, _commit())

@@ -59,7 +59,7 @@ _WEIGHTS = {
     Kind.STALL: 3.0,
     Kind.KAFKA_RESTART: 1.5,
     Kind.KAFKA_KILL: 1.5,
-    Kind.KAFKA_LOST: 0.6,
+    Kind.KAFKA_LOST: 1.0,
     Kind.POSTGRES_RESTART: 2.0,
     Kind.POSTGRES_KILL: 2.0,
     Kind.FULL_OUTBOX: 1.0,
@@ -71,12 +71,12 @@ _RECOVERY_S = {
     Kind.PAUSE: 6.0,
     Kind.SCALE: 10.0,
     Kind.CLOCK: 10.0,
-    Kind.KAFKA_RESTART: 25.0,
-    Kind.KAFKA_KILL: 25.0,
-    Kind.KAFKA_LOST: 60.0,
+    Kind.KAFKA_RESTART: 15.0,
+    Kind.KAFKA_KILL: 15.0,
+    Kind.KAFKA_LOST: 25.0,
     Kind.POSTGRES_RESTART: 15.0,
     Kind.POSTGRES_KILL: 15.0,
-    Kind.FULL_OUTBOX: 20.0,
+    Kind.FULL_OUTBOX: 10.0,
 }
 """For so long after a fault nothing of the kind that excludes it strikes the same thing."""
 
@@ -189,6 +189,7 @@ def plan(seed: int, seconds: float, interval_s: float, weights: Mapping[Kind, fl
     drawing = _Drawing(dice)
     first = list(weights)
     dice.shuffle(first)
+    first.sort(key=lambda kind: _RECOVERY_S.get(kind, 0.0), reverse=True)  # what takes long has to begin early
     faults: list[Fault] = []
     at_s = min(5.0, seconds / 10)
     while at_s < seconds - LAST_START_S:
