@@ -33,6 +33,10 @@ REQUEST_MAX_BYTES = 8 * 1_048_576
 PUBLISH_TIMEOUT_S = 15.0
 REBALANCE_TIMEOUT_MS = 60_000
 
+_FRAME_BYTES = 128
+"""What a batch of one record adds to it, at most."""
+_HEADER_FRAME_BYTES = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
@@ -43,6 +47,12 @@ class Outgoing:
     key: bytes
     headers: Headers
     value: bytes
+
+
+def fits(key: bytes | None, value: bytes | None, headers: Headers) -> bool:
+    """Whether a record is small enough to be published."""
+    framed = sum(len(name.encode()) + len(content) + _HEADER_FRAME_BYTES for name, content in headers)
+    return len(key or b"") + len(value or b"") + framed + _FRAME_BYTES <= REQUEST_MAX_BYTES
 
 
 class Subscription:

@@ -7,6 +7,7 @@ A body is never changed, so storing it twice is storing it once.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ CLAIMED_VALUE = b"{}"
 """What travels in place of a body that was stored; the header `ce_dataref` says where it is."""
 
 _SCHEME = "claim:"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _STORE = """
 insert into claims.blobs (run_id, hash, tenant, body)
@@ -102,6 +104,7 @@ def body(record: HasHeaders, resolved: Mapping[str, bytes]) -> bytes:
     Raises:
         UndecodableRecord: the record is empty, not what it says it is, or its body is not in the database.
     """
+    cloudevents.check_version(record.headers)
     reference = _reference(record)
     if reference is None:
         return cloudevents.body(record.headers, record.value)
@@ -120,6 +123,6 @@ def _reference(record: HasHeaders) -> str | None:
 def _parse(reference: str) -> tuple[UUID, str] | None:
     run_id, _, digest = reference.removeprefix(_SCHEME).partition("/")
     try:
-        return UUID(run_id), digest
+        return (UUID(run_id), digest) if _DIGEST.fullmatch(digest) else None
     except ValueError:
         return None

@@ -16,6 +16,7 @@ from triptych.kernel.errors import UndecodableRecord
 
 Headers = list[tuple[str, bytes]]
 
+_SPECVERSION = b"1.0"
 _STRUCTURED = b"application/cloudevents+json"
 DATAREF = "ce_dataref"
 
@@ -31,7 +32,7 @@ def binary_headers(
 ) -> Headers:
     """Headers of a binary-mode event. `event_id` is deterministic, so a repeat is recognisable."""
     headers: Headers = [
-        ("ce_specversion", b"1.0"),
+        ("ce_specversion", _SPECVERSION),
         ("ce_id", event_id.encode()),
         ("ce_type", event_type.encode()),
         ("ce_source", source.encode()),
@@ -58,6 +59,18 @@ def event_id(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
     """The CloudEvents id of a record, or None when it has none."""
     raw = header(headers, "ce_id")
     return raw.decode(errors="replace") if raw else None
+
+
+def check_version(headers: Iterable[tuple[str, bytes | None]]) -> None:
+    """A record that names no version is taken as it is.
+
+    Raises:
+        UndecodableRecord: the record is of another version of CloudEvents than ours.
+    """
+    version = header(headers, "ce_specversion")
+    if version is not None and version != _SPECVERSION:
+        stated = version[:20].decode(errors="replace")
+        raise UndecodableRecord("unknown_specversion", f"ce_specversion is {stated!r}; publish CloudEvents 1.0")
 
 
 def body(headers: Sequence[tuple[str, bytes | None]], value: bytes | None) -> bytes:

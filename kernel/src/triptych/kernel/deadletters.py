@@ -15,16 +15,20 @@ from typing import Any
 import asyncpg
 import orjson
 from aiokafka import ConsumerRecord
+from pydantic import TypeAdapter, ValidationError
 
 from triptych.kernel import cloudevents
 from triptych.kernel.bus import Outgoing
 from triptych.kernel.errors import UndecodableRecord
-from triptych.schemas.base import Reason, shortened
+from triptych.schemas.base import Reason, Tenant, shortened
 from triptych.schemas.task import DeadLetter
 
 EVENT_TYPE = "triptych.dead-letter"
 EVENT_MAX_BYTES = 262_144
 """The event carries at most this much of the record; the row carries all of it."""
+EVENT_KEY_MAX_BYTES = 1_024
+
+_TENANT: TypeAdapter[str] = TypeAdapter(Tenant)
 
 _STORE = """
 insert into dead_letters (id, topic, partition, "offset", key, value, headers, code, message, tenant, failed_at)
@@ -67,8 +71,9 @@ def dead_record(
     tenant: str | None = None,
 ) -> DeadRecord:
     """The row for a record. Its tenant is the one given, else what the headers say, else `default`."""
-    stated = cloudevents.header(record.headers, "ce_tenant")
-    headers = [[name, None if value is None else base64.b64encode(value).decode()] for name, value in record.headers]
+    headers = [
+        [_storable(name), None if value is None else base64.b64encode(value).decode()] for name, value in record.headers
+    ]
     return DeadRecord(
         id=f"{service}:{record.topic}:{record.partition}:{record.offset}",
         topic=record.topic,
@@ -79,22 +84,25 @@ def dead_record(
         headers=orjson.dumps(headers).decode(),
         code=error.code,
         message=shortened(_storable(error.message)),
-        tenant=tenant or _storable(stated.decode(errors="replace") if stated else "default"),
+        tenant=tenant or _stated_tenant(record),
         failed_at=now,
     )
 
 
 def event(dead: DeadRecord, service: str, topic: str) -> Outgoing:
-    """The event for a row, to be published on `topic` (`<prefix>.dead-letters`)."""
-    value = dead.value
+    """The event for a row, to be published on `topic` (`<prefix>.dead-letters`).
+
+    However large the record is, its event fits in a message.
+    """
+    key, value = dead.key, dead.value
     letter = DeadLetter(
         service=service,
         topic=dead.topic,
         partition=dead.partition,
         offset=dead.offset,
-        key_base64=None if dead.key is None else base64.b64encode(dead.key).decode(),
+        key_base64=None if key is None else base64.b64encode(key[:EVENT_KEY_MAX_BYTES]).decode(),
         value_base64=None if value is None else base64.b64encode(value[:EVENT_MAX_BYTES]).decode(),
-        truncated=value is not None and len(value) > EVENT_MAX_BYTES,
+        truncated=len(value or b"") > EVENT_MAX_BYTES or len(key or b"") > EVENT_KEY_MAX_BYTES,
         reason=Reason(code=dead.code, message=dead.message),
         tenant=dead.tenant,
         failed_at=dead.failed_at,
@@ -132,6 +140,15 @@ async def unpublished(conn: asyncpg.Connection | asyncpg.Pool, limit: int) -> li
 async def mark_published(conn: asyncpg.Connection | asyncpg.Pool, dead: Sequence[DeadRecord]) -> None:
     """Kafka has acknowledged the events of these rows."""
     await conn.execute(_MARK_PUBLISHED, [row.id for row in dead])
+
+
+def _stated_tenant(record: ConsumerRecord[Any, Any]) -> str:
+    """What the headers say, if it can be a tenant's name."""
+    stated = (cloudevents.header(record.headers, "ce_tenant") or b"").decode(errors="replace")
+    try:
+        return _TENANT.validate_python(stated)
+    except ValidationError:
+        return "default"
 
 
 def _storable(text: str) -> str:

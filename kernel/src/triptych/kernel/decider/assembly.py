@@ -14,7 +14,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import asyncpg
 
-from triptych.kernel import cloudevents, deadletters
+from triptych.kernel import bus, cloudevents, deadletters
 from triptych.kernel.bus import Kafka, Outgoing, Record
 from triptych.kernel.decider.admission import Admission, Line, Standing
 from triptych.kernel.decider.contract import (
@@ -173,6 +173,8 @@ class Assembly(Generic[StateT]):
             raise UndecodableRecord("wrong_partition", f"the run lives on partition {home}, and so must this record")
         origin = f"{record.topic}:{record.partition}:{record.offset}".encode()
         headers = [*((name, value or b"") for name, value in record.headers), (FORWARDED, origin)]
+        if not bus.fits(record.key, record.value, headers):
+            raise UndecodableRecord("wrong_partition", f"the run lives on partition {home}; too large to be forwarded")
         outgoing = Outgoing(record.topic, home, record.key or b"", headers, record.value or b"")
         self.batch.outbox.append(OutboxRow(OutboxKey(_record_uuid(record), 0), record.partition, outgoing))
         return True

@@ -48,6 +48,9 @@ from triptych.schemas import (
 
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
+_ORIGIN = re.compile(rb"[A-Za-z0-9._-]{1,100}:[0-9]{1,10}:[0-9]{1,20}")
+"""Topic, partition and offset of a record that was forwarded; anybody may have written the header."""
+
 _ANSWERS: dict[str, type[Answer]] = {
     topics.PLANS: PlanAnswer,
     topics.RESULTS: CallAnswer,
@@ -169,9 +172,8 @@ class Executor:
     def _read_task(self, arrival: Arrival, body: bytes) -> Addressed:
         record = arrival.record
         forwarded = cloudevents.header(record.headers, FORWARDED)
-        derived_id = (forwarded or f"{record.topic}:{record.partition}:{record.offset}".encode()).decode(
-            errors="replace"
-        )
+        origin = _ORIGIN.fullmatch(forwarded or b"")
+        derived_id = origin[0].decode() if origin else f"{record.topic}:{record.partition}:{record.offset}"
         try:
             task = Task.model_validate_json(body)
         except ValidationError as error:
