@@ -30,6 +30,8 @@ from triptych.schemas import ControlAction, Task
 
 CONFIG = Path(__file__).with_name("errand") / "triptych.toml"
 WORKERS = ("planner", "critic", "tool_kb", "tool_helpdesk", "tool_model", "tool_letterbox")
+POISON = "x-poison"
+"""The header of what a test, and no service, has put among the outcomes."""
 SUBJECT = "How do I rotate an API key?"
 BODY = "We have to rotate the API key of our integration without downtime. How do we do that?"
 
@@ -79,8 +81,10 @@ class Errands:
 
     async def _read(self, outcomes: aiokafka.AIOKafkaConsumer) -> None:
         async for record in outcomes:
+            if any(name == POISON for name, _ in record.headers):
+                continue
             outcome = json.loads(record.value)
-            task_id, run_id = outcome["task_id"], outcome["run_id"]
+            task_id, run_id = outcome["task_id"], outcome.get("run_id", "")
             if outcome["final"]:
                 ce_id = dict(record.headers)["ce_id"].decode()
                 self.finals.setdefault(task_id, Counter())[ce_id] += 1

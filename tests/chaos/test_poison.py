@@ -1,0 +1,191 @@
+"""Poison on every topic while runs are in flight: it is buried with its bytes, and nothing else suffers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aiokafka
+import pytest
+from aiokafka import ConsumerRecord, TopicPartition
+from errands import POISON, WORKERS, Errands, triptych, until
+from poison import Brewer, Fate, Poison
+
+from triptych.cli.stack.topics import PARTITIONS
+from triptych.schemas import ControlAction, topics
+
+SEED = int(os.environ.get("TRIPTYCH_TEST_SEED", "4"))
+FIRST, WAVES, A_WAVE = 40, 6, 50
+"""Runs that are over before the poison comes, and then waves of runs with poison between them."""
+JUDGED_EVERY = 10
+
+READERS = {
+    **dict.fromkeys(topics.EXECUTOR_INPUTS, "executor"),
+    topics.PLAN_REQUESTS: "planner",
+    topics.REVIEWS: "critic",
+    **{f"calls.{tool}": f"tool_{tool}" for tool in ("kb", "helpdesk", "model", "letterbox")},
+}
+"""Who reads a topic, by the name of its schema."""
+UNREAD = (topics.OUTCOMES, topics.ESCALATIONS, topics.DEAD_LETTERS, topics.CONTRACTS)
+"""Nobody buries what lies there: no service reads them, or only those who need what they can read of it."""
+
+Place = tuple[str, int, int]
+"""Topic, partition and offset."""
+
+
+@pytest.fixture(scope="module")
+async def errands(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Errands]:
+    async with Errands.started(tmp_path_factory.mktemp("stack")) as errands:
+        yield errands
+
+
+@pytest.mark.timeout(420)
+async def test_poison_on_every_topic_is_buried_with_its_bytes_and_harms_nobody(errands: Errands) -> None:
+    before = processes(errands)
+    first = [f"first-{n}" for n in range(FIRST)]
+    await errands.submit(first, judged_every=JUDGED_EVERY)
+    await every_run_ended(errands, first)
+    await command_what_is_over(errands)
+    genuine = await everything_published(errands)
+    assert genuine.keys() >= {f"{prefix(errands)}.{noun}" for noun in READERS}, "a topic has nothing to be replayed"
+
+    brewer = Brewer(SEED, genuine, PARTITIONS)
+    poison = [one for noun in (*READERS, *UNREAD) for one in brewer.brew(f"{prefix(errands)}.{noun}")]
+    random.Random(SEED).shuffle(poison)  # noqa: S311 - not for secrets
+    honest: list[str] = []
+    places: dict[Place, Poison] = {}
+    for wave in range(WAVES):
+        task_ids = [f"wave-{wave}-{n}" for n in range(A_WAVE)]
+        await errands.submit(task_ids, judged_every=JUDGED_EVERY)
+        honest += task_ids
+        places |= await published(errands, poison[wave::WAVES])
+    last = [f"last-{n}" for n in range(FIRST)]
+    await errands.submit(last, judged_every=JUDGED_EVERY)
+
+    await every_run_ended(errands, [*honest, *last])
+    assert all(len(errands.finals[task_id]) == 1 for task_id in (*first, *honest, *last))
+    assert {status for task_id in (*first, *honest, *last) for _, status in errands.statuses[task_id]} == {"succeeded"}
+    assert errands.other_escalations == {}
+    assert processes(errands) == before, "a process died of it"
+    await everything_read_is_buried(errands, places)
+    effects = errands.effects({f"T-{task_id}" for task_id in (*first, *honest, *last)})
+    assert set(effects.values()) == {1}, "a write took effect twice"
+    assert "all agree" in triptych("verify", "--data", str(errands.folder))
+
+
+def prefix(errands: Errands) -> str:
+    return json.loads((errands.folder / "stack.json").read_text())["topic_prefix"]
+
+
+def noun_of(topic: str) -> str:
+    return topic.partition(".")[2]
+
+
+def partitions_of(topic: str) -> int:
+    return 1 if noun_of(topic) == topics.CONTRACTS else PARTITIONS
+
+
+def processes(errands: Errands) -> dict[str, int]:
+    status = json.loads(triptych("status", "--json", "--data", str(errands.folder)))
+    return {each["name"]: each["pid"] for each in status["processes"]}
+
+
+async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
+    async def ended() -> bool:
+        return all(task_id in errands.finals for task_id in task_ids)
+
+    async def tell() -> str:
+        missing = [task_id for task_id in task_ids if task_id not in errands.finals]
+        return f"{len(missing)} have no final outcome, for example {missing[:3]}; processes: {processes(errands)}"
+
+    await until(ended, 100, tell)
+
+
+async def command_what_is_over(errands: Errands) -> None:
+    """So that the topic of commands has something genuine on it, too."""
+    for row in await errands.database.fetch("select run_id, partition from executor.runs limit 6"):
+        await errands.client.control(row["run_id"], row["partition"], ControlAction.CANCEL, principal="user:late")
+
+
+async def everything_published(errands: Errands) -> dict[str, list[ConsumerRecord[Any, Any]]]:
+    """What lies on the topics now, by topic."""
+    stack = json.loads((errands.folder / "stack.json").read_text())
+    consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=stack["kafka"], auto_offset_reset="earliest")
+    found: dict[str, list[ConsumerRecord[Any, Any]]] = defaultdict(list)
+    async with consumer:
+        ours = [topic for topic in await consumer.topics() if topic.startswith(f"{stack['topic_prefix']}.")]
+        everywhere = [TopicPartition(topic, p) for topic in ours for p in range(partitions_of(topic))]
+        consumer.assign(everywhere)
+        ends = await consumer.end_offsets(everywhere)
+        await consumer.seek_to_beginning(*everywhere)
+        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+            for tp, records in (await consumer.getmany(timeout_ms=200)).items():
+                found[tp.topic] += [record for record in records if record.value]
+    return found
+
+
+async def published(errands: Errands, poison: list[Poison]) -> dict[Place, Poison]:
+    """Publish it; gives where each piece lies."""
+    stack = json.loads((errands.folder / "stack.json").read_text())
+    places: dict[Place, Poison] = {}
+    async with AsyncExitStack() as producers:
+        through: dict[str | None, aiokafka.AIOKafkaProducer] = {}
+        for codec in {one.compression for one in poison}:
+            producer = aiokafka.AIOKafkaProducer(bootstrap_servers=stack["kafka"], compression_type=codec)
+            through[codec] = await producers.enter_async_context(producer)
+        for one in poison:
+            producer, partitions = through[one.compression], partitions_of(one.topic)
+            batch = producer.create_batch()
+            batch.append(
+                # A compacted topic takes no record without a key.
+                key=one.key or b"poison" if partitions == 1 else one.key,
+                value=one.value,
+                headers=[*one.headers, (POISON, b"1")] if noun_of(one.topic) in UNREAD else list(one.headers),
+                timestamp=int(time.time() * 1000) - one.age_ms,
+            )
+            record = await (await producer.send_batch(batch, one.topic, partition=one.partition % partitions))
+            places[record.topic, record.partition, record.offset] = one
+    return places
+
+
+async def everything_read_is_buried(errands: Errands, places: dict[Place, Poison]) -> None:
+    """What is read became a dead letter with the same bytes, or was dropped because it answers nothing."""
+    dead: dict[Place, Any] = {}
+
+    async def found() -> bool:
+        for schema in ("executor", *WORKERS):
+            for row in await errands.database.fetch(
+                f'select topic, partition, "offset", key, value, code, message from {schema}.dead_letters'  # noqa: S608
+            ):
+                dead[row["topic"], row["partition"], row["offset"]] = row
+        return not missing()
+
+    def missing() -> list[str]:
+        wanted = {place for place, one in places.items() if one.fate is Fate.DEAD and is_read(one.topic)}
+        return [f"{places[place].kind} at {place}" for place in wanted - dead.keys()]
+
+    async def tell() -> str:
+        return f"{len(missing())} are not buried: {missing()[:5]}"
+
+    def is_read(topic: str) -> bool:
+        return noun_of(topic) in READERS
+
+    await until(found, 60, tell)
+    for place, one in places.items():
+        if row := dead.pop(place, None):
+            assert is_read(one.topic), f"{one} was buried, and nobody should have read it"
+            assert one.fate is not Fate.DROPPED, (
+                f"{one.kind} at {place} is a dead letter: {row['code']} {row['message']}"
+            )
+            assert (row["key"], row["value"]) == (one.key, one.value), f"{one.kind} at {place} lost its bytes"
+            assert row["code"]
+            assert row["message"]
+    strangers = {place: (row["code"], row["message"][:200]) for place, row in dead.items()}
+    left = {place: why for place, why in strangers.items() if why[0] != "wrong_partition"}
+    assert not left, f"honest records were buried: {left}"
