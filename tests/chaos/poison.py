@@ -180,6 +180,13 @@ class Brewer:
             yield replace(genuine, kind="a task with a typing error", fate=Fate.DEAD, value=_task(fields, inptu={}))
             yield replace(genuine, kind="a task of no playbook", fate=Fate.DEAD, value=_task(fields, playbook="none"))
             yield replace(genuine, kind="a task without input", fate=Fate.DEAD, value=_task(fields, input={}))
+            nameless = {**fields, "task_id": None, "input": {**fields["input"], "ticket_id": "T-poison"}}
+            yield replace(
+                genuine,
+                kind="a task forwarded from nowhere",
+                value=_with(nameless),
+                headers=[*headers, (FORWARDED, b"a\x00b")],
+            )
             deep: dict[str, Any] = {}
             for _ in range(150):
                 deep = {"a": deep}
