@@ -1,0 +1,112 @@
+"""An executor process on a real broker and database, and the hands of a test that plays planner and tools."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+import triptych.executor
+from triptych.schemas import topics
+
+PIN = {"contract_hash": "0" * 16, "effect": "read", "timeout_ms": 1000, "cost": {}}
+MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")
+
+
+class Bench:
+    """An executor process, and the test's own hands on the topics around it."""
+
+    def __init__(self, kafka: str, prefix: str, dsn: str, playbooks: Path, log: Path) -> None:
+        self.kafka, self.prefix, self.dsn, self.playbooks, self.log = kafka, prefix, dsn, playbooks, log
+        self.process: subprocess.Popen[bytes] | None = None
+        self.seen: dict[str, list[dict[str, Any]]] = {}
+        self.partitions: dict[str, list[int]] = {}
+
+    def start(self, instance: str = "executor-1", **settings: str) -> subprocess.Popen[bytes]:
+        env = os.environ | {
+            "TRIPTYCH_KAFKA": self.kafka,
+            "TRIPTYCH_POSTGRES": self.dsn,
+            "TRIPTYCH_TOPIC_PREFIX": self.prefix,
+            "TRIPTYCH_INSTANCE": instance,
+            "TRIPTYCH_PLAYBOOKS": str(self.playbooks),
+            "TRIPTYCH_SESSION_TIMEOUT_MS": "6000",
+            **{f"TRIPTYCH_{name.upper()}": value for name, value in settings.items()},
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, "-m", "triptych.executor"], env=env, stderr=log)
+        return self.process
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    async def __aenter__(self) -> Bench:
+        self.producer = AIOKafkaProducer(bootstrap_servers=self.kafka)
+        await self.producer.start()
+        nouns = (topics.PLAN_REQUESTS, "calls.echo", topics.OUTCOMES, topics.DEAD_LETTERS, topics.ESCALATIONS)
+        self.consumer = AIOKafkaConsumer(
+            *(f"{self.prefix}.{noun}" for noun in nouns), bootstrap_servers=self.kafka, auto_offset_reset="earliest"
+        )
+        await self.consumer.start()
+        self.reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self.reading.cancel()
+        await self.consumer.stop()
+        await self.producer.stop()
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            assert self.process.wait(20) == 0
+
+    async def _read(self) -> None:
+        async for record in self.consumer:
+            noun = record.topic.removeprefix(f"{self.prefix}.")
+            message = json.loads(record.value) | {"_headers": dict(record.headers), "_raw": record.value}
+            self.seen.setdefault(noun, []).append(message)
+            self.partitions.setdefault(noun, []).append(record.partition)
+
+    async def send(
+        self, noun: str, value: bytes | dict[str, Any], partition: int | None = None, **headers: str
+    ) -> None:
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        await self.producer.send_and_wait(
+            f"{self.prefix}.{noun}", raw, partition=partition, headers=[(k, v.encode()) for k, v in headers.items()]
+        )
+
+    def of(self, noun: str, **wanted: object) -> list[dict[str, Any]]:
+        return [
+            message for message in self.seen.get(noun, []) if all(message.get(name) == v for name, v in wanted.items())
+        ]
+
+    async def answer_plans(self) -> None:
+        answers = []
+        for request in self.seen.pop(topics.PLAN_REQUESTS, []):
+            step = request["spec"]["steps"][0]
+            plan = {"revision": 1, "steps": [{**step, "pin": PIN}]}
+            answers.append(self.send(topics.PLANS, self._reply(request) | {"plan": plan}, request["partition"]))
+        await asyncio.gather(*answers)
+
+    async def answer_calls(self) -> None:
+        answers = []
+        for request in self.seen.pop("calls.echo", []):
+            result = {"status": "ok", "data": request["arguments"]}
+            answers.append(self.send(topics.RESULTS, self._reply(request) | {"result": result}, request["partition"]))
+        await asyncio.gather(*answers)
+
+    @staticmethod
+    def _reply(request: dict[str, Any]) -> dict[str, Any]:
+        return {name: request[name] for name in ("request_id", "run_id", "tenant")}
+
+    async def work(self) -> None:
+        """Play planner and tool once; call it from a waiting condition."""
+        await self.answer_plans()
+        await self.answer_calls()
