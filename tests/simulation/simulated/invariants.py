@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from simulated.postgres import STATUS_COLUMN
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.state import Run
@@ -19,7 +20,6 @@ EXCUSED = frozenset({"in_doubt", "tool_unavailable", "tool_failed", "planner_una
 """Why a run may be handed to a person, when something went wrong around it."""
 
 ANSWERS = ev.CallAnswered | ev.PlanAccepted | ev.PlanRefused | ev.VerdictGiven | ev.ReviewFailed
-STATUS_COLUMN = 7
 LASTING = frozenset(f"triptych.{noun}" for noun in (topics.OUTCOMES, topics.PLANS, topics.RESULTS, topics.VERDICTS))
 """Where one event id always comes with one body."""
 

@@ -90,6 +90,15 @@ def leases_are_not_checked() -> None:
     WorkerTables.settle = lenient  # type: ignore[method-assign]
 
 
+def a_new_owner_forgets_who_is_active() -> None:
+    """A process that claims partitions counts only the runs that it begins itself."""
+
+    async def nobody(*_args: Any) -> list[Any]:
+        return []
+
+    ExecutorStore.active = nobody  # type: ignore[method-assign]
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     mutation.__name__: mutation
     for mutation in (
@@ -100,5 +109,6 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         the_outbox_of_the_dead_is_not_published,
         effects_are_begun_without_an_intent,
         leases_are_not_checked,
+        a_new_owner_forgets_who_is_active,
     )
 }

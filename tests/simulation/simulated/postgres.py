@@ -19,6 +19,8 @@ from triptych.kernel import deadletters
 from triptych.kernel.database import Queries
 
 FENCED = "TR001"
+STATUS_COLUMN = 7
+ACTIVE = frozenset({"planning", "running", "reviewing"})
 
 
 def _row_type(*names: str) -> type:
@@ -40,11 +42,11 @@ def _row_type(*names: str) -> type:
 
 _Claimed = _row_type("partition", "epoch", "offsets")
 _Event = _row_type("run_id", "type", "at", "data")
-_Active = _row_type("run_id", "partition", "tenant", "playbook")
-_Waiting = _row_type("partition", "tenant", "playbook", "queued_at", "run_id")
 _Outgoing = _row_type("run_id", "position", "partition", "target", "topic", "key", "headers", "value")
 _Timer = _row_type("run_id", "due_at")
 _Definition = _row_type("definition")
+_Line = _row_type("run_id", "partition", "tenant", "playbook")
+_Waiting = _row_type("partition", "tenant", "playbook", "queued_at", "run_id")
 _Taken = _row_type(
     "run_id", "request_id", "tenant", "partition", "request", "traceparent", "answer", "deliveries", "was_started"
 )
@@ -64,6 +66,10 @@ class Schema:
         self.transaction: Transaction | None = None
         self.waiting: list[Callable[[], None]] = []
 
+    def snapshot(self) -> dict[str, Any]:
+        """The tables as a transaction finds them that may have to be rolled back."""
+        raise NotImplementedError
+
     def release(self) -> None:
         self.transaction = None
         waiting, self.waiting = self.waiting, []
@@ -79,7 +85,7 @@ class ExecutorTables(Schema):
 
     statements: ClassVar[dict[str, str]] = {
         **{
-            sql: "commit_batch" if name == "commit" else name
+            sql: {"commit": "commit_batch", "waiting": "first_in_line"}.get(name, name)
             for name, sql in Queries.load("triptych.executor", "executor.sql").items()
         },
         "select 1": "ping",
@@ -93,9 +99,9 @@ class ExecutorTables(Schema):
         self.tasks: dict[tuple[str, str], Any] = {}
         self.journal: dict[Any, dict[int, tuple[str, datetime, str]]] = {}
         self.runs: dict[Any, tuple[Any, ...]] = {}
-        self.queue: dict[Any, tuple[Any, ...]] = {}
         self.outbox: dict[tuple[Any, int], tuple[Any, ...]] = {}
         self.timers_: dict[Any, tuple[int, datetime]] = {}
+        self.queue: dict[Any, tuple[Any, ...]] = {}
         self.dead_letters: dict[str, tuple[Any, ...]] = {}
 
     def deploy_playbook(self, name: str, version: str, definition: str) -> list[Any]:
@@ -133,26 +139,44 @@ class ExecutorTables(Schema):
     def timers(self, partitions: Sequence[int]) -> list[Any]:
         return [_Timer((run_id, due)) for run_id, (partition, due) in self.timers_.items() if partition in partitions]
 
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            "partitions": {partition: list(held) for partition, held in self.partitions.items()},
+            "tasks": dict(self.tasks),
+            "journal": {run_id: dict(events) for run_id, events in self.journal.items()},
+            "runs": dict(self.runs),
+            "outbox": dict(self.outbox),
+            "timers_": dict(self.timers_),
+            "queue": dict(self.queue),
+            "dead_letters": dict(self.dead_letters),
+        }
+
     def active(self, partitions: Sequence[int]) -> list[Any]:
         return [
-            _Active((run_id, partition, row[1], row[4]))
+            _Line((run_id, partition, run[1], run[4]))
             for run_id, (partition, _) in self.timers_.items()
-            if partition in partitions and (row := self.runs[run_id])[7] in {"planning", "running", "reviewing"}
+            if partition in partitions and (run := self.runs[run_id])[STATUS_COLUMN] in ACTIVE
         ]
 
-    def waiting(self, partitions: Sequence[int], limit: int) -> list[Any]:
-        lines = {row[1:4] for row in self.queue.values() if row[1] in partitions}
-        return self.heads(*zip(*lines, strict=True), limit) if lines else []
+    def _in_line(self, is_wanted: Callable[[tuple[Any, ...]], bool], limit: int) -> list[Any]:
+        lines: dict[tuple[Any, ...], int] = {}
+        rows = []
+        for run_id, partition, tenant, playbook, since in sorted(self.queue.values(), key=lambda row: (row[4], row[0])):
+            line = (partition, tenant, playbook)
+            lines[line] = lines.get(line, 0) + 1
+            if is_wanted(line) and lines[line] <= limit:
+                rows.append(_Waiting((*line, since, run_id)))
+        return rows
+
+    def first_in_line(self, partitions: Sequence[int], limit: int) -> list[Any]:
+        return self._in_line(lambda line: line[0] in partitions, limit)
 
     def heads(self, partitions: Any, tenants: Any, playbooks: Any, limit: int) -> list[Any]:
-        found = []
-        for line in zip(partitions, tenants, playbooks, strict=True):
-            rows = sorted((row[4], row[0]) for row in self.queue.values() if row[1:4] == line)
-            found.extend((*line, *row) for row in rows[:limit])
-        return [_Waiting(row) for row in sorted(found, key=lambda row: row[3:])]
+        wanted = set(zip(partitions, tenants, playbooks, strict=True))
+        return self._in_line(lambda line: line in wanted, limit)
 
     def enqueue(self, rows: Sequence[Any]) -> list[Any]:
-        self.queue.update((row[0], row) for row in rows)
+        self.queue.update({row[0]: row for row in rows})
         return []
 
     def dequeue(self, run_ids: Sequence[Any]) -> list[Any]:
@@ -276,6 +300,12 @@ class WorkerTables(Schema):
         self.jobs: dict[Any, Job] = {}
         self.effects: dict[Any, list[Any]] = {}
         """State, attempts, operation, arguments_hash, request_id and result."""
+
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            "jobs": {key: copy.copy(job) for key, job in self.jobs.items()},
+            "effects": {key: list(effect) for key, effect in self.effects.items()},
+        }
 
     def open_lease(self, instance: str, lease_ms: int) -> list[Any]:
         self.leases = {number: held for number, held in self.leases.items() if held[0] != instance}
@@ -464,12 +494,8 @@ class Transaction:
             self.roll_back()
 
     def begin(self) -> None:
-        tables = self._tables
-        tables.transaction = self
-        self._before = (
-            {key: copy.copy(job) for key, job in tables.jobs.items()},
-            {key: list(effect) for key, effect in tables.effects.items()},
-        )
+        self._tables.transaction = self
+        self._before = self._tables.snapshot()
 
     def commit(self) -> None:
         if self._tables.transaction is self:
@@ -477,7 +503,7 @@ class Transaction:
 
     def roll_back(self) -> None:
         if self._tables.transaction is self:
-            self._tables.jobs, self._tables.effects = self._before
+            vars(self._tables).update(self._before)
             self._tables.release()
 
 

@@ -304,7 +304,7 @@ async def _run_executor(process: Process, service: Service) -> None:
     loop = DeciderLoop(
         service,
         settings,
-        Executor(world.deployments),
+        Executor(world.deployments, world.max_active_runs, world.tenant_active_runs),
         store,
         store._pool,
         kafka=Kafka(process),  # type: ignore[arg-type]
@@ -390,6 +390,8 @@ class World:
         self._settled_at = 0.0
         draw = self.random
         self.partitions = draw.randint(1, 3)
+        self.max_active_runs = draw.choice((1, 2, 1_000, 1_000))
+        self.tenant_active_runs = draw.choice(({}, {}, {TENANT: 1}, {TENANT: 2}))
         self.batch_max_records = draw.choice((1, 2, 500))
         self._slowness = draw.choice((0.0, 0.02, 0.1))
         self.missions = self._draw_missions()
@@ -565,6 +567,7 @@ class World:
         self.note(who, name)
         if name == "commit_batch":
             self.violations.extend(self.watch.committed(before, tables, args))
+            self.violations.extend(self.over_limit())
         elif name == "settle":
             self.watch.answered(args)
         return rows
@@ -663,10 +666,24 @@ class World:
             self.over_at = self.scheduler.now
             self.note("over")
 
+    def over_limit(self) -> list[str]:
+        """Runs that are active and have no room. Those that a person has resumed need none."""
+        limit = self.tenant_active_runs.get(TENANT)
+        if limit is None:
+            return []
+        resumed = {run_id for mission in self.missions.values() if mission.reasons for run_id in mission.run_ids}
+        active = [
+            str(run_id)
+            for run_id, run in self.schemas["executor"].runs.items()
+            if run[postgres.STATUS_COLUMN] in postgres.ACTIVE and str(run_id) not in resumed
+        ]
+        return [f"{len(active)} active runs of {TENANT}, whose limit is {limit}"] if len(active) > limit else []
+
     def left_open(self) -> list[str]:
         """What is stored and still wants something to happen."""
         executor = self.schemas["executor"]
         left = [f"outbox {key}" for key in executor.outbox]
+        left.extend(f"in the queue: {run_id}" for run_id in executor.queue)
         left.extend(f"timer of {run_id}" for run_id in executor.timers_)
         for service, tables in self.schemas.items():
             if service != "executor":
