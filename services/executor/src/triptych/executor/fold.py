@@ -1,4 +1,6 @@
-"""The fold: `evolve(run, event, at)` gives the run after an event. Pure: no I/O, no clock, no decisions.
+"""The fold: `evolve(run, event, at)` gives the run after an event. No I/O, no clock, no decisions.
+
+`record` does the same to a copy that the caller has made, once for many events.
 
 Whoever reads a journal back gets the run that wrote it. What is decided when is in `machine.py`.
 """
@@ -51,130 +53,121 @@ def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
 
 
 def evolve(run: Run, event: ev.Event, at: datetime) -> Run:
-    """Fold one event into the run. `at` is when the event was recorded."""
-    return changed(_apply(run, event, at), seq=run.seq + 1, updated_at=at)
+    """The run after one more event. `at` is when the event was recorded."""
+    run = run.copy()
+    record(run, event, at)
+    return run
 
 
-def _apply(run: Run, event: ev.Event, at: datetime) -> Run:  # noqa: C901, PLR0911, PLR0912 - one arm for each event
+def record(run: Run, event: ev.Event, at: datetime) -> None:
+    """Fold one event into a run that nobody else holds."""
+    _apply(run, event, at)
+    run.seq += 1
+    run.updated_at = at
+
+
+def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0912, PLR0915 - one arm for each event
     match event:
-        case ev.RunStarted(deadline_at):
-            return changed(run, status=RunStatus.PLANNING, deadline_at=deadline_at, active_since=at)
-        case ev.PlanRequested():
-            run = _opened(run, Ask.PLAN, None, event)
-            return changed(
-                run,
-                status=RunStatus.PLANNING,
-                plan_attempts=run.plan_attempts + 1,
-                replan_due=False,
-            )
-        case ev.PlanAccepted(request_id, plan, spend):
-            run = _closed(run, request_id, spend)
-            return changed(
-                run,
-                status=RunStatus.RUNNING if run.status is RunStatus.PLANNING else run.status,
-                revision=plan.revision,
-                plan_attempts=0,
-                failure=None,
-                steps=_revised(run, plan.steps, plan.revision),
-            )
-        case ev.PlanRefused(request_id, _error, _code, spend):
-            return _closed(run, request_id, spend)
         case ev.CallRequested():
-            return _call_requested(run, event, at)
+            _call_requested(run, event, at)
         case ev.CallAnswered():
-            return _call_answered(run, event)
+            _call_answered(run, event)
+        case ev.StepEnded(step, status, reason):
+            _change_step(run, step, status=StepStatus(status), reason=reason, ended_at=at)
+        case ev.RunStarted(deadline_at):
+            run.status = RunStatus.PLANNING
+            run.deadline_at = deadline_at
+            run.active_since = at
+        case ev.PlanRequested():
+            _open(run, Ask.PLAN, None, event)
+            run.status = RunStatus.PLANNING
+            run.plan_attempts += 1
+            run.replan_due = False
+        case ev.PlanAccepted(request_id, plan, spend):
+            _close(run, request_id, spend)
+            if run.status is RunStatus.PLANNING:
+                run.status = RunStatus.RUNNING
+            run.revision = plan.revision
+            run.plan_attempts = 0
+            run.failure = None
+            run.steps = _revised(run, plan.steps, plan.revision)
+        case ev.PlanRefused(request_id, _error, _code, spend):
+            _close(run, request_id, spend)
         case ev.CallReused(step, source, arguments):
             result = run.steps[source].result
-            return _with_step(run, step, status=StepStatus.ANSWERED, arguments=arguments, result=result, started_at=at)
+            _change_step(run, step, status=StepStatus.ANSWERED, arguments=arguments, result=result, started_at=at)
         case ev.ReviewRequested():
-            return _review_requested(run, event)
+            _review_requested(run, event)
         case (
             ev.VerdictGiven(request_id=request_id, step=step, spend=spend)
             | ev.ReviewFailed(request_id=request_id, step=step, spend=spend)
         ):
-            run = _closed(run, request_id, spend)
+            _close(run, request_id, spend)
             if step is not None:
-                return _with_step(run, step, status=StepStatus.ANSWERED)
-            return changed(run, status=RunStatus.RUNNING if run.status is RunStatus.REVIEWING else run.status)
+                _change_step(run, step, status=StepStatus.ANSWERED)
+            elif run.status is RunStatus.REVIEWING:
+                run.status = RunStatus.RUNNING
         case ev.RetryScheduled(ask, step, due_at, _reason, postponed):
-            return _retry_scheduled(run, Ask(ask), step, due_at, postponed=postponed)
+            _retry_scheduled(run, Ask(ask), step, due_at, postponed=postponed)
         case ev.RequestReissued(request_id, reissue_at):
             request = run.requests[request_id]
-            reissued = changed(request, reissue_at=reissue_at, reissues=request.reissues + 1)
-            return changed(run, requests={**run.requests, request_id: reissued})
-        case ev.StepEnded(step, status, reason):
-            return _with_step(run, step, status=StepStatus(status), reason=reason, ended_at=at)
+            run.requests[request_id] = changed(request, reissue_at=reissue_at, reissues=request.reissues + 1)
         case ev.ReplanDecided(_step, reason):
-            run = _without_retries(run)
-            ledger = changed(run.ledger, replans=run.ledger.replans + 1)
-            return changed(
-                run, failure=reason, replan_due=True, status=RunStatus.RUNNING, review_attempts=0, ledger=ledger
-            )
+            _drop_retries(run)
+            run.failure = reason
+            run.replan_due = True
+            run.status = RunStatus.RUNNING
+            run.review_attempts = 0
+            run.ledger = changed(run.ledger, replans=run.ledger.replans + 1)
         case ev.RunEscalated(reason, step):
-            return changed(
-                _without_retries(run),
-                status=RunStatus.ESCALATED,
-                reason=reason,
-                stopped_step=step,
-                escalated_at=at,
-                escalations=run.escalations + 1,
-            )
+            _drop_retries(run)
+            run.status = RunStatus.ESCALATED
+            run.reason = reason
+            run.stopped_step = step
+            run.escalated_at = at
+            run.escalations += 1
         case ev.RunResumed():
-            return _resumed(run, event)
+            _resumed(run, event)
         case ev.StepOverridden(command_id=command_id, step=step, data=data):
-            run = _with_step(
-                run, step, status=StepStatus.SKIPPED, result=Result(status=ResultStatus.OK, data=data), ended_at=at
-            )
-            return changed(run, commands=run.commands | {command_id})
+            result = Result(status=ResultStatus.OK, data=data)
+            _change_step(run, step, status=StepStatus.SKIPPED, result=result, ended_at=at)
+            run.commands |= {command_id}
         case ev.CommandRefused(command_id=command_id):
-            return changed(run, commands=run.commands | {command_id})
+            run.commands |= {command_id}
         case ev.RunEnded(status, reason, output):
-            return changed(
-                run,
-                status=RunStatus(status),
-                reason=reason,
-                output=output,
-                requests={},
-                retries={},
-                finished_at=at,
-            )
+            run.status = RunStatus(status)
+            run.reason = reason
+            run.output = output
+            run.requests, run.retries = {}, {}
+            run.finished_at = at
         case ev.RunAdmitted():
             raise ValueError(f"run {run.run_id} was admitted twice")
 
 
-def _opened(
+def _open(
     run: Run, ask: Ask, step: str | None, event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested
-) -> Run:
-    request = OpenRequest(ask, step, event.reserved, event.reissue_at, event)
-    retries = {key: retry for key, retry in run.retries.items() if key != (ask, step)}
-    return changed(
-        run,
-        requested=run.requested + 1,
-        requests={**run.requests, event.request_id: request},
-        retries=retries,
-        ledger=run.ledger.reserve(event.reserved),
-    )
+) -> None:
+    run.requested += 1
+    run.requests[event.request_id] = OpenRequest(ask, step, event.reserved, event.reissue_at, event)
+    if run.retries:
+        run.retries.pop((ask, step), None)
+    run.ledger = run.ledger.reserve(event.reserved)
 
 
-def _closed(run: Run, request_id: str, spend: Spend) -> Run:
-    request = run.requests[request_id]
-    requests = {key: value for key, value in run.requests.items() if key != request_id}
-    return changed(run, requests=requests, ledger=run.ledger.settle(request.reserved, spend))
+def _close(run: Run, request_id: str, spend: Spend) -> None:
+    request = run.requests.pop(request_id)
+    run.ledger = run.ledger.settle(request.reserved, spend)
 
 
-def _with_step(run: Run, step_id: str, **changes: Any) -> Run:
-    return changed(run, steps={**run.steps, step_id: changed(run.steps[step_id], **changes)})
+def _change_step(run: Run, step_id: str, **changes: Any) -> None:
+    run.steps[step_id] = changed(run.steps[step_id], **changes)
 
 
-def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> Run:
-    run = _opened(run, Ask.CALL, event.step, event)
-    state = run.steps[event.step]
-    ledger = changed(
-        run.ledger,
-        tool_calls=run.ledger.tool_calls + 1,
-        steps=run.ledger.steps if state.counted else run.ledger.steps + 1,
-    )
-    run = _with_step(
+def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> None:
+    _open(run, Ask.CALL, event.step, event)
+    state, ledger = run.steps[event.step], run.ledger
+    run.ledger = changed(ledger, tool_calls=ledger.tool_calls + 1, steps=ledger.steps + (not state.counted))
+    _change_step(
         run,
         event.step,
         status=StepStatus.RUNNING,
@@ -185,22 +178,25 @@ def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> Run:
         result=None,
         started_at=state.started_at or at,
     )
-    return changed(run, ledger=ledger)
 
 
-def _review_requested(run: Run, event: ev.ReviewRequested) -> Run:
-    run = _opened(run, Ask.REVIEW, event.step, event)
+def _review_requested(run: Run, event: ev.ReviewRequested) -> None:
+    _open(run, Ask.REVIEW, event.step, event)
     if event.step is None:
-        return changed(run, status=RunStatus.REVIEWING, review_attempts=run.review_attempts + 1, output=event.output)
-    attempts = run.steps[event.step].review_attempts + 1
-    return _with_step(run, event.step, status=StepStatus.REVIEWING, review_attempts=attempts)
+        run.status = RunStatus.REVIEWING
+        run.review_attempts += 1
+        run.output = event.output
+    else:
+        attempts = run.steps[event.step].review_attempts + 1
+        _change_step(run, event.step, status=StepStatus.REVIEWING, review_attempts=attempts)
 
 
-def _call_answered(run: Run, event: ev.CallAnswered) -> Run:
+def _call_answered(run: Run, event: ev.CallAnswered) -> None:
+    _close(run, event.request_id, event.spend)
     state, result = run.steps[event.step], event.result
     is_write = state.step.pin.effect is not Effect.READ
-    return _with_step(
-        _closed(run, event.request_id, event.spend),
+    _change_step(
+        run,
         event.step,
         status=StepStatus.ANSWERED,
         result=result,
@@ -213,26 +209,25 @@ def _is_known_undone(result: Result) -> bool:
     return result.error is not None and result.error.details.get("effect") == "none"
 
 
-def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime, *, postponed: bool) -> Run:
+def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime, *, postponed: bool) -> None:
     if ask is Ask.CALL and step is not None:
         state = run.steps[step]
-        run = _with_step(
+        _change_step(
             run,
             step,
             status=StepStatus.RETRYING,
             attempts=state.attempts - postponed,
             postponed=state.postponed + 1 if postponed else 0,
         )
-    return changed(run, retries={**run.retries, (ask, step): Retry(ask, step, due_at)})
+    run.retries[ask, step] = Retry(ask, step, due_at)
 
 
-def _without_retries(run: Run) -> Run:
+def _drop_retries(run: Run) -> None:
     """Nothing is asked again by itself from here: what waited for its retry waits for its turn instead."""
-    steps = {
-        step_id: changed(state, status=StepStatus.WAITING) if state.status is StepStatus.RETRYING else state
-        for step_id, state in run.steps.items()
-    }
-    return changed(run, retries={}, steps=steps)
+    run.retries = {}
+    for step_id, state in run.steps.items():
+        if state.status is StepStatus.RETRYING:
+            _change_step(run, step_id, status=StepStatus.WAITING)
 
 
 def _revised(run: Run, planned: tuple[Step, ...], revision: int) -> dict[str, StepState]:
@@ -253,21 +248,14 @@ def _revised(run: Run, planned: tuple[Step, ...], revision: int) -> dict[str, St
     return steps
 
 
-def _resumed(run: Run, event: ev.RunResumed) -> Run:
-    steps = {
-        step_id: state.again() if state.status is StepStatus.FAILED else state for step_id, state in run.steps.items()
-    }
-    return changed(
-        run,
-        status=RunStatus.RUNNING if run.revision else RunStatus.PLANNING,
-        steps=steps,
-        replan_due=run.failure is not None,
-        plan_attempts=0,
-        review_attempts=0,
-        reason=None,
-        stopped_step=None,
-        escalated_at=None,
-        deadline_at=event.deadline_at,
-        ledger=run.ledger.extend(event.extend),
-        commands=run.commands | {event.command_id},
-    )
+def _resumed(run: Run, event: ev.RunResumed) -> None:
+    for step_id, state in run.steps.items():
+        if state.status is StepStatus.FAILED:
+            run.steps[step_id] = state.again()
+    run.status = RunStatus.RUNNING if run.revision else RunStatus.PLANNING
+    run.replan_due = run.failure is not None
+    run.plan_attempts = run.review_attempts = 0
+    run.reason = run.stopped_step = run.escalated_at = None
+    run.deadline_at = event.deadline_at
+    run.ledger = run.ledger.extend(event.extend)
+    run.commands |= {event.command_id}

@@ -1,4 +1,6 @@
-"""The run: everything that is known of one execution of one task. Immutable, and without I/O.
+"""The run: everything that is known of one execution of one task. Without I/O.
+
+What a run consists of is immutable; the run itself is changed only by the fold, in a copy that it made.
 
 Whatever `machine.decide` wants to know must stand here, because a run that is read back from the
 journal after a crash has nothing else.
@@ -59,8 +61,9 @@ class RunStatus(StrEnum):
         return self in _ACTIVE
 
 
-_FINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED})
-_ACTIVE = frozenset({RunStatus.PLANNING, RunStatus.RUNNING, RunStatus.REVIEWING})
+# Tuples are searched by identity; to look into a set, a member of an enum is hashed, by a Python function.
+_FINAL = (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED)
+_ACTIVE = (RunStatus.RUNNING, RunStatus.PLANNING, RunStatus.REVIEWING)
 
 
 class StepStatus(StrEnum):
@@ -77,14 +80,15 @@ class StepStatus(StrEnum):
     @property
     def has_ended(self) -> bool:
         """Whether steps that depend on this one may start."""
-        return self in (StepStatus.SUCCEEDED, StepStatus.SKIPPED)
+        return self in _ENDED
 
     @property
     def is_under_way(self) -> bool:
         return self in _UNDER_WAY
 
 
-_UNDER_WAY = frozenset({StepStatus.RUNNING, StepStatus.RETRYING, StepStatus.ANSWERED, StepStatus.REVIEWING})
+_ENDED = (StepStatus.SUCCEEDED, StepStatus.SKIPPED)
+_UNDER_WAY = (StepStatus.RUNNING, StepStatus.RETRYING, StepStatus.ANSWERED, StepStatus.REVIEWING)
 
 
 class Ask(StrEnum):
@@ -208,9 +212,9 @@ class Ledger:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
-    """One execution of one task."""
+    """One execution of one task. Whoever holds it does not change it: `fold.evolve` gives another."""
 
     run_id: UUID
     tenant: str
@@ -244,6 +248,13 @@ class Run:
     """When it started: as it was admitted, or later, after it had been queued."""
     updated_at: datetime | None = None
     finished_at: datetime | None = None
+
+    def copy(self) -> Run:
+        """Another run that says the same, and shares nothing that the fold changes in place."""
+        copy = object.__new__(Run)
+        copy.__dict__.update(self.__dict__)
+        copy.steps, copy.requests, copy.retries = self.steps.copy(), self.requests.copy(), self.retries.copy()
+        return copy
 
     def scope(self) -> dict[str, Any]:
         """The variables that expressions in this run can see."""

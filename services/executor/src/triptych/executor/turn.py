@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from triptych.executor import events as ev
 from triptych.executor.budgets import replans_exhausted
 from triptych.executor.dispositions import Then
-from triptych.executor.fold import evolve
+from triptych.executor.fold import record
 from triptych.executor.state import Ask, Run, StepStatus
 from triptych.schemas import ModelPlan, Reason, RetryPolicy
 
@@ -30,12 +30,12 @@ class Turn:
     """One message's worth of decisions: each recorded event is folded in before the next decision."""
 
     def __init__(self, run: Run, now: datetime) -> None:
-        self.run, self.now = run, now
+        self.run, self.now = run.copy(), now
         self.events: list[ev.Event] = []
 
     def record(self, event: ev.Event) -> None:
         self.events.append(event)
-        self.run = evolve(self.run, event, self.now)
+        record(self.run, event, self.now)
 
     def decided(self) -> Decided:
         return Decided(self.run, tuple(self.events))
