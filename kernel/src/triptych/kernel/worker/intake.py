@@ -1,4 +1,4 @@
-"""The intake: raw records become jobs in Postgres, and only then are their offsets committed.
+"""The intake: raw records become jobs in Postgres, and only later are their offsets committed.
 
 A record that cannot be read becomes a dead letter and never stops the partition. Nothing is taken while
 too many jobs wait, but the consumer polls often enough to keep its partitions.
@@ -7,15 +7,17 @@ too many jobs wait, but the consumer polls often enough to keep its partitions.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from typing import Any, Generic
 
 import asyncpg
 from aiokafka import ConsumerRecord
+from aiokafka.abc import ConsumerRebalanceListener
 from pydantic import ValidationError
 
 from triptych.kernel import claimcheck, cloudevents, failpoints
-from triptych.kernel.bus import Kafka, Subscription
+from triptych.kernel.bus import Kafka, Subscription, TopicPartition
 from triptych.kernel.deadletters import DeadRecord, dead_record
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
@@ -30,12 +32,15 @@ POLL_MS = 250
 FULL_WAIT_S = 0.25
 STAY_IN_GROUP_S = 60.0
 """Well below `max_poll_interval_ms`, after which a member that does not poll is put out of its group."""
+OFFSET_COMMIT_EVERY_S = 1.0
+"""What is read again after a crash is known by its request id, so offsets are committed now and then: a commit
+after each batch kept the next one waiting, longer than it took to store it."""
 LOOP = "intake"
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class Intake(Generic[RequestT]):
+class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc]  # aiokafka is untyped
     """Consumes one topic of requests for one process."""
 
     def __init__(
@@ -55,6 +60,8 @@ class Intake(Generic[RequestT]):
         self._health, self._stopping = service.health, service.stopping
         self._postgres_outage, self._kafka_outage = Outage(service.log, "postgres"), Outage(service.log, "kafka")
         self._subscription: Subscription | None = None
+        self._positions: dict[TopicPartition, int] = {}
+        self._offsets_committed_at = time.monotonic()
 
     async def run(self) -> None:
         """Consume until the process stops, over as many subscriptions as it takes."""
@@ -62,13 +69,14 @@ class Intake(Generic[RequestT]):
         self._health.depend("kafka", self._probe)
         while not self._stopping.is_set():
             topic, group = self._config.request_noun, self._config.group
-            subscription = self._kafka.subscribe([self._settings.topic(topic)], self._settings.topic(group))
+            subscription = self._kafka.subscribe([self._settings.topic(topic)], self._settings.topic(group), self)
             try:
                 async with subscription:
                     self._kafka_outage.over()
                     self._subscription = subscription
                     self._health.started()
                     await self._consume(subscription)
+                    await self._commit_offsets(subscription)
             except KAFKA_GONE as error:
                 self._health.beat(LOOP)
                 await self._kafka_outage.wait(error, unless=self._stopping)
@@ -79,6 +87,14 @@ class Intake(Generic[RequestT]):
         if self._subscription is None:
             raise ConnectionError("not subscribed")
         await self._subscription.probe()
+
+    async def on_partitions_revoked(self, _revoked: set[TopicPartition]) -> None:
+        """Whoever is next begins where we stopped, and need not read again what we know."""
+        if self._subscription is not None:
+            await self._commit_offsets(self._subscription)
+
+    async def on_partitions_assigned(self, _assigned: set[TopicPartition]) -> None:
+        """Nothing is remembered of a partition: its jobs are in Postgres."""
 
     async def _consume(self, subscription: Subscription) -> None:
         left_alone_s = 0.0
@@ -92,12 +108,22 @@ class Intake(Generic[RequestT]):
                 continue
             polled = await subscription.poll(POLL_MS)
             if not polled:
+                await self._commit_offsets(subscription)
                 continue
             records = [record for batch in polled.values() for record in batch]
             if not await self._accept_patiently(records):
                 return
+            self._positions.update({partition: batch[-1].offset + 1 for partition, batch in polled.items()})
+            if time.monotonic() - self._offsets_committed_at >= OFFSET_COMMIT_EVERY_S:
+                await self._commit_offsets(subscription)
+
+    async def _commit_offsets(self, subscription: Subscription) -> None:
+        positions, self._positions = self._positions, {}
+        self._offsets_committed_at = time.monotonic()
+        ours = subscription.consumer.assignment()
+        if positions := {partition: offset for partition, offset in positions.items() if partition in ours}:
             failpoints.hit("worker.before_offset_commit")
-            await subscription.commit({partition: batch[-1].offset + 1 for partition, batch in polled.items()})
+            await subscription.commit(positions)
             failpoints.hit("worker.after_offset_commit")
 
     async def _accept_patiently(self, records: Sequence[ConsumerRecord[Any, Any]]) -> bool:

@@ -233,26 +233,33 @@ def _start_one(turn: Turn) -> bool:
     run = turn.run
     if run.status is not RunStatus.RUNNING or run.replan_due:
         return False
+    under_way = 0
+    ready: StepState | None = None
     for state in run.steps.values():
         if state.status is StepStatus.ANSWERED and not _is_reviewed_later(run, state):
             _settle(turn, state)
             return True
-    if sum(state.status.is_under_way for state in run.steps.values()) >= run.playbook.parallel:
+        if state.status.is_under_way:
+            under_way += 1
+        elif ready is None and state.status is StepStatus.WAITING and _is_ready(run, state.step):
+            ready = state
+    if ready is None or under_way >= run.playbook.parallel:
         return False
-    for state in run.steps.values():
-        if state.status is StepStatus.WAITING and _is_ready(run, state.step):
-            _start(turn, state)
-            return True
-    return False
+    _start(turn, ready)
+    return True
 
 
 def _is_ready(run: Run, step: Step) -> bool:
-    return all(name in run.steps and run.steps[name].status.has_ended for name in step.depends_on)
+    for name in step.depends_on:
+        state = run.steps.get(name)
+        if state is None or not state.status.has_ended:
+            return False
+    return True
 
 
 def _is_reviewed_later(run: Run, state: StepState) -> bool:
     """An answered step whose review is to be asked again at its time."""
-    return (Ask.REVIEW, state.step.id) in run.retries
+    return bool(run.retries) and (Ask.REVIEW, state.step.id) in run.retries
 
 
 def _start(turn: Turn, state: StepState) -> None:

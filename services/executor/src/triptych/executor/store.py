@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +27,8 @@ from triptych.kernel.outbox import OutboxKey, OutboxRow
 from triptych.schemas import Playbook
 
 _FENCED = "TR001"
+_INT = attrgetter("int")
+"""The order of UUIDs in Postgres; to compare two of them is a Python function."""
 
 
 class ExecutorStore:
@@ -158,10 +160,10 @@ def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
         [(run.tenant, run.task_id, run_id) for run_id in batch.created if (run := batch.states[run_id])],
         [_journal_row(batch, *entry) for entry in batch.events],
         [_run_row(run) for run in _in_key_order(batch)],
-        [_step_row(batch.states[run_id], step) for run_id, step in sorted(_touched_steps(batch))],
+        [_step_row(batch.states[run_id], step) for run_id, step in sorted(_touched_steps(batch), key=_step_key)],
         [_outbox_row(row) for row in batch.outbox],
         [tuple(key) for key in batch.published],
-        [(run_id, partition, due_at) for run_id, (partition, due_at) in sorted(batch.armed.items())],
+        [(run_id, *batch.armed[run_id]) for run_id in sorted(batch.armed, key=_INT)],
         batch.disarmed,
         [_dead_letter_row(dead) for dead in batch.dead],
     )
@@ -194,7 +196,11 @@ def _dead_letter_row(dead: DeadRecord) -> tuple[Any, ...]:
 
 
 def _in_key_order(batch: Batch[Run]) -> list[Run]:
-    return [batch.states[run_id] for run_id in sorted(batch.states)]
+    return [batch.states[run_id] for run_id in sorted(batch.states, key=_INT)]
+
+
+def _step_key(touched: tuple[UUID, str]) -> tuple[int, str]:
+    return touched[0].int, touched[1]
 
 
 def _run_row(run: Run) -> tuple[Any, ...]:

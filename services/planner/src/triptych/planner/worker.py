@@ -32,6 +32,7 @@ CONTRACTS_WITHIN_S = 5.0
 """Tools may start after the planner: a contract that is missing gets this long to appear."""
 ASK_AGAIN_MS = 2_000
 PLAN_INVALID = "plan_invalid"
+MAX_CACHED_PLANS = 512
 MAX_ERRORS = 20
 """So many problems go into a repair or an answer; a plan with more is not worth more words."""
 
@@ -44,6 +45,7 @@ class Planner:
     def __init__(self, registry: ContractRegistry, models: ModelClient, *, model_timeout_ms: int) -> None:
         self._registry, self._models, self._model_timeout_ms = registry, models, model_timeout_ms
         self._prompt = load_prompt("triptych.planner", "plan")
+        self._fixed_plans: dict[object, Plan] = {}
 
     async def execute(self, request: PlanRequest, attempt: JobAttempt) -> PlanAnswer:  # noqa: ARG002 - a plan has no effect
         """Make the plan. Raises nothing that a planner can foresee."""
@@ -67,12 +69,31 @@ class Planner:
         if missing := await self._missing_tools({step.operation for step in spec.steps}):
             return self._unavailable(request, missing)
         terms = self._terms(request, request.max_steps)
+        if not request.known:
+            return self._first_fixed(request, spec, terms)
         if all(step.id in terms.ended for step in spec.steps):
             why = request.failure.message if request.failure else "no reason was given"
             message = (
                 f"every step of the fixed plan has ended and it cannot be planned differently; asked because: {why}"
             )
             return _invalid(request, message)
+        return self._checked(request, spec, terms)
+
+    def _first_fixed(self, request: PlanRequest, spec: FixedPlan, terms: Terms) -> PlanAnswer:
+        """A fixed plan depends on the playbook and the contracts alone, so what was found good is remembered."""
+        contracts = tuple(offer.hash for offer in terms.offers.values())
+        key = (spec.to_bytes(), contracts, terms.max_steps, terms.retry, terms.revision)
+        if plan := self._fixed_plans.get(key):
+            return _answer(request, plan=plan)
+        answer = self._checked(request, spec, terms)
+        if answer.plan is not None:
+            if len(self._fixed_plans) >= MAX_CACHED_PLANS:
+                self._fixed_plans.clear()
+            self._fixed_plans[key] = answer.plan
+        return answer
+
+    @staticmethod
+    def _checked(request: PlanRequest, spec: FixedPlan, terms: Terms) -> PlanAnswer:
         if problems := find_problems(spec.steps, terms):
             return _invalid(request, "; ".join(str(problem) for problem in problems[:MAX_ERRORS]))
         return _answer(request, plan=make_plan(spec.steps, terms))

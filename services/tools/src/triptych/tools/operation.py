@@ -68,6 +68,7 @@ class Operation:
             timeout_ms=terms.timeout_ms,
             cost=terms.cost,
         )
+        self.contract_hash = self.contract.hash
         self._arguments_validator = self._validator(self.contract.arguments)
         self._result_validator = self._validator(self.contract.result)
 

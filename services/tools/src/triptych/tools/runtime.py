@@ -75,13 +75,13 @@ class ToolWorker:
                 ErrorCode.CONTRACT_VIOLATION,
                 f"tool {self._tool.name} offers no {request.operation}, only {', '.join(self._tool.operations)}",
             )
-        if request.contract_hash != operation.contract.hash:
+        if request.contract_hash != operation.contract_hash:
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,
                 f"{request.operation} was planned under contract {request.contract_hash}, but this tool now offers "
-                f"{operation.contract.hash} (version {operation.contract.version}); plan again under the new contract",
+                f"{operation.contract_hash} (version {operation.contract.version}); plan again under the new contract",
                 planned=request.contract_hash,
-                offered=operation.contract.hash,
+                offered=operation.contract_hash,
             )
         return operation
 
