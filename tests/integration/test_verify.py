@@ -171,6 +171,11 @@ CORRUPTIONS = {
         "step send says status = running",
     ),
     "a step is gone": ("delete from executor.steps where run_id = $1", Check.STEPS, "step send is missing"),
+    "a place in the queue is left": (
+        "insert into executor.queue values ($1, 0, 'acme', 'p', now())",
+        Check.QUEUE,
+        "it has a place in the queue and is succeeded",
+    ),
     "a timer is left": (
         "insert into executor.timers values ($1, 0, now())",
         Check.TIMER,

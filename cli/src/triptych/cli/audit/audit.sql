@@ -34,12 +34,14 @@ where jobs.table_name = 'jobs' and exists (
 order by 1
 
 -- name: orphan_journals
+-- Below what retention has removed, rows may still be on their way out: they are no orphans.
 select run_id, null as task_id, 'a journal without a row in runs' as message from executor.journal as j
-where seq = 1 and not exists (select from executor.runs where runs.run_id = j.run_id)
+where seq = 1 and run_id >= (select removed_before from executor.retention) and not exists (select from executor.runs where runs.run_id = j.run_id)
 
 -- name: orphan_tasks
 select run_id, task_id, 'a task without a run' as message from executor.tasks as t
-where not exists (select from executor.runs where runs.run_id = t.run_id)
+where run_id >= (select removed_before from executor.retention)
+  and not exists (select from executor.runs where runs.run_id = t.run_id)
 
 -- name: runs_without_task
 select run_id, task_id, 'a run that no task names' as message from executor.runs as r
@@ -47,11 +49,19 @@ where not exists (select from executor.tasks as t where t.tenant = r.tenant and 
 
 -- name: orphan_steps
 select distinct run_id, null as task_id, 'steps without a run' as message from executor.steps as s
-where not exists (select from executor.runs where runs.run_id = s.run_id)
+where run_id >= (select removed_before from executor.retention)
+  and not exists (select from executor.runs where runs.run_id = s.run_id)
 
 -- name: orphan_timers
 select run_id, null as task_id, 'a timer without a run' as message from executor.timers as t
 where not exists (select from executor.runs where runs.run_id = t.run_id)
+
+-- name: queue
+select coalesce(q.run_id, r.run_id) as run_id, r.task_id,
+       case when q.run_id is null then 'it is queued and has no place in the queue'
+            else 'it has a place in the queue and is ' || coalesce(r.status, 'no run') end as message
+from executor.queue as q full join (select run_id, task_id, status from executor.runs) as r using (run_id)
+where (q.run_id is not null) is distinct from (r.status is not distinct from 'queued')
 
 -- name: old_outbox
 -- What belongs to a record and not to a run (a dead letter, a record sent on) has an id of version 5.
@@ -62,7 +72,8 @@ group by 1, 2
 
 -- name: orphan_jobs
 select run_id, null as task_id, count(*) || ' jobs in {schema} without a run' as message from {schema}.jobs as j
-where not exists (select from executor.runs where runs.run_id = j.run_id)
+where run_id >= (select removed_before from executor.retention)
+  and not exists (select from executor.runs where runs.run_id = j.run_id)
 group by 1
 
 -- name: old_jobs
@@ -73,7 +84,7 @@ where j.state <> 'published' and (r.finished_at < now() - $1::interval or j.dead
 -- name: stray_receipts
 select e.run_id, null as task_id, 'receipt ' || e.idempotency_key || ' in {schema} belongs to no call in the journal' as message
 from {schema}.effects as e
-where e.state = 'receipt' and not exists (
+where e.state = 'receipt' and e.run_id >= (select removed_before from executor.retention) and not exists (
     select from executor.journal as j
     where j.run_id = e.run_id and j.type = 'CallRequested' and j.data::jsonb ->> 'idempotency_key' = e.idempotency_key
 )

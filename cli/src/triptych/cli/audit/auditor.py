@@ -85,6 +85,7 @@ async def _check_batch(
 async def _check_the_rest(connection: asyncpg.Connection, queries: Queries, found: Audit) -> None:
     for name in _ORPHANS:
         _collect(found, Check.ORPHAN, await connection.fetch(queries[name]))
+    _collect(found, Check.QUEUE, await connection.fetch(queries["queue"]))
     _collect(found, Check.OUTBOX, await connection.fetch(queries["old_outbox"], GRACE))
     for schema in await connection.fetch(queries["worker_schemas"]):
         name = '"' + schema["name"].replace('"', '""') + '"'

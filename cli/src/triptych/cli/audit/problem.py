@@ -20,6 +20,8 @@ class Check(StrEnum):
     """The rows in `steps` are the fold of the journal."""
     TIMER = "timer"
     """A run that time can change has a timer that is not late; no other run has one."""
+    QUEUE = "queue"
+    """A run has a place in the queue as long as it is queued."""
     SPEND = "spend"
     """What the run is said to have used is the sum of what its events say."""
     BUDGET = "budget"
