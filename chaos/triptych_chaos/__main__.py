@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -39,7 +40,6 @@ def chaos(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the data and the logs even if all is well.")] = False,
 ) -> None:
     """Strike a stack with a seeded sequence of faults, under constant load, and check every guarantee from outside."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker goes away is no news here
     folder = (out / f"{seed}-{datetime.now(UTC):%Y%m%dT%H%M%S}").resolve()
     folder.mkdir(parents=True)
@@ -50,7 +50,7 @@ def chaos(
     except ChaosError as error:
         _err.print(str(error), style="red", markup=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         _err.print(f"Interrupted; nothing was checked. The history so far is in {folder}.")
         sys.exit(130)
     (folder / "report.json").write_text(json.dumps(report.as_json(), indent=2) + "\n", "utf-8")
@@ -77,7 +77,14 @@ def _run(order: Order, folder: Path, history: History) -> Report:
                 said_at = time.monotonic()
                 _err.print(f"{datetime.now(UTC):%H:%M:%S}  {text}")
 
-        return asyncio.run(run(order, folder, history, say))
+        return asyncio.run(_until_told_to_end(run(order, folder, history, say)))
+
+
+async def _until_told_to_end(running: Coroutine[Any, Any, Report]) -> Report:
+    """SIGTERM ends it in order, as SIGINT does anyway."""
+    task = asyncio.ensure_future(running)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 def _commit() -> str:

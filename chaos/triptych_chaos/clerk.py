@@ -6,6 +6,7 @@ A run in doubt is told that its letter counts as posted; any other is resumed, w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ import aiokafka
 import asyncpg
 from aiokafka.errors import KafkaError
 
+from triptych_chaos.client import within
 from triptych_chaos.history import History
 from triptych_chaos.services import PREFIX
 
@@ -38,12 +40,12 @@ class Clerk:
 
     async def work(self) -> None:
         while True:
-            try:
-                async with asyncio.timeout(30):
-                    await self._answer(await self._escalated())
-            except (KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                pass  # a person tries again later
+            with contextlib.suppress(KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await within(30.0, self._work_once())
             await asyncio.sleep(_INTERVAL_S)
+
+    async def _work_once(self) -> None:
+        await self._answer(await self._escalated())
 
     async def _escalated(self) -> list[asyncpg.Record]:
         connection = await asyncpg.connect(self._dsn, timeout=5)

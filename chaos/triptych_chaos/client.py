@@ -7,17 +7,22 @@ publishes a task again, under the same id, when nothing has come back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import random
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import aiokafka
 from aiokafka.errors import KafkaError
 
 from triptych_chaos.history import History
 from triptych_chaos.services import PREFIX
+
+T = TypeVar("T")
 
 AGAIN_AFTER_S = 40.0
 """A client waits so long for an outcome before it publishes the task again."""
@@ -34,6 +39,7 @@ JUDGED = 0.2
 _SEND_TIMEOUT_S = 20.0
 _DEAF_AFTER_S = 25.0
 """Without any outcome for so long the consumer is replaced by one that reads from the beginning."""
+_ABANDONED: set[asyncio.Future[Any]] = set()
 _SUBJECT = "How do I rotate an API key?"
 _BODY = "We have to rotate the API key of our integration without downtime. How do we do that?"
 
@@ -136,11 +142,10 @@ class Client:
         sending.add_done_callback(self._sending.discard)
 
     async def _send(self, task_id: str, seen: Observed) -> None:
-        producer: aiokafka.AIOKafkaProducer | None = None
+        producer = None
         try:
-            async with asyncio.timeout(_SEND_TIMEOUT_S):
-                producer = await self._connected()
-                sent = await producer.send_and_wait(f"{PREFIX}.tasks", seen.task)
+            producer = await self._connected()
+            sent = await within(_SEND_TIMEOUT_S, producer.send_and_wait(f"{PREFIX}.tasks", seen.task))
         except (KafkaError, TimeoutError, OSError) as error:
             self._history.write("publish in doubt", task=task_id, error=repr(error))
             if producer is not None and producer is self._producer:
@@ -156,7 +161,7 @@ class Client:
                     bootstrap_servers=self._kafka, acks="all", request_timeout_ms=15_000, metadata_max_age_ms=5_000
                 )
                 try:
-                    await producer.start()
+                    await within(_SEND_TIMEOUT_S, producer.start())
                 except BaseException:
                     await _quietly_stop(producer)
                     raise
@@ -178,8 +183,7 @@ class Client:
                 metadata_max_age_ms=5_000,
             )
             try:
-                async with asyncio.timeout(_SEND_TIMEOUT_S):
-                    await consumer.start()
+                await within(_SEND_TIMEOUT_S, consumer.start())
                 await self._read(consumer)
             except (KafkaError, TimeoutError, OSError):
                 await asyncio.sleep(1.0)
@@ -189,7 +193,8 @@ class Client:
     async def _read(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
         heard_at = time.monotonic()
         while not self._start_over.is_set() and time.monotonic() - heard_at < _DEAF_AFTER_S:
-            for records in (await consumer.getmany(timeout_ms=500)).values():
+            polled = await within(_SEND_TIMEOUT_S, consumer.getmany(timeout_ms=500))
+            for records in polled.values():
                 heard_at = time.monotonic()
                 for record in records:
                     self._take(dict(record.headers)["ce_id"].decode(), record.value, (record.partition, record.offset))
@@ -225,10 +230,30 @@ class Client:
                 self._publish(task_id)
 
 
+async def within(seconds: float, waited_for: Coroutine[Any, Any, T]) -> T:
+    """The result, or TimeoutError. What does not end when it is cancelled, as aiokafka at times, is left alone."""
+    task = asyncio.ensure_future(waited_for)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if not done:
+        task.cancel()
+        _ABANDONED.add(task)
+        task.add_done_callback(_forget)
+        raise TimeoutError
+    return task.result()
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    """Take note of how it ended, so that nobody is told of an error that nobody looked at."""
+    _ABANDONED.discard(task)
+    if not task.cancelled():
+        task.exception()
+
+
 async def _quietly_stop(client: aiokafka.AIOKafkaProducer | aiokafka.AIOKafkaConsumer) -> None:
     """Stop it in the time there is; whoever it wanted to say goodbye to may be gone."""
-    try:
-        async with asyncio.timeout(5):
-            await client.stop()
-    except (KafkaError, TimeoutError, OSError):
-        return
+    with contextlib.suppress(KafkaError, TimeoutError, OSError):
+        await within(5.0, client.stop())

@@ -66,8 +66,8 @@ class Proxy:
             for pump in pumps:
                 pump.cancel()
             await asyncio.wait(pumps)
-        except OSError:
-            pass  # the server is away; the client hears it as a reset
+        except (OSError, asyncio.CancelledError):
+            pass  # the server is away, which the client hears as a reset; or all is over
         finally:
             for each in self._connections.pop(task):
                 each.transport.abort()
