@@ -17,6 +17,7 @@ from triptych.cli import (
     new,
     outcomes,
     playbook,
+    retain,
     runs,
     schemas,
     setup,
@@ -48,6 +49,7 @@ app.command()(trace.trace)
 app.command()(verify.verify)
 control.register(app)
 app.command()(topics.topics)
+app.command()(retain.retention)
 app.command()(setup.setup)
 app.add_typer(playbook.app, name="playbook")
 app.add_typer(schemas.app, name="schemas")

@@ -81,6 +81,7 @@ create table retention (
     removed_at timestamptz not null
 );
 comment on table retention is 'How far `triptych retention` has removed runs that are over: everything below this run id.';
+insert into retention values (true, '00000000-0000-0000-0000-000000000000', now());
 
 create function commit_batch(
     owned claimed[],

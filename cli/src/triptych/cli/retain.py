@@ -1,0 +1,86 @@
+"""`triptych retention`: removes runs that have been over for long."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import psycopg
+import typer
+from psycopg.conninfo import conninfo_to_dict
+from rich.table import Table
+
+from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir
+from triptych.cli.output import err, out, print_json
+from triptych.cli.retention import Report, remove_old
+from triptych.cli.stack.layout import Layout
+from triptych.cli.stack.ports import Ports
+from triptych.cli.stack.postgres import Postgres
+from triptych.client import Address, DatabaseUnreachableError
+
+_DAYS = re.compile(r"(\d+)\s*d")
+
+
+def days(text: str) -> timedelta:
+    """A span of whole days, at least one: `90d`."""
+    found = _DAYS.fullmatch(text.strip())
+    if found is None or int(found[1]) < 1:
+        raise typer.BadParameter(f"{text!r} is no span of days; write 90d")
+    return timedelta(days=int(found[1]))
+
+
+def retention(
+    *,
+    keep: Annotated[
+        timedelta, typer.Option(parser=days, metavar="DAYS", help="How long a run is kept after its end.")
+    ] = "90d",  # type: ignore[assignment]  # typer parses the default as it does what is given
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
+    data: DataDir = DEFAULT_DATA,
+    postgres: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TRIPTYCH_POSTGRES", metavar="DSN", help="The role that owns the tables, as `setup` has it."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove runs that have been over for long, a week at a time, and make partitions for the weeks ahead."""
+    dsn = postgres or _embedded(data)
+    try:
+        report = remove_old(dsn, datetime.now(UTC), keep, dry_run=dry_run)
+    except psycopg.Error as error:
+        parts = conninfo_to_dict(dsn)
+        where = f"{parts.get('host')}:{parts.get('port', 5432)}/{parts.get('dbname')}"
+        raise DatabaseUnreachableError(where, error) from error
+    if as_json:
+        print_json(report)
+    else:
+        _show(report)
+
+
+def _embedded(data: Path) -> str:
+    """The owner's DSN of the embedded stack in `data`."""
+    address = Address.from_stack(data)
+    layout = Layout.existing(data)
+    return Postgres.of(layout, Ports(layout)).dsn(address.topic_prefix)
+
+
+def _show(report: Report) -> None:
+    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
+    for heading in ("week of", "partitions"):
+        table.add_column(heading)
+    for heading in ("MB", "runs that stay"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for week in report.weeks:
+        names = ", ".join(week.tables)
+        size = f"{week.size_bytes / 1e6:,.1f}"
+        table.add_row(f"{week.week:%Y-%m-%d}", names, size, str(week.kept_runs), week.waits)
+    if report.weeks:
+        out.print(table)
+    for name, rows in report.rows.items():
+        out.print(f"{name}: {rows:,} rows")
+    what = "would go" if report.dry_run else "went"
+    err.print(f"What was over before {report.before:%Y-%m-%d %H:%M} UTC {what}.")
