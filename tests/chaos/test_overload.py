@@ -30,6 +30,13 @@ MAX_GROWTH_MB = 150
 """Of the executor, from idle. Fifty thousand runs held in memory would be several times as much."""
 SMALL = ("ant", "bee", "cat")
 """Tenants that publish ten tasks each while the flood stands in line."""
+PLAYBOOK = """
+name: one-step
+goal: One step that does nothing.
+input: {}
+tools: [echo.echo]
+plan: {pattern: fixed, steps: [{id: a, operation: echo.echo, arguments: {value: 1}}]}
+"""
 LIVES = """
     select r.run_id, r.partition, r.tenant, r.status, r.started_at as admitted_at,
            coalesce(s.at, r.started_at) as started_at, r.finished_at as ended_at
@@ -48,17 +55,21 @@ def triptych(*arguments: str, **environment: str) -> None:
 
 @pytest.fixture
 async def stack(tmp_path: Path) -> AsyncIterator[dict[str, Any]]:
-    triptych("up", "--data", str(tmp_path), "--config", str(CONFIG), TRIPTYCH_MAX_ACTIVE_RUNS=str(WINDOW))
+    playbooks, data = tmp_path / "playbooks", tmp_path / "data"
+    playbooks.mkdir()
+    (playbooks / "one-step.yaml").write_text(PLAYBOOK)
+    where = ("--data", str(data), "--config", str(CONFIG), "--playbooks", str(playbooks))
+    triptych("up", *where, TRIPTYCH_MAX_ACTIVE_RUNS=str(WINDOW))
     try:
-        yield json.loads((tmp_path / "stack.json").read_text())
+        yield json.loads((data / "stack.json").read_text())
     finally:
-        triptych("down", "--data", str(tmp_path))
+        triptych("down", "--data", str(data))
 
 
 async def publish(stack: dict[str, Any], tenant: str, count: int) -> None:
     async with aiokafka.AIOKafkaProducer(bootstrap_servers=stack["kafka"]) as producer:
         for number in range(count):
-            task = {"task_id": f"{tenant}-{number}", "tenant": tenant, "playbook": "noop-exceptions", "input": {}}
+            task = {"task_id": f"{tenant}-{number}", "tenant": tenant, "playbook": "one-step", "input": {}}
             await producer.send(f"{stack['topic_prefix']}.tasks", json.dumps(task).encode())
         await producer.flush()
 
