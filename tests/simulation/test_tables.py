@@ -175,7 +175,7 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):
         assert plain(effects) == plain((*key, *effect) for key, effect in workers.tables.effects.items())
 
 
-async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  # noqa: C901 - one arm a statement
+async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  # noqa: C901, PLR0915 - one arm a statement
     draw = random.Random(4)  # noqa: S311
     runs: dict[UUID, Any] = {}
     numbers = count(1)
@@ -234,8 +234,27 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
     def keys() -> list[Any]:
         return draw.sample(sorted(runs), min(2, len(runs)))
 
+    def lines() -> tuple[list[int], list[str], list[str]]:
+        chosen = sorted({(draw.randrange(3), draw.choice("ab"), draw.choice("pq")) for _ in range(3)})
+        partitions, tenants, playbooks = zip(*chosen, strict=True)
+        return list(partitions), list(tenants), list(playbooks)
+
+    async def enqueue() -> None:
+        since = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=draw.randrange(10))
+        row = (UUID(int=draw.getrandbits(100)), draw.randrange(3), draw.choice("ab"), draw.choice("pq"), since)
+        await executors.say("enqueue", [row])
+
+    async def dequeue() -> None:
+        queue = sorted(executors.tables.queue)
+        await executors.say("dequeue", draw.sample(queue, min(1, len(queue))))
+
     said = {
         "claim": claim,
+        "enqueue": enqueue,
+        "dequeue": dequeue,
+        "active": lambda: executors.say("active", [draw.randrange(3)]),
+        "first_in_line": lambda: executors.say("first_in_line", draw.sample(range(3), 2), draw.randint(1, 3)),
+        "heads": lambda: executors.say("heads", *lines(), draw.randint(1, 3)),
         "admit": admit,
         "cancel": cancel,
         "load": lambda: executors.say("load", keys()),

@@ -66,9 +66,10 @@ def _play(first: int, count: int) -> list[tuple[int, list[str]]]:
 def _play_all(args: argparse.Namespace) -> int:
     began = told = time.monotonic()
     played = failed = 0
+    size = CHUNK if args.mutation is None else CHUNK // 10
     chunks = (
-        (first, min(CHUNK, args.first + args.seeds - first))
-        for first in range(args.first, args.first + args.seeds, CHUNK)
+        (first, min(size, args.first + args.seeds - first))
+        for first in range(args.first, args.first + args.seeds, size)
     )
     for count, failures in _results(args, chunks):
         played += count

@@ -19,7 +19,7 @@ from triptych.kernel import deadletters
 from triptych.kernel.database import Queries
 
 FENCED = "TR001"
-STATUS_COLUMN = 7
+PARTITION_COLUMN, STATUS_COLUMN = 6, 7
 ACTIVE = frozenset({"planning", "running", "reviewing"})
 
 
@@ -153,7 +153,7 @@ class ExecutorTables(Schema):
 
     def active(self, partitions: Sequence[int]) -> list[Any]:
         return [
-            _Line((run_id, partition, run[1], run[4]))
+            _Line((run_id, run[PARTITION_COLUMN], run[1], run[4]))
             for run_id, (partition, _) in self.timers_.items()
             if partition in partitions and (run := self.runs[run_id])[STATUS_COLUMN] in ACTIVE
         ]
