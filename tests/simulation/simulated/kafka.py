@@ -282,6 +282,9 @@ class Membership:
             self._visible.pop(partition, None)
             self._world.after_a_moment(self.arrive, partition)
 
+    def assignment(self) -> set[TopicPartition]:
+        return set(self.positions)
+
     def partitions_for_topic(self, topic: str) -> set[int]:
         return set(range(self._world.partitions))
 
