@@ -4,7 +4,7 @@ BIN := .venv/bin
 MEMBERS := schemas kernel services/executor services/planner services/critic services/tools cli examples
 DATA ?= .triptych
 
-.PHONY: help demo up down test crash-matrix chaos simulate check bench bench-compare bench-size format lock docs schemas-accept clean
+.PHONY: help demo up down test crash-matrix chaos simulate check bench bench-compare bench-size endurance format lock docs schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -54,6 +54,9 @@ bench: .venv/.bench  ## measure how fast runs are (ARGS=--quick: two short round
 
 bench-compare: .venv/.bench  ## measure this tree beside the one of a revision (REV=main, REV=main~3..main)
 	@PYTHONPATH=bench $(BIN)/python -m triptych_bench --compare $(or $(REV),HEAD) $(ARGS)
+
+endurance: .venv/.bench  ## play many runs in a row: does anything grow or slow down? (RUNS=100000)
+	@PYTHONPATH=bench $(BIN)/python -m triptych_bench.endurance --runs $(or $(RUNS),100000)
 
 bench-size: .venv/.bench  ## measure with ten million steps in the tables beside ten thousand (STEPS=n, ARGS=--keep)
 	@PYTHONPATH=bench $(BIN)/python -m triptych_bench.size --steps $(or $(STEPS),10000000) $(ARGS)
