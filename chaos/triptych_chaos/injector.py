@@ -20,6 +20,8 @@ from triptych_chaos.servers import Servers
 from triptych_chaos.services import SERVICES_SCALE_TIMEOUT_S, Services
 
 _MS = 1_000
+_BURST_ROWS = 20
+_BURST_LOOKS, _BURST_INTERVAL_S = 200, 0.01
 
 
 class Missed(Exception):
@@ -138,7 +140,7 @@ class Injector:
         async with self._held["kafka"]:
             for _ in range(int(fault.amount)):
                 self._client.publish_new()
-            await asyncio.sleep(0.5)
+            await self._until_the_burst_arrives()
             self._servers.kafka.suspend()
             most = 0
             try:
@@ -150,6 +152,13 @@ class Injector:
                 self._servers.kafka.resume()
             self.peak_outbox = max(self.peak_outbox, most)
             return most
+
+    async def _until_the_burst_arrives(self) -> None:
+        """It is in the outbox as soon as it is admitted; or others keep the executor from that, and so be it."""
+        for _ in range(_BURST_LOOKS):
+            if await self._outbox_rows() >= _BURST_ROWS:
+                return
+            await asyncio.sleep(_BURST_INTERVAL_S)
 
     async def _outbox_rows(self) -> int:
         """0 as well when Postgres does not answer: other faults may strike it meanwhile."""
