@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 import typer
@@ -16,9 +17,8 @@ from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir
 from triptych.cli.output import err, out, print_json
 from triptych.cli.retention import Report, remove_old
 from triptych.cli.stack.layout import Layout
-from triptych.cli.stack.ports import Ports
-from triptych.cli.stack.postgres import Postgres
-from triptych.client import Address, DatabaseUnreachableError
+from triptych.cli.stack.postgres import OWNER
+from triptych.client import Address, DatabaseUnreachableError, NoStackError
 
 _DAYS = re.compile(r"(\d+)\s*d")
 
@@ -61,10 +61,17 @@ def retention(
 
 
 def _embedded(data: Path) -> str:
-    """The owner's DSN of the embedded stack in `data`."""
-    address = Address.from_stack(data)
-    layout = Layout.existing(data)
-    return Postgres.of(layout, Ports(layout)).dsn(address.topic_prefix)
+    """The owner's DSN of the embedded stack in `data`: where the operator's leads, and the secret beside it.
+
+    Raises:
+        NoStackError: none runs there, or its database is not embedded.
+    """
+    address, layout = Address.from_stack(data), Layout.existing(data)
+    if address.postgres is None or not layout.postgres.exists():
+        raise NoStackError(data, "its database is not embedded: name its owner with --postgres")
+    parts = urlsplit(address.postgres)
+    where = f"{parts.hostname}:{parts.port}"
+    return urlunsplit(parts._replace(netloc=f"{OWNER}:{quote(layout.secret('postgres-owner'))}@{where}"))
 
 
 def _show(report: Report) -> None:

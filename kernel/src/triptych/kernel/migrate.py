@@ -76,6 +76,8 @@ class Prepared:
     """By schema name, the DSN of the role that owns its rows."""
     operator: str
     """The DSN of the role that may read everything and change nothing."""
+    owner: str
+    """The DSN of the role that owns everything; no service gets it."""
 
 
 def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operator_password: str) -> Prepared:
@@ -112,6 +114,7 @@ def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operat
             schema.name: _dsn(owner_dsn, user=roles[schema.name], password=schema.password) for schema in schemas
         },
         operator=_dsn(owner_dsn, user=operator, password=operator_password),
+        owner=owner_dsn,
     )
 
 

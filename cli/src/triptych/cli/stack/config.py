@@ -62,6 +62,7 @@ class StackTable(_Table):
     """The whole file."""
 
     playbooks: str = "playbooks"
+    retention_days: Annotated[int, Field(ge=1)] = 90
     env: dict[str, str] = {}
     services: dict[Name, ServiceTable] = {}
     tools: dict[Name, ToolTable] = {}

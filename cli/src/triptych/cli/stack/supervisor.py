@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -44,6 +45,7 @@ MAX_PROCESSES = 32
 
 _READY_TIMEOUT_S = 60.0
 _FAILURE_KEPT_S = 10.0
+_RETENTION_EVERY_S = 24 * 3_600.0
 _STOP_ORDER = ((Kind.SERVICE,), (Kind.PROCESS,), (Kind.KAFKA,), (Kind.POSTGRES,))
 
 
@@ -74,6 +76,7 @@ class Supervisor:
         self._failure: str | None = None
         self._failure_seen = asyncio.Event()
         self._started = False
+        self._retention: asyncio.Task[None] | None = None
 
     async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer the command. Raises StackError for what it refuses."""
@@ -127,6 +130,7 @@ class Supervisor:
         for service in self._scale:
             self._watch(self._service(service, 1))
         self._started = True
+        self._retention = asyncio.create_task(self._remove_old_runs(self._prepared.owner), name="retention")
         self._changed()
         self._log.info("started", after_s=round(time.monotonic() - began, 1))
 
@@ -155,6 +159,21 @@ class Supervisor:
             self._log.info("database created")
         return prepared
 
+    async def _remove_old_runs(self, owner_dsn: str) -> None:
+        """What `triptych retention` does, now and once a day."""
+        from triptych.cli.retention import remove_old  # noqa: PLC0415 (as above: not before it is needed)
+
+        keep = timedelta(days=self._config.table.retention_days)
+        while True:
+            try:
+                report = await asyncio.to_thread(remove_old, owner_dsn, datetime.now(UTC), keep)
+            except psycopg.Error as error:
+                self._log.warning("retention failed; it is tried again tomorrow", why=str(error))
+            else:
+                rows, waiting = sum(report.rows.values()), [str(week.week) for week in report.weeks if week.waits]
+                self._log.info("retention", weeks=len(report.weeks), rows=rows, made=len(report.made), waiting=waiting)
+            await asyncio.sleep(_RETENTION_EVERY_S)
+
     async def _start_kafka(self) -> str:
         address = self._options.kafka
         if address is None:
@@ -166,6 +185,8 @@ class Supervisor:
         return address
 
     async def _stop(self) -> None:
+        if self._retention is not None:
+            self._retention.cancel()
         for kinds in _STOP_ORDER:
             await asyncio.gather(*(each.stop() for each in self._watched.values() if each.unit.kind in kinds))
         (self._layout.root / "stack.json").unlink(missing_ok=True)
