@@ -15,9 +15,11 @@ from triptych.executor.machine import begin
 from triptych.executor.state import Run
 from triptych.executor.store import ExecutorStore
 from triptych.kernel import database as db
+from triptych.kernel.bus import Outgoing
 from triptych.kernel.decider import Batch
 from triptych.kernel.errors import Fenced
 from triptych.kernel.log import configure_logging
+from triptych.kernel.outbox import OutboxKey, OutboxRow
 from triptych.schemas import Playbook, Task
 
 MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")
@@ -153,3 +155,14 @@ async def test_hot_lookups_use_indexes_even_on_fresh_tables(pool) -> None:
         plan = await pool.fetch(f"explain {query}", *arguments)
         text = "\n".join(row[0] for row in plan)
         assert "Seq Scan" not in text, text
+
+
+async def test_a_record_that_was_sent_on_to_another_partition_is_left_behind_for_that_partition(store):
+    """The partition whose owner publishes a message is not the one that it goes to."""
+    (claim,) = await store.claim([5], "a", "kafka-1")
+    batch = admission("sent-on", claim.epoch, partition=5)
+    run_id = batch.created[0]
+    batch.outbox.append(OutboxRow(OutboxKey(run_id, 1), 5, Outgoing(TASKS, 7, b"k", [("ce_id", b"1")], b"{}")))
+    await store.commit(batch)
+    left = [row for row in await store.left_behind([5]) if row.key == OutboxKey(run_id, 1)]
+    assert [(row.partition, row.outgoing.partition) for row in left] == [(5, 7)]

@@ -111,7 +111,7 @@ class _Datetime:
 def install() -> None:
     """Make this interpreter one that only simulates: its clock is virtual, and idle loops wait as long as they can."""
     cloudevents.datetime = _Datetime  # type: ignore[misc]
-    session.time = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
+    session.time = intake.time = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
     session.IDLE_POLL_MS = intake.POLL_MS = 10_000_000
     outbox.BEAT_S = 10_000.0
     Queries.load = cache(Queries.load.__func__.__get__(Queries))  # type: ignore[method-assign]

@@ -92,7 +92,7 @@ class ExecutorStore:
             OutboxRow(
                 OutboxKey(row["run_id"], row["position"]),
                 row["partition"],
-                Outgoing(row["topic"], row["partition"], row["key"], _decode_headers(row["headers"]), row["value"]),
+                Outgoing(row["topic"], row["target"], row["key"], _decode_headers(row["headers"]), row["value"]),
             )
             for row in rows
         ]
