@@ -84,7 +84,15 @@ async def _until_told_to_end(running: Coroutine[Any, Any, Report]) -> Report:
     """SIGTERM ends it in order, as SIGINT does anyway."""
     task = asyncio.ensure_future(running)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await task
+    try:
+        return await task
+    except BaseExceptionGroup as group:
+        _, ours = group.split(lambda error: not isinstance(error, ChaosError))
+        raise _first(ours or group) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _commit() -> str:

@@ -28,7 +28,7 @@ from triptych.cli.stack.topics import create_topics
 from triptych_chaos.errors import ServerFailedError
 from triptych_chaos.proxy import HOST, Proxy
 
-_READY_TIMEOUT_S = 90.0
+_READY_TIMEOUT_S = 240.0
 _STOP_TIMEOUT_S = 20.0
 _INTERVAL_S = 0.1
 _PERIOD_S = 0.25
