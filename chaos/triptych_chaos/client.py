@@ -231,7 +231,11 @@ class Client:
 
 
 async def within(seconds: float, waited_for: Coroutine[Any, Any, T]) -> T:
-    """The result, or TimeoutError. What does not end when it is cancelled, as aiokafka at times, is left alone."""
+    """The result, or TimeoutError. What does not end when it is cancelled, as aiokafka at times, is left alone.
+
+    What is cancelled from within, as by aiokafka when it loses its broker, is an OSError: to pass that on would end
+    whoever waits without a word.
+    """
     task = asyncio.ensure_future(waited_for)
     try:
         done, _ = await asyncio.wait({task}, timeout=seconds)
@@ -243,6 +247,8 @@ async def within(seconds: float, waited_for: Coroutine[Any, Any, T]) -> T:
         _ABANDONED.add(task)
         task.add_done_callback(_forget)
         raise TimeoutError
+    if task.cancelled():
+        raise ConnectionAbortedError("the Kafka client has cancelled what it was asked for")
     return task.result()
 
 

@@ -131,7 +131,7 @@ def _teller(say: Say, client: Client, injector: Injector, count: int) -> Callabl
 async def _tasks(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run them beside the body. One that fails is a defect of the nemesis, and ends the body."""
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(coroutine) for coroutine in coroutines]
+        running = [group.create_task(_for_ever(coroutine)) for coroutine in coroutines]
         try:
             yield
         finally:
@@ -139,3 +139,14 @@ async def _tasks(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait({task}, timeout=10)
+
+
+async def _for_ever(coroutine: Coroutine[Any, Any, None]) -> None:
+    """A task group takes a task that was cancelled for one that has done its work; unless we did it, it has not."""
+    task = asyncio.current_task()
+    try:
+        await coroutine
+    except asyncio.CancelledError:
+        if task is None or task.cancelling():
+            raise
+    raise RuntimeError(f"{coroutine} has ended")
