@@ -20,7 +20,8 @@ from triptych.cli.main import app
 from triptych.cli.retention import remove_old, retention
 from triptych.client.operator import operator_connection
 from triptych.kernel.migrate import WORKER
-from triptych.kernel.partitions import WEEK, Span, first_id, make_partitions
+from triptych.kernel.partitions import make_partitions
+from triptych.kernel.run_ids import WEEK, Span, first_id
 
 EXECUTOR = Path(triptych.executor.__file__).with_name("migrations")
 EFFECTS = Path(triptych.tools.__file__).with_name("migrations") / "tool"

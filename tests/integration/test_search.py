@@ -14,7 +14,7 @@ import pytest
 import triptych.executor
 from triptych.client import Operator, RunFilter
 from triptych.client.operator import operator_connection
-from triptych.kernel.partitions import first_id
+from triptych.kernel.run_ids import first_id
 
 MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -168,8 +168,10 @@ async def test_a_search_reads_an_index_and_no_whole_partition(database, wanted: 
         explaining = Explaining(connection)
         await Operator(explaining).runs(wanted)
     assert any(index in line for line in explaining.plan), explaining.plan
-    nothing = ("rows=0.00", "never executed")
-    assert [line for line in explaining.plan if "Seq Scan" in line and not any(n in line for n in nothing)] == []
+    # So few runs may well be read whole to join them; steps never, and runs never for themselves.
+    looked_through = "steps_" if wanted.is_about_steps else "runs_"
+    scans = [line for line in explaining.plan if f"Seq Scan on {looked_through}" in line]
+    assert [line for line in scans if "rows=0.00" not in line and "never executed" not in line] == []
 
 
 class Explaining:

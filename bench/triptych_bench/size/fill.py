@@ -23,7 +23,8 @@ from triptych.kernel import database
 from triptych.kernel.database import Queries
 from triptych.kernel.log import configure_logging
 from triptych.kernel.migrate import WORKER, Prepared, Schema, prepare
-from triptych.kernel.partitions import AHEAD, WEEK, make_partitions
+from triptych.kernel.partitions import AHEAD, make_partitions
+from triptych.kernel.run_ids import WEEK
 from triptych.schemas import CallRequest
 from triptych_bench.size.story import PLAYBOOK, STEPS, Story, answer_to
 

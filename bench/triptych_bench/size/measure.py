@@ -20,7 +20,7 @@ from triptych.executor.intake import derive_run_id
 from triptych.executor.store import ExecutorStore
 from triptych.kernel import database
 from triptych.kernel.log import configure_logging
-from triptych.kernel.partitions import first_id
+from triptych.kernel.run_ids import first_id
 from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
 from triptych_bench.size.fill import SPAN, Filled
 from triptych_bench.size.story import TENANT, Story, answer_to

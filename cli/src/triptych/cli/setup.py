@@ -20,7 +20,6 @@ from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.topics import create_topics
 from triptych.client import DatabaseUnreachableError
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.migrate import Schema, prepare
 
 OPERATOR = "operator"
 
@@ -53,6 +52,9 @@ def setup(
     as_json: AsJson = False,
 ) -> None:
     """Create topics, roles, schemas and tables for services that are started by other means than `up`."""
+    # Alembic takes as long to import as all other commands together.
+    from triptych.kernel.migrate import Schema, prepare  # noqa: PLC0415
+
     stack = StackConfig.load(config)
     migrations = stack.schema_migrations()
     try:

@@ -20,7 +20,7 @@ import orjson
 
 from triptych.client.errors import DatabaseUnreachableError, RunAmbiguousError, RunNotFoundError
 from triptych.kernel.database import Queries
-from triptych.kernel.partitions import first_id
+from triptych.kernel.run_ids import first_id
 from triptych.schemas import Json
 
 _QUERIES = Queries.load("triptych.client", "operator.sql")

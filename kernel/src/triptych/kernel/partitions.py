@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
 
-WEEK = timedelta(weeks=1)
+from triptych.kernel.run_ids import WEEK, Span
+
 AHEAD = 8
 """So many weeks from now on have their partitions. Nothing breaks when nobody makes more: see the default one."""
 
-_FIRST_MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
-_TIME_BITS = 48
 _TABLES = """
 select parent.oid, schema.nspname, parent.relname, standard.relname, standard.reloptions
 from pg_partitioned_table as partitioned
@@ -36,28 +35,6 @@ select child.relname, pg_get_expr(child.relpartbound, child.oid)
 from pg_inherits join pg_class as child on child.oid = pg_inherits.inhrelid
 where pg_inherits.inhparent = %s and pg_get_expr(child.relpartbound, child.oid) <> 'DEFAULT'
 """
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Span:
-    """A span of time as a range of run ids: `first` belongs to it, `end` does not."""
-
-    first: UUID
-    end: UUID
-
-    @classmethod
-    def week_of(cls, at: datetime) -> Span:
-        """The week, Monday to Sunday in UTC, in which `at` lies."""
-        monday = _FIRST_MONDAY + (at - _FIRST_MONDAY) // WEEK * WEEK
-        return cls(first_id(monday), first_id(monday + WEEK))
-
-    @property
-    def begins_at(self) -> datetime:
-        return id_time(self.first)
-
-    @property
-    def ends_at(self) -> datetime:
-        return id_time(self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +63,6 @@ class AgedTable:
     def of(self, name: str) -> sql.Identifier:
         """A partition of it, by its bare name."""
         return sql.Identifier(self.schema, name)
-
-
-def first_id(at: datetime) -> UUID:
-    """The smallest run id of a moment (milliseconds since 1970, in the first 48 bits)."""
-    ms = (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-    return UUID(int=min(max(ms, 0), 2**_TIME_BITS - 1) << (128 - _TIME_BITS))
-
-
-def id_time(run_id: UUID) -> datetime:
-    """The moment that a run id begins with."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=run_id.int >> (128 - _TIME_BITS))
 
 
 def aged_tables(connection: psycopg.Connection) -> list[AgedTable]:

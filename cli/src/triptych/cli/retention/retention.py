@@ -22,7 +22,8 @@ import psycopg
 from psycopg import sql
 
 from triptych.kernel.database import Queries
-from triptych.kernel.partitions import AgedTable, Partition, Span, aged_tables, first_id, make_partitions, partitions
+from triptych.kernel.partitions import AgedTable, Partition, aged_tables, make_partitions, partitions
+from triptych.kernel.run_ids import Span, first_id
 
 BATCH_RUNS = 500
 LOCK_MS = 200
