@@ -40,7 +40,8 @@ MIN_TABLE_MB = 64.0
 KEPT = "jobs"
 """Rows of this table stay until retention removes them, so what counts is what each of them takes."""
 _TABLES = """
-    select schemaname || '.' || relname as name, pg_total_relation_size(relid) / 1048576.0 as mb, n_live_tup as live, n_dead_tup as dead
+    select schemaname || '.' || relname as name, pg_total_relation_size(relid) / 1048576.0 as mb,
+           n_live_tup as live, n_dead_tup as dead
     from pg_stat_user_tables where relname in ('outbox', 'jobs', 'timers', 'queue', 'partitions') order by 1
 """
 
