@@ -185,7 +185,8 @@ class Client:
             try:
                 await within(_SEND_TIMEOUT_S, consumer.start())
                 await self._read(consumer)
-            except (KafkaError, TimeoutError, OSError):
+            except (KafkaError, TimeoutError, OSError) as error:
+                self._history.write("consumer lost", error=repr(error))
                 await asyncio.sleep(1.0)
             finally:
                 await _quietly_stop(consumer)
