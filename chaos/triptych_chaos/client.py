@@ -172,6 +172,7 @@ class Client:
 
     async def collect(self) -> None:
         """Read outcomes for ever, over as many consumers as it takes."""
+        lost_for = ""
         while True:
             self._start_over.clear()
             consumer = aiokafka.AIOKafkaConsumer(
@@ -186,7 +187,9 @@ class Client:
                 await within(_SEND_TIMEOUT_S, consumer.start())
                 await self._read(consumer)
             except (KafkaError, TimeoutError, OSError) as error:
-                self._history.write("consumer lost", error=repr(error))
+                if repr(error) != lost_for:
+                    lost_for = repr(error)
+                    self._history.write("consumer lost", error=lost_for)
                 await asyncio.sleep(1.0)
             finally:
                 await _quietly_stop(consumer)
