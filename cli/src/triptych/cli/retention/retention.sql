@@ -16,6 +16,9 @@ where run_id >= %(first)s and run_id < %(end)s and (finished_at is null or finis
 select distinct run_id from {table} as b
 where created_at >= %(before)s or exists (select from executor.runs where runs.run_id = b.run_id)
 
+-- name: warm
+select count(t.*::text) from {table} as t where run_id = any(%(kept)s)
+
 -- name: carry
 -- By the default partition: the week's own is gone.
 insert into {parent} select * from {table} where run_id = any(%(kept)s) on conflict do nothing
