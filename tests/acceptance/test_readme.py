@@ -60,7 +60,9 @@ def newcomer(servers: Any, prefix: str, database: Any, tmp_path_factory: pytest.
 
 def test_a_task_from_plain_aiokafka_comes_back_as_an_outcome(newcomer: Newcomer) -> None:
     (newcomer.directory / "hello.py").write_text(block("python", "AIOKafkaProducer"))
-    assert newcomer.run(sys.executable, "hello.py").startswith("succeeded {'ticket_id': 'T-1'")
+    answer = newcomer.run(sys.executable, "hello.py")
+    assert answer.startswith("succeeded {")
+    assert "'ticket_id': 'T-1'" in answer
 
 
 @pytest.mark.parametrize(("order", "status"), [("A-1", "succeeded"), ("A-9", "escalated")])
