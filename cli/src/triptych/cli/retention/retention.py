@@ -33,7 +33,7 @@ LOCK_PAUSE_S = 1.0
 REST = 1.0
 """After each batch of rows, a rest of so many times what it took: live runs have the machine for themselves then."""
 MAX_CARRIED = 100
-"""A week with more runs than this that stay is not taken out. They are carried under the lock, at about 0.3 ms a run."""
+"""A week with more runs than this that stay is not taken out: they are carried under the lock, at some 0.3 ms each."""
 
 _EXECUTOR = ("journal", "runs", "steps")
 _BEFORE_ALL = UUID(int=0)
