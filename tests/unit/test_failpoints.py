@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -73,10 +75,19 @@ def test_the_clock_of_a_process_is_off_by_what_its_file_says(tmp_path: Path, mon
 
 def test_a_file_that_orders_nothing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "worker.before_settle").write_text("kill")
-    with pytest.raises(BadOrderError, match="kill:N or cut:N"):
+    with pytest.raises(BadOrderError, match="kill:N, stop:N or cut:N"):
         FailPoints(tmp_path).due("worker.before_settle")
 
 
 def test_a_cut_is_what_a_driver_raises() -> None:
     with pytest.raises(ConnectionResetError, match=r"publisher\.after"):
         failpoints.strike("publisher.after", Action.CUT)
+
+
+def test_whoever_is_stopped_goes_on_where_it_stood() -> None:
+    orders = "from triptych.kernel import failpoints as f; f.strike('decider.before_commit', f.Action.STOP); print('went on')"
+    with subprocess.Popen([sys.executable, "-c", orders], stdout=subprocess.PIPE, text=True) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate(timeout=30)[0] == "went on\n"

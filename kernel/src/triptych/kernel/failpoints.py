@@ -1,4 +1,4 @@
-"""Fail points: named places at which a process can be made to die or to lose its connection, for tests of crashes.
+"""Fail points: named places where a process can be made to die, stand still or lose its connection, for tests.
 
 `hit` costs one comparison until `enable` has been called, and a service calls that only when two settings
 agree. A place is then armed by a file of its name, which is taken away before it strikes: what is started
@@ -17,7 +17,7 @@ from pathlib import Path
 STRUCK = "struck"
 """The folder, beside the files that arm, to which a file goes when it strikes."""
 
-_ORDER = re.compile(r"(kill|cut):([1-9][0-9]*)")
+_ORDER = re.compile(r"(kill|stop|cut):([1-9][0-9]*)")
 
 
 class Action(StrEnum):
@@ -25,6 +25,8 @@ class Action(StrEnum):
 
     KILL = "kill"
     """SIGKILL: nothing is flushed, nothing is told to anybody."""
+    STOP = "stop"
+    """SIGSTOP: whoever sends SIGCONT lets it go on from here, as a process that was paused and does not know it."""
     CUT = "cut"
     """ConnectionResetError, as a driver raises it when the answer to what was just done is lost."""
 
@@ -34,7 +36,9 @@ class BadOrderError(ValueError):
 
     def __init__(self, file: Path, text: str) -> None:
         self.file, self.text = file, text
-        super().__init__(f"{file}: {text!r} arms nothing; write kill:N or cut:N, to strike at the N-th hit from now")
+        super().__init__(
+            f"{file}: {text!r} arms nothing; write kill:N, stop:N or cut:N, to strike at the N-th hit from now"
+        )
 
 
 class FailPoints:
@@ -93,6 +97,10 @@ def due(name: str) -> Action | None:
 
 def strike(name: str, action: Action) -> None:
     """Do it."""
-    if action is Action.KILL:
-        os.kill(os.getpid(), signal.SIGKILL)
-    raise ConnectionResetError(f"the fail point {name} has cut the connection")
+    match action:
+        case Action.KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case Action.STOP:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case Action.CUT:
+            raise ConnectionResetError(f"the fail point {name} has cut the connection")
