@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 
 from pydantic_settings import BaseSettings
 
 from triptych.kernel import cloudevents, database
-from triptych.kernel.bus import Outgoing, Publisher
+from triptych.kernel.bus import Kafka, Outgoing
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.outage import KAFKA_GONE, Outage
 from triptych.kernel.service import Service
@@ -22,6 +23,8 @@ from triptych.tools.tool import Tool
 CONTRACTS_TYPE = "triptych.contracts"
 RESULT_TYPE = "triptych.result"
 POOL_MAX = 6
+LOOK_EVERY_S = 30.0
+"""So often a tool looks whether Kafka is another cluster than the one that it has told its contracts."""
 
 
 def load_tool(reference: str) -> Tool:
@@ -57,17 +60,37 @@ async def serve(service: Service, settings: ServiceSettings, tool: Tool, own_set
     )
     pool = await database.connect(settings.postgres.get_secret_value(), f"tool {tool.name}", max_connections=POOL_MAX)
     async with pool, tool.lifespan(Resources(own_settings, pool)) as state:
-        await _announce(service, settings, tool)
+        kafka = Kafka(settings)
+        told = await _announce(service, kafka, tool)
+        announcing = asyncio.create_task(_announce_again(service, kafka, tool, told), name="announce")
         writes = {name for name, operation in tool.operations.items() if operation.contract.effect is not Effect.READ}
         ledger = PostgresLedger(pool, writes)
         worker = ToolWorker(tool, state, ledger, service.log)
-        await run_worker(service, settings, worker, config, pool=pool, settlement=ledger)
+        try:
+            await run_worker(service, settings, worker, config, pool=pool, settlement=ledger)
+        finally:
+            announcing.cancel()
 
 
-async def _announce(service: Service, settings: ServiceSettings, tool: Tool) -> None:
-    """Publish the contracts, however long Kafka is gone."""
+async def _announce_again(service: Service, kafka: Kafka, tool: Tool, told: str | None) -> None:
+    """A cluster that has lost everything is told again: whoever starts later learns the contracts from its topic."""
+    outage = Outage(service.log, "kafka")
+    while not service.stopping.is_set():
+        await asyncio.sleep(LOOK_EVERY_S)
+        try:
+            cluster = await kafka.cluster_id()
+        except KAFKA_GONE as error:
+            await outage.wait(error, unless=service.stopping)
+            continue
+        outage.over()
+        if cluster != told:
+            told = await _announce(service, kafka, tool)
+
+
+async def _announce(service: Service, kafka: Kafka, tool: Tool) -> str | None:
+    """Publish the contracts, however long Kafka is gone; gives the cluster, or None when the service stops before."""
     message = Outgoing(
-        topic=settings.topic(topics.CONTRACTS),
+        topic=kafka.settings.topic(topics.CONTRACTS),
         partition=0,
         key=tool.name.encode(),
         headers=cloudevents.binary_headers(
@@ -81,10 +104,12 @@ async def _announce(service: Service, settings: ServiceSettings, tool: Tool) -> 
     outage = Outage(service.log, "kafka")
     while not service.stopping.is_set():
         try:
-            async with Publisher(settings) as publisher:
+            cluster = await kafka.cluster_id()
+            async with kafka.publisher() as publisher:
                 await publisher.publish([message])
         except KAFKA_GONE as error:
             await outage.wait(error, unless=service.stopping)
         else:
             outage.over()
-            return
+            return cluster
+    return None
