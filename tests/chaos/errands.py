@@ -65,19 +65,37 @@ class Errands:
         triptych("up", "--data", str(folder), "--config", str(CONFIG))
         try:
             stack = json.loads((folder / "stack.json").read_text())
-            outcomes = aiokafka.AIOKafkaConsumer(
-                f"{stack['topic_prefix']}.outcomes", bootstrap_servers=stack["kafka"], auto_offset_reset="earliest"
-            )
             database = await asyncpg.connect(stack["postgres"])
-            async with Client.from_stack(folder) as client, outcomes:
+            async with Client.from_stack(folder) as client:
                 errands = cls(folder, client, database)
-                reading = asyncio.create_task(errands._read(outcomes))
-                yield errands
-                reading.cancel()
-                await asyncio.wait({reading})
-            await database.close()
+                async with errands.listening():
+                    yield errands
+            await errands.database.close()
         finally:
             triptych("down", "--data", str(folder))
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Read the outcomes from their beginning while the body runs: the log may be another one than before."""
+        stack = self.stack
+        outcomes = aiokafka.AIOKafkaConsumer(
+            f"{stack['topic_prefix']}.outcomes", bootstrap_servers=stack["kafka"], auto_offset_reset="earliest"
+        )
+        async with outcomes:
+            reading = asyncio.create_task(self._read(outcomes))
+            yield
+            reading.cancel()
+            await asyncio.wait({reading})
+
+    async def reconnected(self) -> bool:
+        """Whether there is a new connection to a database that was away."""
+        try:
+            database = await asyncpg.connect(self.stack["postgres"])
+        except (OSError, asyncpg.PostgresError):
+            return False
+        self.database.terminate()
+        self.database = database
+        return True
 
     async def _read(self, outcomes: aiokafka.AIOKafkaConsumer) -> None:
         async for record in outcomes:
@@ -94,10 +112,15 @@ class Errands:
             else:
                 self.other_escalations[task_id] = f"{outcome['reason']}"
 
+    @property
+    def stack(self) -> dict[str, Any]:
+        """What stack.json says now."""
+        return json.loads((self.folder / "stack.json").read_text())
+
     # --- crashes ----------------------------------------------------------------------------------
 
     def pid_of(self, service: str) -> int:
-        stack = json.loads((self.folder / "stack.json").read_text())
+        stack = self.stack
         pid = next(each["pid"] for each in stack["services"] if each["name"] == service)
         assert pid is not None, f"{service} is not running"
         return pid

@@ -1,0 +1,244 @@
+"""Kafka and Postgres go away for a while, lose everything, or come back with an older state, with runs in flight.
+
+The supervisor is made to stand still while the test has its hands on a server, for it would start what has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from errands import Errands, triptych, until
+
+from triptych.cli.stack.kafka import Kafka
+from triptych.cli.stack.layout import Layout
+from triptych.cli.stack.ports import Ports
+from triptych.cli.stack.postgres import _binaries
+from triptych.cli.stack.topics import create_topics
+from triptych.client import Client
+
+AWAY_S = float(os.environ.get("TRIPTYCH_TEST_AWAY_S", "15"))
+"""Longer than the session timeout of the consumers, and than what a readiness probe waits."""
+AWAY = [("kafka", "paused"), ("postgres", "stopped")]
+if os.environ.get("TRIPTYCH_TEST_SERVERS") == "all":
+    AWAY += [("kafka", "stopped"), ("postgres", "paused")]
+RUNS = 120
+JUDGED_EVERY = 10
+TOOLS = ("kb", "helpdesk", "model", "letterbox")
+SERVICES = ("executor", "planner", "critic", *TOOLS)
+
+
+@pytest.fixture(scope="module")
+async def errands(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Errands]:
+    async with Errands.started(tmp_path_factory.mktemp("stack")) as errands:
+        yield errands
+
+
+@pytest.mark.parametrize(("server", "way"), AWAY)
+async def test_services_stay_and_are_not_ready_while_a_server_is_away(errands: Errands, server: str, way: str) -> None:
+    pids = {service: errands.pid_of(service) for service in SERVICES}
+    task_ids = await in_flight(errands, f"{server}-{way}")
+    with away(errands, server, way):
+        await asyncio.sleep(AWAY_S)
+        unready = {service for service in SERVICES if not await is_ready(errands, service)}
+    assert unready == set(SERVICES), "a service says that it is ready, and cannot be"
+
+    await until(errands.reconnected, 60, nobody_home)
+    await every_run_ended(errands, task_ids)
+    await each_ended_once(errands, task_ids)
+    assert {service: errands.pid_of(service) for service in SERVICES} == pids, "a service did not stay"
+
+    async def all_ready() -> bool:
+        return all([await is_ready(errands, service) for service in SERVICES])
+
+    async def tell() -> str:
+        return "a service is not ready again"
+
+    await until(all_ready, 60, tell)
+
+
+@pytest.mark.timeout(400)
+async def test_every_run_ends_when_postgres_comes_back_with_an_older_state(errands: Errands, tmp_path: Path) -> None:
+    layout = Layout.at(errands.folder)
+    early = await in_flight(errands, "early")
+    copy = tmp_path / "copy"
+    await asyncio.to_thread(copy_of_postgres, layout, copy)
+    await every_run_ended(errands, early)
+    late = await in_flight(errands, "late")
+    # The executor has nothing to do when it happens: nothing fails that would tell it.
+    with errands.paused(SERVICES[1:]):
+        await asyncio.sleep(2)
+        with supervisor_standing_still(errands):
+            kill_server(errands, "postgres")
+            shutil.rmtree(layout.postgres)
+            shutil.move(copy, layout.postgres)
+        await until(errands.reconnected, 90, nobody_home)
+
+    await every_run_ended(errands, [*early, *late])
+    await each_ended_once(errands, [*early, *late])
+
+
+@pytest.mark.timeout(400)
+async def test_every_run_ends_once_when_kafka_has_lost_everything(errands: Errands) -> None:
+    task_ids = await in_flight(errands, "lost")
+    layout = Layout.at(errands.folder)
+    with supervisor_standing_still(errands):
+        kill_server(errands, "kafka")
+        shutil.rmtree(layout.kafka / "data")
+        (layout.kafka / "formatted").unlink()
+        kafka = Kafka.of(layout, Ports(layout), print)
+        kafka.prepare()
+
+    async def back() -> bool:
+        return await asyncio.to_thread(kafka.is_ready)
+
+    await until(back, 90, nobody_home)
+    await create_topics(errands.stack["kafka"], errands.stack["topic_prefix"], TOOLS)
+    # What is started now knows only what the new cluster tells it.
+    for service in ("planner", "critic"):
+        os.kill(errands.pid_of(service), signal.SIGKILL)
+
+    async with Client.from_stack(errands.folder) as client, errands.listening():
+        errands.client = client
+        # A client that has no outcome publishes its tasks again: the log may have lost either.
+        await errands.submit(task_ids, judged_every=JUDGED_EVERY)
+        await every_run_ended(errands, task_ids)
+        await each_ended_once(errands, task_ids)
+        fresh = await in_flight(errands, "after-the-loss")
+        await every_run_ended(errands, fresh)
+
+
+async def in_flight(errands: Errands, name: str) -> list[str]:
+    """Submit errands, and return when a part of them has ended."""
+    task_ids = [f"{name}-{n}" for n in range(RUNS)]
+    await errands.submit(task_ids, judged_every=JUDGED_EVERY)
+
+    async def some_ended() -> bool:
+        await errands.answer_doubts()
+        return sum(task_id in errands.finals for task_id in task_ids) >= RUNS // 10
+
+    async def tell() -> str:
+        return "nothing ends"
+
+    await until(some_ended, 90, tell)
+    return task_ids
+
+
+async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
+    """Wait until each has a final outcome, and the database says so too."""
+
+    async def ended() -> bool:
+        await errands.answer_doubts()
+        over = await errands.database.fetchval(
+            "select count(*) from executor.runs where task_id = any($1) and finished_at is not null", task_ids
+        )
+        return over == len(task_ids) and all(task_id in errands.finals for task_id in task_ids)
+
+    async def tell() -> str:
+        rows = await errands.database.fetch(
+            "select task_id, run_id, status, reason_code from executor.runs "
+            "where task_id = any($1) and finished_at is null limit 3",
+            task_ids,
+        )
+        missing = sum(task_id not in errands.finals for task_id in task_ids)
+        return f"{missing} have no final outcome; open are for example {[dict(row) for row in rows]}"
+
+    await until(ended, 180, tell)
+
+
+async def each_ended_once(errands: Errands, task_ids: list[str]) -> None:
+    """One run and one end for each task, however often it was told, and everything agrees with everything."""
+    assert {len(errands.finals[task_id]) for task_id in task_ids} == {1}, "a task has two final outcomes"
+    ends = [errands.statuses[task_id] for task_id in task_ids]
+    assert {len(end) for end in ends} == {1}, "a task became two runs, or ended in two ways"
+    assert {status for end in ends for _, status in end} == {"succeeded"}
+    assert errands.other_escalations == {}
+    assert len(await errands.run_ids(task_ids)) == len(task_ids)
+    effects = errands.effects({f"T-{task_id}" for task_id in task_ids})
+    assert set(effects.values()) == {1}, "an idempotent write took effect twice"
+    assert len(effects) == len(task_ids)
+
+    async def clean() -> bool:
+        return not (await errands.left_behind()).keys() - {"dead letters"}
+
+    async def tell() -> str:
+        return f"left behind: {await errands.left_behind()}"
+
+    await until(clean, 90, tell)
+    assert "all agree" in triptych("verify", "--data", str(errands.folder))
+    # Answers to what Postgres has forgotten come before the tasks are read again.
+    codes = await errands.database.fetch("select distinct code from executor.dead_letters")
+    assert {row["code"] for row in codes} <= {"unknown_run"}
+
+
+async def is_ready(errands: Errands, service: str) -> bool:
+    url = next(each["health_url"] for each in errands.stack["services"] if each["name"] == service)
+    async with httpx.AsyncClient() as http:
+        return (await http.get(url, timeout=10)).is_success
+
+
+def family(errands: Errands, server: str) -> list[psutil.Process]:
+    """The server's process and its children."""
+    pid = next(each["pid"] for each in errands.stack["processes"] if each["name"] == server)
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def kill_server(errands: Errands, server: str) -> None:
+    processes = family(errands, server)
+    for process in processes:
+        process.kill()
+    # The first is a zombie until the supervisor looks.
+    psutil.wait_procs(processes[1:], timeout=30)
+
+
+@contextmanager
+def supervisor_standing_still(errands: Errands) -> Iterator[None]:
+    pid = json.loads(triptych("status", "--json", "--data", str(errands.folder)))["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def away(errands: Errands, server: str, way: str) -> Iterator[None]:
+    """The server answers nobody while the body runs: it is paused, or it is not there."""
+    if way == "stopped":
+        with supervisor_standing_still(errands):
+            kill_server(errands, server)
+            yield
+        return
+    processes = family(errands, server)
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+async def nobody_home() -> str:
+    return "the server did not come back"
+
+
+def copy_of_postgres(layout: Layout, target: Path) -> None:
+    """A copy of the data directory at one moment, taken while the server works."""
+    port = json.loads((layout.root / "ports.json").read_text())["postgres"]
+    command = [_binaries() / "pg_basebackup", "-D", target, "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
+    environment = os.environ | {"PGPASSWORD": layout.secret("postgres-owner")}
+    subprocess.run([*command, "--checkpoint=fast", "--no-sync"], env=environment, check=True, timeout=120)
+    owner = layout.postgres.stat()
+    for path in (target, *target.rglob("*")):
+        os.chown(path, owner.st_uid, owner.st_gid)
