@@ -35,7 +35,11 @@ def test_the_shipped_configuration_is_valid_and_its_migrations_exist() -> None:
     [
         ("[servces.x]", "servces", "Known here are playbooks, retention_days, env, services, tools, processes"),
         ("[services.x]\nmodule = 'a'\nmodul = 'a'", "services.x.modul", "Known here are module, migrations, env"),
-        ("[tools.x]\nadapter = 'a:b'\nport = 1", "tools.x.port", "Known here are adapter, path, migrations, env"),
+        (
+            "[tools.x]\nadapter = 'a:b'\nport = 1",
+            "tools.x.port",
+            "Known here are adapter, options, path, migrations, env",
+        ),
         ("[services.x]", "services.x.module", "Field required"),
         ("[tools.x]\nadapter = 'no_attribute'", "tools.x.adapter", "pattern"),
         ("[services.Loud]\nmodule = 'a'", "services.Loud", "pattern"),

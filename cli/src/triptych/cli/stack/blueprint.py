@@ -21,6 +21,7 @@ from triptych.cli.stack.errors import UnknownServiceError
 from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.ports import HOST, Ports
 from triptych.cli.stack.servers import Server
+from triptych.tools import Source
 
 _DETAIL_MAX_CHARS = 300
 
@@ -90,9 +91,10 @@ class Blueprint:
         """The index-th process (from 1) of a service or tool. Raises UnknownServiceError."""
         table = self.config.table
         arguments: tuple[str, ...]
+        tool = table.tools.get(name)
         if service := table.services.get(name):
             arguments, own, schema, path = (service.module,), service.env, name, None
-        elif tool := table.tools.get(name):
+        elif tool is not None:
             arguments, own, schema, path = ("triptych.tools", tool.adapter), tool.env, f"tool_{name}", tool.path
         else:
             raise UnknownServiceError(name, (*table.services, *table.tools))
@@ -107,6 +109,8 @@ class Blueprint:
             "TRIPTYCH_HEALTH_PORT": str(port),
             "TRIPTYCH_PLAYBOOKS": str(self.playbooks),
         }
+        if tool is not None:
+            environment |= Source(name, tool.options, self.config.directory).environment()
         if path is not None:
             known = os.environ.get("PYTHONPATH")
             own_path = str(self.config.directory / path)

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -45,6 +45,7 @@ class ToolTable(_Table):
     """A tool: one adapter in a process of its own, with a topic, a schema and a role of its own."""
 
     adapter: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    options: dict[str, Any] = {}
     path: str | None = None
     migrations: list[MigrationsReference] = []
     env: dict[str, str] = {}

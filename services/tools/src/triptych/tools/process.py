@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 
 from pydantic_settings import BaseSettings
 
@@ -18,6 +19,7 @@ from triptych.schemas import Effect, topics
 from triptych.tools.call import Resources
 from triptych.tools.ledger import PostgresLedger
 from triptych.tools.runtime import ToolWorker
+from triptych.tools.source import Source
 from triptych.tools.tool import Tool
 
 CONTRACTS_TYPE = "triptych.contracts"
@@ -27,11 +29,13 @@ LOOK_EVERY_S = 30.0
 """So often a tool looks whether Kafka is another cluster than the one that it has told its contracts."""
 
 
-def load_tool(reference: str) -> Tool:
-    """The tool at `module:attribute`.
+def load_tool(reference: str, source: Source | None = None) -> Tool:
+    """The tool at `module:attribute`, or the one that a factory there builds from its source.
+
+    The source is read from the environment when it is None and a factory wants one.
 
     Raises:
-        ConfigurationError: there is no such module or attribute, or it is not a Tool.
+        ConfigurationError: there is no such module or attribute, or nothing there that is or makes a Tool.
     """
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
@@ -42,8 +46,12 @@ def load_tool(reference: str) -> Tool:
         raise ConfigurationError(f"{reference}: {error}; is its directory on the Python path?") from error
     except AttributeError as error:
         raise ConfigurationError(f"{reference}: module {module_name} has no {attribute}") from error
+    if inspect.isfunction(found):
+        found = found(source or Source.from_environment())
     if not isinstance(found, Tool):
-        raise ConfigurationError(f"{reference} is a {type(found).__name__}, not a triptych.tools.Tool")
+        raise ConfigurationError(
+            f"{reference} is a {type(found).__name__}, not a triptych.tools.Tool or a function that makes one"
+        )
     if not found.operations:
         raise ConfigurationError(f"{reference} offers no operation: decorate a function with @{attribute}.operation")
     return found

@@ -20,7 +20,8 @@ from triptych.schemas.contract import Contract, Cost, Effect, ToolContracts
 from triptych.tools.breaker import BreakerPolicy
 from triptych.tools.call import Resources
 from triptych.tools.failure import ToolDefinitionError
-from triptych.tools.operation import Function, Operation, Terms
+from triptych.tools.function import Function, Terms, TypedFunction
+from triptych.tools.operation import Operation
 
 FunctionT = TypeVar("FunctionT", bound=Function)
 Lifespan = Callable[[Resources], AbstractAsyncContextManager[Any]]
@@ -47,6 +48,20 @@ class Tool:
         self.name, self.settings, self.lifespan, self.concurrency = name, settings, lifespan, concurrency
         self.breaker = breaker or BreakerPolicy()
         self.operations: dict[str, Operation] = {}
+        self._functions: dict[Function, TypedFunction] = {}
+
+    def add(self, operation: Operation) -> None:
+        """Offer an operation that has its contract already.
+
+        Raises:
+            ToolDefinitionError: it belongs to another tool, or there is one of its name.
+        """
+        name = operation.contract.operation
+        if operation.contract.tool != self.name:
+            raise ToolDefinitionError(self.name, f"operation {name}", f"name it {self.name}.SOMETHING")
+        if name in self.operations:
+            raise ToolDefinitionError(self.name, f"operation {name}", "it is offered twice; choose another name")
+        self.operations[name] = operation
 
     def operation(
         self,
@@ -66,8 +81,9 @@ class Tool:
         terms = Terms(effect, version, timeout_ms, cost or Cost(), arguments, result)
 
         def offer(function: FunctionT) -> FunctionT:
-            operation = Operation(self.name, function, terms)
-            self.operations[operation.contract.operation] = operation
+            typed = TypedFunction(self.name, function, terms)
+            self.add(typed.operation)
+            self._functions[function] = typed
             return function
 
         return offer
@@ -79,13 +95,13 @@ class Tool:
         """
 
         def offer(reconcile: FunctionT) -> FunctionT:
-            for operation in self.operations.values():
-                if operation.function is function:
-                    operation.reconcile = reconcile
-                    return reconcile
-            raise ToolDefinitionError(
-                self.name, f"reconcile({function.__name__})", "offer the function as an operation first"
-            )
+            typed = self._functions.get(function)
+            if typed is None:
+                raise ToolDefinitionError(
+                    self.name, f"reconcile({function.__name__})", "offer the function as an operation first"
+                )
+            typed.operation.reconcile = typed.reconciled_by(reconcile)
+            return reconcile
 
         return offer
 

@@ -1,0 +1,95 @@
+"""Where a tool that is built from configuration comes from: its name, its options, and the folder they speak of.
+
+A factory (`def tool(source: Source) -> Tool`) stands where a ready Tool may stand. Options never hold a secret;
+they name the environment variable that does.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+from triptych.kernel.errors import ConfigurationError
+
+NAME, OPTIONS, DIRECTORY = "TRIPTYCH_TOOL_NAME", "TRIPTYCH_TOOL_OPTIONS", "TRIPTYCH_TOOL_DIRECTORY"
+
+OptionsT = TypeVar("OptionsT", bound="Options")
+
+
+class Options(BaseModel):
+    """What stands under `options` in a tool's table of triptych.toml: unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One tool's table in triptych.toml, as its process sees it."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    directory: Path = field(default_factory=Path)
+    """Relative paths in options start here."""
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """What the stack, or whoever deploys the tool, has set.
+
+        Raises:
+            ConfigurationError: there is no name, or the options are no JSON object.
+        """
+        name = os.environ.get(NAME)
+        if not name:
+            raise ConfigurationError(
+                f"{NAME} is not set; a tool that is built from options needs the name of its table"
+            )
+        try:
+            options = orjson.loads(os.environ.get(OPTIONS, "{}"))
+        except orjson.JSONDecodeError as error:
+            raise ConfigurationError(f"{OPTIONS} of tool {name} is not JSON: {error}") from None
+        if not isinstance(options, dict):
+            raise ConfigurationError(f"{OPTIONS} of tool {name} is not a JSON object")
+        return cls(name, options, Path(os.environ.get(DIRECTORY, ".")))
+
+    def environment(self) -> dict[str, str]:
+        """What `from_environment` reads."""
+        return {NAME: self.name, OPTIONS: orjson.dumps(self.options).decode(), DIRECTORY: str(self.directory)}
+
+    def read(self, form: type[OptionsT]) -> OptionsT:
+        """The options in their form.
+
+        Raises:
+            ConfigurationError: names every key that is wrong, and what is known there.
+        """
+        try:
+            return form.model_validate(self.options)
+        except ValidationError as error:
+            told = []
+            for problem in error.errors(include_url=False, include_input=False):
+                key = ".".join(str(part) for part in ("tools", self.name, "options", *problem["loc"]))
+                cure = f" (known: {', '.join(form.model_fields)})" if problem["type"] == "extra_forbidden" else ""
+                told.append(f"{key}: {problem['msg']}{cure}")
+            raise ConfigurationError("; ".join(told)) from None
+
+    def path(self, relative: str) -> Path:
+        """A file or folder that an option names."""
+        return self.directory / relative
+
+    def secret(self, variable: str) -> SecretStr:
+        """What an environment variable holds, whose name an option gave.
+
+        Raises:
+            ConfigurationError: it is not set.
+        """
+        value = os.environ.get(variable)
+        if not value:
+            raise ConfigurationError(
+                f"tool {self.name} needs {variable}, and it is not set; "
+                f"give it under tools.{self.name}.env, or set it where the stack is started"
+            )
+        return SecretStr(value)
