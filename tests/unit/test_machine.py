@@ -3,130 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 import pytest
+from machine_story import RUN_ID, Story, model_playbook, playbook, step
 
 from triptych.executor import events as ev
-from triptych.executor.fold import admit, evolve
-from triptych.executor.machine import Message, Tick, begin, decide
-from triptych.executor.state import Ask, Run, RunStatus, StepStatus
-from triptych.executor.turn import Decided
+from triptych.executor.state import Ask, RunStatus, StepStatus
 from triptych.schemas import (
     CallAnswer,
-    Control,
     Cost,
     Decision,
     Effect,
     ErrorCode,
-    Pin,
-    Plan,
     PlanAnswer,
-    Playbook,
-    Reason,
     Result,
     Spend,
-    Step,
-    Task,
     ToolError,
-    VerdictAnswer,
 )
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-RUN_ID = UUID("01900000-0000-7000-8000-000000000001")
-
-
-def playbook(**changes: object) -> Playbook:
-    fields: dict[str, object] = {
-        "name": "test",
-        "goal": "do it",
-        "input": {},
-        "tools": ("echo.*",),
-        "plan": {"pattern": "fixed", "steps": [{"id": "a", "operation": "echo.echo"}]},
-        **changes,
-    }
-    return Playbook.model_validate(fields, strict=False)
-
-
-def model_playbook(**changes: object) -> Playbook:
-    return playbook(plan={"pattern": "model", "tokens": 100, "usd": 0.01}, **changes)
-
-
-def step(
-    step_id: str, *depends_on: str, effect: Effect = Effect.READ, cost: Cost | None = None, **fields: object
-) -> Step:
-    pin = Pin(contract_hash="0" * 16, effect=effect, timeout_ms=1000, cost=cost or Cost())
-    return Step.model_validate(
-        {"id": step_id, "operation": "echo.echo", "depends_on": depends_on, "pin": pin, **fields}, strict=False
-    )
-
-
-class Story:
-    """Plays messages against a run and keeps the journal, so that every test also checks the fold."""
-
-    def __init__(self, book: Playbook | None = None, **task: object) -> None:
-        self.now = NOW
-        self.journal: list[tuple[ev.Event, datetime]] = []
-        self.last: tuple[ev.Event, ...] = ()
-        fields = Task.model_validate({"playbook": "test", "task_id": "t-1", **task}, strict=False)
-        self._take(begin(fields, task_id="t-1", run_id=RUN_ID, playbook=book or playbook(), partition=0, now=self.now))
-
-    def _take(self, decided: Decided) -> None:
-        self.run, self.last = decided.run, decided.events
-        self.journal.extend((event, self.now) for event in decided.events)
-        assert self.folded() == self.run
-
-    def folded(self) -> Run:
-        (first, at), *rest = self.journal
-        assert isinstance(first, ev.RunAdmitted)
-        run = admit(RUN_ID, first, at)
-        for event, recorded_at in rest:
-            run = evolve(run, event, recorded_at)
-        return run
-
-    def tell(self, message: Message) -> Story:
-        self._take(decide(self.run, message, self.now))
-        return self
-
-    def wait(self, **duration: float) -> Story:
-        self.now += timedelta(**duration)
-        return self.tell(Tick())
-
-    def request(self, ask: Ask, step_id: str | None = None) -> str:
-        found = [key for key, request in self.run.requests.items() if (request.ask, request.step) == (ask, step_id)]
-        assert len(found) == 1, f"expected one open {ask} for {step_id}, found {found}"
-        return found[0]
-
-    def plan(self, *steps: Step, spend: Spend | None = None) -> Story:
-        plan = Plan(revision=self.run.revision + 1, steps=steps)
-        return self.tell(self._answer(PlanAnswer, Ask.PLAN, None, spend, plan=plan))
-
-    def result(self, step_id: str, result: Result | None = None, spend: Spend | None = None) -> Story:
-        return self.tell(self._answer(CallAnswer, Ask.CALL, step_id, spend, result=result or Result.ok({"value": 1})))
-
-    def fail(self, step_id: str, code: ErrorCode, retry_after_ms: int | None = None) -> Story:
-        return self.result(step_id, Result.failed(code, "it broke", retry_after_ms=retry_after_ms))
-
-    def verdict(self, step_id: str | None, decision: Decision | None, code: str = "because", **fields: object) -> Story:
-        reason = Reason(code=code, message="said the critic")
-        return self.tell(
-            self._answer(VerdictAnswer, Ask.REVIEW, step_id, None, decision=decision, reason=reason, **fields)
-        )
-
-    def control(self, action: str, command_id: str = "c-1", **fields: object) -> Story:
-        command = {"command_id": command_id, "run_id": str(RUN_ID), "action": action, "principal": "user:ana", **fields}
-        return self.tell(Control.model_validate(command, strict=False))
-
-    def _answer(self, kind, ask: Ask, step_id: str | None, spend: Spend | None, **fields: object):
-        request_id = self.request(ask, step_id)
-        return kind(request_id=request_id, run_id=RUN_ID, tenant="default", spend=spend or Spend(), **fields)
-
-    def statuses(self) -> dict[str, str]:
-        return {step_id: state.status.value for step_id, state in self.run.steps.items()}
-
-    def kinds(self) -> list[str]:
-        return [type(event).__name__ for event in self.last]
 
 
 def test_a_task_becomes_a_run_that_waits_for_its_plan() -> None:
@@ -292,7 +185,7 @@ def test_a_replan_waits_for_what_is_under_way_and_keeps_what_has_ended() -> None
     assert not [request for request in story.run.requests.values() if request.ask is Ask.PLAN]
     story.result("c")
     assert story.kinds() == ["CallAnswered", "StepEnded", "PlanRequested"]
-    story.plan(step("b"), step("d", "a"))
+    story.plan(step("b", arguments={"n": 2}), step("d", "a", arguments={"n": 2}))
     assert story.statuses() == {"a": "succeeded", "c": "succeeded", "b": "running", "d": "running"}
     assert story.run.ledger.replans == 1
 

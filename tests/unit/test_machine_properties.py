@@ -60,6 +60,7 @@ def plans(draw: st.DrawFn, revision: int) -> Plan:
         fields = {
             "id": name,
             "operation": "echo.echo",
+            "arguments": {"n": draw(st.integers(0, 2))},
             "depends_on": tuple(sorted(earlier)),
             "pin": pin,
             "when": draw(st.sampled_from([None, "true", "false", "input.missing"])),
@@ -242,6 +243,21 @@ class RunMachine(RuleBasedStateMachine):
                 if step and step.revision == revision and step.step.pin.effect is not Effect.READ:
                     keys.setdefault((revision, event.step), set()).add(event.idempotency_key)
         assert all(len(found) == 1 for found in keys.values())
+
+    @invariant()
+    def no_model_makes_the_same_call_more_often_than_allowed(self) -> None:
+        calls: dict[str, set[tuple[int, str]]] = {}
+        revision = 0
+        for event, _ in self.journal:
+            match event:
+                case ev.RunResumed():
+                    calls.clear()
+                case ev.PlanAccepted():
+                    revision = event.plan.revision
+                case ev.CallRequested():
+                    calls.setdefault(str(event.arguments), set()).add((revision, event.step))
+        if self.playbook.is_planned_by_model:
+            assert all(len(steps) <= self.playbook.same_call for steps in calls.values())
 
     def teardown(self) -> None:
         """From wherever it got to: when everybody answers well, the run ends."""

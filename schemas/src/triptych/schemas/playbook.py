@@ -61,12 +61,24 @@ class ModelPlan(Authored):
     usd: Annotated[float, Field(ge=0, description="The most that one plan may cost, in US dollars.")] = 0.10
 
 
+SAME_CALL = 3
+
+
 class Limits(Authored):
-    """What all runs of a playbook together may take up."""
+    """What all runs of a playbook together may take up, and how often one may repeat itself."""
 
     active_runs: Annotated[
-        int, Field(ge=1, description="So many may be active at once, in all processes; the others are queued.")
-    ]
+        int | None, Field(ge=1, description="So many may be active at once, in all processes; the others are queued.")
+    ] = None
+    same_call: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100,
+            exclude_if=lambda times: times == SAME_CALL,
+            description="So many steps that a model planned may make the same call, arguments and all.",
+        ),
+    ] = SAME_CALL
 
 
 class Playbook(Authored):
@@ -80,7 +92,7 @@ class Playbook(Authored):
     review: Review = Review.EXCEPTIONS
     judge: Annotated[Judge | None, Field(description="Judges the whole run; needs `review: final`.")] = None
     budgets: Budgets = Budgets()
-    limits: Limits | None = None
+    limits: Annotated[Limits | None, Field(exclude_if=lambda limits: limits is None)] = None
     retry: Annotated[RetryPolicy, Field(description="For steps that bring none of their own.")] = RetryPolicy()
     parallel: Annotated[int, Field(ge=1, le=100, description="How many steps may run at once.")] = 4
     output: Annotated[
@@ -89,10 +101,22 @@ class Playbook(Authored):
 
     @cached_property
     def version(self) -> str:
-        """A content hash: the same text is the same version everywhere."""
-        fields = self.model_dump(mode="json", exclude=None if self.limits else {"limits"})  # newer than some versions
-        canonical = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+        """A content hash: the same text is the same version everywhere.
+
+        Fields that are newer than some deployed versions are left out (`exclude_if`) where nobody has set them.
+        """
+        canonical = orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(canonical).hexdigest()[:12]
+
+    @property
+    def is_planned_by_model(self) -> bool:
+        """Whether the steps are a model's, so that it may plan again, and go round in circles."""
+        return isinstance(self.plan, ModelPlan)
+
+    @property
+    def same_call(self) -> int:
+        """How many steps may make the same call."""
+        return self.limits.same_call if self.limits else SAME_CALL
 
     def allows(self, operation: str) -> bool:
         """Whether a plan of this playbook may call `operation`."""

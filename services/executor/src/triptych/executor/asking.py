@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from triptych.executor import events as ev
 from triptych.executor.budgets import shortfall
 from triptych.executor.dispositions import Then
+from triptych.executor.loops import repeated_call
 from triptych.executor.state import Run, StepState
 from triptych.executor.turn import Turn, fail_step
 from triptych.kernel.expressions import ExpressionError, render
@@ -49,6 +50,9 @@ def request_call(turn: Turn, state: StepState) -> None:
         return
     if (done := _done_before(run, step, arguments)) is not None:
         turn.record(ev.CallReused(step.id, done, arguments))
+        return
+    if state.started_at is None and (circle := repeated_call(run, step.operation, arguments)):
+        turn.record(ev.RunEscalated(circle, step.id))
         return
     grant = Grant(tokens=step.pin.cost.tokens, usd_micros=step.pin.cost.usd_micros)
     if short := shortfall(run.ledger, grant, steps=0 if state.counted else 1, tool_calls=1):

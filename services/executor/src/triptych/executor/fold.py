@@ -12,10 +12,12 @@ from typing import Any
 from uuid import UUID
 
 from triptych.executor import events as ev
+from triptych.executor import loops
 from triptych.executor.state import (
     Ask,
     Ledger,
     OpenRequest,
+    Progress,
     Retry,
     Run,
     RunStatus,
@@ -112,7 +114,8 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
         case ev.RequestReissued(request_id, reissue_at):
             request = run.requests[request_id]
             run.requests[request_id] = changed(request, reissue_at=reissue_at, reissues=request.reissues + 1)
-        case ev.ReplanDecided(_step, reason):
+        case ev.ReplanDecided(step, reason):
+            loops.note_replan(run, step, reason)
             _drop_retries(run)
             run.failure = reason
             run.replan_due = True
@@ -166,6 +169,8 @@ def _change_step(run: Run, step_id: str, **changes: Any) -> None:
 def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> None:
     _open(run, Ask.CALL, event.step, event)
     state, ledger = run.steps[event.step], run.ledger
+    if state.started_at is None:
+        loops.note_call(run, state.step.operation, event.arguments)
     run.ledger = changed(ledger, tool_calls=ledger.tool_calls + 1, steps=ledger.steps + (not state.counted))
     _change_step(
         run,
@@ -195,6 +200,7 @@ def _call_answered(run: Run, event: ev.CallAnswered) -> None:
     _close(run, event.request_id, event.spend)
     state, result = run.steps[event.step], event.result
     is_write = state.step.pin.effect is not Effect.READ
+    loops.note_result(run, state, result)
     _change_step(
         run,
         event.step,
@@ -255,6 +261,7 @@ def _resumed(run: Run, event: ev.RunResumed) -> None:
     run.status = RunStatus.RUNNING if run.revision else RunStatus.PLANNING
     run.replan_due = run.failure is not None
     run.plan_attempts = run.review_attempts = 0
+    run.progress = Progress()
     run.reason = run.stopped_step = run.escalated_at = None
     run.deadline_at = event.deadline_at
     run.ledger = run.ledger.extend(event.extend)

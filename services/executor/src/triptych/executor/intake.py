@@ -85,7 +85,7 @@ class Executor:
         self._limits = Limits(
             max_active_runs,
             tenant_active_runs or {},
-            {name: limits.active_runs for name, limits in playbooks.items() if limits is not None},
+            {name: limits.active_runs for name, limits in playbooks.items() if limits and limits.active_runs},
         )
 
     def read(self, arrival: Arrival) -> Addressed:

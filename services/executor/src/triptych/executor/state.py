@@ -212,6 +212,16 @@ class Ledger:
         )
 
 
+@dataclass(frozen=True)
+class Progress:
+    """What tells progress from a circle: which calls were made, and what was learnt. See `loops.py`."""
+
+    calls: dict[str, int] = field(default_factory=dict)
+    """How many steps made the same call."""
+    facts: frozenset[str] = frozenset()
+    facts_at_replan: int = 0
+
+
 @dataclass
 class Run:
     """One execution of one task. Whoever holds it does not change it: `fold.evolve` gives another."""
@@ -238,6 +248,7 @@ class Run:
     failure: Reason | None = None
     """Why the last plan did not work out; the planner is told."""
     replan_due: bool = False
+    progress: Progress = field(default_factory=Progress)
     reason: Reason | None = None
     stopped_step: str | None = None
     escalated_at: datetime | None = None

@@ -14,8 +14,9 @@ from triptych.executor import events as ev
 from triptych.executor.budgets import replans_exhausted
 from triptych.executor.dispositions import Then
 from triptych.executor.fold import record
+from triptych.executor.loops import circular_replan
 from triptych.executor.state import Ask, Run, StepStatus
-from triptych.schemas import ModelPlan, Reason, RetryPolicy
+from triptych.schemas import Reason, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,12 @@ def fail_step(turn: Turn, step_id: str, then: Then, reason: Reason) -> None:
 
 def replan_or_escalate(turn: Turn, step_id: str | None, reason: Reason) -> None:
     """A fixed plan cannot be planned differently, so its failure goes to a person."""
-    if not isinstance(turn.run.playbook.plan, ModelPlan):
+    if not turn.run.playbook.is_planned_by_model:
         turn.record(ev.RunEscalated(reason, step_id))
     elif exhausted := replans_exhausted(turn.run.ledger, reason):
         turn.record(ev.RunEscalated(exhausted, step_id))
+    elif circle := circular_replan(turn.run, step_id, reason):
+        turn.record(ev.RunEscalated(circle, step_id))
     else:
         turn.record(ev.ReplanDecided(step_id, reason))
 

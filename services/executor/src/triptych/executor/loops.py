@@ -1,0 +1,96 @@
+"""Loop detection: a model that plans may go round in circles, and is stopped with the reason `loop`.
+
+Two things are counted, both in the run's state: how many steps have made the same call, and whether
+anything was learnt since the last replan. Attempts and retries of one call are no repeats. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+
+from triptych.executor.state import Run, StepState, changed
+from triptych.schemas import Json, Reason, Result
+
+CODE = "loop"
+
+
+def call_of(operation: str, arguments: Json) -> str:
+    """What makes two calls the same."""
+    return _hash(operation, arguments)
+
+
+def fact_of(state: StepState, result: Result) -> str:
+    """What a call has shown: the same call with another answer is another fact."""
+    error = result.error.code.value if result.error else None
+    return _hash(state.step.operation, state.arguments, result.status.value, result.data, error)
+
+
+def repeated_call(run: Run, operation: str, arguments: Json) -> Reason | None:
+    """Why this call may not be made by one more step, or None when it may."""
+    allowed = run.playbook.same_call
+    if not run.playbook.is_planned_by_model or run.progress.calls.get(call_of(operation, arguments), 0) < allowed:
+        return None
+    message = (
+        f"{operation} has been called with the same arguments by {allowed} steps (limits.same_call) and is wanted "
+        f"once more; resume to allow as many again, or abort"
+    )
+    return Reason(code=CODE, message=message)
+
+
+def circular_replan(run: Run, step_id: str | None, cause: Reason) -> Reason | None:
+    """Why another plan would be a circle, or None when something was learnt since the last one."""
+    progress = run.progress
+    if len(progress.facts | {_cause(run, step_id, cause)}) > progress.facts_at_replan:
+        return None
+    message = (
+        f"nothing was learnt since the last replan: no call had another answer, and the plan failed again with "
+        f"{cause.code}: {cause.message}; resume to plan once more, or abort"
+    )
+    return Reason(code=CODE, message=message)
+
+
+def note_call(run: Run, operation: str, arguments: Json) -> None:
+    """For the fold: a step makes its first call."""
+    if run.playbook.is_planned_by_model:
+        calls, call = run.progress.calls, call_of(operation, arguments)
+        run.progress = changed(run.progress, calls={**calls, call: calls.get(call, 0) + 1})
+
+
+def note_result(run: Run, state: StepState, result: Result) -> None:
+    """For the fold: a call was answered."""
+    if run.playbook.is_planned_by_model:
+        run.progress = changed(run.progress, facts=run.progress.facts | {fact_of(state, result)})
+
+
+def note_replan(run: Run, step_id: str | None, cause: Reason) -> None:
+    """For the fold: the planner is to be asked again, with what is known by now."""
+    facts = run.progress.facts | {_cause(run, step_id, cause)}
+    run.progress = changed(run.progress, facts=facts, facts_at_replan=len(facts))
+
+
+def _cause(run: Run, step_id: str | None, cause: Reason) -> str:
+    """A step that was answered has said what is new; of any other failure the sentence is all that is known."""
+    has_answer = step_id is not None and run.steps[step_id].result is not None
+    return _hash(cause.code, None if has_answer else cause.message)
+
+
+def _hash(*values: Json) -> str:
+    text = json.dumps(_canonical(values), sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _canonical(value: Json) -> Json:
+    """The same for a value and for what Postgres makes of it: there `1.0` and `1` are one number."""
+    match value:
+        case dict():
+            return {name: _canonical(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_canonical(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value
