@@ -1,0 +1,136 @@
+"""Runs a statement once in a transaction of its own: read-only for a read, with the ledger for a write.
+
+It never builds SQL: values travel as parameters of a prepared statement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import asyncpg
+import orjson
+from asyncpg.types import Type
+
+from triptych.kernel.database import Queries
+from triptych.schemas.base import Json
+from triptych.schemas.contract import Effect
+from triptych.schemas.result import ErrorCode
+from triptych.tools.call import Call
+from triptych.tools.failure import ToolFailure
+from triptych.tools.sql.failures import failure_of
+from triptych.tools.sql.statements import Repeat, Statement
+from triptych.tools.sql.values import from_postgres, to_postgres
+
+SQL = Queries.load("triptych.tools.sql", "ledger.sql")
+ACQUIRE_WITHIN_S = 5.0
+
+_Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A statement, and what the database says of it."""
+
+    statement: Statement
+    parameter_types: tuple[Type, ...]
+    column_types: dict[str, Type]
+
+
+@dataclass(frozen=True, slots=True)
+class Performer:
+    """Performs one operation: arguments in, an object with `rows` out, None when there is nothing."""
+
+    operation: str
+    prepared: Prepared
+
+    async def __call__(self, arguments: dict[str, Json], call: Call[asyncpg.Pool]) -> Json:
+        """One attempt, in one transaction."""
+        statement = self.prepared.statement
+        values = _values(self.prepared, arguments, call)
+        committing = False
+        try:
+            async with call.state.acquire(timeout=ACQUIRE_WITHIN_S) as connection:
+                transaction = connection.transaction(readonly=statement.effect is Effect.READ)
+                await transaction.start()
+                try:
+                    await connection.execute(SQL["limit"], f"{statement.header.timeout_ms}ms")
+                    match statement.repeat:
+                        case None:
+                            result = await _read(connection, statement, values)
+                        case Repeat.LEDGER:
+                            result = await self._write_once(connection, values, arguments, call)
+                        case Repeat.NATURAL_KEY | Repeat.NEVER:
+                            result = await _write(connection, statement, values)
+                except BaseException:
+                    if not connection.is_closed():
+                        await transaction.rollback()
+                    raise
+                committing = True
+                await transaction.commit()
+                return result
+        except ToolFailure:
+            raise
+        except Exception as error:
+            failure = failure_of(error, self.operation, undone=not committing)
+            if failure is None:
+                raise
+            raise failure from error
+
+    async def _write_once(
+        self, connection: _Connection, values: Sequence[Any], arguments: dict[str, Json], call: Call[asyncpg.Pool]
+    ) -> Json:
+        """The write and its key in one commit; what is there already is the answer."""
+        fingerprint = hashlib.sha256(orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        key = call.idempotency_key
+        if not await connection.fetchval(SQL["begin"], key, self.operation, call.tenant, fingerprint):
+            known = await connection.fetchrow(SQL["known"], key)
+            if known is None or (known["operation"], known["arguments_hash"]) != (self.operation, fingerprint):
+                raise ToolFailure(ErrorCode.CONFLICT, f"key {key} was used for another operation or other arguments")
+            return known["result"]
+        result = await _write(connection, self.prepared.statement, values)
+        await connection.execute(SQL["settle"], key, result)
+        return result
+
+
+async def _read(connection: _Connection, statement: Statement, values: Sequence[Any]) -> Json:
+    """As many rows as are allowed, and whether there were more. The server computes no others."""
+    limit = statement.header.max_rows
+    cursor = await connection.cursor(statement.text, *values)
+    rows = await cursor.fetch(limit + 1)
+    return {"rows": _plain(rows[:limit]), "truncated": len(rows) > limit} if rows else None
+
+
+async def _write(connection: _Connection, statement: Statement, values: Sequence[Any]) -> Json:
+    prepared = await connection.prepare(statement.text)
+    rows = await prepared.fetch(*values)
+    words = (prepared.get_statusmsg() or "").split()
+    affected = int(words[-1]) if words and words[-1].isdigit() else len(rows)
+    if len(rows) > (limit := statement.header.max_rows):
+        raise ToolFailure(
+            ErrorCode.CONTRACT_VIOLATION,
+            f"{statement.name} would give back {len(rows)} rows and may give {limit}; nothing was changed",
+            undone=True,
+        )
+    return {"rows": _plain(rows), "affected": affected} if affected or rows else None
+
+
+def _values(prepared: Prepared, arguments: dict[str, Json], call: Call[asyncpg.Pool]) -> list[Any]:
+    of_the_call = {
+        "call_tenant": call.tenant,
+        "call_principal": call.principal,
+        "call_run_id": str(call.run_id),
+        "call_idempotency_key": call.idempotency_key,
+    }
+    declared = prepared.statement.header.parameters
+    given = {name: (schema or {}).get("default") for name, schema in declared.items()} | arguments | of_the_call
+    return [
+        to_postgres(given[name], pg_type, name)
+        for name, pg_type in zip(prepared.statement.parameters, prepared.parameter_types, strict=True)
+    ]
+
+
+def _plain(rows: Sequence[asyncpg.Record]) -> list[Json]:
+    return [from_postgres(dict(row)) for row in rows]

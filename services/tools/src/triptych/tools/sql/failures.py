@@ -1,0 +1,64 @@
+"""What an error of Postgres means in the one list of error codes. No value of a row gets into a message."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from triptych.schemas.result import ErrorCode
+from triptych.tools.failure import ToolFailure
+
+SQLSTATES: dict[str, ErrorCode] = {
+    "22": ErrorCode.INVALID_ARGUMENTS,
+    "23505": ErrorCode.CONFLICT,
+    "23503": ErrorCode.CONFLICT,
+    "23P01": ErrorCode.CONFLICT,
+    "23": ErrorCode.INVALID_ARGUMENTS,
+    "25006": ErrorCode.FORBIDDEN,
+    "28": ErrorCode.UNAUTHENTICATED,
+    "42501": ErrorCode.FORBIDDEN,
+    "42": ErrorCode.CONTRACT_VIOLATION,
+    "3F": ErrorCode.CONTRACT_VIOLATION,
+    "57014": ErrorCode.TIMEOUT,
+    "08": ErrorCode.UNAVAILABLE,
+    "0A000": ErrorCode.UNAVAILABLE,
+    "40": ErrorCode.UNAVAILABLE,
+    "53": ErrorCode.UNAVAILABLE,
+    "55": ErrorCode.UNAVAILABLE,
+    "57": ErrorCode.UNAVAILABLE,
+    "58": ErrorCode.UNAVAILABLE,
+    "P0001": ErrorCode.CONFLICT,
+}
+"""By the whole SQLSTATE, else by its class. `P0001` is what a function of the database raises; `0A000` comes once
+after a change of the schema, when a prepared statement has to be prepared again."""
+
+GONE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
+"""There is no answer from the server."""
+
+
+def failure_of(error: Exception, operation: str, *, undone: bool) -> ToolFailure | None:
+    """The failure that an error means; None when it is none of Postgres. `undone`: nothing was changed for certain."""
+    match error:
+        case asyncpg.DataError():
+            # Either the server or asyncpg, which encodes the values, found one that does not fit.
+            return ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"{operation}: {error}", undone=True)
+        case asyncpg.PostgresConnectionError():
+            pass
+        case asyncpg.PostgresError():
+            return _of_server(error, operation)
+        case _ if not isinstance(error, GONE):
+            return None
+    return ToolFailure(
+        ErrorCode.UNAVAILABLE, f"{operation}: no connection to the database ({type(error).__name__})", undone=undone
+    )
+
+
+def _of_server(error: asyncpg.PostgresError, operation: str) -> ToolFailure:
+    state = error.sqlstate or ""
+    code = SQLSTATES.get(state) or SQLSTATES.get(state[:2]) or ErrorCode.INTERNAL
+    where = "".join(
+        f", {name} {value}"
+        for name, value in (("constraint", error.constraint_name), ("column", error.column_name))
+        if value
+    )
+    # The server has said no, and so rolled back: nothing was changed.
+    return ToolFailure(code, f"{operation}: {error.args[0]} (SQLSTATE {state}{where})", undone=True, sqlstate=state)

@@ -1,0 +1,305 @@
+"""Statements of a .sql file as operations, on a real database: types, limits, errors, and writes that happen once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+from ends import Ends, call_request, open_ends
+
+import triptych.tools
+from triptych.kernel.database import connect
+from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.health import Health
+from triptych.kernel.log import configure_logging
+from triptych.kernel.migrate import WORKER
+from triptych.kernel.service import Service
+from triptych.kernel.settings import ServiceSettings
+from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
+from triptych.tools import Source, Tool
+from triptych.tools.process import serve
+from triptych.tools.sql import tool as sql_tool
+from triptych.tools.sql.execution import SQL
+from triptych.tools.testing import call
+
+TOOL_MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations") / "tool"
+PASSWORD = "secret"  # noqa: S105 - of a role in a database that this module drops
+
+SCHEMA = """
+create table orders (
+    id bigint generated always as identity primary key,
+    tenant text not null,
+    customer text not null,
+    state text not null check (state in ('open', 'sent')),
+    total numeric(12, 2) not null,
+    placed_on date not null,
+    notes jsonb,
+    unique (customer, placed_on)
+);
+create table vault (secret text);
+insert into orders (tenant, customer, state, total, placed_on, notes)
+select 'test', 'C-' || n, 'open', n + 0.10, date '2026-01-01' + n, jsonb_build_object('n', n) from generate_series(1, 30) n;
+insert into orders (tenant, customer, state, total, placed_on) values ('other', 'C-99', 'open', 1, '2026-01-01');
+"""
+
+STATEMENTS = """
+-- name: find_orders
+/*
+description: Orders of this tenant, newest first.
+effect: read
+max_rows: 10
+parameters:
+  state: {enum: [open, sent], description: "What state they are in, ':all' is no state."}
+  since: {default: null}
+  total_from: {default: "0"}
+*/
+select id, customer, total, placed_on, notes, ':state' as "a:state" -- :nothing
+from orders
+where tenant = :call_tenant and state = :state and placed_on >= coalesce(:since::date, '-infinity')
+  and total >= :total_from
+order by placed_on desc;
+
+-- name: place_order
+/*
+description: Place an order.
+effect: write
+repeat: ledger
+parameters:
+  customer: {maxLength: 20}
+  total:
+  placed_on:
+  notes: {type: object, default: {}}
+*/
+insert into orders (tenant, customer, state, total, placed_on, notes)
+values (:call_tenant, :customer, 'open', :total, :placed_on, :notes) returning id, total
+
+-- name: mark_sent
+/*
+description: Say that an order was sent.
+effect: write
+repeat: natural_key
+parameters: {id: {}}
+*/
+update orders set state = 'sent' where id = :id and tenant = :call_tenant
+
+-- name: set_state
+/*
+description: Write any state.
+effect: write
+repeat: never
+parameters: {id: {}, state: {}}
+*/
+update orders set state = :state where id = :id returning id
+
+-- name: wait
+/* {description: Takes its time., effect: read, timeout_ms: 200, parameters: {seconds: {}}} */
+select pg_sleep(:seconds) is null as slept
+
+-- name: linger
+/* {description: Takes longer., effect: read, timeout_ms: 60000, parameters: {seconds: {}}} */
+select pg_sleep(:seconds) is null as slept
+
+-- name: sneaky
+/* {description: Says that it reads., effect: read} */
+delete from orders returning id
+
+-- name: peek
+/* {description: Reads what it may not., effect: read} */
+select secret from vault
+"""
+
+
+@pytest.fixture(scope="module")
+def own_role(database) -> str:
+    """The DSN of the tool's own role, for its jobs."""
+    return database.prepare({"tool_orders": (WORKER, TOOL_MIGRATIONS)}).services["tool_orders"]
+
+
+@pytest.fixture(scope="module")
+async def dsn(database, own_role, prefix) -> str:
+    """The DSN of a role that may do what the statements do."""
+    owner = await asyncpg.connect(database.owner_dsn)
+    role = f"{prefix}_db_clerk"
+    await owner.execute(SCHEMA)
+    await owner.execute(SQL["create"])
+    await owner.execute(f"create role {role} login password '{PASSWORD}'")
+    await owner.execute(f"grant connect on database {prefix}_db to {role}")
+    await owner.execute(f"grant select, insert, update, delete on orders, triptych_ledger to {role}")
+    await owner.close()
+    parts = urlsplit(database.owner_dsn)
+    return urlunsplit(parts._replace(netloc=f"{role}:{PASSWORD}@{parts.hostname}:{parts.port}"))
+
+
+@pytest.fixture
+def source(dsn, tmp_path, monkeypatch) -> Source:
+    monkeypatch.setenv("ORDERS_DSN", dsn)
+    (tmp_path / "orders.sql").write_text(STATEMENTS, "utf-8")
+    return Source("orders", {"dsn_env": "ORDERS_DSN", "files": ["orders.sql"]}, tmp_path)
+
+
+@pytest.fixture
+def orders(source) -> Tool:
+    return sql_tool(source)
+
+
+def error_of(result: Result) -> ErrorCode:
+    assert result.error is not None, result
+    return result.error.code
+
+
+def test_contracts_come_from_the_file_and_from_the_database(orders) -> None:
+    contract = orders.operations["orders.find_orders"].contract
+    assert contract.effect is Effect.READ
+    assert contract.arguments["properties"]["state"]["enum"] == ["open", "sent"]
+    assert contract.arguments["properties"]["since"] == {"type": "string", "format": "date", "default": None}
+    assert contract.arguments["required"] == ["state"]
+    row = contract.result["properties"]["rows"]["items"]["properties"]
+    assert row["id"] == {"type": ["integer", "null"]}
+    assert row["placed_on"] == {"type": ["string", "null"], "format": "date"}
+    assert "a:state" in row
+    effects = {name.partition(".")[2]: one.contract.effect for name, one in orders.operations.items()}
+    assert effects["place_order"] is effects["mark_sent"] is Effect.IDEMPOTENT
+    assert effects["set_state"] is Effect.ONCE
+
+
+async def test_a_read_gives_rows_up_to_its_limit_and_says_so(orders) -> None:
+    first = await call(orders, "find_orders", {"state": "open"})
+    assert first.status is ResultStatus.OK
+    assert len(first.data["rows"]) == 10
+    assert first.data["truncated"] is True
+    last = await call(orders, "find_orders", {"state": "open", "since": "2026-01-30", "total_from": "30.10"})
+    (row,) = last.data["rows"]
+    assert row | {"id": 0} == {
+        "id": 0, "customer": "C-30", "total": "30.10", "placed_on": "2026-01-31", "notes": {"n": 30}, "a:state": ":state",
+    }  # fmt: skip
+    assert last.data["truncated"] is False
+    assert await call(orders, "find_orders", {"state": "sent", "since": "2030-01-01"}) == Result.empty()
+
+
+async def test_a_value_is_never_part_of_a_statement(orders) -> None:
+    hostile = "x'; drop table orders; --"
+    placed = await call(orders, "place_order", {"customer": hostile, "total": "1", "placed_on": "2020-01-01"})
+    assert placed.status is ResultStatus.ERROR, "longer than maxLength"
+    placed = await call(orders, "place_order", {"customer": hostile[:20], "total": "1", "placed_on": "2020-01-01"})
+    assert placed.status is ResultStatus.OK
+    assert (await call(orders, "find_orders", {"state": "open"})).status is ResultStatus.OK
+
+
+async def test_a_write_with_the_ledger_takes_effect_once_for_its_key(orders, dsn) -> None:
+    arguments = {"customer": "C-once", "total": "7.50", "placed_on": "2020-01-02", "notes": {"a": [1]}}
+    together = await asyncio.gather(
+        *(call(orders, "place_order", arguments, idempotency_key="k-once") for _ in range(4))
+    )
+    assert len({str(one.data) for one in together}) == 1
+    assert together[0].data["affected"] == 1
+    assert together[0].data["rows"][0]["total"] == "7.50"
+    connection = await asyncpg.connect(dsn)
+    assert await connection.fetchval("select count(*) from orders where customer = 'C-once'") == 1
+    await connection.close()
+    other = await call(orders, "place_order", arguments | {"total": "8"}, idempotency_key="k-once")
+    assert error_of(other) is ErrorCode.CONFLICT
+
+
+async def test_a_write_that_changes_nothing_is_empty(orders) -> None:
+    assert await call(orders, "mark_sent", {"id": 1}) == Result.ok({"rows": [], "affected": 1})
+    assert await call(orders, "mark_sent", {"id": 123_456}) == Result.empty()
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "code"),
+    [
+        ("place_order", {"customer": "C-2", "total": "1", "placed_on": "2026-01-03"}, ErrorCode.CONFLICT),
+        ("place_order", {"customer": "C-2", "total": "1", "placed_on": "yesterday"}, ErrorCode.INVALID_ARGUMENTS),
+        ("place_order", {"customer": "C-2", "total": "99999999999", "placed_on": "2020-02-02"}, ErrorCode.INVALID_ARGUMENTS),
+        ("set_state", {"id": 2, "state": "lost"}, ErrorCode.INVALID_ARGUMENTS),
+        ("mark_sent", {"id": 2**70}, ErrorCode.INVALID_ARGUMENTS),
+        ("find_orders", {"state": "open", "tenant": "other"}, ErrorCode.INVALID_ARGUMENTS),
+        ("wait", {"seconds": 30}, ErrorCode.TIMEOUT),
+        ("sneaky", {}, ErrorCode.FORBIDDEN),
+        ("peek", {}, ErrorCode.FORBIDDEN),
+    ],
+)  # fmt: skip
+async def test_errors_have_a_code_and_nothing_was_done(orders, operation, arguments, code) -> None:
+    result = await call(orders, operation, arguments)
+    assert error_of(result) is code
+    is_write = orders.operations[f"orders.{operation}"].contract.effect is not Effect.READ
+    if is_write and "sqlstate" in result.error.details:
+        assert result.error.details["effect"] == "none"
+
+
+async def test_a_connection_that_is_cut_is_unavailable_and_the_next_call_opens_another(
+    orders, database, prefix, eventually
+) -> None:
+    owner = await asyncpg.connect(database.owner_dsn)
+    busy = "select pid from pg_stat_activity where usename = $1 and query ilike '%pg_sleep%' and state = 'active'"
+    lingering = asyncio.create_task(call(orders, "linger", {"seconds": 20}))
+    try:
+        await eventually(lambda: owner.fetchval(busy, f"{prefix}_db_clerk"))
+        await owner.execute("select pg_terminate_backend($1)", await owner.fetchval(busy, f"{prefix}_db_clerk"))
+        assert error_of(await lingering) is ErrorCode.UNAVAILABLE
+    finally:
+        await owner.close()
+    assert (await call(orders, "find_orders", {"state": "open"})).status is ResultStatus.OK
+
+
+@asynccontextmanager
+async def running(ends: Ends, tool: Tool) -> AsyncIterator[None]:
+    log = configure_logging("warning", "console", instance="orders-1")
+    service = Service("tool-orders", log, Health("orders", "orders-1"), asyncio.Event())
+    task = asyncio.create_task(serve(service, ends.settings, tool, None))
+    try:
+        yield
+    finally:
+        service.stopping.set()
+        await task
+
+
+async def test_through_the_pipeline_a_repeated_write_is_answered_and_made_once(
+    orders, servers, prefix, own_role, create_topics
+) -> None:
+    await create_topics("calls.orders", "results", "dead-letters")
+    await create_topics("contracts", partitions=1)
+    settings = ServiceSettings(kafka=servers.kafka, postgres=own_role, topic_prefix=prefix, shutdown_timeout_ms=4_000)
+    async with await connect(own_role, "test") as pool, open_ends(settings, pool) as ends, running(ends, orders):
+        contract = orders.operations["orders.place_order"].contract
+        fields: dict[str, Any] = {
+            "arguments": {"customer": "C-pipe", "total": "1", "placed_on": "2020-03-03"},
+            "contract_hash": contract.hash,
+            "timeout_ms": contract.timeout_ms,
+        }
+        one = call_request(contract.operation, **fields)
+        await ends.ask(one, one)
+        first = await ends.answer_to(one)
+        assert first.result.status is ResultStatus.OK
+        second = one.model_copy(update={"request_id": "again", "attempt": 2})
+        await ends.ask(second)
+        assert (await ends.answer_to(second)).result == first.result
+    async with orders.lifespan(None) as its_pool:
+        assert await its_pool.fetchval("select count(*) from orders where customer = 'C-pipe'") == 1
+
+
+def test_what_cannot_be_offered_is_refused_at_the_start(source, monkeypatch) -> None:
+    for text, problem in {
+        "select 1": "holds no statement",
+        "-- name: a\nselect 1": "has no header",
+        "-- name: a\n/* {description: A., effect: read} */ select :x": "uses :x",
+        "-- name: a\n/* {description: A., effect: read, parameters: {x: }} */ select 1": "does not use",
+        "-- name: a\n/* {description: A., effect: write} */ delete from orders": "repeat",
+        "-- name: a\n/* {description: A., effect: read} */ select * from nowhere": "nowhere",
+        "-- name: a\n/* {description: A., effect: read} */ select $1::int": "$1",
+        "-- name: a\n/* {description: A., effect: read, parameters: {x: {type: string}}} */ select 1 where :x > 1": "used as int4",
+        "-- name: a\n/* {description: A., effect: read} */ select 1 as b, 2 as b": "one name",
+    }.items():
+        source.path("orders.sql").write_text(text, "utf-8")
+        with pytest.raises(ConfigurationError, match=problem.replace("$", r"\$")):
+            sql_tool(source)
+    monkeypatch.setenv("ORDERS_DSN", "postgresql://nobody@127.0.0.1:1/nowhere")
+    source.path("orders.sql").write_text(STATEMENTS, "utf-8")
+    with pytest.raises(ConfigurationError, match="ORDERS_DSN"):
+        sql_tool(source)
