@@ -50,6 +50,12 @@ def test_requests_and_answers_are_told_with_operation_attempt_worker_time_and_co
     assert "ESCALATED to a person: unavailable: it is down" in text
 
 
+def test_every_model_that_was_asked_is_told_with_what_kept_it_from_answering() -> None:
+    calls = [{"model": "a:m", "failed": "rate_limited"}, {"model": "b:m", "failed": "", "tokens_cached": 800}]
+    [line] = tell(journal(("PlanAccepted", {"plan": PLAN, "spend": {"tokens": 900, "model_calls": calls}})), 80).lines
+    assert line.text.endswith("[900 tokens, a:m (rate_limited), b:m (800 from its cache)]")
+
+
 def test_costs_are_summed_for_each_step() -> None:
     costs = tell(STORY, width=80).costs
     assert (costs["plan"].tokens, costs["plan"].usd_micros) == (900, 4_000)

@@ -14,7 +14,8 @@ import typer.main
 
 from triptych.cli.main import app
 from triptych.cli.stack.config import StackTable
-from triptych.executor.dispositions import disposition
+from triptych.executor.dispositions import MODEL_FAULTS, disposition
+from triptych.kernel.models import Fault
 from triptych.kernel.playbooks import parse_playbook
 from triptych.schemas import (
     Budgets,
@@ -165,6 +166,14 @@ def test_the_table_of_errors_is_that_of_the_executor() -> None:
         for code, one in what.items()
     }
     assert set(table.splitlines()[2:]) == rows
+
+
+def test_the_table_of_what_models_do_wrong_is_that_of_the_executor() -> None:
+    (table,) = re.findall(r"<!-- model faults -->\n(.*?)<!-- /model faults -->", text_of("docs/models.md"), re.DOTALL)
+    rows = [[cell.strip().strip("`") for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
+    told = {fault: (again, reason) for fault, _what, _code, again, reason in rows}
+    assert told == {fault: ("yes" if one.retry else "no", one.reason) for fault, one in MODEL_FAULTS.items()}
+    assert set(told) == set(Fault)
 
 
 @pytest.mark.parametrize("model", [Playbook, FixedPlan, ModelPlan, StepSpec, Unmet, Judge, RetryPolicy, Budgets])

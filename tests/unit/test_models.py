@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
+from pydantic_ai import ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.usage import RequestUsage
 
+from triptych.executor.dispositions import disposition
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.models import ModelClient, ModelFailure, ModelSettings, budget, prompts, remaining, total
+from triptych.kernel.models import Fault, ModelClient, ModelFailure, ModelSettings, budget, prompts, remaining, total
 from triptych.kernel.models.failure import from_error
+from triptych.kernel.models.form import Form, UnusableOutputError, checked_output
 from triptych.kernel.models.prices import GivenPrice, ListedPrice, price_of
-from triptych.schemas import ErrorCode, Grant, ModelCall, Spend
+from triptych.kernel.models.settings import Endpoint, Provider
+from triptych.schemas import Effect, ErrorCode, Grant, ModelCall, Spend, ToolError
 
-PRICE = GivenPrice(Decimal("0.5"), Decimal(2))
+PRICE = GivenPrice.of(0.5, 2)
 
 
 def test_a_price_is_rounded_up_to_the_next_millionth() -> None:
     assert PRICE.micros(RequestUsage(input_tokens=3, output_tokens=1)) == 4
     assert PRICE.micros(RequestUsage()) == 0
+
+
+def test_what_the_provider_had_in_its_cache_may_have_a_price_of_its_own() -> None:
+    price = GivenPrice.of(1.0, 1.0, 0.1)
+    assert price.micros(RequestUsage(input_tokens=100, cache_read_tokens=90, output_tokens=1)) == 20
+    assert PRICE.micros(RequestUsage(input_tokens=100, cache_read_tokens=90)) == 50
 
 
 def test_a_public_model_has_a_listed_price() -> None:
@@ -55,10 +65,64 @@ def test_settings_come_from_the_environment_and_keep_the_key_to_themselves(monke
     monkeypatch.setenv("TRIPTYCH_MODEL_STRONG", "big")
     monkeypatch.setenv("TRIPTYCH_MODEL_PRICES", '{"big": [0.5, 1.5]}')
     settings = ModelSettings()
-    assert settings.tiers == {"strong": "big"}
+    assert settings.tiers == {"strong": ("big",)}
     assert settings.prices == {"big": (0.5, 1.5)}
     assert settings.api_key == SecretStr("sk-very-secret")
     assert "very-secret" not in repr(settings)
+
+
+def test_a_tier_lists_its_models_in_the_order_in_which_they_are_asked() -> None:
+    assert ModelSettings(strong=" first:a, second:b,first:a,").tiers == {"strong": ("first:a", "second:b")}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "complaint"),
+    [
+        ({"provider": "openai-compatible"}, "needs a base_url"),
+        ({"provider": "anthropic", "region": "eu"}, "only an endpoint of the provider bedrock has a region"),
+        ({"provider": "google", "api_version": "1"}, "only an endpoint of the provider azure has an api_version"),
+        ({"provider": "bedrock", "key_env": "K"}, "leave key_env out"),
+        ({"provider": "anthropic", "api_key": "sk-1"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_is_refused(endpoint: dict[str, str], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        ModelSettings(endpoints={"here": endpoint})
+
+
+def test_a_key_that_is_not_set_is_named_at_the_start() -> None:
+    endpoint = Endpoint(provider=Provider.ANTHROPIC, key_env="A_KEY_THAT_IS_NOT_SET")
+    settings = ModelSettings(strong="here:claude-haiku-4-5", endpoints={"here": endpoint})
+    with pytest.raises(ConfigurationError, match=r"here:claude-haiku-4-5 .* A_KEY_THAT_IS_NOT_SET, which is not set"):
+        ModelClient(settings)
+
+
+def response(*parts: Any, finish: Any = "tool_call") -> ModelResponse:
+    return ModelResponse(parts=list(parts), finish_reason=finish)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (response(ToolCallPart("answer", '{"x": 1,,')), Fault.MALFORMED),
+        (response(ToolCallPart("answer", '{"x": "one"}')), Fault.MALFORMED),
+        (response(ToolCallPart("answer", "[]")), Fault.MALFORMED),
+        (response(ToolCallPart("send_money", '{"x": 1}')), Fault.MALFORMED),
+        (response(TextPart("It is one.")), Fault.MALFORMED),
+        (response(), Fault.MALFORMED),
+        (response(ToolCallPart("answer", '{"x": '), finish="length"), Fault.TRUNCATED),
+        (response(ToolCallPart("answer", '{"y": "' + "and so on, " * 40), finish="length"), Fault.LOOP),
+        (response(TextPart("No."), finish="content_filter"), Fault.REFUSED),
+    ],
+)
+def test_each_way_to_answer_badly_has_a_name(answer: ModelResponse, fault: Fault) -> None:
+    form = Form.of({"type": "object", "properties": {"x": {"type": "integer"}}})
+    with pytest.raises(UnusableOutputError) as caught:
+        checked_output(answer, form, 100)
+    assert caught.value.fault is fault
+    assert disposition(ToolError(code=caught.value.code, message="", details={"model": fault}), Effect.READ).reason == (
+        f"model_{fault}"
+    )
 
 
 @given(st.integers(2_000, 50_000), st.integers(1_000, 100_000), st.integers(0, 1_500))

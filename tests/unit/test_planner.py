@@ -287,7 +287,8 @@ async def test_a_plan_that_stays_wrong_is_invalid_and_says_what_was_spent() -> N
 
 
 async def test_output_that_is_no_plan_at_all_is_repaired_too() -> None:
-    broken = ModelFailure(ErrorCode.CONTRACT_VIOLATION, "not JSON", spend=Spend(tokens=40))
+    malformed = {"model": "malformed"}
+    broken = ModelFailure(ErrorCode.CONTRACT_VIOLATION, "not JSON", spend=Spend(tokens=40), details=malformed)
     got = await answer(plan_request(ModelPlan()), models=Models(broken, GOOD))
     assert got.plan is not None
     assert got.spend.tokens == 140

@@ -275,8 +275,16 @@ def _reserved(data: Data) -> str:
 def _spent(spend: Data | None) -> str:
     if not spend:
         return ""
-    models = {call["model"] for call in spend.get("model_calls", ())}
-    return ", ".join([*_amounts(spend), *sorted(models)])
+    models = dict.fromkeys(_asked(call) for call in spend.get("model_calls", ()))
+    return ", ".join([*_amounts(spend), *models])
+
+
+def _asked(call: Data) -> str:
+    """A model that was asked, and what there is to say of it besides its cost."""
+    notes = [f"{call['tokens_cached']:,} from its cache"] if call.get("tokens_cached") else []
+    if why := call.get("failed"):
+        notes.append(why)
+    return f"{call['model']} ({', '.join(notes)})" if notes else str(call["model"])
 
 
 def _amounts(amounts: Data) -> list[str]:

@@ -77,9 +77,11 @@ class ModelCall(Message):
     model: str
     tier: str = ""
     tokens_in: Annotated[int, Field(ge=0)] = 0
+    tokens_cached: Annotated[int, Field(ge=0, description="Of `tokens_in`: from the provider's cache.")] = 0
     tokens_out: Annotated[int, Field(ge=0)] = 0
     usd_micros: Annotated[int, Field(ge=0, description="Cost in millionths of a US dollar.")] = 0
     duration_ms: Annotated[int, Field(ge=0)] = 0
+    failed: Annotated[str, Field(description="Why there was no usable answer; empty when there was one.")] = ""
 
 
 class Spend(Message):

@@ -1,4 +1,4 @@
-"""`python -m triptych.examples.model_server --port PORT`: serve the scripted model under /v1."""
+"""`python -m triptych.examples.model_server --port PORT`: serve the scripted model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from triptych.examples.serving import arguments, serve
 
 
 def main() -> None:
-    options = arguments("A scripted model behind the OpenAI HTTP API.").parse_args()
+    options = arguments("A scripted model behind the HTTP APIs of the providers.").parse_args()
     serve(create_app(), options.host, options.port)
 
 

@@ -1,14 +1,16 @@
-"""The OpenAI HTTP API of the scripted model: chat completions, not streamed, with real token counts."""
+"""The scripted model over HTTP: each provider's API, not streamed, with real token counts.
+
+What is asked and what is answered is the same behind each of them; only the words on the wire differ.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,6 +18,7 @@ from starlette.routing import Route
 
 from triptych.examples.faults import FaultBook, under
 from triptych.examples.model_server.classify import classify
+from triptych.examples.model_server.dialects import DIALECTS, Dialect, Finish, Reply
 from triptych.examples.model_server.draft import answer, draft
 from triptych.examples.model_server.judge import judge
 from triptych.examples.model_server.misbehaviour import Misbehaviour, Temper, without_markers
@@ -23,12 +26,11 @@ from triptych.examples.model_server.plan import plan
 from triptych.examples.model_server.prompt import ChatRequest, Prompt, PromptError, TaskKind, understand
 
 MODELS = ("scripted-strong", "scripted-cheap")
-CHARACTERS_A_TOKEN = 4
 SLOW_S = 2.0
 
 
 class ModelServer:
-    """The endpoints; the rules live in a module for each task."""
+    """The endpoints; the rules live in a module for each task, and each provider's words in `dialects`."""
 
     def __init__(self) -> None:
         self._faults = FaultBook()
@@ -38,7 +40,7 @@ class ModelServer:
         return [
             Route("/health", self.health, methods=["GET"]),
             Route("/v1/models", self.models, methods=["GET"]),
-            Route("/v1/chat/completions", self.complete, methods=["POST"]),
+            *(Route(dialect.path, self._speaking(dialect), methods=["POST"]) for dialect in DIALECTS),
             *self._faults.routes(),
         ]
 
@@ -49,33 +51,40 @@ class ModelServer:
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "triptych"} for name in MODELS]
         return JSONResponse({"object": "list", "data": data})
 
-    async def complete(self, request: Request) -> Response:
+    def _speaking(self, dialect: Dialect) -> Callable[[Request], Awaitable[Response]]:
+        async def complete(request: Request) -> Response:
+            return await self._complete(request, dialect)
+
+        return complete
+
+    async def _complete(self, request: Request, dialect: Dialect) -> Response:
         try:
-            asked = ChatRequest.model_validate_json(await request.body())
+            asked = ChatRequest.model_validate(dialect.read(json.loads(await request.body()), request.path_params))
             prompt = understand(asked)
-        except ValidationError as error:
-            return _error(400, f"This is no chat completion request: {error}")
         except PromptError as error:
             return _error(400, str(error), param=error.param)
-        if asked.model not in MODELS:
+        except ValueError as error:
+            return _error(400, f"This is no request of the {dialect.name} API: {error}")
+        if dialect.is_ours and asked.model not in MODELS:
             return _error(404, f"There is no model {asked.model!r}; there are {', '.join(MODELS)}.", param="model")
         fault = self._faults.take(prompt.task, lambda ticket: ticket in prompt.text)
-        return await under(fault, lambda: self._answer(asked.model, prompt))
+        return await under(fault, lambda: self._answer(dialect, asked.model, prompt))
 
-    async def _answer(self, model: str, prompt: Prompt) -> Response:
+    async def _answer(self, dialect: Dialect, model: str, prompt: Prompt) -> Response:
         said = json.dumps(_fit(_reply(prompt), prompt.schema), ensure_ascii=False)
+        reply = Reply(said, prompt, model)
         match self._temper.provoked(prompt):
             case Misbehaviour.ERROR_ONCE:
                 return _error(500, "The model was provoked by its input.")
             case Misbehaviour.REFUSE:
-                return JSONResponse(_completion(model, prompt, "I cannot help with this request.", refused=True))
+                reply = replace(reply, said="I cannot help with this request.", finish=Finish.REFUSED)
             case Misbehaviour.TRUNCATE:
-                return JSONResponse(_completion(model, prompt, said[: len(said) // 2], cut=True))
+                reply = replace(reply, said=said[: len(said) // 2], finish=Finish.CUT)
             case Misbehaviour.INVALID_JSON_ONCE:
-                return JSONResponse(_completion(model, prompt, f"{said[:-1]},,"))
+                reply = replace(reply, said=f"{said[:-1]},,")
             case Misbehaviour.SLOW:
                 await asyncio.sleep(SLOW_S)
-        return JSONResponse(_completion(model, prompt, said))
+        return JSONResponse(dialect.write(reply.within_its_limit()))
 
 
 def create_app() -> Starlette:
@@ -109,41 +118,6 @@ def _fit(reply: dict[str, Any], schema: dict[str, Any] | None) -> Any:
         (only, *others) = reply.values()
         return {"response": only if not others else reply}
     return {name: value for name, value in reply.items() if name in known}
-
-
-def _completion(model: str, prompt: Prompt, said: str, *, cut: bool = False, refused: bool = False) -> dict[str, Any]:
-    """A chat completion object: the answer as a tool call where the client asked for one, else as text."""
-    if prompt.max_tokens is not None and _tokens(said) > prompt.max_tokens:
-        said, cut = said[: prompt.max_tokens * CHARACTERS_A_TOKEN], True
-    identity = hashlib.sha256(f"{model}\n{prompt.text}".encode()).hexdigest()[:24]
-    message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None}
-    finish = "length" if cut else "stop"
-    if refused:
-        message |= {"content": None, "refusal": said}
-    elif prompt.tool is not None:
-        function = {"name": prompt.tool.name, "arguments": said}
-        message |= {
-            "content": None,
-            "tool_calls": [{"id": f"call_{identity}", "type": "function", "function": function}],
-        }
-        finish = "length" if cut else "tool_calls"
-    tokens_in, tokens_out = _tokens(prompt.text + json.dumps(prompt.schema)), _tokens(said)
-    return {
-        "id": f"chatcmpl-{identity}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": model,
-        "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
-        "usage": {
-            "prompt_tokens": tokens_in,
-            "completion_tokens": tokens_out,
-            "total_tokens": tokens_in + tokens_out,
-        },
-    }
-
-
-def _tokens(text: str) -> int:
-    return -(-len(text) // CHARACTERS_A_TOKEN)
 
 
 def _error(status: int, message: str, *, param: str | None = None) -> JSONResponse:

@@ -41,9 +41,14 @@ _STATUS = {
 _GATEWAY_GAVE_UP = frozenset({502, 504})
 """Statuses of a gateway that stopped waiting: the model behind it may have done the work."""
 _CURE = {
-    ErrorCode.UNAUTHENTICATED: "; check TRIPTYCH_MODEL_API_KEY",
+    ErrorCode.UNAUTHENTICATED: "; check its key (docs/models.md)",
     ErrorCode.FORBIDDEN: "; check what the key may use, and the account's quota",
 }
+
+
+PASSING = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT})
+"""Codes that time may cure."""
+_NOT_THERE = PASSING | {ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN}
 
 
 class ModelFailure(TriptychError):
@@ -62,6 +67,11 @@ class ModelFailure(TriptychError):
         self.spend = spend or Spend()
         super().__init__(f"{code.value}: {message}")
 
+    @property
+    def is_elsewhere_worth_a_try(self) -> bool:
+        """Whether another model may answer what this one did not: it was not there, and it cost nothing."""
+        return self.code in _NOT_THERE and self.spend.tokens == 0 and "model" not in self.details
+
     def as_error(self) -> ToolError:
         """The failure as it travels in an answer."""
         return ToolError(
@@ -78,7 +88,7 @@ def from_error(
     """
     match error:
         case ModelConnectionError() if error.phase in {"pool", "connect"}:
-            message = f"{model} cannot be reached ({_cause(error)}); check TRIPTYCH_MODEL_BASE_URL and the network"
+            message = f"{model} cannot be reached ({_cause(error)}); check the URL of its endpoint and the network"
             return ModelFailure(ErrorCode.UNAVAILABLE, message, None, unbilled)
         case ModelRequestTimeout() | ModelTimeoutError():
             message = f"{model} did not answer in time; what it cost is not known"
@@ -88,7 +98,7 @@ def from_error(
             return ModelFailure(ErrorCode.UNAVAILABLE, message, None, unknown)
         case ModelHTTPError():
             return _from_status(error, model, unknown if error.status_code in _GATEWAY_GAVE_UP else unbilled)
-    message = f"what answered in place of {model} does not speak its API; check TRIPTYCH_MODEL_BASE_URL"
+    message = f"what answered in place of {model} does not speak its API; check the URL of its endpoint"
     return ModelFailure(ErrorCode.UNAVAILABLE, message, None, unknown)
 
 
@@ -98,7 +108,7 @@ def _from_status(error: ModelHTTPError, model: str, spend: Spend) -> ModelFailur
     said = "" if code is ErrorCode.UNAUTHENTICATED else _excerpt(error)
     message = f"{model} answered HTTP {error.status_code}{said}{_CURE.get(code, '')}"
     retry_after_ms = None if error.retry_after is None else max(0, round(error.retry_after * 1000))
-    return ModelFailure(code, message, retry_after_ms, spend)
+    return ModelFailure(code, message, retry_after_ms, spend, details={"http_status": error.status_code})
 
 
 def _code(error: ModelHTTPError) -> ErrorCode:

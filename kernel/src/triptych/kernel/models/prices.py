@@ -35,9 +35,18 @@ class GivenPrice:
 
     tokens_in: Decimal
     tokens_out: Decimal
+    tokens_cached: Decimal
+    """For those of the tokens in that the provider had in its cache."""
+
+    @classmethod
+    def of(cls, tokens_in: float, tokens_out: float, tokens_cached: float | None = None) -> GivenPrice:
+        cached = tokens_in if tokens_cached is None else tokens_cached
+        return cls(Decimal(str(tokens_in)), Decimal(str(tokens_out)), Decimal(str(cached)))
 
     def micros(self, usage: RequestUsage) -> int:
-        cost = self.tokens_in * usage.input_tokens + self.tokens_out * usage.output_tokens
+        fresh = usage.input_tokens - usage.cache_read_tokens
+        cost = self.tokens_in * fresh + self.tokens_cached * usage.cache_read_tokens
+        cost += self.tokens_out * usage.output_tokens
         return int(cost.to_integral_value(ROUND_CEILING))
 
 
@@ -54,7 +63,7 @@ class ListedPrice:
 
 
 def price_of(
-    name: str, *, model: str, provider: str | None, given: Mapping[str, tuple[float, float]], is_listed: bool
+    name: str, *, model: str, provider: str | None, given: Mapping[str, tuple[float, ...]], is_listed: bool
 ) -> Price:
     """The price of a configured model. `name` is as configured, `model` as its provider calls it.
 
@@ -64,8 +73,7 @@ def price_of(
         ConfigurationError: nobody knows the price.
     """
     if name in given:
-        tokens_in, tokens_out = given[name]
-        return GivenPrice(Decimal(str(tokens_in)), Decimal(str(tokens_out)))
+        return GivenPrice.of(*given[name])
     listed = ListedPrice(model, provider)
     try:
         if is_listed:

@@ -41,14 +41,25 @@ _TABLE: dict[ErrorCode, Disposition] = {
     ErrorCode.IN_DOUBT: Disposition(retry=False, then=Then.ESCALATE, reason="in_doubt"),
 }
 
-# A read that answers in the wrong shape may do better next time, as models do; nothing is lost by asking.
-
 _NO_MONEY = Disposition(retry=False, then=Then.ESCALATE, reason="budget_usd")
+
+# A read that answers in the wrong shape may do better next time; nothing is lost by asking.
 _UNSTABLE_READ = Disposition(retry=True, then=Then.ESCALATE, reason="contract_violation")
+
+MODEL_FAULTS: dict[str, Disposition] = {
+    "malformed": Disposition(retry=True, then=Then.ESCALATE, reason="model_malformed"),
+    "truncated": Disposition(retry=False, then=Then.ESCALATE, reason="model_truncated"),
+    "loop": Disposition(retry=False, then=Then.ESCALATE, reason="model_loop"),
+    "refused": Disposition(retry=False, then=Then.ESCALATE, reason="model_refused"),
+}
+"""What a model did wrong while its provider worked (`details.model`). The same question under the same
+limits is worth another try only where chance played a part."""
 
 
 def disposition(error: ToolError, effect: Effect) -> Disposition:
     """The disposition of an error of an operation with this effect class."""
+    if (fault := error.details.get("model")) in MODEL_FAULTS:
+        return MODEL_FAULTS[fault]
     match error.code:
         case ErrorCode.CONTRACT_VIOLATION if effect is Effect.READ:
             return _UNSTABLE_READ

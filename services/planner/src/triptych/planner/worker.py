@@ -11,7 +11,7 @@ from datetime import datetime
 import orjson
 
 from triptych.kernel.cloudevents import utc_now
-from triptych.kernel.models import ModelClient, ModelFailure, load_prompt, remaining, total
+from triptych.kernel.models import Fault, ModelClient, ModelFailure, load_prompt, remaining, total
 from triptych.kernel.registry import ContractRegistry, Offer
 from triptych.kernel.worker import JobAttempt
 from triptych.planner.checker import Terms, find_problems, make_plan
@@ -113,7 +113,7 @@ class Planner:
                 if failure.code is ErrorCode.BUDGET_EXCEEDED and errors:
                     errors.append(f"nothing was left of the grant for repair {repair}: {failure.message}")
                     break
-                if failure.code is not ErrorCode.CONTRACT_VIOLATION:
+                if failure.details.get("model") != Fault.MALFORMED:
                     return _answer(request, error=failure.as_error(), spend=total(spends))
                 errors = [failure.message]
                 continue

@@ -1,0 +1,117 @@
+"""The form that an answer must have, and what is wrong with one that does not have it.
+
+Pure: a response comes in, its checked output or a named fault comes out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import jsonschema_rs
+import orjson
+from pydantic import BaseModel, ValidationError
+from pydantic_ai import ModelResponse, TextPart, ToolCallPart
+
+from triptych.schemas import ErrorCode, Json
+
+ANSWER_TOOL: Final = "answer"
+MAX_PROBLEMS: Final = 5
+"""So many mistakes of an output are named; the rest would not help anyone."""
+MAX_PROBLEM_CHARS: Final = 300
+_GOES_ROUND = re.compile(r"(.{4,200}?)\1{7,}.{0,200}$", re.DOTALL)
+_TAIL_CHARS = 2_000
+
+
+class Fault(StrEnum):
+    """What a model can do wrong while its provider works; it travels as `details.model` of the error."""
+
+    MALFORMED = "malformed"
+    """The answer is no JSON, does not fit, or was not given in the way that was asked for."""
+    TRUNCATED = "truncated"
+    """The answer was cut off at its limit."""
+    LOOP = "loop"
+    """The answer was cut off at its limit, and said the same over and over before that."""
+    REFUSED = "refused"
+    """The model, or a filter before it, will not answer."""
+
+
+class UnusableOutputError(Exception):
+    """The model answered, but not what it was asked for."""
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        self.fault, self.message = fault, message
+        super().__init__(message)
+
+    @property
+    def code(self) -> ErrorCode:
+        return ErrorCode.FORBIDDEN if self.fault is Fault.REFUSED else ErrorCode.CONTRACT_VIOLATION
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The form that an output must have: a JSON Schema, or a model that also gives the schema."""
+
+    schema: dict[str, Json]
+    model: type[BaseModel] | None
+
+    @classmethod
+    def of(cls, wanted: dict[str, Json] | type[BaseModel]) -> Form:
+        return cls(wanted, None) if isinstance(wanted, dict) else cls(wanted.model_json_schema(), wanted)
+
+    def problems(self, output: Json) -> list[str]:
+        """What is wrong with an output, in words that its author can act on."""
+        if not isinstance(output, dict):
+            return [f"it is a {type(output).__name__}, not an object"]
+        if self.model is None:
+            validator = jsonschema_rs.Draft202012Validator(self.schema)
+            found = [(error.instance_path, error.message) for error in validator.iter_errors(output)]
+        else:
+            try:
+                self.model.model_validate_json(orjson.dumps(output))
+            except ValidationError as error:
+                found = [(list(problem["loc"]), problem["msg"]) for problem in error.errors(include_url=False)]
+            else:
+                found = []
+        return [
+            f"{'.'.join(str(part) for part in path) or 'the output'}: {text[:MAX_PROBLEM_CHARS]}"
+            for path, text in found[:MAX_PROBLEMS]
+        ]
+
+
+def checked_output(response: ModelResponse, form: Form, max_tokens: int) -> dict[str, Json]:
+    """The output of a response, once it fits.
+
+    Raises:
+        UnusableOutputError: it does not, and why.
+    """
+    call = next((part for part in response.parts if isinstance(part, ToolCallPart)), None)
+    said = "".join(part.content for part in response.parts if isinstance(part, TextPart)).strip()
+    if response.finish_reason == "content_filter":
+        raise UnusableOutputError(Fault.REFUSED, "refused to answer; a person has to")
+    if response.finish_reason == "length":
+        raise _cut_off(call.args_as_json_str() if call else said, max_tokens)
+    if call is None:
+        how = f"answered in text, not through the tool `{ANSWER_TOOL}`" if said else "said nothing"
+        raise UnusableOutputError(Fault.MALFORMED, how)
+    if call.tool_name != ANSWER_TOOL:
+        name = call.tool_name[:MAX_PROBLEM_CHARS]
+        message = f"called a tool `{name}` that it was not offered; there is only `{ANSWER_TOOL}`"
+        raise UnusableOutputError(Fault.MALFORMED, message)
+    try:
+        output = orjson.loads(call.args) if isinstance(call.args, str) else call.args
+    except orjson.JSONDecodeError as error:
+        raise UnusableOutputError(Fault.MALFORMED, f"gave an output that is not JSON: {error}") from error
+    if problems := form.problems(output):
+        raise UnusableOutputError(Fault.MALFORMED, f"gave an output that does not fit: {'; '.join(problems)}")
+    return dict(output or {})
+
+
+def _cut_off(said: str, max_tokens: int) -> UnusableOutputError:
+    limit = f"{max_tokens} tokens, the most that the grant allows"
+    if _GOES_ROUND.search(said[-_TAIL_CHARS:]):
+        return UnusableOutputError(Fault.LOOP, f"said the same over and over until it was cut off at {limit}")
+    cure = "raise `tokens` of this step, plan or judge"
+    return UnusableOutputError(Fault.TRUNCATED, f"was cut off at {limit}; {cure}")
