@@ -9,6 +9,8 @@ from support_desk import WRITES_PER_RUN, SupportDesk, outcomes_of, submit_ticket
 from triptych.client import Client
 from triptych.examples.faults import FaultKind
 
+CURED_BY_TIME = [kind for kind in FaultKind if kind not in {FaultKind.SHAPE, FaultKind.ERROR_IN_BODY}]
+"""An answer that is not what was agreed is for a person, since a write has happened; see docs/faults.md."""
 TICKETS = 4
 FAULTS_PER_TICKET = 2
 HANG_MS = 6_000
@@ -16,8 +18,8 @@ HANG_MS = 6_000
 
 
 async def test_whatever_way_the_helpdesk_fails_each_write_takes_effect_once(desk: SupportDesk) -> None:
-    kinds = [kind.value.replace("_", "-") for kind in FaultKind]
-    for (kind, name), number in product(zip(FaultKind, kinds, strict=True), range(TICKETS)):
+    kinds = [kind.value.replace("_", "-") for kind in CURED_BY_TIME]
+    for (kind, name), number in product(zip(CURED_BY_TIME, kinds, strict=True), range(TICKETS)):
         desk.helpdesk(
             "POST",
             "/faults",

@@ -325,7 +325,7 @@ async def test_an_open_breaker_answers_at_once_and_calls_nothing(ends):
     first, second, third = [(await ends.answer_to(one)).result.error for one in requests]
     assert (first.message, second.message) == ("gone", "gone")
     assert third.code is ErrorCode.UNAVAILABLE
-    assert third.details == {"breaker": "open"}
+    assert third.details == {"breaker": "open", "effect": "none"}
     assert third.retry_after_ms > 0
     assert await ends.pool.fetchval("select count(*) from effects where request_id = $1", requests[2].request_id) == 0
 

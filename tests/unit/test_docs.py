@@ -176,6 +176,15 @@ def test_the_table_of_what_models_do_wrong_is_that_of_the_executor() -> None:
     assert set(told) == set(Fault)
 
 
+def test_every_fault_of_an_upstream_in_the_table_has_a_run_and_the_other_way_round() -> None:
+    _, section = text_of("docs/faults.md").split("## The upstream")
+    told = set(re.findall(r"^\| ([^|]+) \|", section.split("\n## ")[0], re.MULTILINE)) - {"fault"}
+    played = set(
+        re.findall(r"^    Row\(\s*\"([^\"]+)\"", text_of("tests/integration/test_upstream_faults.py"), re.MULTILINE)
+    )
+    assert told == played
+
+
 @pytest.mark.parametrize("model", [Playbook, FixedPlan, ModelPlan, StepSpec, Unmet, Judge, RetryPolicy, Budgets])
 def test_every_field_of_a_playbook_has_a_line(model: type[Any]) -> None:
     page = text_of("docs/playbooks.md")

@@ -105,8 +105,8 @@ def test_when_attempts_are_used_up_the_run_escalates_and_stays_resumable() -> No
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        (ErrorCode.UNAUTHENTICATED, "unauthenticated"),
-        (ErrorCode.FORBIDDEN, "policy_block"),
+        (ErrorCode.UNAUTHENTICATED, "identity"),
+        (ErrorCode.FORBIDDEN, "identity"),
         (ErrorCode.IN_DOUBT, "in_doubt"),
         (ErrorCode.INVALID_ARGUMENTS, "invalid_arguments"),
         (ErrorCode.BUDGET_EXCEEDED, "budget_tokens"),
@@ -118,6 +118,17 @@ def test_what_a_retry_cannot_cure_goes_to_a_person_at_once(code: ErrorCode, reas
     assert story.run.reason is not None
     assert story.run.reason.code == reason
     assert story.run.stopped_step == "a"
+
+
+def test_refused_arguments_are_repaired_once_and_then_planned_anew() -> None:
+    story = Story(model_playbook(budgets={"replans": 1})).plan(step("a")).fail("a", ErrorCode.INVALID_ARGUMENTS)
+    assert story.run.repair == "a"
+    assert story.run.ledger.replans == 0, "a repair is no replan"
+    story.plan(step("a", arguments={"value": 2})).fail("a", ErrorCode.INVALID_ARGUMENTS)
+    assert (story.run.repair, story.run.ledger.replans) == (None, 1)
+    story.plan(step("b", arguments={"value": 3})).fail("b", ErrorCode.INVALID_ARGUMENTS)
+    assert story.run.status is RunStatus.ESCALATED
+    assert story.run.reason.code == "budget_replans"
 
 
 def test_a_read_in_the_wrong_shape_is_tried_again_but_a_write_is_not() -> None:

@@ -302,6 +302,22 @@ async def test_a_model_that_is_away_is_an_error_to_be_tried_again_not_an_invalid
     assert (got.error.code, got.error.retry_after_ms) == (ErrorCode.RATE_LIMITED, 1_500)
 
 
+async def test_a_model_that_is_to_mend_arguments_is_shown_them_the_refusal_and_the_schema() -> None:
+    error = Result.failed(ErrorCode.INVALID_ARGUMENTS, "arguments.limit: 50 is greater than the maximum of 10")
+    record = StepRecord(id="find", operation="kb.search", status="failed", arguments={"limit": 50}, result=error)
+    models = Models(GOOD)
+    await answer(plan_request(ModelPlan(), known=(record,), repair="find"), models=models)
+    asked = models.asked[0]
+    assert asked["payload"]["repair"] == {
+        "step": "find",
+        "operation": "kb.search",
+        "arguments": {"limit": 50},
+        "refused": "arguments.limit: 50 is greater than the maximum of 10",
+        "schema": SEARCH.arguments,
+    }
+    assert any("Only the arguments of step find" in limit for limit in asked["constraints"])
+
+
 async def test_a_repair_that_the_grant_does_not_cover_ends_as_an_invalid_plan() -> None:
     broke = ModelFailure(ErrorCode.BUDGET_EXCEEDED, "nothing left")
     got = await answer(plan_request(ModelPlan()), models=Models(BAD, broke))

@@ -13,7 +13,7 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ErrorCode, Grant, Result, ResultStatus, Spend
 from triptych.tools import Call, Cost, Effect, Tool, ToolFailure
 from triptych.tools.failure import ToolDefinitionError
-from triptych.tools.http import check, failure_of
+from triptych.tools.http import check, content, failure_of
 from triptych.tools.kb import Article, shipped_articles
 from triptych.tools.process import load_tool
 from triptych.tools.scaffold import ScaffoldError, scaffold
@@ -155,6 +155,44 @@ async def test_spend_is_reported_and_an_unknown_cost_counts_as_the_whole_grant()
     assert [call.spent for call in seen] == [Spend(tokens=7, usd_micros=1), Spend(tokens=90, usd_micros=9)]
 
 
+def upstream_that_says(code: ErrorCode, effect: Effect, reconciled: Any = "no way to ask") -> Tool:
+    """A tool whose only operation fails with this code, and that may be asked what happened."""
+    made = Tool("desk")
+
+    @made.operation(effect=effect)
+    async def write() -> str:
+        """Writes."""
+        raise ToolFailure(code, "says the desk")
+
+    if reconciled != "no way to ask":
+
+        @made.reconcile(write)
+        async def what_happened(_call: Call[None]) -> Any:
+            if isinstance(reconciled, Exception):
+                raise reconciled
+            return reconciled
+
+    return made
+
+
+async def test_what_is_not_there_is_an_answer_to_a_read_and_an_error_of_a_write():
+    assert await call(upstream_that_says(ErrorCode.NOT_FOUND, Effect.READ), "write", {}) == Result.empty()
+    error = (await call(upstream_that_says(ErrorCode.NOT_FOUND, Effect.ONCE), "write", {})).error
+    assert (error.code, error.details) == (ErrorCode.NOT_FOUND, {"effect": "none"})
+
+
+async def test_at_a_conflict_the_tool_is_asked_whether_it_was_our_own_key():
+    ours = upstream_that_says(ErrorCode.CONFLICT, Effect.IDEMPOTENT, reconciled="the receipt")
+    assert await call(ours, "write", {}) == Result.ok("the receipt")
+    anothers = upstream_that_says(ErrorCode.CONFLICT, Effect.IDEMPOTENT, reconciled=None)
+    assert (await call(anothers, "write", {})).error.code is ErrorCode.CONFLICT
+    unknown = upstream_that_says(ErrorCode.CONFLICT, Effect.IDEMPOTENT, reconciled=ToolFailure(ErrorCode.TIMEOUT, "x"))
+    assert (await call(unknown, "write", {})).error.code is ErrorCode.IN_DOUBT
+    first_attempt = upstream_that_says(ErrorCode.CONFLICT, Effect.IDEMPOTENT)
+    error = (await call(first_attempt, "write", {})).error
+    assert (error.code, error.details) == (ErrorCode.CONFLICT, {"effect": "none"})
+
+
 REQUEST = httpx.Request("POST", "http://user:hunter2@desk.example/tickets?token=hunter2")
 
 
@@ -180,6 +218,70 @@ def test_each_http_status_has_a_code_and_tells_no_secret(status, code):
     assert caught.value.details == {"http_status": status}
     assert "hunter2" not in caught.value.message
     assert "desk.example/tickets" in caught.value.message
+
+
+PAGE = "<!DOCTYPE html><html><body><h1>Server Error</h1><pre>secret path</pre></body></html>"
+TRACE = 'Traceback (most recent call last):\n  File "/srv/app.py", line 7, in <module>\nKeyError: 1'
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({"json": {"title": "Bad", "detail": "lines[0].tax_code is unknown"}}, "lines[0].tax_code is unknown · Bad"),
+        ({"json": {"error": {"message": "no such plan", "code": 17}}}, "no such plan · 17"),
+        ({"json": {"errors": [{"field": "iban"}]}}, '[{"field":"iban"}]'),
+        ({"json": {"detail": TRACE}}, "it states no reason"),
+        ({"json": ["a", "list"]}, "it states no reason"),
+        ({"text": "busy,\n  come back"}, "busy, come back"),
+        ({"text": TRACE}, "it states no reason"),
+        ({"text": PAGE}, "it states no reason"),
+        ({"html": PAGE}, "it states no reason"),
+        ({}, "it states no reason"),
+    ],
+)
+def test_of_an_error_only_a_stated_reason_is_kept_and_never_a_page(answer, told):
+    with pytest.raises(ToolFailure) as caught:
+        check(httpx.Response(500, request=REQUEST, **answer))
+    assert caught.value.message.endswith(f": {told}")
+
+
+def test_a_404_that_is_a_page_does_not_come_from_the_api_and_means_nothing():
+    with pytest.raises(ToolFailure) as caught:
+        check(httpx.Response(404, request=REQUEST, html=PAGE))
+    assert caught.value.code is ErrorCode.CONTRACT_VIOLATION
+
+
+PROBLEM = {"content-type": "application/problem+json"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "told"),
+    [
+        ({"html": PAGE}, ErrorCode.CONTRACT_VIOLATION, "text/html where JSON belongs"),
+        ({"text": "OK"}, ErrorCode.CONTRACT_VIOLATION, "text/plain where JSON belongs"),
+        (
+            {"content": b'{"id": 7', "headers": {"content-type": "application/json"}},
+            ErrorCode.CONTRACT_VIOLATION,
+            "read",
+        ),
+        ({"content": b'{"status": 409, "detail": "taken"}', "headers": PROBLEM}, ErrorCode.CONFLICT, "taken"),
+        ({"content": b'{"detail": "down"}', "headers": PROBLEM}, ErrorCode.INTERNAL, "down"),
+        ({"json": {"ok": False, "error": "not_in_channel"}}, ErrorCode.INTERNAL, "not_in_channel"),
+        ({"json": {"error": "unknown"}}, ErrorCode.CONTRACT_VIOLATION, "cannot be told"),
+    ],
+)
+def test_a_200_that_is_no_success_is_an_error(answer, code, told):
+    with pytest.raises(ToolFailure) as caught:
+        content(httpx.Response(200, request=REQUEST, **answer), success="body.ok")
+    assert caught.value.code is code
+    assert told in caught.value.message
+    assert "<h1>" not in caught.value.message
+
+
+def test_content_is_json_or_nothing():
+    assert content(httpx.Response(200, request=REQUEST, json={"ok": True}), success="body.ok") == {"ok": True}
+    assert content(httpx.Response(204, request=REQUEST)) is None
+    assert content(httpx.Response(200, request=REQUEST)) is None
 
 
 @pytest.mark.parametrize(("stated", "wait_ms"), [("3", 3_000), ("1.5", 1_500), ("soon", None)])

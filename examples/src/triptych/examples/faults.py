@@ -12,18 +12,38 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from triptych.examples.serving import SeveredResponse, problem
+from triptych.examples.serving import HalfResponse, SeveredResponse, problem
+
+PAGE = """<!DOCTYPE html><html><head><title>Oops</title></head><body><h1>Internal Server Error</h1>
+<pre>Traceback (most recent call last):
+  File "/srv/desk/app.py", line 17, in reply
+    db = connect("postgresql://desk:hunter2-of-the-desk@db.internal/desk")
+</pre></body></html>"""
+"""What no model should ever see."""
+REASON = "This server was told to fail."
 
 
 class FaultKind(StrEnum):
     ERROR = "500"
     UNAVAILABLE = "503"
     RATE_LIMITED = "429"
+    STATUS = "status"
+    """Answer with `status` and a reason as RFC 9457 writes it, and do nothing."""
+    PAGE = "page"
+    """Answer with `status` and a web page that tells too much, and do nothing."""
+    ERROR_IN_BODY = "error_in_body"
+    """Do nothing and answer 200; that it failed stands in the body."""
+    SHAPE = "shape"
+    """Do the work and answer in another shape."""
+    HALF = "half"
+    """Do the work, send half of the answer and cut the connection."""
     HANG = "hang"
     """Answer late; the work is done all the same, as a slow server would."""
+    STALL = "stall"
+    """Do the work at once, and answer late."""
     DROP_BEFORE = "drop_before"
     """Cut the connection and do nothing."""
     DROP_AFTER = "drop_after"
@@ -36,6 +56,7 @@ class Fault(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     fault: FaultKind
+    status: Annotated[int, Field(ge=200, le=599)] = 500
     operation: str | None = None
     ticket: str | None = None
     times: Annotated[int, Field(ge=1, le=1_000_000)] = 1
@@ -89,18 +110,40 @@ class FaultBook:
 
 async def under(fault: Fault | None, work: Callable[[], Awaitable[Response]]) -> Response:
     """Do `work`, or fail it in the way `fault` says."""
-    match fault:
-        case None:
-            return await work()
-        case Fault(fault=FaultKind.DROP_BEFORE):
+    if fault is None:
+        return await work()
+    return _instead(fault) or await _spoilt(fault, work)
+
+
+def _instead(fault: Fault) -> Response | None:
+    """What is answered without any work; None when the fault does the work."""
+    match fault.fault:
+        case FaultKind.DROP_BEFORE:
             return SeveredResponse()
-        case Fault(fault=FaultKind.DROP_AFTER):
-            await work()
+        case FaultKind.STATUS:
+            return problem(fault.status, REASON)
+        case FaultKind.PAGE:
+            return HTMLResponse(PAGE, fault.status)
+        case FaultKind.ERROR_IN_BODY:
+            return JSONResponse({"error": {"message": "The desk is being rebuilt."}})
+        case FaultKind.ERROR | FaultKind.RATE_LIMITED | FaultKind.UNAVAILABLE as kind:
+            asks_to_wait = kind is not FaultKind.ERROR
+            return problem(int(kind), REASON, retry_after_s=fault.retry_after_s if asks_to_wait else None)
+    return None
+
+
+async def _spoilt(fault: Fault, work: Callable[[], Awaitable[Response]]) -> Response:
+    """The work is done, and its answer is late, in another shape, or gets lost."""
+    if fault.fault is FaultKind.HANG:
+        await asyncio.sleep(fault.hang_ms / 1_000)
+    answer = await work()
+    match fault.fault:
+        case FaultKind.STALL:
+            await asyncio.sleep(fault.hang_ms / 1_000)
+        case FaultKind.SHAPE:
+            return JSONResponse({"result": bytes(answer.body).decode()}, answer.status_code)
+        case FaultKind.HALF:
+            return HalfResponse(answer)
+        case FaultKind.DROP_AFTER:
             return SeveredResponse()
-        case Fault(fault=FaultKind.HANG, hang_ms=hang_ms):
-            await asyncio.sleep(hang_ms / 1_000)
-            return await work()
-        case Fault(fault=FaultKind.RATE_LIMITED, retry_after_s=retry_after_s):
-            return problem(429, "Too many requests.", retry_after_s=retry_after_s)
-        case Fault(fault=kind):
-            return problem(int(kind), "This server was told to fail.")
+    return answer

@@ -47,6 +47,21 @@ class SeveredResponse(Response):
             pass
 
 
+class HalfResponse(Response):
+    """Half of another response; then the connection is closed."""
+
+    def __init__(self, whole: Response) -> None:
+        super().__init__(bytes(whole.body), whole.status_code, whole.headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body[: len(self.body) // 2], "more_body": True})
+        transport: asyncio.Transport = scope[TRANSPORT]
+        transport.close()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
 def problem(status: int, detail: str, *, retry_after_s: float | None = None) -> JSONResponse:
     """An error as RFC 9457 writes it."""
     headers = {} if retry_after_s is None else {"Retry-After": f"{retry_after_s:g}"}

@@ -35,6 +35,7 @@ class PlanRequest(Request):
     retry: Annotated[RetryPolicy, Field(description="For steps that bring none of their own.")] = RetryPolicy()
     known: Annotated[tuple[StepRecord, ...], Field(description="Steps that have ended, in order.")] = ()
     failure: Annotated[Reason | None, Field(description="Why the last plan did not work out.")] = None
+    repair: Annotated[Slug | None, Field(description="The step whose arguments alone are to be mended.")] = None
 
 
 class PlanAnswer(Answer):

@@ -18,7 +18,9 @@ def plan(material: dict[str, Any], subject: dict[str, Any]) -> dict[str, Any]:
     on_offer = {offer["operation"] for offer in material.get("operations", []) if isinstance(offer, dict)}
     second = bool(material.get("failure")) or int(material.get("revision") or 1) > 1
     search = _search_by_topic(subject) if second else _search_by_name(subject)
-    steps = [step for step in (search, _history(), *_handover(search["id"])) if step["operation"] in on_offer]
+    note = "${{ steps.brief.data.body }}" if "model.draft" in on_offer else "${{ input.question }}"
+    wanted = (search, _history(), _brief(search["id"]), _assign(note))
+    steps = [step for step in wanted if step["operation"] in on_offer]
     return {"steps": steps}
 
 
@@ -62,28 +64,25 @@ def _history() -> dict[str, Any]:
     }
 
 
-def _handover(search: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": "brief",
-            "operation": "model.draft",
-            "arguments": {
-                "subject": "Account review: ${{ input.account }}",
-                "body": "${{ input.question }}\n\nOn the ticket so far: ${{ steps.history.status }}",
-                "customer": "${{ input.account }}",
-                "category": "account",
-                "articles": f"${{{{ steps.{search}.data.hits }}}}",
-            },
-            "expect": "size(result.data.citations) > 0",
-            "unmet": {"decision": "escalate", "code": "low_confidence", "message": "The briefing cites no article."},
+def _brief(search: str) -> dict[str, Any]:
+    return {
+        "id": "brief",
+        "operation": "model.draft",
+        "arguments": {
+            "subject": "Account review: ${{ input.account }}",
+            "body": "${{ input.question }}\n\nOn the ticket so far: ${{ steps.history.status }}",
+            "customer": "${{ input.account }}",
+            "category": "account",
+            "articles": f"${{{{ steps.{search}.data.hits }}}}",
         },
-        {
-            "id": "assign",
-            "operation": "helpdesk.assign",
-            "arguments": {
-                "ticket_id": "${{ input.ticket_id }}",
-                "team": "account-management",
-                "note": "${{ steps.brief.data.body }}",
-            },
-        },
-    ]
+        "expect": "size(result.data.citations) > 0",
+        "unmet": {"decision": "escalate", "code": "low_confidence", "message": "The briefing cites no article."},
+    }
+
+
+def _assign(note: str) -> dict[str, Any]:
+    return {
+        "id": "assign",
+        "operation": "helpdesk.assign",
+        "arguments": {"ticket_id": "${{ input.ticket_id }}", "team": "account-management", "note": note},
+    }

@@ -36,6 +36,7 @@ def request_plan(turn: Turn) -> None:
             deadline_at=run.deadline_at,
             reissue_at=_reissue_at(turn.now),
             failure=run.failure,
+            repair=run.repair,
         )
     )
 

@@ -11,6 +11,8 @@ from triptych.schemas import Effect, ErrorCode, ToolError
 class Then(StrEnum):
     """What follows when a call is not, or no longer, tried again."""
 
+    REPAIR = "repair"
+    """Ask the planner once for other arguments, with the schema at hand. After that, or without a model: `replan`."""
     REPLAN = "replan"
     """Ask the planner again, if a model plans and replans are left; otherwise escalate."""
     ESCALATE = "escalate"
@@ -31,11 +33,11 @@ _TABLE: dict[ErrorCode, Disposition] = {
     ErrorCode.TIMEOUT: Disposition(retry=True, then=Then.ESCALATE, reason="tool_unavailable"),
     ErrorCode.INTERNAL: Disposition(retry=True, then=Then.ESCALATE, reason="tool_failed"),
     ErrorCode.CANCELLED: Disposition(retry=True, then=Then.ESCALATE, reason="tool_failed"),
-    ErrorCode.INVALID_ARGUMENTS: Disposition(retry=False, then=Then.REPLAN, reason="invalid_arguments"),
+    ErrorCode.INVALID_ARGUMENTS: Disposition(retry=False, then=Then.REPAIR, reason="invalid_arguments"),
     ErrorCode.NOT_FOUND: Disposition(retry=False, then=Then.REPLAN, reason="not_found"),
     ErrorCode.CONFLICT: Disposition(retry=False, then=Then.REPLAN, reason="conflict"),
-    ErrorCode.UNAUTHENTICATED: Disposition(retry=False, then=Then.ESCALATE, reason="unauthenticated"),
-    ErrorCode.FORBIDDEN: Disposition(retry=False, then=Then.ESCALATE, reason="policy_block"),
+    ErrorCode.UNAUTHENTICATED: Disposition(retry=False, then=Then.ESCALATE, reason="identity"),
+    ErrorCode.FORBIDDEN: Disposition(retry=False, then=Then.ESCALATE, reason="identity"),
     ErrorCode.CONTRACT_VIOLATION: Disposition(retry=False, then=Then.ESCALATE, reason="contract_violation"),
     ErrorCode.BUDGET_EXCEEDED: Disposition(retry=False, then=Then.ESCALATE, reason="budget_tokens"),
     ErrorCode.IN_DOUBT: Disposition(retry=False, then=Then.ESCALATE, reason="in_doubt"),

@@ -48,6 +48,8 @@ class PlanRequested:
     deadline_at: datetime
     reissue_at: datetime
     failure: Reason | None = None
+    repair: str | None = None
+    """The step whose arguments were refused, when that is all that is asked to be mended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +176,14 @@ class StepEnded:
 
 @dataclass(frozen=True, slots=True)
 class ReplanDecided:
-    """The plan did not work out. The planner is asked again once nothing is under way."""
+    """The plan did not work out. The planner is asked again once nothing is under way.
+
+    With `repair` it is asked for other arguments of the step alone, which uses up no replan.
+    """
 
     step: str | None
     reason: Reason
+    repair: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
                 run.status = RunStatus.RUNNING
             run.revision = plan.revision
             run.plan_attempts = 0
-            run.failure = None
+            run.failure = run.repair = None
             run.steps = _revised(run, plan.steps, plan.revision)
         case ev.PlanRefused(request_id, _error, _code, spend):
             _close(run, request_id, spend)
@@ -114,14 +114,18 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
         case ev.RequestReissued(request_id, reissue_at):
             request = run.requests[request_id]
             run.requests[request_id] = changed(request, reissue_at=reissue_at, reissues=request.reissues + 1)
-        case ev.ReplanDecided(step, reason):
+        case ev.ReplanDecided(step, reason, repair):
             loops.note_replan(run, step, reason)
             _drop_retries(run)
             run.failure = reason
             run.replan_due = True
             run.status = RunStatus.RUNNING
             run.review_attempts = 0
-            run.ledger = changed(run.ledger, replans=run.ledger.replans + 1)
+            run.repair = step if repair else None
+            if step is not None and repair:
+                run.repaired |= {run.steps[step].step.operation}
+            else:
+                run.ledger = changed(run.ledger, replans=run.ledger.replans + 1)
         case ev.RunEscalated(reason, step):
             _drop_retries(run)
             run.status = RunStatus.ESCALATED

@@ -108,6 +108,7 @@ def _plan_request(run: Run, event: ev.PlanRequested) -> PlanRequest:
         max_steps=max(1, run.ledger.max_steps - run.ledger.steps),
         known=run.records(),
         failure=event.failure,
+        repair=event.repair,
     )
 
 

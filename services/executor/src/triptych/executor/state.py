@@ -249,6 +249,10 @@ class Run:
     """Why the last plan did not work out; the planner is told."""
     replan_due: bool = False
     progress: Progress = field(default_factory=Progress)
+    repair: str | None = None
+    """The step whose arguments are all that the planner is asked to mend."""
+    repaired: frozenset[str] = frozenset()
+    """The operations whose arguments it has been asked to mend."""
     reason: Reason | None = None
     stopped_step: str | None = None
     escalated_at: datetime | None = None

@@ -44,10 +44,18 @@ class Turn:
 
 def fail_step(turn: Turn, step_id: str, then: Then, reason: Reason) -> None:
     turn.record(ev.StepEnded(step_id, StepStatus.FAILED, reason))
-    if then is Then.REPLAN:
-        replan_or_escalate(turn, step_id, reason)
-    else:
-        turn.record(ev.RunEscalated(reason, step_id))
+    match then:
+        case Then.REPAIR if _may_repair(turn.run, step_id):
+            turn.record(ev.ReplanDecided(step_id, reason, repair=True))
+        case Then.REPAIR | Then.REPLAN:
+            replan_or_escalate(turn, step_id, reason)
+        case Then.ESCALATE:
+            turn.record(ev.RunEscalated(reason, step_id))
+
+
+def _may_repair(run: Run, step_id: str) -> bool:
+    """Once for each operation: a model that has seen the schema and missed it again has to plan differently."""
+    return run.playbook.is_planned_by_model and run.steps[step_id].step.operation not in run.repaired
 
 
 def replan_or_escalate(turn: Turn, step_id: str | None, reason: Reason) -> None:

@@ -67,18 +67,25 @@ def question(request: PlanRequest, offers: Mapping[str, Offer], errors: Sequence
         asked["known"] = [_known(record) for record in request.known]
     if request.failure is not None:
         asked["failure"] = request.failure.model_dump(mode="json")
+    if (refused := _refused(request, offers)) is not None:
+        asked["repair"] = refused
     if errors:
         asked["errors"] = list(errors)
     return asked
 
 
-def constraints(max_steps: int, *, is_repair: bool) -> list[str]:
+def constraints(max_steps: int, *, is_repair: bool, repaired_step: str | None = None) -> list[str]:
     """The limits of this plan, in words; code enforces them whatever the model makes of them."""
     limits = [
         f"At most {max_steps} steps, each with an id of its own, and no cycles.",
         "Only operations listed in `operations`, with arguments that fit their schemas.",
         "Only references to `input` and to steps of this plan or of `known`.",
     ]
+    if repaired_step is not None:
+        limits.append(
+            f"Only the arguments of step {repaired_step} were refused, see `repair`: give the same plan again, with "
+            "arguments of that step that fit its schema and meet what was refused."
+        )
     if is_repair:
         limits.append("Your last plan was refused for the reasons in `errors`: mend every one of them.")
     return limits
@@ -92,6 +99,22 @@ def _operation(offer: Offer) -> dict[str, Json]:
         "arguments": contract.arguments,
         "result": contract.result,
         "effect": contract.effect.value,
+    }
+
+
+def _refused(request: PlanRequest, offers: Mapping[str, Offer]) -> dict[str, Json] | None:
+    """The arguments that were refused, why, and the schema that they have to fit."""
+    record = next((record for record in request.known if record.id == request.repair), None)
+    if record is None:
+        return None
+    error = record.result.error if record.result else None
+    offer = offers.get(record.operation)
+    return {
+        "step": record.id,
+        "operation": record.operation,
+        "arguments": record.arguments,
+        "refused": error.message if error else "",
+        "schema": offer.contract.arguments if offer else {},
     }
 
 

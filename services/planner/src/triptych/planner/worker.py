@@ -135,7 +135,7 @@ class Planner:
             grant=remaining(request.grant, spent),
             timeout_ms=_timeout_ms(request.deadline_at, self._model_timeout_ms),
             instructions=f"{self._prompt}\n\n{spec.instructions}",
-            constraints=constraints(terms.max_steps, is_repair=bool(errors)),
+            constraints=constraints(terms.max_steps, is_repair=bool(errors), repaired_step=request.repair),
         )
         proposal = Proposal.model_validate_json(orjson.dumps(reply.output))
         return [step.spec() for step in proposal.steps], reply.spend

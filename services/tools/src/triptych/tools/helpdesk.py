@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -14,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from typing_extensions import TypedDict
 
 from triptych.tools import Call, Effect, Resources, Tool
-from triptych.tools.http import check
+from triptych.tools.http import content
 
 
 class HelpdeskSettings(BaseSettings):
@@ -100,9 +99,7 @@ async def assign(
 async def lookup(call: HelpdeskCall, ticket_id: TicketId) -> Ticket | None:
     """A ticket with its tags, replies, acknowledgements and assignments. Empty when there is none."""
     response = await call.state.get(_path(ticket_id))
-    if response.status_code == HTTPStatus.NOT_FOUND:
-        return None
-    ticket: Ticket = check(response).json()
+    ticket: Ticket = content(response)
     return ticket
 
 
@@ -110,7 +107,7 @@ async def _write(call: HelpdeskCall, ticket_id: str, collection: str, body: dict
     response = await call.state.post(
         f"{_path(ticket_id)}/{collection}", json=body, headers={"Idempotency-Key": call.idempotency_key}
     )
-    written: Written = check(response).json()
+    written: Written = content(response)
     return written
 
 

@@ -1,13 +1,22 @@
-"""What an HTTP answer or failure means in the one list of error codes. Nothing secret gets into a message."""
+"""What an HTTP answer or failure means in the one list of error codes.
+
+Nothing secret gets into a message, and no page: of what an upstream says when it fails, only a stated reason is kept,
+because people and models read it.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import httpx
+import orjson
 
+from triptych.kernel.expressions import ExpressionError, holds
+from triptych.schemas.base import Expression, Json
 from triptych.schemas.result import ErrorCode
 from triptych.tools.failure import ToolFailure
 
@@ -26,8 +35,18 @@ STATUS_CODES: dict[int, ErrorCode] = {
     425: ErrorCode.UNAVAILABLE,
     429: ErrorCode.RATE_LIMITED,
 }
+PROBLEM = "application/problem+json"
+"""RFC 9457: an error, whatever the status says."""
 _EXCERPT_MAX_CHARS = 300
 _SERVER_ERROR = 500
+_CLIENT_ERROR = 400
+
+_STATED = ("detail", "message", "error_description", "title", "error", "errors", "code", "type")
+"""Where APIs say what went wrong, the most telling first."""
+_PAGE = re.compile(r"<!doctype|<html|<body|<head", re.IGNORECASE)
+_TRACE = re.compile(
+    r"Traceback \(most recent|^\s+at \S+.*[:(]|File \".+\", line \d+|\.\w+:\d+\)|goroutine \d+", re.MULTILINE
+)
 
 
 def check(response: httpx.Response) -> httpx.Response:
@@ -35,17 +54,60 @@ def check(response: httpx.Response) -> httpx.Response:
     if response.is_success:
         return response
     status = response.status_code
-    fallback = ErrorCode.UNAVAILABLE if status >= _SERVER_ERROR else ErrorCode.INVALID_ARGUMENTS
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = "unknown status"
+    code = _code_of(status)
+    if code is ErrorCode.NOT_FOUND and _is_page(response):
+        # An API that misses a thing says so in its own form. A page comes from whatever else answers at the address.
+        code = ErrorCode.CONTRACT_VIOLATION
     raise ToolFailure(
-        STATUS_CODES.get(status, fallback),
-        f"{_target(response.request)} answered {status} {phrase}: {response.text[:_EXCERPT_MAX_CHARS]}",
+        code,
+        f"{_target(response.request)} answered {status} {_phrase(status)}: {stated(response)}",
         retry_after_ms=_retry_after_ms(response.headers.get("retry-after")),
+        undone=True if _CLIENT_ERROR <= status < _SERVER_ERROR and code is not ErrorCode.TIMEOUT else None,
         http_status=status,
     )
+
+
+def content(response: httpx.Response, success: Expression | None = None) -> Json:
+    """The JSON that a response holds; None when it holds nothing.
+
+    `success` is CEL over `body`: true when the call worked, for APIs that answer 200 whatever happened.
+
+    Raises:
+        ToolFailure: it failed, by its status, by its own account, or because it is not JSON.
+    """
+    check(response)
+    if response.status_code in {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT} or not response.content.strip():
+        return None
+    where = f"{_target(response.request)} answered {response.status_code}"
+    if not _is_json(response):
+        kind = _media_type(response) or "no content type"
+        raise ToolFailure(ErrorCode.CONTRACT_VIOLATION, f"{where} with {kind} where JSON belongs")
+    try:
+        body = orjson.loads(response.content)
+    except orjson.JSONDecodeError as error:
+        raise ToolFailure(ErrorCode.CONTRACT_VIOLATION, f"{where} with JSON that cannot be read: {error}") from None
+    if _media_type(response) == PROBLEM:
+        status = body.get("status") if isinstance(body, dict) else None
+        code = _code_of(status) if isinstance(status, int) and status >= _CLIENT_ERROR else ErrorCode.INTERNAL
+        raise ToolFailure(code, f"{where}, but its body is an error: {stated(response)}")
+    if success is not None:
+        _check_success(success, body, response, where)
+    return body
+
+
+def stated(response: httpx.Response) -> str:
+    """The reason that a failed response states, in one line: never a page, never a stack trace."""
+    if _is_json(response):
+        try:
+            reason = " · ".join(dict.fromkeys(_reasons(orjson.loads(response.content))))
+        except orjson.JSONDecodeError:
+            reason = ""
+    else:
+        reason = "" if _is_page(response) else response.text
+    if _TRACE.search(reason) or _PAGE.search(reason):
+        reason = ""
+    line = " ".join(reason.split())
+    return line[:_EXCERPT_MAX_CHARS] or "it states no reason"
 
 
 def failure_of(error: httpx.HTTPError | httpx.InvalidURL) -> ToolFailure:
@@ -71,6 +133,60 @@ def failure_of(error: httpx.HTTPError | httpx.InvalidURL) -> ToolFailure:
     return ToolFailure(ErrorCode.UNAVAILABLE, f"the connection to {target} broke ({type(error).__name__})")
 
 
+def _check_success(success: Expression, body: Json, response: httpx.Response, where: str) -> None:
+    try:
+        worked = holds(success, {"body": body})
+    except ExpressionError as error:
+        message = f"{where}, and whether it worked cannot be told by `{success}`: {error}"
+        raise ToolFailure(ErrorCode.CONTRACT_VIOLATION, message) from None
+    if not worked:
+        raise ToolFailure(ErrorCode.INTERNAL, f"{where}, but by `{success}` it failed: {stated(response)}")
+
+
+def _reasons(body: Json) -> Iterator[str]:
+    """What a body says went wrong, looked for where APIs put it."""
+    match body:
+        case str():
+            yield body
+        case Mapping():
+            for name in _STATED:
+                match body.get(name):
+                    case None | "":
+                        pass
+                    case str() as reason:
+                        yield reason
+                    case Mapping() as nested if name == "error":
+                        yield from _reasons(nested)
+                    case found:
+                        yield orjson.dumps(found).decode()
+
+
+def _code_of(status: int) -> ErrorCode:
+    fallback = ErrorCode.UNAVAILABLE if status >= _SERVER_ERROR else ErrorCode.INVALID_ARGUMENTS
+    return STATUS_CODES.get(status, fallback)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "unknown status"
+
+
+def _media_type(response: httpx.Response) -> str:
+    stated_type: str = response.headers.get("content-type", "")
+    return stated_type.partition(";")[0].strip().lower()
+
+
+def _is_json(response: httpx.Response) -> bool:
+    kind = _media_type(response)
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def _is_page(response: httpx.Response) -> bool:
+    return "html" in _media_type(response) or (not _is_json(response) and bool(_PAGE.search(response.text)))
+
+
 def _target(request: httpx.Request) -> str:
     """Method, host and path. The query and the user part can hold secrets."""
     return f"{request.method} {request.url.host}{request.url.path}"
@@ -82,7 +198,7 @@ def _retry_after_ms(stated: str | None) -> int | None:
         return None
     try:
         return max(0, int(float(stated) * 1_000))
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     try:
         at = parsedate_to_datetime(stated)

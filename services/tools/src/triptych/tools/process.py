@@ -18,6 +18,7 @@ from triptych.kernel.worker import WorkerConfig, run_worker
 from triptych.schemas import Effect, topics
 from triptych.tools.call import Resources
 from triptych.tools.ledger import PostgresLedger
+from triptych.tools.redaction import Redactor, secrets_in
 from triptych.tools.runtime import ToolWorker
 from triptych.tools.source import Source
 from triptych.tools.tool import Tool
@@ -47,7 +48,10 @@ def load_tool(reference: str, source: Source | None = None) -> Tool:
     except AttributeError as error:
         raise ConfigurationError(f"{reference}: module {module_name} has no {attribute}") from error
     if inspect.isfunction(found):
-        found = found(source or Source.from_environment())
+        source = source or Source.from_environment()
+        found = found(source)
+        if isinstance(found, Tool):
+            found.secrets = source.secrets
     if not isinstance(found, Tool):
         raise ConfigurationError(
             f"{reference} is a {type(found).__name__}, not a triptych.tools.Tool or a function that makes one"
@@ -73,7 +77,8 @@ async def serve(service: Service, settings: ServiceSettings, tool: Tool, own_set
         announcing = asyncio.create_task(_announce_again(service, kafka, tool, told), name="announce")
         writes = {name for name, operation in tool.operations.items() if operation.contract.effect is not Effect.READ}
         ledger = PostgresLedger(pool, writes)
-        worker = ToolWorker(tool, state, ledger, service.log)
+        redactor = Redactor((*tool.secrets, *secrets_in(own_settings)))
+        worker = ToolWorker(tool, state, ledger, service.log, redactor)
         try:
             await run_worker(service, settings, worker, config, pool=pool, settlement=ledger)
         finally:

@@ -25,6 +25,7 @@ from triptych.tools.call import Call
 from triptych.tools.failure import EFFECT, NO_EFFECT, ToolFailure
 from triptych.tools.ledger import Ledger, Standing
 from triptych.tools.operation import Operation
+from triptych.tools.redaction import Redactor
 from triptych.tools.tool import Tool
 
 
@@ -33,8 +34,8 @@ class ToolWorker:
 
     request_type = CallRequest
 
-    def __init__(self, tool: Tool, state: Any, ledger: Ledger, log: Logger) -> None:
-        self._tool, self._state, self._ledger, self._log = tool, state, ledger, log
+    def __init__(self, tool: Tool, state: Any, ledger: Ledger, log: Logger, redactor: Redactor) -> None:
+        self._tool, self._state, self._ledger, self._log, self._redactor = tool, state, ledger, log, redactor
         self._breakers: Mapping[str, Breaker] = {name: Breaker(tool.breaker) for name in tool.operations}
 
     async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer:
@@ -43,8 +44,8 @@ class ToolWorker:
         try:
             result = await self._serve(request, attempt, call)
         except ToolFailure as failure:
-            result = failure.result()
-        return _answer(request, result, call.spent)
+            result = self._result_of(failure, request)
+        return _answer(request, self._redactor.clean(result), call.spent)
 
     def failed(self, request: CallRequest, error: ToolError, spend: Spend) -> CallAnswer:
         return _answer(request, Result(status=ResultStatus.ERROR, error=error), spend)
@@ -55,10 +56,10 @@ class ToolWorker:
         breaker = self._breakers[request.operation]
         admission = _admit(breaker, request.operation)
         try:
-            settled = None
+            settled, tried_before = None, False
             if operation.contract.effect is not Effect.READ:
-                settled = await self._begin(operation, request, attempt, call)
-            result = settled or await self._attempt(operation, request, call)
+                settled, tried_before = await self._begin(operation, request, attempt, call)
+            result = settled or await self._attempt(operation, request, call, tried_before=tried_before)
         except BaseException:
             breaker.forget(admission)
             raise
@@ -74,12 +75,14 @@ class ToolWorker:
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,
                 f"tool {self._tool.name} offers no {request.operation}, only {', '.join(self._tool.operations)}",
+                undone=True,
             )
         if request.contract_hash != operation.contract_hash:
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,
                 f"{request.operation} was planned under contract {request.contract_hash}, but this tool now offers "
                 f"{operation.contract_hash} (version {operation.contract.version}); plan again under the new contract",
+                undone=True,
                 planned=request.contract_hash,
                 offered=operation.contract_hash,
             )
@@ -87,8 +90,10 @@ class ToolWorker:
 
     async def _begin(
         self, operation: Operation, request: CallRequest, attempt: JobAttempt, call: Call[Any]
-    ) -> Result | None:
+    ) -> tuple[Result | None, bool]:
         """Write the intent. A result when there is nothing left to do, None when the call must be made.
+
+        Beside it, whether an earlier attempt may have done it.
 
         Raises:
             ToolFailure: it must not be made, or nobody can tell.
@@ -96,13 +101,14 @@ class ToolWorker:
         entry = await self._ledger.begin(request, attempt)
         match entry.standing:
             case Standing.NEW:
-                return None
+                return None, False
             case Standing.DONE:
-                return entry.receipt
+                return entry.receipt, True
             case Standing.UNKNOWN if operation.contract.effect is Effect.IDEMPOTENT:
-                return None
+                return None, True
             case Standing.UNKNOWN:
-                return await self._reconcile(operation, request, call)
+                cause = "an earlier attempt began and its outcome is not known"
+                return await self._reconcile(operation, request, call, cause), False
             case Standing.CONFLICT:
                 raise ToolFailure(
                     ErrorCode.CONFLICT,
@@ -111,22 +117,44 @@ class ToolWorker:
             case Standing.LOST:
                 raise ToolFailure(ErrorCode.CANCELLED, "the job belongs to another process now")
 
-    async def _reconcile(self, operation: Operation, request: CallRequest, call: Call[Any]) -> Result | None:
+    async def _reconcile(
+        self, operation: Operation, request: CallRequest, call: Call[Any], cause: str
+    ) -> Result | None:
+        """What the tool says of the call's key: what it did, or None when it certainly did nothing.
+
+        Raises:
+            ToolFailure: `in_doubt`, since it cannot tell.
+        """
         try:
             async with asyncio.timeout(request.timeout_ms / 1_000):
                 return await operation.ask_what_happened(call)
         except ToolFailure as failure:
-            cause = failure.message
+            answer = failure.message
         except Exception as error:  # noqa: BLE001 - whatever it is, it means that the tool cannot tell
             self._log.exception("reconciliation failed", operation=request.operation, run_id=str(request.run_id))
-            cause = type(error).__name__
+            answer = type(error).__name__
         raise ToolFailure(
             ErrorCode.IN_DOUBT,
-            f"an earlier attempt of {request.operation} began and its outcome is not known: {cause}",
+            f"{request.operation}: {cause}: {answer}",
             idempotency_key=request.idempotency_key,
         )
 
-    async def _attempt(self, operation: Operation, request: CallRequest, call: Call[Any]) -> Result:
+    async def _after_conflict(
+        self, operation: Operation, request: CallRequest, call: Call[Any], conflict: ToolFailure, *, tried_before: bool
+    ) -> Result:
+        """A write was told that something is in its way, which may be what an earlier attempt of it has done.
+
+        Raises:
+            ToolFailure: `in_doubt`, since nobody can tell whose doing it is.
+        """
+        if operation.reconcile is None and not tried_before:
+            return self._result_of(conflict, request)
+        found = await self._reconcile(operation, request, call, f"the upstream reports a conflict ({conflict.message})")
+        return found or self._result_of(conflict, request)
+
+    async def _attempt(
+        self, operation: Operation, request: CallRequest, call: Call[Any], *, tried_before: bool
+    ) -> Result:
         limit = asyncio.timeout(request.timeout_ms / 1_000)
         try:
             async with limit:
@@ -152,7 +180,17 @@ class ToolWorker:
                     f"{type(error).__name__} in {request.operation}; the tool's log has the details under request "
                     f"{request.request_id}",
                 )
-        if failure.undone and operation.contract.effect is not Effect.READ:
+        if operation.contract.effect is Effect.READ:
+            # What is not there is an answer to a question, and an error of a write.
+            return Result.empty() if failure.code is ErrorCode.NOT_FOUND else failure.result()
+        if failure.code is ErrorCode.CONFLICT:
+            return await self._after_conflict(operation, request, call, failure, tried_before=tried_before)
+        return self._result_of(failure, request)
+
+    def _result_of(self, failure: ToolFailure, request: CallRequest) -> Result:
+        """A write that failed says so where it certainly changed nothing."""
+        operation = self._tool.operations.get(request.operation)
+        if failure.undone and operation is not None and operation.contract.effect is not Effect.READ:
             return failure.result(**{EFFECT: NO_EFFECT})
         return failure.result()
 
@@ -165,6 +203,7 @@ def _admit(breaker: Breaker, operation: str) -> Admission:
             ErrorCode.UNAVAILABLE,
             f"the breaker of {operation} is open after repeated failures; nothing was called",
             retry_after_ms=error.retry_after_ms,
+            undone=True,
             breaker="open",
         ) from error
 

@@ -35,6 +35,8 @@ class Source:
     options: dict[str, Any] = field(default_factory=dict)
     directory: Path = field(default_factory=Path)
     """Relative paths in options start here."""
+    secrets: list[SecretStr] = field(default_factory=list, compare=False, repr=False)
+    """What `secret` has given out: the runtime masks these values in whatever the tool answers."""
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -92,4 +94,5 @@ class Source:
                 f"tool {self.name} needs {variable}, and it is not set; "
                 f"give it under tools.{self.name}.env, or set it where the stack is started"
             )
-        return SecretStr(value)
+        self.secrets.append(SecretStr(value))
+        return self.secrets[-1]

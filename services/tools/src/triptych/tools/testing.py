@@ -18,6 +18,7 @@ from triptych.schemas.work import CallRequest
 from triptych.tools.call import Resources
 from triptych.tools.failure import ToolDefinitionError
 from triptych.tools.ledger import Entry, Standing
+from triptych.tools.redaction import Redactor, secrets_in
 from triptych.tools.runtime import ToolWorker
 from triptych.tools.tool import Tool
 
@@ -66,5 +67,6 @@ async def call(
         timeout_ms=contract.timeout_ms,
     )
     async with tool.lifespan(Resources(settings, pool)) as state:
-        worker = ToolWorker(tool, state, _FreshLedger(), structlog.get_logger())
+        redactor = Redactor((*tool.secrets, *secrets_in(settings)))
+        worker = ToolWorker(tool, state, _FreshLedger(), structlog.get_logger(), redactor)
         return (await worker.execute(request, JobAttempt(lease=0))).result

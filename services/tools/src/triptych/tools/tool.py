@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from triptych.schemas.base import Json
@@ -49,6 +50,8 @@ class Tool:
         self.breaker = breaker or BreakerPolicy()
         self.operations: dict[str, Operation] = {}
         self._functions: dict[Function, TypedFunction] = {}
+        self.secrets: list[SecretStr] = []
+        """Values that no answer may hold, besides the secret fields of `settings`: they are masked."""
 
     def add(self, operation: Operation) -> None:
         """Offer an operation that has its contract already.

@@ -1,0 +1,68 @@
+"""No secret leaves a tool, whatever an upstream quotes."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import SecretStr
+
+from triptych.schemas import ErrorCode, Result
+from triptych.tools import Call, Effect, Source, Tool, ToolFailure
+from triptych.tools.redaction import Redactor
+from triptych.tools.testing import call
+
+KEY = "wh4t-nobody-may-see"
+
+
+def source_with(monkeypatch: pytest.MonkeyPatch) -> Source:
+    monkeypatch.setenv("DESK_KEY", KEY)
+    source = Source("desk")
+    source.secret("DESK_KEY")
+    return source
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"the key {KEY} is not valid",
+        "Authorization: Bearer abcdef0123456789",
+        "api_key=abcdef0123456789",
+        '{"password": "abcdef0123456789"}',
+        "postgresql://ana:abcdef0123456789@db/x",
+        "sk-abcdef0123456789 has expired",
+        "eyJhbGciOi.eyJzdWIiOi.abcdef0123456789",
+        "AKIAABCDEF0123456789",
+    ],
+)
+def test_an_error_holds_neither_a_known_secret_nor_what_looks_like_one(monkeypatch, said):
+    redactor = Redactor(source_with(monkeypatch).secrets)
+    error = redactor.clean(Result.failed(ErrorCode.INTERNAL, said, quoted=[{"said": said}])).error
+    for secret in (KEY, "abcdef0123456789", "ABCDEF0123456789"):
+        assert secret not in error.model_dump_json()
+    assert "***" in error.message
+    assert error.code is ErrorCode.INTERNAL
+
+
+def test_words_that_are_no_secret_stay_as_they_are():
+    said = Result.failed(ErrorCode.INVALID_ARGUMENTS, 'arguments: "token" is a required property', effect="none")
+    assert Redactor().clean(said) == said
+
+
+def test_data_is_masked_by_value_only_since_it_may_well_look_like_a_key(monkeypatch):
+    redactor = Redactor(source_with(monkeypatch).secrets)
+    data = {"echo": f"Bearer {KEY}", "sample": "sk-abcdef0123456789"}
+    assert redactor.clean(Result.ok(data)).data == {"echo": "Bearer ***", "sample": "sk-abcdef0123456789"}
+    clean = Result.ok({"n": 1})
+    assert redactor.clean(clean) is clean
+
+
+async def test_the_runtime_masks_what_the_source_has_given_out(monkeypatch):
+    made = Tool("desk")
+    made.secrets = source_with(monkeypatch).secrets
+
+    @made.operation(effect=Effect.READ)
+    async def look(call: Call[None]) -> str:
+        """Looks."""
+        raise ToolFailure(ErrorCode.UNAUTHENTICATED, f"what is {KEY}?")
+
+    assert made.secrets == [SecretStr(KEY)]
+    assert (await call(made, "look", {})).error.message == "what is ***?"
