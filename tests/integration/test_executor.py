@@ -31,11 +31,32 @@ plan:
 output: {said: "${{ steps.say.data.value }}"}
 """
 
+EACH = """
+name: each
+goal: Greet everybody.
+input:
+  type: object
+  required: [names]
+  properties: {names: {type: array}}
+tools: [echo.echo]
+plan:
+  pattern: fixed
+  steps:
+    - id: say
+      operation: echo.echo
+      map: ${{ input.names }}
+      arguments: {value: "Hello ${{ item }}"}
+budgets: {tool_calls: 200}
+parallel: 20
+output: {said: "${{ steps.say.data.branches.map(branch, branch.data.value) }}"}
+"""
+
 
 @pytest.fixture(scope="module")
 async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Bench]:
     folder = tmp_path_factory.mktemp("executor")
     (folder / "greet.yaml").write_text(PLAYBOOK)
+    (folder / "each.yaml").write_text(EACH)
     nouns = [topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS]
     await create_topics(*nouns, "calls.echo")
     dsn = database.prepare({"executor": (MIGRATIONS,)}).services["executor"]
@@ -351,3 +372,30 @@ async def test_two_executors_share_the_partitions_and_a_zombie_is_fenced(bench: 
     first.terminate()
     assert await asyncio.to_thread(first.wait, 20) == 0
     assert second.poll() is None
+
+
+async def test_a_fan_out_survives_a_kill_in_its_middle_and_merges_in_order(bench: Bench, eventually) -> None:
+    names = [f"guest {number}" for number in range(60)]
+    await bench.send(topics.TASKS, task("each", playbook="each", input={"names": names}))
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
+    await bench.answer_plans()
+    await eventually(lambda: len(bench.of("calls.echo")) == 20)
+    asked = bench.seen["calls.echo"].copy()
+    assert sorted(call["index"] for call in asked) == list(range(20))
+    await bench.answer_calls()
+    bench.kill()  # with answers on their way, and branches that were never asked for
+    bench.start()
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id="each")
+
+    await eventually(done)
+    (outcome,) = bench.of(topics.OUTCOMES, task_id="each")
+    assert outcome["output"] == {"said": [f"Hello {name}" for name in names]}
+    assert outcome["usage"]["tool_calls"] == 60
+    connection = await asyncpg.connect(bench.dsn)
+    rows = await connection.fetch("select step_id, status from steps where run_id = $1", outcome["run_id"])
+    assert {row["step_id"] for row in rows} == {"say", *(f"say.{number}" for number in range(60))}
+    assert {row["status"] for row in rows} == {"succeeded"}
+    await connection.close()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
+from triptych.cli.branches import folded, folded_steps, with_branches
 from triptych.cli.story import _TELLERS, tell
-from triptych.client import JournalEntry
+from triptych.client import JournalEntry, StepRow
 from triptych.executor.events import Event
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -99,3 +100,33 @@ def test_waiting_for_an_open_breaker_is_told_as_no_attempt() -> None:
     waits = {"ask": "call", "step": "send", "due_at": START.isoformat(), "reason": REASON, "postponed": True}
     [line] = tell(journal(("RetryScheduled", waits)), width=80).lines
     assert line.text == "call again in 0 ms, no attempt used up: unavailable: it is down"
+
+
+def fan_out(size: int, broken: int) -> list[JournalEntry]:
+    events: list[tuple[str, dict[str, Any]]] = [("FanOutStarted", {"step": "send", "items": list(range(size))})]
+    for index in range(size):
+        step, request = f"send.{index}", f"r:send.{index}:1"
+        result = {"status": "error", "error": REASON} if index == broken else {"status": "ok", "data": {}}
+        events += [
+            ("CallRequested", {"request_id": request, "step": step, "call": 1, "attempt": 1, "arguments": {}, "idempotency_key": "k"}),
+            ("CallAnswered", {"request_id": request, "step": step, "result": result, "spend": {"tokens": 2}}),
+            ("StepEnded", {"step": step, "status": "failed" if index == broken else "succeeded"}),
+        ]  # fmt: skip
+    return journal(*events, ("FanInDone", {"step": "send"}))
+
+
+def test_of_many_branches_those_are_told_that_did_not_go_well() -> None:
+    lines = folded(tell(fan_out(100, broken=42), width=80).lines)
+    assert [line.step for line in lines] == ["send", "send", "send.42", "send.42", "send.42", "send"]
+    assert "99 branches have nothing unusual to tell" in lines[1].text
+
+
+def test_few_branches_are_all_told() -> None:
+    assert len(folded(tell(fan_out(4, broken=1), width=80).lines)) == 2 + 4 * 3
+
+
+def test_a_step_costs_what_its_branches_cost_and_has_them_below_it() -> None:
+    assert with_branches(tell(fan_out(100, broken=42), width=80).costs)["send"].tokens == 200
+    names = ["send.10", "send.9", "send", "send.2", "find"]
+    rows = [StepRow(name, 1, "kb.search", "failed", 1, None, None, None) for name in names]
+    assert [row.step_id for row in folded_steps(rows)] == ["send", "send.2", "send.9", "send.10", "find"]

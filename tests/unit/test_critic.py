@@ -227,3 +227,11 @@ async def test_a_whole_run_is_judged_by_its_goal_and_output() -> None:
 
 async def test_a_whole_run_without_a_judge_goes_on() -> None:
     assert (await verdict(output={"reply": "r"})).decision is Decision.CONTINUE
+
+
+async def test_a_branch_is_held_to_what_its_item_makes_one_expect() -> None:
+    branch = {"index": 3, "item": {"least": 0.5}, "step": step(expect="result.data.score >= item.least && index == 3")}
+    assert (await verdict(**branch, result=Result.ok({"score": 0.6}))).decision is Decision.CONTINUE
+    answer = await verdict(**branch, result=Result.ok({"score": 0.4}))
+    assert answer.decision is Decision.REPLAN
+    assert "item.least = 0.5" in answer.evidence

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.machine import Message, Start, Tick, begin, decide
-from triptych.executor.state import Ask, Run, RunStatus
+from triptych.executor.state import Ask, Run, RunStatus, StepStatus
 from triptych.schemas import (
     CallAnswer,
     Control,
@@ -61,6 +61,8 @@ def plans(draw: st.DrawFn, revision: int) -> Plan:
             "id": name,
             "operation": "echo.echo",
             "arguments": {"n": draw(st.integers(0, 2))},
+            "map": draw(st.sampled_from([None, None, None, [], [1, 2, 2], "${{ input.missing }}"])),
+            "max_failed": draw(st.integers(0, 1)),
             "depends_on": tuple(sorted(earlier)),
             "pin": pin,
             "when": draw(st.sampled_from([None, "true", "false", "input.missing"])),
@@ -206,6 +208,24 @@ class RunMachine(RuleBasedStateMachine):
             assert ledger.reserved_tokens == sum(request.reserved.tokens for request in open_requests)
 
     @invariant()
+    def a_step_knows_how_far_its_branches_are(self) -> None:
+        run = self.run_state
+        for state in run.steps.values():
+            if (fan := state.fan) is not None:
+                statuses = [branch.status for branch in run.branches_of(state)]
+                assert fan.ended == sum(status.has_ended for status in statuses)
+                assert fan.failed == statuses.count(StepStatus.FAILED)
+                assert fan.under_way == sum(status.is_under_way for status in statuses)
+                assert fan.answered == statuses.count(StepStatus.ANSWERED)
+                assert StepStatus.WAITING not in statuses[: fan.next]
+                assert not state.status.has_ended or fan.failed <= state.step.max_failed or state.status == "skipped"
+
+    @invariant()
+    def no_more_than_allowed_is_under_way(self) -> None:
+        calls = [request for request in self.run_state.requests.values() if request.ask is not Ask.PLAN]
+        assert len(calls) <= self.playbook.parallel
+
+    @invariant()
     def an_active_run_waits_for_something(self) -> None:
         run = self.run_state
         if run.status.is_active:
@@ -239,7 +259,8 @@ class RunMachine(RuleBasedStateMachine):
             if isinstance(event, ev.PlanAccepted):
                 revision = event.plan.revision
             if isinstance(event, ev.CallRequested):
-                step = self.run_state.steps.get(event.step)
+                known = {**self.run_state.steps, **self.run_state.branches}
+                step = known.get(event.step)
                 if step and step.revision == revision and step.step.pin.effect is not Effect.READ:
                     keys.setdefault((revision, event.step), set()).add(event.idempotency_key)
         assert all(len(found) == 1 for found in keys.values())
@@ -254,7 +275,7 @@ class RunMachine(RuleBasedStateMachine):
                     calls.clear()
                 case ev.PlanAccepted():
                     revision = event.plan.revision
-                case ev.CallRequested():
+                case ev.CallRequested() if "." not in event.step:
                     calls.setdefault(str(event.arguments), set()).add((revision, event.step))
         if self.playbook.is_planned_by_model:
             assert all(len(steps) <= self.playbook.same_call for steps in calls.values())

@@ -111,6 +111,9 @@ def test_a_steps_own_limits_go_before_the_contracts() -> None:
         ([search(arguments={"query": "ab"})], "step search, arguments.query: .*shorter than 3"),
         ([search(arguments={"query": "abc", "limit": 50})], "step search, arguments.limit: 50 is greater"),
         ([search(arguments={"query": "abc", "limit": "n ${{ input.n }}"})], "arguments.limit: .*not of type"),
+        ([search(arguments={"query": "${{ item }}"})], "step search, arguments: .*there is no variable `item`"),
+        ([search(map="every ${{ input.q }}")], "step search, map: a text is no list"),
+        ([search(map="${{ steps.nobody.data }}")], "step search, map: there is no step `nobody`"),
         ([], "the plan, steps: there are none"),
         ([search(id=f"s{n}") for n in range(6)], "6 steps are too many; at most 5 are left"),
     ],
@@ -140,6 +143,15 @@ def test_an_operation_that_leaves_its_arguments_open_takes_any_name() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": True}
     offer = Offer.of(SEARCH.model_copy(update={"arguments": schema}))
     assert problems(search(arguments={"b": 1}), offers={"kb.search": offer}) == ""
+
+
+def test_a_step_with_a_map_waits_for_what_it_maps_and_sees_its_item() -> None:
+    each = reply(
+        map="${{ steps.search.data.hits }}", arguments={"body": "${{ item.id }}"}, expect="result.data == item"
+    )
+    assert problems(search(), each) == ""
+    step = make_plan([search(), each], terms()).steps[1]
+    assert (step.map, step.depends_on) == ("${{ steps.search.data.hits }}", ("search",))
 
 
 def test_a_step_that_has_ended_keeps_its_operation_and_can_be_referred_to() -> None:

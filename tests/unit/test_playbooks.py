@@ -125,3 +125,22 @@ def test_an_item_of_a_list_is_named_by_its_list() -> None:
     (problem,) = problems(changed("[kb.search, model.*]", "[kb.search, model.*, Shop]"))
     assert (problem.line, problem.path) == (7, "tools[2]")
     assert "`tools[2]` has characters that are not allowed" in str(problem)
+
+
+def mapped(line: str) -> str:
+    return GOOD.replace("      operation: model.draft\n", f"      operation: model.draft\n      {line}\n")
+
+
+def test_a_step_with_a_map_sees_its_item_and_no_other_step_does() -> None:
+    over_hits = mapped("map: ${{ steps.search.data.hits }}")
+    using_item = over_hits.replace('${{ steps.search.data.hits }}"}\noutput', '${{ [item] }}"}\noutput')
+    parse_playbook(using_item, FILE)
+    (problem,) = problems(using_item.replace("      map: ${{ steps.search.data.hits }}\n", ""))
+    assert "there is no variable `item` here" in problem.message
+
+
+def test_a_map_that_can_be_no_list_is_a_mistake() -> None:
+    (problem,) = problems(mapped("map: all ${{ input.subject }}"))
+    assert (problem.path, problem.message) == ("plan.steps[1].map", "a text is no list")
+    (unknown,) = problems(mapped("map: ${{ steps.serach.data }}"))
+    assert "there is no step `serach`" in unknown.message

@@ -141,9 +141,23 @@ def _plan_refused(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     return f"<- no plan: {code}: {error['message']}", "red", {"details": error.get("details")}
 
 
+def _operation(data: Data, operations: dict[str, str]) -> str:
+    """What a step, or a branch of one (`replies.3`), calls."""
+    return operations.get(data["step"].partition(".")[0], "the tool")
+
+
+def _fan_out(entry: JournalEntry, operations: dict[str, str]) -> Told:
+    items = entry.data["items"]
+    return f"fans out over {len(items)} items: {_operation(entry.data, operations)} for each", "cyan", {"items": items}
+
+
+def _fan_in(_entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    return "every branch is over; their results are merged in the order of the items", "cyan", {}
+
+
 def _call_requested(entry: JournalEntry, operations: dict[str, str]) -> Told:
     data = entry.data
-    operation = operations.get(data["step"], "the tool")
+    operation = _operation(data, operations)
     text = f"-> {operation}, attempt {data['attempt']}{_reserved(data)}"
     return text, "", {"arguments": data["arguments"], "idempotency_key": data["idempotency_key"]}
 
@@ -161,7 +175,7 @@ def _call_answered(entry: JournalEntry, _operations: dict[str, str]) -> Told:
 
 def _call_reused(entry: JournalEntry, operations: dict[str, str]) -> Told:
     data = entry.data
-    operation = operations.get(data["step"], "the tool")
+    operation = _operation(data, operations)
     text = f"{operation} has been done by step {data['source']} of an earlier plan; its answer stands"
     return text, "green", {"arguments": data["arguments"]}
 
@@ -239,6 +253,8 @@ _TELLERS: dict[str, Callable[[JournalEntry, dict[str, str]], Told]] = {
     "PlanRequested": _plan_requested,
     "PlanAccepted": _plan_accepted,
     "PlanRefused": _plan_refused,
+    "FanOutStarted": _fan_out,
+    "FanInDone": _fan_in,
     "CallRequested": _call_requested,
     "CallAnswered": _call_answered,
     "CallReused": _call_reused,

@@ -12,9 +12,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from triptych.cli.branches import folded, folded_steps, with_branches
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Postgres, database
 from triptych.cli.output import duration, is_narrow, local_time, out, print_json, status_text, usd
-from triptych.cli.story import Line, Story, tell
+from triptych.cli.story import Line, StepCost, tell
 from triptych.client import JournalEntry, Operator, RunRow, StepRow
 
 _COLOURS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_magenta", "bright_blue")
@@ -46,8 +47,8 @@ def trace(
         return
     story = tell(found.events, None if full else _VALUE_WIDTH)
     _print_header(found)
-    _print_timeline(story, found.run.started_at)
-    _print_steps(found.steps, story)
+    _print_timeline(story.lines if full else folded(story.lines), found.run.started_at)
+    _print_steps(folded_steps(found.steps), with_branches(story.costs))
 
 
 async def _read(dsn: str, reference: str) -> Trace:
@@ -88,13 +89,13 @@ def _of(name: str, amount: str, limit: float | None) -> str:
     return f"{name} {amount}" if limit is None else f"{name} {amount} of {limit:,}"
 
 
-def _print_timeline(story: Story, start: datetime) -> None:
+def _print_timeline(lines: list[Line], start: datetime) -> None:
     """One line an event. Steps that run side by side are told apart by their colour and column."""
     colours = cycle(_COLOURS)
     colour_of: dict[str, str] = {}
-    wide = max((len(line.step) for line in story.lines), default=0)
+    wide = max((len(line.step) for line in lines), default=0)
     previous = ""
-    for line in story.lines:
+    for line in lines:
         colour = colour_of.setdefault(line.step, next(colours) if line.step else "white")
         name = "│".rjust(len(line.step)) if line.step and line.step == previous else line.step
         previous = line.step
@@ -121,14 +122,14 @@ def _say(margin: Text, text: Text) -> None:
     out.print(grid)
 
 
-def _print_steps(steps: list[StepRow], story: Story) -> None:
+def _print_steps(steps: list[StepRow], costs: dict[str, StepCost]) -> None:
     table = Table(box=None, header_style="dim", padding=(0, 1 if is_narrow() else 2, 0, 0))
     for heading in ("step", "operation", "status"):
         table.add_column(heading, overflow="fold")
     for heading in ("attempts", "time", "tokens", "USD"):
         table.add_column(heading, justify="right")
     for step in steps:
-        cost = story.costs.get(step.step_id)
+        cost = costs.get(step.step_id)
         took = (
             ""
             if not (step.started_at and step.finished_at)
@@ -147,7 +148,7 @@ def _print_steps(steps: list[StepRow], story: Story) -> None:
             usd(cost.usd_micros) if cost else "",
         )
     for name in ("plan", "review"):
-        if (cost := story.costs.get(name)) and name not in {step.step_id for step in steps}:
+        if (cost := costs.get(name)) and name not in {step.step_id for step in steps}:
             table.add_row(
                 f"({name})", "", "", str(cost.requests), "", f"{cost.tokens:,}", usd(cost.usd_micros), style="dim"
             )

@@ -228,8 +228,10 @@ def _check_steps(playbook: Playbook, steps: tuple[StepSpec, ...]) -> Iterator[Fi
             if name not in known:
                 yield Finding((*at, "depends_on", number), f"there is no step `{name}`", _suggest(name, known))
         yield from _check_condition((*at, "when"), step.when, _BEFORE, known)
-        yield from _check_condition((*at, "expect"), step.expect, _AFTER, known)
-        yield from _check_templates((*at, "arguments"), step.arguments, known)
+        own = expressions.BRANCH if step.map is not None else frozenset()
+        yield from _check_condition((*at, "expect"), step.expect, _AFTER | own, known)
+        yield from _check_templates((*at, "arguments"), step.arguments, known, _BEFORE | own)
+        yield from _check_map((*at, "map"), step.map, known)
     yield from _check_cycle(steps, place)
 
 
@@ -248,18 +250,30 @@ def _check_condition(
     yield from _check_known(place, referred, known)
 
 
-def _check_templates(place: Place, value: Json, known: set[str] | None) -> Iterator[Finding]:
+def _check_map(place: Place, value: Json, known: set[str]) -> Iterator[Finding]:
+    yield from _check_templates(place, value, known)
+    try:
+        is_list = not isinstance(value, str) or expressions.is_reference(value)
+    except ExpressionError:
+        return
+    if not is_list:
+        yield Finding(place, "a text is no list", "Give a list, or one `${{ }}` and nothing else")
+
+
+def _check_templates(
+    place: Place, value: Json, known: set[str] | None, variables: frozenset[str] = _BEFORE
+) -> Iterator[Finding]:
     """Each template in a value compiles, and the steps that it names exist (if they are known yet)."""
     if isinstance(value, dict):
         for name, item in value.items():
-            yield from _check_templates((*place, name), item, known)
+            yield from _check_templates((*place, name), item, known, variables)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _check_templates((*place, index), item, known)
+            yield from _check_templates((*place, index), item, known, variables)
     elif isinstance(value, str):
         try:
             for expression in expressions.expressions(value):
-                expressions.check(expression, _BEFORE)
+                expressions.check(expression, variables)
             referred = expressions.references(value)
         except ExpressionError as error:
             yield _not_cel(place, error)
@@ -298,4 +312,5 @@ def _check_cycle(steps: tuple[StepSpec, ...], place: Place) -> Iterator[Finding]
 def _waits_for(step: StepSpec) -> set[str]:
     """The steps that must have ended before this one can start or be judged."""
     before = set(step.depends_on) | expressions.references_of(step.when) | expressions.references(step.arguments)
+    before |= expressions.references(step.map)
     return before | (expressions.references_of(step.expect) - {step.id})

@@ -7,6 +7,7 @@ error is an error.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -38,6 +39,11 @@ def shortened(text: str) -> str:
     if len(text) <= SENTENCE_MAX_CHARS:
         return text
     return f"{text[: SENTENCE_MAX_CHARS - _SENTENCE_END_CHARS - 3]} … {text[-_SENTENCE_END_CHARS:]}"
+
+
+def newer(default: object) -> Callable[[object], bool]:
+    """For `exclude_if` of a field that is newer than some hashes and readers: it is left out while it says nothing."""
+    return lambda value: value == default
 
 
 class Message(BaseModel):

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from triptych.schemas.base import Authored, Expression, Json, Message, OperationName, Slug
+from triptych.schemas.base import Authored, Expression, Json, Message, OperationName, Slug, newer
 from triptych.schemas.contract import Pin
 
 
@@ -49,6 +49,26 @@ class Judge(Authored):
     usd: Annotated[float, Field(ge=0, description="The most that one judgement may cost, in US dollars.")] = 0.01
 
 
+MAX_ITEMS = 100
+
+FanOutOver = Annotated[
+    str | list[Json] | None,
+    Field(
+        exclude_if=newer(None),
+        description="A list, or one `${{ }}` that gives one: a call for each item, with `item` and `index` in scope.",
+    ),
+]
+MaxItems = Annotated[
+    int,
+    Field(
+        ge=1, le=1_000, exclude_if=newer(MAX_ITEMS), description="A longer list fails the step before any call is made."
+    ),
+]
+MaxFailed = Annotated[
+    int, Field(ge=0, exclude_if=newer(0), description="So many branches may fail; the step fails with one more.")
+]
+
+
 class StepSpec(Authored):
     """A step as a person or a model writes it."""
 
@@ -56,6 +76,9 @@ class StepSpec(Authored):
     operation: OperationName
     arguments: dict[str, Json] = {}
     depends_on: Annotated[tuple[Slug, ...], Field(description="Besides the steps its arguments refer to.")] = ()
+    map: FanOutOver = None
+    max_items: MaxItems = MAX_ITEMS
+    max_failed: MaxFailed = 0
     when: Annotated[Expression | None, Field(description="CEL; when false the step is skipped.")] = None
     expect: Annotated[
         Expression | None, Field(description="CEL over `result`, `input` and `steps`; true means as expected.")
@@ -75,6 +98,9 @@ class Step(Message):
     operation: OperationName
     arguments: dict[str, Json] = {}
     depends_on: tuple[Slug, ...] = ()
+    map: FanOutOver = None
+    max_items: MaxItems = MAX_ITEMS
+    max_failed: MaxFailed = 0
     when: Expression | None = None
     expect: Expression | None = None
     unmet: Unmet = Unmet()

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import orjson
 from pydantic import Field, StringConstraints
 
-from triptych.schemas.base import Authored, Json, Slug
+from triptych.schemas.base import Authored, Json, Slug, newer
 from triptych.schemas.plan import Judge, RetryPolicy, StepSpec
 
 AllowedOperation = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}\.([a-z][a-z0-9_]{0,62}|\*)$")]
@@ -75,7 +75,7 @@ class Limits(Authored):
         Field(
             ge=1,
             le=100,
-            exclude_if=lambda times: times == SAME_CALL,
+            exclude_if=newer(SAME_CALL),
             description="So many steps that a model planned may make the same call, arguments and all.",
         ),
     ] = SAME_CALL
@@ -92,7 +92,7 @@ class Playbook(Authored):
     review: Review = Review.EXCEPTIONS
     judge: Annotated[Judge | None, Field(description="Judges the whole run; needs `review: final`.")] = None
     budgets: Budgets = Budgets()
-    limits: Annotated[Limits | None, Field(exclude_if=lambda limits: limits is None)] = None
+    limits: Annotated[Limits | None, Field(exclude_if=newer(None))] = None
     retry: Annotated[RetryPolicy, Field(description="For steps that bring none of their own.")] = RetryPolicy()
     parallel: Annotated[int, Field(ge=1, le=100, description="How many steps may run at once.")] = 4
     output: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from triptych.schemas.base import Answer, Json, Message, OperationName, Reason, Request, Slug
+from triptych.schemas.base import Answer, Json, Message, OperationName, Reason, Request, Slug, newer
 from triptych.schemas.plan import Decision, Judge, Plan, RetryPolicy, Step
 from triptych.schemas.playbook import FixedPlan, ModelPlan
 from triptych.schemas.result import Result, ToolError
@@ -20,6 +20,11 @@ class StepRecord(Message):
     status: str
     arguments: dict[str, Json] = {}
     result: Result | None = None
+
+
+BranchIndex = Annotated[
+    int | None, Field(ge=0, exclude_if=newer(None), description="Which branch of a step that has many.")
+]
 
 
 class PlanRequest(Request):
@@ -57,6 +62,7 @@ class CallRequest(Request):
     idempotency_key: Annotated[str, Field(description="The same for all attempts of a call, whatever crashes.")]
     contract_hash: str
     timeout_ms: Annotated[int, Field(gt=0)]
+    index: BranchIndex = None
 
 
 class CallAnswer(Answer):
@@ -75,6 +81,8 @@ class ReviewRequest(Request):
     steps: tuple[StepRecord, ...] = ()
     output: dict[str, Json] = {}
     judge: Judge | None = None
+    index: BranchIndex = None
+    item: Annotated[Json, Field(exclude_if=newer(None), description="What that branch is for.")] = None
 
 
 class VerdictAnswer(Answer):

@@ -128,7 +128,12 @@ def _check_steps(rows: Sequence[Row], run: Run) -> Iterator[tuple[Check, str]]:
             yield Check.STEPS, f"step {step_id} is missing"
         else:
             yield from _differences(Check.STEPS, f"step {step_id}", recorded[step_id], _step_columns(state))
-    for step_id in recorded.keys() - run.steps.keys():
+    for branch_id, branch in run.branches.items():
+        if branch_id in recorded:
+            yield from _differences(Check.STEPS, f"branch {branch_id}", recorded[branch_id], _step_columns(branch))
+        elif branch.started_at is not None:
+            yield Check.STEPS, f"branch {branch_id} is missing"
+    for step_id in recorded.keys() - run.steps.keys() - run.branches.keys():
         # A later plan may drop a step; its row stays as the earlier plan left it.
         if recorded[step_id]["revision"] >= run.revision:
             yield Check.STEPS, f"step {step_id} is in no plan"

@@ -15,7 +15,9 @@ from triptych.kernel.expressions.error import ExpressionError
 
 MAX_MACROS: Final = 8
 MAX_MACRO_DEPTH: Final = 2
-VARIABLES: Final = frozenset({"input", "steps", "result"})
+BRANCH: Final = frozenset({"item", "index"})
+"""What a branch of a step with `map` sees besides."""
+VARIABLES: Final = frozenset({"input", "steps", "result"}) | BRANCH
 OPEN: Final = "${{"
 """Where a template begins."""
 
@@ -101,8 +103,9 @@ def operands(expression: str) -> list[str]:
     """The paths into `input`, `steps` and `result` in an expression, for showing what their values were."""
     paths: list[str] = []
     tokens = tokens_of(expression)
+    known = VARIABLES - macros_of(expression, tokens).bound
     for index, token in enumerate(tokens):
-        if token.text not in VARIABLES or (index and tokens[index - 1].text == "."):
+        if token.text not in known or (index and tokens[index - 1].text == "."):
             continue
         end = index + 1
         while end + 1 < len(tokens) and tokens[end].text == "." and tokens[end + 1].kind == "name":

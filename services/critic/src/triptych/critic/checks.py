@@ -52,7 +52,9 @@ def check_step(request: ReviewRequest, step: Step, result: Result, offer: Offer 
 
 def scope(request: ReviewRequest, result: Result) -> dict[str, Json]:
     """The variables that an expectation can see."""
+    own = {} if request.index is None else {"item": request.item, "index": request.index}
     return {
+        **own,
         "input": request.input,
         "steps": {record.id: {"status": _status(record), "data": _data(record)} for record in request.steps},
         "result": {"status": result.status.value, "data": result.data},

@@ -39,7 +39,9 @@ def question(request: ReviewRequest, judge: Judge) -> dict[str, Json]:
         sources = [record for record in request.steps if record.id in request.step.depends_on]
     else:
         answer, sources = request.output, list(request.steps)
+    own = {} if request.index is None else {"item": request.item}
     return {
+        **own,
         "criteria": judge.criteria,
         "goal": request.goal,
         "input": request.input,

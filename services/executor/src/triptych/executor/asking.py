@@ -15,7 +15,7 @@ from triptych.executor.loops import repeated_call
 from triptych.executor.state import Run, StepState
 from triptych.executor.turn import Turn, fail_step
 from triptych.kernel.expressions import ExpressionError, render
-from triptych.schemas import Effect, Grant, Json, Judge, ModelPlan, Reason, ResultStatus, Step
+from triptych.schemas import Effect, Grant, Json, Judge, ModelPlan, Reason, ResultStatus
 
 REISSUE_AFTER_MS = 30_000
 """An open request is sent again after this and its timeout; workers drop what they have seen."""
@@ -44,32 +44,33 @@ def request_plan(turn: Turn) -> None:
 def request_call(turn: Turn, state: StepState) -> None:
     run, step = turn.run, state.step
     try:
-        arguments = render(step.arguments, run.scope())
+        arguments = render(step.arguments, run.scope_of(state))
     except ExpressionError as error:
-        reason = Reason(code="expression_error", message=f"step {step.id}, arguments: {error}")
-        fail_step(turn, step.id, Then.REPLAN, reason)
+        reason = Reason(code="expression_error", message=f"step {state.id}, arguments: {error}")
+        fail_step(turn, state.id, Then.REPLAN, reason)
         return
-    if (done := _done_before(run, step, arguments)) is not None:
-        turn.record(ev.CallReused(step.id, done, arguments))
+    if (done := _done_before(run, state, arguments)) is not None:
+        turn.record(ev.CallReused(state.id, done, arguments))
         return
-    if state.started_at is None and (circle := repeated_call(run, step.operation, arguments)):
-        turn.record(ev.RunEscalated(circle, step.id))
+    is_first = state.started_at is None and state.index is None
+    if is_first and (circle := repeated_call(run, step.operation, arguments)):
+        turn.record(ev.RunEscalated(circle, state.id))
         return
     grant = Grant(tokens=step.pin.cost.tokens, usd_micros=step.pin.cost.usd_micros)
     if short := shortfall(run.ledger, grant, steps=0 if state.counted else 1, tool_calls=1):
-        turn.record(ev.RunEscalated(short, step.id))
+        turn.record(ev.RunEscalated(short, state.id))
         return
     # A read that has already answered is asked anew under another key: its answer was not good enough.
     has_answer = state.result is not None and state.result.status is not ResultStatus.ERROR
     call = state.call + 1 if has_answer and step.pin.effect is Effect.READ else state.call
     turn.record(
         ev.CallRequested(
-            request_id=_next_request_id(run, step.id),
-            step=step.id,
+            request_id=_next_request_id(run, state.id),
+            step=state.id,
             call=call,
             attempt=state.attempts + 1,
             arguments=arguments,
-            idempotency_key=f"{run.run_id}:{step.id}:{call}",
+            idempotency_key=f"{run.run_id}:{state.id}:{call}",
             reserved=grant,
             deadline_at=run.deadline_at,
             reissue_at=_reissue_at(turn.now, step.pin.timeout_ms),
@@ -77,15 +78,15 @@ def request_call(turn: Turn, state: StepState) -> None:
     )
 
 
-def _done_before(run: Run, step: Step, arguments: dict[str, Json]) -> str | None:
-    """The step of an earlier plan that did this write already, with the same arguments."""
-    if step.pin.effect is Effect.READ:
+def _done_before(run: Run, state: StepState, arguments: dict[str, Json]) -> str | None:
+    """The step of an earlier plan, or the branch of one, that did this write already, with the same arguments."""
+    if state.step.pin.effect is Effect.READ or state.revision == 1:
         return None
-    for step_id, state in run.steps.items():
-        is_same = state.step.operation == step.operation and state.arguments == arguments
-        is_done = state.took_effect and state.result is not None and state.result.status is not ResultStatus.ERROR
-        if is_done and is_same and state.revision < run.steps[step.id].revision:
-            return step_id
+    for earlier in (*run.steps.values(), *run.branches.values()):
+        is_same = earlier.step.operation == state.step.operation and earlier.arguments == arguments
+        is_done = earlier.took_effect and earlier.result is not None and earlier.result.status is not ResultStatus.ERROR
+        if is_done and is_same and earlier.revision < state.revision:
+            return earlier.id
     return None
 
 
@@ -93,12 +94,12 @@ def request_step_review(turn: Turn, state: StepState) -> None:
     run = turn.run
     grant = _judge_grant(state.step.judge)
     if short := shortfall(run.ledger, grant):
-        turn.record(ev.RunEscalated(short, state.step.id))
+        turn.record(ev.RunEscalated(short, state.id))
         return
     turn.record(
         ev.ReviewRequested(
-            request_id=_next_request_id(run, f"review-{state.step.id}"),
-            step=state.step.id,
+            request_id=_next_request_id(run, f"review-{state.id}"),
+            step=state.id,
             reserved=grant,
             deadline_at=run.deadline_at,
             reissue_at=_reissue_at(turn.now),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from triptych.executor import events as ev
+from triptych.executor.fan import step_of
 from triptych.executor.state import RunStatus
 from triptych.executor.turn import Turn
 from triptych.schemas import Control, ControlAction, Reason
@@ -56,14 +57,14 @@ def _resume(turn: Turn, command: Control) -> None:
 
 
 def _skip(turn: Turn, command: Control) -> None:
-    step_id = command.step or turn.run.stopped_step
+    step_id = command.step or (step_of(turn.run.stopped_step) if turn.run.stopped_step else None)
     state = turn.run.steps.get(step_id) if step_id else None
     if state is None or step_id is None:
         names = ", ".join(turn.run.steps) or "none, there is no plan yet"
         _refuse(turn, command, f"name a step of the plan to skip; the steps are: {names}")
     elif state.status.has_ended:
         _refuse(turn, command, f"step {step_id} has ended ({state.status.value}); there is nothing to skip")
-    elif any(request.step == step_id for request in turn.run.requests.values()):
+    elif any(request.step and step_of(request.step) == step_id for request in turn.run.requests.values()):
         _refuse(turn, command, f"step {step_id} is still under way; wait for its answer, or cancel the run")
     else:
         turn.record(ev.StepOverridden(command.command_id, command.principal, step_id, command.data, command.note))

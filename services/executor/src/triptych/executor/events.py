@@ -72,6 +72,21 @@ class PlanRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class FanOutStarted:
+    """A step makes a call for each of these items. From here on its branches are called `<step>.<index>`."""
+
+    step: str
+    items: list[Json]
+
+
+@dataclass(frozen=True, slots=True)
+class FanInDone:
+    """Every branch has ended or failed: what they gave, in the order of the items, is the step's result."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallRequested:
     """A tool was asked for one attempt. Attempts of the same call share one idempotency key."""
 
@@ -243,6 +258,8 @@ Event = (
     | PlanRequested
     | PlanAccepted
     | PlanRefused
+    | FanOutStarted
+    | FanInDone
     | CallRequested
     | CallAnswered
     | CallReused

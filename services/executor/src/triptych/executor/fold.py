@@ -13,6 +13,7 @@ from uuid import UUID
 
 from triptych.executor import events as ev
 from triptych.executor import loops
+from triptych.executor.fan import FanOut, branch_id
 from triptych.executor.state import (
     Ask,
     Ledger,
@@ -25,7 +26,7 @@ from triptych.executor.state import (
     StepStatus,
     changed,
 )
-from triptych.schemas import Effect, Result, ResultStatus, Spend, Step
+from triptych.schemas import Effect, Json, Result, ResultStatus, Spend, Step
 
 
 def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
@@ -93,10 +94,15 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             run.plan_attempts = 0
             run.failure = run.repair = None
             run.steps = _revised(run, plan.steps, plan.revision)
+            run.branches = {key: state for key, state in run.branches.items() if _stays(run, state)}
         case ev.PlanRefused(request_id, _error, _code, spend):
             _close(run, request_id, spend)
+        case ev.FanOutStarted(step, items):
+            _fan_out(run, step, items, at)
+        case ev.FanInDone(step):
+            _fan_in(run, step)
         case ev.CallReused(step, source, arguments):
-            result = run.steps[source].result
+            result = run.state(source).result
             _change_step(run, step, status=StepStatus.ANSWERED, arguments=arguments, result=result, started_at=at)
         case ev.ReviewRequested():
             _review_requested(run, event)
@@ -136,7 +142,10 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
         case ev.RunResumed():
             _resumed(run, event)
         case ev.StepOverridden(command_id=command_id, step=step, data=data):
-            result = Result(status=ResultStatus.OK, data=data)
+            state = run.steps[step]
+            # What the branches of a step have given is not lost because some failed.
+            is_kept = data is None and state.fan is not None
+            result = run.merged(state) if is_kept else Result(status=ResultStatus.OK, data=data)
             _change_step(run, step, status=StepStatus.SKIPPED, result=result, ended_at=at)
             run.commands |= {command_id}
         case ev.CommandRefused(command_id=command_id):
@@ -166,14 +175,62 @@ def _close(run: Run, request_id: str, spend: Spend) -> None:
     run.ledger = run.ledger.settle(request.reserved, spend)
 
 
-def _change_step(run: Run, step_id: str, **changes: Any) -> None:
-    run.steps[step_id] = changed(run.steps[step_id], **changes)
+def _change_step(run: Run, state_id: str, **changes: Any) -> None:
+    """Change a step, or a branch of one; a step knows how far its branches are."""
+    if (state := run.steps.get(state_id)) is not None:
+        run.steps[state_id] = changed(state, **changes)
+        return
+    branch = run.branches[state_id]
+    _put_branch(run, branch, changed(branch, **changes))
+
+
+def _put_branch(run: Run, before: StepState, after: StepState) -> None:
+    run.branches[after.id] = after
+    if after.status is not before.status:
+        owner = run.steps[after.step.id]
+        run.steps[after.step.id] = changed(owner, fan=_recounted(owner.fan, before, after))
+
+
+def _recounted(fan: FanOut | None, before: StepState, after: StepState) -> FanOut:
+    assert fan is not None and after.index is not None  # noqa: S101, PT018 - a branch is a branch of a fan-out
+    was, now = before.status, after.status
+    if now is StepStatus.WAITING:
+        first = min(fan.next, after.index)
+    else:
+        # The first that waits is the first to start, so none before it waits.
+        first = after.index + 1 if was is StepStatus.WAITING else fan.next
+    return changed(
+        fan,
+        next=first,
+        under_way=fan.under_way + now.is_under_way - was.is_under_way,
+        answered=fan.answered + (now is StepStatus.ANSWERED) - (was is StepStatus.ANSWERED),
+        ended=fan.ended + now.has_ended - was.has_ended,
+        failed=fan.failed + (now is StepStatus.FAILED) - (was is StepStatus.FAILED),
+    )
+
+
+def _fan_out(run: Run, step_id: str, items: list[Json], at: datetime) -> None:
+    state, ledger = run.steps[step_id], run.ledger
+    loops.note_call(run, state.step.operation, [items, state.step.arguments])
+    run.ledger = changed(ledger, steps=ledger.steps + (not state.counted))
+    run.steps[step_id] = changed(state, status=StepStatus.RUNNING, fan=FanOut(items), counted=True, started_at=at)
+    for index in range(len(items)):
+        run.branches[branch_id(step_id, index)] = StepState(
+            step=state.step, revision=state.revision, index=index, call=state.call, counted=True
+        )
+
+
+def _fan_in(run: Run, step_id: str) -> None:
+    state = run.steps[step_id]
+    result = run.merged(state)
+    _change_step(run, step_id, status=StepStatus.ANSWERED, result=result)
+    loops.note_result(run, run.steps[step_id], result)
 
 
 def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> None:
     _open(run, Ask.CALL, event.step, event)
-    state, ledger = run.steps[event.step], run.ledger
-    if state.started_at is None:
+    state, ledger = run.state(event.step), run.ledger
+    if state.started_at is None and state.index is None:
         loops.note_call(run, state.step.operation, event.arguments)
     run.ledger = changed(ledger, tool_calls=ledger.tool_calls + 1, steps=ledger.steps + (not state.counted))
     _change_step(
@@ -196,15 +253,16 @@ def _review_requested(run: Run, event: ev.ReviewRequested) -> None:
         run.review_attempts += 1
         run.output = event.output
     else:
-        attempts = run.steps[event.step].review_attempts + 1
+        attempts = run.state(event.step).review_attempts + 1
         _change_step(run, event.step, status=StepStatus.REVIEWING, review_attempts=attempts)
 
 
 def _call_answered(run: Run, event: ev.CallAnswered) -> None:
     _close(run, event.request_id, event.spend)
-    state, result = run.steps[event.step], event.result
+    state, result = run.state(event.step), event.result
     is_write = state.step.pin.effect is not Effect.READ
-    loops.note_result(run, state, result)
+    if state.index is None:
+        loops.note_result(run, state, result)
     _change_step(
         run,
         event.step,
@@ -221,7 +279,7 @@ def _is_known_undone(result: Result) -> bool:
 
 def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime, *, postponed: bool) -> None:
     if ask is Ask.CALL and step is not None:
-        state = run.steps[step]
+        state = run.state(step)
         _change_step(
             run,
             step,
@@ -235,9 +293,9 @@ def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime, *, 
 def _drop_retries(run: Run) -> None:
     """Nothing is asked again by itself from here: what waited for its retry waits for its turn instead."""
     run.retries = {}
-    for step_id, state in run.steps.items():
+    for state in (*run.steps.values(), *run.branches.values()):
         if state.status is StepStatus.RETRYING:
-            _change_step(run, step_id, status=StepStatus.WAITING)
+            _change_step(run, state.id, status=StepStatus.WAITING)
 
 
 def _revised(run: Run, planned: tuple[Step, ...], revision: int) -> dict[str, StepState]:
@@ -258,10 +316,25 @@ def _revised(run: Run, planned: tuple[Step, ...], revision: int) -> dict[str, St
     return steps
 
 
+def _again(run: Run, step_id: str, state: StepState) -> None:
+    """A failed step begins again; of one with branches those that failed, for the others are done."""
+    run.steps[step_id] = state.again()
+    if state.fan is not None:
+        _change_step(run, step_id, status=StepStatus.RUNNING)
+        for branch in run.branches_of(state):
+            if branch.status is StepStatus.FAILED:
+                _put_branch(run, branch, branch.again())
+
+
+def _stays(run: Run, branch: StepState) -> bool:
+    step = run.steps.get(branch.step.id)
+    return step is not None and step.fan is not None
+
+
 def _resumed(run: Run, event: ev.RunResumed) -> None:
     for step_id, state in run.steps.items():
         if state.status is StepStatus.FAILED:
-            run.steps[step_id] = state.again()
+            _again(run, step_id, state)
     run.status = RunStatus.RUNNING if run.revision else RunStatus.PLANNING
     run.replan_due = run.failure is not None
     run.plan_attempts = run.review_attempts = 0

@@ -19,8 +19,10 @@ from triptych.executor.asking import (
     request_plan,
     request_step_review,
 )
+from triptych.executor.branches import branch_to_start, fan_in, fan_out
 from triptych.executor.commands import on_control
 from triptych.executor.dispositions import Then, disposition
+from triptych.executor.fan import FanOut
 from triptych.executor.fold import admit
 from triptych.executor.state import Ask, Run, RunStatus, StepState, StepStatus
 from triptych.executor.turn import Decided, Turn, fail_step, replan_or_escalate, schedule_retry
@@ -149,7 +151,7 @@ def _on_result(turn: Turn, answer: CallAnswer) -> None:
         )
     )
     if turn.run.status.is_active:
-        _settle(turn, turn.run.steps[step_id])
+        _settle(turn, turn.run.state(step_id))
 
 
 def _on_verdict(turn: Turn, answer: VerdictAnswer) -> None:
@@ -202,9 +204,9 @@ def _ask_again(turn: Turn, ask: Ask, step_id: str | None) -> None:
         case Ask.PLAN, _:
             request_plan(turn)
         case Ask.CALL, str():
-            request_call(turn, turn.run.steps[step_id])
+            request_call(turn, turn.run.state(step_id))
         case Ask.REVIEW, str():
-            request_step_review(turn, turn.run.steps[step_id])
+            request_step_review(turn, turn.run.state(step_id))
         case Ask.REVIEW, None:
             _finish(turn)
 
@@ -236,10 +238,15 @@ def _start_one(turn: Turn) -> bool:
     under_way = 0
     ready: StepState | None = None
     for state in run.steps.values():
-        if state.status is StepStatus.ANSWERED and not _is_reviewed_later(run, state):
+        if state.fan is not None and state.status is StepStatus.RUNNING:
+            if _settle_branch(turn, state, state.fan):
+                return True
+            under_way += state.fan.under_way
+            ready = ready or branch_to_start(run, state)
+        elif state.status is StepStatus.ANSWERED and not _is_reviewed_later(run, state):
             _settle(turn, state)
             return True
-        if state.status.is_under_way:
+        elif state.status.is_under_way:
             under_way += 1
         elif ready is None and state.status is StepStatus.WAITING and _is_ready(run, state.step):
             ready = state
@@ -247,6 +254,20 @@ def _start_one(turn: Turn) -> bool:
         return False
     _start(turn, ready)
     return True
+
+
+def _settle_branch(turn: Turn, state: StepState, fan: FanOut) -> bool:
+    """Settle a branch that was answered while nothing could be decided, or the step when all branches are over."""
+    if fan.is_over:
+        turn.record(ev.FanInDone(state.id))
+        return True
+    if not fan.answered:
+        return False
+    for branch in turn.run.branches_of(state):
+        if branch.status is StepStatus.ANSWERED and not _is_reviewed_later(turn.run, branch):
+            _settle(turn, branch)
+            return True
+    return False
 
 
 def _is_ready(run: Run, step: Step) -> bool:
@@ -259,17 +280,22 @@ def _is_ready(run: Run, step: Step) -> bool:
 
 def _is_reviewed_later(run: Run, state: StepState) -> bool:
     """An answered step whose review is to be asked again at its time."""
-    return bool(run.retries) and (Ask.REVIEW, state.step.id) in run.retries
+    return bool(run.retries) and (Ask.REVIEW, state.id) in run.retries
 
 
 def _start(turn: Turn, state: StepState) -> None:
     step = state.step
+    if state.index is not None:
+        request_call(turn, state)
+        return
     try:
         is_wanted = step.when is None or holds(step.when, turn.run.scope())
     except ExpressionError as error:
         fail_step(turn, step.id, Then.REPLAN, Reason(code="expression_error", message=f"step {step.id}, when: {error}"))
         return
-    if is_wanted:
+    if is_wanted and step.map is not None:
+        fan_out(turn, state)
+    elif is_wanted:
         request_call(turn, state)
     else:
         reason = Reason(code="not_wanted", message=f"`{step.when}` is false")
@@ -280,12 +306,14 @@ def _settle(turn: Turn, state: StepState) -> None:
     """Decide about a step that has a result."""
     result, step = state.result, state.step
     assert result is not None  # noqa: S101 - an answered step has a result
-    if result.status is ResultStatus.ERROR and result.error is not None:
+    if state.fan is not None:
+        fan_in(turn, state)
+    elif result.status is ResultStatus.ERROR and result.error is not None:
         _on_error(turn, state, result.error)
     elif turn.run.playbook.review is Review.EVERY_STEP or step.judge or not _is_as_expected(turn.run, state):
         request_step_review(turn, state)
     else:
-        turn.record(ev.StepEnded(step.id, StepStatus.SUCCEEDED))
+        turn.record(ev.StepEnded(state.id, StepStatus.SUCCEEDED))
 
 
 def _is_as_expected(run: Run, state: StepState) -> bool:
@@ -294,7 +322,7 @@ def _is_as_expected(run: Run, state: StepState) -> bool:
         return True
     result = {"status": state.result.status.value, "data": state.result.data}
     try:
-        return holds(state.step.expect, {**run.scope(), "result": result})
+        return holds(state.step.expect, {**run.scope_of(state), "result": result})
     except ExpressionError:
         return False
 
@@ -302,18 +330,18 @@ def _is_as_expected(run: Run, state: StepState) -> bool:
 def _on_error(turn: Turn, state: StepState, error: ToolError) -> None:
     what = disposition(error, state.step.pin.effect)
     policy = state.step.retry
-    place = f"{state.step.operation} in step {state.step.id}"
+    place = f"{state.step.operation} in step {state.id}"
     if error.details.get("breaker") == "open" and state.postponed < MAX_POSTPONED:
         reason = Reason(code="breaker_open", message=f"{place} was not called: {error.message}")
-        schedule_retry(turn, Ask.CALL, state.step.id, policy, 1, reason, error.retry_after_ms, postponed=True)
+        schedule_retry(turn, Ask.CALL, state.id, policy, 1, reason, error.retry_after_ms, postponed=True)
         return
     if what.retry and state.attempts < policy.max_attempts:
         reason = Reason(code=error.code.value, message=f"{place}, attempt {state.attempts}: {error.message}")
-        schedule_retry(turn, Ask.CALL, state.step.id, policy, state.attempts, reason, error.retry_after_ms)
+        schedule_retry(turn, Ask.CALL, state.id, policy, state.attempts, reason, error.retry_after_ms)
         return
     tried = f" after {state.attempts} attempts" if state.attempts > 1 else ""
     reason = Reason(code=what.reason, message=f"{place} failed{tried} with {error.code.value}: {error.message}")
-    fail_step(turn, state.step.id, what.then, reason)
+    fail_step(turn, state.id, what.then, reason)
 
 
 def _follow_verdict(turn: Turn, step_id: str | None, decision: Decision, reason: Reason) -> None:
@@ -326,7 +354,7 @@ def _follow_verdict(turn: Turn, step_id: str | None, decision: Decision, reason:
             case Decision.RETRY | Decision.REPLAN:
                 replan_or_escalate(turn, None, reason)
         return
-    state = turn.run.steps[step_id]
+    state = turn.run.state(step_id)
     match decision:
         case Decision.CONTINUE:
             turn.record(ev.StepEnded(step_id, StepStatus.SUCCEEDED, reason))
@@ -340,7 +368,7 @@ def _follow_verdict(turn: Turn, step_id: str | None, decision: Decision, reason:
 
 def _retry_review(turn: Turn, step_id: str | None, error: ToolError) -> None:
     run = turn.run
-    attempts = run.review_attempts if step_id is None else run.steps[step_id].review_attempts
+    attempts = run.review_attempts if step_id is None else run.state(step_id).review_attempts
     reason = Reason(code=_worker_reason(error, "critic_unavailable"), message=f"no verdict: {error.message}")
     if _may_retry(error) and attempts < WORKER_RETRY.max_attempts:
         schedule_retry(turn, Ask.REVIEW, step_id, WORKER_RETRY, attempts, reason, error.retry_after_ms)

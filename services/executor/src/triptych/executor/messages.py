@@ -10,7 +10,8 @@ from datetime import datetime
 from decimal import Decimal
 
 from triptych.executor import events as ev
-from triptych.executor.state import Run, RunStatus
+from triptych.executor.state import Run, RunStatus, StepState
+from triptych.kernel.expressions import references_of
 from triptych.kernel.outbox import Send
 from triptych.schemas import (
     CallRequest,
@@ -21,6 +22,7 @@ from triptych.schemas import (
     PlanRequest,
     Reason,
     ReviewRequest,
+    StepRecord,
     topics,
 )
 
@@ -113,7 +115,8 @@ def _plan_request(run: Run, event: ev.PlanRequested) -> PlanRequest:
 
 
 def _call_request(run: Run, event: ev.CallRequested) -> CallRequest:
-    step = run.steps[event.step].step
+    state = run.state(event.step)
+    step = state.step
     return CallRequest(
         request_id=event.request_id,
         run_id=run.run_id,
@@ -122,7 +125,8 @@ def _call_request(run: Run, event: ev.CallRequested) -> CallRequest:
         deadline_at=event.deadline_at,
         grant=event.reserved,
         principal=run.principal,
-        step=event.step,
+        step=step.id,
+        index=state.index,
         operation=step.operation,
         arguments=event.arguments,
         attempt=event.attempt,
@@ -133,7 +137,7 @@ def _call_request(run: Run, event: ev.CallRequested) -> CallRequest:
 
 
 def _review_request(run: Run, event: ev.ReviewRequested) -> ReviewRequest:
-    state = run.steps[event.step] if event.step is not None else None
+    state = run.state(event.step) if event.step is not None else None
     return ReviewRequest(
         request_id=event.request_id,
         run_id=run.run_id,
@@ -142,13 +146,33 @@ def _review_request(run: Run, event: ev.ReviewRequested) -> ReviewRequest:
         deadline_at=event.deadline_at,
         grant=event.reserved,
         goal=run.playbook.goal,
-        input=run.input,
+        input=_input_for(run, state),
         step=state.step if state else None,
         result=state.result if state else None,
-        steps=tuple(record for record in run.records() if record.id != event.step),
+        steps=_sources(run, state),
         output=event.output,
         judge=state.step.judge if state else run.playbook.judge,
+        index=state.index if state else None,
+        item=run.item_of(state) if state else None,
     )
+
+
+def _input_for(run: Run, state: StepState | None) -> dict[str, Json]:
+    """What a reviewer may see of the input: for a branch not the list that it is one item of, unless it asks for it."""
+    if state is None or state.index is None or "input" in (state.step.expect or ""):
+        return run.input
+    return {name: value for name, value in run.input.items() if not isinstance(value, list | dict)}
+
+
+def _sources(run: Run, state: StepState | None) -> tuple[StepRecord, ...]:
+    """What a reviewer may see of other steps. For a branch that is its item, and what its expectation refers to:
+
+    with everything that its step was made from, a thousand reviews would carry the whole list a thousand times.
+    """
+    if state is None or state.index is None:
+        return tuple(record for record in run.records() if state is None or record.id != state.id)
+    referred = references_of(state.step.expect)
+    return tuple(found.record() for name in referred if (found := run.steps.get(name)) and found.status.has_ended)
 
 
 def _outcome(run: Run, status: OutcomeStatus, reason: Reason, now: datetime, *, final: bool) -> Outcome:

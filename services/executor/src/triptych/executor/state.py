@@ -8,6 +8,7 @@ journal after a crash has nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from triptych.executor import events as ev
+from triptych.executor.fan import FanOut, branch_id, merge
 from triptych.schemas import (
     Effect,
     Grant,
@@ -122,10 +124,14 @@ class Retry:
 
 @dataclass(frozen=True)
 class StepState:
-    """One step of the plan as it stands."""
+    """One step of the plan as it stands, or one branch of a step that makes a call for each item."""
 
     step: Step
     revision: int
+    index: int | None = None
+    """Which branch this is; None for the step itself."""
+    fan: FanOut | None = None
+    """The branches of this step, once it has any."""
     status: StepStatus = StepStatus.WAITING
     call: int = 1
     attempts: int = 0
@@ -140,6 +146,15 @@ class StepState:
     reason: Reason | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+
+    @property
+    def id(self) -> str:
+        """What events and requests call it."""
+        return self.step.id if self.index is None else branch_id(self.step.id, self.index)
+
+    @property
+    def is_failed(self) -> bool:
+        return self.status is StepStatus.FAILED
 
     def record(self) -> StepRecord:
         """What others may know of this step."""
@@ -241,6 +256,8 @@ class Run:
     revision: int = 0
     requested: int = 0
     steps: dict[str, StepState] = field(default_factory=dict)
+    branches: dict[str, StepState] = field(default_factory=dict)
+    """The branches of all steps that have some, by their ids; a step's are in the order of its items."""
     requests: dict[str, OpenRequest] = field(default_factory=dict)
     retries: dict[tuple[Ask, str | None], Retry] = field(default_factory=dict)
     plan_attempts: int = 0
@@ -269,7 +286,17 @@ class Run:
         copy = object.__new__(Run)
         copy.__dict__.update(self.__dict__)
         copy.steps, copy.requests, copy.retries = self.steps.copy(), self.requests.copy(), self.retries.copy()
+        copy.branches = self.branches.copy()
         return copy
+
+    def state(self, state_id: str) -> StepState:
+        """A step, or a branch of one."""
+        return self.steps.get(state_id) or self.branches[state_id]
+
+    def branches_of(self, state: StepState) -> Iterator[StepState]:
+        """The branches of a step, in the order of its items."""
+        for index in range(len(state.fan.items) if state.fan else 0):
+            yield self.branches[branch_id(state.step.id, index)]
 
     def scope(self) -> dict[str, Any]:
         """The variables that expressions in this run can see."""
@@ -280,9 +307,28 @@ class Run:
         }
         return {"input": self.input, "steps": steps}
 
+    def scope_of(self, state: StepState) -> dict[str, Any]:
+        """The same for a step, or for a branch of one, which sees its item too."""
+        if state.index is None:
+            return self.scope()
+        return {**self.scope(), "item": self.item_of(state), "index": state.index}
+
+    def merged(self, state: StepState) -> Result:
+        """What the branches of a step have given so far."""
+        return merge(state.fan.items if state.fan else (), self.branches_of(state))
+
+    def item_of(self, state: StepState) -> Json:
+        """What a branch is for; None for a step."""
+        fan = self.steps[state.step.id].fan
+        return fan.items[state.index] if fan is not None and state.index is not None else None
+
     def records(self) -> tuple[StepRecord, ...]:
-        """The steps that something is known of, in plan order."""
-        return tuple(state.record() for state in self.steps.values() if state.result or state.status.has_ended)
+        """The steps that something is known of, in plan order; of one with branches, what these have given so far."""
+        known = (
+            changed(state, result=self.merged(state)) if state.fan and not state.result else state
+            for state in self.steps.values()
+        )
+        return tuple(state.record() for state in known if state.result or state.status.has_ended)
 
     def usage(self, now: datetime) -> Usage:
         """What the run has used up to `now`."""

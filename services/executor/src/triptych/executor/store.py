@@ -14,7 +14,7 @@ import asyncpg
 import orjson
 
 from triptych.executor import events as ev
-from triptych.executor.fold import admit, evolve
+from triptych.executor.fold import admit, record
 from triptych.executor.state import Run
 from triptych.kernel import claimcheck
 from triptych.kernel.bus import Outgoing
@@ -83,7 +83,7 @@ class ExecutorStore:
         assert isinstance(admitted, ev.RunAdmitted)  # noqa: S101 - every journal begins with it
         run = admit(run_id, admitted, admitted_at)
         for _, event_type, at, data in rest:
-            run = evolve(run, ev.decode(event_type, data, self._playbooks), at)
+            record(run, ev.decode(event_type, data, self._playbooks), at)
         return run
 
     async def left_behind(self, partitions: Sequence[int]) -> list[OutboxRow]:
@@ -232,16 +232,17 @@ def _touched_steps(batch: Batch[Run]) -> set[tuple[UUID, str]]:
     """The steps that some event of this batch is about, and still in the plan."""
     touched: set[tuple[UUID, str]] = set()
     for run_id, _, event in batch.events:
-        steps = batch.states[run_id].steps
+        steps, branches = batch.states[run_id].steps, batch.states[run_id].branches
         if isinstance(event, ev.PlanAccepted | ev.RunEscalated | ev.RunResumed):
             touched.update((run_id, step_id) for step_id in steps)
-        elif (step_id := getattr(event, "step", None)) is not None and step_id in steps:
+            touched.update((run_id, step_id) for step_id, branch in branches.items() if branch.started_at)
+        elif (step_id := getattr(event, "step", None)) is not None and (step_id in steps or step_id in branches):
             touched.add((run_id, step_id))
     return touched
 
 
 def _step_row(run: Run, step_id: str) -> tuple[Any, ...]:
-    state = run.steps[step_id]
+    state = run.state(step_id)
     error = state.result.error if state.result else None
     return (
         run.run_id,

@@ -16,7 +16,7 @@ from triptych.executor.dispositions import Then
 from triptych.executor.fold import record
 from triptych.executor.loops import circular_replan
 from triptych.executor.state import Ask, Run, StepStatus
-from triptych.schemas import Reason, RetryPolicy
+from triptych.schemas import Effect, Reason, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,10 @@ class Turn:
 
 
 def fail_step(turn: Turn, step_id: str, then: Then, reason: Reason) -> None:
+    """A step has failed, and with it the plan; a branch of one fails alone, and its step is judged with all of them."""
     turn.record(ev.StepEnded(step_id, StepStatus.FAILED, reason))
+    if turn.run.state(step_id).index is not None:
+        return
     match then:
         case Then.REPAIR if _may_repair(turn.run, step_id):
             turn.record(ev.ReplanDecided(step_id, reason, repair=True))
@@ -55,12 +58,16 @@ def fail_step(turn: Turn, step_id: str, then: Then, reason: Reason) -> None:
 
 def _may_repair(run: Run, step_id: str) -> bool:
     """Once for each operation: a model that has seen the schema and missed it again has to plan differently."""
-    return run.playbook.is_planned_by_model and run.steps[step_id].step.operation not in run.repaired
+    is_new = run.steps[step_id].step.operation not in run.repaired
+    return run.playbook.is_planned_by_model and is_new and not has_begun_writes(run)
 
 
 def replan_or_escalate(turn: Turn, step_id: str | None, reason: Reason) -> None:
-    """A fixed plan cannot be planned differently, so its failure goes to a person."""
-    if not turn.run.playbook.is_planned_by_model:
+    """A fixed plan cannot be planned differently, so its failure goes to a person.
+
+    Nor can a plan that is in the middle of many writes: another one could not know which of them were done.
+    """
+    if not turn.run.playbook.is_planned_by_model or has_begun_writes(turn.run):
         turn.record(ev.RunEscalated(reason, step_id))
     elif exhausted := replans_exhausted(turn.run.ledger, reason):
         turn.record(ev.RunEscalated(exhausted, step_id))
@@ -68,6 +75,14 @@ def replan_or_escalate(turn: Turn, step_id: str | None, reason: Reason) -> None:
         turn.record(ev.RunEscalated(circle, step_id))
     else:
         turn.record(ev.ReplanDecided(step_id, reason))
+
+
+def has_begun_writes(run: Run) -> bool:
+    """Whether a step with many branches is in the middle of its writes."""
+    return any(
+        state.fan is not None and state.status is StepStatus.RUNNING and state.step.pin.effect is not Effect.READ
+        for state in run.steps.values()
+    )
 
 
 def schedule_retry(  # noqa: PLR0917

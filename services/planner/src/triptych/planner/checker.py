@@ -15,7 +15,7 @@ from triptych.kernel import expressions
 from triptych.kernel.expressions import ExpressionError
 from triptych.kernel.registry import Offer
 from triptych.planner.arguments import misfits
-from triptych.schemas import Cost, Pin, Plan, RetryPolicy, Step, StepRecord, StepSpec
+from triptych.schemas import Cost, Json, Pin, Plan, RetryPolicy, Step, StepRecord, StepSpec
 
 _BEFORE = frozenset({"input", "steps"})
 _AFTER = _BEFORE | {"result"}
@@ -78,6 +78,7 @@ def waits_for(spec: StepSpec) -> tuple[str, ...]:
     """
     referred = (
         expressions.references(spec.arguments)
+        | expressions.references(spec.map)
         | expressions.references_of(spec.when)
         | expressions.references_of(spec.expect)
     )
@@ -104,12 +105,22 @@ def _step(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Problem
     """What is wrong with one step, apart from cycles."""
     yield from _operation(spec, terms)
     yield from _expressions(spec, "when", [spec.when] if spec.when else [], _BEFORE, known_ids)
-    yield from _expressions(spec, "expect", [spec.expect] if spec.expect else [], _AFTER, known_ids)
-    try:
-        yield from _expressions(spec, "arguments", expressions.expressions(spec.arguments), _BEFORE, known_ids)
-    except ExpressionError as error:
-        yield Problem(spec.id, "arguments", str(error))
+    own = expressions.BRANCH if spec.map is not None else frozenset()
+    yield from _expressions(spec, "expect", [spec.expect] if spec.expect else [], _AFTER | own, known_ids)
+    yield from _templates(spec, "arguments", spec.arguments, _BEFORE | own, known_ids)
+    yield from _templates(spec, "map", spec.map, _BEFORE, known_ids)
     yield from _references(spec, "depends_on", spec.depends_on, known_ids)
+
+
+def _templates(
+    spec: StepSpec, place: str, value: Json, variables: frozenset[str], known_ids: set[str]
+) -> Iterator[Problem]:
+    try:
+        yield from _expressions(spec, place, expressions.expressions(value), variables, known_ids)
+        if place == "map" and isinstance(value, str) and not expressions.is_reference(value):
+            yield Problem(spec.id, place, "a text is no list; give a list, or one ${{ }} and nothing else")
+    except ExpressionError as error:
+        yield Problem(spec.id, place, str(error))
 
 
 def _expressions(
@@ -173,6 +184,9 @@ def _pinned(spec: StepSpec, terms: Terms) -> Step:
         operation=spec.operation,
         arguments=spec.arguments,
         depends_on=waits_for(spec),
+        map=spec.map,
+        max_items=spec.max_items,
+        max_failed=spec.max_failed,
         when=spec.when,
         expect=spec.expect,
         unmet=spec.unmet,

@@ -15,6 +15,7 @@ from pydantic import Field
 from triptych.kernel.registry import Offer
 from triptych.schemas import Authored, Json, PlanRequest, StepRecord, StepSpec, Unmet
 from triptych.schemas.base import Expression, OperationName, Slug
+from triptych.schemas.plan import MAX_ITEMS, FanOutOver, MaxItems
 
 MAX_KNOWN_CHARS = 6_000
 """So much of an earlier result is shown to the model; the rest it can only refer to."""
@@ -30,6 +31,8 @@ class ProposedStep(Authored):
         Field(default_factory=dict, description="May refer to `${{ input.NAME }}` and `${{ steps.ID.data.NAME }}`."),
     ]
     depends_on: Annotated[tuple[Slug, ...], Field(description="Besides the steps its arguments refer to.")] = ()
+    map: FanOutOver = None
+    max_items: MaxItems = MAX_ITEMS
     when: Annotated[Expression | None, Field(description="CEL; when false the step is skipped.")] = None
     expect: Annotated[
         Expression | None, Field(description="CEL over `result.status` and `result.data`; true means as expected.")
@@ -43,6 +46,8 @@ class ProposedStep(Authored):
             operation=self.operation,
             arguments=self.arguments,
             depends_on=self.depends_on,
+            map=self.map,
+            max_items=self.max_items,
             when=self.when,
             expect=self.expect,
             unmet=self.unmet,
