@@ -61,7 +61,7 @@ def check(response: httpx.Response) -> httpx.Response:
     raise ToolFailure(
         code,
         f"{_target(response.request)} answered {status} {_phrase(status)}: {stated(response)}",
-        retry_after_ms=_retry_after_ms(response.headers.get("retry-after")),
+        retry_after_ms=retry_after_ms(response.headers.get("retry-after")),
         undone=True if _CLIENT_ERROR <= status < _SERVER_ERROR and code is not ErrorCode.TIMEOUT else None,
         http_status=status,
     )
@@ -104,6 +104,11 @@ def stated(response: httpx.Response) -> str:
             reason = ""
     else:
         reason = "" if _is_page(response) else response.text
+    return one_line(reason)
+
+
+def one_line(reason: str) -> str:
+    """What somebody else says went wrong, short, and nothing of it when it is a page or a stack trace."""
     if _TRACE.search(reason) or _PAGE.search(reason):
         reason = ""
     line = " ".join(reason.split())
@@ -192,8 +197,8 @@ def _target(request: httpx.Request) -> str:
     return f"{request.method} {request.url.host}{request.url.path}"
 
 
-def _retry_after_ms(stated: str | None) -> int | None:
-    """RFC 9110, 10.2.3: seconds, or a date."""
+def retry_after_ms(stated: str | None) -> int | None:
+    """What a `Retry-After` asks for (RFC 9110, 10.2.3: seconds, or a date)."""
     if not stated:
         return None
     try:

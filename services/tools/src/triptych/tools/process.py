@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+from contextlib import suppress
 
 from pydantic_settings import BaseSettings
 
@@ -86,10 +87,16 @@ async def serve(service: Service, settings: ServiceSettings, tool: Tool, own_set
 
 
 async def _announce_again(service: Service, kafka: Kafka, tool: Tool, told: str | None) -> None:
-    """A cluster that has lost everything is told again: whoever starts later learns the contracts from its topic."""
+    """Contracts that have changed are told at once; a cluster that has lost everything is told all of them again.
+
+    Whoever starts later learns the contracts from its topic.
+    """
     outage = Outage(service.log, "kafka")
     while not service.stopping.is_set():
-        await asyncio.sleep(LOOK_EVERY_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(tool.changed.wait(), LOOK_EVERY_S)
+        if tool.changed.is_set():
+            told = None
         try:
             cluster = await kafka.cluster_id()
         except KAFKA_GONE as error:
@@ -115,6 +122,7 @@ async def _announce(service: Service, kafka: Kafka, tool: Tool) -> str | None:
         value=tool.contracts.to_bytes(),
     )
     outage = Outage(service.log, "kafka")
+    tool.changed.clear()
     while not service.stopping.is_set():
         try:
             cluster = await kafka.cluster_id()

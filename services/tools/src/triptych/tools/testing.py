@@ -1,7 +1,9 @@
-"""Test a tool without Kafka or a database: one call through the real runtime, validation included."""
+"""Test a tool without Kafka or a database: calls through the real runtime, validation included."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -30,6 +32,38 @@ class _FreshLedger:
         return Entry(Standing.NEW)
 
 
+class Calls:
+    """Makes calls to one running tool."""
+
+    def __init__(self, tool: Tool, worker: ToolWorker) -> None:
+        self._tool, self._worker = tool, worker
+
+    async def __call__(
+        self,
+        operation: str,
+        arguments: dict[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        grant: Grant | None = None,
+        timeout_ms: int | None = None,
+    ) -> Result:
+        """Make one call as the pipeline would and give back its result. `operation` is the name without the tool's."""
+        request = request_for(self._tool, operation, arguments, grant=grant, timeout_ms=timeout_ms)
+        if idempotency_key is not None:
+            request = request.model_copy(update={"idempotency_key": idempotency_key})
+        return (await self._worker.execute(request, JobAttempt(lease=0))).result
+
+
+@asynccontextmanager
+async def running(
+    tool: Tool, *, settings: BaseSettings | None = None, pool: asyncpg.Pool | None = None
+) -> AsyncIterator[Calls]:
+    """The tool's lifespan around as many calls as the body makes."""
+    async with tool.lifespan(Resources(settings, pool)) as state:
+        redactor = Redactor((*tool.secrets, *secrets_in(settings)))
+        yield Calls(tool, ToolWorker(tool, state, _FreshLedger(), structlog.get_logger(), redactor))
+
+
 async def call(
     tool: Tool,
     operation: str,
@@ -44,29 +78,43 @@ async def call(
 
     `operation` is the function's name. The tool's lifespan runs around the call.
     """
+    async with running(tool, settings=settings, pool=pool) as calls:
+        return await calls(operation, arguments, idempotency_key=idempotency_key, grant=grant)
+
+
+def request_for(
+    tool: Tool,
+    operation: str,
+    arguments: dict[str, Any],
+    *,
+    grant: Grant | None = None,
+    timeout_ms: int | None = None,
+) -> CallRequest:
+    """A first attempt at a call, under the contract that the tool offers now.
+
+    Raises:
+        ToolDefinitionError: there is no such operation.
+    """
     name = f"{tool.name}.{operation}"
     if name not in tool.operations:
         raise ToolDefinitionError(
             tool.name, operation, f"there is no such operation, only {', '.join(tool.operations)}"
         )
     contract = tool.operations[name].contract
-    request = CallRequest(
-        request_id="test",
+    timeout_ms = timeout_ms or contract.timeout_ms
+    return CallRequest(
+        request_id=str(uuid4()),
         run_id=uuid4(),
         tenant="test",
         partition=0,
-        deadline_at=utc_now() + timedelta(milliseconds=contract.timeout_ms),
+        deadline_at=utc_now() + timedelta(milliseconds=timeout_ms),
         grant=grant or Grant(tokens=contract.cost.tokens, usd_micros=contract.cost.usd_micros),
         principal="user:test",
         step="test",
         operation=name,
         arguments=arguments,
         attempt=1,
-        idempotency_key=idempotency_key or str(uuid4()),
+        idempotency_key=str(uuid4()),
         contract_hash=contract.hash,
-        timeout_ms=contract.timeout_ms,
+        timeout_ms=timeout_ms,
     )
-    async with tool.lifespan(Resources(settings, pool)) as state:
-        redactor = Redactor((*tool.secrets, *secrets_in(settings)))
-        worker = ToolWorker(tool, state, _FreshLedger(), structlog.get_logger(), redactor)
-        return (await worker.execute(request, JobAttempt(lease=0))).result

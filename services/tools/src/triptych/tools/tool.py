@@ -9,6 +9,7 @@ async def forecast(city: str, days: int = 1) -> Forecast | None:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
@@ -49,6 +50,8 @@ class Tool:
         self.name, self.settings, self.lifespan, self.concurrency = name, settings, lifespan, concurrency
         self.breaker = breaker or BreakerPolicy()
         self.operations: dict[str, Operation] = {}
+        self.changed = asyncio.Event()
+        """Set when contracts are others than those that were announced."""
         self._functions: dict[Function, TypedFunction] = {}
         self.secrets: list[SecretStr] = []
         """Values that no answer may hold, besides the secret fields of `settings`: they are masked."""
@@ -65,6 +68,20 @@ class Tool:
         if name in self.operations:
             raise ToolDefinitionError(self.name, f"operation {name}", "it is offered twice; choose another name")
         self.operations[name] = operation
+
+    def replace(self, operation: Operation) -> None:
+        """Offer this from now on instead of the operation of its name, and announce it: the upstream has changed.
+
+        Raises:
+            ToolDefinitionError: there is no such operation, or it would have another effect.
+        """
+        name = operation.contract.operation
+        before = self.operations.get(name)
+        if before is None or before.contract.effect is not operation.contract.effect:
+            raise ToolDefinitionError(self.name, f"operation {name}", "only the same, with the same effect, can follow")
+        self.operations[name] = operation
+        if before.contract != operation.contract:
+            self.changed.set()
 
     def operation(
         self,

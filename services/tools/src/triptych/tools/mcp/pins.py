@@ -1,0 +1,70 @@
+"""The pinned contracts of an MCP server: what it offered when it was added, in a file beside triptych.toml.
+
+A person reads and commits this file. The process of a tool only ever reads it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from triptych.kernel.errors import ConfigurationError
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+
+class Hints(_Form):
+    """What a server says of a tool's effect. Hints: nothing makes a server tell the truth."""
+
+    read_only_hint: bool | None = None
+    destructive_hint: bool | None = None
+    idempotent_hint: bool | None = None
+    open_world_hint: bool | None = None
+
+
+class PinnedTool(_Form):
+    """One tool of an MCP server, in the words of the protocol."""
+
+    name: str
+    title: str | None = None
+    description: str | None = None
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any] | None = None
+    annotations: Hints | None = None
+
+
+class Server(_Form):
+    """Who offered them."""
+
+    name: str | None = None
+    version: str | None = None
+    protocol: str | None = None
+
+
+class Pins(_Form):
+    """The whole file."""
+
+    server: Server = Server()
+    tools: tuple[PinnedTool, ...] = Field(min_length=1)
+
+    @classmethod
+    def load(cls, file: Path) -> Pins:
+        """Read a file of pins. Raises ConfigurationError that names it and the cure."""
+        cure = "`triptych tools add mcp --replace` writes it anew"
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except OSError as error:
+            raise ConfigurationError(f"{file}: {error.strerror or error}; {cure}") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ConfigurationError(f"{file}: {where}: {first['msg']}; {cure}") from None
+
+    def text(self) -> str:
+        """The content of the file."""
+        return self.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n"
