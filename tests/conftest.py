@@ -9,7 +9,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -26,6 +26,20 @@ PARTITIONS = 2
 
 CreateTopics = Callable[..., Awaitable[None]]
 Eventually = Callable[..., Awaitable[None]]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+    """A fixture whose end is cancelled is an error of its test, and of no other.
+
+    pytest takes a CancelledError, which aiokafka lets out when its broker is gone, for an order to stop: it leaves
+    the other fixtures as they are, and every test after that fails with "previous item was not torn down properly".
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        item.session._setupstate.teardown_exact(nextitem)
+        raise RuntimeError("the end of a fixture was cancelled") from error
 
 
 @pytest.fixture(scope="session")

@@ -81,11 +81,15 @@ class Errands:
         outcomes = aiokafka.AIOKafkaConsumer(
             f"{stack['topic_prefix']}.outcomes", bootstrap_servers=stack["kafka"], auto_offset_reset="earliest"
         )
-        async with outcomes:
-            reading = asyncio.create_task(self._read(outcomes))
+        await outcomes.start()
+        reading = asyncio.create_task(self._read(outcomes))
+        try:
             yield
+        finally:
             reading.cancel()
             await asyncio.wait({reading})
+            # In a task of its own: without its broker, it may raise CancelledError, or not end at all.
+            await asyncio.wait({asyncio.create_task(outcomes.stop())}, timeout=30)
 
     async def reconnected(self) -> bool:
         """Whether there is a new connection to a database that was away."""

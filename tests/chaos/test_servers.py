@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from errands import Errands, triptych, until
 
 from triptych.cli.stack.kafka import Kafka
 from triptych.cli.stack.layout import Layout
-from triptych.cli.stack.ports import Ports
+from triptych.cli.stack.ports import Ports, _is_free
 from triptych.cli.stack.postgres import _binaries
 from triptych.cli.stack.topics import create_topics
 from triptych.client import Client
@@ -72,7 +73,7 @@ async def test_every_run_ends_when_postgres_comes_back_with_an_older_state(erran
     layout = Layout.at(errands.folder)
     early = await in_flight(errands, "early")
     copy = tmp_path / "copy"
-    await asyncio.to_thread(copy_of_postgres, layout, copy)
+    await asyncio.to_thread(copy_of_postgres, errands, layout, copy)
     await every_run_ended(errands, early)
     late = await in_flight(errands, "late")
     # The executor has nothing to do when it happens: nothing fails that would tell it.
@@ -98,6 +99,7 @@ async def test_every_run_ends_once_when_kafka_has_lost_everything(errands: Erran
         (layout.kafka / "formatted").unlink()
         kafka = Kafka.of(layout, Ports(layout), print)
         kafka.prepare()
+    assert kafka.address == errands.stack["kafka"], "the new one listens where the old one did"
 
     async def back() -> bool:
         return await asyncio.to_thread(kafka.is_ready)
@@ -194,11 +196,21 @@ def family(errands: Errands, server: str) -> list[psutil.Process]:
 
 
 def kill_server(errands: Errands, server: str) -> None:
+    """Kill it, and wait until it is gone: a process of many threads holds its ports for a while after the signal."""
     processes = family(errands, server)
     for process in processes:
         process.kill()
     # The first is a zombie until the supervisor looks.
     psutil.wait_procs(processes[1:], timeout=30)
+    ports = [port for name, port in remembered_ports(errands).items() if name.startswith(server)]
+    deadline = time.monotonic() + 60
+    while not all(_is_free(port) for port in ports):
+        assert time.monotonic() < deadline, f"{server} was killed and still listens on one of {ports}"
+        time.sleep(0.05)
+
+
+def remembered_ports(errands: Errands) -> dict[str, int]:
+    return json.loads((errands.folder / "ports.json").read_text())
 
 
 @contextmanager
@@ -233,9 +245,9 @@ async def nobody_home() -> str:
     return "the server did not come back"
 
 
-def copy_of_postgres(layout: Layout, target: Path) -> None:
+def copy_of_postgres(errands: Errands, layout: Layout, target: Path) -> None:
     """A copy of the data directory at one moment, taken while the server works."""
-    port = json.loads((layout.root / "ports.json").read_text())["postgres"]
+    port = remembered_ports(errands)["postgres"]
     command = [_binaries() / "pg_basebackup", "-D", target, "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
     environment = os.environ | {"PGPASSWORD": layout.secret("postgres-owner")}
     subprocess.run([*command, "--checkpoint=fast", "--no-sync"], env=environment, check=True, timeout=120)

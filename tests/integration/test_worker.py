@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -14,6 +15,7 @@ import pytest
 from ends import Ends, call_request, open_ends
 
 from triptych.kernel import claimcheck, cloudevents
+from triptych.kernel.bus import Kafka
 from triptych.kernel.claimcheck import Claim
 from triptych.kernel.database import Queries, connect
 from triptych.kernel.health import Health
@@ -354,6 +356,60 @@ async def test_a_job_that_was_taken_in_without_our_knowing_is_reclaimed(ends):
     await jobs.settle([(arrival.key, b"{}")], [], [], None)
     await jobs.settle([], [arrival.key], [], None)
     await jobs.close()
+
+
+async def test_a_loop_that_aiokafka_cancels_from_within_begins_again(ends):
+    cancelled = asyncio.Event()
+
+    class CancelsOnce(Kafka):
+        """Its first subscription ends as aiokafka ends one whose broker is gone."""
+
+        def subscribe(self, *arguments: Any) -> Any:
+            subscription = super().subscribe(*arguments)
+            if not cancelled.is_set():
+                subscription.poll = self._cancelled
+            return subscription
+
+        @staticmethod
+        async def _cancelled(_timeout_ms: int) -> None:
+            cancelled.set()
+            raise asyncio.CancelledError
+
+    one = call_request()
+    async with running(ends, Parrot(), kafka=CancelsOnce(ends.settings)):
+        await ends.ask(one)
+        await ends.answer_to(one)
+    assert cancelled.is_set()
+
+
+async def test_a_job_that_an_older_state_of_the_database_gives_to_a_living_process_is_executed(ends, eventually):
+    one, parrot = call_request(), Parrot()
+    async with running(ends, parrot):
+        await ends.ask(one)
+        await ends.answer_to(one)
+
+        async def published() -> bool:
+            return await ends.state(one) == "published"
+
+        await eventually(published)
+        # As a copy has it that was taken before the answer: the lease is that of the process, which knows of no job.
+        await ends.pool.execute(
+            "update jobs set state = 'received', answer = null where request_id = $1", one.request_id
+        )
+        await eventually(published)
+    assert len(parrot.attempts_of(one)) == 2
+
+
+async def test_a_process_ends_whose_lease_the_database_has_forgotten(ends):
+    jobs = Jobs(ends.pool, "forgotten", lease_ms=60_000)
+    await jobs.open()
+    await ends.pool.execute("delete from leases where instance = 'forgotten'")
+    other = Jobs(ends.pool, "other", lease_ms=60_000)
+    await other.open()
+    assert other.lease > jobs.lease, "a database that has gone back must not grant a lease again"
+    with pytest.raises(LeaseLostError):
+        await jobs.renew()
+    await other.close()
 
 
 async def test_a_job_that_kills_its_process_is_answered_internal_and_innocents_are_not(ends):

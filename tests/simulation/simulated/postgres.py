@@ -295,7 +295,7 @@ class WorkerTables(Schema):
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
-        self._lease_ids = 0
+        self.next_lease = 1
         self.leases: dict[int, tuple[str, datetime]] = {}
         self.jobs: dict[Any, Job] = {}
         self.effects: dict[Any, list[Any]] = {}
@@ -309,9 +309,9 @@ class WorkerTables(Schema):
 
     def open_lease(self, instance: str, lease_ms: int) -> list[Any]:
         self.leases = {number: held for number, held in self.leases.items() if held[0] != instance}
-        self._lease_ids += 1
-        self.leases[self._lease_ids] = (instance, self._clock() + timedelta(milliseconds=lease_ms))
-        return [_Value((self._lease_ids,))]
+        lease, self.next_lease = self.next_lease, self.next_lease + 1
+        self.leases[lease] = (instance, self._clock() + timedelta(milliseconds=lease_ms))
+        return [_Value((lease,))]
 
     def renew_lease(self, lease: int, lease_ms: int) -> list[Any]:
         if lease not in self.leases:
@@ -353,8 +353,13 @@ class WorkerTables(Schema):
             job.lease = lease
         return [job.row() for job in free[:limit]]
 
-    def reclaim(self, lease: int) -> list[Any]:
-        return [job.row() for job in self.jobs.values() if job.lease == lease and job.state != "published"]
+    def reclaim(self, lease: int, run_ids: Sequence[Any], request_ids: Sequence[str]) -> list[Any]:
+        held = set(zip(run_ids, request_ids, strict=True))
+        return [
+            job.row()
+            for job in self.jobs.values()
+            if job.lease == lease and job.state != "published" and job.key not in held
+        ]
 
     def start(self, lease: int, run_id: Any, request_id: str) -> list[Any]:
         job = self.jobs.get((run_id, request_id))

@@ -22,6 +22,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 
 from triptych.kernel import failpoints
+from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.cloudevents import Headers
 from triptych.kernel.errors import PublishFailed
 from triptych.kernel.settings import ServiceSettings
@@ -98,7 +99,14 @@ class Subscription:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        await self._broker.stop()
+        consumer = self._subscriber.consumer
+        try:
+            with foreign_cancellation():
+                await self._broker.stop()
+        except ConnectionAbortedError:
+            # The consumer waited for a fetch that it had cancelled, and did not come to closing its connections.
+            if consumer is not None:
+                await consumer._client.close()  # noqa: SLF001 - nothing public closes it now
 
     @property
     def consumer(self) -> aiokafka.AIOKafkaConsumer:
@@ -178,17 +186,21 @@ class Publisher:
             return
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                if self._producer is None:
-                    self._producer = await self._start()
-                failpoints.hit("publisher.before")
-                if (action := failpoints.due("publisher.part_way")) is not None:
-                    await self._send(self._producer, messages[: (len(messages) + 1) // 2])
-                    failpoints.strike("publisher.part_way", action)
-                await self._send(self._producer, messages)
-                failpoints.hit("publisher.after")
-        except (KafkaError, TimeoutError, ValueError) as error:
+                with foreign_cancellation():
+                    await self._publish(messages)
+        except (KafkaError, OSError, ValueError) as error:
             await self._discard_producer()
             raise PublishFailed(messages[0].topic, len(messages), error) from error
+
+    async def _publish(self, messages: Sequence[Outgoing]) -> None:
+        if self._producer is None:
+            self._producer = await self._start()
+        failpoints.hit("publisher.before")
+        if (action := failpoints.due("publisher.part_way")) is not None:
+            await self._send(self._producer, messages[: (len(messages) + 1) // 2])
+            failpoints.strike("publisher.part_way", action)
+        await self._send(self._producer, messages)
+        failpoints.hit("publisher.after")
 
     async def _send(self, producer: aiokafka.AIOKafkaProducer, messages: Sequence[Outgoing]) -> None:
         grouped: dict[tuple[str, int], list[Outgoing]] = {}
@@ -220,8 +232,9 @@ class Publisher:
         producer, self._producer = self._producer, None
         if producer is not None:
             try:
-                await asyncio.wait_for(producer.stop(), 1.0)
-            except (KafkaError, TimeoutError):
+                with foreign_cancellation():
+                    await asyncio.wait_for(producer.stop(), 1.0)
+            except (KafkaError, OSError):
                 return
 
 

@@ -17,6 +17,7 @@ from aiokafka import TopicPartition
 from pydantic import ValidationError
 
 from triptych.kernel import cloudevents
+from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outage import KAFKA_GONE, Outage
 from triptych.kernel.service import Service
@@ -109,14 +110,15 @@ class ContractRegistry:
         outage = Outage(self._service.log, "kafka")
         while not self._service.stopping.is_set():
             try:
-                await self._consume(outage)
+                with foreign_cancellation():
+                    await self._consume(outage)
             except KAFKA_GONE as error:
                 self._service.health.beat(LOOP)
                 await outage.wait(error, unless=self._service.stopping)
-            except Exception:
-                # Without contracts this process is of no use; liveness fails from here on, and the log says why.
-                self._service.log.exception("the registry of contracts has failed")
-                raise
+            except Exception as error:
+                # Nobody waits for this task, so it tries again. Without a beat: liveness fails if that does not help.
+                self._service.log.exception("the registry of contracts has failed; it reads the topic again")
+                await outage.wait(error, unless=self._service.stopping)
 
     async def _consume(self, outage: Outage) -> None:
         consumer = aiokafka.AIOKafkaConsumer(

@@ -32,7 +32,9 @@ async def create_topics(kafka: str, prefix: str, tools: Iterable[str]) -> None:
         await admin.start()
         wanted = _wanted(prefix, tools, replicas=min(_REPLICAS, len((await admin.describe_cluster())["brokers"])))
         await _create(admin, kafka, wanted)
-        await _check(admin, [f"{prefix}.{noun}" for noun in topics.EXECUTOR_INPUTS])
+        counts = await _partitions(admin, kafka, [topic.name for topic in wanted])
+        inputs = [f"{prefix}.{noun}" for noun in topics.EXECUTOR_INPUTS]
+        _check({name: counts[name] for name in inputs})
     except (KafkaError, OSError) as error:
         raise TopicError(kafka, str(error)) from error
     finally:
@@ -69,7 +71,18 @@ async def _create(admin: AIOKafkaAdminClient, kafka: str, wanted: list[NewTopic]
     raise TopicError(kafka, refusal)
 
 
-async def _check(admin: AIOKafkaAdminClient, names: list[str]) -> None:
-    counts = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics(names)}
+async def _partitions(admin: AIOKafkaAdminClient, kafka: str, names: list[str]) -> dict[str, int]:
+    """How many partitions each topic has. What the controller has created, the broker may not know for a moment."""
+    unknown: list[str] = []
+    for _ in range(_ATTEMPTS):
+        described = await admin.describe_topics(names)
+        unknown = [topic["topic"] for topic in described if topic["error_code"]]
+        if not unknown:
+            return {topic["topic"]: len(topic["partitions"]) for topic in described}
+        await asyncio.sleep(_PAUSE_S)
+    raise TopicError(kafka, f"created, and yet the broker does not know {', '.join(unknown)}")
+
+
+def _check(counts: dict[str, int]) -> None:
     if len(set(counts.values())) > 1:
         raise PartitionsDifferError(counts)

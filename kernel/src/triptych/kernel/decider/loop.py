@@ -12,6 +12,7 @@ from typing import Generic
 import asyncpg
 
 from triptych.kernel.bus import Kafka
+from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.decider.assembly import Kit
 from triptych.kernel.decider.contract import Domain, StateT, Store
 from triptych.kernel.decider.session import LOOP, Session
@@ -51,7 +52,8 @@ class DeciderLoop(Generic[StateT]):
             while not service.stopping.is_set():
                 try:
                     self._session = Session(self._kit, publisher)
-                    await self._session.run()
+                    with foreign_cancellation():
+                        await self._session.run()
                 except Fenced as error:
                     service.health.count("fenced")
                     service.log.warning("fenced; rejoining", partitions=error.partitions)

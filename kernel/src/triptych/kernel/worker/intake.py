@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from triptych.kernel import claimcheck, cloudevents, failpoints
 from triptych.kernel.bus import Kafka, Subscription, TopicPartition
+from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.deadletters import DeadRecord, dead_record
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
@@ -71,12 +72,13 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             topic, group = self._config.request_noun, self._config.group
             subscription = self._kafka.subscribe([self._settings.topic(topic)], self._settings.topic(group), self)
             try:
-                async with subscription:
-                    self._kafka_outage.over()
-                    self._subscription = subscription
-                    self._health.started()
-                    await self._consume(subscription)
-                    await self._commit_offsets(subscription)
+                with foreign_cancellation():
+                    async with subscription:
+                        self._kafka_outage.over()
+                        self._subscription = subscription
+                        self._health.started()
+                        await self._consume(subscription)
+                        await self._commit_offsets(subscription)
             except KAFKA_GONE as error:
                 self._health.beat(LOOP)
                 await self._kafka_outage.wait(error, unless=self._stopping)

@@ -20,7 +20,6 @@ from triptych.kernel.claimcheck import Claim, HasHeaders
 from triptych.kernel.database import Queries
 from triptych.kernel.deadletters import DeadRecord
 from triptych.kernel.errors import TriptychError
-from triptych.kernel.outage import POSTGRES_GONE
 
 JobKey = tuple[UUID, str]
 """Run id and request id: the primary key."""
@@ -29,12 +28,13 @@ Connection: TypeAlias = "asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[A
 
 
 class LeaseLostError(TriptychError):
-    """Another process opened a lease under the same instance name, so this one must end."""
+    """The lease of this process is gone: somebody else has its name, or the database is older than the lease."""
 
     def __init__(self, instance: str) -> None:
         self.instance = instance
         super().__init__(
-            f"another process runs as {instance}; this one ends. Give each process its own TRIPTYCH_INSTANCE"
+            f"the lease of {instance} is gone, so this process ends: another one runs under its name, or the database "
+            "came back with an older state. Give each process a TRIPTYCH_INSTANCE of its own"
         )
 
 
@@ -92,7 +92,6 @@ class Jobs:
         # Taking in and taking over happen one after the other, so that what one of them has just been given
         # never looks to the other like a job that was given to us without our knowing.
         self._taking = asyncio.Lock()
-        self._in_doubt = False
         self.lease = 0
 
     async def open(self) -> None:
@@ -103,7 +102,7 @@ class Jobs:
         """Say that this process lives; one statement, however many jobs it holds.
 
         Raises:
-            LeaseLostError: another process has this instance's name.
+            LeaseLostError: another process has this instance's name, or the database has forgotten this life.
         """
         if await self._pool.fetchval(self._sql["renew_lease"], self.lease, self._lease_ms) is None:
             raise LeaseLostError(self._instance)
@@ -125,18 +124,14 @@ class Jobs:
             [arrival.deadline_at for arrival in arrivals],
         )
         async with self._taking:
-            try:
-                failpoints.hit("worker.before_take_in")
-                if not dead:
-                    rows = await self._pool.fetch(self._sql["take_in"], *arguments)
-                else:
-                    async with self._pool.acquire() as conn, conn.transaction():
-                        await deadletters.store(conn, dead)
-                        rows = await conn.fetch(self._sql["take_in"], *arguments)
-                failpoints.hit("worker.after_take_in")
-            except POSTGRES_GONE:
-                self._in_doubt = True
-                raise
+            failpoints.hit("worker.before_take_in")
+            if not dead:
+                rows = await self._pool.fetch(self._sql["take_in"], *arguments)
+            else:
+                async with self._pool.acquire() as conn, conn.transaction():
+                    await deadletters.store(conn, dead)
+                    rows = await conn.fetch(self._sql["take_in"], *arguments)
+            failpoints.hit("worker.after_take_in")
             intake = Intake(
                 fresh=frozenset((row["run_id"], row["request_id"]) for row in rows if row["fresh"]),
                 answered={(row["run_id"], row["request_id"]): row["answer"] for row in rows if not row["fresh"]},
@@ -145,23 +140,20 @@ class Jobs:
         return intake
 
     async def take_over(self, limit: int) -> list[Taken]:
-        """Take over up to `limit` jobs that nobody holds any more.
+        """Take over up to `limit` jobs that nobody holds any more, and all that the table gave us without our knowing.
 
-        After a statement whose outcome is unknown, also those that the table gave to us without our knowing.
+        That happens when a statement takes effect whose answer was lost, however late, and when the database
+        comes back with an older state, in which we hold what we have answered since.
         """
         async with self._taking:
-            held_before = frozenset(self._held)
-            try:
-                rows = await self._pool.fetch(self._sql["take_over"], self.lease, limit)
-                failpoints.hit("worker.after_take_over")
-                if self._in_doubt:
-                    rows += await self._pool.fetch(self._sql["reclaim"], self.lease)
-            except POSTGRES_GONE:
-                self._in_doubt = True
-                raise
-            self._in_doubt = False
-            # What was settled while the statement ran is not held any more, but was when it began.
-            taken = {job.key: job for row in rows if (job := Taken(**dict(row))).key not in held_before}
+            held = frozenset(self._held)
+            rows = await self._pool.fetch(self._sql["take_over"], self.lease, limit)
+            failpoints.hit("worker.after_take_over")
+            rows += await self._pool.fetch(
+                self._sql["reclaim"], self.lease, [run_id for run_id, _ in held], [request_id for _, request_id in held]
+            )
+            # What was settled while the statements ran is not held any more, but was when they began.
+            taken = {job.key: job for row in rows if (job := Taken(**dict(row))).key not in held}
             self._held |= taken.keys()
         return list(taken.values())
 

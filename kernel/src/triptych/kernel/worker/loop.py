@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import asyncpg
 
 from triptych.kernel.bus import Kafka
+from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
@@ -51,9 +54,9 @@ async def run_worker(
         )
         keeper = Keeper(worker.request_type, jobs, bench, outbox, lease_ms=config.lease_ms, service=service)
         async with asyncio.TaskGroup() as tasks:
-            publishing = tasks.create_task(outbox.run(), name="outbox")
-            tasks.create_task(keeper.run(), name="keeper")
-            tasks.create_task(intake.run(), name="intake")
+            publishing = tasks.create_task(_aloud(outbox.run()), name="outbox")
+            tasks.create_task(_aloud(keeper.run()), name="keeper")
+            tasks.create_task(_aloud(intake.run()), name="intake")
             await bench.run(finish_within_s=max(settings.shutdown_timeout_ms / 1000 - 3.0, 0.1))
             outbox.close()
             await asyncio.wait({publishing}, timeout=FLUSH_S)
@@ -62,3 +65,9 @@ async def run_worker(
             await jobs.close()
         except POSTGRES_GONE as error:
             service.log.warning("jobs could not be handed back; their lease will expire", error=repr(error))
+
+
+async def _aloud(part: Coroutine[Any, Any, None]) -> None:
+    """A task group takes a part that was cancelled for one that is done; unless we did it, the process must end."""
+    with foreign_cancellation():
+        await part

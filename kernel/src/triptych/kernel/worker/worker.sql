@@ -57,10 +57,11 @@ returning jobs.run_id, jobs.request_id, jobs.tenant, jobs.partition, jobs.reques
     jobs.deliveries, jobs.started_at is not null as was_started
 
 -- name: reclaim
--- After a statement whose outcome is unknown: everything that the table says is ours.
+-- What the table says is ours and we do not know of.
 select run_id, request_id, tenant, partition, request, traceparent, answer, deliveries,
     started_at is not null as was_started
 from jobs where lease = $1 and state <> 'published'
+    and (run_id, request_id) not in (select * from unnest($2::uuid[], $3::text[]))
 
 -- name: start
 update jobs set state = 'started', started_at = coalesce(started_at, now())

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings
 
 from triptych.kernel import cloudevents, database
 from triptych.kernel.bus import Kafka, Outgoing
+from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.outage import KAFKA_GONE, Outage
 from triptych.kernel.service import Service
@@ -98,7 +99,8 @@ async def _announce_again(service: Service, kafka: Kafka, tool: Tool, told: str 
         if tool.changed.is_set():
             told = None
         try:
-            cluster = await kafka.cluster_id()
+            with foreign_cancellation():
+                cluster = await kafka.cluster_id()
         except KAFKA_GONE as error:
             await outage.wait(error, unless=service.stopping)
             continue
@@ -125,9 +127,10 @@ async def _announce(service: Service, kafka: Kafka, tool: Tool) -> str | None:
     tool.changed.clear()
     while not service.stopping.is_set():
         try:
-            cluster = await kafka.cluster_id()
-            async with kafka.publisher() as publisher:
-                await publisher.publish([message])
+            with foreign_cancellation():
+                cluster = await kafka.cluster_id()
+                async with kafka.publisher() as publisher:
+                    await publisher.publish([message])
         except KAFKA_GONE as error:
             await outage.wait(error, unless=service.stopping)
         else:
