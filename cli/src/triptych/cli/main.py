@@ -22,6 +22,7 @@ from triptych.cli import (
     schemas,
     setup,
     submit,
+    tools,
     topics,
     trace,
     verify,
@@ -53,6 +54,7 @@ app.command()(retain.retention)
 app.command()(setup.setup)
 app.add_typer(playbook.app, name="playbook")
 app.add_typer(schemas.app, name="schemas")
+app.add_typer(tools.app, name="tools")
 app.add_typer(new.app, name="new")
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from triptych.schemas.base import Grant, Spend
+from triptych.schemas.base import Grant, Json, Spend
 from triptych.schemas.work import CallRequest
 
 StateT = TypeVar("StateT")
@@ -42,6 +42,8 @@ class Call(Generic[StateT]):
     """The most this call may cost."""
     state: StateT
     """What the tool's lifespan yielded."""
+    arguments: dict[str, Json] = field(default_factory=dict)
+    """What the call was made with, for whoever asks later what became of it."""
     spent: Spend = field(default_factory=Spend)
 
     @classmethod
@@ -57,6 +59,7 @@ class Call(Generic[StateT]):
             timeout_ms=request.timeout_ms,
             grant=request.grant,
             state=state,
+            arguments=request.arguments,
         )
 
     def spend(self, spend: Spend) -> None:

@@ -1,0 +1,21 @@
+"""`triptych tools`: what agents may reach, and how to give them more of it."""
+
+from __future__ import annotations
+
+import typer
+
+from triptych.cli.tools import add_openapi, ls, show
+
+app = typer.Typer(help="Tools: what agents may reach.", no_args_is_help=True)
+add = typer.Typer(help="Add a tool to triptych.toml.", no_args_is_help=True)
+app.add_typer(add, name="add")
+
+
+@add.callback()
+def _add() -> None:
+    """Keeps each kind of tool a sub-command, however many there are."""
+
+
+add.command("openapi")(add_openapi.openapi)
+app.command()(ls.ls)
+app.command()(show.show)

@@ -1,0 +1,227 @@
+"""`triptych tools add openapi`: the operations of an OpenAPI document become a tool, and a report says which do not.
+
+The document is stored beside triptych.toml, so that no tool depends on an address when it starts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import httpx
+import orjson
+import typer
+
+from triptych.cli.options import AsJson
+from triptych.cli.output import err, out, print_json
+from triptych.cli.stack.config import StackConfig
+from triptych.cli.tools import edit
+from triptych.cli.tools.options import DEFAULT_CONFIG, ConfigFile, DryRun, Name, Replace
+from triptych.kernel.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from triptych.tools.openapi.document import Document
+    from triptych.tools.openapi.options import OpenApiOptions
+    from triptych.tools.openapi.survey import Survey
+
+ADAPTER = "triptych.tools.openapi:tool"
+FETCH_TIMEOUT_S = 30.0
+
+
+def openapi(
+    document: Annotated[str, typer.Argument(metavar="SPEC_OR_URL", help="OpenAPI 3.0 or 3.1, JSON or YAML.")],
+    *,
+    name: Name,
+    include: Annotated[
+        list[str], typer.Option(help="Only these: a name, an operationId or 'GET /path'; * stands for anything.")
+    ] = [],  # noqa: B006 - typer wants a list
+    exclude: Annotated[list[str], typer.Option(help="Not these.")] = [],  # noqa: B006
+    tag: Annotated[list[str], typer.Option(help="Only operations with this tag.")] = [],  # noqa: B006
+    base_url: Annotated[str | None, typer.Option(help="Instead of the server that the document names.")] = None,
+    base_url_env: Annotated[str | None, typer.Option(metavar="VARIABLE", help="The variable that holds it.")] = None,
+    auth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEME",
+            help="A scheme of the document, or none, bearer, basic, header:NAME, query:NAME, cookie:NAME.",
+        ),
+    ] = None,
+    fixed: Annotated[
+        list[str], typer.Option("--set", metavar="NAME=VALUE", help="Send a parameter always with this value.")
+    ] = [],  # noqa: B006
+    header: Annotated[list[str], typer.Option(metavar="NAME=VALUE", help="Send this header with each request.")] = [],  # noqa: B006
+    idempotency_header: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The header in which each POST and PATCH sends its key.")
+    ] = None,
+    effect: Annotated[
+        list[str], typer.Option(metavar="OPERATION=EFFECT", help="read, idempotent or once, where the method lies.")
+    ] = [],  # noqa: B006
+    timeout_ms: Annotated[int | None, typer.Option(help="The time limit of a call; 10,000.")] = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a tool of an API that has an OpenAPI document, and report what is offered and what is left out."""
+    from triptych.tools.openapi.document import Document  # noqa: PLC0415 - the tools' runtime is slow to import
+    from triptych.tools.openapi.survey import survey  # noqa: PLC0415
+
+    stack = StackConfig.load(config)
+    raw, source = _read(document, stack.directory)
+    parsed = Document.parse(raw, document)
+    table: dict[str, Any] = {
+        "spec": f"tools/{name}.openapi.json",
+        "source": source,
+        "base_url": base_url,
+        "base_url_env": base_url_env,
+        "include": include or None,
+        "exclude": exclude or None,
+        "tags": tag or None,
+        "idempotency_header": idempotency_header,
+        "timeout_ms": timeout_ms,
+        "auth": _auth(auth, parsed, name),
+        "headers": _pairs(header, "--header") or None,
+        "set": _pairs(fixed, "--set") or None,
+        "operations": {key: {"effect": value} for key, value in _pairs(effect, "--effect").items()} or None,
+    }
+    options = _checked(name, {key: value for key, value in table.items() if value is not None}, stack)
+    made = survey(parsed, name, options)
+    if not made.generated:
+        first = f": {made.left_out[0].place.title}: {made.left_out[0].why}" if made.left_out else ""
+        raise ConfigurationError(f"{document}: none of its {made.operations} operations can be offered{first}")
+    if not dry_run:
+        spec = stack.directory / options.spec
+        spec.parent.mkdir(parents=True, exist_ok=True)
+        edit.add_tool(stack.file, name, {"adapter": ADAPTER, "options": table}, replace=replace)
+        spec.write_bytes(orjson.dumps(parsed.content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    if as_json:
+        print_json(_report(made, parsed, options, name))
+    else:
+        _tell(made, parsed, options, stack, name, dry_run=dry_run)
+
+
+def _read(document: str, directory: Path) -> tuple[bytes, str]:
+    """The document's bytes, and where to find it again: a URL, or a path from triptych.toml."""
+    if document.startswith(("http://", "https://")):
+        return _fetch(document), document
+    path = Path(document).expanduser()
+    try:
+        return path.read_bytes(), os.path.relpath(path.resolve(), directory)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _fetch(url: str) -> bytes:
+    from triptych.tools.openapi.document import DOCUMENT_MAX_BYTES  # noqa: PLC0415
+
+    parts: list[bytes] = []
+    size = 0
+    try:
+        with httpx.stream("GET", url, timeout=FETCH_TIMEOUT_S, follow_redirects=True) as response:
+            if not response.is_success:
+                raise ConfigurationError(f"{url} answered {response.status_code}; save the document and name the file")
+            for part in response.iter_bytes():
+                parts.append(part)
+                size += len(part)
+                if size > DOCUMENT_MAX_BYTES:
+                    raise ConfigurationError(f"{url} has more than {DOCUMENT_MAX_BYTES} bytes")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ConfigurationError(f"{url} cannot be fetched: {error}") from None
+    return b"".join(parts)
+
+
+def _checked(name: str, table: dict[str, Any], stack: StackConfig) -> OpenApiOptions:
+    from triptych.tools.openapi.options import OpenApiOptions  # noqa: PLC0415
+    from triptych.tools.source import Source  # noqa: PLC0415
+
+    return Source(name, table, stack.directory).read(OpenApiOptions)
+
+
+def _pairs(given: list[str], option: str) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=option)
+        pairs[key] = value
+    return pairs
+
+
+def _auth(chosen: str | None, document: Document, name: str) -> dict[str, Any] | None:
+    """The table `auth`: what was chosen, else what the document asks for."""
+    from triptych.tools.openapi.security import chosen_auth, proposed_auth  # noqa: PLC0415
+
+    if chosen == "none":
+        return None
+    auth = proposed_auth(document, name) if chosen is None else chosen_auth(document, name, chosen)
+    return None if auth is None else auth.model_dump(exclude_defaults=True)
+
+
+def _report(made: Survey, document: Document, options: OpenApiOptions, name: str) -> dict[str, Any]:
+    return {
+        "tool": name,
+        "document": {"origin": document.origin, "openapi": document.content["openapi"], "version": document.version},
+        "operations": made.operations,
+        "generated": [
+            {
+                "operation": each.endpoint.contract.operation,
+                "method": each.endpoint.method,
+                "path": each.place.path,
+                "effect": each.endpoint.contract.effect.value,
+                "key": None if each.endpoint.key is None else f"{each.endpoint.key.place}:{each.endpoint.key.name}",
+                "contract": each.endpoint.contract.hash,
+                "notes": list(each.notes),
+            }
+            for each in made.generated
+        ],
+        "left_out": [
+            {
+                "operation_id": each.place.operation.get("operationId"),
+                "method": each.place.method.upper(),
+                "path": each.place.path,
+                "reason": each.reason.value,
+                "why": each.why,
+            }
+            for each in made.left_out
+        ],
+        "webhooks": made.webhooks,
+        "variables": list(options.variables),
+    }
+
+
+def _tell(
+    made: Survey, document: Document, options: OpenApiOptions, stack: StackConfig, name: str, *, dry_run: bool
+) -> None:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("operation", "effect", "key"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("request")
+    for each in made.generated:
+        contract, key = each.endpoint.contract, each.endpoint.key
+        told = "" if key is None else f"{key.place} {key.name}"
+        table.add_row(contract.operation, contract.effect.value, told, each.place.title)
+    out.print(table)
+    _tell_the_rest(made)
+    counts = f"{made.operations} operations, {len(made.generated)} offered, {len(made.left_out)} left out"
+    out.print(f"{document.origin}: {counts}", soft_wrap=True, markup=False)
+    if not dry_run:
+        err.print(f"wrote {options.spec} and \\[tools.{name}] in {stack.file}", style="dim", soft_wrap=True)
+        for variable in options.variables:
+            err.print(f"set {variable} where `triptych up` is called", style="dim", soft_wrap=True)
+
+
+def _tell_the_rest(made: Survey) -> None:
+    for left in made.left_out:
+        out.print(f"left out: {left.place.title}: {left.reason}: {left.why}", soft_wrap=True, markup=False)
+    by_note: dict[str, list[str]] = {}
+    for each in made.generated:
+        for note in each.notes:
+            by_note.setdefault(note, []).append(each.endpoint.contract.operation)
+    for note, operations in by_note.items():
+        who = operations[0] if len(operations) == 1 else f"{len(operations)} operations"
+        out.print(f"note: {who}: {note}", soft_wrap=True, markup=False)
+    if made.webhooks:
+        out.print(f"note: {made.webhooks} webhooks are calls that the API makes itself, and no operations")

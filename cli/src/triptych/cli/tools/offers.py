@@ -1,0 +1,102 @@
+"""What the tools offer: as the running stack has announced it, or as the configuration says."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiokafka
+from aiokafka.errors import KafkaError
+from pydantic import ValidationError
+
+from triptych.cli.options import broker
+from triptych.cli.stack.config import StackConfig
+from triptych.cli.tools.options import DEFAULT_CONFIG
+from triptych.client import Address, KafkaUnreachableError, NoStackError
+from triptych.kernel import cloudevents
+from triptych.kernel.errors import TriptychError, UndecodableRecord
+from triptych.schemas import Contract, ToolContracts, topics
+
+_TIMEOUT_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """One tool, with the contracts of its operations, or what keeps them from being known."""
+
+    tool: str
+    contracts: tuple[Contract, ...] = ()
+    problem: str | None = None
+
+
+def offers(data: Path, kafka: str | None, prefix: str | None, config: Path | None) -> list[Offered]:
+    """All tools, by name: of the configuration if one is named or nothing runs, else as they were announced.
+
+    Raises:
+        KafkaUnreachableError: the stack that is meant does not answer.
+    """
+    if config is None:
+        try:
+            address = broker(data, kafka, prefix)
+        except NoStackError:
+            config = DEFAULT_CONFIG
+        else:
+            return sorted(asyncio.run(_announced(address)), key=lambda offered: offered.tool)
+    return configured(StackConfig.load(config))
+
+
+def configured(config: StackConfig) -> list[Offered]:
+    """The tools of a configuration, each built in this process; one that cannot be built says why."""
+    from triptych.tools import Source  # noqa: PLC0415 - the tools' runtime is slow to import
+    from triptych.tools.process import load_tool  # noqa: PLC0415
+
+    found = []
+    for name, table in sorted(config.table.tools.items()):
+        if table.path is not None:
+            sys.path.insert(0, str(config.directory / table.path))
+        try:
+            tool = load_tool(table.adapter, Source(name, table.options, config.directory))
+        except TriptychError as error:
+            found.append(Offered(name, problem=str(error)))
+        else:
+            found.append(Offered(name, tool.contracts.contracts))
+    return found
+
+
+async def _announced(address: Address) -> list[Offered]:
+    consumer = aiokafka.AIOKafkaConsumer(
+        bootstrap_servers=address.kafka,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        request_timeout_ms=_TIMEOUT_MS,
+    )
+    partition = aiokafka.TopicPartition(f"{address.topic_prefix}.{topics.CONTRACTS}", 0)
+    found: dict[str, Offered] = {}
+    try:
+        await consumer.start()
+        consumer.assign([partition])
+        end = (await consumer.end_offsets([partition]))[partition]
+        await consumer.seek_to_beginning(partition)
+        while await consumer.position(partition) < end:
+            for record in (await consumer.getmany(partition, timeout_ms=1_000)).get(partition, []):
+                _learn(found, record)
+    except KafkaError as error:
+        raise KafkaUnreachableError(address.kafka, error) from error
+    finally:
+        await consumer.stop()
+    return list(found.values())
+
+
+def _learn(found: dict[str, Offered], record: aiokafka.ConsumerRecord[bytes, bytes]) -> None:
+    name = (record.key or b"").decode(errors="replace")
+    if record.value is None:
+        found.pop(name, None)
+        return
+    try:
+        announced = ToolContracts.model_validate_json(cloudevents.body(record.headers, record.value))
+    except (UndecodableRecord, ValidationError) as error:
+        found[name] = Offered(name, problem=f"its announcement cannot be read: {error}")
+    else:
+        found[announced.tool] = Offered(announced.tool, announced.contracts)

@@ -1,0 +1,230 @@
+"""What an operation is called with: one object of arguments, and where each of them goes in the request.
+
+Parameters keep their names and the body is one argument, `body`, so that a document that grows never makes two
+arguments collide. What the runtime itself sends (credentials, the idempotency key, fixed values) is no argument.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from triptych.schemas.base import Json
+from triptych.tools.openapi.document import Document, Place
+from triptych.tools.openapi.errors import LeftOutError, Reason
+from triptych.tools.openapi.options import OpenApiOptions
+from triptych.tools.openapi.schemas import Converted, Direction, SchemaWriter
+from triptych.tools.rest import Body, BodyForm, KeyCarrier, KeyPlace, Parameter, Style
+from triptych.tools.rest import Place as Where
+from triptych.tools.rest.answer import is_json
+from triptych.tools.rest.auth import ApiKey
+
+_IN_PATH = re.compile(r"\{([^{}]+)\}")
+_SPEC_IGNORES: Final = frozenset({"accept", "content-type", "authorization"})
+"""OpenAPI: parameters of these names are no parameters; the runtime sends these headers itself."""
+CREDENTIALS: Final = frozenset({"api-key", "apikey", "x-api-key", "x-auth-token", "proxy-authorization", "cookie"})
+"""Headers that hold a secret wherever they are used; a secret is never an argument."""
+IDEMPOTENCY_HEADERS: Final = frozenset({"idempotency-key", "x-idempotency-key"})
+_DEFAULT_STYLES = {
+    Where.PATH: Style.SIMPLE,
+    Where.HEADER: Style.SIMPLE,
+    Where.QUERY: Style.FORM,
+    Where.COOKIE: Style.FORM,
+}
+_FORMS: Final = {
+    BodyForm.JSON: ("*/*",),
+    BodyForm.FORM: ("application/x-www-form-urlencoded",),
+    BodyForm.MULTIPART: ("multipart/form-data",),
+    BodyForm.TEXT: ("text/",),
+    BodyForm.BINARY: ("application/octet-stream",),
+}
+"""The media types that each form of a body has; what comes first is preferred."""
+
+
+@dataclass(slots=True)
+class Arguments:
+    """The object of arguments, and where each goes."""
+
+    properties: dict[str, Json] = field(default_factory=dict)
+    required: list[str] = field(default_factory=list)
+    needs: Converted = field(default_factory=lambda: Converted(None))
+    """What the schemas of the parameters refer to."""
+    parameters: list[Parameter] = field(default_factory=list)
+    fixed: list[tuple[Parameter, Json]] = field(default_factory=list)
+    body: Body | None = None
+    key: KeyCarrier | None = None
+    """The header that the document declares for the idempotency key."""
+    notes: list[str] = field(default_factory=list)
+
+
+class ArgumentsReader:
+    """Reads the parameters and the body of operations."""
+
+    def __init__(self, document: Document, options: OpenApiOptions) -> None:
+        self._document, self._options = document, options
+        self._writer = SchemaWriter(document, Direction.REQUEST)
+        self._parts = SchemaWriter(document, Direction.REQUEST, files=True)
+        self.fixed_used: set[str] = set()
+
+    def read(self, place: Place) -> tuple[Arguments, dict[str, Json]]:
+        """The arguments of an operation, and their JSON Schema.
+
+        Raises:
+            LeftOutError: a parameter or the body is of a kind that cannot be sent.
+            UnresolvedError: a reference leads nowhere.
+        """
+        found = Arguments()
+        for stated in self._parameters(place):
+            self._add_parameter(found, stated)
+        self._add_forgotten(found, place)
+        definitions = self._writer.definitions(found.needs)
+        if "requestBody" in place.operation:
+            definitions |= self._add_body(found, self._document.resolved(place.operation["requestBody"]))
+        found.notes.extend(found.needs.loosened)
+        schema: dict[str, Json] = {"type": "object", "properties": found.properties}
+        if found.required:
+            schema["required"] = found.required
+        schema["additionalProperties"] = False
+        if definitions:
+            schema["$defs"] = definitions
+        return found, schema
+
+    def _parameters(self, place: Place) -> list[dict[str, Json]]:
+        """Those of the path item, as far as the operation does not say otherwise, and its own."""
+        known: dict[tuple[str, str], dict[str, Json]] = {}
+        for level in (place.item, place.operation):
+            listed = level.get("parameters")
+            for each in listed if isinstance(listed, list) else ():
+                stated = self._document.resolved(each)
+                known[str(stated.get("in")), str(stated.get("name"))] = stated
+        in_order = {where.value: number for number, where in enumerate(Where)}
+        return sorted(known.values(), key=lambda each: in_order.get(str(each.get("in")), len(in_order)))
+
+    def _add_parameter(self, found: Arguments, stated: dict[str, Json]) -> None:
+        name = str(stated.get("name"))
+        try:
+            where = Where(str(stated.get("in")))
+        except ValueError:
+            raise LeftOutError(Reason.PARAMETER, f"parameter {name} stands in {stated.get('in')!r}") from None
+        if self._is_ours(found, where, name):
+            return
+        parameter, schema = self._parameter(name, where, stated, self._free_name(found, name, where))
+        if name in self._options.set:
+            self.fixed_used.add(name)
+            found.fixed.append((parameter, self._options.set[name]))
+            return
+        converted = self._writer.convert(schema)
+        found.needs.references |= converted.references
+        found.needs.loosened |= converted.loosened
+        found.parameters.append(parameter)
+        found.properties[parameter.argument] = _described(converted.schema, stated)
+        if stated.get("required") is True or where is Where.PATH:
+            found.required.append(parameter.argument)
+
+    def _is_ours(self, found: Arguments, where: Where, name: str) -> bool:
+        """Whether the runtime sends this itself, so that it is no argument."""
+        lowered = name.lower()
+        if where is Where.HEADER and lowered in IDEMPOTENCY_HEADERS:
+            found.key = KeyCarrier(KeyPlace.HEADER, name)
+            return True
+        auth = self._options.auth
+        if isinstance(auth, ApiKey) and auth.place == where.value and auth.name.lower() == lowered:
+            return True
+        if where is not Where.HEADER:
+            return False
+        if lowered in {header.lower() for header in self._options.headers} or lowered in _SPEC_IGNORES:
+            return True
+        if lowered in CREDENTIALS:
+            found.notes.append(f"the header {name} holds a credential and is no argument; give it as `auth`")
+            return True
+        return False
+
+    def _parameter(self, name: str, where: Where, stated: dict[str, Json], argument: str) -> tuple[Parameter, Json]:
+        content = stated.get("content")
+        if isinstance(content, dict) and content:
+            media_type, inner = next(iter(content.items()))
+            if not is_json(media_type):
+                raise LeftOutError(Reason.PARAMETER, f"parameter {name} is written as {media_type}")
+            as_json = Parameter(argument, name, where, _DEFAULT_STYLES[where], explode=False, as_json=True)
+            return as_json, inner.get("schema", True) if isinstance(inner, dict) else True
+        try:
+            style = Style(stated.get("style", _DEFAULT_STYLES[where]))
+        except ValueError:
+            raise LeftOutError(Reason.PARAMETER, f"parameter {name} has the style {stated.get('style')!r}") from None
+        explode = stated.get("explode", style is Style.FORM)
+        reserved = stated.get("allowReserved") is True
+        return Parameter(argument, name, where, style, explode is True, reserved), stated.get("schema", True)
+
+    def _free_name(self, found: Arguments, name: str, where: Where) -> str:
+        taken = {*found.properties, "body"}
+        if name not in taken:
+            return name
+        free = f"{name}_in_{where.value}"
+        found.notes.append(f"the {where.value} parameter {name} is the argument {free}, since {name} is taken")
+        return free
+
+    def _add_forgotten(self, found: Arguments, place: Place) -> None:
+        """What the path has in braces and nobody declared; and what was declared and is not there."""
+        in_path = dict.fromkeys(_IN_PATH.findall(place.path))
+        declared = {each.name for each in found.parameters if each.place is Where.PATH}
+        declared |= {each.name for each, _ in found.fixed if each.place is Where.PATH}
+        for name in in_path.keys() - declared:
+            self._add_parameter(found, {"name": name, "in": "path", "schema": {"type": "string"}})
+            found.notes.append(f"the path parameter {name} is not declared; it is taken as text")
+        for lost in [each for each in found.parameters if each.place is Where.PATH and each.name not in in_path]:
+            found.parameters.remove(lost)
+            found.required.remove(lost.argument)
+            del found.properties[lost.argument]
+            found.notes.append(f"the path parameter {lost.name} is declared, but the path has no place for it")
+
+    def _add_body(self, found: Arguments, stated: dict[str, Json]) -> dict[str, Json]:
+        """Take up the body; gives the definitions that its schema needs."""
+        content = stated.get("content")
+        if not isinstance(content, dict) or not content:
+            found.notes.append("the document has a body of no media type; none is sent")
+            return {}
+        media_type, form = _chosen(content)
+        if ignored := [each for each in content if each != media_type]:
+            found.notes.append(f"the body is sent as {media_type}; {', '.join(ignored)} would do as well")
+        found.body = Body("body", form, "application/json" if media_type == "*/*" else media_type)
+        inner = content[media_type]
+        schema = inner.get("schema", True) if isinstance(inner, dict) else True
+        definitions: dict[str, Json] = {}
+        match form:
+            case BodyForm.BINARY:
+                written: Json = {"type": "string", "contentEncoding": "base64"}
+            case BodyForm.TEXT:
+                written = {"type": "string"}
+            case _:
+                writer = self._parts if form is BodyForm.MULTIPART else self._writer
+                converted = writer.convert(schema)
+                definitions = writer.definitions(converted)
+                found.notes.extend(converted.loosened)
+                written = converted.schema
+                if form is not BodyForm.JSON:
+                    written = {"type": "object", **written} if isinstance(written, dict) else {"type": "object"}
+        found.properties["body"] = _described(written, stated)
+        if stated.get("required") is True:
+            found.required.append("body")
+        return definitions
+
+
+def _chosen(content: dict[str, Json]) -> tuple[str, BodyForm]:
+    """The media type that a body is sent as: JSON before forms, forms before text, text before bytes."""
+    for form, prefixes in _FORMS.items():
+        for media_type in content:
+            essence = media_type.strip().lower()
+            if essence.startswith(prefixes) or (form is BodyForm.JSON and is_json(essence)):
+                return media_type, form
+    raise LeftOutError(Reason.REQUEST_MEDIA_TYPE, f"a body can only be sent as {', '.join(content)}")
+
+
+def _described(schema: Json, stated: dict[str, Json]) -> Json:
+    """The schema with the description that stands beside it, where it has none of its own."""
+    description = stated.get("description")
+    if not isinstance(description, str) or not description:
+        return schema
+    if schema is True:
+        return {"description": description}
+    return schema if not isinstance(schema, dict) or "description" in schema else {"description": description, **schema}

@@ -1,0 +1,253 @@
+"""An OpenAPI document: read from JSON or YAML, known to be 3.0 or 3.1, with references resolved.
+
+It must never fetch anything: a document that points into another one is told so, operation by operation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote
+
+import orjson
+import yaml
+
+from triptych.kernel.errors import ConfigurationError
+from triptych.schemas.base import Json
+
+DOCUMENT_MAX_BYTES: Final = 32 * 1_048_576
+NODES_MAX: Final = 2_000_000
+DEPTH_MAX: Final = 200
+_INTEGERS: Final = (-(2**63), 2**64 - 1)
+_REFERENCES_MAX: Final = 50
+"""So many references in a row are a circle."""
+
+METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+
+
+class DocumentError(ConfigurationError):
+    """It is no OpenAPI 3 document."""
+
+    def __init__(self, origin: str, problem: str, cure: str) -> None:
+        self.origin, self.problem, self.cure = origin, problem, cure
+        super().__init__(f"{origin}: {problem}. {cure}")
+
+
+class UnresolvedError(Exception):
+    """A reference leads nowhere, or out of the document."""
+
+    def __init__(self, reference: str, why: str) -> None:
+        self.reference, self.why = reference, why
+        super().__init__(f"the reference {reference} {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One operation as it stands in the document."""
+
+    path: str
+    method: str
+    item: dict[str, Json]
+    """The path item around it."""
+    operation: dict[str, Json]
+
+    @property
+    def title(self) -> str:
+        return f"{self.method.upper()} {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document of a version that is understood."""
+
+    origin: str
+    content: dict[str, Json]
+
+    @classmethod
+    def parse(cls, raw: bytes, origin: str) -> Document:
+        """Read JSON or YAML. `origin` is a file or URL, for errors.
+
+        Raises:
+            DocumentError: it is too large, neither JSON nor YAML, or another kind of document.
+        """
+        if len(raw) > DOCUMENT_MAX_BYTES:
+            raise DocumentError(origin, f"more than {DOCUMENT_MAX_BYTES} bytes", "Cut out the part that you need")
+        content = _load(raw, origin)
+        if not isinstance(content, dict):
+            raise DocumentError(origin, "no OpenAPI document: not an object", "Name the document itself, not a page")
+        _check_kind(content, origin)
+        return cls(origin, content)
+
+    @property
+    def is_3_0(self) -> bool:
+        return str(self.content["openapi"]).startswith("3.0")
+
+    @property
+    def version(self) -> str:
+        """The API's version, as its author gave it."""
+        info = self.content.get("info")
+        return str(info.get("version", "1")) if isinstance(info, dict) else "1"
+
+    def places(self) -> Iterator[Place]:
+        """Every operation, in the document's order."""
+        paths = self.content.get("paths")
+        for path, item in paths.items() if isinstance(paths, dict) else ():
+            if not isinstance(item, dict):
+                continue
+            try:
+                whole = {**self.resolved(item), **{key: value for key, value in item.items() if key != "$ref"}}
+            except UnresolvedError:
+                whole = item
+            for method in METHODS:
+                operation = whole.get(method)
+                if isinstance(operation, dict):
+                    yield Place(path, method, whole, operation)
+
+    def at(self, reference: str) -> Json:
+        """What a local reference (`#/components/...`) points to.
+
+        Raises:
+            UnresolvedError: it leaves the document, or nothing is there.
+        """
+        if not reference.startswith("#"):
+            raise UnresolvedError(reference, "leads to another document; bundle them into one")
+        found: Any = self.content
+        for part in reference.removeprefix("#").removeprefix("/").split("/") if reference not in {"#", "#/"} else ():
+            name = unquote(part).replace("~1", "/").replace("~0", "~")
+            if isinstance(found, dict) and name in found:
+                found = found[name]
+            elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+                found = found[int(name)]
+            else:
+                raise UnresolvedError(reference, "leads nowhere in this document")
+        return found
+
+    def resolved(self, value: Json) -> dict[str, Json]:
+        """An object, or what it refers to, however many references lie between.
+
+        Raises:
+            UnresolvedError: a reference leads nowhere, out of the document or in a circle.
+        """
+        reference = ""
+        for _ in range(_REFERENCES_MAX):
+            if not isinstance(value, dict):
+                raise UnresolvedError(reference, "leads to something that is no object")
+            if not isinstance(value.get("$ref"), str):
+                return value
+            reference = value["$ref"]
+            value = self.at(reference)
+        raise UnresolvedError(reference, "leads in a circle")
+
+
+def _check_kind(content: dict[str, Json], origin: str) -> None:
+    if "swagger" in content:
+        raise DocumentError(
+            origin,
+            f"this is Swagger {content['swagger']}, and OpenAPI 3.0 or 3.1 is needed",
+            "Convert it (`npx swagger2openapi FILE`, or https://converter.swagger.io) and add the result",
+        )
+    if str(content.get("kind", "")).startswith("discovery#") or "discoveryVersion" in content:
+        raise _is_discovery(origin)
+    version = content.get("openapi")
+    if version is None and {"schemas", "basePath", "servicePath"} <= content.keys():
+        raise _is_discovery(origin)
+    if version is None:
+        raise DocumentError(
+            origin, "no OpenAPI document: it has no field `openapi`", "Name the document itself, such as openapi.json"
+        )
+    if not str(version).startswith(("3.0", "3.1")):
+        raise DocumentError(
+            origin, f"this is OpenAPI {version}, and 3.0 and 3.1 are understood", "Ask the API for one of these"
+        )
+    if not isinstance(content.get("paths", {}), dict):
+        raise DocumentError(origin, "`paths` is no object", "Check the document with an OpenAPI linter")
+
+
+def _is_discovery(origin: str) -> DocumentError:
+    return DocumentError(
+        origin,
+        "this is a Google API discovery document, and not OpenAPI",
+        "Convert it to OpenAPI 3 (for example with `google-discovery-to-swagger` and `swagger2openapi`)",
+    )
+
+
+# JSON and YAML
+
+
+class _Loader(yaml.CSafeLoader):  # type: ignore[misc]
+    """YAML 1.2 as OpenAPI wants it: what looks like a date, `yes`, `no` or `12:30` is text. The C loader, for speed."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, Any]]] = {}  # noqa: RUF012 - PyYAML's own way
+
+
+_CORE = {
+    "tag:yaml.org,2002:bool": (r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    "tag:yaml.org,2002:null": (r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    "tag:yaml.org,2002:int": (r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", "-+0123456789"),
+    "tag:yaml.org,2002:float": (
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+)$",
+        "-+0123456789.",
+    ),
+    "tag:yaml.org,2002:merge": (r"^(?:<<)$", "<"),
+}
+for _tag, (_pattern, _first) in _CORE.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list(_first))
+
+
+def _load(raw: bytes, origin: str) -> Json:
+    if raw.lstrip()[:1] in {b"{", b"["}:
+        try:
+            return orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            # YAML is a superset of JSON, and a flow mapping may open a YAML file.
+            problem = f"not JSON: {error}"
+    else:
+        problem = ""
+    try:
+        loaded = yaml.load(raw, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = problem or "not YAML: " + " ".join(str(error).split())
+        raise DocumentError(origin, problem, "Check that the whole document was saved") from None
+    return _Plain(origin).of(loaded, 0)
+
+
+class _Plain:
+    """JSON values only, with texts as keys, within limits: a few nested aliases could fill the memory otherwise."""
+
+    def __init__(self, origin: str) -> None:
+        self._origin = origin
+        self._known: dict[int, tuple[Json, int]] = {}
+        """Of each list and object, by identity: an alias is the same object again, and is looked at once."""
+
+    def of(self, value: Any, depth: int) -> Json:
+        return self._sized(value, depth)[0]
+
+    def _sized(self, value: Any, depth: int) -> tuple[Json, int]:
+        """The value, and how many values are in it once aliases are written out."""
+        if depth > DEPTH_MAX:
+            raise self._too_much()
+        match value:
+            case int() if not _INTEGERS[0] <= value <= _INTEGERS[1]:
+                return float(value), 1  # as JSON readers have it
+            case None | bool() | int() | float() | str():
+                return value, 1
+            case dict() | list():
+                known = self._known.get(id(value))
+                if known is None:
+                    known = self._known[id(value)] = self._container(value, depth)
+                return known
+        raise DocumentError(self._origin, f"a {type(value).__name__} has no form in JSON", "Put it in quotes")
+
+    def _container(self, value: dict[Any, Any] | list[Any], depth: int) -> tuple[Json, int]:
+        parts = [self._sized(item, depth + 1) for item in (value.values() if isinstance(value, dict) else value)]
+        size = 1 + sum(size for _, size in parts)
+        if size > NODES_MAX:
+            raise self._too_much()
+        items = [item for item, _ in parts]
+        return dict(zip(map(str, value), items, strict=True)) if isinstance(value, dict) else items, size
+
+    def _too_much(self) -> DocumentError:
+        problem = f"more than {NODES_MAX} values or {DEPTH_MAX} levels"
+        return DocumentError(self._origin, problem, "Use fewer aliases, or cut out the part that you need")

@@ -1,0 +1,32 @@
+"""Why an operation of a document cannot be offered as a tool's."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """The reasons, as reports give them."""
+
+    NOT_SELECTED = "not_selected"
+    METHOD = "method"
+    """HEAD, OPTIONS and TRACE answer nothing that could be data."""
+    STREAM = "stream"
+    """Its only answer is a stream, which has no end that could be waited for."""
+    REQUEST_MEDIA_TYPE = "request_media_type"
+    PARAMETER = "parameter"
+    REFERENCE = "reference"
+    """Something it refers to is not in the document."""
+    SCHEMA = "schema"
+    """What it calls a schema is none."""
+    ADDRESS = "address"
+    """The document does not say where its server is."""
+    TOO_LARGE = "too_large"
+
+
+class LeftOutError(Exception):
+    """This operation is left out of the tool."""
+
+    def __init__(self, reason: Reason, why: str) -> None:
+        self.reason, self.why = reason, why
+        super().__init__(f"{reason}: {why}")

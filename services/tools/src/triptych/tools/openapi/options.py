@@ -1,0 +1,74 @@
+"""What stands under `options` of a tool that is made from an OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from triptych.schemas.base import Json
+from triptych.schemas.contract import Effect
+from triptych.tools.rest import Connection, KeyCarrier, KeyPlace
+from triptych.tools.source import Options
+
+_TimeoutMs = Annotated[int, Field(gt=0, le=600_000)]
+
+
+class KeyOption(Options):
+    """How the idempotency key is sent: one of these, with a name."""
+
+    header: str | None = None
+    query: str | None = None
+    field: str | None = None
+    """A field of the body."""
+    natural: str | None = None
+    """Nothing is sent: this argument makes the call recognisable, such as the number of an order."""
+
+    @property
+    def carrier(self) -> KeyCarrier | None:
+        for place in KeyPlace:
+            if (name := getattr(self, place.value)) is not None:
+                return KeyCarrier(place, name)
+        return None
+
+
+class LookupOption(Options):
+    """How to find out what became of a write whose answer was lost."""
+
+    operation: str
+    """A read of this tool, by its name without the tool's."""
+    arguments: dict[str, Json] = Field(default_factory=dict)
+    """Templates (`${{ ... }}`) see `arguments` of the write and its idempotency `key`."""
+    found: str = "result"
+    """An expression over `result` of the lookup, `arguments` and `key`: the write's result, or null."""
+
+
+class OperationOptions(Options):
+    """What the document does not say of one operation, or says wrongly."""
+
+    effect: Effect | None = None
+    timeout_ms: _TimeoutMs | None = None
+    key: KeyOption | None = None
+    lookup: LookupOption | None = None
+    empty_at: str | None = None
+    """Where in the data (dotted) the list stands whose emptiness means that nothing was found."""
+
+
+class OpenApiOptions(Connection):
+    """The whole table."""
+
+    spec: str
+    """The document, relative to triptych.toml: a copy, so that nothing depends on an address when a tool starts."""
+    source: str | None = None
+    """Where the document came from, to fetch it again."""
+    include: tuple[str, ...] = ()
+    """Only these operations: their name, their operationId, or `METHOD /path`; `*` stands for anything."""
+    exclude: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    """Only operations with one of these tags."""
+    set: dict[str, Json] = Field(default_factory=dict)
+    """Parameters that are always sent with this value, and are no arguments."""
+    idempotency_header: str | None = None
+    """The header in which every POST and PATCH sends its key; that makes them idempotent."""
+    timeout_ms: _TimeoutMs = 10_000
+    operations: dict[str, OperationOptions] = Field(default_factory=dict)

@@ -1,0 +1,46 @@
+"""Where an operation's server is, as the document says."""
+
+from __future__ import annotations
+
+from urllib.parse import urljoin
+
+from triptych.schemas.base import Json
+from triptych.tools.openapi.document import Document, Place
+from triptych.tools.openapi.errors import LeftOutError, Reason
+from triptych.tools.openapi.options import OpenApiOptions
+
+
+def address_of(document: Document, place: Place, options: OpenApiOptions) -> str:
+    """The URL of an operation: after the base URL where the options give one, else absolute.
+
+    Raises:
+        LeftOutError: nobody says where the server is.
+    """
+    if options.base_url is not None or options.base_url_env is not None:
+        return place.path
+    server = _first(place.operation) or _first(place.item) or _first(document.content)
+    url = _filled(server) if server else "/"
+    if not url.startswith(("http://", "https://")):
+        if options.source is None or not options.source.startswith(("http://", "https://")):
+            raise LeftOutError(
+                Reason.ADDRESS, f"the document says {url!r} of its server and no host; give --base-url https://..."
+            )
+        url = urljoin(options.source, url)
+    return url.rstrip("/") + place.path
+
+
+def _first(level: dict[str, Json]) -> dict[str, Json] | None:
+    servers = level.get("servers")
+    if isinstance(servers, list) and servers and isinstance(servers[0], dict) and servers[0].get("url"):
+        return servers[0]
+    return None
+
+
+def _filled(server: dict[str, Json]) -> str:
+    """The URL with the default of each variable."""
+    url = str(server["url"])
+    variables = server.get("variables")
+    for name, variable in variables.items() if isinstance(variables, dict) else ():
+        if isinstance(variable, dict) and "default" in variable:
+            url = url.replace(f"{{{name}}}", str(variable["default"]))
+    return url

@@ -1,0 +1,25 @@
+"""Calls over HTTP that are declared and not programmed: how arguments become a request, and an answer data.
+
+Whether the declaration comes from an OpenAPI document or from a table of options is not its business.
+"""
+
+from triptych.tools.rest.auth import Auth, authentication
+from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, KeyCarrier, KeyPlace, Parameter, Place, Style
+from triptych.tools.rest.engine import Connection, Engine, Lookup, Upstream
+
+__all__ = [
+    "Auth",
+    "Body",
+    "BodyForm",
+    "Connection",
+    "Endpoint",
+    "Engine",
+    "KeyCarrier",
+    "KeyPlace",
+    "Lookup",
+    "Parameter",
+    "Place",
+    "Style",
+    "Upstream",
+    "authentication",
+]

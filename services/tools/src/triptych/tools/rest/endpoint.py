@@ -1,0 +1,103 @@
+"""One call over HTTP, declared: where each argument goes, how the idempotency key travels, what may come back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from triptych.schemas.base import Json
+from triptych.schemas.contract import Contract
+
+
+class Place(StrEnum):
+    """Where a parameter stands in a request."""
+
+    PATH = "path"
+    QUERY = "query"
+    HEADER = "header"
+    COOKIE = "cookie"
+
+
+class Style(StrEnum):
+    """How a value is written there (OpenAPI 3, section Style Values)."""
+
+    SIMPLE = "simple"
+    LABEL = "label"
+    MATRIX = "matrix"
+    FORM = "form"
+    SPACE_DELIMITED = "spaceDelimited"
+    PIPE_DELIMITED = "pipeDelimited"
+    DEEP_OBJECT = "deepObject"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """An argument that goes into the path, the query, a header or a cookie."""
+
+    argument: str
+    """Its name among the arguments."""
+    name: str
+    """Its name in the request."""
+    place: Place
+    style: Style
+    explode: bool
+    allow_reserved: bool = False
+    as_json: bool = False
+    """The value is written as JSON, whatever the style."""
+
+
+class BodyForm(StrEnum):
+    """How the body is written."""
+
+    JSON = "json"
+    FORM = "form"
+    MULTIPART = "multipart"
+    TEXT = "text"
+    BINARY = "binary"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The argument that becomes the request's body."""
+
+    argument: str
+    form: BodyForm
+    media_type: str
+
+
+class KeyPlace(StrEnum):
+    """Where the idempotency key is sent."""
+
+    HEADER = "header"
+    QUERY = "query"
+    FIELD = "field"
+    """A field of the body, which must be an object."""
+    NATURAL = "natural"
+    """Nowhere: an argument, such as an order's number, makes the call recognisable by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCarrier:
+    """How an upstream wants to be told that two requests are the same one."""
+
+    place: KeyPlace
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A contract, and the request that keeps it."""
+
+    contract: Contract
+    method: str
+    url: str
+    """Absolute, or a path after the upstream's base URL; `{name}` stands for the path parameter of that name."""
+    parameters: tuple[Parameter, ...] = ()
+    body: Body | None = None
+    fixed: tuple[tuple[Parameter, Json], ...] = ()
+    """Parameters that are always sent with the same value, and are no arguments."""
+    key: KeyCarrier | None = None
+    accept: str = "application/json"
+    authenticated: bool = True
+    empty_at: str | None = None
+    """Where in the data (dotted) a list stands whose emptiness means that nothing was found."""

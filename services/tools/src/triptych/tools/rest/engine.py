@@ -1,0 +1,132 @@
+"""Makes declared calls: one client for the process, one request for an attempt, one lookup where an answer was lost."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+import httpx
+from pydantic import Field, StringConstraints
+
+from triptych.kernel import expressions
+from triptych.schemas.base import Json
+from triptych.schemas.contract import Effect
+from triptych.tools.call import Call, Resources
+from triptych.tools.operation import Operation, Reconcile
+from triptych.tools.rest import answer, request
+from triptych.tools.rest.auth import Auth, Variable, authentication
+from triptych.tools.rest.endpoint import Endpoint
+from triptych.tools.source import Options, Source
+
+KEEPALIVE_S = 1.0
+"""Servers drop idle connections after some seconds; a write on one that is being dropped has an unknown outcome."""
+
+LOOKUP_ARGUMENTS = frozenset({"arguments", "key"})
+"""The variables in the arguments of a lookup: the arguments of the write, and its idempotency key."""
+LOOKUP_FOUND = LOOKUP_ARGUMENTS | {"result"}
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """How to find out what became of a write whose answer was lost."""
+
+    endpoint: Endpoint
+    """A read of the same upstream."""
+    arguments: dict[str, Json]
+    """Its arguments; templates see `arguments` (of the write) and `key`."""
+    found: str
+    """An expression over `result` (of the read), `arguments` and `key`: the write's result, or null."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What all calls of a process share."""
+
+    client: httpx.AsyncClient
+    auth: httpx.Auth | None
+    base_url: str
+
+
+class Connection(Options):
+    """How an upstream is reached; the same keys for every adapter that calls declared endpoints."""
+
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^?#]+$")] | None = None
+    base_url_env: Variable | None = None
+    """The variable that holds the base URL, where it is known only when the stack has started."""
+    auth: Auth | None = None
+    headers: dict[str, str] = Field(default_factory=dict)
+    """These go with every request. A secret does not belong here: see `auth`."""
+    concurrency: Annotated[int, Field(ge=1, le=1_000)] = 16
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables that must be set where the tool runs."""
+        named = [] if self.auth is None else [key for key in type(self.auth).model_fields if key.endswith("_env")]
+        auth = tuple(str(getattr(self.auth, key)) for key in named)
+        return auth if self.base_url_env is None else (self.base_url_env, *auth)
+
+    def base(self, source: Source) -> str:
+        """The base URL, or nothing where endpoints have addresses of their own.
+
+        Raises:
+            ConfigurationError: the variable that should hold it is not set.
+        """
+        if self.base_url_env is not None:
+            return source.secret(self.base_url_env).get_secret_value().rstrip("/")
+        return (self.base_url or "").rstrip("/")
+
+
+class Engine:
+    """Turns endpoints into operations of one upstream."""
+
+    def __init__(self, source: Source, connection: Connection) -> None:
+        self._source, self._connection = source, connection
+
+    @asynccontextmanager
+    async def lifespan(self, _resources: Resources) -> AsyncIterator[Upstream]:
+        """The client that all calls share. Secrets are read here, so that contracts can be told without them.
+
+        Raises:
+            ConfigurationError: a variable that an option names is not set.
+        """
+        chosen = self._connection
+        auth = None if chosen.auth is None else authentication(chosen.auth, self._source)
+        base_url = chosen.base(self._source)
+        limits = httpx.Limits(keepalive_expiry=KEEPALIVE_S)
+        # The runtime sets the time limit of each call; the client's own would only hide it.
+        async with httpx.AsyncClient(headers=chosen.headers, limits=limits, timeout=None) as client:  # noqa: S113
+            yield Upstream(client, auth, base_url)
+
+    def operation(self, endpoint: Endpoint, lookup: Lookup | None = None) -> Operation:
+        """The operation that makes this call."""
+
+        async def perform(arguments: dict[str, Json], call: Call[Upstream]) -> Json:
+            return await self._send(endpoint, arguments, call)
+
+        return Operation(
+            endpoint.contract,
+            perform,
+            reconcile=None if lookup is None else self._reconcile(lookup),
+            may_be_empty=endpoint.contract.effect is Effect.READ,
+        )
+
+    async def _send(self, endpoint: Endpoint, arguments: dict[str, Json], call: Call[Upstream]) -> Json:
+        upstream = call.state
+        asked = request.build(upstream.client, endpoint, upstream.base_url, arguments, call.idempotency_key)
+        auth = upstream.auth if endpoint.authenticated else None
+        response = await upstream.client.send(asked, stream=True, auth=auth)
+        try:
+            return await answer.read(endpoint, response)
+        finally:
+            await response.aclose()
+
+    def _reconcile(self, lookup: Lookup) -> Reconcile:
+        async def what_happened(call: Call[Upstream]) -> Json:
+            known = {"arguments": call.arguments, "key": call.idempotency_key}
+            arguments = expressions.render(lookup.arguments, known)
+            result = await self._send(lookup.endpoint, arguments, call)
+            return None if result is None else expressions.evaluate(lookup.found, {**known, "result": result})
+
+        return what_happened

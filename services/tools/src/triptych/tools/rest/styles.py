@@ -1,0 +1,121 @@
+"""How a parameter's value is written: the styles of OpenAPI 3, which are those of RFC 6570.
+
+Everything a value holds is percent-encoded, so that no argument can leave its place in the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import quote
+
+import orjson
+
+from triptych.schemas.base import Json
+from triptych.tools.rest.endpoint import Parameter, Style
+
+_RESERVED = ":/?#[]@!$&'()*+,;="
+_DELIMITERS = {Style.FORM: ",", Style.SPACE_DELIMITED: "%20", Style.PIPE_DELIMITED: "%7C"}
+
+
+def text_of(value: Json) -> str:
+    """A value as text: strings as they are, nothing for null, and everything else as JSON."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else orjson.dumps(value).decode()
+
+
+def in_path(parameter: Parameter, value: Json) -> str:
+    """What stands in the path for this value."""
+    if parameter.as_json:
+        return _encoded(orjson.dumps(value).decode())
+    name = _encoded(parameter.name)
+    match parameter.style:
+        case Style.LABEL:
+            return "." + _joined(value, "." if parameter.explode else ",", explode=parameter.explode)
+        case Style.MATRIX if parameter.explode and isinstance(value, list):
+            return "".join(f";{name}={_encoded(text_of(item))}" for item in value)
+        case Style.MATRIX if parameter.explode and isinstance(value, dict):
+            return "".join(f";{_encoded(key)}={_encoded(text_of(item))}" for key, item in value.items())
+        case Style.MATRIX:
+            return f";{name}={_joined(value, ',', explode=False)}"
+        case _:
+            return _joined(value, ",", explode=parameter.explode)
+
+
+def in_query(parameter: Parameter, value: Json) -> Iterable[str]:
+    """The `name=value` pairs of the query, encoded."""
+    name, safe = _encoded(parameter.name), _RESERVED if parameter.allow_reserved else ""
+    if parameter.as_json:
+        return [f"{name}={_encoded(orjson.dumps(value).decode())}"]
+    match value:
+        case dict() if parameter.style is Style.DEEP_OBJECT:
+            return [f"{_encoded(key)}={_encoded(text, safe)}" for key, text in _deep(parameter.name, value)]
+        case list() if parameter.explode:
+            return [f"{name}={_encoded(text_of(item), safe)}" for item in value]
+        case dict() if parameter.explode:
+            return [f"{_encoded(key)}={_encoded(text_of(item), safe)}" for key, item in value.items()]
+        case list() | dict():
+            delimiter = _DELIMITERS.get(parameter.style, ",")
+            return [f"{name}={delimiter.join(_encoded(text, safe) for text in _flat(value))}"]
+        case _:
+            return [f"{name}={_encoded(text_of(value), safe)}"]
+
+
+def in_header(parameter: Parameter, value: Json) -> str:
+    """The value of a header. It is not percent-encoded: headers are read as they are."""
+    if parameter.as_json:
+        return orjson.dumps(value).decode()
+    if isinstance(value, dict) and parameter.explode:
+        return ",".join(f"{key}={text_of(item)}" for key, item in value.items())
+    return ",".join(_flat(value)) if isinstance(value, (list, dict)) else text_of(value)
+
+
+def in_cookie(parameter: Parameter, value: Json) -> str:
+    """One `name=value` of the header Cookie."""
+    text = ",".join(_flat(value)) if isinstance(value, (list, dict)) and not parameter.as_json else text_of(value)
+    return f"{parameter.name}={_encoded(text, ',')}"
+
+
+def form_fields(value: dict[str, Json]) -> list[tuple[str, str]]:
+    """The fields of a form: lists repeat their name, objects are written as `name[key]`."""
+    fields: list[tuple[str, str]] = []
+    for name, item in value.items():
+        match item:
+            case dict():
+                fields.extend(_deep(name, item))
+            case list():
+                fields.extend((name, text_of(each)) for each in item)
+            case _:
+                fields.append((name, text_of(item)))
+    return fields
+
+
+def _encoded(text: str, safe: str = "") -> str:
+    return quote(text, safe=safe)
+
+
+def _flat(value: list[Json] | dict[str, Json]) -> list[str]:
+    if isinstance(value, list):
+        return [text_of(item) for item in value]
+    return [text for key, item in value.items() for text in (key, text_of(item))]
+
+
+def _joined(value: Json, delimiter: str, *, explode: bool) -> str:
+    match value:
+        case dict() if explode:
+            return delimiter.join(f"{_encoded(key)}={_encoded(text_of(item))}" for key, item in value.items())
+        case list() | dict():
+            return delimiter.join(_encoded(text) for text in _flat(value))
+        case _:
+            return _encoded(text_of(value))
+
+
+def _deep(name: str, value: Json) -> list[tuple[str, str]]:
+    """`name[key][key]=value`, as deepObject is understood where objects are nested."""
+    match value:
+        case dict():
+            return [pair for key, item in value.items() for pair in _deep(f"{name}[{key}]", item)]
+        case list():
+            return [pair for item in value for pair in _deep(name, item)]
+        case _:
+            return [(name, text_of(value))]

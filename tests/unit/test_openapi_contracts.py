@@ -1,0 +1,329 @@
+"""From an OpenAPI document to contracts: names, arguments, results, effects, choice, and what is told of the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.registry import Offer
+from triptych.schemas import Contract, Effect
+from triptych.tools import Source
+from triptych.tools.openapi import tool
+from triptych.tools.openapi.document import Document, DocumentError
+from triptych.tools.openapi.options import OpenApiOptions
+from triptych.tools.openapi.survey import Generated, Survey, survey
+
+OK: dict[str, Any] = {"200": {"description": "", "content": {"application/json": {"schema": {"type": "object"}}}}}
+
+
+def document(paths: dict[str, Any], version: str = "3.1.0", **more: Any) -> dict[str, Any]:
+    servers = [{"url": "https://api.example.com"}]
+    return {"openapi": version, "info": {"title": "t", "version": "7"}, "servers": servers, "paths": paths, **more}
+
+
+def look(content: dict[str, Any], **options: Any) -> Survey:
+    parsed = Document.parse(orjson.dumps(content), "crm.json")
+    return survey(parsed, "crm", OpenApiOptions.model_validate({"spec": "crm.json", **options}))
+
+
+def only(content: dict[str, Any], **options: Any) -> Generated:
+    made = look(content, **options)
+    assert made.left_out == ()
+    (generated,) = made.generated
+    return generated
+
+
+def contract(content: dict[str, Any], **options: Any) -> Contract:
+    return only(content, **options).endpoint.contract
+
+
+def post(schema: dict[str, Any], media_type: str = "application/json", **more: Any) -> dict[str, Any]:
+    body = {"required": True, "content": {media_type: {"schema": schema}}}
+    return {"/things": {"post": {"operationId": "make", "requestBody": body, "responses": OK, **more}}}
+
+
+def get(*parameters: dict[str, Any], path: str = "/things", **more: Any) -> dict[str, Any]:
+    return {path: {"get": {"operationId": "look", "parameters": list(parameters), "responses": OK, **more}}}
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("operation_id", "name"),
+    [
+        ("listCustomers", "list_customers"),
+        ("Customers_List", "customers_list"),
+        ("customers.list-all", "customers_list_all"),
+        ("getHTTPStatus", "get_http_status"),
+        ("2fa", "get_2fa"),
+        (None, "get_things_thing_id"),
+        ("x" * 100, "x" * 63),
+    ],
+)
+def test_an_operation_is_called_what_the_document_calls_it(operation_id: str | None, name: str) -> None:
+    stated = {"responses": OK} if operation_id is None else {"operationId": operation_id, "responses": OK}
+    assert contract(document({"/things/{thing_id}": {"get": stated}})).operation == f"crm.{name}"
+
+
+def test_two_operations_that_want_one_name_both_get_one_and_it_is_told() -> None:
+    paths = {
+        "/a": {"get": {"operationId": "getIt", "responses": OK}},
+        "/b": {"get": {"operationId": "get_it", "responses": OK}},
+    }
+    first, second = look(document(paths)).generated
+    assert (first.endpoint.contract.operation, second.endpoint.contract.operation) == ("crm.get_it", "crm.get_it_2")
+    assert second.notes == ("called get_it_2, since get_it is the name of another operation",)
+
+
+# Effects and keys
+
+
+@pytest.mark.parametrize(
+    ("method", "effect"),
+    [("get", Effect.READ), ("put", Effect.IDEMPOTENT), ("delete", Effect.IDEMPOTENT), ("post", Effect.ONCE), ("patch", Effect.ONCE)],
+)  # fmt: skip
+def test_the_method_says_what_a_repeat_does(method: str, effect: Effect) -> None:
+    assert contract(document({"/a": {method: {"responses": OK}}})).effect is effect
+
+
+@pytest.mark.parametrize("header", ["Idempotency-Key", "X-Idempotency-Key"])
+def test_a_post_with_a_header_for_the_key_is_idempotent_and_the_key_is_no_argument(header: str) -> None:
+    key = {"name": header, "in": "header", "required": True, "schema": {"type": "string"}}
+    generated = only(document(post({"type": "object"}, parameters=[key])))
+    assert generated.endpoint.contract.effect is Effect.IDEMPOTENT
+    assert generated.endpoint.key is not None
+    assert generated.endpoint.key.name == header
+    assert list(generated.endpoint.contract.arguments["properties"]) == ["body"]
+
+
+@pytest.mark.parametrize(
+    ("extension", "options", "effect"),
+    [
+        ({"x-idempotent": True}, {}, Effect.IDEMPOTENT),
+        ({"x-triptych-effect": "read"}, {}, Effect.READ),
+        ({}, {"idempotency_header": "Idempotency-Key"}, Effect.IDEMPOTENT),
+        ({}, {"operations": {"make": {"key": {"field": "client_token"}}}}, Effect.IDEMPOTENT),
+        ({}, {"operations": {"make": {"effect": "read"}}}, Effect.READ),
+        ({"x-idempotent": True}, {"operations": {"make": {"effect": "once"}}}, Effect.ONCE),
+    ],
+)
+def test_extensions_and_options_say_more_than_the_method(
+    extension: dict[str, Any], options: dict[str, Any], effect: Effect
+) -> None:
+    assert contract(document(post({"type": "object"}, **extension)), **options).effect is effect
+
+
+# Arguments
+
+
+def test_parameters_of_the_path_item_count_and_the_operation_may_say_otherwise() -> None:
+    shared = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}},
+              {"name": "page", "in": "query", "schema": {"type": "integer"}}]  # fmt: skip
+    own = [{"name": "page", "in": "query", "schema": {"type": "string"}}]
+    made = contract(document({"/a/{id}": {"parameters": shared, "get": {"parameters": own, "responses": OK}}}))
+    assert made.arguments["properties"] == {"id": {"type": "string"}, "page": {"type": "string"}}
+    assert made.arguments["required"] == ["id"]
+
+
+def test_parameters_of_one_name_in_two_places_are_two_arguments() -> None:
+    places = [{"name": "id", "in": where, "schema": {"type": "string"}} for where in ("query", "path", "header")]
+    generated = only(document(get(*places, path="/things/{id}")))
+    assert list(generated.endpoint.contract.arguments["properties"]) == ["id", "id_in_query", "id_in_header"]
+    assert len(generated.notes) == 2
+
+
+def test_credentials_are_no_arguments() -> None:
+    named = [
+        {"name": name, "in": "header", "schema": {}} for name in ("Authorization", "X-Api-Key", "Accept", "X-Page")
+    ]
+    assert list(contract(document(get(*named))).arguments["properties"]) == ["X-Page"]
+
+
+def test_a_fixed_value_is_no_argument() -> None:
+    version = {"name": "api-version", "in": "query", "required": True, "schema": {"type": "string"}}
+    generated = only(document(get(version)), set={"api-version": "2026-11"})
+    assert generated.endpoint.contract.arguments["properties"] == {}
+    assert [(parameter.name, value) for parameter, value in generated.endpoint.fixed] == [("api-version", "2026-11")]
+    with pytest.raises(ConfigurationError, match=r"options.set.api_version: no operation"):
+        look(document(get(version)), set={"api_version": "2026-11"})
+
+
+def test_what_stands_in_the_path_and_is_not_declared_is_an_argument_all_the_same() -> None:
+    generated = only(document(get(path="/things/{id}")))
+    assert generated.endpoint.contract.arguments["required"] == ["id"]
+    assert generated.notes == ("the path parameter id is not declared; it is taken as text",)
+
+
+def test_a_file_of_a_multipart_body_is_an_object_with_its_content() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"file": {"type": "string", "format": "binary"}, "note": {"type": "string"}},
+    }
+    arguments = Offer.of(contract(document(post(schema, "multipart/form-data")))).arguments
+    assert arguments.is_valid({"body": {"file": {"text": "a,b"}, "note": "x"}})
+    assert not arguments.is_valid({"body": {"file": "a,b"}})
+
+
+# Schemas
+
+
+def test_recursive_schemas_stay_recursive() -> None:
+    node = {"type": "object", "properties": {"next": {"$ref": "#/components/schemas/Node"}}, "required": ["value"]}
+    made = contract(
+        document(post({"$ref": "#/components/schemas/Node"}), components={"schemas": {"Node": node, "Unused": {}}})
+    )
+    assert list(made.arguments["$defs"]) == ["Node"]
+    arguments = Offer.of(made).arguments
+    assert arguments.is_valid({"body": {"value": 1, "next": {"value": 2}}})
+    assert not arguments.is_valid({"body": {"value": 1, "next": {}}})
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits", "does_not"),
+    [
+        ({"type": "string", "nullable": True}, None, 1),
+        ({"type": "string", "enum": ["a"], "nullable": True}, None, "b"),
+        ({"type": "integer", "minimum": 1, "exclusiveMinimum": True}, 2, 1),
+        ({"type": "integer", "minimum": 1, "exclusiveMinimum": False}, 1, 0),
+        ({"$ref": "#/components/schemas/Text", "minLength": 5}, "a", 1),
+        ({"allOf": [{"$ref": "#/components/schemas/Text"}], "nullable": True}, None, 1),
+        ({"type": "string", "pattern": "^(?<!x)a$"}, "a", 1),
+    ],
+)
+def test_words_of_openapi_3_0_are_understood(schema: dict[str, Any], fits: Any, does_not: Any) -> None:
+    made = contract(document(post(schema), "3.0.3", components={"schemas": {"Text": {"type": "string"}}}))
+    arguments = Offer.of(made).arguments
+    assert arguments.is_valid({"body": fits})
+    assert not arguments.is_valid({"body": does_not})
+
+
+def test_what_only_the_server_sets_is_no_argument_and_what_it_hides_need_not_be_in_the_result() -> None:
+    user = {"type": "object", "required": ["id", "name", "password"], "additionalProperties": False,
+            "properties": {"id": {"type": "string", "readOnly": True}, "name": {"type": "string"},
+                           "password": {"type": "string", "writeOnly": True}}}  # fmt: skip
+    paths = post({"$ref": "#/components/schemas/User"})
+    paths["/things"]["post"]["responses"] = {
+        "201": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/User"}}}}
+    }
+    offer = Offer.of(contract(document(paths, components={"schemas": {"User": user}})))
+    assert offer.arguments.is_valid({"body": {"name": "Ana", "password": "x"}})
+    assert not offer.arguments.is_valid({"body": {"id": "1", "name": "Ana", "password": "x"}})
+    assert offer.result.is_valid({"id": "1", "name": "Ana"})
+
+
+def test_a_result_is_any_of_what_success_looks_like() -> None:
+    responses = {
+        "200": {"content": {"application/json": {"schema": {"type": "integer"}}, "text/event-stream": {}}},
+        "202": {"content": {"text/plain": {}}},
+        "204": {"description": "Nothing."},
+        "400": {"content": {"application/json": {"schema": {"type": "boolean"}}}},
+    }
+    generated = only(document({"/a": {"put": {"responses": responses}}}))
+    result = Offer.of(generated.endpoint.contract).result
+    assert [result.is_valid(value) for value in (1, "a", None, True)] == [True, True, True, False]
+    assert generated.endpoint.accept == "application/json, text/plain;q=0.5"
+
+
+# What is left out
+
+
+@pytest.mark.parametrize(
+    ("paths", "reason", "why"),
+    [
+        ({"/a": {"head": {"responses": OK}}}, "method", "HEAD"),
+        ({"/a": {"get": {"responses": {"200": {"content": {"text/event-stream": {}}}}}}}, "stream", "event-stream"),
+        (post({}, "application/xml"), "request_media_type", "application/xml"),
+        (post({"$ref": "other.json#/Thing"}), "reference", "leads to another document"),
+        (post({"$ref": "#/components/schemas/Gone"}), "reference", "leads nowhere"),
+        (post({"type": "file"}), "schema", "arguments"),
+        (get({"name": "a", "in": "query", "content": {"text/csv": {}}}), "parameter", "text/csv"),
+    ],
+)
+def test_what_cannot_be_offered_is_left_out_with_a_reason(paths: dict[str, Any], reason: str, why: str) -> None:
+    (left,) = look(document(paths)).left_out
+    assert left.reason == reason
+    assert why in left.why
+
+
+def test_one_mistake_in_a_document_costs_one_operation() -> None:
+    made = look(document({**post({"$ref": "#/nowhere"}), **get(path="/others")}))
+    assert [generated.endpoint.contract.operation for generated in made.generated] == ["crm.look"]
+    assert [left.place.title for left in made.left_out] == ["POST /things"]
+
+
+def test_operations_are_chosen_by_name_id_path_or_tag() -> None:
+    paths = {
+        f"/{name}": {"get": {"operationId": f"get{name}", "tags": [name], "responses": OK}} for name in ("A", "B", "C")
+    }
+
+    def chosen(**options: Any) -> list[str]:
+        return [generated.place.path for generated in look(document(paths), **options).generated]
+
+    assert chosen(include=["getA", "get_b"]) == ["/A", "/B"]
+    assert chosen(include=["GET /*"], exclude=["*b"]) == ["/A", "/C"]
+    assert chosen(tags=["C"]) == ["/C"]
+    with pytest.raises(ConfigurationError, match="include: 'getD' fits nothing in the document; did you mean"):
+        chosen(include=["getD"])
+    with pytest.raises(ConfigurationError, match=r"options.tags: 'D'"):
+        chosen(tags=["D"])
+    with pytest.raises(ConfigurationError, match=r"operations.get_d: it fits nothing .* did you mean"):
+        chosen(operations={"get_d": {"effect": "read"}})
+
+
+# Documents
+
+ALIASES = b"a0: &a0 [x,x]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (n, n, b",".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b'{"swagger": "2.0"}', "this is Swagger 2.0.*swagger2openapi"),
+        (b'{"kind": "discovery#restDescription"}', "Google API discovery"),
+        (b'{"openapi": "4.0.0"}', "OpenAPI 4.0.0"),
+        (b"<html>", "no OpenAPI document"),
+        (b"a: [", "not YAML"),
+        (b'{"a": ', "not JSON"),
+        (b'{"info": {}}', "no field `openapi`"),
+        (ALIASES, "more than 2000000 values"),
+    ],
+)  # fmt: skip
+def test_what_is_no_openapi_document_is_refused_with_a_cure(raw: bytes, told: str) -> None:
+    with pytest.raises(DocumentError, match=told):
+        Document.parse(raw, "crm.yaml")
+
+
+def test_yaml_is_read_as_openapi_means_it() -> None:
+    raw = (
+        b"openapi: 3.0.0\npaths: {}\nx: {no: yes, 200: 2026-11-25, at: 12:30, big: 9223372036854775807000, n: 1.5e3}\n"
+    )
+    read = Document.parse(raw, "crm.yaml").content["x"]
+    assert read == {"no": "yes", "200": "2026-11-25", "at": "12:30", "big": 9.223372036854775807e21, "n": 1500.0}
+
+
+def test_an_address_comes_from_the_document_or_from_the_options() -> None:
+    stated = {
+        **document(get()),
+        "servers": [{"url": "https://{region}.example.com/v1/", "variables": {"region": {"default": "eu"}}}],
+    }
+    assert only(stated).endpoint.url == "https://eu.example.com/v1/things"
+    assert only(stated, base_url="https://other.example.com").endpoint.url == "/things"
+    relative = {**document(get()), "servers": [{"url": "/v2"}]}
+    assert (
+        only(relative, source="https://crm.example.com/docs/openapi.json").endpoint.url
+        == "https://crm.example.com/v2/things"
+    )
+    (left,) = look(relative).left_out
+    assert "--base-url" in left.why
+
+
+def test_a_tool_without_its_document_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"tools.crm.options.spec: .*triptych tools add openapi"):
+        tool(Source("crm", {"spec": "tools/crm.openapi.json"}, tmp_path))
