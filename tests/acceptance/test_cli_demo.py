@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp import Client, StdioServerParameters
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
@@ -114,3 +118,68 @@ def test_the_same_tickets_again_start_nothing_new(demo) -> None:
         Counter(line["status"] for line in again)["succeeded"] == Counter(line["status"] for line in lines)["succeeded"]
     )
     assert len(cli.json("runs", "--limit", "1000")) == runs + anonymous
+
+
+async def test_an_mcp_client_starts_a_task_watches_it_and_gets_its_outcome(demo) -> None:
+    cli, _lines = demo
+    script = str(Path(sys.executable).with_name("triptych"))
+    server = StdioServerParameters(command=script, args=["mcp", "serve", "--data", str(cli.data)], cwd=ROOT)
+    told: list[str | None] = []
+
+    async def tell(_progress: float, _total: float | None, message: str | None) -> None:
+        told.append(message)
+
+    async with Client(server) as client:
+
+        async def ask(tool: str, progress_callback: Any = None, **arguments: Any) -> dict[str, Any]:
+            result = await client.call_tool(tool, arguments, progress_callback=progress_callback)
+            assert not result.is_error, result
+            return result.structured_content
+
+        playbooks = {each["name"]: each for each in (await ask("list_playbooks"))["playbooks"]}
+        assert "ticket_id" in playbooks["support-ticket"]["input"]["properties"]
+        ticket = {"ticket_id": "T-mcp-1", "customer": "Ana", "subject": "Refund", "body": "How do I get a refund?"}
+        started = await ask("start_task", playbook="support-ticket", input=ticket, task_id="mcp-1")
+        outcome = await ask("get_outcome", tell, task_id="mcp-1", wait_s=120)
+        status = await ask("task_status", task_id="mcp-1")
+        unheard_of = await ask("task_status", task_id="nobody-1")
+        not_yet = await ask("get_outcome", task_id="nobody-1", wait_s=0.5)
+        refused = await client.call_tool("start_task", {"playbook": "No Such", "input": {}})
+    assert started == {"task_id": "mcp-1"}
+    assert outcome["answered"] in {"final", "needs_a_person"}
+    assert outcome["status"] == status["status"]
+    assert {step["operation"] for step in status["steps"]} >= {"helpdesk.acknowledge", "kb.search"}
+    assert any(each and "steps done" in each for each in told)
+    assert unheard_of["status"] == "unknown"
+    assert not_yet["answered"] == "not_yet"
+    assert refused.is_error
+    assert "playbook" in refused.content[0].text
+
+
+async def test_the_same_over_http(demo) -> None:
+    cli, _lines = demo
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = Path(sys.executable).with_name("triptych")
+    server = await asyncio.create_subprocess_exec(
+        script, "mcp", "serve", "--data", cli.data, "--port", str(port), cwd=ROOT
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not await asyncio.to_thread(answers, port):
+            assert time.monotonic() < deadline
+        async with Client(f"http://127.0.0.1:{port}/mcp") as client:
+            outcome = await client.call_tool("get_outcome", {"task_id": "mcp-1"})
+        assert outcome.structured_content["answered"] in {"final", "needs_a_person"}
+    finally:
+        server.terminate()
+        await server.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

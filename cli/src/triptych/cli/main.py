@@ -14,6 +14,7 @@ from triptych.cli import (
     commands_stack,
     control,
     demo,
+    mcp,
     new,
     outcomes,
     playbook,
@@ -56,6 +57,7 @@ app.add_typer(playbook.app, name="playbook")
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(tools.app, name="tools")
 app.add_typer(new.app, name="new")
+app.add_typer(mcp.app, name="mcp")
 
 
 def main() -> None:

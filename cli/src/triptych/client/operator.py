@@ -21,7 +21,7 @@ import orjson
 from triptych.client.errors import DatabaseUnreachableError, RunAmbiguousError, RunNotFoundError
 from triptych.kernel.database import Queries
 from triptych.kernel.run_ids import first_id
-from triptych.schemas import Json
+from triptych.schemas import Json, Playbook
 
 _QUERIES = Queries.load("triptych.client", "operator.sql")
 _MAX_CANDIDATES = 10
@@ -187,6 +187,22 @@ class Operator:
         if len(records) > 1:
             raise RunAmbiguousError(reference, [f"{record['run_id']} ({record['tenant']})" for record in records])
         return _run(records[0])
+
+    async def task(self, tenant: str, task_id: str) -> RunRow:
+        """The run of a task.
+
+        Raises:
+            RunNotFoundError: there is none; it is not admitted yet, was rejected, or was never published.
+        """
+        record = await self._connection.fetchrow(_QUERIES["run_of_task"], tenant, task_id)
+        if record is None:
+            raise RunNotFoundError(task_id)
+        return _run(record)
+
+    async def playbooks(self) -> list[Playbook]:
+        """The playbooks that were ever deployed, each as it was last."""
+        records = await self._connection.fetch(_QUERIES["playbooks"])
+        return [Playbook.model_validate_json(record["definition"]) for record in records]
 
     async def budgets(self, run: RunRow) -> dict[str, Any]:
         """The limits that the run's playbook sets, before any extension."""

@@ -46,6 +46,16 @@ from executor.runs join (select run_id from executor.tasks where task_id = $3 li
 order by started_at desc
 limit $4
 
+-- name: run_of_task
+select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
+       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at
+from executor.runs
+where run_id = (select run_id from executor.tasks where tenant = $1 and task_id = $2)
+
+-- name: playbooks
+-- Of each name the version that was deployed last.
+select distinct on (name) definition from executor.playbooks order by name, deployed_at desc
+
 -- name: budgets
 select definition -> 'budgets' from executor.playbooks where name = $1 and version = $2
 
