@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,17 +18,27 @@ START_WITHIN_S = 30
 @pytest.fixture(scope="module")
 def model_server() -> Iterator[str]:
     """The URL of a scripted model server of the module's own."""
+    yield from _served("/health", "-m", "triptych.examples.model_server", "--port")
+
+
+@pytest.fixture(scope="module")
+def openapi_upstream() -> Iterator[str]:
+    """The URL of an API that describes itself."""
+    yield from _served("/openapi.json", str(Path(__file__).with_name("openapi_upstream.py")))
+
+
+def _served(health: str, *command: str) -> Iterator[str]:
+    """A server that takes its port as the last argument, until it is not needed any more."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "triptych.examples.model_server", "--port", str(port)]
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen([sys.executable, *command, str(port)]) as process:
         try:
             deadline = time.monotonic() + START_WITHIN_S
-            while not _answers(url):
-                assert process.poll() is None, f"the model server ended with {process.returncode}"
-                assert time.monotonic() < deadline, f"the model server did not answer at {url}"
+            while not _answers(url + health):
+                assert process.poll() is None, f"{command} ended with {process.returncode}"
+                assert time.monotonic() < deadline, f"{command} did not answer at {url}"
                 time.sleep(0.05)
             yield url
         finally:
@@ -36,6 +47,6 @@ def model_server() -> Iterator[str]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health").is_success
+        return httpx.get(url).is_success
     except httpx.TransportError:
         return False

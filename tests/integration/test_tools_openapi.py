@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,36 +20,12 @@ from triptych.tools import Call, Resources, Source, Tool
 from triptych.tools.openapi import tool as openapi_tool
 from triptych.tools.testing import call
 
-START_WITHIN_S = 30
 KEY = "s3cret-of-the-upstream"
-SERVER = Path(__file__).with_name("openapi_upstream.py")
-
-Ask = Callable[..., Awaitable[Result]]
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen([sys.executable, SERVER, str(port)]) as process:
-        try:
-            deadline = time.monotonic() + START_WITHIN_S
-            while not answers(url):
-                assert process.poll() is None, f"the upstream ended with {process.returncode}"
-                assert time.monotonic() < deadline, f"the upstream did not answer at {url}"
-                time.sleep(0.05)
-            yield url
-        finally:
-            process.kill()
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/openapi.json").is_success
-    except httpx.TransportError:
-        return False
+def upstream(openapi_upstream: str) -> str:
+    return openapi_upstream
 
 
 def triptych(*arguments: str) -> str:

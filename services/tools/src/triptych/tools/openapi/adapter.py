@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from triptych.kernel import expressions
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.expressions import ExpressionError
-from triptych.schemas.contract import Effect
 from triptych.tools.openapi.document import Document
-from triptych.tools.openapi.options import LookupOption, OpenApiOptions
-from triptych.tools.openapi.survey import Survey, survey
-from triptych.tools.rest import Engine, Lookup
-from triptych.tools.rest.engine import LOOKUP_ARGUMENTS, LOOKUP_FOUND
+from triptych.tools.openapi.options import OpenApiOptions
+from triptych.tools.openapi.survey import survey
+from triptych.tools.rest import Engine, lookup_of
 from triptych.tools.source import Source
 from triptych.tools.tool import Tool
 
@@ -24,11 +20,13 @@ def tool(source: Source) -> Tool:
     options = source.read(OpenApiOptions)
     made = survey(read_document(source, options), source.name, options)
     engine = Engine(source, options)
+    endpoints = {each.endpoint.name: each.endpoint for each in made.generated}
     tool = Tool(source.name, lifespan=engine.lifespan, concurrency=options.concurrency)
     for generated in made.generated:
-        name = generated.endpoint.contract.operation.partition(".")[2]
+        name = generated.endpoint.name
         stated = options.operations.get(name)
-        lookup = None if stated is None or stated.lookup is None else _lookup(source, name, stated.lookup, made)
+        key = f"tools.{source.name}.options.operations.{name}.lookup"
+        lookup = None if stated is None or stated.lookup is None else lookup_of(stated.lookup, endpoints, key)
         tool.add(engine.operation(generated.endpoint, lookup))
     return tool
 
@@ -48,23 +46,3 @@ def read_document(source: Source, options: OpenApiOptions) -> Document:
             f"`triptych tools add openapi` stores it"
         ) from None
     return Document.parse(raw, options.source or str(file))
-
-
-def _lookup(source: Source, name: str, stated: LookupOption, made: Survey) -> Lookup:
-    """Raises ConfigurationError where the lookup could never work."""
-    key = f"tools.{source.name}.options.operations.{name}.lookup"
-    endpoint = made.endpoint(f"{source.name}.{stated.operation}")
-    if endpoint is None:
-        raise ConfigurationError(f"{key}.operation: there is no {stated.operation} here; include it as well")
-    if endpoint.contract.effect is not Effect.READ:
-        raise ConfigurationError(f"{key}.operation: {stated.operation} is no read, and asking must change nothing")
-    try:
-        for expression in expressions.expressions(stated.arguments):
-            expressions.check(expression, LOOKUP_ARGUMENTS)
-    except ExpressionError as error:
-        raise ConfigurationError(f"{key}.arguments: {error}") from None
-    try:
-        expressions.check(stated.found, LOOKUP_FOUND)
-    except ExpressionError as error:
-        raise ConfigurationError(f"{key}.found: {error}") from None
-    return Lookup(endpoint, stated.arguments, stated.found)

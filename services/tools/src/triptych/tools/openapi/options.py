@@ -8,39 +8,10 @@ from pydantic import Field
 
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
-from triptych.tools.rest import Connection, KeyCarrier, KeyPlace
+from triptych.tools.rest import Connection, KeyOption, LookupOption
 from triptych.tools.source import Options
 
 _TimeoutMs = Annotated[int, Field(gt=0, le=600_000)]
-
-
-class KeyOption(Options):
-    """How the idempotency key is sent: one of these, with a name."""
-
-    header: str | None = None
-    query: str | None = None
-    field: str | None = None
-    """A field of the body."""
-    natural: str | None = None
-    """Nothing is sent: this argument makes the call recognisable, such as the number of an order."""
-
-    @property
-    def carrier(self) -> KeyCarrier | None:
-        for place in KeyPlace:
-            if (name := getattr(self, place.value)) is not None:
-                return KeyCarrier(place, name)
-        return None
-
-
-class LookupOption(Options):
-    """How to find out what became of a write whose answer was lost."""
-
-    operation: str
-    """A read of this tool, by its name without the tool's."""
-    arguments: dict[str, Json] = Field(default_factory=dict)
-    """Templates (`${{ ... }}`) see `arguments` of the write and its idempotency `key`."""
-    found: str = "result"
-    """An expression over `result` of the lookup, `arguments` and `key`: the write's result, or null."""
 
 
 class OperationOptions(Options):

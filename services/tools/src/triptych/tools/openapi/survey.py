@@ -68,10 +68,6 @@ class Survey:
     def operations(self) -> int:
         return len(self.generated) + len(self.left_out)
 
-    def endpoint(self, operation: str) -> Endpoint | None:
-        """The endpoint of a contract's name."""
-        return next((each.endpoint for each in self.generated if each.endpoint.contract.operation == operation), None)
-
 
 def survey(document: Document, tool: str, options: OpenApiOptions) -> Survey:
     """Look at every operation of a document.

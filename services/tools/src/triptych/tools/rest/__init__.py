@@ -4,6 +4,7 @@ Whether the declaration comes from an OpenAPI document or from a table of option
 """
 
 from triptych.tools.rest.auth import Auth, authentication
+from triptych.tools.rest.declared import KeyOption, LookupOption, lookup_of
 from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, KeyCarrier, KeyPlace, Parameter, Place, Style
 from triptych.tools.rest.engine import Connection, Engine, Lookup, Upstream
 
@@ -15,11 +16,14 @@ __all__ = [
     "Endpoint",
     "Engine",
     "KeyCarrier",
+    "KeyOption",
     "KeyPlace",
     "Lookup",
+    "LookupOption",
     "Parameter",
     "Place",
     "Style",
     "Upstream",
     "authentication",
+    "lookup_of",
 ]

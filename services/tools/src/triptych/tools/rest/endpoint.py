@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from triptych.schemas.base import Json
@@ -101,3 +101,12 @@ class Endpoint:
     authenticated: bool = True
     empty_at: str | None = None
     """Where in the data (dotted) a list stands whose emptiness means that nothing was found."""
+    templates: dict[str, Json] | None = None
+    """Rendered for each call, where the arguments do not go into the request as they are."""
+    defaults: dict[str, Json] = field(default_factory=dict)
+    """What templates see of an argument that is not given."""
+
+    @property
+    def name(self) -> str:
+        """The operation's name without the tool's."""
+        return self.contract.operation.partition(".")[2]

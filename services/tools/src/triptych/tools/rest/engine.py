@@ -11,9 +11,12 @@ import httpx
 from pydantic import Field, StringConstraints
 
 from triptych.kernel import expressions
+from triptych.kernel.expressions import ExpressionError
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
+from triptych.schemas.result import ErrorCode
 from triptych.tools.call import Call, Resources
+from triptych.tools.failure import ToolFailure
 from triptych.tools.operation import Operation, Reconcile
 from triptych.tools.rest import answer, request
 from triptych.tools.rest.auth import Auth, Variable, authentication
@@ -114,7 +117,8 @@ class Engine:
 
     async def _send(self, endpoint: Endpoint, arguments: dict[str, Json], call: Call[Upstream]) -> Json:
         upstream = call.state
-        asked = request.build(upstream.client, endpoint, upstream.base_url, arguments, call.idempotency_key)
+        values = arguments if endpoint.templates is None else _rendered(endpoint, endpoint.templates, arguments)
+        asked = request.build(upstream.client, endpoint, upstream.base_url, values, call.idempotency_key)
         auth = upstream.auth if endpoint.authenticated else None
         response = await upstream.client.send(asked, stream=True, auth=auth)
         try:
@@ -130,3 +134,12 @@ class Engine:
             return None if result is None else expressions.evaluate(lookup.found, {**known, "result": result})
 
         return what_happened
+
+
+def _rendered(endpoint: Endpoint, templates: dict[str, Json], arguments: dict[str, Json]) -> dict[str, Json]:
+    """What the templates give for these arguments; a parameter that gives null is not sent."""
+    try:
+        values = expressions.render(templates, {"arguments": {**endpoint.defaults, **arguments}})
+    except ExpressionError as error:
+        raise ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"{endpoint.contract.operation}: {error}", undone=True) from None
+    return {name: value for name, value in values.items() if value is not None}
