@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import http.server
+import json
 import socket
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -302,6 +304,37 @@ async def test_a_wrong_token_is_an_identity_problem_and_is_never_shown(
     with pytest.raises(ConfigurationError, match="401") as caught:
         await added(tmp_path, "far", url=served, token_env=TOKEN_ENV)
     assert "wrong-token-1" not in str(caught.value)
+
+
+CONFIG = """# What a person wrote.
+[tools.model]  # stays
+adapter = "triptych.tools.model:tool"
+"""
+
+
+def test_the_command_adds_a_server_once_and_says_what_it_left_out(tmp_path: Path) -> None:
+    (tmp_path / "triptych.toml").write_text(CONFIG)
+
+    def add(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "triptych.cli", "tools", "add", "mcp", *words, "--", "mcp-server-time"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = add("--name", "clock", "--only", "convert_time", "--effect", "convert_time=idempotent", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [(each["operation"], each["effect"]) for each in report["operations"]] == [
+        ("clock.convert_time", "idempotent")
+    ]
+    assert report["left_out"] == [{"name": "get_current_time", "why": "not among `only`"}]
+    written = (tmp_path / "triptych.toml").read_text()
+    assert written.startswith(CONFIG)
+    assert list(bridge(Source("clock", tomllib.loads(written)["tools"]["clock"]["options"], tmp_path)).operations) == [
+        "clock.convert_time"
+    ]
+    again = add("--name", "clock")
+    assert again.returncode == 1
+    assert "--replace" in again.stderr
+    assert "nope" in add("--name", "other", "--only", "nope").stderr
 
 
 async def test_through_a_real_worker_calls_are_answered_and_changed_contracts_are_announced(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from triptych.schemas import Contract, Effect
 from triptych.tools import Source
 from triptych.tools.mcp import tool as bridge
 from triptych.tools.mcp.contracts import CONTENT, NAME_MAX_CHARS, as_2020_12, differences, offers, operation_names
-from triptych.tools.mcp.options import McpOptions
+from triptych.tools.mcp.options import McpOptions, Override
 from triptych.tools.mcp.pins import PinnedTool
 
 OBJECT: dict[str, Any] = {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}
@@ -139,3 +141,15 @@ def test_what_changes_a_contract_compatibly_and_what_breaks_it() -> None:
 def test_a_wrong_option_is_named(given: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         bridge(Source("crm", given))
+
+
+def test_every_option_has_a_line_in_the_guide() -> None:
+    page = (
+        (Path(__file__).parents[2] / "docs" / "adapters.md")
+        .read_text("utf-8")
+        .partition("\n## MCP\n")[2]
+        .partition("\n## ")[0]
+    )
+    described = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert set(McpOptions.model_fields) <= described
+    assert all(f"`{field}`" in page for field in Override.model_fields)

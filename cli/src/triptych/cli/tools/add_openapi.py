@@ -17,7 +17,7 @@ from triptych.cli.options import AsJson
 from triptych.cli.output import err, out, print_json
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.tools import edit
-from triptych.cli.tools.options import DEFAULT_CONFIG, ConfigFile, DryRun, Name, Replace
+from triptych.cli.tools.options import DEFAULT_CONFIG, ConfigFile, DryRun, Name, Replace, pairs
 from triptych.kernel.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ def openapi(
         "idempotency_header": idempotency_header,
         "timeout_ms": timeout_ms,
         "auth": _auth(auth, parsed, name),
-        "headers": _pairs(header, "--header") or None,
-        "set": _pairs(fixed, "--set") or None,
-        "operations": {key: {"effect": value} for key, value in _pairs(effect, "--effect").items()} or None,
+        "headers": pairs(header, "--header") or None,
+        "set": pairs(fixed, "--set") or None,
+        "operations": {key: {"effect": value} for key, value in pairs(effect, "--effect").items()} or None,
     }
     options = _checked(name, {key: value for key, value in table.items() if value is not None}, stack)
     made = survey(parsed, name, options)
@@ -136,16 +136,6 @@ def _checked(name: str, table: dict[str, Any], stack: StackConfig) -> OpenApiOpt
     from triptych.tools.source import Source  # noqa: PLC0415
 
     return Source(name, table, stack.directory).read(OpenApiOptions)
-
-
-def _pairs(given: list[str], option: str) -> dict[str, str]:
-    pairs = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=option)
-        pairs[key] = value
-    return pairs
 
 
 def _auth(chosen: str | None, document: Document, name: str) -> dict[str, Any] | None:

@@ -12,3 +12,14 @@ DEFAULT_CONFIG = Path("triptych.toml")
 Name = Annotated[str, typer.Option("--name", help="The tool's name, as playbooks will use it.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Take the place of the tool of this name.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only report; write nothing.")]
+
+
+def pairs(given: list[str], option: str) -> dict[str, str]:
+    """What a repeated NAME=VALUE option was given. Raises typer.BadParameter."""
+    pairs = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=option)
+        pairs[key] = value
+    return pairs

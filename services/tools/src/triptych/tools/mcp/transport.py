@@ -6,9 +6,11 @@ A process that the stack starts goes with the stack, and sees of this one's envi
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import anyio
@@ -46,12 +48,17 @@ def transport_of(source: Source, options: McpOptions) -> Transport:
         return lambda: http_transport(url, headers)
     command, *arguments = options.command
     server = StdioServerParameters(
-        command=command,
+        command=_found(command),
         args=arguments,
         env={name: secrets[name] for name in options.env} | _marks(),
         cwd=source.path(options.cwd),
     )
     return lambda: stdio_client(server, sys.stderr)
+
+
+def _found(command: str) -> str:
+    """The command on the path, or beside the Python that runs this: servers are often installed with Triptych."""
+    return shutil.which(command) or shutil.which(command, path=str(Path(sys.executable).parent)) or command
 
 
 def _marks() -> dict[str, str]:
