@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from triptych.executor.settings import ExecutorSettings
+from triptych.kernel.embeddings import EmbeddingSettings
 from triptych.kernel.models import ModelSettings
 from triptych.kernel.settings import ServiceSettings
 from triptych.tools.helpdesk import HelpdeskSettings
@@ -25,6 +26,7 @@ SECTIONS: tuple[tuple[str, str, type[BaseSettings]], ...] = (
     ("Every service", "Executor, planner, critic and each tool read these.", ServiceSettings),
     ("The executor", "Besides those of every service.", ExecutorSettings),
     ("Models", "The planner, the critic and the tool `model` read these.", ModelSettings),
+    ("Embeddings", "The tool `kb` and `triptych kb` read these.", EmbeddingSettings),
     ("The tool `helpdesk`", "A tool brings settings of its own in this way.", HelpdeskSettings),
 )
 

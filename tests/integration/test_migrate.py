@@ -125,3 +125,28 @@ def _revision(directory: Path, revision: str, after: str | None, script: str) ->
         f"revision, down_revision = {revision!r}, {after!r}\n"
         "def upgrade():\n    run_sql(__file__)\n"
     )
+
+
+def test_a_migration_that_waits_for_an_extension_is_tried_again_at_the_next_start(database, tmp_path):
+    revision = """
+from triptych.kernel.migrate import need_extension
+from alembic import op
+
+revision, down_revision = "0001", None
+
+
+def upgrade():
+    need_extension(EXTENSION)
+    op.execute("create table shelf (number integer)")
+"""
+    folder = tmp_path / "shelves"
+    folder.mkdir()
+    (folder / "0001_shelf.py").write_text(revision.replace("EXTENSION", repr("nothing-of-the-kind")), "utf-8")
+    waiting = database.prepare({"tool_shelf": (WORKER, folder)})
+    assert "nothing-of-the-kind" in waiting.postponed[0]
+    with psycopg.connect(waiting.services["tool_shelf"]) as connection:
+        assert connection.execute("select to_regclass('shelf'), to_regclass('jobs')").fetchone() == (None, "jobs")
+    (folder / "0001_shelf.py").write_text(revision.replace("EXTENSION", repr("vector")), "utf-8")
+    assert database.prepare({"tool_shelf": (WORKER, folder)}).postponed == ()
+    with psycopg.connect(waiting.services["tool_shelf"]) as connection:
+        assert connection.execute("select to_regclass('shelf')").fetchone() == ("shelf",)

@@ -26,7 +26,7 @@ from triptych.kernel.models import ModelSettings
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.schemas import CallRequest, ErrorCode, Grant, Result, ResultStatus, ToolContracts
-from triptych.tools import Call, Effect, Tool, ToolFailure, helpdesk, kb, model
+from triptych.tools import Call, Effect, Tool, ToolFailure, helpdesk, model
 from triptych.tools import ErrorCode as Code
 from triptych.tools.breaker import BreakerPolicy
 from triptych.tools.echo import tool as echo
@@ -109,7 +109,7 @@ async def running(ends: Ends, tool: Tool, own: Any = None, *, instance: str = "t
 async def ends(servers, prefix, database, create_topics) -> AsyncIterator[Ends]:
     await create_topics("calls.echo", "calls.helpdesk", "results", "dead-letters")
     await create_topics("contracts", partitions=1)
-    prepared = database.prepare({"tool_echo": (WORKER, MIGRATIONS / "tool", MIGRATIONS / "kb")})
+    prepared = database.prepare({"tool_echo": (WORKER, MIGRATIONS / "tool")})
     dsn = prepared.services["tool_echo"]
     settings = ServiceSettings(kafka=servers.kafka, postgres=dsn, topic_prefix=prefix, shutdown_timeout_ms=4_000)
     async with await connect(dsn, "test") as pool, open_ends(settings, pool, "contracts", "dead-letters") as ends:
@@ -328,16 +328,6 @@ async def test_an_open_breaker_answers_at_once_and_calls_nothing(ends):
     assert third.details == {"breaker": "open", "effect": "none"}
     assert third.retry_after_ms > 0
     assert await ends.pool.fetchval("select count(*) from effects where request_id = $1", requests[2].request_id) == 0
-
-
-async def test_the_knowledge_base_scores_what_it_knows_and_what_it_does_not(ends):
-    known = await call(kb.tool, "search", {"query": "Rotate an API key without downtime"}, pool=ends.pool)
-    assert known.data["hits"][0]["id"] == "kb-025"
-    assert known.data["top_score"] > 0.5
-    off_topic = "The espresso machine beside the elevator drips water all over the carpet."
-    unknown = await call(kb.tool, "search", {"query": off_topic}, pool=ends.pool)
-    assert unknown.status is ResultStatus.EMPTY or unknown.data["top_score"] < 0.2
-    assert await call(kb.tool, "search", {"query": "Zzyzx"}, pool=ends.pool) == Result.empty()
 
 
 async def test_a_model_call_reports_what_it_cost_and_stays_within_its_grant():

@@ -18,9 +18,11 @@ from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 from triptych.executor.settings import ExecutorSettings
+from triptych.kernel.embeddings import EmbeddingSettings
 from triptych.kernel.models import ModelSettings
 from triptych.kernel.settings import ServiceSettings
 from triptych.tools.helpdesk import HelpdeskSettings
+from triptych.tools.source import DIRECTORY, NAME, OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("executor", "planner", "critic", "tools")
@@ -52,9 +54,9 @@ def dockerfile() -> str:
 
 
 def known_variables() -> set[str]:
-    return {
+    return {NAME, OPTIONS, DIRECTORY} | {
         f"{settings.model_config.get('env_prefix', '')}{name}".upper()
-        for settings in (ServiceSettings, ExecutorSettings, ModelSettings, HelpdeskSettings)
+        for settings in (ServiceSettings, ExecutorSettings, ModelSettings, EmbeddingSettings, HelpdeskSettings)
         for name in settings.model_fields
     }
 

@@ -14,7 +14,7 @@ from triptych.schemas import ErrorCode, Grant, Result, ResultStatus, Spend
 from triptych.tools import Call, Cost, Effect, Tool, ToolFailure
 from triptych.tools.failure import ToolDefinitionError
 from triptych.tools.http import check, content, failure_of
-from triptych.tools.kb import Article, shipped_articles
+from triptych.tools.kb.articles import parse_article, shipped_articles
 from triptych.tools.process import load_tool
 from triptych.tools.scaffold import ScaffoldError, scaffold
 from triptych.tools.testing import call
@@ -327,7 +327,7 @@ def test_all_shipped_articles_are_read():
 
 def test_an_article_without_front_matter_names_the_file_and_the_cure():
     with pytest.raises(ConfigurationError, match=r"knowledge/kb-1.md.*front matter"):
-        Article.parse("kb-1.md", "Just text")
+        parse_article("kb-1.md", "Just text")
 
 
 def test_a_scaffolded_tool_is_written_once_and_its_name_is_checked(tmp_path):

@@ -14,6 +14,7 @@ from triptych.cli import (
     commands_stack,
     control,
     demo,
+    kb,
     mcp,
     new,
     outcomes,
@@ -58,6 +59,7 @@ app.add_typer(schemas.app, name="schemas")
 app.add_typer(tools.app, name="tools")
 app.add_typer(new.app, name="new")
 app.add_typer(mcp.app, name="mcp")
+app.add_typer(kb.app, name="kb")
 
 
 def main() -> None:

@@ -65,13 +65,16 @@ def setup(
     known = passwords(roles, database, {*migrations, OPERATOR})
     schemas = [Schema(name, known[name], directories) for name, directories in migrations.items()]
     try:
-        prepare(postgres, prefix, schemas, known[OPERATOR])
+        prepared = prepare(postgres, prefix, schemas, known[OPERATOR])
     except psycopg.Error as error:
         raise DatabaseUnreachableError(f"{server.get('host')}:{server.get('port', 5432)}/{database}", error) from error
     asyncio.run(create_topics(kafka, prefix, stack.table.tools))
     if as_json:
-        print_json({"database": database, "topic_prefix": prefix, "schemas": sorted(migrations)})
+        told = {"database": database, "topic_prefix": prefix, "schemas": sorted(migrations)}
+        print_json(told | {"postponed": prepared.postponed})
     else:
+        for reason in prepared.postponed:
+            err.print(f"waits: {reason}", style="yellow", markup=False)
         err.print(f"ready: database {database}, topics {prefix}.*")
 
 

@@ -19,10 +19,11 @@ from alembic import command, op
 from alembic.config import Config
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 
-from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.errors import ConfigurationError, TriptychError
 from triptych.kernel.partitions import make_partitions
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
@@ -57,6 +58,14 @@ class RoleNameError(ConfigurationError):
         super().__init__(f"role name {role} is longer than 63 bytes: use a shorter name for the database")
 
 
+class MigrationPostponed(TriptychError):
+    """A migration waits for something that the database does not have. It is tried again at the next `prepare`."""
+
+    def __init__(self, extension: str, cause: Exception) -> None:
+        self.extension = extension
+        super().__init__(f"the database has no extension {extension}, and it cannot be made: {cause}")
+
+
 @dataclass(frozen=True, slots=True)
 class Schema:
     """A service's schema, the password of its role, and the directories of its migrations, in order."""
@@ -78,6 +87,8 @@ class Prepared:
     """The DSN of the role that may read everything and change nothing."""
     owner: str
     """The DSN of the role that owns everything; no service gets it."""
+    postponed: tuple[str, ...] = ()
+    """By schema, what a migration still waits for. The service works without, and says what it lacks."""
 
 
 def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operator_password: str) -> Prepared:
@@ -98,11 +109,16 @@ def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operat
         roles = {schema.name: _ensure_role(connection, database, schema.name, schema.password) for schema in schemas}
         for name in (_CLAIMS_SCHEMA, *roles):
             _execute(connection, "CREATE SCHEMA IF NOT EXISTS {}", sql.Identifier(name))
+        postponed: list[str] = []
         with _migrating(owner_dsn) as migrating:
             _migrate(migrating, _CLAIMS_SCHEMA, _CLAIMS)
             for schema in schemas:
                 for directory in schema.migrations:
-                    _migrate(migrating, schema.name, directory)
+                    try:
+                        _migrate(migrating, schema.name, directory)
+                    except MigrationPostponed as reason:
+                        migrating.rollback()
+                        postponed.append(f"{schema.name}: {reason}")
         make_partitions(connection, datetime.now(UTC))
         for name, role in roles.items():
             _grant(connection, name, role)
@@ -115,7 +131,28 @@ def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operat
         },
         operator=_dsn(owner_dsn, user=operator, password=operator_password),
         owner=owner_dsn,
+        postponed=tuple(postponed),
     )
+
+
+def need_extension(name: str) -> None:
+    """In a revision: see that the database has an extension, and let this revision find what is in it.
+
+    Raises:
+        MigrationPostponed: the server does not ship it, or the owner may not make it.
+    """
+    bind = op.get_bind()
+    where = text(
+        "SELECT nspname FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace WHERE extname = :name"
+    )
+    if bind.execute(where, {"name": name}).scalar() is None:
+        try:
+            with bind.begin_nested():
+                bind.exec_driver_sql(f'CREATE EXTENSION "{name}" WITH SCHEMA public')
+        except DBAPIError as error:
+            raise MigrationPostponed(name, error.orig if isinstance(error.orig, Exception) else error) from error
+    path = text("SELECT set_config('search_path', quote_ident(current_schema()) || ', ' || quote_ident(:there), true)")
+    bind.execute(path, {"there": bind.execute(where, {"name": name}).scalar()})
 
 
 def run_sql(revision: str) -> None:

@@ -157,6 +157,8 @@ class Supervisor:
             raise DatabaseError(str(error), where) from error
         if prepared.created:
             self._log.info("database created")
+        for reason in prepared.postponed:
+            self._log.warning("a migration waits", reason=reason)
         return prepared
 
     async def _remove_old_runs(self, owner_dsn: str) -> None:
