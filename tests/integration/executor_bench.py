@@ -91,7 +91,8 @@ class Bench:
         answers = []
         for request in self.seen.pop(topics.PLAN_REQUESTS, []):
             step = request["spec"]["steps"][0]
-            plan = {"revision": 1, "steps": [{**step, "pin": PIN}]}
+            pin = {**PIN, "effect": "idempotent", "cost": {"tool_calls": 5}} if "playbook" in step["operation"] else PIN
+            plan = {"revision": 1, "steps": [{**step, "pin": pin}]}
             answers.append(self.send(topics.PLANS, self._reply(request) | {"plan": plan}, request["partition"]))
         await asyncio.gather(*answers)
 

@@ -51,12 +51,28 @@ parallel: 20
 output: {said: "${{ steps.say.data.branches.map(branch, branch.data.value) }}"}
 """
 
+DESK = """
+name: desk
+goal: Have somebody greeted.
+input: {type: object}
+tools: [echo.echo]
+handoffs: [greet]
+plan:
+  pattern: fixed
+  steps:
+    - id: hand
+      operation: playbook.run
+      arguments: {playbook: greet, input: "${{ input }}"}
+output: {child: "${{ steps.hand.data }}"}
+"""
+
 
 @pytest.fixture(scope="module")
 async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Bench]:
     folder = tmp_path_factory.mktemp("executor")
     (folder / "greet.yaml").write_text(PLAYBOOK)
     (folder / "each.yaml").write_text(EACH)
+    (folder / "desk.yaml").write_text(DESK)
     nouns = [topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS]
     await create_topics(*nouns, "calls.echo")
     dsn = database.prepare({"executor": (MIGRATIONS,)}).services["executor"]
@@ -399,3 +415,56 @@ async def test_a_fan_out_survives_a_kill_in_its_middle_and_merges_in_order(bench
     assert {row["step_id"] for row in rows} == {"say", *(f"say.{number}" for number in range(60))}
     assert {row["status"] for row in rows} == {"succeeded"}
     await connection.close()
+
+
+async def test_a_handoff_survives_kills_and_its_outcome_is_the_steps(bench: Bench, eventually) -> None:
+    await bench.send(topics.TASKS, task("desk", playbook="desk", input={"name": "Ana"}), 1)
+    for noun, wanted in (
+        (topics.PLAN_REQUESTS, {"playbook": "desk"}),
+        (topics.PLAN_REQUESTS, {"playbook": "greet"}),
+        ("calls.echo", {"step": "say"}),
+    ):
+        await eventually(lambda noun=noun, wanted=wanted: bench.of(noun, **wanted))
+        bench.kill()  # before the parent has a plan, before its child has one, and while the child's tool is asked
+        bench.start()
+        await bench.work()
+
+    async def done() -> object:
+        await bench.work()  # what a kill left behind is sent again, and answered again
+        return bench.of(topics.OUTCOMES, task_id="desk")
+
+    await eventually(done)
+    (outcome,) = bench.of(topics.OUTCOMES, task_id="desk")
+    child = outcome["output"]["child"]
+    assert (outcome["status"], child["output"]) == ("succeeded", {"said": "Hello Ana"})
+    assert outcome["usage"]["tool_calls"] == 2, "its own, and that of its child"
+    (of_child,) = bench.of(topics.OUTCOMES, run_id=child["run_id"])
+    assert of_child["parent_run_id"] == outcome["run_id"]
+    connection = await asyncpg.connect(bench.dsn)
+    children = await connection.fetch("select run_id from runs where parent_run_id = $1", outcome["run_id"])
+    assert [str(row["run_id"]) for row in children] == [child["run_id"]]
+    await connection.close()
+
+
+async def test_a_child_whose_task_is_refused_fails_its_parents_step(bench: Bench, eventually) -> None:
+    await bench.send(topics.TASKS, task("astray", playbook="desk", input={"name": 7}))
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS, playbook="desk"))
+    await bench.work()
+    await eventually(lambda: bench.of(topics.ESCALATIONS, task_id="astray"))
+    (escalation,) = bench.of(topics.ESCALATIONS, task_id="astray")
+    assert escalation["reason"]["code"] == "invalid_arguments"
+    assert "input.name" in escalation["reason"]["message"]
+
+
+async def test_cancelling_a_parent_cancels_its_child(bench: Bench, eventually) -> None:
+    await bench.send(topics.TASKS, task("off", playbook="desk", input={"name": "Ana"}))
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS, playbook="desk"))
+    (request,) = bench.of(topics.PLAN_REQUESTS, playbook="desk")
+    run_id, partition = request["run_id"], request["partition"]
+    await bench.answer_plans()
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS, playbook="greet"))
+    child_id = bench.seen.pop(topics.PLAN_REQUESTS)[0]["run_id"]
+    command = {"command_id": "off", "run_id": run_id, "action": "cancel", "principal": "user:ana"}
+    await bench.send(topics.CONTROL, command, partition)
+    await eventually(lambda: bench.of(topics.OUTCOMES, run_id=child_id))
+    assert bench.of(topics.OUTCOMES, run_id=child_id)[0]["status"] == "cancelled"

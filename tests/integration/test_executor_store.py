@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 
 import triptych.executor
-from triptych.executor.intake import derive_run_id
 from triptych.executor.machine import begin
 from triptych.executor.state import Run
 from triptych.executor.store import ExecutorStore
@@ -20,6 +19,7 @@ from triptych.kernel.decider import Batch
 from triptych.kernel.errors import Fenced
 from triptych.kernel.log import configure_logging
 from triptych.kernel.outbox import OutboxKey, OutboxRow
+from triptych.kernel.run_ids import derive_run_id
 from triptych.schemas import Playbook, Task
 
 MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")

@@ -20,11 +20,12 @@ import triptych.tools
 from triptych.cli.audit import Audit, Check, Tally, audit
 from triptych.client.operator import operator_connection
 from triptych.executor.deployments import Deployment
-from triptych.executor.intake import Admission, Executor, derive_run_id
+from triptych.executor.intake import Admission, Executor
 from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import Addressed, Batch
 from triptych.kernel.log import configure_logging
 from triptych.kernel.migrate import WORKER
+from triptych.kernel.run_ids import derive_run_id
 from triptych.schemas import (
     CallAnswer,
     Effect,

@@ -63,13 +63,22 @@ class Story:
 
     def __init__(self, book: Playbook | None = None, **task: object) -> None:
         self.now = NOW
-        self.journal: list[tuple[ev.Event, datetime]] = []
+        self.journal: list[tuple[ev.Event, datetime]] | None = []
         self.last: tuple[ev.Event, ...] = ()
         fields = Task.model_validate({"playbook": "test", "task_id": "t-1", **task}, strict=False)
         self._take(begin(fields, task_id="t-1", run_id=RUN_ID, playbook=book or playbook(), partition=0, now=self.now))
 
+    @classmethod
+    def of(cls, run: Run, now: datetime) -> Story:
+        """A story that goes on from a run; its journal begins here."""
+        story = object.__new__(cls)
+        story.run, story.now, story.last, story.journal = run, now, (), None
+        return story
+
     def _take(self, decided: Decided) -> None:
         self.run, self.last = decided.run, decided.events
+        if self.journal is None:
+            return
         self.journal.extend((event, self.now) for event in decided.events)
         assert self.folded() == self.run
 
@@ -116,12 +125,18 @@ class Story:
         )
 
     def control(self, action: str, command_id: str = "c-1", **fields: object) -> Story:
-        command = {"command_id": command_id, "run_id": str(RUN_ID), "action": action, "principal": "user:ana", **fields}
+        command = {
+            "command_id": command_id,
+            "run_id": str(self.run.run_id),
+            "action": action,
+            "principal": "user:ana",
+            **fields,
+        }
         return self.tell(Control.model_validate(command, strict=False))
 
     def _answer(self, kind, ask: Ask, step_id: str | None, spend: Spend | None, **fields: object):
         request_id = self.request(ask, step_id)
-        return kind(request_id=request_id, run_id=RUN_ID, tenant="default", spend=spend or Spend(), **fields)
+        return kind(request_id=request_id, run_id=self.run.run_id, tenant="default", spend=spend or Spend(), **fields)
 
     def statuses(self) -> dict[str, str]:
         return {step_id: state.status.value for step_id, state in self.run.steps.items()}

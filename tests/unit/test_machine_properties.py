@@ -14,6 +14,7 @@ from triptych.executor.fold import admit, evolve
 from triptych.executor.machine import Message, Start, Tick, begin, decide
 from triptych.executor.state import Ask, Run, RunStatus, StepStatus
 from triptych.schemas import (
+    HANDOFF,
     CallAnswer,
     Control,
     Cost,
@@ -51,16 +52,22 @@ def plans(draw: st.DrawFn, revision: int) -> Plan:
     steps = []
     for index, name in enumerate(names):
         earlier = draw(st.sets(st.sampled_from(names[:index]), max_size=2)) if index else set()
+        hands_over = draw(st.integers(0, 4)) == 0
         pin = Pin(
             contract_hash="0" * 16,
-            effect=draw(st.sampled_from(list(Effect))),
+            effect=Effect.IDEMPOTENT if hands_over else draw(st.sampled_from(list(Effect))),
             timeout_ms=1000,
-            cost=Cost(tokens=draw(st.integers(0, 60)), usd_micros=draw(st.integers(0, 60))),
+            cost=Cost(
+                tokens=draw(st.integers(0, 60)),
+                usd_micros=draw(st.integers(0, 60)),
+                tool_calls=draw(st.integers(1, 2)) if hands_over else 0,
+            ),
         )
+        other = {"playbook": draw(st.sampled_from(["other", "other", "unheard-of"]))}
         fields = {
             "id": name,
-            "operation": "echo.echo",
-            "arguments": {"n": draw(st.integers(0, 2))},
+            "operation": HANDOFF if hands_over else "echo.echo",
+            "arguments": other if hands_over else {"n": draw(st.integers(0, 2))},
             "map": draw(st.sampled_from([None, None, None, [], [1, 2, 2], "${{ input.missing }}"])),
             "max_failed": draw(st.integers(0, 1)),
             "depends_on": tuple(sorted(earlier)),
@@ -83,6 +90,7 @@ class RunMachine(RuleBasedStateMachine):
             "goal": "g",
             "input": {},
             "tools": ("echo.*",),
+            "handoffs": ("other",),
             "plan": data.draw(
                 st.sampled_from(
                     [
@@ -128,6 +136,7 @@ class RunMachine(RuleBasedStateMachine):
         spend = Spend(
             tokens=data.draw(st.integers(0, request.reserved.tokens)),
             usd_micros=data.draw(st.integers(0, request.reserved.usd_micros)),
+            tool_calls=data.draw(st.integers(0, request.reserved.tool_calls)),
         )
         about = {"request_id": request_id, "run_id": RUN_ID, "tenant": "default", "spend": spend}
         error = ToolError(code=data.draw(st.sampled_from(list(ErrorCode))), message="no")
@@ -139,7 +148,7 @@ class RunMachine(RuleBasedStateMachine):
             case Ask.PLAN:
                 message = PlanAnswer(**about, error=error, code=data.draw(st.sampled_from([None, "plan_invalid"])))
             case Ask.CALL:
-                message = CallAnswer(**about, result=data.draw(results))
+                message = CallAnswer(**about, result=data.draw(results), child=request.event.child)
             case Ask.REVIEW if is_well:
                 decision = data.draw(st.sampled_from(list(Decision)))
                 message = VerdictAnswer(**about, decision=decision, reason=Reason(code="why", message="so"))
@@ -155,6 +164,15 @@ class RunMachine(RuleBasedStateMachine):
         events = self.tell(data.draw(st.sampled_from(self.heard)))
         assert events == ()
         assert self.run_state == before
+
+    @precondition(lambda self: any(getattr(r.event, "child", None) for r in self.run_state.requests.values()))
+    @rule(data=st.data(), status=st.sampled_from(["escalated", "running"]))
+    def a_child_says_how_it_stands(self, data: st.DataObject, status: str) -> None:
+        asked = [r.event.child for r in self.run_state.requests.values() if getattr(r.event, "child", None)]
+        self.commands += 1
+        told = {"run_id": str(data.draw(st.sampled_from(asked))), "status": status, "reason": None}
+        fields = {"command_id": f"n-{self.commands}", "run_id": str(RUN_ID), "action": "child", "principal": "run:x"}
+        self.tell(Control.model_validate({**fields, "data": told}, strict=False))
 
     @rule()
     def there_is_room(self) -> None:
@@ -199,7 +217,7 @@ class RunMachine(RuleBasedStateMachine):
     def budgets_hold(self) -> None:
         ledger = self.run_state.ledger
         assert ledger.steps <= ledger.max_steps
-        assert ledger.tool_calls <= ledger.max_tool_calls
+        assert ledger.tool_calls + ledger.reserved_tool_calls <= ledger.max_tool_calls
         assert ledger.tokens + ledger.reserved_tokens <= ledger.max_tokens
         assert ledger.usd_micros + ledger.reserved_usd_micros <= ledger.max_usd_micros
         assert ledger.replans <= ledger.max_replans
@@ -224,6 +242,14 @@ class RunMachine(RuleBasedStateMachine):
     def no_more_than_allowed_is_under_way(self) -> None:
         calls = [request for request in self.run_state.requests.values() if request.ask is not Ask.PLAN]
         assert len(calls) <= self.playbook.parallel
+
+    @invariant()
+    def a_clock_stands_still_only_for_a_child_that_is_under_way(self) -> None:
+        run = self.run_state
+        assert bool(run.children_waiting) == (run.children_waiting_since is not None)
+        if run.status.is_active:
+            under_way = {request.step for request in run.requests.values() if request.ask is Ask.CALL}
+            assert run.children_waiting.keys() <= under_way
 
     @invariant()
     def an_active_run_waits_for_something(self) -> None:
@@ -275,7 +301,7 @@ class RunMachine(RuleBasedStateMachine):
                     calls.clear()
                 case ev.PlanAccepted():
                     revision = event.plan.revision
-                case ev.CallRequested() if "." not in event.step:
+                case ev.CallRequested() if "." not in event.step and event.child is None:
                     calls.setdefault(str(event.arguments), set()).add((revision, event.step))
         if self.playbook.is_planned_by_model:
             assert all(len(steps) <= self.playbook.same_call for steps in calls.values())
@@ -317,7 +343,7 @@ class RunMachine(RuleBasedStateMachine):
             case Ask.PLAN:
                 self.tell(PlanAnswer(**about, plan=Plan(revision=run.revision + 1, steps=(step,))))
             case Ask.CALL:
-                self.tell(CallAnswer(**about, result=Result.ok({"n": 1})))
+                self.tell(CallAnswer(**about, result=Result.ok({"n": 1}), child=request.event.child))
             case Ask.REVIEW:
                 self.tell(VerdictAnswer(**about, decision=Decision.CONTINUE))
 

@@ -17,14 +17,13 @@ import psycopg
 
 import triptych.executor
 import triptych.tools
-from triptych.executor.intake import derive_run_id
 from triptych.executor.store import ExecutorStore
 from triptych.kernel import database
 from triptych.kernel.database import Queries
 from triptych.kernel.log import configure_logging
 from triptych.kernel.migrate import WORKER, Prepared, Schema, prepare
 from triptych.kernel.partitions import AHEAD, make_partitions
-from triptych.kernel.run_ids import WEEK
+from triptych.kernel.run_ids import WEEK, derive_run_id
 from triptych.schemas import CallRequest
 from triptych_bench.size.story import PLAYBOOK, STEPS, Story, answer_to
 

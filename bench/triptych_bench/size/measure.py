@@ -16,11 +16,10 @@ from uuid import UUID
 import asyncpg
 
 from triptych.client import Operator, RunFilter
-from triptych.executor.intake import derive_run_id
 from triptych.executor.store import ExecutorStore
 from triptych.kernel import database
 from triptych.kernel.log import configure_logging
-from triptych.kernel.run_ids import first_id
+from triptych.kernel.run_ids import derive_run_id, first_id
 from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
 from triptych_bench.size.fill import SPAN, Filled
 from triptych_bench.size.story import TENANT, Story, answer_to

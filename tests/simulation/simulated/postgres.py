@@ -19,7 +19,7 @@ from triptych.kernel import deadletters
 from triptych.kernel.database import Queries
 
 FENCED = "TR001"
-PARTITION_COLUMN, STATUS_COLUMN = 6, 7
+PARTITION_COLUMN, STATUS_COLUMN, FINISHED_COLUMN = 6, 7, 18
 ACTIVE = frozenset({"planning", "running", "reviewing"})
 
 
@@ -131,7 +131,7 @@ class ExecutorTables(Schema):
 
     def ended(self, tenants: Sequence[str], task_ids: Sequence[str]) -> list[Any]:
         run_ids = {run_id for key in zip(tenants, task_ids, strict=True) if (run_id := self.tasks.get(key))}
-        return self.load([run_id for run_id in run_ids if self.runs[run_id][-1] is not None])
+        return self.load([run_id for run_id in run_ids if self.runs[run_id][FINISHED_COLUMN] is not None])
 
     def left_behind(self, partitions: Sequence[int]) -> list[Any]:
         return [_Outgoing(row) for _, row in sorted(self.outbox.items()) if row[2] in partitions]

@@ -157,6 +157,9 @@ def _fan_in(_entry: JournalEntry, _operations: dict[str, str]) -> Told:
 
 def _call_requested(entry: JournalEntry, operations: dict[str, str]) -> Told:
     data = entry.data
+    if child := data.get("child"):
+        text = f"-> hands over to {data['arguments'].get('playbook')}, run {child}{_reserved(data)}"
+        return text, "", {"input": data["arguments"].get("input")}
     operation = _operation(data, operations)
     text = f"-> {operation}, attempt {data['attempt']}{_reserved(data)}"
     return text, "", {"arguments": data["arguments"], "idempotency_key": data["idempotency_key"]}
@@ -171,6 +174,15 @@ def _call_answered(entry: JournalEntry, _operations: dict[str, str]) -> Told:
         return f"<- {error['code']}{by}: {error['message']}{wait}", "red", {"details": error.get("details")}
     tone = "green" if result["status"] == "ok" else "yellow"
     return f"<- {result['status']}{by}", tone, {"data": result.get("data")}
+
+
+def _child_escalated(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    return f"child run {data['child']} waits for a person{_because(data)}; the clock stands still", "yellow", {}
+
+
+def _child_resumed(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    return f"child run {entry.data['child']} goes on", "", {}
 
 
 def _call_reused(entry: JournalEntry, operations: dict[str, str]) -> Told:
@@ -257,6 +269,8 @@ _TELLERS: dict[str, Callable[[JournalEntry, dict[str, str]], Told]] = {
     "FanInDone": _fan_in,
     "CallRequested": _call_requested,
     "CallAnswered": _call_answered,
+    "ChildEscalated": _child_escalated,
+    "ChildResumed": _child_resumed,
     "CallReused": _call_reused,
     "ReviewRequested": _review_requested,
     "VerdictGiven": _verdict_given,
@@ -309,4 +323,6 @@ def _amounts(amounts: Data) -> list[str]:
         parts.append(f"{tokens:,} tokens")
     if micros := amounts.get("usd_micros"):
         parts.append(usd(micros))
+    if calls := amounts.get("tool_calls"):
+        parts.append(f"{calls:,} tool calls")
     return parts

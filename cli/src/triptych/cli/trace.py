@@ -29,6 +29,7 @@ class Trace:
     run: RunRow
     budgets: dict[str, Any]
     steps: list[StepRow]
+    children: list[RunRow]
     events: list[JournalEntry]
 
 
@@ -55,7 +56,11 @@ async def _read(dsn: str, reference: str) -> Trace:
     async with Operator.connect(dsn) as operator:
         run = await operator.run(reference)
         return Trace(
-            run, await operator.budgets(run), await operator.steps(run.run_id), await operator.journal(run.run_id)
+            run,
+            await operator.budgets(run),
+            await operator.steps(run.run_id),
+            await operator.children(run.run_id),
+            await operator.journal(run.run_id),
         )
 
 
@@ -72,6 +77,12 @@ def _print_header(found: Trace) -> None:
     table.add_row("status", status)
     table.add_row("task", Text(f"{run.task_id}  (tenant {run.tenant}, for {run.principal})"))
     table.add_row("playbook", Text(f"{run.playbook}@{run.playbook_version}, plan revision {run.revision}"))
+    if run.parent_run_id:
+        table.add_row("parent", Text(f"{run.parent_run_id}, whose budgets it draws on"))
+    for number, child in enumerate(found.children):
+        reason = f"  {child.reason_code}: {child.reason_message}" if child.reason_code else ""
+        told = Text.assemble(str(child.run_id), f"  {child.playbook}  ", status_text(child.status), reason)
+        table.add_row("" if number else "children", told)
     table.add_row("started", Text(f"{local_time(run.started_at)}, took {duration(wall_ms)}"))
     used = [
         _of("steps", str(run.steps_used), budgets.get("steps")),

@@ -99,6 +99,7 @@ class RunRow:
     started_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+    parent_run_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,10 @@ class Operator:
         budgets: dict[str, Any] = orjson.loads(found) if found else {}
         return budgets
 
+    async def children(self, run_id: UUID) -> list[RunRow]:
+        """The runs that a run has handed over to, oldest first."""
+        return [_run(record) for record in await self._connection.fetch(_QUERIES["children"], run_id)]
+
     async def steps(self, run_id: UUID) -> list[StepRow]:
         """The steps of a run, in the order in which they started."""
         return [StepRow(**record) for record in await self._connection.fetch(_QUERIES["steps"], run_id)]
@@ -224,7 +229,9 @@ class Operator:
 
 def _run(record: asyncpg.Record) -> RunRow:
     """A row with a plain UUID: asyncpg's own kind of it is not known to those who write JSON."""
-    return RunRow(**{**record, "run_id": UUID(int=record["run_id"].int)})
+    parent = record["parent_run_id"]
+    ids = {"run_id": UUID(int=record["run_id"].int), "parent_run_id": UUID(int=parent.int) if parent else None}
+    return RunRow(**{**record, **ids})
 
 
 def _id_range(reference: str) -> tuple[UUID, UUID]:

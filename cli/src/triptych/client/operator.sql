@@ -3,7 +3,8 @@
 
 -- name: runs
 select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
-       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at
+       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at,
+       parent_run_id
 from executor.runs
 where run_id >= $1 and run_id < $2
   and ($3::text is null or tenant = $3)
@@ -16,7 +17,8 @@ limit $7
 -- name: runs_by_step
 -- Those with a step of which everything is true that is asked of steps.
 select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
-       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at
+       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at,
+       parent_run_id
 from executor.runs
 where run_id >= $1 and run_id < $2
   and ($3::text is null or tenant = $3)
@@ -36,25 +38,36 @@ limit $7
 -- name: runs_by_reference
 -- A run id or the beginning of one is a range of ids; anything may be a task id.
 select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
-       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at
+       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at,
+       parent_run_id
 from executor.runs
 where run_id between $1::uuid and $2::uuid
 union
 select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
-       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at
+       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at,
+       parent_run_id
 from executor.runs join (select run_id from executor.tasks where task_id = $3 limit $4) as named using (run_id)
 order by started_at desc
 limit $4
 
 -- name: run_of_task
 select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
-       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at
+       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at,
+       parent_run_id
 from executor.runs
 where run_id = (select run_id from executor.tasks where tenant = $1 and task_id = $2)
 
 -- name: playbooks
 -- Of each name the version that was deployed last.
 select distinct on (name) definition from executor.playbooks order by name, deployed_at desc
+
+-- name: children
+select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
+       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at,
+       parent_run_id
+from executor.runs
+where parent_run_id = $1
+order by run_id
 
 -- name: budgets
 select definition -> 'budgets' from executor.playbooks where name = $1 and version = $2

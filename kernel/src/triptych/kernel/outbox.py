@@ -32,6 +32,8 @@ class Send:
     body: Body
     preview: Body | None = None
     """What is sent in place of a body that is too large, to readers who cannot resolve a reference."""
+    to: UUID | None = None
+    """The run that it is for, when that is another one, on the same partition."""
 
 
 class OutboxKey(NamedTuple):
@@ -73,7 +75,7 @@ class Envelope:
             traceparent=traceparent(run_id, send.event_id),
             dataref=claim.dataref if claim else None,
         )
-        outgoing = Outgoing(self._settings.topic(send.noun), partition, str(run_id).encode(), headers, value)
+        outgoing = Outgoing(self._settings.topic(send.noun), partition, str(send.to or run_id).encode(), headers, value)
         return OutboxRow(OutboxKey(run_id, position), partition, outgoing, claim)
 
 

@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 from triptych.kernel import expressions, yaml_source
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.expressions import ExpressionError
-from triptych.schemas import FixedPlan, Json, Judge, Playbook, Review, StepSpec
+from triptych.schemas import HANDOFF, FixedPlan, Json, Judge, Playbook, Review, StepSpec
 
 Place = tuple[str | int, ...]
 
@@ -221,9 +221,13 @@ def _check_steps(playbook: Playbook, steps: tuple[StepSpec, ...]) -> Iterator[Fi
             yield Finding((*at, "id"), f"another step is called `{step.id}` already", "Give each step an id of its own")
         seen.add(step.id)
         if not playbook.allows(step.operation):
-            yield Finding(
-                (*at, "operation"), f"`tools` does not allow `{step.operation}`", f"Add `{step.operation}` to `tools`"
+            add = (
+                "Name the playbooks in `handoffs`"
+                if step.operation == HANDOFF
+                else f"Add `{step.operation}` to `tools`"
             )
+            yield Finding((*at, "operation"), f"`tools` does not allow `{step.operation}`", add)
+        yield from _check_handoff(playbook, step, at)
         for number, name in enumerate(step.depends_on):
             if name not in known:
                 yield Finding((*at, "depends_on", number), f"there is no step `{name}`", _suggest(name, known))
@@ -248,6 +252,18 @@ def _check_condition(
         yield _not_cel(place, error)
         return
     yield from _check_known(place, referred, known)
+
+
+def _check_handoff(playbook: Playbook, step: StepSpec, at: Place) -> Iterator[Finding]:
+    if step.operation != HANDOFF:
+        if step.tool_calls is not None:
+            yield Finding((*at, "tool_calls"), f"only `{HANDOFF}` makes calls of its own", "Remove `tool_calls`")
+        return
+    named = step.arguments.get("playbook")
+    is_known = named in playbook.handoffs or (isinstance(named, str) and expressions.OPEN in named)
+    if playbook.handoffs and not is_known:
+        message = f"`handoffs` does not allow `{named}`" if named else "it is not said to which playbook"
+        yield Finding((*at, "arguments", "playbook"), message, f"Use one of {', '.join(playbook.handoffs)}")
 
 
 def _check_map(place: Place, value: Json, known: set[str]) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from triptych.schemas.base import (
     Spend,
 )
 from triptych.schemas.contract import Contract, Cost, Effect, Pin, ToolContracts
+from triptych.schemas.handoff import HANDOFF, MAX_HANDOFFS, Parent, handoff_contract
 from triptych.schemas.plan import Decision, Judge, Plan, RetryPolicy, Step, StepSpec, Unmet
 from triptych.schemas.playbook import Budgets, FixedPlan, ModelPlan, Playbook, Review
 from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
@@ -36,6 +37,8 @@ from triptych.schemas.work import (
 )
 
 __all__ = [
+    "HANDOFF",
+    "MAX_HANDOFFS",
     "Answer",
     "Authored",
     "Budgets",
@@ -59,6 +62,7 @@ __all__ = [
     "ModelPlan",
     "Outcome",
     "OutcomeStatus",
+    "Parent",
     "Pin",
     "Plan",
     "PlanAnswer",
@@ -81,4 +85,5 @@ __all__ = [
     "Unmet",
     "Usage",
     "VerdictAnswer",
+    "handoff_contract",
 ]

@@ -90,11 +90,17 @@ class ModelCall(Message):
     failed: Annotated[str, Field(description="Why there was no usable answer; empty when there was one.")] = ""
 
 
+ToolCalls = Annotated[
+    int, Field(ge=0, exclude_if=newer(0), description="Calls of its own that a child run makes; 0 of everybody else.")
+]
+
+
 class Spend(Message):
     """What one answer cost. Money is counted in whole millionths of a US dollar, never in floats."""
 
     tokens: Annotated[int, Field(ge=0)] = 0
     usd_micros: Annotated[int, Field(ge=0)] = 0
+    tool_calls: ToolCalls = 0
     model_calls: tuple[ModelCall, ...] = ()
 
 
@@ -103,6 +109,7 @@ class Grant(Message):
 
     tokens: Annotated[int, Field(ge=0)] = 0
     usd_micros: Annotated[int, Field(ge=0)] = 0
+    tool_calls: ToolCalls = 0
 
 
 class Request(Message):

@@ -9,7 +9,7 @@ from typing import Annotated
 import orjson
 from pydantic import Field, StringConstraints
 
-from triptych.schemas.base import Json, Message, OperationName, Slug
+from triptych.schemas.base import Json, Message, OperationName, Slug, ToolCalls
 
 
 class Effect(StrEnum):
@@ -28,6 +28,7 @@ class Cost(Message):
 
     tokens: Annotated[int, Field(ge=0)] = 0
     usd_micros: Annotated[int, Field(ge=0)] = 0
+    tool_calls: ToolCalls = 0
 
 
 class Contract(Message):

@@ -89,6 +89,10 @@ class StepSpec(Authored):
     timeout_ms: Annotated[int | None, Field(gt=0, le=600_000)] = None
     tokens: Annotated[int | None, Field(ge=1, description="Reserve this instead of the contract's cost.")] = None
     usd: Annotated[float | None, Field(ge=0, description="Reserve this instead of the contract's cost.")] = None
+    tool_calls: Annotated[
+        int | None,
+        Field(ge=1, exclude_if=newer(None), description="For `playbook.run`: so many calls the other run may make."),
+    ] = None
 
 
 class Step(Message):

@@ -11,6 +11,7 @@ import orjson
 from pydantic import Field, StringConstraints
 
 from triptych.schemas.base import Authored, Json, Slug, newer
+from triptych.schemas.handoff import HANDOFF
 from triptych.schemas.plan import Judge, RetryPolicy, StepSpec
 
 AllowedOperation = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}\.([a-z][a-z0-9_]{0,62}|\*)$")]
@@ -88,6 +89,9 @@ class Playbook(Authored):
     goal: Annotated[str, Field(min_length=1, max_length=4_000)]
     input: Annotated[dict[str, Json], Field(description="JSON Schema (2020-12) of a task's input.")]
     tools: Annotated[tuple[AllowedOperation, ...], Field(min_length=1)]
+    handoffs: Annotated[
+        tuple[Slug, ...], Field(exclude_if=newer(()), description="The playbooks that `playbook.run` may hand over to.")
+    ] = ()
     plan: Annotated[FixedPlan | ModelPlan, Field(discriminator="pattern")]
     review: Review = Review.EXCEPTIONS
     judge: Annotated[Judge | None, Field(description="Judges the whole run; needs `review: final`.")] = None
@@ -120,4 +124,6 @@ class Playbook(Authored):
 
     def allows(self, operation: str) -> bool:
         """Whether a plan of this playbook may call `operation`."""
+        if operation == HANDOFF:
+            return bool(self.handoffs)
         return operation in self.tools or f"{operation.partition('.')[0]}.*" in self.tools

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from triptych.schemas.base import Authored, Json, Message, Reason, RunId, Slug, Tenant, Timestamp
+from triptych.schemas.base import Authored, Json, Message, Reason, RunId, Slug, Tenant, Timestamp, newer
+from triptych.schemas.handoff import Parent
 from triptych.schemas.work import StepRecord
 
 TaskId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
@@ -25,6 +26,14 @@ class Task(Authored):
     input: dict[str, Json] = {}
     tenant: Tenant = "default"
     principal: Annotated[Principal, Field(description="On whose behalf, for example `user:ana`.")] = "anonymous"
+    parent: Annotated[
+        Parent | None, Field(exclude_if=newer(None), description="Set by the executor when a run hands over.")
+    ] = None
+
+
+ParentRunId = Annotated[
+    RunId | None, Field(exclude_if=newer(None), description="The run that handed over to this one, if one did.")
+]
 
 
 class OutcomeStatus(StrEnum):
@@ -61,6 +70,7 @@ class Outcome(Message):
     usage: Usage = Usage()
     started_at: Timestamp | None = None
     finished_at: Timestamp | None = None
+    parent_run_id: ParentRunId = None
 
 
 class ControlAction(StrEnum):
@@ -72,6 +82,8 @@ class ControlAction(StrEnum):
     """Treat a step of an escalated run as done, with the output a person gives, and go on."""
     ABORT = "abort"
     """End an escalated run as failed."""
+    CHILD = "child"
+    """From a child run to its parent: it waits for a person (`data.status` is `escalated`), or goes on (`running`)."""
 
 
 class Control(Authored):
@@ -106,6 +118,7 @@ class Escalation(Message):
     steps: tuple[StepRecord, ...] = ()
     usage: Usage = Usage()
     escalated_at: Timestamp
+    parent_run_id: ParentRunId = None
     actions: Annotated[tuple[str, ...], Field(description="What a person can do now.")] = ("resume", "skip", "abort")
 
 

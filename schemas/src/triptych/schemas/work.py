@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from triptych.schemas.base import Answer, Json, Message, OperationName, Reason, Request, Slug, newer
+from triptych.schemas.base import Answer, Grant, Json, Message, OperationName, Reason, Request, RunId, Slug, newer
 from triptych.schemas.plan import Decision, Judge, Plan, RetryPolicy, Step
 from triptych.schemas.playbook import FixedPlan, ModelPlan
 from triptych.schemas.result import Result, ToolError
@@ -40,6 +40,9 @@ class PlanRequest(Request):
     retry: Annotated[RetryPolicy, Field(description="For steps that bring none of their own.")] = RetryPolicy()
     known: Annotated[tuple[StepRecord, ...], Field(description="Steps that have ended, in order.")] = ()
     failure: Annotated[Reason | None, Field(description="Why the last plan did not work out.")] = None
+    handoffs: Annotated[
+        tuple[Slug, ...], Field(exclude_if=newer(()), description="The playbooks that a step may hand over to.")
+    ] = ()
     repair: Annotated[Slug | None, Field(description="The step whose arguments alone are to be mended.")] = None
 
 
@@ -69,6 +72,12 @@ class CallAnswer(Answer):
     """What became of one attempt. Topic `results`."""
 
     result: Result
+    child: Annotated[RunId | None, Field(exclude_if=newer(None), description="The run that answers, if it is one.")] = (
+        None
+    )
+    extended: Annotated[
+        Grant | None, Field(exclude_if=newer(None), description="What a person has given that run beyond its grant.")
+    ] = None
 
 
 class ReviewRequest(Request):

@@ -8,7 +8,7 @@ select count(*) from executor.runs
 
 -- name: runs
 select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
-       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at
+       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at, parent_run_id
 from executor.runs where run_id > $1 order by run_id limit $2
 
 -- name: journal
@@ -62,6 +62,20 @@ select coalesce(q.run_id, r.run_id) as run_id, r.task_id,
             else 'it has a place in the queue and is ' || coalesce(r.status, 'no run') end as message
 from executor.queue as q full join (select run_id, task_id, status from executor.runs) as r using (run_id)
 where (q.run_id is not null) is distinct from (r.status is not distinct from 'queued')
+
+-- name: unasked_children
+-- Below what retention has removed, the parent may be gone.
+select r.run_id, r.task_id, 'its parent ' || r.parent_run_id || ' has never asked for it' as message
+from executor.runs as r
+where r.parent_run_id >= (select removed_before from executor.retention) and not exists (
+    select from executor.journal as j
+    where j.run_id = r.parent_run_id and j.type = 'CallRequested' and j.data::jsonb ->> 'child' = r.run_id::text
+)
+
+-- name: left_children
+select c.run_id, c.task_id, 'its parent ' || c.parent_run_id || ' has ended and it goes on' as message
+from executor.runs as c join executor.runs as p on p.run_id = c.parent_run_id
+where c.finished_at is null and p.finished_at < now() - $1::interval
 
 -- name: old_outbox
 -- What belongs to a record and not to a run (a dead letter, a record sent on) has an id of version 5.

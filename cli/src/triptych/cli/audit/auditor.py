@@ -86,6 +86,8 @@ async def _check_the_rest(connection: asyncpg.Connection, queries: Queries, foun
     for name in _ORPHANS:
         _collect(found, Check.ORPHAN, await connection.fetch(queries[name]))
     _collect(found, Check.QUEUE, await connection.fetch(queries["queue"]))
+    _collect(found, Check.CHILDREN, await connection.fetch(queries["unasked_children"]))
+    _collect(found, Check.CHILDREN, await connection.fetch(queries["left_children"], GRACE))
     _collect(found, Check.OUTBOX, await connection.fetch(queries["old_outbox"], GRACE))
     for schema in await connection.fetch(queries["worker_schemas"]):
         name = '"' + schema["name"].replace('"', '""') + '"'

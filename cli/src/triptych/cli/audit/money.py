@@ -22,6 +22,11 @@ def _limits(playbook: Playbook) -> Amounts:
     return {"tool_calls": budgets.tool_calls, "tokens": budgets.tokens, "usd_micros": budgets.usd_micros}
 
 
+def _add(amounts: Amounts, more: Mapping[str, int]) -> None:
+    for name in amounts:
+        amounts[name] += more.get(name, 0)
+
+
 @dataclass(slots=True)
 class Account:
     """What one run may use, has used, and holds for open requests."""
@@ -36,15 +41,16 @@ class Account:
 
     def book(self, event: str, data: Mapping[str, Any]) -> Iterator[str]:
         """Book one event; say which budgets are exceeded after it."""
+        if parent := data.get("parent"):
+            self.limits = {name: min(limit, parent["grant"].get(name, 0)) for name, limit in self.limits.items()}
         if event == "CallRequested":
             self.used["tool_calls"] += 1
         if "reserved" in data:
             self.reserved[data["request_id"]] = data["reserved"]
         if event in ("PlanAccepted", "PlanRefused", "CallAnswered", "VerdictGiven", "ReviewFailed"):
             self.reserved.pop(data["request_id"], None)
-            spend = data.get("spend", {})
-            self.used["tokens"] += spend.get("tokens", 0)
-            self.used["usd_micros"] += spend.get("usd_micros", 0)
+            _add(self.used, data.get("spend", {}))
+            _add(self.limits, data.get("extended") or {})
         if event == "RunResumed":
             more = data.get("extend", {})
             self.limits["tool_calls"] += int(more.get("tool_calls", 0))

@@ -26,6 +26,8 @@ class Check(StrEnum):
     """What the run is said to have used is the sum of what its events say."""
     BUDGET = "budget"
     """At no moment was more used and reserved than the budget allowed then."""
+    CHILDREN = "children"
+    """A child run was asked for by its parent, and does not go on long after the parent has ended."""
     OUTBOX = "outbox"
     """No message waits for its publication long after its run has moved last."""
     JOBS = "jobs"

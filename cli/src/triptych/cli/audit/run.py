@@ -172,6 +172,7 @@ def _run_columns(run: Run) -> dict[str, Any]:
         "started_at": run.started_at,
         "updated_at": run.updated_at,
         "finished_at": run.finished_at,
+        "parent_run_id": run.parent.run_id if run.parent else None,
     }
 
 

@@ -118,11 +118,15 @@ class Admission:
         sharing = min((limit for limit in limits if limit is not None), default=self._partitions)
         return partition if partition < sharing else partition % sharing
 
-    def enter(self, run_id: UUID, line: Line) -> bool:
-        """Whether a new run may begin at once; it takes its room then. Nobody overtakes who waits for the same."""
+    def enter(self, run_id: UUID, line: Line, *, at_once: bool = False) -> bool:
+        """Whether a new run may begin at once; it takes its room then. Nobody overtakes who waits for the same.
+
+        One that another run waits for may always (`at_once`): if it had to wait for room, and those that hold the
+        room wait for runs such as this one, nobody would ever get on.
+        """
         if run_id in self._active:
             return True
-        if self._is_behind or line in self._heads or not self._has_room(line, least=0):
+        if not at_once and (self._is_behind or line in self._heads or not self._has_room(line, least=0)):
             return False
         self.occupy(run_id, line)
         self._beginning.add(run_id)

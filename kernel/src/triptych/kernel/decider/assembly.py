@@ -91,7 +91,9 @@ class Assembly(Generic[StateT]):
             has_room = (
                 state is None
                 and message.creates is not None
-                and self._memory.admission.enter(message.run_id, Line(partition, *message.creates))
+                and self._memory.admission.enter(
+                    message.run_id, Line(partition, *message.creates), at_once=message.is_child
+                )
             )
             transition = self._kit.domain.apply(state, message, partition, self.batch.at, has_room=has_room)
         except UndecodableRecord as error:
@@ -161,7 +163,7 @@ class Assembly(Generic[StateT]):
         record = arrival.record
         if state is not None:
             home = self._kit.domain.partition(state)
-        elif message.creates is not None:
+        elif message.creates is not None and not message.is_child:
             home = self._memory.admission.home(message.creates, record.partition)
         else:
             return False

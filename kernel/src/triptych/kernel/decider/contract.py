@@ -37,6 +37,8 @@ class Addressed:
     run_id: UUID
     content: object
     creates: Kind | None = None
+    is_child: bool = False
+    """The run that comes of it belongs to one that has a place here already: it begins here, and at once."""
 
 
 @dataclass(frozen=True, slots=True)

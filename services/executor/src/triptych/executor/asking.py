@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from triptych.executor import events as ev
+from triptych.executor import handoff
 from triptych.executor.budgets import shortfall
 from triptych.executor.dispositions import Then
 from triptych.executor.loops import repeated_call
@@ -56,21 +57,27 @@ def request_call(turn: Turn, state: StepState) -> None:
     if is_first and (circle := repeated_call(run, step.operation, arguments)):
         turn.record(ev.RunEscalated(circle, state.id))
         return
-    grant = Grant(tokens=step.pin.cost.tokens, usd_micros=step.pin.cost.usd_micros)
+    if state.is_handoff and (refused := handoff.refusal(run, arguments)):
+        fail_step(turn, state.id, Then.REPLAN, refused)
+        return
+    cost = step.pin.cost
+    grant = Grant(tokens=cost.tokens, usd_micros=cost.usd_micros, tool_calls=cost.tool_calls)
     if short := shortfall(run.ledger, grant, steps=0 if state.counted else 1, tool_calls=1):
         turn.record(ev.RunEscalated(short, state.id))
         return
     # A read that has already answered is asked anew under another key: its answer was not good enough.
     has_answer = state.result is not None and state.result.status is not ResultStatus.ERROR
-    call = state.call + 1 if has_answer and step.pin.effect is Effect.READ else state.call
+    call = state.call + 1 if has_answer and not state.has_key_to_keep else state.call
+    key = f"{run.run_id}:{state.id}:{call}"
     turn.record(
         ev.CallRequested(
-            request_id=_next_request_id(run, state.id),
+            request_id=handoff.request_id(key) if state.is_handoff else _next_request_id(run, state.id),
             step=state.id,
             call=call,
             attempt=state.attempts + 1,
             arguments=arguments,
-            idempotency_key=f"{run.run_id}:{state.id}:{call}",
+            idempotency_key=key,
+            child=handoff.child_of(turn, key) if state.is_handoff else None,
             reserved=grant,
             deadline_at=run.deadline_at,
             reissue_at=_reissue_at(turn.now, step.pin.timeout_ms),

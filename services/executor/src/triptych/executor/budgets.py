@@ -14,7 +14,12 @@ def shortfall(ledger: Ledger, grant: Grant, *, steps: int = 0, tool_calls: int =
     micros = 1_000_000
     wanted = (
         ("steps", ledger.steps + steps, ledger.max_steps, 1),
-        ("tool_calls", ledger.tool_calls + tool_calls, ledger.max_tool_calls, 1),
+        (
+            "tool_calls",
+            ledger.tool_calls + ledger.reserved_tool_calls + grant.tool_calls + tool_calls,
+            ledger.max_tool_calls,
+            1,
+        ),
         ("tokens", ledger.tokens + ledger.reserved_tokens + grant.tokens, ledger.max_tokens, 1),
         ("usd", ledger.usd_micros + ledger.reserved_usd_micros + grant.usd_micros, ledger.max_usd_micros, micros),
     )

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from triptych.executor import events as ev
 from triptych.executor.fan import step_of
+from triptych.executor.handoff import on_notice, open_children
 from triptych.executor.state import RunStatus
 from triptych.executor.turn import Turn
 from triptych.schemas import Control, ControlAction, Reason
@@ -15,6 +16,8 @@ def on_control(turn: Turn, command: Control) -> None:
     run = turn.run
     is_escalated = run.status is RunStatus.ESCALATED
     match command.action:
+        case ControlAction.CHILD:
+            on_notice(turn, command)
         case ControlAction.CANCEL:
             _end_by_command(turn, command, RunStatus.CANCELLED, "cancelled")
         case ControlAction.ABORT if is_escalated:
@@ -35,6 +38,7 @@ def _end_by_command(turn: Turn, command: Control, status: RunStatus, code: str) 
             reason=Reason(code=code, message=message),
             command_id=command.command_id,
             principal=command.principal,
+            children=open_children(turn.run),
         )
     )
 

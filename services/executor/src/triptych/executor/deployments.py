@@ -47,6 +47,12 @@ def load_playbooks(folder: Path) -> list[Playbook]:
             raise ConfigurationError(f"TRIPTYCH_PLAYBOOKS: {both} both define {playbook.name!r}; rename one")
         files[playbook.name] = path
         playbooks.append(playbook)
+    for playbook in playbooks:
+        if strange := sorted(set(playbook.handoffs) - files.keys()):
+            raise ConfigurationError(
+                f"TRIPTYCH_PLAYBOOKS: {files[playbook.name]} hands over to {', '.join(strange)}, "
+                f"of which {folder.resolve()} has no playbook"
+            )
     if not playbooks:
         raise ConfigurationError(f"TRIPTYCH_PLAYBOOKS: {folder.resolve()} holds no *.yaml; point it at your playbooks")
     return playbooks

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
-from triptych.schemas import Decision, Grant, Json, Plan, Playbook, Reason, Result, Spend, ToolError
+from triptych.schemas import Decision, Grant, Json, Parent, Plan, Playbook, Reason, Result, Spend, ToolError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class RunAdmitted:
     input: dict[str, Json]
     partition: int
     deadline_at: datetime
+    parent: Parent | None = None
+    """The run that handed over to this one."""
     queued: bool = False
     """There was no room, so it waits for `RunStarted`, which sets the deadline anew."""
 
@@ -99,6 +102,8 @@ class CallRequested:
     reserved: Grant
     deadline_at: datetime
     reissue_at: datetime
+    child: UUID | None = None
+    """The run that is started for it, when it is no tool that is asked but another playbook."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,27 @@ class CallAnswered:
     worker: str = ""
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    extended: Grant | None = None
+    """What a person gave a child run beyond its grant; this run's budgets grow by as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildEscalated:
+    """A child run waits for a person. The wall clock of this run stands still as long."""
+
+    command_id: str
+    step: str
+    child: UUID
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class ChildResumed:
+    """A child run that waited for a person goes on."""
+
+    command_id: str
+    step: str
+    child: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +276,8 @@ class RunEnded:
     output: dict[str, Json] = field(default_factory=dict)
     command_id: str | None = None
     principal: str | None = None
+    children: tuple[str, ...] | None = None
+    """The steps whose child runs were under way: these are cancelled."""
 
 
 Event = (
@@ -262,6 +290,8 @@ Event = (
     | FanInDone
     | CallRequested
     | CallAnswered
+    | ChildEscalated
+    | ChildResumed
     | CallReused
     | ReviewRequested
     | VerdictGiven
@@ -291,6 +321,8 @@ def encode(event: Event) -> tuple[str, str]:
     if isinstance(event, RunAdmitted):
         fields = {slot: getattr(event, slot) for slot in RunAdmitted.__slots__}
         fields["playbook"] = {"name": event.playbook.name, "version": event.playbook.version}
+        if event.parent is None:
+            del fields["parent"]
         return RunAdmitted.__name__, to_json(fields, inf_nan_mode="null").decode()
     return type(event).__name__, to_json(event, exclude_none=True, inf_nan_mode="null").decode()
 
@@ -306,6 +338,8 @@ def decode(event_type: str, data: str, playbooks: PlaybookLookup) -> Event:
         fields = from_json(data)
         pinned = fields.pop("playbook")
         fields["deadline_at"] = datetime.fromisoformat(fields["deadline_at"])
+        if parent := fields.pop("parent", None):
+            fields["parent"] = Parent.model_validate(parent, strict=False)
         return RunAdmitted(playbook=playbooks.get(pinned["name"], pinned["version"]), **fields)
     event: Event = _ADAPTERS[event_type].validate_json(data)
     return event

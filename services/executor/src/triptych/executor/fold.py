@@ -32,6 +32,13 @@ from triptych.schemas import Effect, Json, Result, ResultStatus, Spend, Step
 def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
     """The first event makes the run."""
     budgets = event.playbook.budgets
+    ledger = Ledger(
+        max_steps=budgets.steps,
+        max_tool_calls=budgets.tool_calls,
+        max_tokens=budgets.tokens,
+        max_usd_micros=budgets.usd_micros,
+        max_replans=budgets.replans,
+    )
     return Run(
         run_id=run_id,
         tenant=event.tenant,
@@ -45,13 +52,8 @@ def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
         updated_at=at,
         status=RunStatus.QUEUED if event.queued else RunStatus.PLANNING,
         active_since=None if event.queued else at,
-        ledger=Ledger(
-            max_steps=budgets.steps,
-            max_tool_calls=budgets.tool_calls,
-            max_tokens=budgets.tokens,
-            max_usd_micros=budgets.usd_micros,
-            max_replans=budgets.replans,
-        ),
+        ledger=ledger.within(event.parent.grant) if event.parent else ledger,
+        parent=event.parent,
     )
 
 
@@ -74,7 +76,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
         case ev.CallRequested():
             _call_requested(run, event, at)
         case ev.CallAnswered():
-            _call_answered(run, event)
+            _call_answered(run, event, at)
         case ev.StepEnded(step, status, reason):
             _change_step(run, step, status=StepStatus(status), reason=reason, ended_at=at)
         case ev.RunStarted(deadline_at):
@@ -101,6 +103,13 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             _fan_out(run, step, items, at)
         case ev.FanInDone(step):
             _fan_in(run, step)
+        case ev.ChildEscalated(command_id=command_id, step=step, reason=reason):
+            run.children_waiting = {**run.children_waiting, step: reason}
+            run.children_waiting_since = run.children_waiting_since or at
+            run.commands |= {command_id}
+        case ev.ChildResumed(command_id=command_id, step=step):
+            _child_goes_on(run, step, at)
+            run.commands |= {command_id}
         case ev.CallReused(step, source, arguments):
             result = run.state(source).result
             _change_step(run, step, status=StepStatus.ANSWERED, arguments=arguments, result=result, started_at=at)
@@ -241,6 +250,7 @@ def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> None:
         attempts=event.attempt,
         counted=True,
         arguments=event.arguments,
+        child=event.child,
         result=None,
         started_at=state.started_at or at,
     )
@@ -257,8 +267,21 @@ def _review_requested(run: Run, event: ev.ReviewRequested) -> None:
         _change_step(run, event.step, status=StepStatus.REVIEWING, review_attempts=attempts)
 
 
-def _call_answered(run: Run, event: ev.CallAnswered) -> None:
+def _child_goes_on(run: Run, step_id: str, at: datetime) -> None:
+    """The wall clock goes on when no child run waits for a person any more."""
+    if step_id not in run.children_waiting:
+        return
+    run.children_waiting = {step: reason for step, reason in run.children_waiting.items() if step != step_id}
+    if not run.children_waiting and run.children_waiting_since is not None:
+        run.deadline_at += at - run.children_waiting_since
+        run.children_waiting_since = None
+
+
+def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
+    if event.extended is not None:
+        run.ledger = run.ledger.widen(event.extended)
     _close(run, event.request_id, event.spend)
+    _child_goes_on(run, event.step, at)
     state, result = run.state(event.step), event.result
     is_write = state.step.pin.effect is not Effect.READ
     if state.index is None:
@@ -268,13 +291,16 @@ def _call_answered(run: Run, event: ev.CallAnswered) -> None:
         event.step,
         status=StepStatus.ANSWERED,
         result=result,
-        took_effect=state.took_effect or (is_write and not _is_known_undone(result)),
+        took_effect=state.took_effect or (is_write and not _is_known_undone(state, result)),
     )
 
 
-def _is_known_undone(result: Result) -> bool:
-    """Whether a tool says for certain that its call changed nothing. A timeout, for one, leaves that open."""
-    return result.error is not None and result.error.details.get("effect") == "none"
+def _is_known_undone(state: StepState, result: Result) -> bool:
+    """Whether a tool says for certain that its call changed nothing. A timeout, for one, leaves that open.
+
+    A child run that failed did what its own journal says, and may be followed by another one.
+    """
+    return result.error is not None and (state.is_handoff or result.error.details.get("effect") == "none")
 
 
 def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime, *, postponed: bool) -> None:

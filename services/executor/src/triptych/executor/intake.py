@@ -6,19 +6,18 @@ offsets or Postgres: the loop around it does.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
 import orjson
 from pydantic import ValidationError
 
 from triptych.executor.deployments import Deployment
+from triptych.executor.handoff import refused
 from triptych.executor.machine import Start, Tick, begin, decide
-from triptych.executor.messages import final_outcome, messages, rejection
+from triptych.executor.messages import endings, messages, rejection
 from triptych.executor.settings import MAX_ACTIVE_RUNS
 from triptych.executor.state import Run, RunStatus
 from triptych.executor.turn import Decided
@@ -34,10 +33,13 @@ from triptych.kernel.decider import (
     Transition,
 )
 from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.run_ids import derive_run_id
 from triptych.schemas import (
     Answer,
     CallAnswer,
     Control,
+    ControlAction,
+    Parent,
     PlanAnswer,
     Playbook,
     Reason,
@@ -65,6 +67,13 @@ class Admission:
     task: Task
     task_id: str
     playbook: Playbook
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """The parent of a child run has ended: the child is cancelled, unless it never began."""
+
+    parent: Parent
 
 
 class Executor:
@@ -151,9 +160,11 @@ class Executor:
             )
             return _transition(decided, first_seq=1, now=now)
         if state is None:
-            if isinstance(content, Tick | Start):
+            if isinstance(content, Tick | Start | Withdrawal):
                 return None
             raise UndecodableRecord("unknown_run", f"there is no run {message.run_id}")
+        if isinstance(content, Withdrawal):
+            content = _cancellation(state, content.parent)
         assert isinstance(content, PlanAnswer | CallAnswer | VerdictAnswer | Control | Tick | Start)  # noqa: S101
         decided = decide(state, content, now)
         return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
@@ -166,7 +177,7 @@ class Executor:
             partition=state.partition,
             first_seq=0,
             events=(),
-            sends=[final_outcome(state)],
+            sends=endings(state),
         )
 
     def _read_task(self, arrival: Arrival, body: bytes) -> Addressed:
@@ -178,34 +189,29 @@ class Executor:
             task = Task.model_validate_json(body)
         except ValidationError as error:
             raise _rejected(body, derived_id, "invalid_task", _explain(error)) from error
+        if task.parent is not None and task.parent.withdrawn:
+            run_id = derive_run_id(task.tenant, task.task_id or derived_id, task.parent.asked_at_ms)
+            return Addressed(run_id, Withdrawal(task.parent))
         deployment = self._deployments.get(task.playbook)
         if deployment is None:
             known = ", ".join(sorted(self._deployments)) or "none"
             message = f"there is no playbook {task.playbook!r}; deployed are: {known}"
-            raise _rejected(body, derived_id, "unknown_playbook", message)
+            raise _rejected(body, derived_id, "unknown_playbook", message, task)
         problems = [
             f"input{''.join(f'.{part}' for part in problem.instance_path)}: {problem.message}"
             for problem in deployment.input_schema.iter_errors(task.input)
         ]
         if problems:
-            raise _rejected(body, derived_id, "invalid_input", "; ".join(problems[:5]))
+            raise _rejected(body, derived_id, "invalid_input", "; ".join(problems[:5]), task)
         task_id = task.task_id or derived_id
-        run_id = derive_run_id(task.tenant, task_id, record.timestamp)
+        # A child's id is known to its parent before the broker has seen its task.
+        began_ms = record.timestamp if task.parent is None else task.parent.asked_at_ms
         return Addressed(
-            run_id, Admission(task, task_id, deployment.playbook), creates=Kind(task.tenant, task.playbook)
+            derive_run_id(task.tenant, task_id, began_ms),
+            Admission(task, task_id, deployment.playbook),
+            creates=Kind(task.tenant, task.playbook),
+            is_child=task.parent is not None,
         )
-
-
-def derive_run_id(tenant: str, task_id: str, timestamp_ms: int) -> UUID:
-    """A UUIDv7 (RFC 9562) from the record: its time, and a hash in place of the random bits.
-
-    The same record gives the same run id however often it is read.
-    """
-    digest = hashlib.sha256(f"{tenant}\x00{task_id}".encode()).digest()
-    value = (max(0, timestamp_ms) & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(digest[:10])
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return UUID(int=value)
 
 
 def _without_nul(body: bytes) -> bytes:
@@ -225,7 +231,17 @@ def _transition(decided: Decided, first_seq: int, now: datetime) -> Transition[R
     )
 
 
-def _rejected(body: bytes, derived_id: str, code: str, message: str) -> UndecodableRecord:
+def _cancellation(child: Run, parent: Parent) -> Control:
+    return Control(
+        command_id=f"{parent.request_id}:withdrawn",
+        run_id=child.run_id,
+        action=ControlAction.CANCEL,
+        principal=f"run:{parent.run_id}",
+        note="the run that handed over to it has ended",
+    )
+
+
+def _rejected(body: bytes, derived_id: str, code: str, message: str, task: Task | None = None) -> UndecodableRecord:
     """A dead letter, and a `rejected` outcome when the record is JSON enough to say whose it was."""
     try:
         fields = orjson.loads(body)
@@ -242,7 +258,10 @@ def _rejected(body: bytes, derived_id: str, code: str, message: str) -> Undecoda
         reason=Reason(code=code, message=message),
         event_id=f"{derived_id}:rejected",
     )
-    return RejectedRecord(code, message, tenant=tenant, replies=(reply,))
+    replies = [reply]
+    if task is not None and task.parent is not None:
+        replies.append(refused(task, task.parent, Reason(code=code, message=message)))
+    return RejectedRecord(code, message, tenant=tenant, replies=tuple(replies))
 
 
 def _text(value: object) -> str:

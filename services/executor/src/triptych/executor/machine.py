@@ -34,6 +34,7 @@ from triptych.schemas import (
     Effect,
     ErrorCode,
     Json,
+    Parent,
     PlanAnswer,
     Playbook,
     Reason,
@@ -83,7 +84,8 @@ def begin(
         playbook=playbook,
         input=task.input,
         partition=partition,
-        deadline_at=_deadline(playbook, now),
+        deadline_at=_deadline(playbook, now, task.parent),
+        parent=task.parent,
         queued=not has_room,
     )
     turn = Turn(admit(run_id, admitted, now), now)
@@ -100,7 +102,7 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
     match message:
         case PlanAnswer() if message.request_id in run.requests:
             _on_plan(turn, message)
-        case CallAnswer() if message.request_id in run.requests:
+        case CallAnswer() if _is_asked_for(run, message):
             _on_result(turn, message)
         case VerdictAnswer() if message.request_id in run.requests:
             _on_verdict(turn, message)
@@ -109,13 +111,20 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
         case Tick():
             _on_tick(turn)
         case Start() if run.status is RunStatus.QUEUED:
-            turn.record(ev.RunStarted(_deadline(run.playbook, now)))
+            turn.record(ev.RunStarted(_deadline(run.playbook, now, run.parent)))
     _advance(turn)
     return turn.decided()
 
 
-def _deadline(playbook: Playbook, start: datetime) -> datetime:
-    return start + timedelta(milliseconds=playbook.budgets.wall_ms)
+def _is_asked_for(run: Run, answer: CallAnswer) -> bool:
+    """Whether an answer is to an open request, and by the run that was asked if one was."""
+    request = run.requests.get(answer.request_id)
+    return request is not None and answer.child == getattr(request.event, "child", None)
+
+
+def _deadline(playbook: Playbook, start: datetime, parent: Parent | None) -> datetime:
+    own = start + timedelta(milliseconds=playbook.budgets.wall_ms)
+    return min(own, parent.deadline_at) if parent else own
 
 
 # --- what came in ---------------------------------------------------------------------------------
@@ -148,6 +157,7 @@ def _on_result(turn: Turn, answer: CallAnswer) -> None:
             worker=answer.worker,
             started_at=answer.started_at,
             finished_at=answer.finished_at,
+            extended=answer.extended,
         )
     )
     if turn.run.status.is_active:
@@ -180,7 +190,7 @@ def _on_verdict(turn: Turn, answer: VerdictAnswer) -> None:
 
 def _on_tick(turn: Turn) -> None:
     run, now = turn.run, turn.now
-    if run.status.is_active and now >= run.deadline_at:
+    if run.status.is_active and now >= run.deadline_at and not run.children_waiting:
         wall_ms = run.playbook.budgets.wall_ms
         turn.record(
             ev.RunEscalated(
@@ -331,6 +341,10 @@ def _on_error(turn: Turn, state: StepState, error: ToolError) -> None:
     what = disposition(error, state.step.pin.effect)
     policy = state.step.retry
     place = f"{state.step.operation} in step {state.id}"
+    if error.details.get("child"):
+        # Only people end a run as anything but succeeded.
+        fail_step(turn, state.id, Then.ESCALATE, Reason(code="child_failed", message=f"{place}: {error.message}"))
+        return
     if error.details.get("breaker") == "open" and state.postponed < MAX_POSTPONED:
         reason = Reason(code="breaker_open", message=f"{place} was not called: {error.message}")
         schedule_retry(turn, Ask.CALL, state.id, policy, 1, reason, error.retry_after_ms, postponed=True)

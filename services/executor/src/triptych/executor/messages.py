@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
+from uuid import UUID
 
 from triptych.executor import events as ev
+from triptych.executor import handoff
 from triptych.executor.state import Run, RunStatus, StepState
 from triptych.kernel.expressions import references_of
 from triptych.kernel.outbox import Send
@@ -46,9 +48,19 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
                 escalation = _escalation(run, reason, step, now)
                 short = escalation.model_copy(update={"input": {}, "steps": ()})
                 sends.append(Send(topics.ESCALATIONS, "triptych.escalation", event_id, escalation, short))
-            case ev.RunEnded():
-                sends.append(final_outcome(run))
+                if run.parent:
+                    sends.append(handoff.notice(run, run.parent, handoff.WAITS, reason))
+            case ev.RunResumed() if run.parent:
+                sends.append(handoff.notice(run, run.parent, handoff.GOES_ON, None))
+            case ev.RunEnded(children=children):
+                sends.extend(handoff.withdraw(run, run.state(step)) for step in children or ())
+                sends.extend(endings(run))
     return sends
+
+
+def endings(run: Run) -> list[Send]:
+    """What a run that is over tells: its client, and its parent if it has one."""
+    return [final_outcome(run), *([handoff.answer(run, run.parent)] if run.parent else [])]
 
 
 def final_outcome(run: Run) -> Send:
@@ -84,6 +96,8 @@ def _request(run: Run, event: ev.PlanRequested | ev.CallRequested | ev.ReviewReq
     match event:
         case ev.PlanRequested():
             return Send(topics.PLAN_REQUESTS, "triptych.plan-request", event.request_id, _plan_request(run, event))
+        case ev.CallRequested(child=UUID() as child):
+            return handoff.start(run, event, child)
         case ev.CallRequested():
             request = _call_request(run, event)
             tool = request.operation.partition(".")[0]
@@ -110,6 +124,7 @@ def _plan_request(run: Run, event: ev.PlanRequested) -> PlanRequest:
         max_steps=max(1, run.ledger.max_steps - run.ledger.steps),
         known=run.records(),
         failure=event.failure,
+        handoffs=run.playbook.handoffs,
         repair=event.repair,
     )
 
@@ -189,6 +204,7 @@ def _outcome(run: Run, status: OutcomeStatus, reason: Reason, now: datetime, *, 
         usage=run.usage(now),
         started_at=run.started_at,
         finished_at=run.finished_at,
+        parent_run_id=run.parent.run_id if run.parent else None,
     )
 
 
@@ -215,4 +231,5 @@ def _escalation(run: Run, reason: Reason, step: str | None, now: datetime) -> Es
         steps=run.records(),
         usage=run.usage(now),
         escalated_at=now,
+        parent_run_id=run.parent.run_id if run.parent else None,
     )

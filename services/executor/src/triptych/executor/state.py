@@ -18,9 +18,11 @@ from uuid import UUID
 from triptych.executor import events as ev
 from triptych.executor.fan import FanOut, branch_id, merge
 from triptych.schemas import (
+    HANDOFF,
     Effect,
     Grant,
     Json,
+    Parent,
     Playbook,
     Reason,
     Result,
@@ -142,6 +144,8 @@ class StepState:
     postponed: int = 0
     """How often in a row a breaker refused the call without making it."""
     arguments: dict[str, Json] = field(default_factory=dict)
+    child: UUID | None = None
+    """The run that was started for it, when it hands over to another playbook."""
     result: Result | None = None
     reason: Reason | None = None
     started_at: datetime | None = None
@@ -151,6 +155,15 @@ class StepState:
     def id(self) -> str:
         """What events and requests call it."""
         return self.step.id if self.index is None else branch_id(self.step.id, self.index)
+
+    @property
+    def is_handoff(self) -> bool:
+        return self.step.operation == HANDOFF
+
+    @property
+    def has_key_to_keep(self) -> bool:
+        """Whether a repeat must be known as one. Reads are asked anew, and another child run is another run."""
+        return self.step.pin.effect is not Effect.READ and not self.is_handoff
 
     @property
     def is_failed(self) -> bool:
@@ -168,11 +181,10 @@ class StepState:
 
     def again(self) -> StepState:
         """Back to waiting with fresh attempts. A read is a new call; a write keeps its idempotency key."""
-        is_read = self.step.pin.effect is Effect.READ
         return changed(
             self,
             status=StepStatus.WAITING,
-            call=self.call + 1 if is_read and self.attempts else self.call,
+            call=self.call if self.has_key_to_keep or not self.attempts else self.call + 1,
             attempts=0,
             postponed=0,
             review_attempts=0,
@@ -198,12 +210,24 @@ class Ledger:
     replans: int = 0
     reserved_tokens: int = 0
     reserved_usd_micros: int = 0
+    reserved_tool_calls: int = 0
+    """Those that child runs may make."""
+
+    def within(self, grant: Grant) -> Ledger:
+        """No more than a parent run has granted."""
+        return changed(
+            self,
+            max_tool_calls=min(self.max_tool_calls, grant.tool_calls),
+            max_tokens=min(self.max_tokens, grant.tokens),
+            max_usd_micros=min(self.max_usd_micros, grant.usd_micros),
+        )
 
     def reserve(self, grant: Grant) -> Ledger:
         return changed(
             self,
             reserved_tokens=self.reserved_tokens + grant.tokens,
             reserved_usd_micros=self.reserved_usd_micros + grant.usd_micros,
+            reserved_tool_calls=self.reserved_tool_calls + grant.tool_calls,
         )
 
     def settle(self, grant: Grant, spend: Spend) -> Ledger:
@@ -211,8 +235,19 @@ class Ledger:
             self,
             reserved_tokens=self.reserved_tokens - grant.tokens,
             reserved_usd_micros=self.reserved_usd_micros - grant.usd_micros,
+            reserved_tool_calls=self.reserved_tool_calls - grant.tool_calls,
             tokens=self.tokens + spend.tokens,
             usd_micros=self.usd_micros + spend.usd_micros,
+            tool_calls=self.tool_calls + spend.tool_calls,
+        )
+
+    def widen(self, by: Grant) -> Ledger:
+        """More of what a grant has."""
+        return changed(
+            self,
+            max_tokens=self.max_tokens + by.tokens,
+            max_usd_micros=self.max_usd_micros + by.usd_micros,
+            max_tool_calls=self.max_tool_calls + by.tool_calls,
         )
 
     def extend(self, amounts: dict[str, float]) -> Ledger:
@@ -251,6 +286,8 @@ class Run:
     started_at: datetime
     deadline_at: datetime
     ledger: Ledger
+    parent: Parent | None = None
+    """The run that handed over to this one, and what it granted."""
     status: RunStatus = RunStatus.PLANNING
     seq: int = 1
     revision: int = 0
@@ -272,6 +309,9 @@ class Run:
     """The operations whose arguments it has been asked to mend."""
     reason: Reason | None = None
     stopped_step: str | None = None
+    children_waiting: dict[str, Reason] = field(default_factory=dict)
+    """The steps whose child runs wait for a person, and why; the wall clock stands still."""
+    children_waiting_since: datetime | None = None
     escalated_at: datetime | None = None
     escalations: int = 0
     output: dict[str, Json] = field(default_factory=dict)
@@ -349,7 +389,7 @@ class Run:
             return None
         moments = [request.reissue_at for request in self.requests.values()]
         if self.status.is_active:
-            moments.append(self.deadline_at)
+            moments.extend(() if self.children_waiting else (self.deadline_at,))
             moments.extend(retry.due_at for retry in self.retries.values())
         return min(moments, default=None)
 

@@ -225,6 +225,7 @@ def _run_row(run: Run) -> tuple[Any, ...]:
         run.started_at,
         run.updated_at,
         run.finished_at,
+        run.parent.run_id if run.parent else None,
     )
 
 

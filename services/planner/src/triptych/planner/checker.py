@@ -15,7 +15,7 @@ from triptych.kernel import expressions
 from triptych.kernel.expressions import ExpressionError
 from triptych.kernel.registry import Offer
 from triptych.planner.arguments import misfits
-from triptych.schemas import Cost, Json, Pin, Plan, RetryPolicy, Step, StepRecord, StepSpec
+from triptych.schemas import HANDOFF, Cost, Json, Pin, Plan, RetryPolicy, Step, StepRecord, StepSpec
 
 _BEFORE = frozenset({"input", "steps"})
 _AFTER = _BEFORE | {"result"}
@@ -141,6 +141,8 @@ def _operation(spec: StepSpec, terms: Terms) -> Iterator[Problem]:
     if earlier is not None and earlier.operation != spec.operation:
         message = f"this step has ended already, as {earlier.operation}; give a new step an id of its own"
         yield Problem(spec.id, "operation", message)
+    if spec.tool_calls is not None and spec.operation != HANDOFF:
+        yield Problem(spec.id, "tool_calls", f"only {HANDOFF} makes calls of its own; leave it out")
     offer = terms.offers.get(spec.operation)
     if offer is None:
         allowed = ", ".join(sorted(terms.offers)) or "none"
@@ -178,6 +180,7 @@ def _pinned(spec: StepSpec, terms: Terms) -> Step:
     cost = Cost(
         tokens=contract.cost.tokens if spec.tokens is None else spec.tokens,
         usd_micros=contract.cost.usd_micros if spec.usd is None else round(spec.usd * 1_000_000),
+        tool_calls=contract.cost.tool_calls if spec.tool_calls is None else spec.tool_calls,
     )
     return Step(
         id=spec.id,

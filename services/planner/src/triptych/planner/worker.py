@@ -7,6 +7,7 @@ number of times within the request's grant. What follows from a refusal is the e
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 
 import orjson
 
@@ -17,6 +18,7 @@ from triptych.kernel.worker import JobAttempt
 from triptych.planner.checker import Terms, find_problems, make_plan
 from triptych.planner.proposal import Proposal, constraints, question
 from triptych.schemas import (
+    HANDOFF,
     ErrorCode,
     FixedPlan,
     ModelPlan,
@@ -26,6 +28,7 @@ from triptych.schemas import (
     Spend,
     StepSpec,
     ToolError,
+    handoff_contract,
 )
 
 CONTRACTS_WITHIN_S = 5.0
@@ -142,6 +145,8 @@ class Planner:
 
     def _terms(self, request: PlanRequest, max_steps: int) -> Terms:
         offers: dict[str, Offer] = self._registry.operations(request.tools)
+        if request.handoffs:
+            offers[HANDOFF] = _handoff_offer(request.handoffs)
         return Terms(
             offers=offers,
             max_steps=max_steps,
@@ -152,7 +157,7 @@ class Planner:
 
     async def _missing_tools(self, operations: set[str]) -> list[str]:
         """The tools of these operations that have not announced themselves, after waiting for them a while."""
-        tools = {operation.partition(".")[0] for operation in operations}
+        tools = {operation.partition(".")[0] for operation in operations - {HANDOFF}}
         await self._registry.wait_for_tools(tools, CONTRACTS_WITHIN_S)
         return sorted(tool for tool in tools if not self._registry.knows_tool(tool))
 
@@ -163,6 +168,11 @@ class Planner:
         )
         error = ToolError(code=ErrorCode.UNAVAILABLE, message=message, retry_after_ms=ASK_AGAIN_MS)
         return _answer(request, error=error)
+
+
+@lru_cache(maxsize=MAX_CACHED_PLANS)
+def _handoff_offer(playbooks: tuple[str, ...]) -> Offer:
+    return Offer.of(handoff_contract(playbooks))
 
 
 def _timeout_ms(deadline_at: datetime, at_most_ms: int) -> int:

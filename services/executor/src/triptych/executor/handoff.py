@@ -1,0 +1,203 @@
+"""Handing over: a step that starts a run of another playbook, and what parent and child tell each other.
+
+The child is asked for like a tool, by a message with an id that follows from the call, and answers like
+one: so a crash loses no child and makes none twice. Pure.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from triptych.executor import events as ev
+from triptych.executor.fold import admit
+from triptych.executor.state import Run, RunStatus, StepState
+from triptych.executor.turn import Turn
+from triptych.kernel.outbox import Send
+from triptych.kernel.run_ids import derive_run_id, id_time_ms
+from triptych.schemas import (
+    MAX_HANDOFFS,
+    CallAnswer,
+    Control,
+    ControlAction,
+    ErrorCode,
+    Grant,
+    Json,
+    Parent,
+    Reason,
+    Result,
+    ResultStatus,
+    Spend,
+    Task,
+    ToolError,
+    topics,
+)
+
+WAITS = RunStatus.ESCALATED.value
+GOES_ON = RunStatus.RUNNING.value
+
+
+def refusal(run: Run, arguments: dict[str, Json]) -> Reason | None:
+    """Why a run may not hand over as these arguments say, or None when it may."""
+    playbook = arguments.get("playbook")
+    above = run.parent.ancestors if run.parent else ()
+    if playbook not in run.playbook.handoffs:
+        allowed = ", ".join(run.playbook.handoffs) or "none"
+        message = f"it may not hand over to {playbook!r}; `handoffs` of {run.playbook.name} allows: {allowed}"
+        return Reason(code="invalid_arguments", message=message)
+    if playbook in (*above, run.playbook.name) or len(above) >= MAX_HANDOFFS:
+        chain = " -> ".join((*above, run.playbook.name, str(playbook)))
+        return Reason(code="loop", message=f"playbooks hand over in a circle, or too deep: {chain}")
+    if not isinstance(arguments.get("input", {}), dict):
+        return Reason(code="invalid_arguments", message="the input of a playbook is an object")
+    return None
+
+
+def child_of(turn: Turn, key: str) -> UUID:
+    """The id of the run that a call with this key starts."""
+    now_ms = round(turn.now.timestamp() * 1_000)
+    return derive_run_id(turn.run.tenant, key, now_ms)
+
+
+def start(run: Run, event: ev.CallRequested, child: UUID) -> Send:
+    """The task that starts a child run, in the same words however often it is sent."""
+    task = Task(
+        task_id=event.idempotency_key,
+        playbook=event.arguments["playbook"],
+        input=event.arguments.get("input", {}),
+        tenant=run.tenant,
+        principal=run.principal,
+        parent=_parent(run, event.request_id, child, event.reserved, event.deadline_at),
+    )
+    return Send(topics.TASKS, "triptych.task", event.request_id, task, to=child)
+
+
+def withdraw(run: Run, state: StepState) -> Send:
+    """The task of a child run, withdrawn. It follows the task on its way, so it cannot come before it."""
+    assert state.child is not None  # noqa: S101 - only child runs are withdrawn
+    key = f"{run.run_id}:{state.id}:{state.call}"
+    parent = _parent(run, request_id(key), state.child, Grant(), run.deadline_at)
+    task = Task(
+        task_id=key,
+        playbook=state.arguments["playbook"],
+        tenant=run.tenant,
+        principal=run.principal,
+        parent=parent.model_copy(update={"withdrawn": True}),
+    )
+    return Send(topics.TASKS, "triptych.task", f"{key}:withdrawn", task, to=state.child)
+
+
+def request_id(key: str) -> str:
+    """The request that a child run answers: there is one for each child, whatever is sent again."""
+    return f"{key}:child"
+
+
+def _parent(run: Run, request: str, child: UUID, grant: Grant, deadline_at: datetime) -> Parent:
+    above = run.parent.ancestors if run.parent else ()
+    return Parent(
+        run_id=run.run_id,
+        request_id=request,
+        asked_at_ms=id_time_ms(child),
+        grant=grant,
+        deadline_at=deadline_at,
+        ancestors=(*above, run.playbook.name),
+    )
+
+
+# --- what a child tells its parent ----------------------------------------------------------------
+
+
+def answer(run: Run, parent: Parent) -> Send:
+    """What a child run ended with, for its parent: the same whenever it is made."""
+    assert run.reason is not None  # noqa: S101 - a run that has ended has a reason
+    if run.status is RunStatus.SUCCEEDED:
+        result = Result.ok({"run_id": str(run.run_id), "playbook": run.playbook.name, "output": run.output})
+    else:
+        message = f"run {run.run_id} of {run.playbook.name} ended as {run.status.value}: {run.reason.message}"
+        result = Result.failed(ErrorCode.CANCELLED, message, child=str(run.run_id), reason=run.reason.code)
+    ledger = run.ledger
+    first = admit(run.run_id, _admission(run), run.started_at).ledger
+    extended = Grant(
+        tokens=ledger.max_tokens - first.max_tokens,
+        usd_micros=ledger.max_usd_micros - first.max_usd_micros,
+        tool_calls=ledger.max_tool_calls - first.max_tool_calls,
+    )
+    reply = CallAnswer(
+        request_id=parent.request_id,
+        run_id=parent.run_id,
+        tenant=run.tenant,
+        result=result,
+        spend=Spend(tokens=ledger.tokens, usd_micros=ledger.usd_micros, tool_calls=ledger.tool_calls),
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        child=run.run_id,
+        extended=extended if extended != Grant() else None,
+    )
+    return Send(topics.RESULTS, "triptych.result", f"{run.run_id}:answer", reply, to=parent.run_id)
+
+
+def _admission(run: Run) -> ev.RunAdmitted:
+    return ev.RunAdmitted(
+        tenant=run.tenant,
+        task_id=run.task_id,
+        principal=run.principal,
+        playbook=run.playbook,
+        input={},
+        partition=run.partition,
+        deadline_at=run.deadline_at,
+        parent=run.parent,
+    )
+
+
+def refused(task: Task, parent: Parent, reason: Reason) -> Send:
+    """What the parent hears of a child that never became a run."""
+    key = task.task_id or parent.request_id
+    error = ToolError(
+        code=ErrorCode.INVALID_ARGUMENTS, message=reason.message, details={"effect": "none", "reason": reason.code}
+    )
+    reply = CallAnswer(
+        request_id=parent.request_id,
+        run_id=parent.run_id,
+        tenant=task.tenant,
+        result=Result(status=ResultStatus.ERROR, error=error),
+        child=derive_run_id(task.tenant, key, parent.asked_at_ms),
+    )
+    return Send(topics.RESULTS, "triptych.result", f"{parent.request_id}:refused", reply, to=parent.run_id)
+
+
+def notice(run: Run, parent: Parent, status: str, reason: Reason | None) -> Send:
+    """Word to the parent that a child run waits for a person, or goes on."""
+    command_id = f"{run.run_id}:{status}:{run.escalations}"
+    told = {"run_id": str(run.run_id), "status": status, "reason": reason.model_dump(mode="json") if reason else None}
+    command = Control(
+        command_id=command_id,
+        run_id=parent.run_id,
+        action=ControlAction.CHILD,
+        principal=f"run:{run.run_id}",
+        data=told,
+    )
+    return Send(topics.CONTROL, "triptych.control", command_id, command, to=parent.run_id)
+
+
+def on_notice(turn: Turn, command: Control) -> None:
+    """A child run says how it stands. What no open request is about changes nothing."""
+    told = command.data if isinstance(command.data, dict) else {}
+    for request in turn.run.requests.values():
+        event = request.event
+        if isinstance(event, ev.CallRequested) and event.child is not None and str(event.child) == told.get("run_id"):
+            if told.get("status") == WAITS:
+                reason = Reason.model_validate(told.get("reason") or {"code": "escalated", "message": "no reason"})
+                turn.record(ev.ChildEscalated(command.command_id, event.step, event.child, reason))
+            else:
+                turn.record(ev.ChildResumed(command.command_id, event.step, event.child))
+            return
+
+
+def open_children(run: Run) -> tuple[str, ...] | None:
+    """The steps whose child runs have not answered; None when there are none."""
+    steps = [
+        request.event.step
+        for request in run.requests.values()
+        if isinstance(request.event, ev.CallRequested) and request.event.child is not None
+    ]
+    return tuple(steps) or None

@@ -1,0 +1,299 @@
+"""A run that hands over to another playbook, and the run that comes of it: both play, by the messages they send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import pytest
+from machine_story import NOW, RUN_ID, Story, playbook, step
+
+from triptych.executor import events as ev
+from triptych.executor.deployments import Deployment
+from triptych.executor.fold import admit, evolve
+from triptych.executor.intake import Executor
+from triptych.executor.machine import Tick
+from triptych.executor.messages import messages
+from triptych.executor.state import Run, RunStatus
+from triptych.kernel.bus import Record
+from triptych.kernel.decider import Arrival, RejectedRecord
+from triptych.kernel.outbox import Send
+from triptych.schemas import (
+    HANDOFF,
+    CallAnswer,
+    Cost,
+    Effect,
+    ErrorCode,
+    Playbook,
+    Result,
+    Spend,
+    Task,
+    topics,
+)
+
+HANDS_OVER = {"playbook": "specialist", "input": {"who": "Ana"}}
+GRANT = Cost(tokens=1_000, usd_micros=50_000, tool_calls=5)
+
+
+def book(name: str, **changes: object) -> Playbook:
+    return playbook(**{"handoffs": ("specialist", "other"), "parallel": 9, **changes, "name": name})
+
+
+def hand_over(step_id: str = "a", **fields: object):
+    fields = {"arguments": HANDS_OVER, "effect": Effect.IDEMPOTENT, "cost": GRANT, **fields}
+    return step(step_id, operation=HANDOFF, **fields)
+
+
+class Family:
+    """Runs of one partition and the executor that reads what they send, in order; nobody else is there."""
+
+    def __init__(self, parent: Playbook | None = None, **specialist: object) -> None:
+        specialist.setdefault("handoffs", ())
+        playbooks = [parent or book("test"), book("specialist", **specialist)]
+        self.executor = Executor({one.name: Deployment.of(one) for one in playbooks})
+        self.now = NOW
+        self.runs: dict[UUID, Run] = {}
+        self.journals: dict[UUID, list[tuple[ev.Event, datetime]]] = {}
+        self.sent: list[Send] = []
+        self.offset = 0
+        self.publish(Task(playbook="test", task_id="t-1").to_bytes(), topics.TASKS)
+        (self.parent_id,) = self.runs
+
+    @property
+    def parent(self) -> Run:
+        return self.runs[self.parent_id]
+
+    @property
+    def children(self) -> list[Run]:
+        return [run for run in self.runs.values() if run.parent is not None]
+
+    @property
+    def child(self) -> Run:
+        (child,) = self.children
+        return child
+
+    def publish(self, body: bytes, noun: str) -> None:
+        """A record comes in; whatever follows is sent and comes in too, until nobody but a worker is asked."""
+        self.offset += 1
+        record = Record(
+            topic=noun, partition=0, offset=self.offset, timestamp=1, timestamp_type=0, key=b"", value=body,
+            checksum=None, serialized_key_size=0, serialized_value_size=0, headers=(),
+        )  # fmt: skip
+        message = self.executor.read(Arrival(noun, record, body))
+        state = self.runs.get(message.run_id)
+        self.take(message.run_id, self.executor.apply(state, message, 0, self.now, has_room=not state))
+
+    def take(self, run_id: UUID, transition) -> None:
+        if transition is None:
+            return
+        self.runs[run_id] = transition.state
+        self.journals.setdefault(run_id, []).extend((event, self.now) for event in transition.events)
+        self.check(run_id)
+        for send in transition.sends:
+            self.sent.append(send)
+            if send.noun in topics.EXECUTOR_INPUTS:
+                self.publish(send.body.to_bytes(), send.noun)
+
+    def check(self, run_id: UUID) -> None:
+        (first, at), *rest = self.journals[run_id]
+        run = admit(run_id, first, at)
+        for event, recorded_at in rest:
+            run = evolve(run, event, recorded_at)
+        assert run == self.runs[run_id]
+        ledger = run.ledger
+        assert ledger.tool_calls + ledger.reserved_tool_calls <= ledger.max_tool_calls
+        assert ledger.tokens + ledger.reserved_tokens <= ledger.max_tokens
+
+    def tell(self, run: Run, act: Callable[[Story], object]) -> Family:
+        """Play one message to one run, as a story of its own would."""
+        story = Story.of(run, self.now)
+        act(story)
+        events = story.run.seq - run.seq
+        self.runs[run.run_id] = story.run
+        self.journals[run.run_id].extend((event, self.now) for event in story.last[-events:] if events)
+        self.check(run.run_id)
+        for send in messages(story.run, story.last, self.now):
+            self.sent.append(send)
+            if send.noun in topics.EXECUTOR_INPUTS:
+                self.publish(send.body.to_bytes(), send.noun)
+        return self
+
+    def wait(self, **duration: float) -> Family:
+        self.now += timedelta(**duration)
+        for run in list(self.runs.values()):
+            self.tell(run, lambda story: story.tell(Tick()))
+        return self
+
+
+def family(*steps, **fields: object) -> Family:
+    """A parent that has handed over, and its child that has its plan."""
+    one = Family(**fields)
+    one.tell(one.parent, lambda story: story.plan(*(steps or [hand_over()])))
+    for child in one.children:
+        one.tell(child, lambda story: story.plan(step("work")))
+    return one
+
+
+def test_a_step_starts_a_run_of_another_playbook_and_answers_with_its_output() -> None:
+    one = family(output={"said": "${{ steps.work.data.value }}"})
+    assert (one.child.playbook.name, one.child.input, one.child.principal) == (
+        "specialist",
+        {"who": "Ana"},
+        "anonymous",
+    )
+    assert one.child.parent.run_id == one.parent_id
+    one.tell(one.child, lambda story: story.result("work"))
+    assert (one.parent.status, one.child.status) == (RunStatus.SUCCEEDED, RunStatus.SUCCEEDED)
+    assert one.parent.steps["a"].result.data == {
+        "run_id": str(one.child.run_id),
+        "playbook": "specialist",
+        "output": {"said": 1},
+    }
+
+
+def test_a_child_draws_on_what_its_parent_has_reserved_and_is_settled_at_its_end() -> None:
+    one = family()
+    ledger = one.parent.ledger
+    assert (ledger.reserved_tokens, ledger.reserved_usd_micros, ledger.reserved_tool_calls) == (1_000, 50_000, 5)
+    limits = one.child.ledger
+    assert (limits.max_tokens, limits.max_usd_micros, limits.max_tool_calls) == (1_000, 50_000, 5)
+    one.tell(one.child, lambda story: story.result("work", spend=Spend(tokens=70, usd_micros=9)))
+    ledger = one.parent.ledger
+    assert (ledger.tokens, ledger.usd_micros, ledger.tool_calls) == (70, 9, 2), "its own call, and the child's"
+    assert (ledger.reserved_tokens, ledger.reserved_tool_calls) == (0, 0)
+
+
+def test_a_budget_that_cannot_bear_a_child_starts_none() -> None:
+    one = Family(book("test", budgets={"tool_calls": 5}))
+    one.tell(one.parent, lambda story: story.plan(hand_over()))
+    assert (one.parent.reason.code, one.children) == ("budget_tool_calls", [])
+
+
+def test_a_request_that_is_sent_again_makes_no_second_run() -> None:
+    one = family()
+    known = one.child
+    one.wait(seconds=100)
+    assert [event for event, _ in one.journals[one.parent_id] if isinstance(event, ev.RequestReissued)]
+    assert one.child.run_id == known.run_id
+    assert len([send for send in one.sent if send.noun == topics.TASKS]) >= 2
+
+
+def test_an_answer_that_was_lost_comes_again_with_the_same_words() -> None:
+    one = family()
+    one.tell(one.child, lambda story: story.result("work"))
+    (first,) = [send for send in one.sent if send.noun == topics.RESULTS]
+    again = one.executor.again(one.child).sends
+    assert again[-1] == first
+    before = one.parent
+    one.publish(first.body.to_bytes(), topics.RESULTS)
+    assert one.parent is before
+
+
+def test_only_the_run_that_was_asked_can_answer() -> None:
+    one = family()
+    request = one.parent.requests[next(iter(one.parent.requests))].event
+    forged = CallAnswer(request_id=request.request_id, run_id=one.parent_id, tenant="default", result=Result.ok({}))
+    one.publish(forged.to_bytes(), topics.RESULTS)
+    one.publish(forged.model_copy(update={"child": RUN_ID}).to_bytes(), topics.RESULTS)
+    assert one.parent.status is RunStatus.RUNNING
+
+
+def test_whoever_ends_a_run_ends_its_children() -> None:
+    one = family(hand_over("a"), hand_over("b", arguments={**HANDS_OVER, "input": {"who": "Ben"}}))
+    one.tell(one.parent, lambda story: story.control("cancel"))
+    assert [child.status for child in one.children] == [RunStatus.CANCELLED] * 2
+
+
+def test_a_child_that_never_began_is_not_begun_by_its_withdrawal() -> None:
+    one = family()
+    one.tell(one.parent, lambda story: story.control("cancel"))
+    (withdrawal,) = [send for send in one.sent if send.noun == topics.TASKS and send.body.parent.withdrawn]
+    assert withdrawal.to == one.child.run_id
+    del one.runs[one.child.run_id]
+    one.publish(withdrawal.body.to_bytes(), topics.TASKS)
+    assert one.children == []
+
+
+def test_a_child_that_waits_for_a_person_is_seen_at_the_parent_and_stops_its_clock() -> None:
+    one = family(budgets={"wall_ms": 3_600_000})
+    one.tell(one.child, lambda story: story.fail("work", ErrorCode.FORBIDDEN))
+    assert one.child.status is RunStatus.ESCALATED
+    assert {step: reason.code for step, reason in one.parent.children_waiting.items()} == {"a": one.child.reason.code}
+    one.wait(hours=5)
+    assert one.parent.status is RunStatus.RUNNING
+    one.tell(one.child, lambda story: story.control("resume"))
+    assert one.parent.children_waiting == {}
+    assert one.parent.deadline_at == NOW + timedelta(hours=5, minutes=10)
+    one.tell(one.child, lambda story: story.result("work"))
+    assert one.parent.status is RunStatus.SUCCEEDED
+
+
+def test_what_a_person_gives_a_child_the_parent_has_too() -> None:
+    one = family()
+    one.tell(one.child, lambda story: story.fail("work", ErrorCode.FORBIDDEN))
+    one.tell(one.child, lambda story: story.control("resume", extend={"tokens": 5_000, "tool_calls": 3}))
+    before = one.parent.ledger
+    one.tell(one.child, lambda story: story.result("work", spend=Spend(tokens=4_000)))
+    assert one.parent.ledger.max_tokens == before.max_tokens + 5_000
+    assert one.parent.ledger.max_tool_calls == before.max_tool_calls + 3
+    assert one.parent.ledger.tokens == 4_000
+
+
+def test_a_child_that_a_person_aborts_fails_the_step_and_a_resume_starts_another() -> None:
+    one = family()
+    one.tell(one.child, lambda story: story.fail("work", ErrorCode.FORBIDDEN))
+    one.tell(one.child, lambda story: story.control("abort"))
+    assert (one.parent.status, one.parent.reason.code) == (RunStatus.ESCALATED, "child_failed")
+    one.tell(one.parent, lambda story: story.control("resume"))
+    assert len(one.children) == 2
+    assert one.parent.steps["a"].call == 2
+
+
+def test_a_child_that_is_refused_fails_the_step_with_the_reason() -> None:
+    one = Family(input={"type": "object", "required": ["something else"]})
+    with pytest.raises(RejectedRecord, match="something else") as refusal:
+        one.tell(one.parent, lambda story: story.plan(hand_over()))
+    (_, answer) = refusal.value.replies
+    assert (answer.noun, answer.to) == (topics.RESULTS, one.parent_id)
+    one.publish(answer.body.to_bytes(), topics.RESULTS)
+    assert one.parent.reason.code == "invalid_arguments"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ({"playbook": "unheard-of"}, "invalid_arguments"),
+        ({"playbook": "specialist", "input": "text"}, "invalid_arguments"),
+        ({}, "invalid_arguments"),
+    ],
+)
+def test_a_run_hands_over_only_as_its_playbook_allows(arguments: dict[str, object], code: str) -> None:
+    one = Family()
+    one.tell(one.parent, lambda story: story.plan(hand_over(arguments=arguments)))
+    assert (one.parent.reason.code, one.children) == (code, [])
+
+
+def test_playbooks_do_not_hand_over_in_a_circle() -> None:
+    one = Family(handoffs=("test",))
+    one.tell(one.parent, lambda story: story.plan(hand_over()))
+    back = hand_over("back", arguments={"playbook": "test"}, cost=Cost())
+    one.tell(one.child, lambda story: story.plan(back))
+    assert (one.child.status, one.child.reason.code) == (RunStatus.ESCALATED, "loop")
+
+
+def test_a_fan_out_may_hand_over_each_item() -> None:
+    each = hand_over("a", map=["Ana", "Ben"], arguments={"playbook": "specialist", "input": {"who": "${{ item }}"}})
+    one = family(each, output={"who": "${{ input.who }}"})
+    assert [child.input for child in one.children] == [{"who": "Ana"}, {"who": "Ben"}]
+    for child in reversed(one.children):
+        one.tell(child, lambda story: story.result("work"))
+    branches = one.parent.steps["a"].result.data["branches"]
+    assert [branch["data"]["output"]["who"] for branch in branches] == ["Ana", "Ben"]
+    assert one.parent.status is RunStatus.SUCCEEDED
+
+
+def test_the_clock_of_a_child_is_within_that_of_its_parent() -> None:
+    one = Family(book("test", budgets={"wall_ms": 1_000}))
+    one.tell(one.parent, lambda story: story.plan(hand_over()))
+    assert one.child.deadline_at == one.parent.deadline_at
