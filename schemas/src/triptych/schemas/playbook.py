@@ -98,6 +98,10 @@ class Playbook(Authored):
     budgets: Budgets = Budgets()
     limits: Annotated[Limits | None, Field(exclude_if=newer(None))] = None
     retry: Annotated[RetryPolicy, Field(description="For steps that bring none of their own.")] = RetryPolicy()
+    tier: Annotated[
+        Slug | None,
+        Field(exclude_if=lambda tier: tier is None, description="For steps that bring none of their own."),
+    ] = None
     parallel: Annotated[int, Field(ge=1, le=100, description="How many steps may run at once.")] = 4
     output: Annotated[
         dict[str, Json], Field(description="The outcome's output; may refer to `input` and `steps`.")

@@ -64,6 +64,9 @@ class CallRequest(Request):
     attempt: Annotated[int, Field(ge=1)]
     idempotency_key: Annotated[str, Field(description="The same for all attempts of a call, whatever crashes.")]
     contract_hash: str
+    tier: Annotated[
+        Slug | None, Field(description="Which models an operation asks that asks one; the operation says when absent.")
+    ] = None
     timeout_ms: Annotated[int, Field(gt=0)]
     index: BranchIndex = None
 

@@ -147,6 +147,7 @@ def _call_request(run: Run, event: ev.CallRequested) -> CallRequest:
         attempt=event.attempt,
         idempotency_key=event.idempotency_key,
         contract_hash=step.pin.contract_hash,
+        tier=step.tier or run.playbook.tier,
         timeout_ms=step.pin.timeout_ms,
     )
 

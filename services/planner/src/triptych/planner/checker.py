@@ -195,6 +195,7 @@ def _pinned(spec: StepSpec, terms: Terms) -> Step:
         unmet=spec.unmet,
         judge=spec.judge,
         retry=spec.retry or terms.retry,
+        tier=spec.tier,
         pin=Pin(
             contract_hash=offer.hash,
             effect=contract.effect,

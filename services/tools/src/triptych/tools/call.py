@@ -40,6 +40,8 @@ class Call(Generic[StateT]):
     timeout_ms: int
     grant: Grant
     """The most this call may cost."""
+    tier: str | None
+    """Which models to ask, if the playbook says; otherwise the operation knows best."""
     state: StateT
     """What the tool's lifespan yielded."""
     arguments: dict[str, Json] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Call(Generic[StateT]):
             deadline_at=request.deadline_at,
             timeout_ms=request.timeout_ms,
             grant=request.grant,
+            tier=request.tier,
             state=state,
             arguments=request.arguments,
         )

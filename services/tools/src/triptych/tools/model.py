@@ -99,7 +99,7 @@ async def _ask(call: ModelCall, tier: str, kind: str, material: Mapping[str, Jso
     try:
         reply = await call.state.ask(
             kind,
-            tier,
+            call.tier or tier,
             {"input": material},
             form,
             grant=call.grant,
