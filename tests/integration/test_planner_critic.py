@@ -20,7 +20,7 @@ import pytest
 from triptych.critic.__main__ import serve as serve_critic
 from triptych.kernel.health import Health
 from triptych.kernel.log import configure_logging
-from triptych.kernel.migrate import WORKER
+from triptych.kernel.migrate import MODELS, WORKER
 from triptych.kernel.models import ModelSettings
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
@@ -105,7 +105,7 @@ class Ends:
 async def ends(servers, prefix, database, create_topics, model_server) -> AsyncIterator[Ends]:
     await create_topics("plan-requests", "plans", "reviews", "verdicts", "dead-letters")
     await create_topics("contracts", partitions=1)
-    dsns = database.prepare({"planner": (WORKER,), "critic": (WORKER,)}).services
+    dsns = database.prepare({"planner": (WORKER, MODELS), "critic": (WORKER, MODELS)}).services
     models = ModelSettings(
         base_url=f"{model_server}/v1",
         strong="scripted-strong",
@@ -325,7 +325,7 @@ def test_a_model_without_a_price_ends_the_process_with_one_clear_line(module: st
 async def test_the_process_is_ready_and_ends_cleanly_on_sigterm(
     ends: Ends, database, eventually, name: str, unused_tcp_port: int
 ) -> None:
-    dsn = database.prepare({"planner": (WORKER,), "critic": (WORKER,)}).services[name]
+    dsn = database.prepare({"planner": (WORKER, MODELS), "critic": (WORKER, MODELS)}).services[name]
     environment = {
         "PATH": os.environ["PATH"],
         "TRIPTYCH_KAFKA": ends.settings.kafka,

@@ -14,6 +14,7 @@ from triptych.kernel.worker import JobAttempt
 from triptych.planner.checker import Terms, find_problems, make_plan
 from triptych.planner.worker import Planner
 from triptych.schemas import (
+    Caching,
     Contract,
     Cost,
     Effect,
@@ -24,6 +25,7 @@ from triptych.schemas import (
     PlanAnswer,
     PlanRequest,
     Reason,
+    Recall,
     Result,
     RetryPolicy,
     Spend,
@@ -348,3 +350,29 @@ async def test_a_replan_tells_the_model_what_is_known_and_what_failed() -> None:
     payload = models.asked[0]["payload"]
     assert payload["failure"]["code"] == "search_too_narrow"
     assert payload["known"][0]["data"] == {"text": "t"}
+
+
+@pytest.mark.parametrize(
+    ("tools", "cache", "recall"),
+    [
+        (("kb.search",), Caching.READS, Recall.YES),
+        (("kb.search", "helpdesk.reply"), Caching.READS, Recall.NO),
+        (("kb.search", "helpdesk.reply"), Caching.ALL, Recall.YES),
+        (("kb.search",), Caching.OFF, Recall.NO),
+    ],
+)
+async def test_a_plan_is_given_again_where_nothing_can_be_written_by_it_or_the_playbook_says_so(
+    tools: tuple[str, ...], cache: Caching, recall: Recall
+) -> None:
+    models = Models({"steps": GOOD["steps"][:1]})
+    await answer(plan_request(ModelPlan(), tools=tools, cache=cache), models=models)
+    (asked,) = models.asked
+    assert (asked["memo"].tenant, asked["memo"].recall) == ("acme", recall)
+
+
+async def test_a_plan_that_fails_the_check_is_not_worth_keeping() -> None:
+    models = Models(GOOD)
+    await answer(plan_request(ModelPlan(), cache=Caching.ALL), models=models)
+    is_worth_keeping = models.asked[0]["memo"].is_worth_keeping
+    assert is_worth_keeping(GOOD)
+    assert not is_worth_keeping(BAD)

@@ -16,6 +16,7 @@ from triptych.cli import (
     demo,
     kb,
     mcp,
+    models,
     new,
     outcomes,
     playbook,
@@ -52,6 +53,7 @@ app.command()(trace.trace)
 app.command()(verify.verify)
 control.register(app)
 app.command()(topics.topics)
+app.command()(models.models)
 app.command()(retain.retention)
 app.command()(setup.setup)
 app.add_typer(playbook.app, name="playbook")

@@ -311,7 +311,9 @@ def _spent(spend: Data | None) -> str:
 
 def _asked(call: Data) -> str:
     """A model that was asked, and what there is to say of it besides its cost."""
-    notes = [f"{call['tokens_cached']:,} from its cache"] if call.get("tokens_cached") else []
+    notes = ["cached"] if call.get("cached") else []
+    if call.get("tokens_cached"):
+        notes.append(f"{call['tokens_cached']:,} from its cache")
     if why := call.get("failed"):
         notes.append(why)
     return f"{call['model']} ({', '.join(notes)})" if notes else str(call["model"])

@@ -29,6 +29,8 @@ from triptych.kernel.partitions import make_partitions
 _MIGRATIONS = Path(__file__).with_name("migrations")
 WORKER = _MIGRATIONS / "worker"
 """The tables of a worker: its jobs and its outbox."""
+MODELS = _MIGRATIONS / "models"
+"""What a service that asks models keeps besides."""
 
 _CLAIMS = _MIGRATIONS / "claims"
 _CLAIMS_SCHEMA = "claims"

@@ -14,7 +14,7 @@ from triptych.schemas.base import (
 from triptych.schemas.contract import Contract, Cost, Effect, Pin, ToolContracts
 from triptych.schemas.handoff import HANDOFF, MAX_HANDOFFS, Parent, handoff_contract
 from triptych.schemas.plan import Decision, Judge, Plan, RetryPolicy, Step, StepSpec, Unmet
-from triptych.schemas.playbook import Budgets, FixedPlan, ModelPlan, Playbook, Review
+from triptych.schemas.playbook import Budgets, Caching, FixedPlan, ModelPlan, Playbook, Review
 from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
 from triptych.schemas.task import (
     Control,
@@ -31,6 +31,7 @@ from triptych.schemas.work import (
     CallRequest,
     PlanAnswer,
     PlanRequest,
+    Recall,
     ReviewRequest,
     StepRecord,
     VerdictAnswer,
@@ -42,6 +43,7 @@ __all__ = [
     "Answer",
     "Authored",
     "Budgets",
+    "Caching",
     "CallAnswer",
     "CallRequest",
     "Contract",
@@ -69,6 +71,7 @@ __all__ = [
     "PlanRequest",
     "Playbook",
     "Reason",
+    "Recall",
     "Request",
     "Result",
     "ResultStatus",

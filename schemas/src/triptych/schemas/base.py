@@ -87,6 +87,7 @@ class ModelCall(Message):
     tokens_out: Annotated[int, Field(ge=0)] = 0
     usd_micros: Annotated[int, Field(ge=0, description="Cost in millionths of a US dollar.")] = 0
     duration_ms: Annotated[int, Field(ge=0)] = 0
+    cached: Annotated[bool, Field(description="Nobody was asked: the answer was there.")] = False
     failed: Annotated[str, Field(description="Why there was no usable answer; empty when there was one.")] = ""
 
 

@@ -47,9 +47,9 @@ class Judge(Authored):
     threshold: Annotated[float, Field(ge=0, le=1, description="Below this confidence the run escalates.")] = 0.7
     tokens: Annotated[int, Field(ge=1, description="The most that one judgement may use.")] = 4_000
     usd: Annotated[float, Field(ge=0, description="The most that one judgement may cost, in US dollars.")] = 0.01
-    tier: Annotated[
-        Slug, Field(exclude_if=lambda tier: tier == "cheap", description="Which models judge: `cheap` or `strong`.")
-    ] = "cheap"
+    tier: Annotated[Slug, Field(exclude_if=newer("cheap"), description="Which models judge: `cheap` or `strong`.")] = (
+        "cheap"
+    )
 
 
 MAX_ITEMS = 100
@@ -98,7 +98,7 @@ class StepSpec(Authored):
     ] = None
     tier: Annotated[
         Slug | None,
-        Field(exclude_if=lambda tier: tier is None, description="Which models an operation asks that asks one."),
+        Field(exclude_if=newer(None), description="Which models an operation asks that asks one."),
     ] = None
 
 

@@ -28,6 +28,15 @@ class Review(StrEnum):
     """As `exceptions`, and once more when all steps are done."""
 
 
+class Caching(StrEnum):
+    """Which answers of models may be given again to the same question."""
+
+    READS = "reads"
+    """Those that no write waits for."""
+    ALL = "all"
+    OFF = "off"
+
+
 class Budgets(Authored):
     """Hard limits of a run. The executor reserves from them before it asks anything of anyone."""
 
@@ -100,8 +109,15 @@ class Playbook(Authored):
     retry: Annotated[RetryPolicy, Field(description="For steps that bring none of their own.")] = RetryPolicy()
     tier: Annotated[
         Slug | None,
-        Field(exclude_if=lambda tier: tier is None, description="For steps that bring none of their own."),
+        Field(exclude_if=newer(None), description="For steps that bring none of their own."),
     ] = None
+    cache: Annotated[
+        Caching,
+        Field(
+            exclude_if=newer(Caching.READS),
+            description="Which answers of models may be given again to the same question.",
+        ),
+    ] = Caching.READS
     parallel: Annotated[int, Field(ge=1, le=100, description="How many steps may run at once.")] = 4
     output: Annotated[
         dict[str, Json], Field(description="The outcome's output; may refer to `input` and `steps`.")

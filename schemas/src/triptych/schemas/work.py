@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
 from triptych.schemas.base import Answer, Grant, Json, Message, OperationName, Reason, Request, RunId, Slug, newer
 from triptych.schemas.plan import Decision, Judge, Plan, RetryPolicy, Step
-from triptych.schemas.playbook import FixedPlan, ModelPlan
+from triptych.schemas.playbook import Caching, FixedPlan, ModelPlan
 from triptych.schemas.result import Result, ToolError
+
+
+class Recall(StrEnum):
+    """Whether an answer of a model may be one that was given before."""
+
+    NO = "no"
+    YES = "yes"
+    RENEW = "renew"
+    """Ask anew, and keep the new answer instead: the one before was not good enough."""
 
 
 class StepRecord(Message):
@@ -39,6 +49,7 @@ class PlanRequest(Request):
     max_steps: Annotated[int, Field(ge=1, description="What is left of the budget of steps.")]
     retry: Annotated[RetryPolicy, Field(description="For steps that bring none of their own.")] = RetryPolicy()
     known: Annotated[tuple[StepRecord, ...], Field(description="Steps that have ended, in order.")] = ()
+    cache: Caching = Caching.OFF
     failure: Annotated[Reason | None, Field(description="Why the last plan did not work out.")] = None
     handoffs: Annotated[
         tuple[Slug, ...], Field(exclude_if=newer(()), description="The playbooks that a step may hand over to.")
@@ -69,6 +80,7 @@ class CallRequest(Request):
     ] = None
     timeout_ms: Annotated[int, Field(gt=0)]
     index: BranchIndex = None
+    recall: Annotated[Recall, Field(exclude_if=newer(Recall.NO))] = Recall.NO
 
 
 class CallAnswer(Answer):
@@ -95,6 +107,7 @@ class ReviewRequest(Request):
     judge: Judge | None = None
     index: BranchIndex = None
     item: Annotated[Json, Field(exclude_if=newer(None), description="What that branch is for.")] = None
+    recall: Annotated[Recall, Field(exclude_if=newer(Recall.NO))] = Recall.NO
 
 
 class VerdictAnswer(Answer):

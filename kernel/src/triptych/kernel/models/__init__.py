@@ -6,10 +6,20 @@ and what follows from a failure is the executor's decision.
 """
 
 from triptych.kernel.models.budget import remaining, total
-from triptych.kernel.models.client import ModelClient, ModelReply
+from triptych.kernel.models.client import Memo, ModelClient, ModelReply
 from triptych.kernel.models.failure import ModelFailure
 from triptych.kernel.models.form import Fault
 from triptych.kernel.models.prompts import load_prompt
 from triptych.kernel.models.settings import ModelSettings
 
-__all__ = ["Fault", "ModelClient", "ModelFailure", "ModelReply", "ModelSettings", "load_prompt", "remaining", "total"]
+__all__ = [
+    "Fault",
+    "Memo",
+    "ModelClient",
+    "ModelFailure",
+    "ModelReply",
+    "ModelSettings",
+    "load_prompt",
+    "remaining",
+    "total",
+]

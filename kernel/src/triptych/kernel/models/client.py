@@ -8,11 +8,12 @@ that the grant does not cover, and what was spent is reported on failures too.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final, Self
 
+import asyncpg
 import orjson
 from pydantic import BaseModel
 from pydantic_ai import ModelRequest, ModelResponse, SystemPromptPart, UserPromptPart
@@ -23,11 +24,12 @@ from pydantic_ai.tools import ToolDefinition
 
 from triptych.kernel import failpoints
 from triptych.kernel.models import budget, prompts
+from triptych.kernel.models.cache import AnswerCache, fingerprint
 from triptych.kernel.models.failure import PASSING, ModelFailure, from_error
 from triptych.kernel.models.form import ANSWER_TOOL, Form, UnusableOutputError, checked_output
 from triptych.kernel.models.providers import Candidate, candidate
 from triptych.kernel.models.settings import ModelSettings
-from triptych.schemas import ErrorCode, Grant, Json, ModelCall, Spend
+from triptych.schemas import ErrorCode, Grant, Json, ModelCall, Recall, Spend
 
 REST_S: Final = 10.0
 """A model that was not there is asked after the others of its tier for so long, or for as long as it says."""
@@ -42,14 +44,32 @@ class ModelReply:
     spend: Spend
 
 
+def _always(_output: dict[str, Json]) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """Whether an answer may come from the cache of a tenant, and which answers are worth keeping there."""
+
+    tenant: str
+    recall: Recall
+    is_worth_keeping: Callable[[dict[str, Json]], bool] = _always
+
+
 @dataclass(frozen=True, slots=True)
 class _Question:
     """What is asked, of whichever model."""
 
+    kind: str
     tier: str
     system: str
     user: str
     form: Form
+
+    def fingerprint(self, tenant: str, models: Iterable[str]) -> bytes:
+        schema = orjson.dumps(self.form.schema, option=orjson.OPT_SORT_KEYS)
+        return fingerprint((tenant, ",".join(models), self.system, self.user, schema))
 
     def estimated_tokens(self) -> int:
         return budget.estimated_tokens(self.system.encode(), self.user.encode(), orjson.dumps(self.form.schema))
@@ -60,12 +80,18 @@ class ModelClient:
 
     def __init__(self, settings: ModelSettings) -> None:
         """Raises ConfigurationError when a model cannot be used, or nobody knows its price."""
+        self._cache_ttl_s = settings.cache_ttl_s
+        self._cache: AnswerCache | None = None
         self._tiers = {
             tier: tuple(candidate(tier, name, settings) for name in names) for tier, names in settings.tiers.items()
         }
         self._resting_until: dict[str, float] = {}
         self._connections = AsyncExitStack()
         self._frame = prompts.load_prompt("triptych.kernel.models", "frame")
+
+    def keep_answers_in(self, pool: asyncpg.Pool) -> None:
+        """From now on keep answers in the schema of the pool's role."""
+        self._cache = AnswerCache(pool, self._cache_ttl_s) if self._cache_ttl_s else None
 
     async def __aenter__(self) -> Self:
         for candidates in self._tiers.values():
@@ -87,8 +113,11 @@ class ModelClient:
         timeout_ms: int,
         instructions: str = "",
         constraints: Sequence[str] = (),
+        memo: Memo | None = None,
     ) -> ModelReply:
         """Ask once. `instructions` and `constraints` are the operator's words, `payload` is everyone else's.
+
+        With a `memo` the answer may be one that was given before; it costs nothing, and its call says so.
 
         Raises:
             ModelFailure: there is no usable answer. Its `spend` is what it cost all the same; when that
@@ -96,14 +125,36 @@ class ModelClient:
         """
         system = prompts.system_message(kind, self._frame, instructions)
         user = prompts.user_message(payload, constraints)
-        question = _Question(tier, system, user, Form.of(output_schema))
+        question = _Question(kind, tier, system, user, Form.of(output_schema))
+        if self._cache is None or memo is None or memo.recall is Recall.NO:
+            return await self._ask(question, grant, timeout_ms)
+        return await self._recall_or_ask(self._cache, memo, question, grant, timeout_ms)
+
+    async def _recall_or_ask(
+        self, cache: AnswerCache, memo: Memo, question: _Question, grant: Grant, timeout_ms: int
+    ) -> ModelReply:
+        started = time.monotonic()
+        names = [each.name for each in self._candidates(question.tier)]
+        asked = question.fingerprint(memo.tenant, names)
+        if memo.recall is Recall.YES and (known := await cache.find(memo.tenant, asked)) is not None:
+            call = ModelCall(model=known.model, tier=question.tier, duration_ms=_since_ms(started), cached=True)
+            return ModelReply(known.output, Spend(model_calls=(call,)))
+        reply = await self._ask(question, grant, timeout_ms)
+        if memo.is_worth_keeping(reply.output):
+            await cache.keep(
+                memo.tenant, asked, kind=question.kind, tier=question.tier, output=reply.output, spend=reply.spend
+            )
+        return reply
+
+    async def _ask(self, question: _Question, grant: Grant, timeout_ms: int) -> ModelReply:
+        """Ask the models of the tier, one after the other until one answers."""
         deadline = time.monotonic() + timeout_ms / 1000
         failures: list[ModelFailure] = []
-        for asked in self._in_order(tier):
+        for asked in self._in_order(question.tier):
             spent = budget.total(failure.spend for failure in failures)
             left_s = max(0.001, deadline - time.monotonic())
             try:
-                output, spend = await _ask(asked, question, budget.remaining(grant, spent), left_s)
+                output, spend = await _ask_one(asked, question, budget.remaining(grant, spent), left_s)
             except ModelFailure as failure:
                 failures.append(failure)
                 if not failure.is_elsewhere_worth_a_try:
@@ -114,8 +165,7 @@ class ModelClient:
                 return ModelReply(output, budget.total([spent, spend]))
         raise _all_failed(failures)
 
-    def _in_order(self, tier: str) -> Sequence[Candidate]:
-        """The models of a tier in the order in which they are asked now: who was not there a moment ago comes last."""
+    def _candidates(self, tier: str) -> Sequence[Candidate]:
         candidates = self._tiers.get(tier)
         if candidates is None:
             known = ", ".join(self._tiers) or "none"
@@ -124,7 +174,11 @@ class ModelClient:
                 f"no model is configured for tier `{tier}` (configured: {known}); set TRIPTYCH_MODEL_STRONG and "
                 "TRIPTYCH_MODEL_CHEAP for the tiers `strong` and `cheap`",
             )
-        now = time.monotonic()
+        return candidates
+
+    def _in_order(self, tier: str) -> Sequence[Candidate]:
+        """The models of a tier in the order in which they are asked now: who was not there a moment ago comes last."""
+        now, candidates = time.monotonic(), self._candidates(tier)
         return sorted(candidates, key=lambda each: self._resting_until.get(each.name, now) > now)
 
     def _rest(self, asked: Candidate, failure: ModelFailure) -> None:
@@ -147,7 +201,9 @@ def _all_failed(failures: Sequence[ModelFailure]) -> ModelFailure:
     )
 
 
-async def _ask(asked: Candidate, question: _Question, grant: Grant, seconds: float) -> tuple[dict[str, Json], Spend]:
+async def _ask_one(
+    asked: Candidate, question: _Question, grant: Grant, seconds: float
+) -> tuple[dict[str, Json], Spend]:
     """Ask one model once; its checked output, and what that cost."""
     max_tokens = budget.answer_tokens(grant, asked.price, question.estimated_tokens())
     response, spend = await _send(asked, question, grant, max_tokens, seconds)

@@ -99,6 +99,16 @@ class ModelSettings(BaseSettings):
         int, Field(ge=100, le=600_000, description="The longest that one call of the planner or critic may take.")
     ] = 60_000
 
+    cache_ttl_s: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=30 * 86_400,
+            description="For so long an answer may be given again to the same question, where the playbook allows it; "
+            "0 keeps none.",
+        ),
+    ] = 86_400
+
     @property
     def tiers(self) -> dict[str, tuple[str, ...]]:
         """The configured tiers and the names of their models, the first choice first."""

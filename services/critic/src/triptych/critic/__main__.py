@@ -28,6 +28,7 @@ async def serve(service: Service, settings: ServiceSettings, models: ModelSettin
         await connect(settings.postgres.get_secret_value(), settings.instance) as pool,
         ContractRegistry(service, settings) as registry,
     ):
+        client.keep_answers_in(pool)
         critic = Critic(registry, client, model_timeout_ms=models.timeout_ms)
         await run_worker(service, settings, critic, CONFIG, pool=pool)
 

@@ -10,7 +10,7 @@ from triptych.critic import judgement
 from triptych.critic.checks import check_step
 from triptych.critic.verdict import Verdict
 from triptych.kernel.cloudevents import utc_now
-from triptych.kernel.models import ModelClient, ModelFailure, load_prompt
+from triptych.kernel.models import Memo, ModelClient, ModelFailure, load_prompt
 from triptych.kernel.registry import ContractRegistry
 from triptych.kernel.worker import JobAttempt
 from triptych.schemas import (
@@ -70,6 +70,7 @@ class Critic:
                 timeout_ms=max(1, min(left_ms, self._model_timeout_ms)),
                 instructions=self._prompt,
                 constraints=CONSTRAINTS,
+                memo=Memo(request.tenant, request.recall),
             )
         except ModelFailure as failure:
             return self.failed(request, failure.as_error(), failure.spend)

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from triptych.executor import events as ev
 from triptych.executor import handoff
+from triptych.executor.caching import recall_of_call, recall_of_review
 from triptych.executor.state import Run, RunStatus, StepState
 from triptych.kernel.expressions import references_of
 from triptych.kernel.outbox import Send
@@ -23,6 +24,7 @@ from triptych.schemas import (
     OutcomeStatus,
     PlanRequest,
     Reason,
+    Recall,
     ReviewRequest,
     StepRecord,
     topics,
@@ -126,6 +128,7 @@ def _plan_request(run: Run, event: ev.PlanRequested) -> PlanRequest:
         failure=event.failure,
         handoffs=run.playbook.handoffs,
         repair=event.repair,
+        cache=run.playbook.cache,
     )
 
 
@@ -148,6 +151,7 @@ def _call_request(run: Run, event: ev.CallRequested) -> CallRequest:
         idempotency_key=event.idempotency_key,
         contract_hash=step.pin.contract_hash,
         tier=step.tier or run.playbook.tier,
+        recall=recall_of_call(run, step.id, event.call) if event.reserved.tokens else Recall.NO,
         timeout_ms=step.pin.timeout_ms,
     )
 
@@ -170,6 +174,7 @@ def _review_request(run: Run, event: ev.ReviewRequested) -> ReviewRequest:
         judge=state.step.judge if state else run.playbook.judge,
         index=state.index if state else None,
         item=run.item_of(state) if state else None,
+        recall=recall_of_review(run, state.step.id if state else None) if event.reserved.tokens else Recall.NO,
     )
 
 

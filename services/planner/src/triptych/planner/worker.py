@@ -12,19 +12,23 @@ from functools import lru_cache
 import orjson
 
 from triptych.kernel.cloudevents import utc_now
-from triptych.kernel.models import Fault, ModelClient, ModelFailure, load_prompt, remaining, total
+from triptych.kernel.models import Fault, Memo, ModelClient, ModelFailure, load_prompt, remaining, total
 from triptych.kernel.registry import ContractRegistry, Offer
 from triptych.kernel.worker import JobAttempt
 from triptych.planner.checker import Terms, find_problems, make_plan
 from triptych.planner.proposal import Proposal, constraints, question
 from triptych.schemas import (
     HANDOFF,
+    Caching,
+    Effect,
     ErrorCode,
     FixedPlan,
+    Json,
     ModelPlan,
     Plan,
     PlanAnswer,
     PlanRequest,
+    Recall,
     Spend,
     StepSpec,
     ToolError,
@@ -139,9 +143,9 @@ class Planner:
             timeout_ms=_timeout_ms(request.deadline_at, self._model_timeout_ms),
             instructions=f"{self._prompt}\n\n{spec.instructions}",
             constraints=constraints(terms.max_steps, is_repair=bool(errors), repaired_step=request.repair),
+            memo=_memo(request, terms),
         )
-        proposal = Proposal.model_validate_json(orjson.dumps(reply.output))
-        return [step.spec() for step in proposal.steps], reply.spend
+        return _specs(reply.output), reply.spend
 
     def _terms(self, request: PlanRequest, max_steps: int) -> Terms:
         offers: dict[str, Offer] = self._registry.operations(request.tools)
@@ -173,6 +177,19 @@ class Planner:
 @lru_cache(maxsize=MAX_CACHED_PLANS)
 def _handoff_offer(playbooks: tuple[str, ...]) -> Offer:
     return Offer.of(handoff_contract(playbooks))
+
+
+def _memo(request: PlanRequest, terms: Terms) -> Memo:
+    """A plan is given again where nothing can be written by it or a later one; one with problems never is."""
+    may_write = any(offer.contract.effect is not Effect.READ for offer in terms.offers.values())
+    is_kept = request.cache is Caching.ALL or (request.cache is Caching.READS and not may_write)
+    recall = Recall.YES if is_kept else Recall.NO
+    return Memo(request.tenant, recall, lambda output: not find_problems(_specs(output), terms))
+
+
+def _specs(output: dict[str, Json]) -> list[StepSpec]:
+    proposal = Proposal.model_validate_json(orjson.dumps(output))
+    return [step.spec() for step in proposal.steps]
 
 
 def _timeout_ms(deadline_at: datetime, at_most_ms: int) -> int:

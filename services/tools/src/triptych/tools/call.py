@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from triptych.schemas.base import Grant, Json, Spend
-from triptych.schemas.work import CallRequest
+from triptych.schemas.work import CallRequest, Recall
 
 StateT = TypeVar("StateT")
 
@@ -40,6 +40,8 @@ class Call(Generic[StateT]):
     timeout_ms: int
     grant: Grant
     """The most this call may cost."""
+    recall: Recall
+    """Whether an answer of a model may be one that was given before."""
     tier: str | None
     """Which models to ask, if the playbook says; otherwise the operation knows best."""
     state: StateT
@@ -60,6 +62,7 @@ class Call(Generic[StateT]):
             deadline_at=request.deadline_at,
             timeout_ms=request.timeout_ms,
             grant=request.grant,
+            recall=request.recall,
             tier=request.tier,
             state=state,
             arguments=request.arguments,

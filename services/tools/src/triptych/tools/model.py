@@ -13,7 +13,7 @@ from typing import Annotated, Literal, NotRequired, TypeVar
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from triptych.kernel.models import ModelClient, ModelFailure, ModelSettings, load_prompt
+from triptych.kernel.models import Memo, ModelClient, ModelFailure, ModelSettings, load_prompt
 from triptych.schemas.base import Json
 from triptych.tools import Call, Cost, Effect, Resources, Tool, ToolFailure
 
@@ -26,6 +26,8 @@ REPORT_MS = 250
 @asynccontextmanager
 async def _client(resources: Resources) -> AsyncIterator[ModelClient]:
     async with ModelClient(resources.settings) as client:
+        if resources.pool is not None:
+            client.keep_answers_in(resources.pool)
         yield client
 
 
@@ -105,6 +107,7 @@ async def _ask(call: ModelCall, tier: str, kind: str, material: Mapping[str, Jso
             grant=call.grant,
             timeout_ms=max(1, call.timeout_ms - REPORT_MS),
             instructions=load_prompt("triptych.tools", kind),
+            memo=Memo(call.tenant, call.recall),
         )
     except ModelFailure as failure:
         call.spend(failure.spend)

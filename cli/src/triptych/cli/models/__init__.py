@@ -1,0 +1,5 @@
+"""`triptych models`: what the models were spared, and what that saved."""
+
+from triptych.cli.models.command import models
+
+__all__ = ["models"]
