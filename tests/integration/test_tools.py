@@ -9,6 +9,8 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ import httpx
 import pytest
 from ends import Ends, call_request, open_ends
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
 import triptych.tools
+from triptych.cli.main import app
 from triptych.kernel.database import connect
 from triptych.kernel.health import Health
 from triptych.kernel.log import configure_logging
@@ -26,12 +30,14 @@ from triptych.kernel.models import ModelSettings
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.schemas import CallRequest, ErrorCode, Grant, Result, ResultStatus, ToolContracts
-from triptych.tools import Call, Effect, Tool, ToolFailure, helpdesk, model
+from triptych.tools import Call, Effect, Guard, OperationGuard, Tool, ToolFailure, helpdesk, model
 from triptych.tools import ErrorCode as Code
 from triptych.tools.breaker import BreakerPolicy
 from triptych.tools.echo import tool as echo
+from triptych.tools.guard import ProbeGuard
 from triptych.tools.helpdesk import HelpdeskSettings
 from triptych.tools.process import serve
+from triptych.tools.rates import Rates
 from triptych.tools.testing import call
 
 MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")
@@ -108,7 +114,7 @@ async def running(ends: Ends, tool: Tool, own: Any = None, *, instance: str = "t
 @pytest.fixture(scope="module")
 async def ends(servers, prefix, database, create_topics) -> AsyncIterator[Ends]:
     await create_topics("calls.echo", "calls.helpdesk", "results", "dead-letters")
-    await create_topics("contracts", partitions=1)
+    await create_topics("contracts", "tool-controls", "tasks", partitions=1)
     prepared = database.prepare({"tool_echo": (WORKER, MIGRATIONS / "tool")})
     dsn = prepared.services["tool_echo"]
     settings = ServiceSettings(kafka=servers.kafka, postgres=dsn, topic_prefix=prefix, shutdown_timeout_ms=4_000)
@@ -325,9 +331,127 @@ async def test_an_open_breaker_answers_at_once_and_calls_nothing(ends):
     first, second, third = [(await ends.answer_to(one)).result.error for one in requests]
     assert (first.message, second.message) == ("gone", "gone")
     assert third.code is ErrorCode.UNAVAILABLE
-    assert third.details == {"breaker": "open", "effect": "none"}
+    assert third.details == {"postponed": "breaker", "effect": "none"}
     assert third.retry_after_ms > 0
     assert await ends.pool.fetchval("select count(*) from effects where request_id = $1", requests[2].request_id) == 0
+
+
+async def test_a_rate_holds_across_processes_and_who_is_refused_comes_back_at_a_moment_of_its_own(ends):
+    """Two processes are two of these over one table."""
+    guard = Guard(rate="40/min", operations={"send": OperationGuard(rate="4/min")})
+    processes = [Rates(ends.pool, guard) for _ in range(2)]
+    await processes[0].admit("echo.send")
+    refusals = []
+    for number in range(7):
+        with pytest.raises(ToolFailure) as caught:
+            await processes[number % 2].admit("echo.send")
+        refusals.append(caught.value)
+    assert {refused.code for refused in refusals} == {Code.RATE_LIMITED}
+    assert refusals[0].details == {"postponed": "rate"}
+    gaps = [after.retry_after_ms - before.retry_after_ms for before, after in pairwise(refusals)]
+    assert all(abs(gap - 15_000) < 1_000 for gap in gaps)
+    assert await ends.pool.fetchval("select count(*) from buckets") == 2
+
+
+@dataclass
+class Upstream:
+    """Something that can be well or not."""
+
+    fails: bool = False
+    answers: Any = 1
+
+
+def watched_tool(upstream: Upstream) -> Tool:
+    tool = Tool("echo", guard=Guard(probe=ProbeGuard(every_s=3_600)))
+
+    @tool.operation(effect=Effect.READ)
+    async def count() -> int:
+        """Counts."""
+        if upstream.fails:
+            raise ToolFailure(Code.UNAVAILABLE, "the till is closed")
+        return upstream.answers  # type: ignore[no-any-return]
+
+    return tool
+
+
+async def command_line(ends: Ends, *arguments: str) -> tuple[int, str]:
+    """A command of `triptych tools`, as a person at another terminal gives it."""
+    where = ("--kafka", ends.settings.kafka, "--prefix", ends.settings.topic_prefix)
+    where = where if arguments[0] != "status" else ()
+    dsn = ends.settings.postgres.get_secret_value()
+    command = ["tools", *arguments, *where, "--postgres", dsn]
+    done = await asyncio.to_thread(CliRunner().invoke, app, command)
+    return done.exit_code, done.output
+
+
+async def test_a_person_holds_a_breaker_open_and_that_is_seen_recorded_and_outlives_the_process(ends):
+    async with running(ends, echo):
+        assert await command_line(ends, "breaker", "echo", "open", "--principal", "user:ana") == (
+            0,
+            "the breaker is open\n",
+        )
+    async with running(ends, echo):
+        refused = request_for(echo, "echo", {"value": 1})
+        await ends.ask(refused)
+        assert "held open by user:ana" in (await ends.answer_to(refused)).result.error.message
+        _, shown = await command_line(ends, "status")
+        assert "breaker open" in shown
+        assert "held by user:ana" in shown
+        await command_line(ends, "breaker", "echo", "auto", "--principal", "user:bo")
+        one = request_for(echo, "echo", {"value": 1})
+        await ends.ask(one)
+        assert (await ends.answer_to(one)).result.status is ResultStatus.OK
+    rows = await ends.pool.fetch("select breaker, principal from controls where breaker is not null order by at")
+    assert [tuple(row) for row in rows] == [("open", "user:ana"), ("auto", "user:bo")]
+
+
+async def test_a_probe_finds_out_before_an_agent_does_and_says_so_loudly(ends, eventually):
+    upstream = Upstream(fails=True)
+    async with running(ends, watched_tool(upstream)) as service:
+
+        async def told() -> bool:
+            return "probe" in await service.health.unready()
+
+        await eventually(told)
+        code, answer = await command_line(ends, "test", "echo")
+        assert (code, answer) == (1, "echo.count failed with unavailable: the till is closed\n")
+        _, shown = await command_line(ends, "status")
+        assert "the till is closed" in " ".join(shown.split())
+        upstream.fails = False
+        code, answer = await command_line(ends, "test", "echo")
+        assert code == 0
+        assert "echo.count answered ok" in answer
+        assert not await told()
+
+        async def closed() -> bool:
+            return await ends.pool.fetchval("select closed_at is not null from alerts where kind = 'probe'")
+
+        await eventually(closed)
+
+
+async def test_a_result_that_no_longer_fits_its_contract_opens_an_alert_and_one_that_fits_closes_it(ends, eventually):
+    upstream = Upstream(answers="many")
+    tool = watched_tool(upstream)
+    open_alerts = "select message from alerts where kind = 'result' and closed_at is null"
+
+    async def ask() -> Result:
+        one = request_for(tool, "count", {})
+        await ends.ask(one)
+        return (await ends.answer_to(one)).result
+
+    async def alert() -> str | None:
+        return await ends.pool.fetchval(open_alerts)
+
+    async def none() -> bool:
+        return await alert() is None
+
+    async with running(ends, tool):
+        assert (await ask()).error.code is ErrorCode.CONTRACT_VIOLATION
+        await eventually(alert)
+        assert "does not allow: result" in await alert()
+        upstream.answers = 2
+        assert (await ask()).data == 2
+        await eventually(none)
 
 
 async def test_a_model_call_reports_what_it_cost_and_stays_within_its_grant():

@@ -380,13 +380,25 @@ def test_a_plan_may_do_the_same_write_twice_if_it_says_so_itself() -> None:
 
 def test_waiting_for_an_open_breaker_uses_up_no_attempt_but_does_not_go_on_for_ever() -> None:
     story = Story(playbook(budgets={"wall_ms": 3_600_000})).plan(step("a", retry={"max_attempts": 2}))
-    refused = Result.failed(ErrorCode.UNAVAILABLE, "open", retry_after_ms=1_000, breaker="open")
+    refused = Result.failed(ErrorCode.UNAVAILABLE, "open", retry_after_ms=1_000, postponed="breaker")
     for attempt in (1, 2):
         for _ in range(10):
             story.result("a", refused).wait(seconds=2)
         assert story.run.steps["a"].attempts == attempt
         story.result("a", refused).wait(seconds=31)
     assert story.run.status is RunStatus.ESCALATED
+
+
+@pytest.mark.parametrize("part", ["rate", "bulkhead"])
+def test_a_call_without_room_waits_as_long_as_it_takes_and_uses_up_nothing(part: str) -> None:
+    story = Story(playbook(budgets={"tool_calls": 1, "wall_ms": 60_000})).plan(step("a"))
+    refused = Result.failed(ErrorCode.RATE_LIMITED, "full", retry_after_ms=1_000, postponed=part)
+    for _ in range(20):
+        story.result("a", refused).wait(seconds=2)
+    assert (story.run.steps["a"].attempts, story.run.ledger.tool_calls) == (1, 1)
+    assert story.result("a").run.status is RunStatus.SUCCEEDED
+    late = Story(playbook(budgets={"wall_ms": 60_000})).plan(step("a"))
+    assert late.result("a", refused).wait(seconds=61).run.reason.code == "budget_wall_ms"
 
 
 def test_a_worker_that_lacks_money_or_tokens_escalates_as_the_budget_that_is_short() -> None:

@@ -38,7 +38,7 @@ def test_attempts_and_retries_of_one_call_are_no_repeats() -> None:
     for _ in range(2):
         story.fail("a", ErrorCode.UNAVAILABLE).wait(seconds=31)
     story.result("a").verdict("a", Decision.RETRY).wait(seconds=31)
-    breaker = Result.failed(ErrorCode.UNAVAILABLE, "open", retry_after_ms=1_000, breaker="open")
+    breaker = Result.failed(ErrorCode.UNAVAILABLE, "open", retry_after_ms=1_000, postponed="breaker")
     story.result("a", breaker).wait(seconds=31)
     assert story.request_of("a").attempt == 4
 

@@ -38,7 +38,7 @@ def test_the_shipped_configuration_is_valid_and_its_migrations_exist() -> None:
         (
             "[tools.x]\nadapter = 'a:b'\nport = 1",
             "tools.x.port",
-            "Known here are adapter, options, path, migrations, env",
+            "Known here are adapter, options, guard, path, migrations, env",
         ),
         ("[services.x]", "services.x.module", "Field required"),
         ("[tools.x]\nadapter = 'no_attribute'", "tools.x.adapter", "pattern"),

@@ -41,7 +41,6 @@ from triptych.planner.worker import Planner
 from triptych.schemas import Control, ControlAction, Playbook, Task, topics
 from triptych.tools.ledger import PostgresLedger
 from triptych.tools.process import RESULT_TYPE
-from triptych.tools.redaction import Redactor
 from triptych.tools.runtime import ToolWorker
 
 LEASE_MS = 15_000
@@ -340,7 +339,7 @@ def _with(config: WorkerConfig) -> WorkerConfig:
 def _tool(process: Process, pool: Any) -> tuple[Any, Any]:
     writes = {f"desk.{name}" for name in ("put", "send", "post")}
     ledger = PostgresLedger(pool, writes)
-    return ToolWorker(desk.tool, desk.Line(process), ledger, process.log, Redactor()), ledger  # type: ignore[arg-type]
+    return ToolWorker(desk.tool, desk.Line(process), ledger, process.log), ledger  # type: ignore[arg-type]
 
 
 _registry: Any = desk.Registry()

@@ -18,9 +18,10 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from triptych.client.address import Address
 from triptych.client.errors import KafkaUnreachableError, NoOutcomeError, NotAcceptedError, TopicMissingError
 from triptych.client.feed import CONNECT_TIMEOUT_MS, Feed
-from triptych.kernel.cloudevents import Headers, binary_headers
+from triptych.kernel.cloudevents import Headers, binary_headers, utc_now
 from triptych.schemas import Control, ControlAction, Json, Outcome, Task
 from triptych.schemas import topics as t
+from triptych.schemas.task import BreakerMode, ToolControl
 
 SEND_TIMEOUT_S = 30.0
 MAX_MESSAGE_BYTES = 8 * 1_048_576
@@ -194,6 +195,30 @@ class Client:
             tenant="default",
         )
         await self._send(t.CONTROL, command.to_bytes(), key=str(run_id).encode(), headers=headers, partition=partition)
+        return command.command_id
+
+    async def tell_tool(
+        self, tool: str, operation: str | None, breaker: BreakerMode | None, *, principal: str, note: str = ""
+    ) -> str:
+        """Tell all processes of a tool to hold a breaker, or to probe their upstream; gives the command's id."""
+        command = ToolControl(
+            command_id=str(uuid.uuid4()),
+            tool=tool,
+            operation=operation,
+            breaker=breaker,
+            principal=principal,
+            note=note,
+            at=utc_now(),
+        )
+        headers = binary_headers(
+            event_id=f"tool-control:{command.command_id}",
+            event_type=_EVENT_TYPES[t.TOOL_CONTROLS],
+            source=SOURCE,
+            tenant="default",
+        )
+        # Compaction keeps the newest of each key: how a breaker is held must outlive a probe.
+        key = f"{operation or tool}{'' if breaker else ':probe'}"
+        await self._send(t.TOOL_CONTROLS, command.to_bytes(), key=key.encode(), headers=headers, partition=0)
         return command.command_id
 
     async def _send(

@@ -7,7 +7,18 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from triptych.schemas.base import Authored, Json, Message, Reason, RunId, Slug, Tenant, Timestamp, newer
+from triptych.schemas.base import (
+    Authored,
+    Json,
+    Message,
+    OperationName,
+    Reason,
+    RunId,
+    Slug,
+    Tenant,
+    Timestamp,
+    newer,
+)
 from triptych.schemas.handoff import Parent
 from triptych.schemas.work import StepRecord
 
@@ -100,6 +111,30 @@ class Control(Authored):
         dict[BudgetName, Annotated[float, Field(ge=0, le=1e12)]],
         Field(description='For `resume`: added to budgets, for example `{"usd": 0.5}`.'),
     ] = {}
+
+
+class BreakerMode(StrEnum):
+    AUTO = "auto"
+    """It opens and closes by what it sees."""
+    OPEN = "open"
+    """Nothing is called, until a person says otherwise."""
+    CLOSED = "closed"
+    """Everything is called, whatever fails."""
+
+
+class ToolControl(Authored):
+    """A person's command to all processes of a tool. Topic `tool-controls`, key = operation, or tool.
+
+    How a breaker is held stays so for processes that start later. A probe is only for those that run.
+    """
+
+    command_id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    tool: Slug
+    operation: Annotated[OperationName | None, Field(description="All operations when absent.")] = None
+    breaker: Annotated[BreakerMode | None, Field(description="Probe the upstream now when absent.")] = None
+    principal: Principal
+    note: Annotated[str, Field(max_length=4_000)] = ""
+    at: Timestamp
 
 
 class Escalation(Message):

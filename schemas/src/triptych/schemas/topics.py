@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from triptych.schemas.contract import ToolContracts
-from triptych.schemas.task import Control, DeadLetter, Escalation, Outcome, Task
+from triptych.schemas.task import Control, DeadLetter, Escalation, Outcome, Task, ToolControl
 from triptych.schemas.work import (
     CallAnswer,
     CallRequest,
@@ -29,6 +29,7 @@ OUTCOMES = "outcomes"
 ESCALATIONS = "escalations"
 DEAD_LETTERS = "dead-letters"
 CONTRACTS = "contracts"
+TOOL_CONTROLS = "tool-controls"
 
 EXECUTOR_INPUTS = (TASKS, PLANS, RESULTS, VERDICTS, CONTROL)
 """One owner holds partition p of all of these, so they have the same number of partitions."""
@@ -73,6 +74,15 @@ CATALOG: tuple[Topic, ...] = (
         "tools",
         "planner, critic",
         "What each tool offers.",
+        compacted=True,
+    ),
+    Topic(
+        TOOL_CONTROLS,
+        ToolControl,
+        "triptych.tool-control",
+        "operators",
+        "tools",
+        "Hold a breaker open or closed.",
         compacted=True,
     ),
 )

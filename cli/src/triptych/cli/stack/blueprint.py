@@ -22,6 +22,7 @@ from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.ports import HOST, Ports
 from triptych.cli.stack.servers import Server
 from triptych.tools import Source
+from triptych.tools.guard import GUARD
 
 _DETAIL_MAX_CHARS = 300
 
@@ -111,6 +112,8 @@ class Blueprint:
         }
         if tool is not None:
             environment |= Source(name, tool.options, self.config.directory).environment()
+            if tool.guard is not None:
+                environment[GUARD] = tool.guard.model_dump_json(exclude_unset=True)
         if path is not None:
             known = os.environ.get("PYTHONPATH")
             own_path = str(self.config.directory / path)

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from triptych.cli.stack.errors import ConfigInvalidError
+from triptych.tools.guard import Guard
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 MigrationsReference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[\w./-]+$")]
@@ -46,6 +47,7 @@ class ToolTable(_Table):
 
     adapter: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
     options: dict[str, Any] = {}
+    guard: Guard | None = None
     path: str | None = None
     migrations: list[MigrationsReference] = []
     env: dict[str, str] = {}

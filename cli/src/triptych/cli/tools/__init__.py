@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from triptych.cli.tools import add_mcp, add_openapi, ls, show
+from triptych.cli.tools import add_mcp, add_openapi, ls, show, status, tell
 
 app = typer.Typer(help="Tools: what agents may reach.", no_args_is_help=True)
 add = typer.Typer(help="Add a tool to triptych.toml.", no_args_is_help=True)
@@ -20,3 +20,6 @@ add.command("mcp")(add_mcp.mcp)
 add.command("openapi")(add_openapi.openapi)
 app.command()(ls.ls)
 app.command()(show.show)
+app.command()(status.status)
+app.command()(tell.breaker)
+app.command("test")(tell.probe)

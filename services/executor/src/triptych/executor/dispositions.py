@@ -58,6 +58,11 @@ MODEL_FAULTS: dict[str, Disposition] = {
 limits is worth another try only where chance played a part."""
 
 
+def postponed_by(error: ToolError) -> str | None:
+    """What refused a call before it was made: its breaker, its rate or its bulkhead. That uses up no attempt."""
+    return error.details.get("postponed")
+
+
 def disposition(error: ToolError, effect: Effect) -> Disposition:
     """The disposition of an error of an operation with this effect class."""
     if (fault := error.details.get("model")) in MODEL_FAULTS:

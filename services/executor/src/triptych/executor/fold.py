@@ -313,6 +313,8 @@ def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime, *, 
             attempts=state.attempts - postponed,
             postponed=state.postponed + 1 if postponed else 0,
         )
+        if postponed:
+            run.ledger = changed(run.ledger, tool_calls=run.ledger.tool_calls - 1)
     run.retries[ask, step] = Retry(ask, step, due_at)
 
 

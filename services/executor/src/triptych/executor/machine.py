@@ -21,7 +21,7 @@ from triptych.executor.asking import (
 )
 from triptych.executor.branches import branch_to_start, fan_in, fan_out
 from triptych.executor.commands import on_control
-from triptych.executor.dispositions import Then, disposition
+from triptych.executor.dispositions import Then, disposition, postponed_by
 from triptych.executor.fan import FanOut
 from triptych.executor.fold import admit
 from triptych.executor.state import Ask, Run, RunStatus, StepState, StepStatus
@@ -345,8 +345,10 @@ def _on_error(turn: Turn, state: StepState, error: ToolError) -> None:
         # Only people end a run as anything but succeeded.
         fail_step(turn, state.id, Then.ESCALATE, Reason(code="child_failed", message=f"{place}: {error.message}"))
         return
-    if error.details.get("breaker") == "open" and state.postponed < MAX_POSTPONED:
-        reason = Reason(code="breaker_open", message=f"{place} was not called: {error.message}")
+    refused_by = postponed_by(error)
+    # Room comes back with time alone, so a run waits for it until its deadline; an upstream that is down may stay so.
+    if refused_by in ("rate", "bulkhead") or (refused_by == "breaker" and state.postponed < MAX_POSTPONED):
+        reason = Reason(code=f"{refused_by}_refused", message=f"{place} was not called: {error.message}")
         schedule_retry(turn, Ask.CALL, state.id, policy, 1, reason, error.retry_after_ms, postponed=True)
         return
     if what.retry and state.attempts < policy.max_attempts:

@@ -7,8 +7,22 @@ from triptych.schemas.contract import Cost, Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.call import Call, Resources
 from triptych.tools.failure import ToolFailure
+from triptych.tools.guard import Guard, OperationGuard
 from triptych.tools.operation import Operation
 from triptych.tools.source import Options, Source
 from triptych.tools.tool import Tool
 
-__all__ = ["Call", "Cost", "Effect", "ErrorCode", "Operation", "Options", "Resources", "Source", "Tool", "ToolFailure"]
+__all__ = [
+    "Call",
+    "Cost",
+    "Effect",
+    "ErrorCode",
+    "Guard",
+    "Operation",
+    "OperationGuard",
+    "Options",
+    "Resources",
+    "Source",
+    "Tool",
+    "ToolFailure",
+]

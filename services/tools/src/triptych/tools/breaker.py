@@ -13,9 +13,14 @@ from datetime import UTC, datetime, timedelta
 import pybreaker
 
 from triptych.schemas.result import ErrorCode
+from triptych.schemas.task import BreakerMode
 
 TRIPPING = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.INTERNAL})
 """What says something about the upstream. The rest are mistakes of the caller, or answers."""
+
+
+HELD = -1
+"""The opening of what was admitted because a person said so: nothing is learnt from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +67,31 @@ class Breaker:
         )
         self._openings = 0
         self._probing = False
+        self.mode, self.forced_by = BreakerMode.AUTO, ""
 
     @property
     def is_open(self) -> bool:
         return self._storage.state == pybreaker.STATE_OPEN
 
+    @property
+    def state(self) -> str:
+        """`closed`, `open` or `half-open`, as it acts."""
+        return str(self._storage.state) if self.mode is BreakerMode.AUTO else self.mode.value
+
+    def force(self, mode: BreakerMode, by: str) -> None:
+        """Hold it open or closed, or let it go by what it sees again, from a fresh start."""
+        if mode is BreakerMode.AUTO and self.mode is not BreakerMode.AUTO:
+            self._breaker.close()
+            self._openings += 1
+            self._probing = False
+        self.mode, self.forced_by = mode, "" if mode is BreakerMode.AUTO else by
+
     def admit(self, now: datetime | None = None) -> Admission:
         """Admit a call, or raise BreakerOpenError. What is admitted must be recorded or forgotten."""
+        if self.mode is BreakerMode.CLOSED:
+            return Admission(HELD, is_probe=False)
+        if self.mode is BreakerMode.OPEN:
+            raise BreakerOpenError(max(1, int(self._open_for / timedelta(milliseconds=1))))
         if self.is_open:
             left = (self._storage.opened_at or datetime.now(UTC)) + self._open_for - (now or datetime.now(UTC))
             if left > timedelta(0):

@@ -18,8 +18,11 @@ from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker import WorkerConfig, run_worker
 from triptych.schemas import Effect, topics
+from triptych.tools.board import Alerts, Board
 from triptych.tools.call import Resources
 from triptych.tools.ledger import PostgresLedger
+from triptych.tools.probes import Probe
+from triptych.tools.protection import Protection
 from triptych.tools.redaction import Redactor, secrets_in
 from triptych.tools.runtime import ToolWorker
 from triptych.tools.source import Source
@@ -80,11 +83,18 @@ async def serve(service: Service, settings: ServiceSettings, tool: Tool, own_set
         writes = {name for name, operation in tool.operations.items() if operation.contract.effect is not Effect.READ}
         ledger = PostgresLedger(pool, writes)
         redactor = Redactor((*tool.secrets, *secrets_in(own_settings)))
-        worker = ToolWorker(tool, state, ledger, service.log, redactor)
+        protection = Protection.of(tool, pool)
+        alerts = Alerts(service.log)
+        worker = ToolWorker(tool, state, ledger, service.log, redactor=redactor, protection=protection, alerts=alerts)
+        probe = Probe(tool, tool.guard.overridden().probe, alerts, worker.probe)
+        service.health.depend("probe", probe.is_well)
+        probing = asyncio.create_task(probe.run(), name="probe")
         try:
-            await run_worker(service, settings, worker, config, pool=pool, settlement=ledger)
+            async with Board(service, settings, tool.name, pool, protection, alerts, probe.now):
+                await run_worker(service, settings, worker, config, pool=pool, settlement=ledger)
         finally:
             announcing.cancel()
+            probing.cancel()
 
 
 async def _announce_again(service: Service, kafka: Kafka, tool: Tool, told: str | None) -> None:

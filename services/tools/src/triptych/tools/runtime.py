@@ -7,24 +7,27 @@ check what came back. It never retries; the executor does, and each attempt come
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
+from uuid import UUID, uuid4
 
 import httpx
 
 from triptych.kernel import failpoints
+from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.log import Logger
 from triptych.kernel.worker import JobAttempt
-from triptych.schemas.base import Spend
+from triptych.schemas.base import Json, Spend
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools import http
-from triptych.tools.breaker import TRIPPING, Admission, Breaker, BreakerOpenError
+from triptych.tools.board import Alerts
 from triptych.tools.call import Call
 from triptych.tools.failure import EFFECT, NO_EFFECT, ToolFailure
 from triptych.tools.ledger import Ledger, Standing
 from triptych.tools.operation import Operation
+from triptych.tools.protection import Protection
 from triptych.tools.redaction import Redactor
 from triptych.tools.tool import Tool
 
@@ -34,9 +37,22 @@ class ToolWorker:
 
     request_type = CallRequest
 
-    def __init__(self, tool: Tool, state: Any, ledger: Ledger, log: Logger, redactor: Redactor) -> None:
-        self._tool, self._state, self._ledger, self._log, self._redactor = tool, state, ledger, log, redactor
-        self._breakers: Mapping[str, Breaker] = {name: Breaker(tool.breaker) for name in tool.operations}
+    def __init__(
+        self,
+        tool: Tool,
+        state: Any,
+        ledger: Ledger,
+        log: Logger,
+        *,
+        redactor: Redactor | None = None,
+        protection: Protection | None = None,
+        alerts: Alerts | None = None,
+    ) -> None:
+        """Without a redactor it knows no secrets but the tool's; without protection, no rates."""
+        self._tool, self._state, self._ledger, self._log = tool, state, ledger, log
+        self._redactor = redactor or Redactor(tool.secrets)
+        self._protection = protection or Protection.of(tool)
+        self._alerts = alerts or Alerts(log)
 
     async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer:
         """One attempt. Every failure is an answer; only a cancellation gets out."""
@@ -53,21 +69,46 @@ class ToolWorker:
     async def _serve(self, request: CallRequest, attempt: JobAttempt, call: Call[Any]) -> Result:
         operation = self._offered(request)
         operation.check_arguments(request.arguments)
-        breaker = self._breakers[request.operation]
-        admission = _admit(breaker, request.operation)
-        try:
+        async with self._protection.admit(request.operation) as passage:
             settled, tried_before = None, False
             if operation.contract.effect is not Effect.READ:
                 settled, tried_before = await self._begin(operation, request, attempt, call)
-            result = settled or await self._attempt(operation, request, call, tried_before=tried_before)
-        except BaseException:
-            breaker.forget(admission)
-            raise
-        if settled is None:
-            _record(breaker, admission, result)
-        else:
-            breaker.forget(admission)
-        return result
+            if settled is not None:
+                return settled
+            result = await self._attempt(operation, request, call, tried_before=tried_before)
+            passage.came_back = result
+            self._watch(request, result)
+            return result
+
+    async def probe(self, operation: str, arguments: dict[str, Json]) -> Result:
+        """One call past the breaker, to see whether the upstream is well. A read: it leaves nothing behind."""
+        contract = self._tool.operations[operation].contract
+        request = CallRequest(
+            request_id=f"probe:{uuid4()}",
+            run_id=UUID(int=0),
+            tenant="default",
+            partition=0,
+            deadline_at=utc_now() + timedelta(milliseconds=contract.timeout_ms),
+            principal="triptych:probe",
+            step="probe",
+            operation=operation,
+            arguments=arguments,
+            attempt=1,
+            idempotency_key=f"probe:{uuid4()}",
+            contract_hash=contract.hash,
+            timeout_ms=contract.timeout_ms,
+        )
+        call = Call.of(request, self._state)
+        result = await self._attempt(self._tool.operations[operation], request, call, tried_before=False)
+        return self._redactor.clean(result)
+
+    def _watch(self, request: CallRequest, result: Result) -> None:
+        """What no longer fits the contract is told to people as well; the next answer that fits takes it back."""
+        if result.error is None:
+            self._alerts.close(request.operation, "result")
+        elif result.error.code is ErrorCode.CONTRACT_VIOLATION:
+            told = self._redactor.clean(result).error or result.error
+            self._alerts.open(request.operation, "result", told.message, request.run_id)
 
     def _offered(self, request: CallRequest) -> Operation:
         operation = self._tool.operations.get(request.operation)
@@ -193,23 +234,6 @@ class ToolWorker:
         if failure.undone and operation is not None and operation.contract.effect is not Effect.READ:
             return failure.result(**{EFFECT: NO_EFFECT})
         return failure.result()
-
-
-def _admit(breaker: Breaker, operation: str) -> Admission:
-    try:
-        return breaker.admit()
-    except BreakerOpenError as error:
-        raise ToolFailure(
-            ErrorCode.UNAVAILABLE,
-            f"the breaker of {operation} is open after repeated failures; nothing was called",
-            retry_after_ms=error.retry_after_ms,
-            undone=True,
-            breaker="open",
-        ) from error
-
-
-def _record(breaker: Breaker, admission: Admission, result: Result) -> None:
-    breaker.record(admission, failed=result.error is not None and result.error.code in TRIPPING)
 
 
 def _answer(request: CallRequest, result: Result, spend: Spend) -> CallAnswer:

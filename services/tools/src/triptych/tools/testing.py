@@ -61,7 +61,7 @@ async def running(
     """The tool's lifespan around as many calls as the body makes."""
     async with tool.lifespan(Resources(settings, pool)) as state:
         redactor = Redactor((*tool.secrets, *secrets_in(settings)))
-        yield Calls(tool, ToolWorker(tool, state, _FreshLedger(), structlog.get_logger(), redactor))
+        yield Calls(tool, ToolWorker(tool, state, _FreshLedger(), structlog.get_logger(), redactor=redactor))
 
 
 async def call(

@@ -23,6 +23,7 @@ from triptych.tools.breaker import BreakerPolicy
 from triptych.tools.call import Resources
 from triptych.tools.failure import ToolDefinitionError
 from triptych.tools.function import Function, Terms, TypedFunction
+from triptych.tools.guard import Guard
 from triptych.tools.operation import Operation
 
 FunctionT = TypeVar("FunctionT", bound=Function)
@@ -45,10 +46,12 @@ class Tool:
         lifespan: Lifespan = _no_state,
         concurrency: int = 16,
         breaker: BreakerPolicy | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """`lifespan` gets the settings and a pool, and yields what operations find as `call.state`."""
         self.name, self.settings, self.lifespan, self.concurrency = name, settings, lifespan, concurrency
         self.breaker = breaker or BreakerPolicy()
+        self.guard = guard or Guard()
         self.operations: dict[str, Operation] = {}
         self.changed = asyncio.Event()
         """Set when contracts are others than those that were announced."""

@@ -1,0 +1,97 @@
+"""`triptych tools breaker` and `triptych tools test`: what a person tells a running tool, and what it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Postgres, Prefix, broker, database
+from triptych.cli.output import err, out, print_json
+from triptych.client import Client, tool_health
+from triptych.client.operator import operator_connection
+from triptych.kernel.errors import ConfigurationError
+from triptych.schemas.task import BreakerMode
+
+_ANSWER_TIMEOUT_S = 30.0
+_POLL_S = 0.1
+
+Note = Annotated[str, typer.Option(help="Why; it is kept with the command.")]
+Principal = Annotated[str | None, typer.Option(help="Who you are; user:<login> when left out.")]
+
+
+def breaker(
+    name: Annotated[str, typer.Argument(help="A tool, such as crm, or one operation, such as crm.get_customer.")],
+    mode: Annotated[BreakerMode, typer.Argument(help="Hold it open or closed, or let it go by what it sees.")],
+    *,
+    note: Note = "",
+    principal: Principal = None,
+    data: DataDir = DEFAULT_DATA,
+    kafka: Kafka = None,
+    prefix: Prefix = None,
+    postgres: Postgres = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold a breaker open (nothing is called) or closed (whatever fails), or let it go (auto)."""
+    _tell(name, mode, note, principal, (data, kafka, prefix, postgres), as_json=as_json)
+
+
+def probe(
+    name: Annotated[str, typer.Argument(help="A tool, such as crm.")],
+    *,
+    principal: Principal = None,
+    data: DataDir = DEFAULT_DATA,
+    kafka: Kafka = None,
+    prefix: Prefix = None,
+    postgres: Postgres = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a running tool probe its upstream now."""
+    _tell(name, None, "", principal, (data, kafka, prefix, postgres), as_json=as_json)
+
+
+def _tell(
+    name: str,
+    mode: BreakerMode | None,
+    note: str,
+    principal: str | None,
+    where: tuple[Path, str | None, str | None, str | None],
+    *,
+    as_json: bool,
+) -> None:
+    answer = asyncio.run(_ask(name, mode, note, principal or f"user:{getpass.getuser()}", where))
+    if as_json:
+        print_json({"tool": name, "answer": answer})
+    elif answer is None:
+        err.print(f"{name}: the command was sent, but no process has answered it yet", style="yellow")
+    else:
+        out.print(answer, markup=False, soft_wrap=True)
+    if answer is None or " failed with " in answer:
+        raise typer.Exit(1)
+
+
+async def _ask(
+    name: str,
+    mode: BreakerMode | None,
+    note: str,
+    principal: str,
+    where: tuple[Path, str | None, str | None, str | None],
+) -> str | None:
+    data, kafka, prefix, postgres = where
+    address, dsn = broker(data, kafka, prefix), database(data, postgres)
+    tool, _, operation = name.partition(".")
+    async with operator_connection(dsn) as connection, Client(address.kafka, address.topic_prefix) as client:
+        if tool not in (known := await tool_health.tools(connection)):
+            raise ConfigurationError(f"there is no tool {tool}; there are {', '.join(known) or 'none'}")
+        command_id = await client.tell_tool(tool, name if operation else None, mode, principal=principal, note=note)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                while True:
+                    if (answer := await tool_health.answer(connection, tool, command_id)) is not None:
+                        return answer
+                    await asyncio.sleep(_POLL_S)
+    return None
