@@ -9,17 +9,16 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import orjson
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir
+from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, tool_role
 from triptych.cli.output import err, out, print_json
-from triptych.cli.stack.layout import Layout
-from triptych.client import Address, DatabaseUnreachableError, NoStackError
+from triptych.client import DatabaseUnreachableError
 from triptych.kernel.errors import TriptychError
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def ingest(
         loading = bar.add_task("loading", total=len(documents))
 
         async def load() -> tuple[dict[str, Any], bool]:
-            async with _open(_dsn(data, postgres, tool)) as knowledge:
+            async with _open(tool_role(data, postgres, tool)) as knowledge:
                 # A file that cannot be read today keeps what it said yesterday.
                 keep = [one.id for one in unreadable]
                 report = await knowledge.load(
@@ -131,7 +130,7 @@ def ls(*, tool: Tool = "kb", data: DataDir = DEFAULT_DATA, postgres: Postgres = 
     """What is there: collections by tenant, with their documents."""
 
     async def collections() -> list[dict[str, object]]:
-        async with _open(_dsn(data, postgres, tool)) as knowledge:
+        async with _open(tool_role(data, postgres, tool)) as knowledge:
             return await knowledge.collections()
 
     found = asyncio.run(collections())
@@ -168,7 +167,7 @@ def calibrate(
     asked = _questions(questions)
 
     async def measure() -> dict[str, Any]:
-        async with _open(_dsn(data, postgres, tool)) as knowledge:
+        async with _open(tool_role(data, postgres, tool)) as knowledge:
             judged = [
                 await knowledge.judge(tenant, question, answered=answered, collections=collection or [])
                 for question, answered in asked
@@ -202,26 +201,6 @@ def _questions(file: Path) -> list[tuple[str, bool]]:
         raise QuestionsError(file, f"it cannot be read: {error.strerror}") from error
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise QuestionsError(file, f"{type(error).__name__}: {error}") from error
-
-
-def _dsn(data: Path, postgres: str | None, tool: str) -> str:
-    """The DSN of the tool's own role.
-
-    Raises:
-        NoStackError: none is named, and no stack runs in `data`.
-    """
-    if postgres is not None:
-        return postgres
-    address = Address.from_stack(data)
-    if address.postgres is None:
-        raise NoStackError(data, "it names no database")
-    layout, secret = Layout.existing(data), f"postgres-tool_{tool}"
-    if not (layout.secrets / secret).exists():
-        raise NoStackError(data, f"it has no tool {tool}")
-    parts = urlsplit(address.postgres)
-    role = f"{parts.path.strip('/')}_tool_{tool}"
-    password = quote(layout.secret(secret), safe="")
-    return urlunsplit(parts._replace(netloc=f"{role}:{password}@{parts.netloc.rpartition('@')[2]}"))
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from triptych.cli import (
     demo,
     kb,
     mcp,
+    memory,
     models,
     new,
     outcomes,
@@ -62,6 +63,7 @@ app.add_typer(tools.app, name="tools")
 app.add_typer(new.app, name="new")
 app.add_typer(mcp.app, name="mcp")
 app.add_typer(kb.app, name="kb")
+app.add_typer(memory.app, name="memory")
 
 
 def main() -> None:

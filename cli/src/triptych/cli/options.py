@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import typer
 
+from triptych.cli.stack.layout import Layout
 from triptych.client import Address, NoStackError
 
 DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="The data directory of the stack.")]
@@ -47,3 +49,23 @@ def database(data: Path, postgres: str | None) -> str:
     if found is None:
         raise NoStackError(data, "it names no database")
     return found
+
+
+def tool_role(data: Path, postgres: str | None, tool: str) -> str:
+    """The DSN of the tool's own role.
+
+    Raises:
+        NoStackError: none is named, and no stack runs in `data`.
+    """
+    if postgres is not None:
+        return postgres
+    address = Address.from_stack(data)
+    if address.postgres is None:
+        raise NoStackError(data, "it names no database")
+    layout, secret = Layout.existing(data), f"postgres-tool_{tool}"
+    if not (layout.secrets / secret).exists():
+        raise NoStackError(data, f"it has no tool {tool}")
+    parts = urlsplit(address.postgres)
+    role = f"{parts.path.strip('/')}_tool_{tool}"
+    password = quote(layout.secret(secret), safe="")
+    return urlunsplit(parts._replace(netloc=f"{role}:{password}@{parts.netloc.rpartition('@')[2]}"))
