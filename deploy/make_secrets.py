@@ -39,7 +39,8 @@ def main(folder: Path = HERE / "secrets", config: Path = HERE.parent / "triptych
     write(folder / "postgres-owner", f"postgresql://postgres:{owner}@{SERVER}")
     for name in (*schemas(config), "operator"):
         write(folder / name, f"postgresql://{DATABASE}_{name}:{secrets.token_urlsafe(24)}@{SERVER}")
-    write(folder / "helpdesk-token", secrets.token_urlsafe(24))
+    for name in ("helpdesk-token", "crm-key"):
+        write(folder / name, secrets.token_urlsafe(24))
     write(folder / "model-api-key", "scripted")
 
 

@@ -71,6 +71,29 @@ def test_what_the_knowledge_base_cannot_answer_goes_to_a_person(demo) -> None:
     assert codes["tool_unavailable"] >= 1
 
 
+def test_one_playbook_runs_on_an_api_an_mcp_server_and_the_knowledge_base(demo) -> None:
+    cli, lines = demo
+    called = {
+        line["outcome"]["task_id"]: line for line in lines if (line["outcome"] or {}).get("playbook") == "call-back"
+    }
+    assert called["call-stranger"]["outcome"]["reason"]["code"] == "unknown_customer"
+    output = called["call-osterfeld"]["outcome"]["output"]
+    assert output["customer"] == "Dana Osterfeld"
+    assert len(output["articles"]) == 2
+    assert {output["note"], called["call-quillfeather"]["outcome"]["output"]["note"]} == {"N-1", "N-2"}
+    events = cli.json("trace", "call-osterfeld")["events"]
+    operations = [event["data"]["operation"] for event in events if event["type"] == "CallRequested"]
+    assert sorted(operations) == ["calendar.find_slot", "crm.create_note", "crm.find_customers", "kb.search"]
+
+
+def test_tools_are_listed_as_the_stack_has_announced_them(demo) -> None:
+    cli, _lines = demo
+    listed = {tool["tool"]: tool["operations"] for tool in cli.json("tools", "ls")}
+    assert {"kb", "helpdesk", "model", "crm", "calendar"} <= set(listed)
+    (contract,) = cli.json("tools", "show", "crm.create_note")
+    assert contract["effect"] == "idempotent"
+
+
 def test_runs_show_the_same_as_the_outcomes(demo) -> None:
     cli, lines = demo
     runs = cli.json("runs", "--status", "succeeded", "--limit", "1000")

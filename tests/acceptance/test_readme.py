@@ -30,7 +30,8 @@ class Newcomer:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        shutil.copytree(ROOT / "playbooks", directory / "playbooks")
+        for folder in ("playbooks", "tools"):
+            shutil.copytree(ROOT / folder, directory / folder)
         (directory / "playbooks/order-status.yaml").write_text(block("yaml", "order-status"))
         (directory / "my-tools").mkdir()
         (directory / "my-tools/shop.py").write_text(block("python", 'Tool("shop")'))

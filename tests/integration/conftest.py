@@ -27,6 +27,18 @@ def openapi_upstream() -> Iterator[str]:
     yield from _served("/openapi.json", str(Path(__file__).with_name("openapi_upstream.py")))
 
 
+@pytest.fixture(scope="module")
+def crm_server() -> Iterator[str]:
+    """The URL of the demo's CRM."""
+    yield from _served("/health", "-m", "triptych.examples.crm", "--port")
+
+
+@pytest.fixture(scope="module")
+def calendar_server() -> Iterator[str]:
+    """The URL of the demo's calendar."""
+    yield from _served("/health", "-m", "triptych.examples.calendar", "--port")
+
+
 def _served(health: str, *command: str) -> Iterator[str]:
     """A server that takes its port as the last argument, until it is not needed any more."""
     with socket.socket() as probe:

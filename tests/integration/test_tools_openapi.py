@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -13,12 +12,11 @@ from typer.testing import CliRunner
 
 from triptych.cli.main import app
 from triptych.cli.stack.config import StackConfig
-from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.errors import ConfigurationError
-from triptych.schemas import Effect, ErrorCode, Grant, Result, ResultStatus
+from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Call, Resources, Source, Tool
 from triptych.tools.openapi import tool as openapi_tool
-from triptych.tools.testing import call
+from triptych.tools.testing import call, request_for
 
 KEY = "s3cret-of-the-upstream"
 
@@ -225,16 +223,13 @@ async def test_a_lookup_tells_what_became_of_a_write_that_the_upstream_does_not_
     operation = tool.operations["shop.post_orders_unsafe"]
     assert operation.contract.effect is Effect.ONCE
     async with tool.lifespan(Resources(None, None)) as state:
-        assert await operation.ask_what_happened(asked(state, {"body": order})) == placed
-        assert await operation.ask_what_happened(asked(state, {"body": {"customer": "C-none", "cents": 5}})) is None
-        assert await operation.ask_what_happened(asked(state, {"body": {"customer": "C-lost", "cents": 6}})) is None
 
+        def asked(arguments: dict[str, Any]) -> Call[Any]:
+            return Call.of(request_for(tool, "post_orders_unsafe", arguments), state)
 
-def asked(state: Any, arguments: dict[str, Any]) -> Call[Any]:
-    return Call(
-        run_id=uuid4(), tenant="test", principal="user:test", step="place", attempt=2, idempotency_key="k",
-        deadline_at=utc_now(), timeout_ms=1_000, grant=Grant(), state=state, arguments=arguments,
-    )  # fmt: skip
+        assert await operation.ask_what_happened(asked({"body": order})) == placed
+        assert await operation.ask_what_happened(asked({"body": {"customer": "C-none", "cents": 5}})) is None
+        assert await operation.ask_what_happened(asked({"body": {"customer": "C-lost", "cents": 6}})) is None
 
 
 @pytest.mark.parametrize(

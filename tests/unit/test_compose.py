@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -54,11 +55,15 @@ def dockerfile() -> str:
 
 
 def known_variables() -> set[str]:
-    return {NAME, OPTIONS, DIRECTORY} | {
-        f"{settings.model_config.get('env_prefix', '')}{name}".upper()
-        for settings in (ServiceSettings, ExecutorSettings, ModelSettings, EmbeddingSettings, HelpdeskSettings)
-        for name in settings.model_fields
-    }
+    return (
+        {NAME, OPTIONS, DIRECTORY}
+        | {
+            f"{settings.model_config.get('env_prefix', '')}{name}".upper()
+            for settings in (ServiceSettings, ExecutorSettings, ModelSettings, EmbeddingSettings, HelpdeskSettings)
+            for name in settings.model_fields
+        }
+        | {NAME, OPTIONS, DIRECTORY}
+    )
 
 
 def test_every_process_of_the_stack_is_a_container(compose: dict[str, Any], stack: dict[str, Any]) -> None:
@@ -69,6 +74,17 @@ def test_every_process_of_the_stack_is_a_container(compose: dict[str, Any], stac
 def test_every_tool_runs_the_adapter_that_the_stack_names(compose: dict[str, Any], stack: dict[str, Any]) -> None:
     for name, tool in stack["tools"].items():
         assert compose["services"][f"tool-{name}"]["command"] == ["-m", "triptych.tools", tool["adapter"]]
+
+
+def test_every_tool_gets_the_options_that_the_stack_names(compose: dict[str, Any], stack: dict[str, Any]) -> None:
+    for name, tool in stack["tools"].items():
+        if "options" in tool:
+            environment = compose["services"][f"tool-{name}"]["environment"]
+            told = environment["TRIPTYCH_TOOL_OPTIONS"].replace('": "', '": "tools/', 1)
+            assert (environment["TRIPTYCH_TOOL_NAME"], json.loads(told)) == (name, tool["options"])
+            assert set(tool["env"]) <= {
+                *environment, *(secret["target"] for secret in compose["services"][f"tool-{name}"]["secrets"])
+            }  # fmt: skip
 
 
 def test_images_are_pinned_and_kafka_is_the_version_of_the_embedded_one(compose: dict[str, Any]) -> None:

@@ -25,7 +25,16 @@ def load(tmp_path: Path) -> Callable[[str], StackConfig]:
 
 def test_the_shipped_configuration_is_valid_and_its_migrations_exist() -> None:
     schemas = StackConfig.load(SHIPPED).schema_migrations()
-    assert set(schemas) == {"executor", "planner", "critic", "tool_kb", "tool_helpdesk", "tool_model"}
+    assert set(schemas) == {
+        "executor",
+        "planner",
+        "critic",
+        "tool_kb",
+        "tool_helpdesk",
+        "tool_model",
+        "tool_crm",
+        "tool_calendar",
+    }
     assert [directory.name for directory in schemas["tool_kb"]] == ["worker", "tool", "kb", "kb_vector"]
     assert all(any(directory.glob("*.sql")) for directories in schemas.values() for directory in directories)
 

@@ -33,8 +33,9 @@ def add_tool(file: Path, name: str, table: dict[str, Any], *, replace: bool = Fa
         raise ConfigInvalidError(
             file, f"tools.{name}", "a tool of this name is there already", "Choose another --name, or say --replace."
         )
-    content = _without_none(table)
-    meant.setdefault("tools", {})[name] = content
+    # What the new table does not speak of, such as `env`, stays as it was.
+    content = {**meant.setdefault("tools", {}).get(name, {}), **_without_none(table)}
+    meant["tools"][name] = content
     block = tomlkit.dumps({"tools": {name: _table(content)}}).strip()
     after = _placed(before, name, block)
     if tomllib.loads(after) != meant:

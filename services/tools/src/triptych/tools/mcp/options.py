@@ -38,6 +38,8 @@ class McpOptions(Options):
     """Variables of this process that the server gets too; of the rest it sees only PATH, HOME and the like."""
     url: HttpUrl | None = None
     """The address of a server that speaks streamable HTTP."""
+    url_env: str | None = None
+    """The variable that holds the address, where it is known only when the stack has started."""
     token_env: str | None = None
     """The variable with the bearer token for `url`."""
     headers_env: Mapping[str, str] = Field(default_factory=dict)
@@ -52,10 +54,10 @@ class McpOptions(Options):
 
     @model_validator(mode="after")
     def _one_way_to_reach_it(self) -> McpOptions:
-        if bool(self.command) == (self.url is not None):
-            raise ValueError("give either command (a server to start) or url (a server that runs)")
+        if bool(self.command) + (self.url is not None) + (self.url_env is not None) != 1:
+            raise ValueError("give either command (a server to start) or url or url_env (a server that runs)")
         if self.command and (self.token_env or self.headers_env):
             raise ValueError("token_env and headers_env are for url; a command gets its secrets through env")
-        if self.url is not None and self.env:
+        if not self.command and self.env:
             raise ValueError("env is for command; a url gets its secrets through token_env and headers_env")
         return self

@@ -40,11 +40,11 @@ def secrets_of(source: Source, options: McpOptions) -> dict[str, str]:
 def transport_of(source: Source, options: McpOptions) -> Transport:
     """How the server is reached. Raises ConfigurationError when a secret is missing."""
     secrets = secrets_of(source, options)
-    if options.url is not None:
+    if not options.command:
         headers = {name: secrets[variable] for name, variable in options.headers_env.items()}
         if options.token_env:
             headers["Authorization"] = f"Bearer {secrets[options.token_env]}"
-        url = str(options.url)
+        url = source.secret(options.url_env).get_secret_value() if options.url_env else str(options.url)
         return lambda: http_transport(url, headers)
     command, *arguments = options.command
     server = StdioServerParameters(
