@@ -43,6 +43,16 @@ class Operation:
         self._arguments_validator = _validator(contract, "arguments", contract.arguments)
         self._result_validator = _validator(contract, "result", contract.result)
 
+    def wrapped(self, around: Callable[[Perform], Perform]) -> Operation:
+        """The same operation, with something around what performs it."""
+        return Operation(
+            self.contract, around(self._perform), reconcile=self.reconcile, may_be_empty=self._may_be_empty
+        )
+
+    def refuses(self, data: Json) -> bool:
+        """Whether this could not be the data of a result."""
+        return not self._result_validator.is_valid(data) and not (data is None and self._may_be_empty)
+
     def check_arguments(self, arguments: dict[str, Json]) -> None:
         """Raise ToolFailure (`invalid_arguments`) that names every path and what is allowed there."""
         problems = _problems(self._arguments_validator.iter_errors(arguments), "arguments")

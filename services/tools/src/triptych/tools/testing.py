@@ -19,7 +19,7 @@ from triptych.schemas.result import Result
 from triptych.schemas.work import CallRequest
 from triptych.tools.call import Resources
 from triptych.tools.failure import ToolDefinitionError
-from triptych.tools.ledger import Entry, Standing
+from triptych.tools.ledger import Entry, Ledger, Standing
 from triptych.tools.redaction import Redactor, secrets_in
 from triptych.tools.runtime import ToolWorker
 from triptych.tools.tool import Tool
@@ -60,8 +60,13 @@ async def running(
 ) -> AsyncIterator[Calls]:
     """The tool's lifespan around as many calls as the body makes."""
     async with tool.lifespan(Resources(settings, pool)) as state:
-        redactor = Redactor((*tool.secrets, *secrets_in(settings)))
-        yield Calls(tool, ToolWorker(tool, state, _FreshLedger(), structlog.get_logger(), redactor=redactor))
+        yield Calls(tool, worker_of(tool, state, settings, _FreshLedger()))
+
+
+def worker_of(tool: Tool, state: Any, settings: BaseSettings | None, ledger: Ledger) -> ToolWorker:
+    """What answers calls in the tool's process, around a ledger of one's own."""
+    redactor = Redactor((*tool.secrets, *secrets_in(settings)))
+    return ToolWorker(tool, state, ledger, structlog.get_logger(), redactor=redactor)
 
 
 async def call(
