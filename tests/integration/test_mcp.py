@@ -356,11 +356,10 @@ async def test_through_a_real_worker_calls_are_answered_and_changed_contracts_ar
     async with await connect(dsn, "test") as pool, open_ends(settings, pool, "contracts") as ends:
         working = asyncio.create_task(serve(service, settings, tool, None))
 
-        async def answer(operation: str, arguments: dict[str, Any]) -> Result:
+        async def answer(operation: str, arguments: dict[str, Any], **changes: Any) -> Result:
             contract = tool.operations[f"double.{operation}"].contract
-            one = call_request(
-                contract.operation, arguments=arguments, contract_hash=contract.hash, timeout_ms=contract.timeout_ms
-            )
+            fields = {"contract_hash": contract.hash, "timeout_ms": contract.timeout_ms} | changes
+            one = call_request(contract.operation, arguments=arguments, **fields)
             await ends.ask(one)
             return (await ends.answer_to(one)).result
 
@@ -368,9 +367,11 @@ async def test_through_a_real_worker_calls_are_answered_and_changed_contracts_ar
             return [ToolContracts.model_validate_json(record.value) for record in ends.others]
 
         assert await answer("add", {"a": 2, "b": 3}) == Result.ok({"total": 5})
+        planned_before = tool.operations["double.add"].contract_hash
         assert (await answer("change", {"how": "wider"})).status is ResultStatus.OK
         await eventually(lambda: len(announced()) == 2)
         assert await answer("add", {"a": 1, "b": 2, "c": 3}) == Result.ok({"total": 6})
+        assert await answer("add", {"a": 2, "b": 3}, contract_hash=planned_before) == Result.ok({"total": 5})
         service.stopping.set()
         await working
     before, after = announced()

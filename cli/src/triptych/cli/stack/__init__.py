@@ -6,6 +6,6 @@ It starts and stops processes and prepares what they need. It must never know wh
 from __future__ import annotations
 
 from triptych.cli.stack.errors import StackError
-from triptych.cli.stack.servers import Servers, start_servers
+from triptych.cli.stack.servers import Servers, start_postgres, start_servers
 
-__all__ = ["Servers", "StackError", "start_servers"]
+__all__ = ["Servers", "StackError", "start_postgres", "start_servers"]

@@ -27,7 +27,7 @@ SERVERS = ("postgres", "kafka")
 _TOOL = ("triptych.kernel:migrations/worker", "triptych.tools:migrations/tool")
 """Every tool is a worker, and keeps a ledger of its effects."""
 
-_PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
+PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
 
 
 class _Table(BaseModel):
@@ -102,18 +102,18 @@ class StackConfig:
     def directory(self) -> Path:
         return self.file.parent
 
-    def _directories(self, references: Iterable[str], key: str) -> tuple[Path, ...]:
+    def directories(self, references: Iterable[str], key: str) -> tuple[Path, ...]:
         """The directories that `package:directory` references name, found without importing the package."""
         return tuple(self._migrations_directory(reference, key) for reference in references)
 
     def schema_migrations(self) -> dict[str, tuple[Path, ...]]:
         """The migrations of every schema that this configuration needs, by the schema's name."""
         schemas = {
-            name: self._directories(service.migrations, f"services.{name}.migrations")
+            name: self.directories(service.migrations, f"services.{name}.migrations")
             for name, service in self.table.services.items()
         }
         for name, tool in self.table.tools.items():
-            schemas[f"tool_{name}"] = self._directories((*_TOOL, *tool.migrations), f"tools.{name}.migrations")
+            schemas[f"tool_{name}"] = self.directories((*_TOOL, *tool.migrations), f"tools.{name}.migrations")
         return schemas
 
     def _migrations_directory(self, reference: str, key: str) -> Path:
@@ -143,7 +143,7 @@ class StackConfig:
         urls = {f"{name}.url" for name in self.table.processes}
         for key, text in self._texts():
             known = {"python", "data"} | urls | ({"port"} if key.startswith("processes.") else set())
-            for name in _PLACEHOLDER.findall(text):
+            for name in PLACEHOLDER.findall(text):
                 if name not in known and not re.fullmatch(r"secret\.[a-z][a-z0-9-]*", name):
                     allowed = ", ".join(f"{{{each}}}" for each in sorted(known)) + " and {secret.NAME}"
                     raise ConfigInvalidError(self.file, key, f"unknown placeholder {{{name}}}", f"Known are {allowed}.")
@@ -164,7 +164,7 @@ class StackConfig:
 
 def fill(text: str, value_of: Callable[[str], str]) -> str:
     """The text with its placeholders replaced. They were checked when the file was read."""
-    return _PLACEHOLDER.sub(lambda found: value_of(found[1]), text)
+    return PLACEHOLDER.sub(lambda found: value_of(found[1]), text)
 
 
 def _first_problem(file: Path, error: ValidationError) -> ConfigInvalidError:

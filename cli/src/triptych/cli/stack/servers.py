@@ -64,11 +64,31 @@ def start_servers(data_dir: Path, progress: Callable[[str], None] = lambda _: No
     stop_orphans(layout.root)
     ports = Ports(layout)
     postgres, kafka = Postgres.of(layout, ports), Kafka.of(layout, ports, progress)
+    with _running(layout, postgres, kafka):
+        yield Servers(kafka=kafka.address, owner_dsn=postgres.dsn())
+
+
+@contextmanager
+def start_postgres(data_dir: Path) -> Iterator[str]:
+    """Start Postgres alone in `data_dir`, give the owner's connection string, stop it at the end.
+
+    Raises StackError.
+    """
+    layout = Layout.at(data_dir)
+    stop_orphans(layout.root)
+    postgres = Postgres.of(layout, Ports(layout))
+    with _running(layout, postgres):
+        yield postgres.dsn()
+
+
+@contextmanager
+def _running(layout: Layout, *servers: Server) -> Iterator[None]:
+    """All of them ready, side by side; stopped at the end."""
     running: list[tuple[Server, subprocess.Popen[bytes]]] = []
     try:
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda server: _start(server, layout, running), (postgres, kafka)))
-        yield Servers(kafka=kafka.address, owner_dsn=postgres.dsn())
+        with ThreadPoolExecutor(len(servers)) as pool:
+            list(pool.map(lambda server: _start(server, layout, running), servers))
+        yield
     finally:
         for server, process in running:
             process.send_signal(server.stop_signal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from triptych.cli.tools import add_mcp, add_openapi, ls, show, status, tell
+from triptych.cli.tools import add_mcp, add_openapi, ls, show, status, tell, trial
 
 app = typer.Typer(help="Tools: what agents may reach.", no_args_is_help=True)
 add = typer.Typer(help="Add a tool to triptych.toml.", no_args_is_help=True)
@@ -22,4 +22,4 @@ app.command()(ls.ls)
 app.command()(show.show)
 app.command()(status.status)
 app.command()(tell.breaker)
-app.command("test")(tell.probe)
+app.command("test")(trial.trial)

@@ -38,16 +38,24 @@ class Operation:
             ToolDefinitionError: a schema of the contract is not a JSON Schema.
         """
         self.contract, self.contract_hash = contract, contract.hash
+        self.takes: frozenset[str] = frozenset({self.contract_hash})
+        """Hashes of the contracts under which a call may have been planned."""
         self.reconcile = reconcile
         self._perform, self._may_be_empty = perform, may_be_empty
         self._arguments_validator = _validator(contract, "arguments", contract.arguments)
         self._result_validator = _validator(contract, "result", contract.result)
 
+    def follow(self, before: Operation) -> None:
+        """Take calls that were planned under the contract before as well: this one breaks none of them."""
+        self.takes |= before.takes
+
     def wrapped(self, around: Callable[[Perform], Perform]) -> Operation:
         """The same operation, with something around what performs it."""
-        return Operation(
+        wrapped = Operation(
             self.contract, around(self._perform), reconcile=self.reconcile, may_be_empty=self._may_be_empty
         )
+        wrapped.follow(self)
+        return wrapped
 
     def refuses(self, data: Json) -> bool:
         """Whether this could not be the data of a result."""

@@ -118,7 +118,7 @@ class ToolWorker:
                 f"tool {self._tool.name} offers no {request.operation}, only {', '.join(self._tool.operations)}",
                 undone=True,
             )
-        if request.contract_hash != operation.contract_hash:
+        if request.contract_hash not in operation.takes:
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,
                 f"{request.operation} was planned under contract {request.contract_hash}, but this tool now offers "

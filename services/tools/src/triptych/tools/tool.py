@@ -75,6 +75,8 @@ class Tool:
     def replace(self, operation: Operation) -> None:
         """Offer this from now on instead of the operation of its name, and announce it: the upstream has changed.
 
+        Calls that were planned before must fit it, and are taken.
+
         Raises:
             ToolDefinitionError: there is no such operation, or it would have another effect.
         """
@@ -82,6 +84,7 @@ class Tool:
         before = self.operations.get(name)
         if before is None or before.contract.effect is not operation.contract.effect:
             raise ToolDefinitionError(self.name, f"operation {name}", "only the same, with the same effect, can follow")
+        operation.follow(before)
         self.operations[name] = operation
         if before.contract != operation.contract:
             self.changed.set()

@@ -69,8 +69,6 @@ def live(life: Life) -> None:
 async def _live(life: Life) -> None:
     tool = load_tool(life.reference)
     request = CallRequest.model_validate_json(life.request)
-    if life.fault is not None:
-        tool.operations[request.operation] = with_fault(tool.operations[request.operation], life.fault)
     own_settings = load_settings(tool.settings) if tool.settings is not None else None
     pool = await database.connect(life.dsn, life.instance)
     async with pool, tool.lifespan(Resources(own_settings, pool)) as state:
@@ -81,6 +79,8 @@ async def _live(life: Life) -> None:
         if isinstance(attempt, bytes):
             _write(life, attempt, 0.0)
             return
+        if life.fault is not None:
+            tool.operations[request.operation] = with_fault(tool.operations[request.operation], life.fault)
         await jobs.start(_key(request))
         began = time.monotonic()
         answer = await worker_of(tool, state, own_settings, ledger).execute(request, attempt)

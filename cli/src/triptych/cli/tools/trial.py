@@ -1,0 +1,41 @@
+"""`triptych tools test`: is a tool's upstream well, or does the tool keep what its effect class promises?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Postgres, Prefix
+from triptych.cli.tools import tell
+from triptych.cli.tools.conformance import conformance as check_conformance
+from triptych.cli.tools.options import DEFAULT_CONFIG, ConfigFile
+
+
+def trial(
+    name: Annotated[str, typer.Argument(help="A tool, such as crm; for --conformance an operation: crm.create_note.")],
+    *,
+    conformance: Annotated[
+        bool, typer.Option("--conformance", help="Kill, repeat, slow and misshape a call: does it take effect once?")
+    ] = False,
+    arguments: Annotated[str, typer.Option(metavar="JSON", help="With which the call of --conformance works.")] = "{}",
+    owner: Annotated[
+        str | None,
+        typer.Option("--owner-postgres", metavar="DSN", help="For --conformance; else it starts one."),
+    ] = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    principal: tell.Principal = None,
+    data: DataDir = DEFAULT_DATA,
+    kafka: Kafka = None,
+    prefix: Prefix = None,
+    postgres: Postgres = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a running tool probe its upstream now; or, with --conformance, check a tool without a stack.
+
+    The calls of --conformance are really made: point the tool at a system where they do no harm.
+    """
+    if conformance:
+        check_conformance(config, name, arguments, owner, as_json=as_json)
+    else:
+        tell.probe(name, principal=principal, data=data, kafka=kafka, prefix=prefix, postgres=postgres, as_json=as_json)
