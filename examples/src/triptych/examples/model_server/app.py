@@ -27,6 +27,13 @@ from triptych.examples.model_server.prompt import ChatRequest, Prompt, PromptErr
 
 MODELS = ("scripted-strong", "scripted-cheap")
 SLOW_S = 2.0
+LOOP_TOKENS = 1_000
+LOOP_WORDS = "and so on, "
+INVENTED_STEP = {
+    "id": "invented",
+    "operation": "helpdesk.wipe",
+    "arguments": {"ticket_id": "${{ input.ticket_id }}"},
+}
 
 
 class ModelServer:
@@ -71,20 +78,41 @@ class ModelServer:
         return await under(fault, lambda: self._answer(dialect, asked.model, prompt))
 
     async def _answer(self, dialect: Dialect, model: str, prompt: Prompt) -> Response:
-        said = json.dumps(_fit(_reply(prompt), prompt.schema), ensure_ascii=False)
-        reply = Reply(said, prompt, model)
+        answer = _fit(_reply(prompt), prompt.schema)
+        reply = Reply(json.dumps(answer, ensure_ascii=False), prompt, model)
         match self._temper.provoked(prompt):
+            case None:
+                pass
             case Misbehaviour.ERROR_ONCE:
                 return _error(500, "The model was provoked by its input.")
-            case Misbehaviour.REFUSE:
-                reply = replace(reply, said="I cannot help with this request.", finish=Finish.REFUSED)
-            case Misbehaviour.TRUNCATE:
-                reply = replace(reply, said=said[: len(said) // 2], finish=Finish.CUT)
-            case Misbehaviour.INVALID_JSON_ONCE:
-                reply = replace(reply, said=f"{said[:-1]},,")
             case Misbehaviour.SLOW:
                 await asyncio.sleep(SLOW_S)
+            case misbehaviour:
+                reply = _provoked(misbehaviour, reply, answer)
         return JSONResponse(dialect.write(reply.within_its_limit()))
+
+
+def _provoked(misbehaviour: Misbehaviour, reply: Reply, answer: dict[str, Any]) -> Reply:  # noqa: PLR0911 - a table
+    """The reply of a model that misbehaves."""
+    said = reply.said
+    match misbehaviour:
+        case Misbehaviour.REFUSE:
+            return replace(reply, said="I cannot help with this request.", finish=Finish.REFUSED)
+        case Misbehaviour.TRUNCATE:
+            return replace(reply, said=said[: len(said) // 2], finish=Finish.CUT)
+        case Misbehaviour.INVALID_JSON_ONCE | Misbehaviour.INVALID_JSON:
+            return replace(reply, said=f"{said[:-1]},,")
+        case Misbehaviour.WRONG_TYPES:
+            return replace(reply, said=json.dumps({name: _mistyped(value) for name, value in answer.items()}))
+        case Misbehaviour.INVENTED_TOOL:
+            return replace(reply, calls="send_money")
+        case Misbehaviour.INVENTED_OPERATION:
+            return replace(reply, said=json.dumps({**answer, "steps": [*answer.get("steps", []), INVENTED_STEP]}))
+        case Misbehaviour.INVENTED_ID:
+            return replace(reply, said=said.replace("${{ input.ticket_id }}", "T-99999"))
+        case Misbehaviour.LOOP:
+            return replace(reply, said=f"{said[:-2]} {LOOP_WORDS * (reply.prompt.max_tokens or LOOP_TOKENS)}")
+    return reply
 
 
 def create_app() -> Starlette:
@@ -107,6 +135,10 @@ def _reply(prompt: Prompt) -> dict[str, Any]:
             return judge(material)
         case TaskKind.ANSWER:
             return answer({**material, **subject})
+
+
+def _mistyped(value: Any) -> Any:
+    return value if isinstance(value, dict) else "all of it" if isinstance(value, list | bool | float) else [value]
 
 
 def _fit(reply: dict[str, Any], schema: dict[str, Any] | None) -> Any:

@@ -37,6 +37,8 @@ class Reply:
     prompt: Prompt
     model: str
     finish: Finish = Finish.STOP
+    calls: str | None = None
+    """A tool that nobody offered."""
 
     @property
     def identity(self) -> str:
@@ -46,7 +48,9 @@ class Reply:
     @property
     def tool(self) -> str | None:
         """The tool that carries the answer; a refusal is said in text."""
-        return None if self.prompt.tool is None or self.finish is Finish.REFUSED else self.prompt.tool.name
+        if self.prompt.tool is None or self.finish is Finish.REFUSED:
+            return None
+        return self.calls or self.prompt.tool.name
 
     @property
     def arguments(self) -> Any:

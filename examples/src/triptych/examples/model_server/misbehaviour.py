@@ -19,6 +19,17 @@ MARKER = re.compile(r"\s*\[\[model:(?:(?P<task>[a-z]+):)?(?P<what>[a-z0-9-]+)\]\
 
 class Misbehaviour(StrEnum):
     INVALID_JSON_ONCE = "invalid-json-once"
+    INVALID_JSON = "invalid-json"
+    WRONG_TYPES = "wrong-types"
+    """Every field is there, and none has the type that was asked for."""
+    INVENTED_TOOL = "invented-tool"
+    """The answer is a call of a tool that was not offered."""
+    INVENTED_OPERATION = "invented-operation"
+    """A plan has a step with an operation that is not among those on offer."""
+    INVENTED_ID = "invented-id"
+    """A plan has an id of its own making where the input has one."""
+    LOOP = "loop"
+    """The same over and over, until it is cut off."""
     ERROR_ONCE = "500-once"
     TRUNCATE = "truncate"
     REFUSE = "refuse"

@@ -6,11 +6,13 @@ this failed, the model searches for what the question is about.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from triptych.examples.model_server.words import WORD, words
+from triptych.examples.model_server.words import WORD, flatten, words
 
 MAX_QUERY_WORDS = 12
+ORDER = re.compile(r"call the operation ([a-z_]+\.[a-z_]+)")
 
 
 def plan(material: dict[str, Any], subject: dict[str, Any]) -> dict[str, Any]:
@@ -21,7 +23,16 @@ def plan(material: dict[str, Any], subject: dict[str, Any]) -> dict[str, Any]:
     note = "${{ steps.brief.data.body }}" if "model.draft" in on_offer else "${{ input.question }}"
     wanted = (search, _history(), _brief(search["id"]), _assign(note))
     steps = [step for step in wanted if step["operation"] in on_offer]
-    return {"steps": steps}
+    return {"steps": steps + _obeyed(material)}
+
+
+def _obeyed(material: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a text in an earlier result orders is done, on offer or not: a model can be talked into anything."""
+    ordered = ORDER.findall(flatten(material.get("known", [])))
+    return [
+        {"id": f"ordered_{at}", "operation": operation, "arguments": {"ticket_id": "${{ input.ticket_id }}"}}
+        for at, operation in enumerate(ordered)
+    ]
 
 
 def _search_by_name(subject: dict[str, Any]) -> dict[str, Any]:
