@@ -82,7 +82,8 @@ def test_one_playbook_runs_on_an_api_an_mcp_server_and_the_knowledge_base(demo) 
     assert len(output["articles"]) == 2
     assert {output["note"], called["call-quillfeather"]["outcome"]["output"]["note"]} == {"N-1", "N-2"}
     events = cli.json("trace", "call-osterfeld")["events"]
-    operations = [event["data"]["operation"] for event in events if event["type"] == "CallRequested"]
+    (plan,) = [event["data"] for event in events if event["type"] == "PlanAccepted"]
+    operations = [step["operation"] for step in plan["plan"]["steps"]]
     assert sorted(operations) == ["calendar.find_slot", "crm.create_note", "crm.find_customers", "kb.search"]
 
 

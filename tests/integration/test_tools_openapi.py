@@ -15,6 +15,7 @@ from triptych.cli.stack.config import StackConfig
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Call, Resources, Source, Tool
+from triptych.tools.guard import Guard
 from triptych.tools.openapi import tool as openapi_tool
 from triptych.tools.testing import call, request_for
 
@@ -90,6 +91,22 @@ def test_a_name_that_is_taken_is_refused_unless_it_is_to_be_replaced(
     assert config.read_text() == before
     triptych(*again, "--replace")
     assert config.read_text() == before
+
+
+def test_a_document_whose_contracts_do_not_fit_into_a_message_is_refused_with_the_cure(tmp_path: Path) -> None:
+    answer = {"200": {"content": {"application/json": {"schema": {"enum": [f"{n:090000}" for n in range(10)]}}}}}
+    paths = {f"/{n}": {"get": {"responses": answer}} for n in range(10)}
+    document = {"openapi": "3.1.0", "info": {}, "servers": [{"url": "http://127.0.0.1"}], "paths": paths}
+    (tmp_path / "large.json").write_text(json.dumps(document))
+    (tmp_path / "triptych.toml").touch()
+    command = ["tools", "add", "openapi", str(tmp_path / "large.json"), "--name", "large"]
+    command += ["--config", str(tmp_path / "triptych.toml"), "--json"]
+    refused = CliRunner().invoke(app, command)
+    assert "--include" in str(refused.exception)
+    assert not (tmp_path / "tools").exists()
+    some = CliRunner().invoke(app, [*command, "--include", "GET /[1-3]", "--rate", "60/min"], catch_exceptions=False)
+    assert [each["path"] for each in json.loads(some.stdout)["generated"]] == ["/1", "/2", "/3"]
+    assert StackConfig.load(tmp_path / "triptych.toml").table.tools["large"].guard == Guard(rate="60/min")
 
 
 def test_ls_and_show_tell_what_a_configuration_offers(report: dict[str, Any], config: Path) -> None:

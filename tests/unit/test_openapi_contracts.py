@@ -118,6 +118,20 @@ def test_extensions_and_options_say_more_than_the_method(
     assert contract(document(post({"type": "object"}, **extension)), **options).effect is effect
 
 
+# Rates
+
+
+def test_rates_that_the_document_states_spare_the_upstream(tmp_path: Path) -> None:
+    rated, wrong = {"x-ratelimit": "5/s"}, {"x-ratelimit": "often"}
+    paths = {**get(path="/others", **rated), **post({"type": "object"}, **wrong)}
+    content = document(paths, **{"x-ratelimit": "600/min"})
+    (tmp_path / "crm.json").write_bytes(orjson.dumps(content))
+    guard = tool(Source("crm", {"spec": "crm.json"}, tmp_path)).guard
+    assert guard.rate == "600/min"
+    assert {name: each.rate for name, each in guard.operations.items()} == {"look": "5/s"}
+    assert "'often' is no rate" in str(look(content).generated)
+
+
 # Arguments
 
 

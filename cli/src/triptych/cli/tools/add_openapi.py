@@ -18,7 +18,9 @@ from triptych.cli.output import err, out, print_json
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.tools import edit
 from triptych.cli.tools.options import DEFAULT_CONFIG, ConfigFile, DryRun, Name, Replace, pairs
+from triptych.kernel.bus import REQUEST_MAX_BYTES
 from triptych.kernel.errors import ConfigurationError
+from triptych.schemas import ToolContracts
 
 if TYPE_CHECKING:
     from triptych.tools.openapi.document import Document
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 ADAPTER = "triptych.tools.openapi:tool"
 FETCH_TIMEOUT_S = 30.0
+CONTRACTS_MAX_BYTES = REQUEST_MAX_BYTES - 262_144
+"""What is left of a message for headers is more than they need."""
 
 
 def openapi(
@@ -57,6 +61,7 @@ def openapi(
     effect: Annotated[
         list[str], typer.Option(metavar="OPERATION=EFFECT", help="read, idempotent or once, where the method lies.")
     ] = [],  # noqa: B006
+    rate: Annotated[str | None, typer.Option(metavar="N/UNIT", help="At most so many calls, as in 600/min.")] = None,
     timeout_ms: Annotated[int | None, typer.Option(help="The time limit of a call; 10,000.")] = None,
     config: ConfigFile = DEFAULT_CONFIG,
     replace: Replace = False,
@@ -90,15 +95,32 @@ def openapi(
     if not made.generated:
         first = f": {made.left_out[0].place.title}: {made.left_out[0].why}" if made.left_out else ""
         raise ConfigurationError(f"{document}: none of its {made.operations} operations can be offered{first}")
+    _check_size(made, name)
     if not dry_run:
         spec = stack.directory / options.spec
         spec.parent.mkdir(parents=True, exist_ok=True)
-        edit.add_tool(stack.file, name, {"adapter": ADAPTER, "options": table}, replace=replace)
+        guard = None if rate is None else {"rate": rate}
+        edit.add_tool(stack.file, name, {"adapter": ADAPTER, "options": table, "guard": guard}, replace=replace)
         spec.write_bytes(orjson.dumps(parsed.content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     if as_json:
         print_json(_report(made, parsed, options, name))
     else:
         _tell(made, parsed, options, stack, name, dry_run=dry_run)
+
+
+def _check_size(made: Survey, name: str) -> None:
+    """All contracts of a tool travel in one message.
+
+    Raises:
+        ConfigurationError: they do not fit.
+    """
+    contracts = tuple(each.endpoint.contract for each in made.generated)
+    size = len(ToolContracts(tool=name, contracts=contracts).to_bytes())
+    if size > CONTRACTS_MAX_BYTES:
+        raise ConfigurationError(
+            f"the {len(contracts)} contracts have {size} bytes together, and {CONTRACTS_MAX_BYTES} are the most that "
+            f"travels in a message: choose with --include or --tag, or make two tools of the document"
+        )
 
 
 def _read(document: str, directory: Path) -> tuple[bytes, str]:
@@ -175,6 +197,7 @@ def _report(made: Survey, document: Document, options: OpenApiOptions, name: str
             }
             for each in made.left_out
         ],
+        "notes": list(made.notes),
         "webhooks": made.webhooks,
         "variables": list(options.variables),
     }
@@ -213,5 +236,7 @@ def _tell_the_rest(made: Survey) -> None:
     for note, operations in by_note.items():
         who = operations[0] if len(operations) == 1 else f"{len(operations)} operations"
         out.print(f"note: {who}: {note}", soft_wrap=True, markup=False)
+    for note in made.notes:
+        out.print(f"note: {note}", soft_wrap=True, markup=False)
     if made.webhooks:
         out.print(f"note: {made.webhooks} webhooks are calls that the API makes itself, and no operations")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pydantic_settings import BaseSettings
 
 from triptych.kernel import cloudevents, database
-from triptych.kernel.bus import Kafka, Outgoing
+from triptych.kernel.bus import REQUEST_MAX_BYTES, Kafka, Outgoing, fits
 from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.outage import KAFKA_GONE, Outage
@@ -133,6 +133,11 @@ async def _announce(service: Service, kafka: Kafka, tool: Tool) -> str | None:
         ),
         value=tool.contracts.to_bytes(),
     )
+    if not fits(message.key, message.value, message.headers):
+        raise ConfigurationError(
+            f"the {len(tool.operations)} contracts of tool {tool.name} have {len(message.value)} bytes together, and "
+            f"{REQUEST_MAX_BYTES} fit into a message: offer fewer operations, or make two tools of them"
+        )
     outage = Outage(service.log, "kafka")
     tool.changed.clear()
     while not service.stopping.is_set():

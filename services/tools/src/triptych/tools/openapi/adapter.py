@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.tools.guard import Guard, OperationGuard
 from triptych.tools.openapi.document import Document
 from triptych.tools.openapi.options import OpenApiOptions
-from triptych.tools.openapi.survey import survey
+from triptych.tools.openapi.survey import Survey, survey
 from triptych.tools.rest import Engine, lookup_of
 from triptych.tools.source import Source
 from triptych.tools.tool import Tool
@@ -21,7 +22,7 @@ def tool(source: Source) -> Tool:
     made = survey(read_document(source, options), source.name, options)
     engine = Engine(source, options)
     endpoints = {each.endpoint.name: each.endpoint for each in made.generated}
-    tool = Tool(source.name, lifespan=engine.lifespan, concurrency=options.concurrency)
+    tool = Tool(source.name, lifespan=engine.lifespan, concurrency=options.concurrency, guard=guard_of(made))
     for generated in made.generated:
         name = generated.endpoint.name
         stated = options.operations.get(name)
@@ -29,6 +30,12 @@ def tool(source: Source) -> Tool:
         lookup = None if stated is None or stated.lookup is None else lookup_of(stated.lookup, endpoints, key)
         tool.add(engine.operation(generated.endpoint, lookup))
     return tool
+
+
+def guard_of(made: Survey) -> Guard:
+    """The rates that the document states; the table `guard` in triptych.toml says otherwise where it does."""
+    operations = {each.endpoint.name: OperationGuard(rate=each.rate) for each in made.generated if each.rate}
+    return Guard(rate=made.rate, operations=operations)
 
 
 def read_document(source: Source, options: OpenApiOptions) -> Document:

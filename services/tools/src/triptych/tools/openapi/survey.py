@@ -14,7 +14,9 @@ import jsonschema_rs
 from pydantic import ValidationError
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract, Effect
+from triptych.tools.guard import Rate
 from triptych.tools.openapi import naming
 from triptych.tools.openapi.arguments import ArgumentsReader
 from triptych.tools.openapi.document import Document, Place, UnresolvedError
@@ -44,6 +46,8 @@ class Generated:
     endpoint: Endpoint
     notes: tuple[str, ...]
     """What was assumed, or could not be taken over."""
+    rate: str | None = None
+    """How often it may be called, as the document says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,11 @@ class Survey:
     left_out: tuple[LeftOut, ...]
     webhooks: int
     """Calls that the API makes to its clients. A tool cannot make them, so they are no operations."""
+
+    notes: tuple[str, ...] = ()
+    """What could not be taken over of the document as a whole."""
+    rate: str | None = None
+    """How often the whole API may be called, as the document says."""
 
     @property
     def operations(self) -> int:
@@ -92,7 +101,15 @@ def survey(document: Document, tool: str, options: OpenApiOptions) -> Survey:
         key = f"tools.{tool}.options.set.{min(unused)}"
         raise ConfigurationError(f"{key}: no operation that is offered has a parameter of this name")
     webhooks = document.content.get("webhooks")
-    return Survey(tuple(generated), tuple(left_out), len(webhooks) if isinstance(webhooks, dict) else 0)
+    notes: list[str] = []
+    rate = rate_of(document.content, notes) or rate_of(_info(document), notes)
+    count = len(webhooks) if isinstance(webhooks, dict) else 0
+    return Survey(tuple(generated), tuple(left_out), count, tuple(notes), rate)
+
+
+def _info(document: Document) -> dict[str, Json]:
+    info = document.content.get("info")
+    return info if isinstance(info, dict) else {}
 
 
 def _check_names(tool: str, options: OpenApiOptions, places: list[Place], given: list[str]) -> None:
@@ -172,7 +189,8 @@ class _Writer:
             authenticated=self._is_authenticated(place),
             empty_at=stated.empty_at,
         )
-        return Generated(place, endpoint, tuple(notes))
+        rate = rate_of(place.operation, notes)
+        return Generated(place, endpoint, tuple(notes), rate)
 
     def _check_selected(self, place: Place, name: str) -> None:
         options = self._options
@@ -206,6 +224,19 @@ class _Writer:
         """A call that the document declares as open is made without credentials."""
         security = place.operation.get("security", self._default_security)
         return security not in ([], [{}])
+
+
+def rate_of(level: dict[str, Json], notes: list[str]) -> str | None:
+    """`x-ratelimit: 600/min` of a document or an operation; a note says so where it is no rate."""
+    stated = level.get("x-ratelimit")
+    if stated is None:
+        return None
+    try:
+        Rate.of(str(stated))
+    except ValueError as error:
+        notes.append(f"x-ratelimit: {error}")
+        return None
+    return str(stated)
 
 
 def _description(place: Place) -> str:
