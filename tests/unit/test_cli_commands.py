@@ -14,6 +14,7 @@ import typer
 
 from triptych.cli.control import amounts
 from triptych.cli.demo import where_to_look_next
+from triptych.cli.main import COMMANDS, Commands
 from triptych.cli.runs import since_time
 from triptych.cli.tally import Tally
 from triptych.client import Receipt
@@ -157,3 +158,13 @@ def test_the_demo_names_this_program_so_that_its_commands_can_be_pasted(
     called = "triptych" if on_path else "env/bin/triptych"
     assert f"{called} up --data data  # the same stack again, with all it has done" in lines
     assert f"{called} resume 't 1' --data data  # let it go on" in lines
+
+
+def test_a_command_is_imported_when_it_is_asked_for() -> None:
+    look = "import sys, triptych.cli.main; print({'aiokafka', 'psycopg', 'faststream', 'mcp'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_every_command_is_where_the_table_says() -> None:
+    assert {Commands().get_command(None, name).name for name in COMMANDS} == COMMANDS.keys()

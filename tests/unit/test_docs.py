@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer.core import TyperGroup
 
 from triptych.cli.main import app
 from triptych.cli.stack.config import StackTable
@@ -101,10 +102,9 @@ def test_every_command_and_option_exists(page: Path) -> None:
     for words in spoken_commands(page):
         command: Any = typer.main.get_command(app)
         for word in words:
-            children = getattr(command, "commands", None)
-            if children is not None:
-                assert word in children, f"{name(page)}: triptych {' '.join(words)}"
-                command = children[word]
+            if isinstance(command, TyperGroup):
+                command = command.get_command(None, word)
+                assert command is not None, f"{name(page)}: triptych {' '.join(words)}"
             elif word.startswith("--"):
                 known = {option for parameter in command.params for option in parameter.opts}
                 assert word in known, f"{name(page)}: triptych {' '.join(words)}"

@@ -36,12 +36,6 @@ _COLOURS = {"ready": "green", "starting": "yellow", "unready": "yellow", "backof
 Status = dict[str, Any]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the application."""
-    for command in (up, down, status, scale):
-        app.command()(command)
-
-
 def up(
     *,
     data: DataDir = DEFAULT_DATA,

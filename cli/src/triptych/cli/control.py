@@ -29,13 +29,6 @@ Principal = Annotated[str | None, typer.Option(help="Who you are; user:<login> w
 BUDGETS = ("steps", "tool_calls", "tokens", "usd", "wall_ms", "replans")
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(cancel)
-    app.command()(resume)
-    app.command()(skip)
-    app.command()(abort)
-
-
 def cancel(
     run: RunArgument,
     *,

@@ -7,63 +7,76 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from triptych.cli import (
-    commands_stack,
-    control,
-    demo,
-    kb,
-    mcp,
-    memory,
-    models,
-    new,
-    outcomes,
-    playbook,
-    retain,
-    runs,
-    schemas,
-    setup,
-    submit,
-    tools,
-    topics,
-    trace,
-    verify,
-)
-from triptych.cli.output import err
-from triptych.cli.stack.errors import StackError
-from triptych.client import DatabaseUnreachableError, KafkaUnreachableError, NoStackError, TopicMissingError
-from triptych.kernel.errors import ConfigurationError, TriptychError
+from triptych.kernel.errors import TriptychError
 
-_NOTHING_THERE = (NoStackError, KafkaUnreachableError, DatabaseUnreachableError, TopicMissingError, ConfigurationError)
+COMMANDS = {
+    "up": "commands_stack",
+    "down": "commands_stack",
+    "status": "commands_stack",
+    "scale": "commands_stack",
+    "demo": "demo",
+    "submit": "submit",
+    "outcomes": "outcomes",
+    "runs": "runs",
+    "trace": "trace",
+    "verify": "verify",
+    "cancel": "control",
+    "resume": "control",
+    "skip": "control",
+    "abort": "control",
+    "topics": "topics",
+    "models": "models",
+    "retention": "retain",
+    "setup": "setup",
+    "playbook": "playbook",
+    "schemas": "schemas",
+    "tools": "tools",
+    "new": "new",
+    "mcp": "mcp",
+    "kb": "kb",
+    "memory": "memory",
+}
+"""In the order of the help: which module has a command. It is a function of that name, or the module's `app`."""
+
+
+class Commands(TyperGroup):
+    """Imports a command when it is asked for: all of them take several times as long as any one."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click gives it
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click gives it
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"triptych.cli.{COMMANDS[cmd_name]}")
+        if (group := getattr(module, "app", None)) is not None:
+            command: Any = typer.main.get_group(group)
+        else:
+            alone = typer.Typer(add_completion=False)
+            alone.command()(getattr(module, cmd_name))
+            command = typer.main.get_command(alone)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
     name="triptych",
-    help="Run agents as an event-driven pipeline: publish a task, get an outcome.",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-commands_stack.register(app)
-app.command()(demo.demo)
-app.command()(submit.submit)
-app.command()(outcomes.outcomes)
-app.command()(runs.runs)
-app.command()(trace.trace)
-app.command()(verify.verify)
-control.register(app)
-app.command()(topics.topics)
-app.command()(models.models)
-app.command()(retain.retention)
-app.command()(setup.setup)
-app.add_typer(playbook.app, name="playbook")
-app.add_typer(schemas.app, name="schemas")
-app.add_typer(tools.app, name="tools")
-app.add_typer(new.app, name="new")
-app.add_typer(mcp.app, name="mcp")
-app.add_typer(kb.app, name="kb")
-app.add_typer(memory.app, name="memory")
+
+
+@app.callback()
+def triptych() -> None:
+    """Run agents as an event-driven pipeline: publish a task, get an outcome."""
 
 
 def main() -> None:
@@ -72,6 +85,26 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         app()
-    except (TriptychError, StackError) as error:
-        err.print(str(error), style="red", markup=False, soft_wrap=True)
-        sys.exit(2 if isinstance(error, _NOTHING_THERE) else 1)
+    except TriptychError as error:
+        sys.exit(_told(error))
+
+
+def _told(error: TriptychError) -> int:
+    from triptych.cli.output import err  # noqa: PLC0415 - as below
+    from triptych.client import (  # noqa: PLC0415 - most commands end well, and many need no client
+        DatabaseUnreachableError,
+        KafkaUnreachableError,
+        NoStackError,
+        TopicMissingError,
+    )
+    from triptych.kernel.errors import ConfigurationError  # noqa: PLC0415
+
+    nothing_there = (
+        NoStackError,
+        KafkaUnreachableError,
+        DatabaseUnreachableError,
+        TopicMissingError,
+        ConfigurationError,
+    )
+    err.print(str(error), style="red", markup=False, soft_wrap=True)
+    return 2 if isinstance(error, nothing_there) else 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from triptych.kernel.errors import TriptychError
 
-class StackError(Exception):
+
+class StackError(TriptychError):
     """Something about the stack that a person can put right."""
 
     def __init__(self, what: str, *, where: str, cure: str) -> None:
