@@ -18,7 +18,7 @@ from triptych.tools.breaker import BreakerPolicy
 from triptych.tools.helpdesk import HelpdeskSettings
 from triptych.tools.http import content
 
-TIMEOUT_MS = 700
+TIMEOUT_MS = 10_000
 NO_ERROR = "!has(body.error)"
 
 

@@ -389,6 +389,38 @@ def test_waiting_for_an_open_breaker_uses_up_no_attempt_but_does_not_go_on_for_e
     assert story.run.status is RunStatus.ESCALATED
 
 
+FOUND = {"hits": [{"id": "cus_1", "name": "Ana"}, {"id": "cus_7", "name": "Bo"}]}
+
+
+@pytest.mark.parametrize(
+    ("customer", "sources"),
+    [
+        ("${{ steps.find.data.hits[1].id }}", ("steps.find",)),
+        ("cus_7", ("steps.find",)),
+        ("cus_7", ("echo.echo",)),
+        ("cus_9", ("steps.find", "input")),
+        (["cus_1", "cus_7"], ("steps.find",)),
+        (None, ("steps.find",)),
+    ],
+)
+def test_an_argument_that_was_seen_where_it_has_to_come_from_is_sent(
+    customer: object, sources: tuple[str, ...]
+) -> None:
+    update = step("update", "find", arguments={"customer": {"id": customer}}, must_come_from={"customer.id": sources})
+    story = Story(input={"customer": "cus_9"}).plan(step("find"), update).result("find", Result.ok(FOUND))
+    assert story.request(Ask.CALL, "update")
+
+
+@pytest.mark.parametrize("customer", ["cus_42", 7, ["cus_1", "cus_42"]])
+def test_a_plausible_argument_that_nobody_has_given_is_refused_before_the_call(customer: object) -> None:
+    update = step("update", "find", arguments={"id": customer}, must_come_from={"id": ("steps.find",)})
+    story = Story(model_playbook()).plan(step("find"), update).result("find", Result.ok(FOUND))
+    assert story.kinds()[-2:] == ["ReplanDecided", "PlanRequested"]
+    assert (story.run.failure.code, story.run.repair) == ("invented_argument", "update")
+    for told in ("argument id", "steps.find", "'cus_1', 'cus_7'"):
+        assert told in story.run.failure.message
+
+
 @pytest.mark.parametrize("part", ["rate", "bulkhead"])
 def test_a_call_without_room_waits_as_long_as_it_takes_and_uses_up_nothing(part: str) -> None:
     story = Story(playbook(budgets={"tool_calls": 1, "wall_ms": 60_000})).plan(step("a"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -12,6 +13,7 @@ from triptych.kernel.models import ModelFailure, ModelReply
 from triptych.kernel.registry import Offer
 from triptych.kernel.worker import JobAttempt
 from triptych.planner.checker import Terms, find_problems, make_plan
+from triptych.planner.gaps import Gap
 from triptych.planner.worker import Planner
 from triptych.schemas import (
     Caching,
@@ -179,6 +181,9 @@ class Registry:
     async def wait_for_tools(self, tools: set[str], timeout_s: float) -> None:
         return
 
+    def get(self, operation: str) -> Offer | None:
+        return self._offers.get(operation)
+
     def knows_tool(self, tool: str) -> bool:
         return any(operation.startswith(f"{tool}.") for operation in self._offers)
 
@@ -314,6 +319,55 @@ async def test_a_model_that_is_away_is_an_error_to_be_tried_again_not_an_invalid
     assert got.code is None
     assert got.error is not None
     assert (got.error.code, got.error.retry_after_ms) == (ErrorCode.RATE_LIMITED, 1_500)
+
+
+def test_where_arguments_have_to_come_from_is_read_from_the_contract_and_the_step() -> None:
+    person = {"type": "object", "properties": {"id": {"x-must-come-from": "crm.search"}, "name": {}}}
+    schema = {
+        "type": "object",
+        "properties": {"people": {"type": "array", "items": person}, "by": {"x-must-come-from": ["input", "crm.me"]}},
+    }
+    merge = Contract(operation="crm.merge", description="Merges.", arguments=schema, result={}, effect=Effect.ONCE)
+    terms = Terms({"crm.merge": Offer.of(merge)} | OFFERS, 5, RetryPolicy())
+    find = StepSpec(id="find", operation="kb.search", arguments={"query": "who"})
+    spec = StepSpec.model_validate({"id": "merge", "operation": "crm.merge", "must_come_from": {"by": "steps.find"}})
+    _, planned = make_plan([find, spec], terms).steps
+    assert planned.must_come_from == {"people.id": ("crm.search",), "by": ("steps.find",)}
+    assert planned.depends_on == ("find",), "it can come from nowhere before"
+    nowhere = spec.model_copy(update={"must_come_from": {"by": ("steps.lost",)}})
+    assert "there is no step `lost`" in str(find_problems([find, nowhere], terms)[0])
+
+
+class Counted:
+    """Remembers the gaps that it is told."""
+
+    def __init__(self) -> None:
+        self.gaps: list[Gap] = []
+
+    async def note(self, _request: PlanRequest, gaps: Iterable[Gap]) -> None:
+        self.gaps += gaps
+
+
+async def test_what_a_plan_wants_in_vain_is_counted_and_never_planned_around() -> None:
+    counted = Counted()
+    wanting = {
+        "steps": [
+            {"id": "a", "operation": "crm.refund", "arguments": {}},
+            {"id": "b", "operation": "helpdesk.reply", "arguments": {"body": "x"}},
+        ]
+    }
+    needy = {"steps": [], "missing": [{"capability": "refund a payment", "why": "the customer was charged twice"}]}
+    models = Models(wanting, needy)
+    planner = Planner(Registry(SEARCH, REPLY), models, model_timeout_ms=1_000, gaps=counted)
+    answered = await planner.execute(plan_request(ModelPlan(), tools=("kb.search",)), JobAttempt(lease=1))
+    assert answered.code == "tool_missing"
+    assert answered.plan is None
+    assert "refund a payment (the customer was charged twice)" in answered.error.message
+    assert [(gap.capability, gap.kind.value) for gap in counted.gaps] == [
+        ("crm.refund", "unknown"),
+        ("helpdesk.reply", "not_allowed"),
+        ("refund a payment", "missing"),
+    ]
 
 
 async def test_a_model_that_is_to_mend_arguments_is_shown_them_the_refusal_and_the_schema() -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 import asyncpg
 
 from triptych.kernel.database import Queries
+from triptych.schemas import Json
 
 _QUERIES = Queries.load("triptych.client", "tool_health.sql")
 
@@ -50,6 +51,11 @@ async def breakers(connection: asyncpg.Connection, tool: str) -> list[BreakerRow
 async def alerts(connection: asyncpg.Connection, tool: str) -> list[AlertRow]:
     """What is wrong with a tool now."""
     return [AlertRow(tool, **row) for row in await connection.fetch(_in_schema("alerts", tool))]
+
+
+async def gaps(connection: asyncpg.Connection) -> list[dict[str, Json]]:
+    """What plans wanted of tools and could not have, the most wanted first."""
+    return [{**row, "run_id": str(row["run_id"])} for row in await connection.fetch(_QUERIES["gaps"])]
 
 
 async def answer(connection: asyncpg.Connection, tool: str, command_id: str) -> str | None:

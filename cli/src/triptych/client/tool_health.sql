@@ -10,3 +10,7 @@ where closed_at is null order by last_at desc
 
 -- name: answer
 select answer from tool_schema.controls where command_id = $1
+
+-- name: gaps
+select tenant, playbook, capability, kind, why, goal, run_id, count, first_at, last_at from planner.gaps
+order by count desc, last_at desc

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from triptych.schemas.base import Authored, Expression, Json, Message, OperationName, Slug, newer
 from triptych.schemas.contract import Pin
@@ -72,6 +72,26 @@ MaxFailed = Annotated[
 ]
 
 
+Origin = Annotated[
+    str,
+    StringConstraints(pattern=r"^(input|steps\.[a-z][a-z0-9_-]{0,62}|[a-z][a-z0-9_-]{0,62}\.[a-z][a-z0-9_]{0,62})$"),
+]
+
+
+def _several(written: object) -> object:
+    """One may be written without brackets."""
+    return (written,) if isinstance(written, str) else written
+
+
+Origins = Annotated[
+    dict[str, Annotated[tuple[Origin, ...], BeforeValidator(_several)]],
+    Field(
+        exclude_if=newer({}),
+        description="By argument (dotted): where its value must have been seen: `steps.ID`, `input` or an operation.",
+    ),
+]
+
+
 class StepSpec(Authored):
     """A step as a person or a model writes it."""
 
@@ -90,6 +110,7 @@ class StepSpec(Authored):
     judge: Judge | None = None
     retry: RetryPolicy | None = None
     timeout_ms: Annotated[int | None, Field(gt=0, le=600_000)] = None
+    must_come_from: Origins = {}
     tokens: Annotated[int | None, Field(ge=1, description="Reserve this instead of the contract's cost.")] = None
     usd: Annotated[float | None, Field(ge=0, description="Reserve this instead of the contract's cost.")] = None
     tool_calls: Annotated[
@@ -117,6 +138,7 @@ class Step(Message):
     unmet: Unmet = Unmet()
     judge: Judge | None = None
     retry: RetryPolicy = RetryPolicy()
+    must_come_from: Origins = {}
     pin: Pin
     tier: Slug | None = None
 

@@ -13,6 +13,7 @@ from triptych.executor import handoff
 from triptych.executor.budgets import shortfall
 from triptych.executor.dispositions import Then
 from triptych.executor.loops import repeated_call
+from triptych.executor.origins import invented
 from triptych.executor.state import Run, StepState
 from triptych.executor.turn import Turn, fail_step
 from triptych.kernel.expressions import ExpressionError, render
@@ -52,6 +53,10 @@ def request_call(turn: Turn, state: StepState) -> None:
         return
     if (done := _done_before(run, state, arguments)) is not None:
         turn.record(ev.CallReused(state.id, done, arguments))
+        return
+    if step.must_come_from and (made_up := invented(run, step.must_come_from, arguments)):
+        why = Reason(code=made_up.code, message=f"{step.operation} in step {state.id}: {made_up.message}")
+        fail_step(turn, state.id, Then.REPAIR, why)
         return
     is_first = state.started_at is None and state.index is None
     if is_first and (circle := repeated_call(run, step.operation, arguments)):

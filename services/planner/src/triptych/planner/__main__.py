@@ -10,6 +10,7 @@ from triptych.kernel.registry import ContractRegistry
 from triptych.kernel.service import Service, run
 from triptych.kernel.settings import ServiceSettings, load_settings
 from triptych.kernel.worker import WorkerConfig, run_worker
+from triptych.planner.gaps import PostgresGaps
 from triptych.planner.worker import Planner
 from triptych.schemas import topics
 
@@ -29,7 +30,8 @@ async def serve(service: Service, settings: ServiceSettings, models: ModelSettin
         ContractRegistry(service, settings) as registry,
     ):
         client.keep_answers_in(pool)
-        planner = Planner(registry, client, model_timeout_ms=models.timeout_ms)
+        gaps = PostgresGaps(pool, service.log)
+        planner = Planner(registry, client, model_timeout_ms=models.timeout_ms, gaps=gaps)
         await run_worker(service, settings, planner, CONFIG, pool=pool)
 
 

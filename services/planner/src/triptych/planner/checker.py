@@ -81,8 +81,26 @@ def waits_for(spec: StepSpec) -> tuple[str, ...]:
         | expressions.references(spec.map)
         | expressions.references_of(spec.when)
         | expressions.references_of(spec.expect)
+        | _origin_steps(spec)
     )
     return tuple(dict.fromkeys((*spec.depends_on, *sorted(referred - {spec.id}))))
+
+
+def _origin_steps(spec: StepSpec) -> set[str]:
+    sources = (source for sources in spec.must_come_from.values() for source in sources)
+    return {source.removeprefix("steps.") for source in sources if source.startswith("steps.")}
+
+
+def origins(schema: Mapping[str, Json], path: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Where a contract says that arguments have to come from (`x-must-come-from`), by dotted path."""
+    if (sources := schema.get("x-must-come-from")) is not None:
+        yield ".".join(path), (sources,) if isinstance(sources, str) else tuple(sources)
+    items = schema.get("items")
+    if isinstance(items, Mapping):
+        yield from origins(items, path)
+    for name, inner in schema.get("properties", {}).items():
+        if isinstance(inner, Mapping):
+            yield from origins(inner, (*path, name))
 
 
 def _size(specs: Sequence[StepSpec], terms: Terms) -> Iterator[Problem]:
@@ -110,6 +128,7 @@ def _step(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Problem
     yield from _templates(spec, "arguments", spec.arguments, _BEFORE | own, known_ids)
     yield from _templates(spec, "map", spec.map, _BEFORE, known_ids)
     yield from _references(spec, "depends_on", spec.depends_on, known_ids)
+    yield from _references(spec, "must_come_from", _origin_steps(spec), known_ids)
 
 
 def _templates(
@@ -196,6 +215,7 @@ def _pinned(spec: StepSpec, terms: Terms) -> Step:
         judge=spec.judge,
         retry=spec.retry or terms.retry,
         tier=spec.tier,
+        must_come_from=dict(origins(contract.arguments)) | spec.must_come_from,
         pin=Pin(
             contract_hash=offer.hash,
             effect=contract.effect,

@@ -54,10 +54,21 @@ class ProposedStep(Authored):
         )
 
 
+class Missing(Authored):
+    """Something that the goal needs and no operation does."""
+
+    capability: Annotated[str, Field(min_length=1, max_length=200, description="What is needed, in a few words.")]
+    why: Annotated[str, Field(max_length=1_000)] = ""
+
+
 class Proposal(Authored):
     """The whole answer of a model that was asked for a plan."""
 
-    steps: Annotated[tuple[ProposedStep, ...], Field(min_length=1)]
+    steps: tuple[ProposedStep, ...]
+    missing: Annotated[
+        tuple[Missing, ...],
+        Field(max_length=10, description="What no operation can do, when the goal cannot be reached without it."),
+    ] = ()
 
 
 def question(request: PlanRequest, offers: Mapping[str, Offer], errors: Sequence[str]) -> dict[str, Json]:

@@ -6,6 +6,7 @@ number of times within the request's grant. What follows from a refusal is the e
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
 
@@ -16,6 +17,7 @@ from triptych.kernel.models import Fault, Memo, ModelClient, ModelFailure, load_
 from triptych.kernel.registry import ContractRegistry, Offer
 from triptych.kernel.worker import JobAttempt
 from triptych.planner.checker import Terms, find_problems, make_plan
+from triptych.planner.gaps import Gap, GapKind, Gaps
 from triptych.planner.proposal import Proposal, constraints, question
 from triptych.schemas import (
     HANDOFF,
@@ -39,6 +41,7 @@ CONTRACTS_WITHIN_S = 5.0
 """Tools may start after the planner: a contract that is missing gets this long to appear."""
 ASK_AGAIN_MS = 2_000
 PLAN_INVALID = "plan_invalid"
+TOOL_MISSING = "tool_missing"
 MAX_CACHED_PLANS = 512
 MAX_ERRORS = 20
 """So many problems go into a repair or an answer; a plan with more is not worth more words."""
@@ -49,8 +52,12 @@ class Planner:
 
     request_type = PlanRequest
 
-    def __init__(self, registry: ContractRegistry, models: ModelClient, *, model_timeout_ms: int) -> None:
+    def __init__(
+        self, registry: ContractRegistry, models: ModelClient, *, model_timeout_ms: int, gaps: Gaps | None = None
+    ) -> None:
+        """Without `gaps`, what plans want in vain is not counted."""
         self._registry, self._models, self._model_timeout_ms = registry, models, model_timeout_ms
+        self._gaps = gaps
         self._prompt = load_prompt("triptych.planner", "plan")
         self._fixed_plans: dict[object, Plan] = {}
 
@@ -77,31 +84,31 @@ class Planner:
             return self._unavailable(request, missing)
         terms = self._terms(request, request.max_steps)
         if not request.known:
-            return self._first_fixed(request, spec, terms)
+            return await self._first_fixed(request, spec, terms)
         if all(step.id in terms.ended for step in spec.steps):
             why = request.failure.message if request.failure else "no reason was given"
             message = (
                 f"every step of the fixed plan has ended and it cannot be planned differently; asked because: {why}"
             )
             return _invalid(request, message)
-        return self._checked(request, spec, terms)
+        return await self._checked(request, spec, terms)
 
-    def _first_fixed(self, request: PlanRequest, spec: FixedPlan, terms: Terms) -> PlanAnswer:
+    async def _first_fixed(self, request: PlanRequest, spec: FixedPlan, terms: Terms) -> PlanAnswer:
         """A fixed plan depends on the playbook and the contracts alone, so what was found good is remembered."""
         contracts = tuple(offer.hash for offer in terms.offers.values())
         key = (spec.to_bytes(), contracts, terms.max_steps, terms.retry, terms.revision)
         if plan := self._fixed_plans.get(key):
             return _answer(request, plan=plan)
-        answer = self._checked(request, spec, terms)
+        answer = await self._checked(request, spec, terms)
         if answer.plan is not None:
             if len(self._fixed_plans) >= MAX_CACHED_PLANS:
                 self._fixed_plans.clear()
             self._fixed_plans[key] = answer.plan
         return answer
 
-    @staticmethod
-    def _checked(request: PlanRequest, spec: FixedPlan, terms: Terms) -> PlanAnswer:
+    async def _checked(self, request: PlanRequest, spec: FixedPlan, terms: Terms) -> PlanAnswer:
         if problems := find_problems(spec.steps, terms):
+            await self._note_gaps(request, spec.steps, terms)
             return _invalid(request, "; ".join(str(problem) for problem in problems[:MAX_ERRORS]))
         return _answer(request, plan=make_plan(spec.steps, terms))
 
@@ -114,7 +121,7 @@ class Planner:
         errors: list[str] = []
         for repair in range(spec.repairs + 1):
             try:
-                specs, spend = await self._ask(request, spec, terms, errors, total(spends))
+                proposal, spend = await self._ask(request, spec, terms, errors, total(spends))
             except ModelFailure as failure:
                 spends.append(failure.spend)
                 if failure.code is ErrorCode.BUDGET_EXCEEDED and errors:
@@ -125,6 +132,10 @@ class Planner:
                 errors = [failure.message]
                 continue
             spends.append(spend)
+            specs = [step.spec() for step in proposal.steps]
+            await self._note_gaps(request, specs, terms, proposal)
+            if proposal.missing:
+                return _missing(request, proposal, total(spends))
             if not (problems := find_problems(specs, terms)):
                 return _answer(request, plan=make_plan(specs, terms), spend=total(spends))
             errors = [str(problem) for problem in problems[:MAX_ERRORS]]
@@ -133,7 +144,7 @@ class Planner:
 
     async def _ask(
         self, request: PlanRequest, spec: ModelPlan, terms: Terms, errors: list[str], spent: Spend
-    ) -> tuple[list[StepSpec], Spend]:
+    ) -> tuple[Proposal, Spend]:
         reply = await self._models.ask(
             "plan",
             spec.tier,
@@ -145,7 +156,22 @@ class Planner:
             constraints=constraints(terms.max_steps, is_repair=bool(errors), repaired_step=request.repair),
             memo=_memo(request, terms),
         )
-        return _specs(reply.output), reply.spend
+        return _proposal(reply.output), reply.spend
+
+    async def _note_gaps(
+        self, request: PlanRequest, specs: Iterable[StepSpec], terms: Terms, proposal: Proposal | None = None
+    ) -> None:
+        if self._gaps is None:
+            return
+        wanted = [step.operation for step in specs if step.operation not in terms.offers]
+        gaps = [
+            Gap(name, GapKind.NOT_ALLOWED if self._registry.get(name) is not None else GapKind.UNKNOWN)
+            for name in wanted
+        ]
+        said = proposal.missing if proposal is not None else ()
+        gaps += [Gap(missing.capability, GapKind.MISSING, missing.why) for missing in said]
+        if gaps:
+            await self._gaps.note(request, gaps)
 
     def _terms(self, request: PlanRequest, max_steps: int) -> Terms:
         offers: dict[str, Offer] = self._registry.operations(request.tools)
@@ -184,17 +210,28 @@ def _memo(request: PlanRequest, terms: Terms) -> Memo:
     may_write = any(offer.contract.effect is not Effect.READ for offer in terms.offers.values())
     is_kept = request.cache is Caching.ALL or (request.cache is Caching.READS and not may_write)
     recall = Recall.YES if is_kept else Recall.NO
-    return Memo(request.tenant, recall, lambda output: not find_problems(_specs(output), terms))
+
+    def is_sound(output: dict[str, Json]) -> bool:
+        proposal = _proposal(output)
+        return not proposal.missing and not find_problems([step.spec() for step in proposal.steps], terms)
+
+    return Memo(request.tenant, recall, is_sound)
 
 
-def _specs(output: dict[str, Json]) -> list[StepSpec]:
-    proposal = Proposal.model_validate_json(orjson.dumps(output))
-    return [step.spec() for step in proposal.steps]
+def _proposal(output: dict[str, Json]) -> Proposal:
+    return Proposal.model_validate_json(orjson.dumps(output))
 
 
 def _timeout_ms(deadline_at: datetime, at_most_ms: int) -> int:
     left_ms = round((deadline_at - utc_now()).total_seconds() * 1000)
     return max(1, min(left_ms, at_most_ms))
+
+
+def _missing(request: PlanRequest, proposal: Proposal, spend: Spend) -> PlanAnswer:
+    wanted = "; ".join(f"{missing.capability} ({missing.why})" for missing in proposal.missing)
+    message = f"no operation of this playbook can do what the goal needs: {wanted}; see `triptych tools gaps`"
+    error = ToolError(code=ErrorCode.INVALID_ARGUMENTS, message=message[:4_000])
+    return _answer(request, error=error, code=TOOL_MISSING, spend=spend)
 
 
 def _invalid(request: PlanRequest, message: str, spend: Spend | None = None) -> PlanAnswer:

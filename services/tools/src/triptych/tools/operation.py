@@ -65,6 +65,9 @@ class Operation:
         """Raise ToolFailure (`invalid_arguments`) that names every path and what is allowed there."""
         problems = _problems(self._arguments_validator.iter_errors(arguments), "arguments")
         if problems:
+            if "were unexpected" in problems or "was unexpected" in problems:
+                known = self.contract.arguments.get("properties", {})
+                problems += f"; the arguments are {', '.join(known) or 'none'}"
             raise ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"{self.contract.operation}: {problems}")
 
     async def invoke(self, arguments: dict[str, Json], call: Call[Any]) -> Result:
