@@ -18,6 +18,7 @@ from triptych.executor.settings import ExecutorSettings
 from triptych.kernel.embeddings import EmbeddingSettings
 from triptych.kernel.models import ModelSettings
 from triptych.kernel.settings import ServiceSettings
+from triptych.tools.callbacks import CallbackSettings
 from triptych.tools.helpdesk import HelpdeskSettings
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -27,6 +28,7 @@ SECTIONS: tuple[tuple[str, str, type[BaseSettings]], ...] = (
     ("The executor", "Besides those of every service.", ExecutorSettings),
     ("Models", "The planner, the critic and the tool `model` read these.", ModelSettings),
     ("Embeddings", "The tool `kb` and `triptych kb` read these.", EmbeddingSettings),
+    ("Callbacks", "Tools whose upstreams call back read these.", CallbackSettings),
     ("The tool `helpdesk`", "A tool brings settings of its own in this way.", HelpdeskSettings),
 )
 

@@ -15,6 +15,7 @@ from triptych.schemas import (
     Decision,
     Effect,
     ErrorCode,
+    Pin,
     PlanAnswer,
     Result,
     Spend,
@@ -309,6 +310,13 @@ def test_a_request_that_nobody_answers_is_sent_again_under_the_same_id() -> None
     request_id = story.request(Ask.CALL, "a")
     story.wait(seconds=40)
     assert story.last == (ev.RequestReissued(request_id, story.run.requests[request_id].reissue_at),)
+
+
+def test_a_request_that_may_take_days_is_sent_again_after_minutes() -> None:
+    week = Pin(contract_hash="0" * 16, effect=Effect.READ, timeout_ms=7 * 86_400_000)
+    story = Story(playbook(budgets={"wall_ms": 8 * 86_400_000})).plan(step("a").model_copy(update={"pin": week}))
+    story.wait(seconds=700)
+    assert story.kinds() == ["RequestReissued"]
 
 
 def test_a_review_that_fails_is_asked_again_and_then_escalates() -> None:

@@ -48,7 +48,16 @@ _Definition = _row_type("definition")
 _Line = _row_type("run_id", "partition", "tenant", "playbook")
 _Waiting = _row_type("partition", "tenant", "playbook", "queued_at", "run_id")
 _Taken = _row_type(
-    "run_id", "request_id", "tenant", "partition", "request", "traceparent", "answer", "deliveries", "was_started"
+    "run_id",
+    "request_id",
+    "tenant",
+    "partition",
+    "request",
+    "traceparent",
+    "answer",
+    "deliveries",
+    "was_started",
+    "was_parked",
 )
 _TakenIn = _row_type("run_id", "request_id", "fresh", "answer")
 _Key = _row_type("run_id", "request_id")
@@ -280,6 +289,7 @@ class Job:
                 self.answer,
                 self.deliveries,
                 self.started_at is not None,
+                self.state == "parked",
             )
         )
 

@@ -123,9 +123,16 @@ class _QuietServer(uvicorn.Server):
 @asynccontextmanager
 async def serve_health(health: Health, host: str, port: int) -> AsyncIterator[None]:
     """Serve the health endpoints while the body runs."""
-    config = uvicorn.Config(health.app(), host=host, port=port, log_level="warning", access_log=False, lifespan="off")
+    async with serve_app(health.app(), host, port, "health"):
+        yield
+
+
+@asynccontextmanager
+async def serve_app(app: Starlette, host: str, port: int, name: str) -> AsyncIterator[None]:
+    """Serve HTTP while the body runs."""
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, lifespan="off")
     server = _QuietServer(config)
-    task = asyncio.create_task(server.serve(), name="health")
+    task = asyncio.create_task(server.serve(), name=name)
     try:
         yield
     finally:

@@ -23,6 +23,10 @@ class Effect(StrEnum):
     """Changes something each time. Never repeated unless a lookup shows that it did not happen."""
 
 
+TIMEOUT_MAX_MS = 7 * 24 * 3_600_000
+"""A week: what is completed by a callback may wait for a person somewhere."""
+
+
 class Cost(Message):
     """The most that one attempt can cost. This is what the executor reserves before the call."""
 
@@ -40,7 +44,7 @@ class Contract(Message):
     arguments: Annotated[dict[str, Json], Field(description="JSON Schema of the arguments object.")]
     result: Annotated[dict[str, Json], Field(description="JSON Schema of the data of an `ok` result.")]
     effect: Effect
-    timeout_ms: Annotated[int, Field(gt=0, le=600_000)] = 10_000
+    timeout_ms: Annotated[int, Field(gt=0, le=TIMEOUT_MAX_MS)] = 10_000
     cost: Cost = Cost()
 
     @property

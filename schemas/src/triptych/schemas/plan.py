@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from triptych.schemas.base import Authored, Expression, Json, Message, OperationName, Slug, newer
-from triptych.schemas.contract import Pin
+from triptych.schemas.contract import TIMEOUT_MAX_MS, Pin
 
 
 class Decision(StrEnum):
@@ -109,7 +109,7 @@ class StepSpec(Authored):
     unmet: Unmet = Unmet()
     judge: Judge | None = None
     retry: RetryPolicy | None = None
-    timeout_ms: Annotated[int | None, Field(gt=0, le=600_000)] = None
+    timeout_ms: Annotated[int | None, Field(gt=0, le=TIMEOUT_MAX_MS)] = None
     must_come_from: Origins = {}
     tokens: Annotated[int | None, Field(ge=1, description="Reserve this instead of the contract's cost.")] = None
     usd: Annotated[float | None, Field(ge=0, description="Reserve this instead of the contract's cost.")] = None

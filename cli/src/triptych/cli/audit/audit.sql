@@ -93,7 +93,8 @@ group by 1
 -- name: old_jobs
 select j.run_id, r.task_id, 'job ' || j.request_id || ' in {schema} is still ' || j.state as message
 from {schema}.jobs as j join executor.runs as r using (run_id)
-where j.state <> 'published' and (r.finished_at < now() - $1::interval or j.deadline_at < now() - $1::interval)
+where j.state <> 'published'
+  and (j.state <> 'parked' and r.finished_at < now() - $1::interval or j.deadline_at < now() - $1::interval)
 
 -- name: stray_receipts
 select e.run_id, null as task_id, 'receipt ' || e.idempotency_key || ' in {schema} belongs to no call in the journal' as message

@@ -61,7 +61,7 @@ select count(*) from over
 
 -- name: worker_tables
 select schemaname, tablename from pg_tables as t
-where tablename in ('jobs', 'effects')
+where tablename in ('jobs', 'effects', 'callbacks')
   and exists (select from pg_tables as l where l.schemaname = t.schemaname and l.tablename = 'leases')
 order by 1, 2
 

@@ -4,8 +4,19 @@ Planner, critic and every tool stand on it. It never retries and never decides: 
 """
 
 from triptych.kernel.worker.contract import JobAttempt, Worker, WorkerConfig
-from triptych.kernel.worker.jobs import Connection
+from triptych.kernel.worker.jobs import Connection, JobKey, Jobs
 from triptych.kernel.worker.loop import run_worker
-from triptych.kernel.worker.outbox import Finished, Settlement
+from triptych.kernel.worker.outbox import Finished, Outbox, Settlement
 
-__all__ = ["Connection", "Finished", "JobAttempt", "Settlement", "Worker", "WorkerConfig", "run_worker"]
+__all__ = [
+    "Connection",
+    "Finished",
+    "JobAttempt",
+    "JobKey",
+    "Jobs",
+    "Outbox",
+    "Settlement",
+    "Worker",
+    "WorkerConfig",
+    "run_worker",
+]

@@ -35,6 +35,7 @@ class Job(Generic[RequestT]):
     attempt: JobAttempt
     traceparent: str | None
     was_started: bool = False
+    was_parked: bool = False
 
 
 class Bench(Generic[RequestT]):
@@ -111,12 +112,18 @@ class Bench(Generic[RequestT]):
             if self._must_record(job) and not await self._record_start(job):
                 return
             answer = await self._execute(job, started_at)
+        if answer is None:
+            self._jobs.let_go((job.request.run_id, job.request.request_id))
+            return
         stamp = {"worker": self._instance, "started_at": started_at, "finished_at": utc_now()}
         self._outbox.add(Finished(job.request, answer.model_copy(update=stamp), job.traceparent))
 
     def _refusal(self, job: Job[RequestT], now: datetime) -> Answer | None:
         """The answer to a job that must not be executed, or None."""
         request, deliveries = job.request, job.attempt.deliveries
+        if job.was_parked:
+            message = "the upstream took the work on and did not call back in time"
+            return self._failed(job, ErrorCode.TIMEOUT, message, spent=True)
         if deliveries > self._config.max_deliveries:
             return self._failed(
                 job,
@@ -154,7 +161,7 @@ class Bench(Generic[RequestT]):
                 return ours
         return False
 
-    async def _execute(self, job: Job[RequestT], started_at: datetime) -> Answer:
+    async def _execute(self, job: Job[RequestT], started_at: datetime) -> Answer | None:
         request = job.request
         left_s = (request.deadline_at - started_at).total_seconds()
         deadline = asyncio.timeout(left_s)

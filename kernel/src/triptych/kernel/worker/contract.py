@@ -28,9 +28,10 @@ class Worker(Protocol[RequestT]):
 
     request_type: type[RequestT]
 
-    async def execute(self, request: RequestT, attempt: JobAttempt) -> Answer:
+    async def execute(self, request: RequestT, attempt: JobAttempt) -> Answer | None:
         """Make ONE attempt. Never retries. Cancelled at the request's deadline and at shutdown.
 
+        None: the job is parked in the table, and its answer comes by another way.
         Whatever it raises, other than CancelledError, is answered as `internal`.
         """
         ...

@@ -68,6 +68,7 @@ class Taken:
     answer: bytes | None
     deliveries: int
     was_started: bool
+    was_parked: bool
 
     @property
     def key(self) -> JobKey:
@@ -178,6 +179,14 @@ class Jobs:
             return True
         self._held.discard(key)
         return False
+
+    def hold(self, key: JobKey) -> None:
+        """This job was answered under our lease by another way than the bench."""
+        self._held.add(key)
+
+    def let_go(self, key: JobKey) -> None:
+        """This job is parked: it is nobody's until its answer or its deadline comes."""
+        self._held.discard(key)
 
     async def settle(
         self,

@@ -81,4 +81,4 @@ class Keeper(Generic[RequestT]):
             self._log.error("stored request cannot be read", request_id=job.request_id, error=str(error))
             return
         attempt = JobAttempt(lease=self._jobs.lease, deliveries=job.deliveries, taken_over=True)
-        self._bench.put(Job(request, attempt, job.traceparent, was_started=job.was_started))
+        self._bench.put(Job(request, attempt, job.traceparent, was_started=job.was_started, was_parked=job.was_parked))

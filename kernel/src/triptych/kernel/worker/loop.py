@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import asyncpg
@@ -20,6 +20,8 @@ from triptych.kernel.worker.jobs import Jobs
 from triptych.kernel.worker.keeper import Keeper
 from triptych.kernel.worker.outbox import Outbox, Settlement
 
+Beside = Callable[[Jobs, Outbox], Coroutine[Any, Any, None]]
+
 FLUSH_S = 1.0
 """At the end, the last answers get this long to be committed and published."""
 
@@ -32,11 +34,13 @@ async def run_worker(
     *,
     pool: asyncpg.Pool,
     settlement: Settlement | None = None,
+    beside: Beside | None = None,
     kafka: Kafka | None = None,
 ) -> None:
     """Work until `service.stopping` is set; then finish or hand back, within the shutdown timeout.
 
-    `settlement` writes what belongs to the accepted answers, in the same commit.
+    `settlement` writes what belongs to the accepted answers, in the same commit. `beside` runs as long as the bench
+    does, and may answer jobs that are parked.
     """
 
     async def probe_postgres() -> None:
@@ -57,7 +61,11 @@ async def run_worker(
             publishing = tasks.create_task(_aloud(outbox.run()), name="outbox")
             tasks.create_task(_aloud(keeper.run()), name="keeper")
             tasks.create_task(_aloud(intake.run()), name="intake")
+            aside = tasks.create_task(_aloud(beside(jobs, outbox)), name="beside") if beside is not None else None
             await bench.run(finish_within_s=max(settings.shutdown_timeout_ms / 1000 - 3.0, 0.1))
+            if aside is not None:
+                aside.cancel()
+                await asyncio.wait({aside})
             outbox.close()
             await asyncio.wait({publishing}, timeout=FLUSH_S)
             publishing.cancel()

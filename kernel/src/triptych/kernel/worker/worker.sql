@@ -39,9 +39,10 @@ where jobs.answer is not null
 -- name: take_over
 -- Jobs of processes that are gone, or handed back. A life in which a job was not begun counts as a
 -- delivery only the first time: after that, a start is always recorded, so its absence is known.
+-- What is parked is free when its time is up, and stays parked: it is not executed again, but answered.
 with free as (
     select run_id, request_id, state as was from jobs
-    where state <> 'published'
+    where state <> 'published' and (state <> 'parked' or deadline_at <= now())
       and not exists (select from leases where leases.id = jobs.lease and leases.until >= now())
     order by received_at
     limit $2
@@ -54,12 +55,12 @@ update jobs set
 from free
 where jobs.run_id = free.run_id and jobs.request_id = free.request_id
 returning jobs.run_id, jobs.request_id, jobs.tenant, jobs.partition, jobs.request, jobs.traceparent, jobs.answer,
-    jobs.deliveries, jobs.started_at is not null as was_started
+    jobs.deliveries, jobs.started_at is not null as was_started, jobs.state = 'parked' as was_parked
 
 -- name: reclaim
 -- What the table says is ours and we do not know of.
 select run_id, request_id, tenant, partition, request, traceparent, answer, deliveries,
-    started_at is not null as was_started
+    started_at is not null as was_started, state = 'parked' as was_parked
 from jobs where lease = $1 and state <> 'published'
     and (run_id, request_id) not in (select * from unnest($2::uuid[], $3::text[]))
 

@@ -21,6 +21,8 @@ from triptych.schemas import Effect, Grant, Json, Judge, ModelPlan, Reason, Resu
 
 REISSUE_AFTER_MS = 30_000
 """An open request is sent again after this and its timeout; workers drop what they have seen."""
+REISSUE_TIMEOUT_MAX_MS = 600_000
+"""What somebody outside completes may take days, and a request that Kafka has lost should not lie as long."""
 
 
 def request_plan(turn: Turn) -> None:
@@ -143,7 +145,7 @@ def _next_request_id(run: Run, what: str) -> str:
 
 
 def _reissue_at(now: datetime, timeout_ms: int = 0) -> datetime:
-    return now + timedelta(milliseconds=REISSUE_AFTER_MS + timeout_ms)
+    return now + timedelta(milliseconds=REISSUE_AFTER_MS + min(timeout_ms, REISSUE_TIMEOUT_MAX_MS))
 
 
 def _judge_grant(judge: Judge | None) -> Grant:

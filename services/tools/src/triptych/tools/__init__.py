@@ -5,7 +5,7 @@ The runtime does the rest: contract, validation both ways, effect ledger, timeou
 
 from triptych.schemas.contract import Cost, Effect
 from triptych.schemas.result import ErrorCode
-from triptych.tools.call import Call, Resources
+from triptych.tools.call import Accepted, Call, NotYet, Resources
 from triptych.tools.failure import ToolFailure
 from triptych.tools.guard import Guard, OperationGuard
 from triptych.tools.operation import Operation
@@ -13,11 +13,13 @@ from triptych.tools.source import Options, Source
 from triptych.tools.tool import Tool
 
 __all__ = [
+    "Accepted",
     "Call",
     "Cost",
     "Effect",
     "ErrorCode",
     "Guard",
+    "NotYet",
     "Operation",
     "OperationGuard",
     "Options",

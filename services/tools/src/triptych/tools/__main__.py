@@ -7,6 +7,7 @@ import sys
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.service import Service, run
 from triptych.kernel.settings import ServiceSettings, load_settings
+from triptych.tools.callbacks import CallbackSettings
 from triptych.tools.process import load_tool, serve
 
 MISCONFIGURED = 2
@@ -24,8 +25,10 @@ def main() -> None:
     settings = load_settings(ServiceSettings)
     own_settings = load_settings(tool.settings) if tool.settings is not None else None
 
+    callbacks = load_settings(CallbackSettings) if tool.is_called_back else None
+
     async def body(service: Service, settings: ServiceSettings) -> None:
-        await serve(service, settings, tool, own_settings)
+        await serve(service, settings, tool, own_settings, callbacks)
 
     run(f"tool-{tool.name}", settings, body)
 

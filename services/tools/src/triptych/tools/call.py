@@ -25,6 +25,17 @@ class Resources:
     """Connections under the tool's own role; None in a test without a database."""
 
 
+class Accepted(Exception):
+    """Raise it when the upstream has taken the work on and will call back: the call waits for that, without a process.
+
+    The operation must say how to read the callback (`@tool.completion`).
+    """
+
+
+class NotYet(Exception):
+    """Raise it in what reads a callback that says no more than that the work goes on."""
+
+
 @dataclass(slots=True)
 class Call(Generic[StateT]):
     """Take a parameter of this type, and the runtime fills it in; it is no argument of the contract."""
@@ -48,6 +59,8 @@ class Call(Generic[StateT]):
     """What the tool's lifespan yielded."""
     arguments: dict[str, Json] = field(default_factory=dict)
     """What the call was made with, for whoever asks later what became of it."""
+    callback_url: str | None = None
+    """Where the upstream may call back, if the operation is completed in this way; the same for all attempts."""
     spent: Spend = field(default_factory=Spend)
 
     @classmethod

@@ -15,7 +15,7 @@ from triptych.schemas.contract import Contract, Cost, Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.call import Call
 from triptych.tools.failure import ToolDefinitionError, ToolFailure
-from triptych.tools.operation import Operation, Reconcile
+from triptych.tools.operation import Operation, ReadCallback, Reconcile
 
 Function = Callable[..., Awaitable[Any]]
 
@@ -63,6 +63,15 @@ class TypedFunction:
         )
         self._name = contract.operation
         self.operation = Operation(contract, self._perform, may_be_empty=may_be_empty)
+
+    def completed_by(self, read: Function) -> ReadCallback:
+        """A function that reads a callback, its result turned to JSON as the operation's own is."""
+
+        async def read_callback(body: Json) -> Json:
+            found = await read(body)
+            return None if found is None else self._as_json(found)
+
+        return read_callback
 
     def reconciled_by(self, reconcile: Function) -> Reconcile:
         """A function that asks what happened, its result turned to JSON as the operation's own is."""

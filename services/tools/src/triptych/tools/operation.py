@@ -7,6 +7,7 @@ the contract comes from is not its business: a function's type hints, an OpenAPI
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import jsonschema_rs
@@ -14,7 +15,7 @@ import jsonschema_rs
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract
 from triptych.schemas.result import ErrorCode, Result
-from triptych.tools.call import Call
+from triptych.tools.call import Call, NotYet
 from triptych.tools.failure import ToolDefinitionError, ToolFailure
 
 PROBLEMS_MAX = 5
@@ -26,11 +27,32 @@ Reconcile = Callable[[Call[Any]], Awaitable[Json]]
 """What became of an earlier attempt: its result, or None when it certainly did not happen."""
 
 
+ReadCallback = Callable[[Json], Awaitable[Json]]
+"""The result that a callback stands for. Raises ToolFailure when the work failed, and NotYet when it goes on."""
+
+ACCEPT_WITHIN_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """How an operation is completed that its upstream only accepts at first."""
+
+    read: ReadCallback
+    accept_within_ms: int = ACCEPT_WITHIN_MS
+    """The time limit of the call itself. That of the contract is for the whole."""
+
+
 class Operation:
     """Something that a tool can do, under a contract."""
 
     def __init__(
-        self, contract: Contract, perform: Perform, *, reconcile: Reconcile | None = None, may_be_empty: bool = False
+        self,
+        contract: Contract,
+        perform: Perform,
+        *,
+        reconcile: Reconcile | None = None,
+        completion: Completion | None = None,
+        may_be_empty: bool = False,
     ) -> None:
         """`may_be_empty`: None is the result `empty`, and not data.
 
@@ -40,7 +62,7 @@ class Operation:
         self.contract, self.contract_hash = contract, contract.hash
         self.takes: frozenset[str] = frozenset({self.contract_hash})
         """Hashes of the contracts under which a call may have been planned."""
-        self.reconcile = reconcile
+        self.reconcile, self.completion = reconcile, completion
         self._perform, self._may_be_empty = perform, may_be_empty
         self._arguments_validator = _validator(contract, "arguments", contract.arguments)
         self._result_validator = _validator(contract, "result", contract.result)
@@ -73,6 +95,22 @@ class Operation:
     async def invoke(self, arguments: dict[str, Json], call: Call[Any]) -> Result:
         """Do it once, and hold what comes back to the contract."""
         return self._held_to_contract(await self._perform(arguments, call))
+
+    def attempt_timeout_ms(self, timeout_ms: int) -> int:
+        """How long an attempt may take, of a call that may take `timeout_ms`."""
+        return timeout_ms if self.completion is None else min(timeout_ms, self.completion.accept_within_ms)
+
+    async def read_callback(self, body: Json) -> Result | None:
+        """What a callback says, held to the contract; None when the work goes on.
+
+        Raises:
+            ToolFailure: the work failed, or what it gave does not fit the contract.
+        """
+        assert self.completion is not None  # noqa: S101 - nobody else was given an address
+        try:
+            return self._held_to_contract(await self.completion.read(body))
+        except NotYet:
+            return None
 
     async def ask_what_happened(self, call: Call[Any]) -> Result | None:
         """The result of an earlier attempt whose answer was lost; None when it certainly did not happen.

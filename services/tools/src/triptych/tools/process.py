@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import inspect
 from contextlib import suppress
+from functools import partial
 
 from pydantic_settings import BaseSettings
 
@@ -20,6 +21,7 @@ from triptych.kernel.worker import WorkerConfig, run_worker
 from triptych.schemas import Effect, topics
 from triptych.tools.board import Alerts, Board
 from triptych.tools.call import Resources
+from triptych.tools.callbacks import CallbackSettings, PostgresCallbacks
 from triptych.tools.ledger import PostgresLedger
 from triptych.tools.probes import Probe
 from triptych.tools.protection import Protection
@@ -66,7 +68,13 @@ def load_tool(reference: str, source: Source | None = None) -> Tool:
     return found
 
 
-async def serve(service: Service, settings: ServiceSettings, tool: Tool, own_settings: BaseSettings | None) -> None:
+async def serve(
+    service: Service,
+    settings: ServiceSettings,
+    tool: Tool,
+    own_settings: BaseSettings | None,
+    callback_settings: CallbackSettings | None = None,
+) -> None:
     """Run a tool until `service.stopping` is set."""
     config = WorkerConfig(
         request_noun=topics.calls(tool.name),
@@ -85,13 +93,29 @@ async def serve(service: Service, settings: ServiceSettings, tool: Tool, own_set
         redactor = Redactor((*tool.secrets, *secrets_in(own_settings)))
         protection = Protection.of(tool, pool)
         alerts = Alerts(service.log)
-        worker = ToolWorker(tool, state, ledger, service.log, redactor=redactor, protection=protection, alerts=alerts)
+        callbacks = None
+        if callback_settings is not None:
+            redactor = Redactor((*tool.secrets, *secrets_in(own_settings), callback_settings.secret))
+            callbacks = PostgresCallbacks(
+                pool, callback_settings, settings, operations=tool.operations, ledger=ledger, redactor=redactor
+            )
+        worker = ToolWorker(
+            tool,
+            state,
+            ledger,
+            service.log,
+            redactor=redactor,
+            protection=protection,
+            alerts=alerts,
+            callbacks=callbacks,
+        )
+        beside = partial(callbacks.listen, service) if callbacks else None
         probe = Probe(tool, tool.guard.overridden().probe, alerts, worker.probe)
         service.health.depend("probe", probe.is_well)
         probing = asyncio.create_task(probe.run(), name="probe")
         try:
             async with Board(service, settings, tool.name, pool, protection, alerts, probe.now):
-                await run_worker(service, settings, worker, config, pool=pool, settlement=ledger)
+                await run_worker(service, settings, worker, config, pool=pool, settlement=ledger, beside=beside)
         finally:
             announcing.cancel()
             probing.cancel()

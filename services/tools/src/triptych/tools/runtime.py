@@ -23,7 +23,8 @@ from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools import http
 from triptych.tools.board import Alerts
-from triptych.tools.call import Call
+from triptych.tools.call import Accepted, Call
+from triptych.tools.callbacks import Callbacks
 from triptych.tools.failure import EFFECT, NO_EFFECT, ToolFailure
 from triptych.tools.ledger import Ledger, Standing
 from triptych.tools.operation import Operation
@@ -47,35 +48,43 @@ class ToolWorker:
         redactor: Redactor | None = None,
         protection: Protection | None = None,
         alerts: Alerts | None = None,
+        callbacks: Callbacks | None = None,
     ) -> None:
         """Without a redactor it knows no secrets but the tool's; without protection, no rates."""
         self._tool, self._state, self._ledger, self._log = tool, state, ledger, log
         self._redactor = redactor or Redactor(tool.secrets)
         self._protection = protection or Protection.of(tool)
         self._alerts = alerts or Alerts(log)
+        self._callbacks = callbacks
 
-    async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer:
-        """One attempt. Every failure is an answer; only a cancellation gets out."""
+    async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer | None:
+        """One attempt. Every failure is an answer; only a cancellation gets out. None: the upstream will call back."""
         call = Call.of(request, self._state)
         try:
             result = await self._serve(request, attempt, call)
         except ToolFailure as failure:
             result = self._result_of(failure, request)
+        if result is None:
+            return None
         return _answer(request, self._redactor.clean(result), call.spent)
 
     def failed(self, request: CallRequest, error: ToolError, spend: Spend) -> CallAnswer:
         return _answer(request, Result(status=ResultStatus.ERROR, error=error), spend)
 
-    async def _serve(self, request: CallRequest, attempt: JobAttempt, call: Call[Any]) -> Result:
+    async def _serve(self, request: CallRequest, attempt: JobAttempt, call: Call[Any]) -> Result | None:
         operation = self._offered(request)
         operation.check_arguments(request.arguments)
         async with self._protection.admit(request.operation) as passage:
-            settled, tried_before = None, False
-            if operation.contract.effect is not Effect.READ:
+            settled, tried_before = await self._expect(operation, request, attempt, call), False
+            if settled is None and operation.contract.effect is not Effect.READ:
                 settled, tried_before = await self._begin(operation, request, attempt, call)
             if settled is not None:
                 return settled
-            result = await self._attempt(operation, request, call, tried_before=tried_before)
+            try:
+                result = await self._attempt(operation, request, call, tried_before=tried_before)
+            except Accepted:
+                passage.came_back = Result.empty()
+                return await self._park(operation, request, attempt)
             passage.came_back = result
             self._watch(request, result)
             return result
@@ -99,7 +108,10 @@ class ToolWorker:
             timeout_ms=contract.timeout_ms,
         )
         call = Call.of(request, self._state)
-        result = await self._attempt(self._tool.operations[operation], request, call, tried_before=False)
+        try:
+            result = await self._attempt(self._tool.operations[operation], request, call, tried_before=False)
+        except Accepted:
+            return Result.empty()
         return self._redactor.clean(result)
 
     def _watch(self, request: CallRequest, result: Result) -> None:
@@ -109,6 +121,23 @@ class ToolWorker:
         elif result.error.code is ErrorCode.CONTRACT_VIOLATION:
             told = self._redactor.clean(result).error or result.error
             self._alerts.open(request.operation, "result", told.message, request.run_id)
+
+    async def _expect(
+        self, operation: Operation, request: CallRequest, attempt: JobAttempt, call: Call[Any]
+    ) -> Result | None:
+        """Make an address for the callback, where there is to be one. A result when an earlier attempt had its own."""
+        if operation.completion is None or self._callbacks is None:
+            return None
+        expected = await self._callbacks.expect(request, attempt)
+        call.callback_url = expected.url
+        return expected.result
+
+    async def _park(self, operation: Operation, request: CallRequest, attempt: JobAttempt) -> Result | None:
+        if operation.completion is None or self._callbacks is None:
+            raise ToolFailure(
+                ErrorCode.INTERNAL, f"{request.operation} was accepted, and nothing says how it is completed"
+            )
+        return await self._callbacks.park(request, attempt)
 
     def _offered(self, request: CallRequest) -> Operation:
         operation = self._tool.operations.get(request.operation)
@@ -196,13 +225,16 @@ class ToolWorker:
     async def _attempt(
         self, operation: Operation, request: CallRequest, call: Call[Any], *, tried_before: bool
     ) -> Result:
-        limit = asyncio.timeout(request.timeout_ms / 1_000)
+        timeout_ms = operation.attempt_timeout_ms(request.timeout_ms)
+        limit = asyncio.timeout(timeout_ms / 1_000)
         try:
             async with limit:
                 failpoints.hit("tool.before_call")
                 result = await operation.invoke(request.arguments, call)
                 failpoints.hit("tool.after_call")
                 return result
+        except Accepted:
+            raise
         except ToolFailure as error:
             failure = error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -210,9 +242,7 @@ class ToolWorker:
         except Exception as error:  # noqa: BLE001 - an operation may raise anything, and each call gets an answer
             call.count_unknown_cost()
             if limit.expired():
-                failure = ToolFailure(
-                    ErrorCode.TIMEOUT, f"{request.operation} did not answer within {request.timeout_ms} ms"
-                )
+                failure = ToolFailure(ErrorCode.TIMEOUT, f"{request.operation} did not answer within {timeout_ms} ms")
             else:
                 self._log.exception("operation failed", operation=request.operation, request_id=request.request_id)
                 # The text of an unforeseen exception can hold anything, secrets too: it stays in the log.

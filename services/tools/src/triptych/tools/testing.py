@@ -51,7 +51,9 @@ class Calls:
         request = request_for(self._tool, operation, arguments, grant=grant, timeout_ms=timeout_ms)
         if idempotency_key is not None:
             request = request.model_copy(update={"idempotency_key": idempotency_key})
-        return (await self._worker.execute(request, JobAttempt(lease=0))).result
+        answer = await self._worker.execute(request, JobAttempt(lease=0))
+        assert answer is not None  # noqa: S101 - nothing is parked where there is nobody to call back
+        return answer.result
 
 
 @asynccontextmanager

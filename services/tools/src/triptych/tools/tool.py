@@ -24,7 +24,7 @@ from triptych.tools.call import Resources
 from triptych.tools.failure import ToolDefinitionError
 from triptych.tools.function import Function, Terms, TypedFunction
 from triptych.tools.guard import Guard
-from triptych.tools.operation import Operation
+from triptych.tools.operation import ACCEPT_WITHIN_MS, Completion, Operation
 
 FunctionT = TypeVar("FunctionT", bound=Function)
 Lifespan = Callable[[Resources], AbstractAsyncContextManager[Any]]
@@ -130,6 +130,30 @@ class Tool:
             return reconcile
 
         return offer
+
+    def completion(
+        self, function: Function, *, accept_within_ms: int = ACCEPT_WITHIN_MS
+    ) -> Callable[[FunctionT], FunctionT]:
+        """Offer a way to read the callback that completes an operation; the operation itself raises Accepted.
+
+        It takes the JSON of the callback's body and returns the operation's result, or raises ToolFailure or NotYet.
+        """
+
+        def offer(read: FunctionT) -> FunctionT:
+            typed = self._functions.get(function)
+            if typed is None:
+                raise ToolDefinitionError(
+                    self.name, f"completion({function.__name__})", "offer the function as an operation first"
+                )
+            typed.operation.completion = Completion(typed.completed_by(read), accept_within_ms)
+            return read
+
+        return offer
+
+    @property
+    def is_called_back(self) -> bool:
+        """Whether any operation is completed by a callback."""
+        return any(operation.completion is not None for operation in self.operations.values())
 
     @property
     def contracts(self) -> ToolContracts:

@@ -1,0 +1,36 @@
+-- name: register
+-- Before the call, by the process that holds the job's lease. A later attempt gets the same token, and what was said;
+-- only after a failure it begins anew, under another token, so that a repeated callback is not taken for its own.
+with ours as (
+    select true from jobs where run_id = $1 and request_id = $2 and lease = $3 for share
+)
+insert into callbacks (run_id, request_id, idempotency_key, tenant, operation, token)
+select $1, $2, $4, $5, $6, $7 from ours
+on conflict (run_id, idempotency_key) do update set
+    request_id = excluded.request_id,
+    token = case when callbacks.failed then excluded.token else callbacks.token end,
+    result = case when callbacks.failed then null else callbacks.result end,
+    failed = false
+returning token, result
+
+-- name: lock
+select result from callbacks where run_id = $1 and idempotency_key = $2 for update
+
+-- name: park
+update jobs set state = 'parked', lease = null, deadline_at = least(deadline_at, $4)
+where run_id = $1 and request_id = $2 and lease = $3 and state in ('received', 'started')
+returning true
+
+-- name: find
+select callbacks.operation, callbacks.result, jobs.request, jobs.traceparent
+from callbacks join jobs using (run_id, request_id) where token = $1
+for update of callbacks
+
+-- name: say
+update callbacks set result = $2, failed = $3, called_at = now() where token = $1
+
+-- name: answer
+-- The job is answered under the lease of whoever was called; if it dies before it has published, another does.
+update jobs set state = 'answered', answer = $4, answered_at = now(), lease = $3
+where run_id = $1 and request_id = $2 and state = 'parked' and lease is null
+returning true

@@ -1,0 +1,370 @@
+"""Calls that an upstream completes by calling back: over HTTP, on a real broker and database, and through crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from ends import Ends, call_request, open_ends
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+import triptych.tools
+from triptych.kernel.cloudevents import utc_now
+from triptych.kernel.database import connect
+from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.migrate import WORKER
+from triptych.kernel.settings import ServiceSettings
+from triptych.schemas import CallRequest, ErrorCode, Result
+from triptych.tools.callbacks import BODY_MAX_BYTES, Verifier
+from triptych.tools.process import load_tool
+
+MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the example of the specification
+TOOL = '''
+import os
+
+import httpx
+
+from triptych.tools import Accepted, Call, Effect, ErrorCode, NotYet, Tool, ToolFailure
+
+tool = Tool("studio")
+
+
+@tool.operation(effect=Effect.IDEMPOTENT, timeout_ms=60_000)
+async def render(call: Call[None], text: str) -> dict[str, str]:
+    """Render a film of a text. It takes a while."""
+    async with httpx.AsyncClient() as client:
+        order = {"text": text, "callback": call.callback_url, "key": call.idempotency_key}
+        response = await client.post(os.environ["STUDIO"] + "/films", json=order)
+    if response.status_code == 202:
+        raise Accepted
+    return response.json()
+
+
+@tool.completion(render, accept_within_ms=5_000)
+async def rendered(body: dict) -> dict[str, str]:
+    if body["state"] == "working":
+        raise NotYet
+    if body["state"] == "failed":
+        raise ToolFailure(ErrorCode.UNAVAILABLE, "no film today")
+    return {"film": body["film"]}
+'''
+
+
+def signed(body: bytes, *, secret: str = SECRET, at: float | None = None) -> dict[str, str]:
+    """The headers of Standard Webhooks, as an upstream would make them."""
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    stated = str(int(at or time.time()))
+    digest = hmac.digest(key, b"msg_1." + stated.encode() + b"." + body, hashlib.sha256)
+    return {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": stated,
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+
+
+async def call_back(url: str, body: Any, **signing: Any) -> httpx.Response:
+    encoded = json.dumps(body).encode()
+    async with httpx.AsyncClient() as client:
+        return await client.post(url, content=encoded, headers=signed(encoded, **signing))
+
+
+class Studio:
+    """An upstream that takes orders, and calls back when a test lets it."""
+
+    def __init__(self) -> None:
+        self.orders: list[dict[str, str]] = []
+        self.quick = False
+
+    def orders_of(self, request: CallRequest) -> list[dict[str, str]]:
+        return [order for order in self.orders if order["key"] == request.idempotency_key]
+
+    async def order(self, request: Request) -> JSONResponse:
+        order = await request.json()
+        self.orders.append(order)
+        if order["text"] == "quick":
+            answer = await call_back(order["callback"], {"state": "done", "film": "quick.mp4"})
+            assert answer.json() == {"status": "kept"}
+        return JSONResponse({}, status_code=202)
+
+
+@pytest.fixture(scope="module")
+async def studio() -> AsyncIterator[tuple[Studio, str]]:
+    studio = Studio()
+    app = Starlette(routes=[Route("/films", studio.order, methods=["POST"])])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        serving = asyncio.create_task(server.serve([listener]))
+        yield studio, f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture(scope="module")
+async def ends(servers, prefix, database, create_topics) -> AsyncIterator[Ends]:
+    await create_topics("calls.studio", "results", "dead-letters")
+    await create_topics("contracts", partitions=1)
+    dsn = database.prepare({"tool_studio": (WORKER, MIGRATIONS / "tool")}).services["tool_studio"]
+    settings = ServiceSettings(kafka=servers.kafka, postgres=dsn, topic_prefix=prefix)
+    async with await connect(dsn, "test") as pool, open_ends(settings, pool) as ends:
+        yield ends
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """The tool, in a process of its own that can be killed and started again."""
+
+    def __init__(self, ends: Ends, studio: str, folder: Path) -> None:
+        self._folder, self.port = folder, free_port()
+        (folder / "studio_tool.py").write_text(TOOL, "utf-8")
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH")))),
+            "STUDIO": studio,
+            "TRIPTYCH_KAFKA": ends.settings.kafka,
+            "TRIPTYCH_POSTGRES": ends.settings.postgres.get_secret_value(),
+            "TRIPTYCH_TOPIC_PREFIX": ends.settings.topic_prefix,
+            "TRIPTYCH_INSTANCE": "studio-1",
+            "TRIPTYCH_LOG_LEVEL": "warning",
+            "TRIPTYCH_CALLBACK_URL": f"http://127.0.0.1:{self.port}",
+            "TRIPTYCH_CALLBACK_PORT": str(self.port),
+            "TRIPTYCH_CALLBACK_SECRET": SECRET,
+            "TRIPTYCH_ALLOW_FAILPOINTS": "i-know",
+            "TRIPTYCH_FAILPOINTS": str(folder / "failpoints"),
+        }
+        self._process: asyncio.subprocess.Process | None = None
+
+    def arm(self, place: str) -> None:
+        (self._folder / "failpoints" / "studio-1").mkdir(parents=True, exist_ok=True)
+        (self._folder / "failpoints" / "studio-1" / place).write_text("kill:1", "utf-8")
+
+    async def start(self) -> None:
+        command = (sys.executable, "-m", "triptych.tools", "studio_tool:tool")
+        self._process = await asyncio.create_subprocess_exec(*command, env=self._environment)
+
+    async def ended(self) -> None:
+        assert self._process is not None
+        await self._process.wait()
+
+    async def kill(self) -> None:
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+        await self.ended()
+
+
+@pytest.fixture(scope="module")
+async def process(ends, studio, tmp_path_factory) -> AsyncIterator[Process]:
+    process = Process(ends, studio[1], tmp_path_factory.mktemp("studio"))
+    await process.start()
+    yield process
+    await process.kill()
+
+
+@pytest.fixture(scope="module")
+def contract(tmp_path_factory, monkeypatch_module):
+    folder = tmp_path_factory.mktemp("contract")
+    (folder / "studio_tool.py").write_text(TOOL, "utf-8")
+    monkeypatch_module.syspath_prepend(str(folder))
+    return load_tool("studio_tool:tool").operations["studio.render"].contract
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture
+def order(contract):
+    def make(text: str = "a film", **changes: Any) -> CallRequest:
+        fields = {"arguments": {"text": text}, "contract_hash": contract.hash, "timeout_ms": contract.timeout_ms}
+        return call_request("studio.render", **fields | changes)
+
+    return make
+
+
+@asynccontextmanager
+async def parked(ends: Ends, studio: Studio, request: CallRequest, eventually) -> AsyncIterator[str]:
+    """A call that waits; gives the address for its callback."""
+    await ends.ask(request)
+    await eventually(lambda: _state_is(ends, request, "parked"))
+    yield studio.orders_of(request)[-1]["callback"]
+
+
+async def _state_is(ends: Ends, request: CallRequest, state: str) -> bool:
+    return await ends.state(request) == state
+
+
+async def test_a_call_that_was_accepted_waits_without_a_process_and_is_answered_by_the_callback(
+    ends, studio, process, order, eventually
+) -> None:
+    upstream, _ = studio
+    one = order()
+    async with parked(ends, upstream, one, eventually) as url:
+        lease = await ends.pool.fetchval("select lease from jobs where request_id = $1", one.request_id)
+        assert lease is None
+        await ends.ask(one)  # as the executor does when an answer is late
+        progress = await call_back(url, {"state": "working"})
+        assert (progress.status_code, ends.answers_to(one)) == (202, [])
+        assert (await call_back(url, {"state": "done", "film": "a.mp4"})).json() == {"status": "taken"}
+    answer = await ends.answer_to(one)
+    assert answer.result == Result.ok({"film": "a.mp4"})
+    assert (await call_back(url, {"state": "done", "film": "b.mp4"})).json() == {"status": "known"}
+    await eventually(lambda: _state_is(ends, one, "published"))
+    await ends.ask(one)
+    await eventually(lambda: len(ends.answers_to(one)) > 1)
+    assert {answer.result.data["film"] for answer in ends.answers_to(one)} == {"a.mp4"}
+    assert len(upstream.orders_of(one)) == 1
+    state = "select state from effects where idempotency_key = $1"
+    assert await ends.pool.fetchval(state, one.idempotency_key) == "receipt"
+
+
+async def test_only_who_has_the_secret_and_the_address_is_heard(ends, studio, process, order, eventually) -> None:
+    one = order()
+    async with parked(ends, studio[0], one, eventually) as url:
+        done = {"state": "done", "film": "a.mp4"}
+        other = "whsec_" + base64.b64encode(b"another secret of some length").decode()
+        assert (await call_back(url, done, secret=other)).status_code == 401
+        assert (await call_back(url, done, at=time.time() - 400)).status_code == 401
+        assert (await call_back(url, done, at=time.time() + 400)).status_code == 401
+        async with httpx.AsyncClient() as client:
+            assert (await client.post(url, json=done)).status_code == 401
+            assert (await client.post(url, content=b"x" * (BODY_MAX_BYTES + 1))).status_code == 413
+            assert (await client.post(url, content=b"{", headers=signed(b"{"))).status_code == 400
+        assert (await call_back(url[:-4] + "AAAA", done)).status_code == 404
+        assert await ends.state(one) == "parked"
+        await call_back(url, done)
+    assert (await ends.answer_to(one)).result == Result.ok({"film": "a.mp4"})
+
+
+async def test_a_callback_that_is_quicker_than_the_acceptance_is_not_lost(ends, process, order) -> None:
+    one = order("quick")
+    await ends.ask(one)
+    assert (await ends.answer_to(one)).result == Result.ok({"film": "quick.mp4"})
+
+
+async def test_a_process_that_is_killed_while_a_call_waits_loses_nothing(
+    ends, studio, process, order, eventually
+) -> None:
+    one = order()
+    async with parked(ends, studio[0], one, eventually) as url:
+        await process.kill()
+        with pytest.raises(httpx.TransportError):
+            await call_back(url, {"state": "done", "film": "a.mp4"})
+        await process.start()
+        await eventually(lambda: _answers(url))
+        await call_back(url, {"state": "done", "film": "a.mp4"})
+    assert (await ends.answer_to(one)).result == Result.ok({"film": "a.mp4"})
+    assert len(studio[0].orders_of(one)) == 1
+
+
+async def test_a_process_that_dies_between_the_callback_and_the_answer_answers_in_its_next_life(
+    ends, studio, process, order, eventually
+) -> None:
+    one = order()
+    async with parked(ends, studio[0], one, eventually) as url:
+        process.arm("callbacks.after_answer")
+        with pytest.raises(httpx.TransportError):
+            await call_back(url, {"state": "done", "film": "a.mp4"})
+        await process.ended()
+        await process.start()
+        assert (await ends.answer_to(one)).result == Result.ok({"film": "a.mp4"})
+        await eventually(lambda: _answers(url))
+        assert (await call_back(url, {"state": "done", "film": "a.mp4"})).json() == {"status": "known"}
+
+
+async def test_a_process_that_dies_before_a_call_is_parked_makes_it_again_under_the_same_key_and_address(
+    ends, studio, process, order, eventually
+) -> None:
+    one = order()
+    process.arm("callbacks.before_park")
+    await ends.ask(one)
+    await process.ended()
+    await process.start()
+    await eventually(lambda: _state_is(ends, one, "parked"))
+    first, second = studio[0].orders_of(one)
+    assert first == second
+    await call_back(second["callback"], {"state": "done", "film": "a.mp4"})
+    assert (await ends.answer_to(one)).result == Result.ok({"film": "a.mp4"})
+
+
+async def test_what_comes_after_the_deadline_is_kept_for_the_next_attempt(
+    ends, studio, process, order, eventually
+) -> None:
+    one = order("late", timeout_ms=1_500)
+    async with parked(ends, studio[0], one, eventually) as url:
+        late = await ends.answer_to(one)
+        assert late.result.error.code is ErrorCode.TIMEOUT
+        assert (await call_back(url, {"state": "done", "film": "a.mp4"})).json() == {"status": "kept"}
+    second = one.model_copy(update={"request_id": "again", "attempt": 2, "deadline_at": utc_now().replace(year=2090)})
+    await ends.ask(second)
+    assert (await ends.answer_to(second)).result == Result.ok({"film": "a.mp4"})
+    assert len(studio[0].orders_of(one)) == 1
+
+
+async def test_a_failure_is_an_error_and_the_next_attempt_is_another_call(
+    ends, studio, process, order, eventually
+) -> None:
+    one = order()
+    async with parked(ends, studio[0], one, eventually) as url:
+        await call_back(url, {"state": "failed"})
+    assert (await ends.answer_to(one)).result.error.code is ErrorCode.UNAVAILABLE
+    second = one.model_copy(update={"request_id": f"{one.request_id}+", "attempt": 2})
+    async with parked(ends, studio[0], second, eventually) as another:
+        assert another != url
+        assert (await call_back(url, {"state": "done", "film": "old.mp4"})).status_code == 404
+        await call_back(another, {"state": "done", "film": "new.mp4"})
+    assert (await ends.answer_to(second)).result == Result.ok({"film": "new.mp4"})
+
+
+async def _answers(url: str) -> bool:
+    try:
+        async with httpx.AsyncClient() as client:
+            return (await client.get(url)).status_code == 405
+    except httpx.TransportError:
+        return False
+
+
+def test_the_example_of_the_specification_is_verified() -> None:
+    verifier = Verifier(SecretStr(SECRET))
+    body = b'{"test": 2432232314}'
+    headers = {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE= v1,bm9ldHUjKzFob2VudXRob2VodWUzMjRvdWVvdW9ldQo=",
+    }
+    at = utc_now().fromtimestamp(1614265330, utc_now().tzinfo)
+    assert verifier.problem(headers, body, at) is None
+    assert verifier.problem(headers, body + b" ", at) == "no signature fits"
+    assert verifier.problem(headers | {"webhook-timestamp": "1614265331"}, body, at) == "no signature fits"
+    rotated = Verifier(SecretStr(f"whsec_{base64.b64encode(b'new').decode()} {SECRET}"))
+    assert rotated.problem(headers, body, at) is None
+    with pytest.raises(ConfigurationError, match="base64"):
+        Verifier(SecretStr("whsec_!"))
