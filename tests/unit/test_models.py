@@ -21,6 +21,8 @@ from triptych.kernel.models.form import Form, UnusableOutputError, checked_outpu
 from triptych.kernel.models.prices import GivenPrice, ListedPrice, price_of
 from triptych.kernel.models.settings import Endpoint, Provider
 from triptych.schemas import Effect, ErrorCode, Grant, ModelCall, Spend, ToolError
+from triptych.tools.kb.tool import Found
+from triptych.tools.model import Article
 
 PRICE = GivenPrice.of(0.5, 2)
 
@@ -199,3 +201,7 @@ def test_what_an_endpoint_says_is_passed_on_in_short() -> None:
     )
     assert "no such tool" in failure.message
     assert len(failure.message) < 400
+
+
+def test_a_hit_of_the_knowledge_base_is_an_article_as_it_is() -> None:
+    assert Found.__annotations__.keys() <= Article.__annotations__.keys()

@@ -46,6 +46,7 @@ class Article(TypedDict):
     body: str
     score: NotRequired[float]
     category: NotRequired[str]
+    collection: NotRequired[str]
     snippet: NotRequired[str]
 
 
