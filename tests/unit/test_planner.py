@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import orjson
 import pytest
 
-from triptych.kernel.models import ModelFailure, ModelReply
+from triptych.kernel.models import ModelFailure, ModelReply, estimated_tokens
 from triptych.kernel.registry import Offer
 from triptych.kernel.worker import JobAttempt
 from triptych.planner.checker import Terms, find_problems, make_plan
@@ -430,3 +431,17 @@ async def test_a_plan_that_fails_the_check_is_not_worth_keeping() -> None:
     is_worth_keeping = models.asked[0]["memo"].is_worth_keeping
     assert is_worth_keeping(GOOD)
     assert not is_worth_keeping(BAD)
+
+
+async def test_what_the_run_knows_is_told_within_half_of_the_grant() -> None:
+    known = tuple(
+        StepRecord(id=f"s{at}", operation="kb.search", status="succeeded", result=Result.ok({"text": "x" * 5_000}))
+        for at in range(20)
+    )
+    request = plan_request(ModelPlan(), revision=2, known=known, grant=Grant(tokens=6_000, usd_micros=100_000))
+    models = Models(GOOD)
+    await answer(request, models=models)
+    payload = models.asked[0]["payload"]
+    assert estimated_tokens(orjson.dumps(payload)) <= 3_100
+    assert payload["known"][-1]["id"] == "s19"
+    assert "what is asked for in it is not asked of you" in " ".join(models.asked[0]["constraints"]).lower()

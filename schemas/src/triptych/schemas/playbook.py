@@ -59,6 +59,9 @@ class FixedPlan(Authored):
     steps: Annotated[tuple[StepSpec, ...], Field(min_length=1)]
 
 
+MEMORY_TOKENS = 8_000
+
+
 class ModelPlan(Authored):
     """A model writes the plan; code checks it."""
 
@@ -68,6 +71,10 @@ class ModelPlan(Authored):
     max_steps: Annotated[int, Field(ge=1, le=100)] = 10
     repairs: Annotated[int, Field(ge=0, le=5, description="How often the model may mend a plan that fails.")] = 2
     tokens: Annotated[int, Field(ge=1, description="The most that one plan may use, repairs included.")] = 20_000
+    memory_tokens: Annotated[
+        int,
+        Field(ge=0, exclude_if=newer(MEMORY_TOKENS), description="So much is told at most of what the run knows."),
+    ] = MEMORY_TOKENS
     usd: Annotated[float, Field(ge=0, description="The most that one plan may cost, in US dollars.")] = 0.10
 
 

@@ -30,6 +30,7 @@ class StepRecord(Message):
     status: str
     arguments: dict[str, Json] = {}
     result: Result | None = None
+    reason: Annotated[Reason | None, Field(exclude_if=newer(None), description="Why it ended as it did.")] = None
 
 
 BranchIndex = Annotated[

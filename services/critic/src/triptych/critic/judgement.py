@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import orjson
+
 from triptych.critic.verdict import Verdict, shortened
-from triptych.schemas import Decision, Json, Judge, Reason, ReviewRequest, Step, StepRecord, Unmet
+from triptych.kernel.models import WorkingMemory, estimated_tokens
+from triptych.schemas import Decision, Json, Judge, Reason, ReviewRequest, Step, Unmet
 
 MAX_EVIDENCE: Final = 5
 
@@ -40,12 +43,15 @@ def question(request: ReviewRequest, judge: Judge) -> dict[str, Json]:
     else:
         answer, sources = request.output, list(request.steps)
     own = {} if request.index is None else {"item": request.item}
+    # What is judged is told whole; its sources get what it leaves of half the grant.
+    told = estimated_tokens(orjson.dumps((own, judge.criteria, request.goal, request.input, answer)))
+    left = max(0, judge.tokens // 2 - told)
     return {
         **own,
         "criteria": judge.criteria,
         "goal": request.goal,
         "input": request.input,
-        "sources": {record.id: _source(record) for record in sources},
+        "sources": WorkingMemory.of(sources).within(left).data(),
         "answer": answer,
     }
 
@@ -68,7 +74,3 @@ def verdict(output: dict[str, Json], judge: Judge, step: Step | None) -> Verdict
     unmet = step.unmet if step else GOAL_UNMET
     # The author's own message speaks of the expectation, and that one holds.
     return Verdict(unmet.decision, Reason(code=unmet.code, message=because), evidence, confidence)
-
-
-def _source(record: StepRecord) -> Json:
-    return record.result.data if record.result else None

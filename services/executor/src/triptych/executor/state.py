@@ -177,6 +177,7 @@ class StepState:
             status=self.status,
             arguments=self.arguments,
             result=self.result,
+            reason=self.reason,
         )
 
     def again(self) -> StepState:

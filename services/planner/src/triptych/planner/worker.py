@@ -43,6 +43,8 @@ ASK_AGAIN_MS = 2_000
 PLAN_INVALID = "plan_invalid"
 TOOL_MISSING = "tool_missing"
 MAX_CACHED_PLANS = 512
+PROMPT_SHARE = 2
+"""A question takes up no more than this part of its grant, so that there is room for the plan."""
 MAX_ERRORS = 20
 """So many problems go into a repair or an answer; a plan with more is not worth more words."""
 
@@ -145,12 +147,13 @@ class Planner:
     async def _ask(
         self, request: PlanRequest, spec: ModelPlan, terms: Terms, errors: list[str], spent: Spend
     ) -> tuple[Proposal, Spend]:
+        grant = remaining(request.grant, spent)
         reply = await self._models.ask(
             "plan",
             spec.tier,
-            question(request, terms.offers, errors),
+            question(request, terms.offers, errors, grant.tokens // PROMPT_SHARE),
             Proposal,
-            grant=remaining(request.grant, spent),
+            grant=grant,
             timeout_ms=_timeout_ms(request.deadline_at, self._model_timeout_ms),
             instructions=f"{self._prompt}\n\n{spec.instructions}",
             constraints=constraints(terms.max_steps, is_repair=bool(errors), repaired_step=request.repair),
