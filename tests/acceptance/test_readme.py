@@ -1,28 +1,87 @@
-"""The README as a newcomer follows it: its tool, its playbook and its aiokafka program, as they are written there."""
+"""The README and the guide to an API as a newcomer follows them: what they say is done as it is written there."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM_TIMEOUT_S = 120
 
 
-def block(language: str, beginning: str) -> str:
-    """The one block of the README that contains `beginning`."""
-    page = (ROOT / "README.md").read_text("utf-8")
-    found = re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    (one,) = [text for text in found if beginning in text]
+GUIDE = "docs/add-an-api.md"
+
+
+def blocks(language: str, page: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def block(language: str, beginning: str, page: str = "README.md") -> str:
+    """The one block of a page that contains `beginning`."""
+    (one,) = [text for text in blocks(language, page) if beginning in text]
     return one
+
+
+class Guide:
+    """The commands of the guide to an API, with a port of their own, before the stack is started and after."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        text = "".join(blocks("console", GUIDE)).replace("8899", port)
+        lines = re.findall(r"^\$ (.+)$", text, re.MULTILINE)
+        up = lines.index("triptych up")
+        self.server, self.before, self.after = lines[0].removesuffix(" &"), lines[1:up], lines[up + 1 :]
+        self.environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            **dict(line.removeprefix("export ").split("=", 1) for line in self.before if line.startswith("export ")),
+        }
+        self._directory = directory
+        self._url = f"http://127.0.0.1:{port}/health"
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """The API that the guide starts first."""
+        with subprocess.Popen(["sh", "-c", f"exec env {self.server}"], env=self.environment) as process:
+            try:
+                deadline = time.monotonic() + PROGRAM_TIMEOUT_S
+                while not self._answers():
+                    assert process.poll() is None, self.server
+                    assert time.monotonic() < deadline, self.server
+                    time.sleep(0.05)
+                yield
+            finally:
+                process.kill()
+
+    def follow(self, lines: list[str]) -> str:
+        """What these commands print, one after the other in one shell."""
+        script = "set -e\n" + "\n".join(lines)
+        done = subprocess.run(
+            ["sh", "-c", script], cwd=self._directory, env=self.environment, capture_output=True, text=True,
+            timeout=PROGRAM_TIMEOUT_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(self._url).is_success
+        except httpx.TransportError:
+            return False
 
 
 class Newcomer:
@@ -37,11 +96,14 @@ class Newcomer:
         (directory / "my-tools/shop.py").write_text(block("python", 'Tool("shop")'))
         configuration = (ROOT / "triptych.toml").read_text("utf-8")
         (directory / "triptych.toml").write_text(configuration + block("toml", "[tools.shop]"))
+        (directory / "playbooks/note.yaml").write_text(block("yaml", "name: note", GUIDE))
+        self.guide = Guide(directory)
 
     def run(self, *command: str | Path) -> str:
         done = subprocess.run(
-            command, cwd=self.directory, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_S, check=False
-        )
+            command, cwd=self.directory, env=self.guide.environment, capture_output=True, text=True,
+            timeout=PROGRAM_TIMEOUT_S, check=False,
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -52,11 +114,13 @@ class Newcomer:
 @pytest.fixture(scope="module")
 def newcomer(servers: Any, prefix: str, database: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
     newcomer = Newcomer(tmp_path_factory.mktemp("newcomer"))
-    try:
-        newcomer.triptych("up", "--prefix", prefix, "--kafka", servers.kafka, "--postgres", database.owner_dsn)
-        yield newcomer
-    finally:
-        newcomer.triptych("down")
+    with newcomer.guide.serving():
+        try:
+            newcomer.guide.follow(newcomer.guide.before)
+            newcomer.triptych("up", "--prefix", prefix, "--kafka", servers.kafka, "--postgres", database.owner_dsn)
+            yield newcomer
+        finally:
+            newcomer.triptych("down")
 
 
 def test_a_task_from_plain_aiokafka_comes_back_as_an_outcome(newcomer: Newcomer) -> None:
@@ -75,6 +139,15 @@ def test_a_tool_of_ones_own_answers_a_playbook_of_ones_own(newcomer: Newcomer, o
     assert line["status"] == status
     if status == "succeeded":
         assert line["outcome"]["output"] == {"state": "packed"}
+
+
+def test_the_guide_to_an_api_ends_with_a_note_in_the_crm(newcomer: Newcomer) -> None:
+    added = (newcomer.directory / "triptych.toml").read_text()
+    assert added.count("[tools.accounts]") == 1
+    told = newcomer.guide.follow(newcomer.guide.after)
+    assert "accounts.create_note" in told
+    assert "setAccountManager" not in told
+    assert "succeeded" in told
 
 
 @pytest.mark.skipif(shutil.which("kcat") is None, reason="kcat is not installed")
