@@ -183,6 +183,55 @@ def test_a_file_of_a_multipart_body_is_an_object_with_its_content() -> None:
     assert not arguments.is_valid({"body": {"file": "a,b"}})
 
 
+# Properties that nobody has heard of
+
+NAMED = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits", "invented"),
+    [
+        (NAMED, {"a": 1}, {"a": 1, "x": 1}),
+        ({"$ref": "#/components/schemas/Base"}, {"b": 1}, {"x": 1}),
+        ({"allOf": [{"$ref": "#/components/schemas/Base"}, NAMED]}, {"a": 1, "b": 1}, {"a": 1, "x": 1}),
+        ({"oneOf": [{**NAMED, "required": ["a"]}, {"$ref": "#/components/schemas/Base"}]}, {"b": 1}, {"b": 1, "x": 1}),
+        ({**NAMED, "anyOf": [{"required": ["a"]}, {"maxProperties": 0}]}, {"a": 1}, {"a": 1, "x": 1}),
+        ({"type": "object", "properties": {"in": {"type": "array", "items": NAMED}}}, {"in": [{"a": 1}]}, {"in": [{"x": 1}]}),
+        ({**NAMED, "nullable": True}, None, {"x": 1}),
+        ({"anyOf": [NAMED, {"type": "string"}]}, "text", {"x": 1}),
+    ],
+)  # fmt: skip
+def test_a_property_that_the_document_does_not_name_is_refused(schema: Any, fits: Any, invented: Any) -> None:
+    base = {"type": "object", "properties": {"b": {"type": "integer"}}}
+    arguments = Offer.of(contract(document(post(schema), components={"schemas": {"Base": base}}))).arguments
+    assert arguments.is_valid({"body": fits})
+    assert not arguments.is_valid({"body": invented})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"type": "object"},
+        {**NAMED, "additionalProperties": True},
+        {**NAMED, "required": ["x"]},
+        {**NAMED, "patternProperties": {"^x": {}}},
+        {"allOf": [NAMED, {"additionalProperties": True}]},
+        {"anyOf": [NAMED, {"type": "object"}]},
+        {"allOf": [{"$ref": "#/components/schemas/Map"}, NAMED]},
+    ],
+)
+def test_an_object_that_is_meant_to_be_open_stays_open(schema: dict[str, Any]) -> None:
+    map_of = {"type": "object", "additionalProperties": {"type": "integer"}}
+    arguments = Offer.of(contract(document(post(schema), components={"schemas": {"Map": map_of}}))).arguments
+    assert arguments.is_valid({"body": {"a": 1, "x": 1}})
+
+
+def test_results_may_have_more_than_the_document_names() -> None:
+    answer = {"200": {"content": {"application/json": {"schema": NAMED}}}}
+    assert Offer.of(contract(document({"/a": {"get": {"responses": answer}}}))).result.is_valid({"a": 1, "new": 1})
+
+
 # Schemas
 
 

@@ -15,20 +15,17 @@ from typing import Final
 import jsonschema_rs
 
 from triptych.schemas.base import Json
+from triptych.tools.openapi.closing import is_closed
 from triptych.tools.openapi.document import Document, UnresolvedError
 from triptych.tools.rest.request import FILE_SCHEMA
 
 _COMPONENT = "#/components/schemas/"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
-_ONE = frozenset(
-    {
-        "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames", "then",
-        "unevaluatedItems", "unevaluatedProperties",
-    }
-)  # fmt: skip
+_VALUES = frozenset({"additionalProperties", "items", "unevaluatedItems", "unevaluatedProperties"})
+_ONE = frozenset({"contains", "contentSchema", "else", "if", "not", "propertyNames", "then"})
 _LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_MAP = frozenset({"dependentSchemas", "patternProperties", "properties"})
+_MAP = frozenset({"dependentSchemas", "patternProperties"})
 _PLAIN = frozenset(
     {
         "const", "contentEncoding", "contentMediaType", "default", "dependentRequired", "deprecated", "description",
@@ -73,7 +70,7 @@ class SchemaWriter:
             UnresolvedError: a reference leads nowhere, or out of the document.
         """
         found = Converted(None)
-        found.schema = self._conversion(found, None).of(schema)
+        found.schema = self._conversion(found, None).value(schema)
         return found
 
     def definitions(self, wanted: Converted) -> dict[str, Json]:
@@ -124,6 +121,13 @@ class _Conversion:
         self._document, self._direction, self._into, self._home = document, direction, into, home
         self._files = files
 
+    def value(self, schema: Json) -> Json:
+        """The schema of a whole value, and not of a part of what is said of one: a request's is closed."""
+        written = self.of(schema)
+        if self._direction is Direction.REQUEST and isinstance(written, dict) and is_closed(self._document, schema):
+            written["unevaluatedProperties"] = False
+        return written
+
     def of(self, schema: Json) -> Json:
         if isinstance(schema, bool):
             return schema
@@ -156,12 +160,16 @@ class _Conversion:
 
     def _words(self, schema: dict[str, Json]) -> dict[str, Json]:
         written: dict[str, Json] = {}
+        told = _PLAIN if self._direction is Direction.REQUEST else _PLAIN - _ANNOTATIONS
         for word, value in schema.items():
-            if word in _PLAIN:
-                if self._direction is Direction.REQUEST or word not in _ANNOTATIONS:
-                    written[word] = value
+            if word in told:
+                written[word] = value
+            elif word in _VALUES:
+                written[word] = self.value(value)
             elif word in _ONE:
                 written[word] = self.of(value)
+            elif word == "properties" and isinstance(value, dict):
+                written[word] = {name: self.value(each) for name, each in value.items()}
             elif word in _LIST and isinstance(value, list):
                 written[word] = [self.of(each) for each in value]
             elif word in _MAP and isinstance(value, dict):
