@@ -227,7 +227,14 @@ def _tell(
 
 
 def _tell_the_rest(made: Survey) -> None:
+    from triptych.tools.openapi.errors import Reason  # noqa: PLC0415
+
+    unwanted = [left for left in made.left_out if left.reason is Reason.NOT_SELECTED]
+    if unwanted:
+        out.print(f"left out: {len(unwanted)} operations that were not chosen (--json names them)")
     for left in made.left_out:
+        if left.reason is Reason.NOT_SELECTED:
+            continue
         out.print(f"left out: {left.place.title}: {left.reason}: {left.why}", soft_wrap=True, markup=False)
     by_note: dict[str, list[str]] = {}
     for each in made.generated:
