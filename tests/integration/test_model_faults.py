@@ -22,6 +22,7 @@ from test_upstream_faults import first_outcomes, running
 
 import triptych.executor
 import triptych.tools
+from triptych.cli.cost.command import History, history_of
 from triptych.client import Client
 from triptych.critic.__main__ import serve as serve_critic
 from triptych.executor.__main__ import serve as serve_executor
@@ -157,6 +158,8 @@ class Story:
 
     outcomes: dict[str, Outcome]
     journals: dict[str, list[asyncpg.Record]] = field(default_factory=dict)
+    history: History | None = None
+    """Of the playbook `asked`."""
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +218,7 @@ async def story(servers, prefix, database, create_topics, tmp_path_factory) -> A
                 "select type, data::text from executor.journal where run_id = $1 order by seq", outcome.run_id
             )
         await connection.close()
+        story.history = await history_of(prepared.operator, ASKED)
         yield story
     model_tool.breaker = breaker
 
@@ -274,6 +278,13 @@ async def test_a_storm_costs_nothing(story: Story) -> None:
     for row in ROWS:
         if row.armed == (STORM,):
             assert story.outcomes[row.ticket_id].usage.tokens == 0, row
+
+
+async def test_what_a_playbook_has_cost_is_known_afterwards(story: Story) -> None:
+    costs = sorted(story.outcomes[row.ticket_id].usage.usd for row in ROWS if row.playbook == ASKED)
+    assert story.history is not None
+    assert story.history.runs == len(costs)
+    assert costs[0] < story.history.likely_usd < story.history.nearly_all_usd <= costs[-1]
 
 
 async def test_every_fault_has_a_row_in_the_table() -> None:

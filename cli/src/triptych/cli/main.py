@@ -32,6 +32,7 @@ COMMANDS = {
     "abort": "control",
     "topics": "topics",
     "models": "models",
+    "cost": "cost",
     "retention": "retain",
     "setup": "setup",
     "playbook": "playbook",
