@@ -65,6 +65,10 @@ class Row:
     """How often the upstream saw the write, where that does not hang on who is faster."""
     told: str = ""
     """What the person who gets the escalation is told."""
+    calls: int = ATTEMPTS
+    """At most so many are made."""
+    used: str | None = None
+    """What stood in for the operation."""
 
     @property
     def playbook(self) -> str:
@@ -131,6 +135,30 @@ ROWS = (
     Row("cut after the work", "reply", (fault("drop_after"),), "succeeded", 1, 2),
     Row("cut after the work", "stamp", (fault("drop_after"),), "succeeded", 1, 1),
     Row("cut after the work", "post", (fault("drop_after"),), "in_doubt", 1, 1),
+    Row(
+        "down for long, with fallbacks",
+        "lookup-other",
+        (status(500, ALWAYS),),
+        "succeeded",
+        calls=4,
+        used="helpdesk.peek",
+    ),
+    Row(
+        "down for long, with fallbacks",
+        "lookup-cached",
+        (fault("hang", hang_ms=0), status(500, ALWAYS)),
+        "succeeded",
+        calls=5,
+        used="cached answer",
+    ),
+    Row(
+        "down for long, with fallbacks",
+        "lookup-written",
+        (status(500, ALWAYS),),
+        "succeeded",
+        calls=4,
+        used="degraded result",
+    ),
     Row("delivered twice", "reply", (), "succeeded", 1, 1),
     Row("delivered twice", "post", (), "succeeded", 1, 1),
 )
@@ -214,6 +242,14 @@ async def story(servers, prefix, database, create_topics, tmp_path_factory) -> A
         yield story
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "hasty": {"timeout_ms": HASTY_MS},
+    "other": {"fallback": [{"operation": "helpdesk.peek", "arguments": {"tag": "new"}}]},
+    "cached": {"fallback": [{"cached_ms": 600_000}]},
+    "written": {"fallback": [{"cached_ms": 600_000}, {"data": {"ticket_id": "unknown", "tags": []}}]},
+}
+
+
 def playbook(name: str) -> dict[str, Any]:
     fields = {
         "name": name,
@@ -230,14 +266,15 @@ def playbook(name: str) -> dict[str, Any]:
             "tools": ["helpdesk.*"],
             "plan": {"pattern": "fixed", "steps": [{"id": "do", "operation": "helpdesk.refund"}]},
         }
-    operation, _, hasty = name.partition("-")
+    operation, _, variant = name.partition("-")
     if operation == "assign":
         arguments |= {"team": "duty", "note": ""}
     step = {"id": "do", "operation": f"helpdesk.{operation}", "arguments": arguments}
-    if hasty:
-        step["timeout_ms"] = HASTY_MS
-    output = {"status": "${{ steps.do.status }}"}
-    return fields | {"tools": ["helpdesk.*"], "plan": {"pattern": "fixed", "steps": [step]}, "output": output}
+    step |= VARIANTS.get(variant, {})
+    first = {**step, "id": "first"}
+    steps = [first, {**step, "depends_on": ["first"]}] if variant == "cached" else [step]
+    output = {"status": "${{ steps.do.status }}", "data": "${{ steps.do.data }}"}
+    return fields | {"tools": ["helpdesk.*"], "plan": {"pattern": "fixed", "steps": steps}, "output": output}
 
 
 @asynccontextmanager
@@ -276,7 +313,7 @@ async def delivered_twice(kafka: str, topic: str) -> AsyncIterator[list[str]]:
 async def arm(desk: httpx.AsyncClient, row: Row) -> None:
     """The ticket of a read is there before; each fault waits for its ticket and operation."""
     ticket = f"T-{task_of(row)}"
-    if row.operation == "lookup":
+    if row.operation.startswith("lookup"):
         headers = {"Idempotency-Key": f"seed-{ticket}"}
         (await desk.post(f"/tickets/{ticket}/tags", json={"tags": ["new"]}, headers=headers)).raise_for_status()
     where = {"planned": "assignments", **WRITES}.get(row.operation, "lookup")
@@ -309,9 +346,12 @@ async def test_each_fault_of_an_upstream_ends_as_the_table_says(story: Story, ro
     assert row.requests in {None, requests}
 
     calls = sum(event["type"] == "CallRequested" for event in journal)
-    assert calls <= ATTEMPTS, "no loop"
+    assert calls <= row.calls, "no loop"
+    assert [use.used for use in outcome.fallbacks] == ([row.used] if row.used else [])
     answers = [json.loads(event["data"])["result"] for event in journal if event["type"] == "CallAnswered"]
-    if row.ends == "succeeded":
+    if row.used == "degraded result":
+        assert {answer["status"] for answer in answers} == {"error"}
+    elif row.ends == "succeeded":
         assert answers[-1]["status"] in {"ok", "empty"}, "no fabricated success"
     else:
         assert answers[-1]["status"] == "error"
@@ -322,7 +362,17 @@ async def test_each_fault_of_an_upstream_ends_as_the_table_says(story: Story, ro
 
 async def test_what_is_not_there_is_empty_and_not_data(story: Story) -> None:
     row = next(row for row in ROWS if (row.fault, row.operation) == ("404", "lookup"))
-    assert story.outcomes[task_of(row)].output == {"status": "empty"}
+    assert story.outcomes[task_of(row)].output == {"status": "empty", "data": None}
+
+
+async def test_a_cached_answer_comes_with_its_age_and_what_is_written_in_the_plan_is_the_result(story: Story) -> None:
+    spare = {row.used: story.outcomes[task_of(row)] for row in ROWS if row.used}
+    (use,) = spare["cached answer"].fallbacks
+    assert use.step == "do"
+    assert use.age_ms is not None
+    assert spare["cached answer"].output["data"]["tags"] == ["new"]
+    assert spare["degraded result"].output["data"] == {"ticket_id": "unknown", "tags": []}
+    assert spare["helpdesk.peek"].output["data"]["total"] > 0
 
 
 async def test_what_a_plan_wanted_in_vain_is_listed_for_people(story: Story) -> None:

@@ -55,6 +55,16 @@ async def lookup(call: DeskCall, ticket_id: str) -> Ticket:
     return content(await call.state.get(f"/tickets/{ticket_id}"), NO_ERROR)  # type: ignore[no-any-return]
 
 
+class Overview(BaseModel):
+    total: int
+
+
+@tool.operation(effect=Effect.READ, timeout_ms=TIMEOUT_MS)
+async def peek(call: DeskCall, tag: str) -> Overview:
+    """How many tickets there are; it does not fail when a ticket does."""
+    return content(await call.state.get("/tickets", params={"tag": tag}))  # type: ignore[no-any-return]
+
+
 @tool.operation(effect=Effect.IDEMPOTENT, timeout_ms=TIMEOUT_MS)
 async def reply(call: DeskCall, ticket_id: str) -> Written:
     """Reply. The desk honours the key, and can be asked what became of it."""

@@ -22,6 +22,7 @@ from triptych.schemas import (
     Budgets,
     Effect,
     ErrorCode,
+    Fallback,
     FixedPlan,
     Judge,
     ModelPlan,
@@ -185,7 +186,9 @@ def test_every_fault_of_an_upstream_in_the_table_has_a_run_and_the_other_way_rou
     assert told == played
 
 
-@pytest.mark.parametrize("model", [Playbook, FixedPlan, ModelPlan, StepSpec, Unmet, Judge, RetryPolicy, Budgets])
+@pytest.mark.parametrize(
+    "model", [Playbook, FixedPlan, ModelPlan, StepSpec, Fallback, Unmet, Judge, RetryPolicy, Budgets]
+)
 def test_every_field_of_a_playbook_has_a_line(model: type[Any]) -> None:
     page = text_of("docs/playbooks.md")
     tables = re.split(r"^##+ ", page, flags=re.MULTILINE)

@@ -8,6 +8,7 @@ import pytest
 from machine_story import RUN_ID, Story, model_playbook, playbook, step
 
 from triptych.executor import events as ev
+from triptych.executor.messages import final_outcome, messages
 from triptych.executor.state import Ask, RunStatus, StepStatus
 from triptych.schemas import (
     CallAnswer,
@@ -15,10 +16,12 @@ from triptych.schemas import (
     Decision,
     Effect,
     ErrorCode,
+    Fallback,
     Pin,
     PlanAnswer,
     Result,
     Spend,
+    StandIn,
     ToolError,
 )
 
@@ -395,6 +398,40 @@ def test_waiting_for_an_open_breaker_uses_up_no_attempt_but_does_not_go_on_for_e
         assert story.run.steps["a"].attempts == attempt
         story.result("a", refused).wait(seconds=31)
     assert story.run.status is RunStatus.ESCALATED
+
+
+def spare(**fallback: object) -> StandIn:
+    pin = step("x").pin if "operation" in fallback else None
+    return StandIn(fallback=Fallback.model_validate(fallback), pin=pin)
+
+
+def test_fallbacks_follow_each_other_when_an_upstream_stays_down() -> None:
+    spares = (spare(operation="echo.other"), spare(cached_ms=1_000), spare(data={"value": 0}))
+    story = Story().plan(step("a", retry={"max_attempts": 2}, fallback=spares))
+    story.fail("a", ErrorCode.UNAVAILABLE).wait(seconds=31).fail("a", ErrorCode.TIMEOUT)
+    assert story.kinds()[-2:] == ["FallbackTaken", "CallRequested"]
+    assert (story.run.steps["a"].acting.operation, story.run.steps["a"].attempts) == ("echo.other", 1)
+    open_breaker = Result.failed(ErrorCode.UNAVAILABLE, "open", retry_after_ms=1_000, postponed="breaker")
+    story.result("a", open_breaker)
+    assert messages(story.run, story.last, story.now)[-1].body.cached_ms == 1_000
+    story.fail("a", ErrorCode.UNAVAILABLE)
+    assert story.run.status is RunStatus.SUCCEEDED, "a kept answer is asked for once"
+    (use,) = final_outcome(story.run).body.fallbacks
+    assert (use.step, use.used) == ("a", "degraded result")
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "is_stood_in_for"),
+    [
+        (ErrorCode.UNAVAILABLE, {"effect": "none"}, True),
+        (ErrorCode.UNAVAILABLE, {}, False),
+        (ErrorCode.UNAUTHENTICATED, {"effect": "none"}, False),
+    ],
+)
+def test_nothing_stands_in_for_a_write_that_may_have_happened(code, details, is_stood_in_for) -> None:
+    write = step("a", effect=Effect.ONCE, retry={"max_attempts": 1}, fallback=(spare(operation="echo.other"),))
+    story = Story().plan(write).result("a", Result.failed(code, "gone", **details))
+    assert ("FallbackTaken" in story.kinds()) is is_stood_in_for
 
 
 FOUND = {"hits": [{"id": "cus_1", "name": "Ana"}, {"id": "cus_7", "name": "Bo"}]}

@@ -192,6 +192,12 @@ def _call_reused(entry: JournalEntry, operations: dict[str, str]) -> Told:
     return text, "green", {"arguments": data["arguments"]}
 
 
+def _fallback_taken(entry: JournalEntry, operations: dict[str, str]) -> Told:
+    data = entry.data
+    operation = _operation(data, operations)
+    return f"fallback {data['number']} stands in for {operation}{_because(data)}", "yellow", {}
+
+
 def _review_requested(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     data = entry.data
     what = f"step {data['step']}" if data.get("step") else "the whole run"
@@ -272,6 +278,7 @@ _TELLERS: dict[str, Callable[[JournalEntry, dict[str, str]], Told]] = {
     "ChildEscalated": _child_escalated,
     "ChildResumed": _child_resumed,
     "CallReused": _call_reused,
+    "FallbackTaken": _fallback_taken,
     "ReviewRequested": _review_requested,
     "VerdictGiven": _verdict_given,
     "ReviewFailed": _review_failed,

@@ -13,7 +13,7 @@ from triptych.schemas.base import (
 )
 from triptych.schemas.contract import Contract, Cost, Effect, Pin, ToolContracts
 from triptych.schemas.handoff import HANDOFF, MAX_HANDOFFS, Parent, handoff_contract
-from triptych.schemas.plan import Decision, Judge, Plan, RetryPolicy, Step, StepSpec, Unmet
+from triptych.schemas.plan import Decision, Fallback, Judge, Plan, RetryPolicy, StandIn, Step, StepSpec, Unmet
 from triptych.schemas.playbook import Budgets, Caching, FixedPlan, ModelPlan, Playbook, Review
 from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
 from triptych.schemas.task import (
@@ -21,6 +21,7 @@ from triptych.schemas.task import (
     ControlAction,
     DeadLetter,
     Escalation,
+    FallbackUse,
     Outcome,
     OutcomeStatus,
     Task,
@@ -55,6 +56,8 @@ __all__ = [
     "Effect",
     "ErrorCode",
     "Escalation",
+    "Fallback",
+    "FallbackUse",
     "FixedPlan",
     "Grant",
     "Json",
@@ -79,6 +82,7 @@ __all__ = [
     "Review",
     "ReviewRequest",
     "Spend",
+    "StandIn",
     "Step",
     "StepRecord",
     "StepSpec",

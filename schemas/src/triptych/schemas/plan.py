@@ -7,9 +7,9 @@ nothing but one such reference keeps the type of the value; inside a longer text
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from triptych.schemas.base import Authored, Expression, Json, Message, OperationName, Slug, newer
 from triptych.schemas.contract import TIMEOUT_MAX_MS, Pin
@@ -92,6 +92,39 @@ Origins = Annotated[
 ]
 
 
+class Fallback(Authored):
+    """What stands in when an operation stays unavailable. Exactly one of `operation`, `cached_ms` and `data`."""
+
+    operation: Annotated[OperationName | None, Field(description="Another operation.")] = None
+    arguments: Annotated[dict[str, Json] | None, Field(description="Its arguments; the step's own when absent.")] = None
+    cached_ms: Annotated[
+        int | None, Field(ge=1, description="The last good answer to the same call, if it is no older.")
+    ] = None
+    data: Annotated[Json, Field(description="A result that is good enough to go on with.")] = None
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Self:
+        if sum(part is not None for part in (self.operation, self.cached_ms, self.data)) != 1:
+            raise ValueError("give exactly one of operation, cached_ms and data")
+        if self.arguments is not None and self.operation is None:
+            raise ValueError("arguments are those of `operation`")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """What an outcome calls it."""
+        if self.operation is not None:
+            return self.operation
+        return "cached answer" if self.cached_ms is not None else "degraded result"
+
+
+class StandIn(Message):
+    """A checked fallback: the contract of its operation is pinned."""
+
+    fallback: Fallback
+    pin: Pin | None = None
+
+
 class StepSpec(Authored):
     """A step as a person or a model writes it."""
 
@@ -111,6 +144,10 @@ class StepSpec(Authored):
     retry: RetryPolicy | None = None
     timeout_ms: Annotated[int | None, Field(gt=0, le=TIMEOUT_MAX_MS)] = None
     must_come_from: Origins = {}
+    fallback: Annotated[
+        tuple[Fallback, ...],
+        Field(max_length=4, exclude_if=newer(()), description="Tried in order when the operation stays unavailable."),
+    ] = ()
     tokens: Annotated[int | None, Field(ge=1, description="Reserve this instead of the contract's cost.")] = None
     usd: Annotated[float | None, Field(ge=0, description="Reserve this instead of the contract's cost.")] = None
     tool_calls: Annotated[
@@ -139,6 +176,7 @@ class Step(Message):
     judge: Judge | None = None
     retry: RetryPolicy = RetryPolicy()
     must_come_from: Origins = {}
+    fallback: Annotated[tuple[StandIn, ...], Field(exclude_if=newer(()))] = ()
     pin: Pin
     tier: Slug | None = None
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from triptych.schemas.base import Json, Message
+from triptych.schemas.base import Json, Message, newer
 
 
 class ErrorCode(StrEnum):
@@ -49,6 +49,9 @@ class Result(Message):
     status: ResultStatus
     data: Json = None
     error: ToolError | None = None
+    age_ms: Annotated[
+        int | None, Field(ge=0, exclude_if=newer(None), description="How old the data is, where an answer was kept.")
+    ] = None
 
     @classmethod
     def ok(cls, data: Json) -> Result:

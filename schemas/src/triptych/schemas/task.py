@@ -66,6 +66,14 @@ class Usage(Message):
     replans: int = 0
 
 
+class FallbackUse(Message):
+    """A step that something else stood in for."""
+
+    step: str
+    used: Annotated[str, Field(description="An operation, `cached answer` or `degraded result`.")]
+    age_ms: Annotated[int | None, Field(description="Of a cached answer.")] = None
+
+
 class Outcome(Message):
     """What a client gets back. Topic `outcomes`, keyed by run id; exactly one has `final: true`."""
 
@@ -82,6 +90,9 @@ class Outcome(Message):
     started_at: Timestamp | None = None
     finished_at: Timestamp | None = None
     parent_run_id: ParentRunId = None
+    fallbacks: Annotated[
+        tuple[FallbackUse, ...], Field(exclude_if=newer(()), description="Where the output rests on what stood in.")
+    ] = ()
 
 
 class ControlAction(StrEnum):

@@ -76,6 +76,16 @@ class CallRequest(Request):
     attempt: Annotated[int, Field(ge=1)]
     idempotency_key: Annotated[str, Field(description="The same for all attempts of a call, whatever crashes.")]
     contract_hash: str
+    keep: Annotated[
+        bool,
+        Field(
+            exclude_if=newer(default=False), description="Keep a good answer: it may have to stand in for a later one."
+        ),
+    ] = False
+    cached_ms: Annotated[
+        int | None,
+        Field(exclude_if=newer(None), description="Call nothing: give the answer that was kept, if no older."),
+    ] = None
     tier: Annotated[
         Slug | None, Field(description="Which models an operation asks that asks one; the operation says when absent.")
     ] = None

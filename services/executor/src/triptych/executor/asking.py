@@ -46,7 +46,7 @@ def request_plan(turn: Turn) -> None:
 
 
 def request_call(turn: Turn, state: StepState) -> None:
-    run, step = turn.run, state.step
+    run, step = turn.run, state.acting
     try:
         arguments = render(step.arguments, run.scope_of(state))
     except ExpressionError as error:
@@ -75,7 +75,7 @@ def request_call(turn: Turn, state: StepState) -> None:
     # A read that has already answered is asked anew under another key: its answer was not good enough.
     has_answer = state.result is not None and state.result.status is not ResultStatus.ERROR
     call = state.call + 1 if has_answer and not state.has_key_to_keep else state.call
-    key = f"{run.run_id}:{state.id}:{call}"
+    key = f"{run.run_id}:{state.id}:{call}{f':fallback-{state.fallback}' if state.fallback else ''}"
     turn.record(
         ev.CallRequested(
             request_id=handoff.request_id(key) if state.is_handoff else _next_request_id(run, state.id),

@@ -63,6 +63,17 @@ def postponed_by(error: ToolError) -> str | None:
     return error.details.get("postponed")
 
 
+STOOD_IN_FOR = frozenset(
+    {ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.INTERNAL, ErrorCode.CONTRACT_VIOLATION}
+)
+"""The errors of an upstream that is not well; a fallback may stand in for it."""
+
+
+def may_be_stood_in_for(error: ToolError, effect: Effect) -> bool:
+    """Whether a fallback may follow. Nothing stands in for a write that may have happened."""
+    return error.code in STOOD_IN_FOR and (effect is Effect.READ or error.details.get("effect") == "none")
+
+
 def disposition(error: ToolError, effect: Effect) -> Disposition:
     """The disposition of an error of an operation with this effect class."""
     if (fault := error.details.get("model")) in MODEL_FAULTS:

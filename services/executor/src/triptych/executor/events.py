@@ -150,6 +150,15 @@ class CallReused:
 
 
 @dataclass(frozen=True, slots=True)
+class FallbackTaken:
+    """A step's operation stays unavailable: from here on its `number`-th fallback (from 1) stands in."""
+
+    step: str
+    number: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class ReviewRequested:
     """The critic was asked about a step, or about the whole run when `step` is None."""
 
@@ -293,6 +302,7 @@ Event = (
     | ChildEscalated
     | ChildResumed
     | CallReused
+    | FallbackTaken
     | ReviewRequested
     | VerdictGiven
     | ReviewFailed

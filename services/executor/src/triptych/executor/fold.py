@@ -113,6 +113,8 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
         case ev.CallReused(step, source, arguments):
             result = run.state(source).result
             _change_step(run, step, status=StepStatus.ANSWERED, arguments=arguments, result=result, started_at=at)
+        case ev.FallbackTaken():
+            _fallback_taken(run, event, at)
         case ev.ReviewRequested():
             _review_requested(run, event)
         case (
@@ -253,6 +255,22 @@ def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> None:
         child=event.child,
         result=None,
         started_at=state.started_at or at,
+    )
+
+
+def _fallback_taken(run: Run, event: ev.FallbackTaken, at: datetime) -> None:
+    """The step begins anew with what stands in; a result that is written down in the plan is there at once."""
+    data = run.state(event.step).step.fallback[event.number - 1].fallback.data
+    result = None if data is None else Result.ok(data)
+    _change_step(
+        run,
+        event.step,
+        status=StepStatus.WAITING if result is None else StepStatus.ANSWERED,
+        fallback=event.number,
+        attempts=0,
+        postponed=0,
+        result=result,
+        started_at=run.state(event.step).started_at or at,
     )
 
 

@@ -21,7 +21,7 @@ from triptych.executor.asking import (
 )
 from triptych.executor.branches import branch_to_start, fan_in, fan_out
 from triptych.executor.commands import on_control
-from triptych.executor.dispositions import Then, disposition, postponed_by
+from triptych.executor.dispositions import Then, disposition, may_be_stood_in_for, postponed_by
 from triptych.executor.fan import FanOut
 from triptych.executor.fold import admit
 from triptych.executor.state import Ask, Run, RunStatus, StepState, StepStatus
@@ -338,26 +338,39 @@ def _is_as_expected(run: Run, state: StepState) -> bool:
 
 
 def _on_error(turn: Turn, state: StepState, error: ToolError) -> None:
-    what = disposition(error, state.step.pin.effect)
-    policy = state.step.retry
-    place = f"{state.step.operation} in step {state.id}"
+    acting = state.acting
+    what = disposition(error, acting.pin.effect)
+    policy = acting.retry
+    place = f"{acting.operation} in step {state.id}"
     if error.details.get("child"):
         # Only people end a run as anything but succeeded.
         fail_step(turn, state.id, Then.ESCALATE, Reason(code="child_failed", message=f"{place}: {error.message}"))
         return
     refused_by = postponed_by(error)
+    is_left = state.fallback < len(acting.fallback) and may_be_stood_in_for(error, acting.pin.effect)
+    if is_left and refused_by == "breaker":
+        _fall_back(turn, state, Reason(code="breaker_refused", message=f"{place} was not called: {error.message}"))
+        return
     # Room comes back with time alone, so a run waits for it until its deadline; an upstream that is down may stay so.
     if refused_by in ("rate", "bulkhead") or (refused_by == "breaker" and state.postponed < MAX_POSTPONED):
         reason = Reason(code=f"{refused_by}_refused", message=f"{place} was not called: {error.message}")
         schedule_retry(turn, Ask.CALL, state.id, policy, 1, reason, error.retry_after_ms, postponed=True)
         return
-    if what.retry and state.attempts < policy.max_attempts:
+    is_kept_answer = state.stand_in is not None and state.stand_in.fallback.cached_ms is not None
+    if what.retry and state.attempts < policy.max_attempts and not is_kept_answer:
         reason = Reason(code=error.code.value, message=f"{place}, attempt {state.attempts}: {error.message}")
         schedule_retry(turn, Ask.CALL, state.id, policy, state.attempts, reason, error.retry_after_ms)
         return
     tried = f" after {state.attempts} attempts" if state.attempts > 1 else ""
     reason = Reason(code=what.reason, message=f"{place} failed{tried} with {error.code.value}: {error.message}")
-    fail_step(turn, state.id, what.then, reason)
+    if is_left:
+        _fall_back(turn, state, reason)
+    else:
+        fail_step(turn, state.id, what.then, reason)
+
+
+def _fall_back(turn: Turn, state: StepState, reason: Reason) -> None:
+    turn.record(ev.FallbackTaken(state.id, state.fallback + 1, reason))
 
 
 def _follow_verdict(turn: Turn, step_id: str | None, decision: Decision, reason: Reason) -> None:

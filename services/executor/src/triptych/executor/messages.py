@@ -13,12 +13,13 @@ from uuid import UUID
 from triptych.executor import events as ev
 from triptych.executor import handoff
 from triptych.executor.caching import recall_of_call, recall_of_review
-from triptych.executor.state import Run, RunStatus, StepState
+from triptych.executor.state import Run, RunStatus, StepState, StepStatus
 from triptych.kernel.expressions import references_of
 from triptych.kernel.outbox import Send
 from triptych.schemas import (
     CallRequest,
     Escalation,
+    FallbackUse,
     Json,
     Outcome,
     OutcomeStatus,
@@ -134,7 +135,7 @@ def _plan_request(run: Run, event: ev.PlanRequested) -> PlanRequest:
 
 def _call_request(run: Run, event: ev.CallRequested) -> CallRequest:
     state = run.state(event.step)
-    step = state.step
+    step, stand_in = state.acting, state.stand_in
     return CallRequest(
         request_id=event.request_id,
         run_id=run.run_id,
@@ -150,6 +151,8 @@ def _call_request(run: Run, event: ev.CallRequested) -> CallRequest:
         attempt=event.attempt,
         idempotency_key=event.idempotency_key,
         contract_hash=step.pin.contract_hash,
+        keep=not state.fallback and any(each.fallback.cached_ms for each in step.fallback),
+        cached_ms=stand_in.fallback.cached_ms if stand_in else None,
         tier=step.tier or run.playbook.tier,
         recall=recall_of_call(run, step.id, event.call) if event.reserved.tokens else Recall.NO,
         timeout_ms=step.pin.timeout_ms,
@@ -167,7 +170,7 @@ def _review_request(run: Run, event: ev.ReviewRequested) -> ReviewRequest:
         grant=event.reserved,
         goal=run.playbook.goal,
         input=_input_for(run, state),
-        step=state.step if state else None,
+        step=state.acting if state else None,
         result=state.result if state else None,
         steps=_sources(run, state),
         output=event.output,
@@ -211,7 +214,16 @@ def _outcome(run: Run, status: OutcomeStatus, reason: Reason, now: datetime, *, 
         started_at=run.started_at,
         finished_at=run.finished_at,
         parent_run_id=run.parent.run_id if run.parent else None,
+        fallbacks=tuple(_fallbacks(run)) if status is not OutcomeStatus.REJECTED else (),
     )
+
+
+def _fallbacks(run: Run) -> Iterable[FallbackUse]:
+    """The steps whose results are of what stood in for their operations."""
+    for state in (*run.steps.values(), *run.branches.values()):
+        if state.stand_in is not None and state.status is StepStatus.SUCCEEDED:
+            age_ms = state.result.age_ms if state.result else None
+            yield FallbackUse(step=state.id, used=state.stand_in.fallback.kind, age_ms=age_ms)
 
 
 def _outcome_send(event_id: str, outcome: Outcome) -> Send:

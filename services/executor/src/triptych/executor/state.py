@@ -27,6 +27,7 @@ from triptych.schemas import (
     Reason,
     Result,
     Spend,
+    StandIn,
     Step,
     StepRecord,
     Usage,
@@ -143,6 +144,8 @@ class StepState:
     """A write that happened, or may have: from then on it never gets another idempotency key."""
     postponed: int = 0
     """How often in a row a breaker refused the call without making it."""
+    fallback: int = 0
+    """Which of the step's fallbacks stands in, from 1; 0: none."""
     arguments: dict[str, Json] = field(default_factory=dict)
     child: UUID | None = None
     """The run that was started for it, when it hands over to another playbook."""
@@ -155,6 +158,21 @@ class StepState:
     def id(self) -> str:
         """What events and requests call it."""
         return self.step.id if self.index is None else branch_id(self.step.id, self.index)
+
+    @property
+    def stand_in(self) -> StandIn | None:
+        """What stands in for the step's own operation."""
+        return self.step.fallback[self.fallback - 1] if self.fallback else None
+
+    @property
+    def acting(self) -> Step:
+        """The step as it is called now: by its own operation, or by the one that stands in for it."""
+        stand_in = self.stand_in
+        if stand_in is None or stand_in.pin is None or stand_in.fallback.operation is None:
+            return self.step
+        arguments = self.step.arguments if stand_in.fallback.arguments is None else stand_in.fallback.arguments
+        changes = {"operation": stand_in.fallback.operation, "arguments": arguments, "pin": stand_in.pin}
+        return self.step.model_copy(update=changes | {"must_come_from": {}})
 
     @property
     def is_handoff(self) -> bool:
@@ -173,7 +191,7 @@ class StepState:
         """What others may know of this step."""
         return StepRecord(
             id=self.step.id,
-            operation=self.step.operation,
+            operation=self.acting.operation,
             status=self.status,
             arguments=self.arguments,
             result=self.result,
@@ -188,6 +206,7 @@ class StepState:
             call=self.call if self.has_key_to_keep or not self.attempts else self.call + 1,
             attempts=0,
             postponed=0,
+            fallback=0,
             review_attempts=0,
             result=None,
             reason=None,

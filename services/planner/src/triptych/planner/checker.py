@@ -15,7 +15,20 @@ from triptych.kernel import expressions
 from triptych.kernel.expressions import ExpressionError
 from triptych.kernel.registry import Offer
 from triptych.planner.arguments import misfits
-from triptych.schemas import HANDOFF, Cost, Json, Pin, Plan, RetryPolicy, Step, StepRecord, StepSpec
+from triptych.schemas import (
+    HANDOFF,
+    Cost,
+    Effect,
+    Fallback,
+    Json,
+    Pin,
+    Plan,
+    RetryPolicy,
+    StandIn,
+    Step,
+    StepRecord,
+    StepSpec,
+)
 
 _BEFORE = frozenset({"input", "steps"})
 _AFTER = _BEFORE | {"result"}
@@ -81,9 +94,43 @@ def waits_for(spec: StepSpec) -> tuple[str, ...]:
         | expressions.references(spec.map)
         | expressions.references_of(spec.when)
         | expressions.references_of(spec.expect)
+        | expressions.references([each.arguments for each in spec.fallback])
         | _origin_steps(spec)
     )
     return tuple(dict.fromkeys((*spec.depends_on, *sorted(referred - {spec.id}))))
+
+
+def _pin_of(fallback: Fallback, terms: Terms) -> Pin | None:
+    if fallback.operation is None:
+        return None
+    offer = terms.offers[fallback.operation]
+    contract = offer.contract
+    return Pin(contract_hash=offer.hash, effect=contract.effect, timeout_ms=contract.timeout_ms, cost=contract.cost)
+
+
+def _fallbacks(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Problem]:
+    """What is wrong with what may stand in for a step's operation."""
+    own = terms.offers.get(spec.operation)
+    for number, fallback in enumerate(spec.fallback):
+        place = f"fallback[{number}]"
+        offer = terms.offers.get(fallback.operation) if fallback.operation is not None else None
+        if fallback.operation is not None and offer is None:
+            yield Problem(spec.id, place, f"{fallback.operation} is not offered to this playbook")
+        if own is not None and own.contract.effect is not Effect.READ and fallback.operation is None:
+            yield Problem(
+                spec.id, place, f"{spec.operation} writes, and only another operation can stand in for a write"
+            )
+        if own is not None and fallback.data is not None:
+            for error in own.result.iter_errors(fallback.data):
+                yield Problem(spec.id, f"{place}.data", f"{error.message}; see the result of {spec.operation}")
+        arguments = spec.arguments if fallback.arguments is None else fallback.arguments
+        try:
+            written = list(expressions.expressions(arguments))
+            yield from _expressions(spec, place, written, _BEFORE, known_ids)
+            for path, message in misfits(arguments, offer) if offer is not None else ():
+                yield Problem(spec.id, ".".join((place, "arguments", *map(str, path))), message)
+        except ExpressionError as error:
+            yield Problem(spec.id, place, str(error))
 
 
 def _origin_steps(spec: StepSpec) -> set[str]:
@@ -128,6 +175,7 @@ def _step(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Problem
     yield from _templates(spec, "arguments", spec.arguments, _BEFORE | own, known_ids)
     yield from _templates(spec, "map", spec.map, _BEFORE, known_ids)
     yield from _references(spec, "depends_on", spec.depends_on, known_ids)
+    yield from _fallbacks(spec, terms, known_ids)
     yield from _references(spec, "must_come_from", _origin_steps(spec), known_ids)
 
 
@@ -215,6 +263,7 @@ def _pinned(spec: StepSpec, terms: Terms) -> Step:
         judge=spec.judge,
         retry=spec.retry or terms.retry,
         tier=spec.tier,
+        fallback=tuple(StandIn(fallback=each, pin=_pin_of(each, terms)) for each in spec.fallback),
         must_come_from=dict(origins(contract.arguments)) | spec.must_come_from,
         pin=Pin(
             contract_hash=offer.hash,

@@ -19,6 +19,7 @@ from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker import WorkerConfig, run_worker
 from triptych.schemas import Effect, topics
+from triptych.tools.answers import Answers
 from triptych.tools.board import Alerts, Board
 from triptych.tools.call import Resources
 from triptych.tools.callbacks import CallbackSettings, PostgresCallbacks
@@ -99,6 +100,8 @@ async def serve(
             callbacks = PostgresCallbacks(
                 pool, callback_settings, settings, operations=tool.operations, ledger=ledger, redactor=redactor
             )
+        answers = Answers(pool, service.log)
+        await answers.prune()
         worker = ToolWorker(
             tool,
             state,
@@ -108,6 +111,7 @@ async def serve(
             protection=protection,
             alerts=alerts,
             callbacks=callbacks,
+            answers=answers,
         )
         beside = partial(callbacks.listen, service) if callbacks else None
         probe = Probe(tool, tool.guard.overridden().probe, alerts, worker.probe)

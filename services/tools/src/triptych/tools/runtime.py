@@ -22,6 +22,7 @@ from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools import http
+from triptych.tools.answers import Answers
 from triptych.tools.board import Alerts
 from triptych.tools.call import Accepted, Call
 from triptych.tools.callbacks import Callbacks
@@ -49,12 +50,13 @@ class ToolWorker:
         protection: Protection | None = None,
         alerts: Alerts | None = None,
         callbacks: Callbacks | None = None,
+        answers: Answers | None = None,
     ) -> None:
         """Without a redactor it knows no secrets but the tool's; without protection, no rates."""
         self._tool, self._state, self._ledger, self._log = tool, state, ledger, log
         self._redactor = redactor or Redactor(tool.secrets)
         self._protection = protection or Protection.of(tool)
-        self._alerts = alerts or Alerts(log)
+        self._alerts, self._answers = alerts or Alerts(log), answers or Answers(None, log)
         self._callbacks = callbacks
 
     async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer | None:
@@ -74,6 +76,8 @@ class ToolWorker:
     async def _serve(self, request: CallRequest, attempt: JobAttempt, call: Call[Any]) -> Result | None:
         operation = self._offered(request)
         operation.check_arguments(request.arguments)
+        if request.cached_ms is not None:
+            return await self._answers.kept(request, request.cached_ms)
         async with self._protection.admit(request.operation) as passage:
             settled, tried_before = await self._expect(operation, request, attempt, call), False
             if settled is None and operation.contract.effect is not Effect.READ:
@@ -87,7 +91,9 @@ class ToolWorker:
                 return await self._park(operation, request, attempt)
             passage.came_back = result
             self._watch(request, result)
-            return result
+        if request.keep and result.error is None:
+            await self._answers.keep(request, result)
+        return result
 
     async def probe(self, operation: str, arguments: dict[str, Json]) -> Result:
         """One call past the breaker, to see whether the upstream is well. A read: it leaves nothing behind."""
