@@ -34,7 +34,9 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.migrate import WORKER
 from triptych.kernel.settings import ServiceSettings
 from triptych.schemas import CallRequest, ErrorCode, Result
+from triptych.tools import Source
 from triptych.tools.callbacks import BODY_MAX_BYTES, Verifier
+from triptych.tools.http_call import tool as http_call
 from triptych.tools.process import load_tool
 
 MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")
@@ -140,8 +142,10 @@ def free_port() -> int:
 class Process:
     """The tool, in a process of its own that can be killed and started again."""
 
-    def __init__(self, ends: Ends, studio: str, folder: Path) -> None:
-        self._folder, self.port = folder, free_port()
+    def __init__(
+        self, ends: Ends, studio: str, folder: Path, tool: str = "studio_tool:tool", more: dict[str, str] | None = None
+    ) -> None:
+        self.folder, self._tool, self.port = folder, tool, free_port()
         (folder / "studio_tool.py").write_text(TOOL, "utf-8")
         self._environment = {
             **os.environ,
@@ -157,15 +161,16 @@ class Process:
             "TRIPTYCH_CALLBACK_SECRET": SECRET,
             "TRIPTYCH_ALLOW_FAILPOINTS": "i-know",
             "TRIPTYCH_FAILPOINTS": str(folder / "failpoints"),
+            **(more or {}),
         }
         self._process: asyncio.subprocess.Process | None = None
 
     def arm(self, place: str) -> None:
-        (self._folder / "failpoints" / "studio-1").mkdir(parents=True, exist_ok=True)
-        (self._folder / "failpoints" / "studio-1" / place).write_text("kill:1", "utf-8")
+        (self.folder / "failpoints" / "studio-1").mkdir(parents=True, exist_ok=True)
+        (self.folder / "failpoints" / "studio-1" / place).write_text("kill:1", "utf-8")
 
     async def start(self) -> None:
-        command = (sys.executable, "-m", "triptych.tools", "studio_tool:tool")
+        command = (sys.executable, "-m", "triptych.tools", self._tool)
         self._process = await asyncio.create_subprocess_exec(*command, env=self._environment)
 
     async def ended(self) -> None:
@@ -342,6 +347,51 @@ async def test_a_failure_is_an_error_and_the_next_attempt_is_another_call(
         assert (await call_back(url, {"state": "done", "film": "old.mp4"})).status_code == 404
         await call_back(another, {"state": "done", "film": "new.mp4"})
     assert (await ends.answer_to(second)).result == Result.ok({"film": "new.mp4"})
+
+
+async def test_a_declared_call_is_completed_by_a_callback_too(ends, studio, process, order, eventually) -> None:
+    await process.kill()  # another tool takes its name and its topic
+    upstream, address = studio
+    options = {
+        "base_url": address,
+        "operations": {
+            "render": {
+                "description": "Render a film of a text.",
+                "method": "POST",
+                "path": "/films",
+                "body": {
+                    "text": "${{ arguments.text }}", "callback": "${{ callback_url }}", "key": "${{ arguments.key }}"
+                },
+                "arguments": {"text": {"type": "string"}, "key": {"type": "string"}},
+                "effect": "idempotent",
+                "key": {"natural": "key"},
+                "timeout_ms": 60_000,
+                "callback": {
+                    "pending": "body.state == 'working'",
+                    "failed": "body.state == 'failed' ? body.why : null",
+                    "result": "{'film': body.film}",
+                },
+            }
+        },
+    }  # fmt: skip
+    source = Source("studio", options)
+    contract = http_call(source).operations["studio.render"].contract
+    declared = Process(ends, address, process.folder, "triptych.tools.http_call:tool", source.environment())
+    await declared.start()
+    try:
+        good, bad = order(contract_hash=contract.hash), order(contract_hash=contract.hash)
+        for one in (good, bad):
+            arguments = {"text": "a film", "key": one.idempotency_key}
+            async with parked(ends, upstream, one.model_copy(update={"arguments": arguments}), eventually) as url:
+                assert (await call_back(url, {"state": "working"})).status_code == 202
+                done = {"state": "done", "film": "a.mp4"} if one is good else {"state": "failed", "why": "no actors"}
+                await call_back(url, done)
+        assert (await ends.answer_to(good)).result == Result.ok({"film": "a.mp4"})
+        failed = (await ends.answer_to(bad)).result.error
+        assert (failed.code, failed.message.rpartition(": ")[2]) == (ErrorCode.INTERNAL, "no actors")
+    finally:
+        await declared.kill()
+        await process.start()
 
 
 async def _answers(url: str) -> bool:

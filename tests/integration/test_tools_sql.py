@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,8 +14,10 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 from ends import Ends, call_request, open_ends
+from typer.testing import CliRunner
 
 import triptych.tools
+from triptych.cli.main import app
 from triptych.kernel.database import connect
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.health import Health
@@ -303,3 +307,23 @@ def test_what_cannot_be_offered_is_refused_at_the_start(source, monkeypatch) -> 
     source.path("orders.sql").write_text(STATEMENTS, "utf-8")
     with pytest.raises(ConfigurationError, match="ORDERS_DSN"):
         sql_tool(source)
+
+
+def test_a_file_is_added_to_the_configuration_when_the_database_takes_all_of_it(source) -> None:
+    config = source.path("triptych.toml")
+    config.write_text("# mine\n", "utf-8")
+    command = ["tools", "add", "sql", str(source.path("orders.sql")), "--name", "orders", "--dsn-env", "ORDERS_DSN"]
+    where = ["--config", str(config), "--json"]
+    done = CliRunner().invoke(app, [*command, *where])
+    assert done.exit_code == 0, done.output
+    assert [one["operation"] for one in json.loads(done.stdout)["contracts"]][:2] == [
+        "orders.find_orders",
+        "orders.place_order",
+    ]
+    written = tomllib.loads(config.read_text("utf-8"))["tools"]["orders"]
+    assert written == {"adapter": "triptych.tools.sql:tool", "options": source.options}
+    before = config.read_text("utf-8")
+    source.path("orders.sql").write_text("-- name: a\n/* {description: A., effect: read} */ select * from nowhere")
+    refused = CliRunner().invoke(app, [*command, "--replace", *where])
+    assert isinstance(refused.exception, ConfigurationError)
+    assert config.read_text("utf-8") == before

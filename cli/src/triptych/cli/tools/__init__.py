@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from triptych.cli.tools import add_mcp, add_openapi, gaps, ls, show, status, tell, trial
+from triptych.cli.tools import add_mcp, add_openapi, add_sql, gaps, ls, show, status, tell, trial
 
 app = typer.Typer(help="Tools: what agents may reach.", no_args_is_help=True)
 add = typer.Typer(help="Add a tool to triptych.toml.", no_args_is_help=True)
@@ -18,6 +18,7 @@ def _add() -> None:
 
 add.command("mcp")(add_mcp.mcp)
 add.command("openapi")(add_openapi.openapi)
+add.command("sql")(add_sql.sql)
 app.command()(ls.ls)
 app.command()(show.show)
 app.command()(status.status)

@@ -15,10 +15,11 @@ from triptych.kernel import expressions
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.expressions import ExpressionError
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Contract, Effect
+from triptych.schemas.contract import TIMEOUT_MAX_MS, Contract, Effect
 from triptych.tools.rest import (
     Body,
     BodyForm,
+    CallbackOption,
     Connection,
     Endpoint,
     Engine,
@@ -27,6 +28,7 @@ from triptych.tools.rest import (
     Parameter,
     Place,
     Style,
+    completion_of,
     lookup_of,
 )
 from triptych.tools.source import Options, Source
@@ -62,9 +64,11 @@ class DeclaredCall(Options):
     effect: Effect
     key: KeyOption | None = None
     lookup: LookupOption | None = None
+    callback: CallbackOption | None = None
+    """Templates see `callback_url` as well then."""
     empty_at: str | None = None
     version: str = "1"
-    timeout_ms: Annotated[int, Field(gt=0, le=600_000)] = 10_000
+    timeout_ms: Annotated[int, Field(gt=0, le=TIMEOUT_MAX_MS)] = 10_000
 
 
 class HttpOptions(Connection):
@@ -86,9 +90,11 @@ def tool(source: Source) -> Tool:
     engine = Engine(source, options)
     tool = Tool(source.name, lifespan=engine.lifespan, concurrency=options.concurrency)
     for name, call in options.operations.items():
-        key = f"tools.{source.name}.options.operations.{name}.lookup"
-        lookup = None if call.lookup is None else lookup_of(call.lookup, endpoints, key)
-        tool.add(engine.operation(endpoints[name], lookup))
+        key = f"tools.{source.name}.options.operations.{name}"
+        lookup = None if call.lookup is None else lookup_of(call.lookup, endpoints, f"{key}.lookup")
+        operation = endpoints[name].contract.operation
+        completion = None if call.callback is None else completion_of(call.callback, operation, f"{key}.callback")
+        tool.add(engine.operation(endpoints[name], lookup, completion))
     return tool
 
 
@@ -135,6 +141,7 @@ def _values(call: DeclaredCall, where: str) -> tuple[dict[str, Json], tuple[Para
     Raises:
         ConfigurationError: a template does not compile, or speaks of an argument that there is not.
     """
+    variables = frozenset({"arguments"} if call.callback is None else {"arguments", "callback_url"})
     values: dict[str, Json] = {}
     parameters = []
     for each in dict.fromkeys(_IN_PATH.findall(call.path)):
@@ -150,7 +157,7 @@ def _values(call: DeclaredCall, where: str) -> tuple[dict[str, Json], tuple[Para
         values["body"] = call.body
     try:
         for expression in expressions.expressions(values):
-            expressions.check(expression, frozenset({"arguments"}))
+            expressions.check(expression, variables)
     except ExpressionError as error:
         raise ConfigurationError(f"{where}: {error}") from None
     return values, tuple(parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 from pydantic import Field
 
@@ -11,6 +12,10 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.expressions import ExpressionError
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
+from triptych.schemas.result import ErrorCode
+from triptych.tools.call import NotYet
+from triptych.tools.failure import ToolFailure
+from triptych.tools.operation import ACCEPT_WITHIN_MS, Completion
 from triptych.tools.rest.endpoint import Endpoint, KeyCarrier, KeyPlace
 from triptych.tools.rest.engine import LOOKUP_ARGUMENTS, LOOKUP_FOUND, Lookup
 from triptych.tools.source import Options
@@ -43,6 +48,55 @@ class LookupOption(Options):
     """Templates (`${{ ... }}`) see `arguments` of the write and its idempotency `key`."""
     found: str = "result"
     """An expression over `result` of the lookup, `arguments` and `key`: the write's result, or null."""
+
+
+class CallbackOption(Options):
+    """The upstream answers 202 and calls back. Expressions see the `body` of the callback."""
+
+    result: str = "body"
+    """The operation's result."""
+    pending: str | None = None
+    """True: the work goes on, and another callback follows."""
+    failed: str | None = None
+    """Not null and not false: the work failed; a text is the reason."""
+    accept_within_ms: Annotated[int, Field(ge=100, le=600_000)] = ACCEPT_WITHIN_MS
+    """The time limit of the request; `timeout_ms` is for the whole then."""
+
+
+CALLBACK = frozenset({"body"})
+"""The variables of what reads a callback."""
+
+
+def completion_of(stated: CallbackOption, operation: str, key: str) -> Completion:
+    """How an operation is completed by the callback that an option describes; `key` is the option's.
+
+    Raises:
+        ConfigurationError: an expression could never work.
+    """
+    for name in ("result", "pending", "failed"):
+        expression = getattr(stated, name)
+        try:
+            if expression is not None:
+                expressions.check(expression, CALLBACK)
+        except ExpressionError as error:
+            raise ConfigurationError(f"{key}.{name}: {error}") from None
+
+    async def read(body: Json) -> Json:
+        scope = {"body": body}
+        try:
+            if stated.pending is not None and expressions.evaluate(stated.pending, scope) is True:
+                raise NotYet
+            why = None if stated.failed is None else expressions.evaluate(stated.failed, scope)
+            if why is None or why is False:
+                return expressions.evaluate(stated.result, scope)
+        except ExpressionError as error:
+            raise ToolFailure(
+                ErrorCode.CONTRACT_VIOLATION, f"the callback of {operation} cannot be read: {error}"
+            ) from error
+        reason = why if isinstance(why, str) and why else "it gave no reason"
+        raise ToolFailure(ErrorCode.INTERNAL, f"the upstream of {operation} reports a failure: {reason}")
+
+    return Completion(read, stated.accept_within_ms)
 
 
 def lookup_of(stated: LookupOption, endpoints: Mapping[str, Endpoint], key: str) -> Lookup:

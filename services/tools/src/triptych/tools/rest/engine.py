@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated
 
 import httpx
@@ -15,9 +16,9 @@ from triptych.kernel.expressions import ExpressionError
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
-from triptych.tools.call import Call, Resources
+from triptych.tools.call import Accepted, Call, Resources
 from triptych.tools.failure import ToolFailure
-from triptych.tools.operation import Operation, Reconcile
+from triptych.tools.operation import Completion, Operation, Reconcile
 from triptych.tools.rest import answer, request
 from triptych.tools.rest.auth import Auth, Variable, authentication
 from triptych.tools.rest.endpoint import Endpoint
@@ -102,26 +103,35 @@ class Engine:
         async with httpx.AsyncClient(headers=chosen.headers, limits=limits, timeout=None) as client:  # noqa: S113
             yield Upstream(client, auth, base_url)
 
-    def operation(self, endpoint: Endpoint, lookup: Lookup | None = None) -> Operation:
-        """The operation that makes this call."""
+    def operation(
+        self, endpoint: Endpoint, lookup: Lookup | None = None, completion: Completion | None = None
+    ) -> Operation:
+        """The operation that makes this call; with `completion` an answer of 202 means that a callback follows."""
 
         async def perform(arguments: dict[str, Json], call: Call[Upstream]) -> Json:
-            return await self._send(endpoint, arguments, call)
+            return await self._send(endpoint, arguments, call, is_completed_later=completion is not None)
 
         return Operation(
             endpoint.contract,
             perform,
             reconcile=None if lookup is None else self._reconcile(lookup),
+            completion=completion,
             may_be_empty=endpoint.contract.effect is Effect.READ,
         )
 
-    async def _send(self, endpoint: Endpoint, arguments: dict[str, Json], call: Call[Upstream]) -> Json:
+    async def _send(
+        self, endpoint: Endpoint, arguments: dict[str, Json], call: Call[Upstream], *, is_completed_later: bool = False
+    ) -> Json:
         upstream = call.state
-        values = arguments if endpoint.templates is None else _rendered(endpoint, endpoint.templates, arguments)
+        known = {"callback_url": call.callback_url} if is_completed_later else {}
+        templates = endpoint.templates
+        values = arguments if templates is None else _rendered(endpoint, templates, arguments, known)
         asked = request.build(upstream.client, endpoint, upstream.base_url, values, call.idempotency_key)
         auth = upstream.auth if endpoint.authenticated else None
         response = await upstream.client.send(asked, stream=True, auth=auth)
         try:
+            if is_completed_later and response.status_code == HTTPStatus.ACCEPTED:
+                raise Accepted
             return await answer.read(endpoint, response)
         finally:
             await response.aclose()
@@ -136,10 +146,12 @@ class Engine:
         return what_happened
 
 
-def _rendered(endpoint: Endpoint, templates: dict[str, Json], arguments: dict[str, Json]) -> dict[str, Json]:
-    """What the templates give for these arguments; a parameter that gives null is not sent."""
+def _rendered(
+    endpoint: Endpoint, templates: dict[str, Json], arguments: dict[str, Json], known: dict[str, Json]
+) -> dict[str, Json]:
+    """What the templates give for these arguments and what else is known; a parameter that gives null is not sent."""
     try:
-        values = expressions.render(templates, {"arguments": {**endpoint.defaults, **arguments}})
+        values = expressions.render(templates, {"arguments": {**endpoint.defaults, **arguments}, **known})
     except ExpressionError as error:
         raise ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"{endpoint.contract.operation}: {error}", undone=True) from None
     return {name: value for name, value in values.items() if value is not None}
