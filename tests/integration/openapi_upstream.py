@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 KEY = "s3cret-of-the-upstream"
-CLIENT = ("triptych", "cl13nt-s3cret")
+LOGIN = "Basic dHJpcHR5Y2g6czNjcmV0LW9mLXRoZS11cHN0cmVhbQ=="
 
 
 class Order(BaseModel):
@@ -167,7 +167,8 @@ class Upstream:
 
     def admits(self, request: Request) -> bool:
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
-        return request.headers.get("x-api-key") == KEY or token in self.tokens[-1:]
+        keys = (request.headers.get("x-api-key"), request.query_params.get("key"), request.cookies.get("key"))
+        return KEY in keys or token in (*self.tokens[-1:], LOGIN)
 
     async def token(self, _request: Request) -> Response:
         self.tokens.append(f"token-{len(self.tokens) + 1}")
@@ -247,7 +248,7 @@ def create_app() -> Starlette:
             Route("/huge", lambda _request: PlainTextResponse("x" * 5_000_000)),
             Route("/nothing/{id}", nothing, methods=["DELETE"]),
             Route("/wrong", lambda _request: JSONResponse({"number": 7})),
-            Route("/status/{code:int}", upstream.status),
+            Route("/status/{code:int}", upstream.status, methods=["GET", "POST"]),
         ]
     )
 

@@ -278,6 +278,34 @@ async def test_a_wrong_key_is_unauthenticated_and_told_nowhere(
     assert "wr0ng" not in refused.model_dump_json()
 
 
+@pytest.mark.parametrize(
+    "auth",
+    [
+        {"kind": "api_key", "place": "query", "name": "key", "key_env": "SHOP_KEY"},
+        {"kind": "api_key", "place": "cookie", "name": "key", "key_env": "SHOP_KEY"},
+        {"kind": "basic", "username_env": "SHOP_USERNAME", "password_env": "SHOP_KEY"},
+    ],
+)
+async def test_every_way_to_authenticate_is_understood(
+    shop: Tool, config: Path, auth: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_USERNAME", "triptych")
+    result = await call(built(config, auth=auth), "send_form", {"body": {"name": "Ana"}})
+    assert result.status is ResultStatus.OK, result
+
+
+async def test_a_token_that_nobody_gives_is_unauthenticated_and_nothing_was_done(
+    shop: Tool, config: Path, upstream: str
+) -> None:
+    auth = {"kind": "client_credentials", "token_url": f"{upstream}/status/401", "client_id_env": "SHOP_KEY",
+            "client_secret_env": "SHOP_KEY"}  # fmt: skip
+    refused = (await call(built(config, auth=auth), "send_form", {"body": {"name": "Ana"}})).error
+    assert refused is not None
+    assert refused.code is ErrorCode.UNAUTHENTICATED
+    assert refused.details["effect"] == "none"
+    assert KEY not in refused.model_dump_json()
+
+
 async def test_a_token_is_fetched_once_and_again_when_it_is_refused(
     report: dict[str, Any], config: Path, upstream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from pydantic import ValidationError
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.registry import Offer
@@ -15,6 +16,7 @@ from triptych.tools import Source
 from triptych.tools.openapi import tool
 from triptych.tools.openapi.document import Document, DocumentError
 from triptych.tools.openapi.options import OpenApiOptions
+from triptych.tools.openapi.security import chosen_auth, proposed_auth
 from triptych.tools.openapi.survey import Generated, Survey, survey
 
 OK: dict[str, Any] = {"200": {"description": "", "content": {"application/json": {"schema": {"type": "object"}}}}}
@@ -385,6 +387,53 @@ def test_an_address_comes_from_the_document_or_from_the_options() -> None:
     )
     (left,) = look(relative).left_out
     assert "--base-url" in left.why
+
+
+def test_a_document_that_sends_the_credential_to_several_hosts_is_told_of() -> None:
+    elsewhere = {"servers": [{"url": "https://files.example.com"}]}
+    made = look(document({**get(), **get(path="/files", **elsewhere)}))
+    assert made.notes == ("the document sends operations, and the credential with them, to api.example.com, files.example.com",)  # fmt: skip
+    assert look(document({**get(), **get(path="/files", **elsewhere)}), base_url="https://api.example.com").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "auth"),
+    [
+        ("login", {"kind": "basic", "username_env": "MY_CRM_USERNAME", "password_env": "MY_CRM_PASSWORD"}),
+        ("bearer", {"kind": "bearer", "token_env": "MY_CRM_TOKEN"}),
+        ("header:X-Key", {"kind": "api_key", "place": "header", "name": "X-Key", "key_env": "MY_CRM_KEY"}),
+        ("cookie:sid", {"kind": "api_key", "place": "cookie", "name": "sid", "key_env": "MY_CRM_KEY"}),
+    ],
+)
+def test_a_way_to_authenticate_can_be_chosen(chosen: str, auth: dict[str, Any]) -> None:
+    schemes = {"login": {"type": "http", "scheme": "Basic"}, "odd": {"type": "mutualTLS"}}
+    parsed = Document.parse(orjson.dumps(document(get(), components={"securitySchemes": schemes})), "crm.json")
+    assert chosen_auth(parsed, "my-crm", chosen).model_dump() == auth
+    with pytest.raises(ConfigurationError, match="no way to authenticate called 'odd'; use login, odd, none, bearer"):
+        chosen_auth(parsed, "my-crm", "odd")
+
+
+def test_what_needs_no_person_is_proposed_before_what_does() -> None:
+    flows = {"clientCredentials": {"tokenUrl": "https://api.example.com/token", "scopes": {"b": "", "a": ""}}}
+    schemes = {
+        "person": {"type": "oauth2", "flows": {"implicit": {}}},
+        "machine": {"type": "oauth2", "flows": flows},
+    }
+    either = document(get(), security=[{"person": []}, {"machine": []}], components={"securitySchemes": schemes})
+    auth = proposed_auth(Document.parse(orjson.dumps(either), "crm.json"), "crm")
+    assert auth is not None
+    assert auth.model_dump()["scopes"] == ("a", "b")
+
+
+def test_a_secret_does_not_stand_among_the_headers() -> None:
+    with pytest.raises(ValidationError, match="no secret stands in a file"):
+        look(document(get()), headers={"Authorization": "Bearer abc"})
+
+
+def test_a_call_that_the_document_declares_as_open_carries_no_credential() -> None:
+    paths = {**get(), **get(path="/open", security=[])}
+    made = look(document(paths, security=[{"key": []}]))
+    assert [each.endpoint.authenticated for each in made.generated] == [True, False]
 
 
 def test_a_tool_without_its_document_says_how_to_get_it(tmp_path: Path) -> None:

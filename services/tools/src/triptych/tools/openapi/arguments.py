@@ -18,13 +18,11 @@ from triptych.tools.openapi.schemas import Converted, Direction, SchemaWriter
 from triptych.tools.rest import Body, BodyForm, KeyCarrier, KeyPlace, Parameter, Style
 from triptych.tools.rest import Place as Where
 from triptych.tools.rest.answer import is_json
-from triptych.tools.rest.auth import ApiKey
+from triptych.tools.rest.auth import CREDENTIAL_HEADERS, ApiKey
 
 _IN_PATH = re.compile(r"\{([^{}]+)\}")
 _SPEC_IGNORES: Final = frozenset({"accept", "content-type", "authorization"})
 """OpenAPI: parameters of these names are no parameters; the runtime sends these headers itself."""
-CREDENTIALS: Final = frozenset({"api-key", "apikey", "x-api-key", "x-auth-token", "proxy-authorization", "cookie"})
-"""Headers that hold a secret wherever they are used; a secret is never an argument."""
 IDEMPOTENCY_HEADERS: Final = frozenset({"idempotency-key", "x-idempotency-key"})
 _DEFAULT_STYLES = {
     Where.PATH: Style.SIMPLE,
@@ -135,7 +133,7 @@ class ArgumentsReader:
             return False
         if lowered in {header.lower() for header in self._options.headers} or lowered in _SPEC_IGNORES:
             return True
-        if lowered in CREDENTIALS:
+        if lowered in CREDENTIAL_HEADERS:
             found.notes.append(f"the header {name} holds a credential and is no argument; give it as `auth`")
             return True
         return False

@@ -9,9 +9,10 @@ from collections import Counter
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.base import Json
-from triptych.tools.openapi.arguments import CREDENTIALS
 from triptych.tools.openapi.document import Document, UnresolvedError
-from triptych.tools.rest.auth import ApiKey, Auth, Basic, Bearer, ClientCredentials
+from triptych.tools.rest.auth import CREDENTIAL_HEADERS, ApiKey, Auth, Basic, Bearer, ClientCredentials
+
+_KEY_HEADERS = CREDENTIAL_HEADERS - {"authorization", "cookie", "proxy-authorization"}
 
 
 def proposed_auth(document: Document, tool: str) -> Auth | None:
@@ -102,6 +103,6 @@ def _from_headers(document: Document, tool: str) -> Auth | None:
         for stated in parameters if isinstance(parameters, list) else ():
             if isinstance(stated, dict) and stated.get("in") == "header":
                 name = str(stated.get("name"))
-                if name.lower() in CREDENTIALS - {"cookie", "proxy-authorization"}:
+                if name.lower() in _KEY_HEADERS:
                     return ApiKey(kind="api_key", name=name, key_env=f"{tool.upper().replace('-', '_')}_KEY")
     return None

@@ -103,6 +103,9 @@ def survey(document: Document, tool: str, options: OpenApiOptions) -> Survey:
     webhooks = document.content.get("webhooks")
     notes: list[str] = []
     rate = rate_of(document.content, notes) or rate_of(_info(document), notes)
+    hosts = sorted({each.endpoint.url.split("/")[2] for each in generated if not each.endpoint.url.startswith("/")})
+    if len(hosts) > 1:
+        notes.append(f"the document sends operations, and the credential with them, to {', '.join(hosts)}")
     count = len(webhooks) if isinstance(webhooks, dict) else 0
     return Survey(tuple(generated), tuple(left_out), count, tuple(notes), rate)
 

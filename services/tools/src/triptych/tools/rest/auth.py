@@ -22,6 +22,11 @@ from triptych.tools.source import Options, Source
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """The name of an environment variable that holds a secret."""
 
+CREDENTIAL_HEADERS = frozenset(
+    {"api-key", "apikey", "authorization", "cookie", "proxy-authorization", "x-api-key", "x-auth-token"}
+)
+"""Headers that hold a secret wherever they are used; a secret is neither an argument nor an option."""
+
 _RENEW_BEFORE_S = 30.0
 _LIFETIME_S = 300.0
 """How long a token counts as good when its issuer does not say."""

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 import httpx
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from triptych.kernel import expressions
 from triptych.kernel.expressions import ExpressionError
@@ -20,7 +20,7 @@ from triptych.tools.call import Accepted, Call, Resources
 from triptych.tools.failure import ToolFailure
 from triptych.tools.operation import Completion, Operation, Reconcile
 from triptych.tools.rest import answer, request
-from triptych.tools.rest.auth import Auth, Variable, authentication
+from triptych.tools.rest.auth import CREDENTIAL_HEADERS, Auth, Variable, authentication
 from triptych.tools.rest.endpoint import Endpoint
 from triptych.tools.source import Options, Source
 
@@ -53,6 +53,13 @@ class Upstream:
     base_url: str
 
 
+def _without_secrets(headers: dict[str, str]) -> dict[str, str]:
+    for name in headers:
+        if name.lower() in CREDENTIAL_HEADERS:
+            raise ValueError(f"{name} holds a secret, and no secret stands in a file: say `auth`")
+    return headers
+
+
 class Connection(Options):
     """How an upstream is reached; the same keys for every adapter that calls declared endpoints."""
 
@@ -60,7 +67,7 @@ class Connection(Options):
     base_url_env: Variable | None = None
     """The variable that holds the base URL, where it is known only when the stack has started."""
     auth: Auth | None = None
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: Annotated[dict[str, str], AfterValidator(_without_secrets)] = Field(default_factory=dict)
     """These go with every request. A secret does not belong here: see `auth`."""
     concurrency: Annotated[int, Field(ge=1, le=1_000)] = 16
 
