@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 KEY = "s3cret-of-the-upstream"
@@ -136,6 +136,9 @@ def document() -> dict[str, Any]:
             "/nothing/{id}": {
                 "delete": {"operationId": "remove", "parameters": [parameter("id", "path", text)], "responses": {"204": {}}}
             },
+            "/page": {"get": {"operationId": "page", "responses": answer("Arrived")}},
+            "/lost": {"get": {"operationId": "lost", "responses": answer("Arrived")}},
+            "/sorry": {"get": {"operationId": "sorry", "responses": {"200": {"content": {"application/json": {}}}}}},
             "/wrong": {"get": {"operationId": "wrong", "responses": answer("Placed")}},
             "/status/{code}": {
                 "get": {
@@ -234,6 +237,7 @@ def create_app() -> Starlette:
     return Starlette(
         routes=[
             Route("/openapi.json", described),
+            Route("/lost", lambda _request: HTMLResponse("<html>Nobody is here.</html>", 404)),
             Route("/token", upstream.token, methods=["POST"]),
             Route("/revoke", upstream.revoke, methods=["POST"]),
             Route("/items/{id:path}/{labels}/{matrix}", upstream.echo),
@@ -247,6 +251,8 @@ def create_app() -> Starlette:
             Route("/bytes", lambda _request: Response(b"\x89PNG", media_type="image/png")),
             Route("/huge", lambda _request: PlainTextResponse("x" * 5_000_000)),
             Route("/nothing/{id}", nothing, methods=["DELETE"]),
+            Route("/page", lambda _request: HTMLResponse("<html>Welcome!</html>")),
+            Route("/sorry", lambda _request: JSONResponse({"ok": False, "message": "out of order"})),
             Route("/wrong", lambda _request: JSONResponse({"number": 7})),
             Route("/status/{code:int}", upstream.status, methods=["GET", "POST"]),
         ]

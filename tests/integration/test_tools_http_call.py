@@ -37,6 +37,11 @@ result = { type = "object", required = ["number"] }
 effect = "idempotent"
 key = { header = "Idempotency-Key" }
 
+[operations.page]
+description = "A page."
+path = "/page"
+effect = "read"
+
 [operations.missing]
 description = "Not there."
 path = "/orders/O-99"
@@ -94,6 +99,12 @@ async def test_what_the_declaration_does_not_allow_is_refused(shop: Tool, argume
 
 async def test_nothing_found_is_empty(shop: Tool) -> None:
     assert await call(shop, "missing", {}) == Result.empty()
+
+
+async def test_a_page_is_no_data(shop: Tool) -> None:
+    refused = (await call(shop, "page", {})).error
+    assert refused is not None
+    assert refused.code is ErrorCode.CONTRACT_VIOLATION
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def built(config: Path, **more: Any) -> Tool:
 def test_adding_reports_every_operation_and_stores_the_document_beside_the_configuration(
     report: dict[str, Any], config: Path, upstream: str
 ) -> None:
-    assert report["operations"] == len(report["generated"]) == 13
+    assert report["operations"] == len(report["generated"]) == 16
     assert report["left_out"] == []
     assert report["variables"] == ["SHOP_KEY"]
     assert json.loads((config.parent / "tools/shop.openapi.json").read_text())["info"]["title"] == "Upstream"
@@ -203,12 +203,30 @@ async def test_answers_have_the_form_that_they_say(shop: Tool) -> None:
     assert await call(shop, "get_orders_number", {"number": "O-99"}) == Result.empty()
 
 
-@pytest.mark.parametrize(("operation", "told"), [("wrong", "result.number"), ("huge", "more than 4194304 bytes")])
+@pytest.mark.parametrize(
+    ("operation", "told"),
+    [
+        ("wrong", "result.number"),
+        ("huge", "more than 4194304 bytes"),
+        ("page", "text/html where JSON belongs"),
+        ("lost", "404 Not Found: it states no reason"),
+    ],
+)
 async def test_an_answer_that_breaks_the_contract_is_never_data(shop: Tool, operation: str, told: str) -> None:
     refused = await call(shop, operation, {})
     assert refused.error is not None
     assert refused.error.code is ErrorCode.CONTRACT_VIOLATION
     assert told in refused.error.message
+    assert "<html" not in refused.error.message
+
+
+async def test_an_answer_of_200_that_is_an_error_by_its_own_account_is_one(shop: Tool, config: Path) -> None:
+    assert (await call(shop, "sorry", {})).status is ResultStatus.OK
+    failed = await call(built(config, operations={"sorry": {"success": "body.ok"}}), "sorry", {})
+    assert failed.error is not None
+    assert "out of order" in failed.error.message
+    with pytest.raises(ConfigurationError, match=r"operations\.sorry\.success"):
+        built(config, operations={"sorry": {"success": "answer.ok"}})
 
 
 @pytest.mark.parametrize(

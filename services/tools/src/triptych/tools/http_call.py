@@ -28,6 +28,7 @@ from triptych.tools.rest import (
     Parameter,
     Place,
     Style,
+    Success,
     completion_of,
     lookup_of,
 )
@@ -66,6 +67,7 @@ class DeclaredCall(Options):
     lookup: LookupOption | None = None
     callback: CallbackOption | None = None
     """Templates see `callback_url` as well then."""
+    success: Success | None = None
     empty_at: str | None = None
     version: str = "1"
     timeout_ms: Annotated[int, Field(gt=0, le=TIMEOUT_MAX_MS)] = 10_000
@@ -129,6 +131,7 @@ def _endpoint(tool: str, name: str, call: DeclaredCall) -> Endpoint:
         body=None if call.body is None else Body("body", call.form, _MEDIA_TYPES[call.form]),
         key=None if call.key is None else call.key.carrier,
         accept="application/json, */*;q=0.5",
+        success=call.success,
         empty_at=call.empty_at,
         templates=values,
         defaults={each: _default(schema) for each, schema in call.arguments.items()},

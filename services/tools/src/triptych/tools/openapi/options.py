@@ -8,7 +8,7 @@ from pydantic import Field
 
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
-from triptych.tools.rest import Connection, KeyOption, LookupOption
+from triptych.tools.rest import Connection, KeyOption, LookupOption, Success
 from triptych.tools.source import Options
 
 _TimeoutMs = Annotated[int, Field(gt=0, le=600_000)]
@@ -21,6 +21,8 @@ class OperationOptions(Options):
     timeout_ms: _TimeoutMs | None = None
     key: KeyOption | None = None
     lookup: LookupOption | None = None
+    success: Success | None = None
+    """CEL over `body`: true when it worked, for an API that answers 200 whatever happened."""
     empty_at: str | None = None
     """Where in the data (dotted) the list stands whose emptiness means that nothing was found."""
 

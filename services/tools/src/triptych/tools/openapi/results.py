@@ -8,7 +8,7 @@ from triptych.schemas.base import Json
 from triptych.tools.openapi.document import Document, Place
 from triptych.tools.openapi.errors import LeftOutError, Reason
 from triptych.tools.openapi.schemas import Converted, Direction, SchemaWriter
-from triptych.tools.rest.answer import BINARY_SCHEMA, is_json, is_text
+from triptych.tools.rest.answer import BINARY_SCHEMA, NOTHING, is_json, is_text
 
 _NOTHING: dict[str, Json] = {"type": "null"}
 _STREAMS = ("text/event-stream", "application/stream+json")
@@ -99,5 +99,5 @@ class ResultReader:
 def _accept(accepted: list[str]) -> str:
     """The header: what comes first is preferred."""
     if not accepted:
-        return "*/*"
+        return NOTHING
     return ", ".join([accepted[0], *(f"{media_type};q=0.5" for media_type in accepted[1:])])

@@ -190,6 +190,7 @@ class _Writer:
             key=None if contract.effect is Effect.READ else key,
             accept=answer.accept,
             authenticated=self._is_authenticated(place),
+            success=stated.success,
             empty_at=stated.empty_at,
         )
         rate = rate_of(place.operation, notes)

@@ -4,7 +4,7 @@ Whether the declaration comes from an OpenAPI document or from a table of option
 """
 
 from triptych.tools.rest.auth import Auth, authentication
-from triptych.tools.rest.declared import CallbackOption, KeyOption, LookupOption, completion_of, lookup_of
+from triptych.tools.rest.declared import CallbackOption, KeyOption, LookupOption, Success, completion_of, lookup_of
 from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, KeyCarrier, KeyPlace, Parameter, Place, Style
 from triptych.tools.rest.engine import Connection, Engine, Lookup, Upstream
 
@@ -24,6 +24,7 @@ __all__ = [
     "Parameter",
     "Place",
     "Style",
+    "Success",
     "Upstream",
     "authentication",
     "completion_of",

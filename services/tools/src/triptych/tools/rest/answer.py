@@ -6,23 +6,23 @@ What comes back is only given a form here; whether it keeps the contract is chec
 from __future__ import annotations
 
 import base64
-from http import HTTPStatus
 
 import httpx
-import orjson
 
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.failure import ToolFailure
-from triptych.tools.http import check
+from triptych.tools.http import check, content
 from triptych.tools.rest.endpoint import Endpoint
 
 ANSWER_MAX_BYTES = 4 * 1_048_576
 """More is not read: an answer has to fit into a message of a run, or be stored as one claim."""
 ERROR_MAX_BYTES = 65_536
 _TEXTUAL = ("text/", "application/xml", "application/x-ndjson", "application/x-jsonl", "application/jsonl")
-_GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+_KEPT = ("content-type", "retry-after")
+NOTHING = "*/*"
+"""What is asked for where the upstream promises no content: whatever comes is not read."""
 
 BINARY_SCHEMA: dict[str, Json] = {
     "type": "object",
@@ -37,19 +37,27 @@ async def read(endpoint: Endpoint, response: httpx.Response) -> Json:
     """The data of a successful answer; None where a read found nothing.
 
     Raises:
-        ToolFailure: the status says that it failed, or the answer is too large or not what it says it is.
+        ToolFailure: it failed, by its status or by its own account, or it is too large or not what it says it is.
     """
-    effect = endpoint.contract.effect
-    if effect is Effect.READ and response.status_code in _GONE:
-        return None
+    is_read = endpoint.contract.effect is Effect.READ
     if not response.is_success:
-        content = await _content(response, ERROR_MAX_BYTES, cut=True)
-        kept = {name: response.headers[name] for name in ("content-type", "retry-after") if name in response.headers}
-        check(httpx.Response(response.status_code, headers=kept, content=content, request=response.request))
-    content = await _content(response, ANSWER_MAX_BYTES, cut=False)
-    if not content:
+        try:
+            check(await _whole(response, ERROR_MAX_BYTES, cut=True))
+        except ToolFailure as failure:
+            if is_read and failure.code is ErrorCode.NOT_FOUND:
+                return None
+            raise
+    if endpoint.accept == NOTHING:
         return None
-    return _nothing_found(endpoint, _decoded(response, content))
+    whole = await _whole(response, ANSWER_MAX_BYTES, cut=False)
+    kind = whole.headers.get("content-type", "").lower()
+    # A page that nobody asked for is no data, even where text would do.
+    is_stray = "html" in kind and "html" not in endpoint.accept
+    if is_json(kind) or is_stray or all(map(is_json, endpoint.accept.split(","))):
+        data = content(whole, endpoint.success)
+    else:
+        data = _other(whole)
+    return _without_nothing(endpoint, data) if is_read else data
 
 
 def is_json(media_type: str) -> bool:
@@ -63,7 +71,8 @@ def is_text(media_type: str) -> bool:
     return media_type.strip().lower().startswith(_TEXTUAL)
 
 
-async def _content(response: httpx.Response, max_bytes: int, *, cut: bool) -> bytes:
+async def _whole(response: httpx.Response, max_bytes: int, *, cut: bool) -> httpx.Response:
+    """The response with its body, read up to a limit."""
     parts: list[bytes] = []
     size = 0
     async for part in response.aiter_bytes():
@@ -72,42 +81,33 @@ async def _content(response: httpx.Response, max_bytes: int, *, cut: bool) -> by
         if size > max_bytes:
             if cut:
                 break
+            request = response.request
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,
-                f"{_target(response)} answered more than {max_bytes} bytes; ask for less at once",
+                f"{request.method} {request.url.host}{request.url.path} answered more than {max_bytes} bytes; "
+                f"ask for less at once",
             )
-    return b"".join(parts)[:max_bytes]
+    kept = {name: response.headers[name] for name in _KEPT if name in response.headers}
+    body = b"".join(parts)[:max_bytes]
+    return httpx.Response(response.status_code, headers=kept, content=body, request=response.request)
 
 
-def _decoded(response: httpx.Response, content: bytes) -> Json:
+def _other(response: httpx.Response) -> Json:
+    """Text as it is, and bytes as base64; None where there is nothing."""
     media_type = response.headers.get("content-type", "")
-    if is_json(media_type):
-        try:
-            return orjson.loads(content)
-        except orjson.JSONDecodeError as error:
-            raise ToolFailure(
-                ErrorCode.CONTRACT_VIOLATION,
-                f"{_target(response)} says that it answers JSON, and it is not: {error}",
-            ) from None
+    if not response.content:
+        return None
     if is_text(media_type) or not media_type:
-        return content.decode(response.charset_encoding or "utf-8", errors="replace")
+        return response.content.decode(response.charset_encoding or "utf-8", errors="replace")
     return {
         "content_type": media_type.partition(";")[0].strip(),
-        "base64": base64.b64encode(content).decode(),
-        "bytes": len(content),
+        "base64": base64.b64encode(response.content).decode(),
+        "bytes": len(response.content),
     }
 
 
-def _target(response: httpx.Response) -> str:
-    """Method, host and path. The query can hold secrets."""
-    request = response.request
-    return f"{request.method} {request.url.host}{request.url.path}"
-
-
-def _nothing_found(endpoint: Endpoint, data: Json) -> Json:
+def _without_nothing(endpoint: Endpoint, data: Json) -> Json:
     """None where a read answered a list with nothing in it, at the place where the list stands."""
-    if endpoint.contract.effect is not Effect.READ:
-        return data
     found = data
     for part in endpoint.empty_at.split(".") if endpoint.empty_at else ():
         if not isinstance(found, dict) or part not in found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from triptych.kernel import expressions
 from triptych.kernel.errors import ConfigurationError
@@ -19,6 +19,18 @@ from triptych.tools.operation import ACCEPT_WITHIN_MS, Completion
 from triptych.tools.rest.endpoint import Endpoint, KeyCarrier, KeyPlace
 from triptych.tools.rest.engine import LOOKUP_ARGUMENTS, LOOKUP_FOUND, Lookup
 from triptych.tools.source import Options
+
+
+def _is_condition(expression: str) -> str:
+    try:
+        expressions.check(expression, frozenset({"body"}))
+    except ExpressionError as error:
+        raise ValueError(str(error)) from None
+    return expression
+
+
+Success = Annotated[str, AfterValidator(_is_condition)]
+"""CEL over `body`: true when a call worked."""
 
 
 class KeyOption(Options):

@@ -101,6 +101,8 @@ class Endpoint:
     authenticated: bool = True
     empty_at: str | None = None
     """Where in the data (dotted) a list stands whose emptiness means that nothing was found."""
+    success: str | None = None
+    """CEL over `body`: true when it worked, for an upstream that answers 200 whatever happened."""
     templates: dict[str, Json] | None = None
     """Rendered for each call, where the arguments do not go into the request as they are."""
     defaults: dict[str, Json] = field(default_factory=dict)
