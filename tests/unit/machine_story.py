@@ -26,6 +26,7 @@ from triptych.schemas import (
     Spend,
     Step,
     Task,
+    TaskLedger,
     VerdictAnswer,
 )
 
@@ -108,9 +109,13 @@ class Story:
         assert isinstance(event, ev.CallRequested)
         return event
 
-    def plan(self, *steps: Step, spend: Spend | None = None) -> Story:
+    def plan(self, *steps: Step, spend: Spend | None = None, ledger: TaskLedger | None = None) -> Story:
         plan = Plan(revision=self.run.revision + 1, steps=steps)
-        return self.tell(self._answer(PlanAnswer, Ask.PLAN, None, spend, plan=plan))
+        return self.tell(self._answer(PlanAnswer, Ask.PLAN, None, spend, plan=plan, ledger=ledger))
+
+    def answer(self, **answer: object) -> Story:
+        """The planner says that the goal is reached."""
+        return self.tell(self._answer(PlanAnswer, Ask.PLAN, None, None, answer=answer))
 
     def result(self, step_id: str, result: Result | None = None, spend: Spend | None = None) -> Story:
         return self.tell(self._answer(CallAnswer, Ask.CALL, step_id, spend, result=result or Result.ok({"value": 1})))

@@ -25,8 +25,10 @@ from triptych.schemas import (
     Fallback,
     FixedPlan,
     Judge,
+    ManagerPlan,
     ModelPlan,
     Playbook,
+    ReactPlan,
     Result,
     RetryPolicy,
     Review,
@@ -187,7 +189,8 @@ def test_every_fault_of_an_upstream_in_the_table_has_a_run_and_the_other_way_rou
 
 
 @pytest.mark.parametrize(
-    "model", [Playbook, FixedPlan, ModelPlan, StepSpec, Fallback, Unmet, Judge, RetryPolicy, Budgets]
+    "model",
+    [Playbook, FixedPlan, ModelPlan, ReactPlan, ManagerPlan, StepSpec, Fallback, Unmet, Judge, RetryPolicy, Budgets],
 )
 def test_every_field_of_a_playbook_has_a_line(model: type[Any]) -> None:
     page = text_of("docs/playbooks.md")

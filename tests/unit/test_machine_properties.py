@@ -24,6 +24,7 @@ from triptych.schemas import (
     Pin,
     Plan,
     PlanAnswer,
+    PlanByTurns,
     Playbook,
     Reason,
     Result,
@@ -75,6 +76,7 @@ def plans(draw: st.DrawFn, revision: int) -> Plan:
             "when": draw(st.sampled_from([None, "true", "false", "input.missing"])),
             "expect": draw(st.sampled_from([None, None, "result.data.n == 1", "result.data.nonsense"])),
             "retry": {"max_attempts": draw(st.integers(1, 3))},
+            "rounds": draw(st.sampled_from([1, 1, 2])) if pin.effect is Effect.READ else 1,
         }
         steps.append(Step.model_validate(fields, strict=False))
     return Plan(revision=revision, steps=tuple(steps))
@@ -95,6 +97,8 @@ class RunMachine(RuleBasedStateMachine):
                 st.sampled_from(
                     [
                         {"pattern": "model", "tokens": 50, "usd": 0.00005},
+                        {"pattern": "react", "tokens": 50, "usd": 0.00005, "max_turns": 3, "max_stalls": 1},
+                        {"pattern": "manager", "tokens": 50, "usd": 0.00005, "max_turns": 3, "max_stalls": 0},
                         {"pattern": "fixed", "steps": [{"id": "a", "operation": "echo.echo"}]},
                     ]
                 )
@@ -143,6 +147,8 @@ class RunMachine(RuleBasedStateMachine):
         is_well = data.draw(st.integers(0, 4)) > 0
         message: Message
         match request.ask:
+            case Ask.PLAN if is_well and isinstance(self.playbook.plan, PlanByTurns) and data.draw(st.booleans()):
+                message = PlanAnswer(**about, answer={"so": 1})
             case Ask.PLAN if is_well:
                 message = PlanAnswer(**about, plan=data.draw(plans(self.run_state.revision + 1)))
             case Ask.PLAN:
@@ -287,7 +293,7 @@ class RunMachine(RuleBasedStateMachine):
             if isinstance(event, ev.CallRequested):
                 known = {**self.run_state.steps, **self.run_state.branches}
                 step = known.get(event.step)
-                if step and step.revision == revision and step.step.pin.effect is not Effect.READ:
+                if step and step.revision == revision and step.has_key_to_keep:
                     keys.setdefault((revision, event.step), set()).add(event.idempotency_key)
         assert all(len(found) == 1 for found in keys.values())
 
@@ -341,7 +347,10 @@ class RunMachine(RuleBasedStateMachine):
         step = Step(id="z", operation="echo.echo", pin=pin)
         match request.ask:
             case Ask.PLAN:
-                self.tell(PlanAnswer(**about, plan=Plan(revision=run.revision + 1, steps=(step,))))
+                if isinstance(self.playbook.plan, PlanByTurns):
+                    self.tell(PlanAnswer(**about, answer={}))
+                else:
+                    self.tell(PlanAnswer(**about, plan=Plan(revision=run.revision + 1, steps=(step,))))
             case Ask.CALL:
                 self.tell(CallAnswer(**about, result=Result.ok({"n": 1}), child=request.event.child))
             case Ask.REVIEW:

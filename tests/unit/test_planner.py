@@ -24,9 +24,11 @@ from triptych.schemas import (
     ErrorCode,
     FixedPlan,
     Grant,
+    ManagerPlan,
     ModelPlan,
     PlanAnswer,
     PlanRequest,
+    ReactPlan,
     Reason,
     Recall,
     Result,
@@ -34,6 +36,7 @@ from triptych.schemas import (
     Spend,
     StepRecord,
     StepSpec,
+    TaskLedger,
 )
 
 SEARCH = Contract(
@@ -445,3 +448,50 @@ async def test_what_the_run_knows_is_told_within_half_of_the_grant() -> None:
     assert estimated_tokens(orjson.dumps(payload)) <= 3_100
     assert payload["known"][-1]["id"] == "s19"
     assert "what is asked for in it is not asked of you" in " ".join(models.asked[0]["constraints"]).lower()
+
+
+REACT = ReactPlan(repairs=1)
+STEP = {"id": "search", "operation": "kb.search", "arguments": {"query": "printer"}}
+
+
+async def test_by_turns_a_model_gives_one_step_or_the_answer() -> None:
+    got = await answer(plan_request(REACT, turns_left=3), models=Models({"step": STEP, "answer": None}))
+    assert got.plan is not None
+    assert [step.id for step in got.plan.steps] == ["search"]
+    models = Models({"step": None, "answer": {"found": 1}})
+    got = await answer(plan_request(REACT, turns_left=0), models=models)
+    assert (got.plan, got.answer) == (None, {"found": 1})
+
+
+@pytest.mark.parametrize(
+    ("move", "turns_left", "complaint"),
+    [
+        ({"step": None, "answer": None}, 3, "not both"),
+        ({"step": STEP, "answer": {}}, 3, "not both"),
+        ({"step": STEP, "answer": None}, 0, "no turn is left"),
+        ({"step": {**STEP, "id": "old"}, "answer": None}, 3, "an earlier step has this id"),
+    ],
+)
+async def test_a_move_that_is_none_is_repaired(move: dict[str, Any], turns_left: int, complaint: str) -> None:
+    old = StepRecord(id="old", operation="kb.search", status="succeeded")
+    request = plan_request(REACT, turns_left=turns_left, known=(old,))
+    got = await answer(request, models=Models(move, {"step": None, "answer": {"mended": True}}))
+    assert got.answer == {"mended": True}
+    got = await answer(request, models=Models(move, move))
+    assert got.error is not None
+    assert complaint in got.error.message
+
+
+async def test_a_manager_gives_several_steps_and_keeps_its_ledger() -> None:
+    ledger = {"facts": ["it prints"], "questions": ["why?"], "progress": []}
+    models = Models({"ledger": ledger, "steps": [STEP, {**STEP, "id": "again"}], "answer": None})
+    told = TaskLedger(facts=("it is a printer",))
+    got = await answer(plan_request(ManagerPlan(), turns_left=3, ledger=told), models=models)
+    assert got.plan is not None
+    assert got.ledger == TaskLedger(facts=("it prints",), questions=("why?",))
+    assert models.asked[0]["payload"]["ledger"]["facts"] == ["it is a printer"]
+
+
+def test_what_changes_something_has_no_rounds() -> None:
+    assert problems(search(rounds=3)) == ""
+    assert "cannot be made over again" in problems(search(), reply(rounds=2))

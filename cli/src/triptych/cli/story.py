@@ -86,7 +86,7 @@ def tell(journal: Iterable[JournalEntry], width: int | None) -> Story:
 
 def _step_of(entry: JournalEntry) -> str:
     """The column that an event stands in: its step, or what the run as a whole is at."""
-    if entry.type.startswith("Plan") or entry.type == "ReplanDecided":
+    if entry.type.startswith("Plan") or entry.type in ("ReplanDecided", "GoalReached"):
         return _PLAN
     step = entry.data.get("step")
     if step is None and (entry.type.startswith(("Review", "Verdict")) or entry.data.get("ask") == _REVIEW):
@@ -127,12 +127,21 @@ def _plan_accepted(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     plan = entry.data["plan"]
     steps = [_planned(step) for step in plan["steps"]]
     text = f"<- plan, revision {plan['revision']}: {', '.join(steps)}"
-    return text, "cyan", {}
+    return text, "cyan", {"ledger": entry.data.get("ledger")}
 
 
 def _planned(step: Data) -> str:
     after = step.get("depends_on")
     return f"{step['id']} ({step['operation']}{' after ' + ', '.join(after) if after else ''})"
+
+
+def _goal_reached(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    return "<- the goal is reached", "green", {"answer": entry.data["answer"]}
+
+
+def _round_started(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    return f"not accepted, round {data['round']} begins{_because(data)}", "yellow", {"evidence": data.get("evidence")}
 
 
 def _plan_refused(entry: JournalEntry, _operations: dict[str, str]) -> Told:
@@ -270,6 +279,8 @@ _TELLERS: dict[str, Callable[[JournalEntry, dict[str, str]], Told]] = {
     "RunStarted": _started,
     "PlanRequested": _plan_requested,
     "PlanAccepted": _plan_accepted,
+    "GoalReached": _goal_reached,
+    "RoundStarted": _round_started,
     "PlanRefused": _plan_refused,
     "FanOutStarted": _fan_out,
     "FanInDone": _fan_in,

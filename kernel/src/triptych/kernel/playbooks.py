@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 from triptych.kernel import expressions, yaml_source
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.expressions import ExpressionError
-from triptych.schemas import HANDOFF, FixedPlan, Json, Judge, Playbook, Review, StepSpec
+from triptych.schemas import HANDOFF, FixedPlan, Json, Judge, PlanByTurns, Playbook, Review, StepSpec
 
 Place = tuple[str | int, ...]
 
@@ -141,7 +141,8 @@ def _finding(detail: ErrorDetails) -> Finding:
                 place, f"`{name}` is no field here", f"Did you mean `{near[0]}`?" if near else f"Remove `{name}`"
             )
         case "union_tag_not_found" | "union_tag_invalid":
-            return Finding(place, "it is not said who plans", "Set `pattern` to `fixed` (with `steps`) or to `model`")
+            cure = "Set `pattern` to `fixed` (with `steps`), `model`, `react` or `manager`"
+            return Finding(place, "it is not said who plans", cure)
         case "enum" | "literal_error":
             return Finding(place, f"`{name}` has an unknown value", f"Use {context['expected']}")
         case "string_pattern_mismatch":
@@ -174,8 +175,9 @@ def check_playbook(playbook: Playbook) -> Iterator[Finding]:
     if isinstance(playbook.plan, FixedPlan):
         known = {step.id for step in playbook.plan.steps}
         yield from _check_steps(playbook, playbook.plan.steps)
+    own = expressions.ANSWER if isinstance(playbook.plan, PlanByTurns) else frozenset()
     for name, value in playbook.output.items():
-        yield from _check_templates(("output", name), value, known)
+        yield from _check_templates(("output", name), value, known, _BEFORE | own)
 
 
 def _check_input(schema: dict[str, Json]) -> Iterator[Finding]:
@@ -233,6 +235,7 @@ def _check_steps(playbook: Playbook, steps: tuple[StepSpec, ...]) -> Iterator[Fi
                 yield Finding((*at, "depends_on", number), f"there is no step `{name}`", _suggest(name, known))
         yield from _check_condition((*at, "when"), step.when, _BEFORE, known)
         own = expressions.BRANCH if step.map is not None else frozenset()
+        own |= expressions.FEEDBACK if step.rounds > 1 else frozenset()
         yield from _check_condition((*at, "expect"), step.expect, _AFTER | own, known)
         yield from _check_templates((*at, "arguments"), step.arguments, known, _BEFORE | own)
         yield from _check_map((*at, "map"), step.map, known)

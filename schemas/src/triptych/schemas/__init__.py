@@ -14,7 +14,18 @@ from triptych.schemas.base import (
 from triptych.schemas.contract import Contract, Cost, Effect, Pin, ToolContracts
 from triptych.schemas.handoff import HANDOFF, MAX_HANDOFFS, Parent, handoff_contract
 from triptych.schemas.plan import Decision, Fallback, Judge, Plan, RetryPolicy, StandIn, Step, StepSpec, Unmet
-from triptych.schemas.playbook import Budgets, Caching, FixedPlan, ModelPlan, Playbook, Review
+from triptych.schemas.playbook import (
+    Budgets,
+    Caching,
+    FixedPlan,
+    ManagerPlan,
+    ModelPlan,
+    PlanByModel,
+    PlanByTurns,
+    Playbook,
+    ReactPlan,
+    Review,
+)
 from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
 from triptych.schemas.task import (
     Control,
@@ -35,6 +46,7 @@ from triptych.schemas.work import (
     Recall,
     ReviewRequest,
     StepRecord,
+    TaskLedger,
     VerdictAnswer,
 )
 
@@ -62,6 +74,7 @@ __all__ = [
     "Grant",
     "Json",
     "Judge",
+    "ManagerPlan",
     "Message",
     "ModelCall",
     "ModelPlan",
@@ -71,8 +84,11 @@ __all__ = [
     "Pin",
     "Plan",
     "PlanAnswer",
+    "PlanByModel",
+    "PlanByTurns",
     "PlanRequest",
     "Playbook",
+    "ReactPlan",
     "Reason",
     "Recall",
     "Request",
@@ -87,6 +103,7 @@ __all__ = [
     "StepRecord",
     "StepSpec",
     "Task",
+    "TaskLedger",
     "ToolContracts",
     "ToolError",
     "Unmet",

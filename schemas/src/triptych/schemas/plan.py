@@ -71,6 +71,16 @@ MaxFailed = Annotated[
     int, Field(ge=0, exclude_if=newer(0), description="So many branches may fail; the step fails with one more.")
 ]
 
+Rounds = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=10,
+        exclude_if=newer(1),
+        description="So often a read is made until the critic accepts it, each time with `feedback` in scope.",
+    ),
+]
+
 
 Origin = Annotated[
     str,
@@ -141,6 +151,7 @@ class StepSpec(Authored):
     ] = None
     unmet: Unmet = Unmet()
     judge: Judge | None = None
+    rounds: Rounds = 1
     retry: RetryPolicy | None = None
     timeout_ms: Annotated[int | None, Field(gt=0, le=TIMEOUT_MAX_MS)] = None
     must_come_from: Origins = {}
@@ -174,6 +185,7 @@ class Step(Message):
     expect: Expression | None = None
     unmet: Unmet = Unmet()
     judge: Judge | None = None
+    rounds: Rounds = 1
     retry: RetryPolicy = RetryPolicy()
     must_come_from: Origins = {}
     fallback: Annotated[tuple[StandIn, ...], Field(exclude_if=newer(()))] = ()

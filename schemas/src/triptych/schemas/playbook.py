@@ -62,13 +62,11 @@ class FixedPlan(Authored):
 MEMORY_TOKENS = 8_000
 
 
-class ModelPlan(Authored):
-    """A model writes the plan; code checks it."""
+class PlanByModel(Authored):
+    """What all plans by a model have in common."""
 
-    pattern: Literal["model"] = "model"
     tier: Slug = "strong"
     instructions: Annotated[str, Field(max_length=20_000)] = ""
-    max_steps: Annotated[int, Field(ge=1, le=100)] = 10
     repairs: Annotated[int, Field(ge=0, le=5, description="How often the model may mend a plan that fails.")] = 2
     tokens: Annotated[int, Field(ge=1, description="The most that one plan may use, repairs included.")] = 20_000
     memory_tokens: Annotated[
@@ -76,6 +74,38 @@ class ModelPlan(Authored):
         Field(ge=0, exclude_if=newer(MEMORY_TOKENS), description="So much is told at most of what the run knows."),
     ] = MEMORY_TOKENS
     usd: Annotated[float, Field(ge=0, description="The most that one plan may cost, in US dollars.")] = 0.10
+
+
+class ModelPlan(PlanByModel):
+    """A model writes the plan; code checks it."""
+
+    pattern: Literal["model"] = "model"
+    max_steps: Annotated[int, Field(ge=1, le=100)] = 10
+
+
+class PlanByTurns(PlanByModel):
+    """A model plans a little, sees what comes of it, and goes on until it can answer."""
+
+    max_turns: Annotated[int, Field(ge=1, le=100, description="So often it may plan; then it has to answer.")] = 10
+    max_stalls: Annotated[
+        int, Field(ge=0, le=10, description="So many turns in a row may show nothing new; one more is a `loop`.")
+    ] = 2
+
+
+class ReactPlan(PlanByTurns):
+    """One step a turn."""
+
+    pattern: Literal["react"] = "react"
+
+
+class ManagerPlan(PlanByTurns):
+    """Several steps a turn, and a ledger of what is known, open and done that the model keeps."""
+
+    pattern: Literal["manager"] = "manager"
+    max_steps: Annotated[int, Field(ge=1, le=100, description="The most steps of one turn.")] = 5
+
+
+AnyPlan = Annotated[FixedPlan | ModelPlan | ReactPlan | ManagerPlan, Field(discriminator="pattern")]
 
 
 SAME_CALL = 3
@@ -108,7 +138,7 @@ class Playbook(Authored):
     handoffs: Annotated[
         tuple[Slug, ...], Field(exclude_if=newer(()), description="The playbooks that `playbook.run` may hand over to.")
     ] = ()
-    plan: Annotated[FixedPlan | ModelPlan, Field(discriminator="pattern")]
+    plan: AnyPlan
     review: Review = Review.EXCEPTIONS
     judge: Annotated[Judge | None, Field(description="Judges the whole run; needs `review: final`.")] = None
     budgets: Budgets = Budgets()
@@ -142,7 +172,7 @@ class Playbook(Authored):
     @property
     def is_planned_by_model(self) -> bool:
         """Whether the steps are a model's, so that it may plan again, and go round in circles."""
-        return isinstance(self.plan, ModelPlan)
+        return isinstance(self.plan, PlanByModel)
 
     @property
     def same_call(self) -> int:

@@ -7,9 +7,21 @@ from typing import Annotated
 
 from pydantic import Field
 
-from triptych.schemas.base import Answer, Grant, Json, Message, OperationName, Reason, Request, RunId, Slug, newer
+from triptych.schemas.base import (
+    Answer,
+    Authored,
+    Grant,
+    Json,
+    Message,
+    OperationName,
+    Reason,
+    Request,
+    RunId,
+    Slug,
+    newer,
+)
 from triptych.schemas.plan import Decision, Judge, Plan, RetryPolicy, Step
-from triptych.schemas.playbook import Caching, FixedPlan, ModelPlan
+from triptych.schemas.playbook import AnyPlan, Caching
 from triptych.schemas.result import Result, ToolError
 
 
@@ -33,6 +45,17 @@ class StepRecord(Message):
     reason: Annotated[Reason | None, Field(exclude_if=newer(None), description="Why it ended as it did.")] = None
 
 
+Note = Annotated[str, Field(max_length=1_000)]
+
+
+class TaskLedger(Authored):
+    """What a manager keeps from turn to turn, in its own words: it is told again at each turn."""
+
+    facts: Annotated[tuple[Note, ...], Field(max_length=50, description="What is known, and from which step.")] = ()
+    questions: Annotated[tuple[Note, ...], Field(max_length=20, description="What is still to be found out.")] = ()
+    progress: Annotated[tuple[Note, ...], Field(max_length=50, description="What has been done, and decided.")] = ()
+
+
 BranchIndex = Annotated[
     int | None, Field(ge=0, exclude_if=newer(None), description="Which branch of a step that has many.")
 ]
@@ -44,7 +67,7 @@ class PlanRequest(Request):
     playbook: Slug
     goal: str
     input: dict[str, Json]
-    spec: Annotated[FixedPlan | ModelPlan, Field(discriminator="pattern")]
+    spec: AnyPlan
     tools: tuple[str, ...]
     revision: Annotated[int, Field(ge=1)]
     max_steps: Annotated[int, Field(ge=1, description="What is left of the budget of steps.")]
@@ -55,6 +78,10 @@ class PlanRequest(Request):
     handoffs: Annotated[
         tuple[Slug, ...], Field(exclude_if=newer(()), description="The playbooks that a step may hand over to.")
     ] = ()
+    turns_left: Annotated[
+        int, Field(ge=0, exclude_if=newer(0), description="How many more plans may follow; at 0 it has to answer.")
+    ] = 0
+    ledger: Annotated[TaskLedger | None, Field(exclude_if=newer(None))] = None
     repair: Annotated[Slug | None, Field(description="The step whose arguments alone are to be mended.")] = None
 
 
@@ -64,6 +91,10 @@ class PlanAnswer(Answer):
     plan: Plan | None = None
     error: ToolError | None = None
     code: Annotated[str | None, Field(description="`plan_invalid` when repairs were used up.")] = None
+    answer: Annotated[
+        dict[str, Json] | None, Field(exclude_if=newer(None), description="The goal is reached; this came of it.")
+    ] = None
+    ledger: Annotated[TaskLedger | None, Field(exclude_if=newer(None))] = None
 
 
 class CallRequest(Request):

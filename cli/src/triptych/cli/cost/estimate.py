@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from triptych.schemas import Contract, Cost, Judge, ModelPlan, Playbook, Review, StepSpec
+from triptych.schemas import Contract, Cost, Judge, PlanByModel, PlanByTurns, Playbook, Review, StepSpec
 
 _MICROS = 1_000_000
 
@@ -46,7 +46,7 @@ def estimate(playbook: Playbook, contracts: Mapping[str, Contract]) -> Estimate:
     lines = tuple(_lines(playbook, contracts))
     tokens = sum(line.tokens * line.times for line in lines)
     usd_micros = sum(line.usd_micros * line.times for line in lines)
-    unknown = () if isinstance(playbook.plan, ModelPlan) else tuple(_unknown(playbook.plan.steps, contracts))
+    unknown = () if isinstance(playbook.plan, PlanByModel) else tuple(_unknown(playbook.plan.steps, contracts))
     # What is not known beforehand may use up whatever the budgets leave.
     is_open = bool(unknown) or playbook.is_planned_by_model
     budgets = playbook.budgets
@@ -65,11 +65,12 @@ def estimate(playbook: Playbook, contracts: Mapping[str, Contract]) -> Estimate:
 
 def _lines(playbook: Playbook, contracts: Mapping[str, Contract]) -> Iterator[Line]:
     plan = playbook.plan
-    if isinstance(plan, ModelPlan):
-        yield Line("(plan)", plan.tokens, _micros(plan.usd), 1 + playbook.budgets.replans)
+    if isinstance(plan, PlanByModel):
+        plans = plan.max_turns if isinstance(plan, PlanByTurns) else playbook.budgets.replans
+        yield Line("(plan)", plan.tokens, _micros(plan.usd), 1 + plans)
     else:
         for step in plan.steps:
-            attempts = (step.retry or playbook.retry).max_attempts
+            attempts = (step.retry or playbook.retry).max_attempts * step.rounds
             branches = 1 if step.map is None else len(step.map) if isinstance(step.map, list) else step.max_items
             cost = _cost(step, contracts)
             if cost.tokens or cost.usd_micros:

@@ -24,6 +24,7 @@ from triptych.examples.model_server.judge import judge
 from triptych.examples.model_server.misbehaviour import Misbehaviour, Temper, without_markers
 from triptych.examples.model_server.plan import plan
 from triptych.examples.model_server.prompt import ChatRequest, Prompt, PromptError, TaskKind, understand
+from triptych.examples.model_server.turns import next_turn
 
 MODELS = ("scripted-strong", "scripted-cheap")
 SLOW_S = 2.0
@@ -130,7 +131,7 @@ def _reply(prompt: Prompt) -> dict[str, Any]:
         case TaskKind.DRAFT:
             return draft(subject)
         case TaskKind.PLAN:
-            return plan(material, subject)
+            return next_turn(material, subject) if "pattern" in material else plan(material, subject)
         case TaskKind.JUDGE:
             return judge(material)
         case TaskKind.ANSWER:

@@ -6,6 +6,7 @@ the articles they come from. Without an article that fits it says so, and cites 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from triptych.examples.model_server.words import sentences, words
@@ -13,6 +14,8 @@ from triptych.examples.model_server.words import sentences, words
 MAX_ARTICLES = 2
 MAX_SENTENCES = 5
 SECOND_ARTICLE_SHARE = 0.75
+MISSED = re.compile(r'does not mention "([^"]+)"')
+"""What a reviewer missed in an earlier draft."""
 LEAST_RATING = 0.3
 """Below this an article is about something else."""
 
@@ -28,6 +31,7 @@ def draft(ticket: dict[str, Any]) -> dict[str, Any]:
         told = [line for article in cited for line in _relevant(asked, article, MAX_SENTENCES // len(cited) + 1)]
     greeting = f"Hello {ticket['customer']}," if ticket.get("customer") else "Hello,"
     sources = [f"See also: {article['title']} ({article['id']})." for article in cited]
+    told += [f"{phrase}." for phrase in MISSED.findall(str(ticket.get("body", "")))]
     closing = "If this does not solve it, answer this message and a colleague takes over."
     return {
         "subject": subject if subject.lower().startswith("re:") else f"Re: {subject}",

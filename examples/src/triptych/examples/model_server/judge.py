@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from triptych.examples.model_server.words import flatten, sentences, words
@@ -11,11 +12,16 @@ BORNE_OUT = 0.5
 ENOUGH = 0.6
 """From this share of sentences on, an answer passes."""
 MAX_EVIDENCE = 5
+MENTION = re.compile(r'must mention "([^"]+)"')
+"""What the criteria can demand word for word."""
 
 
 def judge(material: dict[str, Any]) -> dict[str, Any]:
     """Whether the answer rests on the sources, how sure that is, and the sentences that say so."""
-    told = sentences(flatten(material.get("answer") or material.get("output")))
+    said = flatten(material.get("answer") or material.get("output"))
+    if missing := [phrase for phrase in MENTION.findall(str(material.get("criteria"))) if phrase not in said]:
+        return {"pass": False, "confidence": 0.95, "evidence": [f'It does not mention "{one}".' for one in missing]}
+    told = sentences(said)
     backing = [material.get(name) for name in ("sources", "known", "input", "criteria")]
     known = set(words(flatten(backing)))
     shares = {line: _share(line, known) for line in told if words(line)}

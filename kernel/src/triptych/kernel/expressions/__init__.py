@@ -8,12 +8,14 @@ different kinds can be compared but not added. A literal `${{` is written `${{ "
 """
 
 from triptych.kernel.expressions.error import ExpressionError
-from triptych.kernel.expressions.lexer import BRANCH, OPEN, VARIABLES, operands
+from triptych.kernel.expressions.lexer import ANSWER, BRANCH, FEEDBACK, OPEN, VARIABLES, operands
 from triptych.kernel.expressions.program import FUNCTIONS, Scope, check, evaluate, holds, references_of
 from triptych.kernel.expressions.templates import expressions, has_templates, is_reference, references, render
 
 __all__ = [
+    "ANSWER",
     "BRANCH",
+    "FEEDBACK",
     "FUNCTIONS",
     "OPEN",
     "VARIABLES",

@@ -17,7 +17,11 @@ MAX_MACROS: Final = 8
 MAX_MACRO_DEPTH: Final = 2
 BRANCH: Final = frozenset({"item", "index"})
 """What a branch of a step with `map` sees besides."""
-VARIABLES: Final = frozenset({"input", "steps", "result"}) | BRANCH
+FEEDBACK: Final = frozenset({"feedback"})
+"""What a step with `rounds` sees of the round before; null in the first."""
+ANSWER: Final = frozenset({"answer"})
+"""What the output of a run that is planned by turns can use."""
+VARIABLES: Final = frozenset({"input", "steps", "result"}) | BRANCH | FEEDBACK | ANSWER
 OPEN: Final = "${{"
 """Where a template begins."""
 

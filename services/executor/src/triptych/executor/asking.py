@@ -12,12 +12,12 @@ from triptych.executor import events as ev
 from triptych.executor import handoff
 from triptych.executor.budgets import shortfall
 from triptych.executor.dispositions import Then
-from triptych.executor.loops import repeated_call
+from triptych.executor.loops import endless_turns, repeated_call, stalled
 from triptych.executor.origins import invented
 from triptych.executor.state import Run, StepState
 from triptych.executor.turn import Turn, fail_step
 from triptych.kernel.expressions import ExpressionError, render
-from triptych.schemas import Effect, Grant, Json, Judge, ModelPlan, Reason, ResultStatus
+from triptych.schemas import Effect, Grant, Json, Judge, PlanByModel, PlanByTurns, Reason, ResultStatus
 
 REISSUE_AFTER_MS = 30_000
 """An open request is sent again after this and its timeout; workers drop what they have seen."""
@@ -28,7 +28,10 @@ REISSUE_TIMEOUT_MAX_MS = 600_000
 def request_plan(turn: Turn) -> None:
     run = turn.run
     spec = run.playbook.plan
-    grant = Grant(tokens=spec.tokens, usd_micros=_micros(spec.usd)) if isinstance(spec, ModelPlan) else Grant()
+    grant = Grant(tokens=spec.tokens, usd_micros=_micros(spec.usd)) if isinstance(spec, PlanByModel) else Grant()
+    if isinstance(spec, PlanByTurns) and (end := endless_turns(run, spec)):
+        turn.record(ev.RunEscalated(end))
+        return
     if short := shortfall(run.ledger, grant):
         turn.record(ev.RunEscalated(short))
         return
@@ -39,10 +42,16 @@ def request_plan(turn: Turn) -> None:
             reserved=grant,
             deadline_at=run.deadline_at,
             reissue_at=_reissue_at(turn.now),
-            failure=run.failure,
+            failure=run.failure or (stalled(run) if isinstance(spec, PlanByTurns) else None),
+            turns_left=_turns_left(run),
             repair=run.repair,
         )
     )
+
+
+def _turns_left(run: Run) -> int:
+    spec = run.playbook.plan
+    return spec.max_turns - (run.revision - run.progress.turns_from) if isinstance(spec, PlanByTurns) else 0
 
 
 def request_call(turn: Turn, state: StepState) -> None:

@@ -14,7 +14,19 @@ from uuid import UUID
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
-from triptych.schemas import Decision, Grant, Json, Parent, Plan, Playbook, Reason, Result, Spend, ToolError
+from triptych.schemas import (
+    Decision,
+    Grant,
+    Json,
+    Parent,
+    Plan,
+    Playbook,
+    Reason,
+    Result,
+    Spend,
+    TaskLedger,
+    ToolError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,7 @@ class PlanRequested:
     deadline_at: datetime
     reissue_at: datetime
     failure: Reason | None = None
+    turns_left: int = 0
     repair: str | None = None
     """The step whose arguments were refused, when that is all that is asked to be mended."""
 
@@ -62,6 +75,18 @@ class PlanAccepted:
     request_id: str
     plan: Plan
     spend: Spend = field(default_factory=Spend)
+    ledger: TaskLedger | None = None
+    """What the planner wants to be told again, when it plans by turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoalReached:
+    """The planner answered that nothing more is to be done, and what came of it."""
+
+    request_id: str
+    answer: dict[str, Json]
+    spend: Spend = field(default_factory=Spend)
+    ledger: TaskLedger | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +241,16 @@ class RequestReissued:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundStarted:
+    """The critic did not accept what a step made: it is made again, and told why."""
+
+    step: str
+    round: int
+    reason: Reason
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StepEnded:
     """A step is settled: `succeeded`, `failed` or `skipped`."""
 
@@ -294,6 +329,7 @@ Event = (
     | RunStarted
     | PlanRequested
     | PlanAccepted
+    | GoalReached
     | PlanRefused
     | FanOutStarted
     | FanInDone
@@ -308,6 +344,7 @@ Event = (
     | ReviewFailed
     | RetryScheduled
     | RequestReissued
+    | RoundStarted
     | StepEnded
     | ReplanDecided
     | RunEscalated

@@ -26,7 +26,7 @@ from triptych.executor.state import (
     StepStatus,
     changed,
 )
-from triptych.schemas import Effect, Json, Result, ResultStatus, Spend, Step
+from triptych.schemas import Effect, Json, PlanByTurns, Reason, Result, ResultStatus, Spend, Step
 
 
 def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
@@ -84,18 +84,28 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             run.deadline_at = deadline_at
             run.active_since = at
         case ev.PlanRequested():
+            loops.note_turn(run)
             _open(run, Ask.PLAN, None, event)
             run.status = RunStatus.PLANNING
             run.plan_attempts += 1
             run.replan_due = False
-        case ev.PlanAccepted(request_id, plan, spend):
+        case ev.GoalReached(request_id, answer, spend, ledger):
+            _close(run, request_id, spend)
+            if run.status is RunStatus.PLANNING:
+                run.status = RunStatus.RUNNING
+            run.answer = answer
+            run.task_ledger = ledger or run.task_ledger
+            run.plan_attempts = 0
+            run.failure = run.repair = None
+        case ev.PlanAccepted(request_id, plan, spend, ledger):
+            run.task_ledger = ledger or run.task_ledger
             _close(run, request_id, spend)
             if run.status is RunStatus.PLANNING:
                 run.status = RunStatus.RUNNING
             run.revision = plan.revision
             run.plan_attempts = 0
             run.failure = run.repair = None
-            run.steps = _revised(run, plan.steps, plan.revision)
+            run.steps = {**_observed(run), **_revised(run, plan.steps, plan.revision)}
             run.branches = {key: state for key, state in run.branches.items() if _stays(run, state)}
         case ev.PlanRefused(request_id, _error, _code, spend):
             _close(run, request_id, spend)
@@ -131,7 +141,10 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
         case ev.RequestReissued(request_id, reissue_at):
             request = run.requests[request_id]
             run.requests[request_id] = changed(request, reissue_at=reissue_at, reissues=request.reissues + 1)
+        case ev.RoundStarted(step, number, reason, evidence):
+            _next_round(run, step, number, reason, evidence)
         case ev.ReplanDecided(step, reason, repair):
+            run.answer = None
             loops.note_replan(run, step, reason)
             _drop_retries(run)
             run.failure = reason
@@ -141,7 +154,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             run.repair = step if repair else None
             if step is not None and repair:
                 run.repaired |= {run.steps[step].step.operation}
-            else:
+            elif not isinstance(run.playbook.plan, PlanByTurns):
                 run.ledger = changed(run.ledger, replans=run.ledger.replans + 1)
         case ev.RunEscalated(reason, step):
             _drop_retries(run)
@@ -372,6 +385,40 @@ def _again(run: Run, step_id: str, state: StepState) -> None:
                 _put_branch(run, branch, branch.again())
 
 
+def _next_round(run: Run, state_id: str, number: int, reason: Reason, evidence: tuple[str, ...]) -> None:
+    """What was made is made again, as another call, with what was wrong with it."""
+    state = run.state(state_id)
+    feedback = {
+        "round": number - 1,
+        "code": reason.code,
+        "message": reason.message,
+        "evidence": list(evidence),
+        "data": state.result.data if state.result else None,
+    }
+    _change_step(
+        run,
+        state_id,
+        status=StepStatus.WAITING,
+        call=state.call + 1,
+        round=number,
+        feedback=feedback,
+        attempts=0,
+        review_attempts=0,
+        result=None,
+    )
+
+
+def _observed(run: Run) -> dict[str, StepState]:
+    """Who plans by turns goes on from what failed too: it is over, and stays known."""
+    if not isinstance(run.playbook.plan, PlanByTurns):
+        return {}
+    return {
+        step_id: changed(state, status=StepStatus.SKIPPED)
+        for step_id, state in run.steps.items()
+        if state.status is StepStatus.FAILED and state.result is not None
+    }
+
+
 def _stays(run: Run, branch: StepState) -> bool:
     step = run.steps.get(branch.step.id)
     return step is not None and step.fan is not None
@@ -384,7 +431,7 @@ def _resumed(run: Run, event: ev.RunResumed) -> None:
     run.status = RunStatus.RUNNING if run.revision else RunStatus.PLANNING
     run.replan_due = run.failure is not None
     run.plan_attempts = run.review_attempts = 0
-    run.progress = Progress()
+    run.progress = Progress(turns_from=run.revision)
     run.reason = run.stopped_step = run.escalated_at = None
     run.deadline_at = event.deadline_at
     run.ledger = run.ledger.extend(event.extend)

@@ -11,7 +11,7 @@ import json
 import math
 
 from triptych.executor.state import Run, StepState, changed
-from triptych.schemas import Json, Reason, Result
+from triptych.schemas import Json, PlanByTurns, Reason, Result
 
 CODE = "loop"
 
@@ -49,6 +49,35 @@ def circular_replan(run: Run, step_id: str | None, cause: Reason) -> Reason | No
         f"{cause.code}: {cause.message}; resume to plan once more, or abort"
     )
     return Reason(code=CODE, message=message)
+
+
+def stalled(run: Run) -> Reason | None:
+    """What to tell a planner whose last turn has shown nothing new."""
+    if run.revision == 0 or len(run.progress.facts) > run.progress.facts_at_turn:
+        return None
+    return Reason(code="stalled", message="the last turn showed nothing new: plan something else, or answer")
+
+
+def endless_turns(run: Run, plan: PlanByTurns) -> Reason | None:
+    """Why the planner may have no further turn, or None when it may."""
+    progress = run.progress
+    if run.revision - progress.turns_from > plan.max_turns:
+        message = f"the goal was not reached in {plan.max_turns} turns (plan.max_turns); resume to allow as many again"
+        return Reason(code="max_turns", message=message)
+    if stalled(run) and progress.stalls >= plan.max_stalls:
+        message = (
+            f"{progress.stalls + 1} turns in a row showed nothing new, and {plan.max_stalls} may (plan.max_stalls); "
+            "resume to go on, or abort"
+        )
+        return Reason(code=CODE, message=message)
+    return None
+
+
+def note_turn(run: Run) -> None:
+    """For the fold: the planner is asked for its next turn."""
+    if isinstance(run.playbook.plan, PlanByTurns) and run.plan_attempts == 0:
+        stalls = run.progress.stalls + 1 if stalled(run) else 0
+        run.progress = changed(run.progress, stalls=stalls, facts_at_turn=len(run.progress.facts))
 
 
 def note_call(run: Run, operation: str, arguments: Json) -> None:

@@ -36,6 +36,7 @@ from triptych.schemas import (
     Json,
     Parent,
     PlanAnswer,
+    PlanByTurns,
     Playbook,
     Reason,
     ResultStatus,
@@ -131,8 +132,11 @@ def _deadline(playbook: Playbook, start: datetime, parent: Parent | None) -> dat
 
 
 def _on_plan(turn: Turn, answer: PlanAnswer) -> None:
+    if answer.answer is not None:
+        turn.record(ev.GoalReached(answer.request_id, answer.answer, answer.spend, answer.ledger))
+        return
     if answer.plan is not None:
-        turn.record(ev.PlanAccepted(answer.request_id, answer.plan, answer.spend))
+        turn.record(ev.PlanAccepted(answer.request_id, answer.plan, answer.spend, answer.ledger))
         return
     error = answer.error or ToolError(code=ErrorCode.INTERNAL, message="the planner gave neither a plan nor an error")
     turn.record(ev.PlanRefused(answer.request_id, error, answer.code, answer.spend))
@@ -185,7 +189,7 @@ def _on_verdict(turn: Turn, answer: VerdictAnswer) -> None:
     )
     if turn.run.status.is_active:
         reason = answer.reason or Reason(code=answer.decision.value, message="the critic gave no reason")
-        _follow_verdict(turn, step_id, answer.decision, reason)
+        _follow_verdict(turn, step_id, answer.decision, reason, answer.evidence)
 
 
 def _on_tick(turn: Turn) -> None:
@@ -236,6 +240,8 @@ def _advance(turn: Turn) -> None:
     elif waiting := [step_id for step_id, state in run.steps.items() if not state.status.has_ended]:
         message = f"steps {', '.join(waiting)} wait for steps that no plan has; resume to plan again, or abort"
         turn.record(ev.RunEscalated(Reason(code="plan_invalid", message=message)))
+    elif isinstance(run.playbook.plan, PlanByTurns) and run.answer is None:
+        request_plan(turn)
     else:
         _finish(turn)
 
@@ -373,7 +379,9 @@ def _fall_back(turn: Turn, state: StepState, reason: Reason) -> None:
     turn.record(ev.FallbackTaken(state.id, state.fallback + 1, reason))
 
 
-def _follow_verdict(turn: Turn, step_id: str | None, decision: Decision, reason: Reason) -> None:
+def _follow_verdict(
+    turn: Turn, step_id: str | None, decision: Decision, reason: Reason, evidence: tuple[str, ...]
+) -> None:
     if step_id is None:
         match decision:
             case Decision.CONTINUE:
@@ -387,12 +395,23 @@ def _follow_verdict(turn: Turn, step_id: str | None, decision: Decision, reason:
     match decision:
         case Decision.CONTINUE:
             turn.record(ev.StepEnded(step_id, StepStatus.SUCCEEDED, reason))
+        case Decision.RETRY | Decision.REPLAN if state.step.rounds > 1:
+            _next_round(turn, state, reason, evidence)
         case Decision.RETRY if state.attempts < state.step.retry.max_attempts:
             schedule_retry(turn, Ask.CALL, step_id, state.step.retry, state.attempts, reason, None)
         case Decision.REPLAN:
             fail_step(turn, step_id, Then.REPLAN, reason)
         case Decision.RETRY | Decision.ESCALATE:
             fail_step(turn, step_id, Then.ESCALATE, reason)
+
+
+def _next_round(turn: Turn, state: StepState, reason: Reason, evidence: tuple[str, ...]) -> None:
+    """Maker and checker: what is not accepted is made again with the reasons, a bounded number of times."""
+    if state.round < state.step.rounds:
+        turn.record(ev.RoundStarted(state.id, state.round + 1, reason, evidence))
+        return
+    message = f"{state.id} was not accepted in {state.round} rounds; the last time {reason.code}: {reason.message}"
+    fail_step(turn, state.id, Then.ESCALATE, Reason(code="not_accepted", message=message))
 
 
 def _retry_review(turn: Turn, step_id: str | None, error: ToolError) -> None:

@@ -128,6 +128,8 @@ def _plan_request(run: Run, event: ev.PlanRequested) -> PlanRequest:
         known=run.records(),
         failure=event.failure,
         handoffs=run.playbook.handoffs,
+        turns_left=event.turns_left,
+        ledger=run.task_ledger,
         repair=event.repair,
         cache=run.playbook.cache,
     )

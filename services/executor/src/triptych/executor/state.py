@@ -30,6 +30,7 @@ from triptych.schemas import (
     StandIn,
     Step,
     StepRecord,
+    TaskLedger,
     Usage,
 )
 
@@ -139,6 +140,9 @@ class StepState:
     call: int = 1
     attempts: int = 0
     review_attempts: int = 0
+    round: int = 1
+    feedback: dict[str, Json] | None = None
+    """What the critic had against the round before."""
     counted: bool = False
     took_effect: bool = False
     """A write that happened, or may have: from then on it never gets another idempotency key."""
@@ -290,6 +294,11 @@ class Progress:
     """How many steps made the same call."""
     facts: frozenset[str] = frozenset()
     facts_at_replan: int = 0
+    facts_at_turn: int = 0
+    stalls: int = 0
+    """How many turns in a row have shown nothing new."""
+    turns_from: int = 0
+    """The revision from which turns are counted: a person who resumes gives as many again."""
 
 
 @dataclass
@@ -317,6 +326,9 @@ class Run:
     """The branches of all steps that have some, by their ids; a step's are in the order of its items."""
     requests: dict[str, OpenRequest] = field(default_factory=dict)
     retries: dict[tuple[Ask, str | None], Retry] = field(default_factory=dict)
+    task_ledger: TaskLedger | None = None
+    answer: dict[str, Json] | None = None
+    """What the planner says has come of it, once the goal is reached."""
     plan_attempts: int = 0
     review_attempts: int = 0
     failure: Reason | None = None
@@ -365,13 +377,12 @@ class Run:
             for step_id, state in self.steps.items()
             if state.status.has_ended
         }
-        return {"input": self.input, "steps": steps}
+        return {"input": self.input, "steps": steps, "answer": self.answer}
 
     def scope_of(self, state: StepState) -> dict[str, Any]:
         """The same for a step, or for a branch of one, which sees its item too."""
-        if state.index is None:
-            return self.scope()
-        return {**self.scope(), "item": self.item_of(state), "index": state.index}
+        scope = {**self.scope(), "feedback": state.feedback}
+        return scope if state.index is None else {**scope, "item": self.item_of(state), "index": state.index}
 
     def merged(self, state: StepState) -> Result:
         """What the branches of a step have given so far."""

@@ -16,7 +16,7 @@ from triptych.executor.dispositions import Then
 from triptych.executor.fold import record
 from triptych.executor.loops import circular_replan
 from triptych.executor.state import Ask, Run, StepStatus
-from triptych.schemas import Effect, Reason, RetryPolicy
+from triptych.schemas import Effect, PlanByTurns, Reason, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,17 @@ def replan_or_escalate(turn: Turn, step_id: str | None, reason: Reason) -> None:
     """
     if not turn.run.playbook.is_planned_by_model or has_begun_writes(turn.run):
         turn.record(ev.RunEscalated(reason, step_id))
-    elif exhausted := replans_exhausted(turn.run.ledger, reason):
+    elif (exhausted := replans_exhausted(turn.run.ledger, reason)) and not _has_turns(turn.run):
         turn.record(ev.RunEscalated(exhausted, step_id))
     elif circle := circular_replan(turn.run, step_id, reason):
         turn.record(ev.RunEscalated(circle, step_id))
     else:
         turn.record(ev.ReplanDecided(step_id, reason))
+
+
+def _has_turns(run: Run) -> bool:
+    """Who plans by turns has these to use up, and no replans."""
+    return isinstance(run.playbook.plan, PlanByTurns)
 
 
 def has_begun_writes(run: Run) -> bool:

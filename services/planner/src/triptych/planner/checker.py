@@ -171,6 +171,7 @@ def _step(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Problem
     yield from _operation(spec, terms)
     yield from _expressions(spec, "when", [spec.when] if spec.when else [], _BEFORE, known_ids)
     own = expressions.BRANCH if spec.map is not None else frozenset()
+    own |= expressions.FEEDBACK if spec.rounds > 1 else frozenset()
     yield from _expressions(spec, "expect", [spec.expect] if spec.expect else [], _AFTER | own, known_ids)
     yield from _templates(spec, "arguments", spec.arguments, _BEFORE | own, known_ids)
     yield from _templates(spec, "map", spec.map, _BEFORE, known_ids)
@@ -215,6 +216,8 @@ def _operation(spec: StepSpec, terms: Terms) -> Iterator[Problem]:
         allowed = ", ".join(sorted(terms.offers)) or "none"
         yield Problem(spec.id, "operation", f"{spec.operation} is not offered to this playbook; offered are: {allowed}")
         return
+    if spec.rounds > 1 and offer.contract.effect is not Effect.READ:
+        yield Problem(spec.id, "rounds", f"{spec.operation} changes something, so it cannot be made over again")
     try:
         unfitting = list(misfits(spec.arguments, offer))
     except ExpressionError:
@@ -261,6 +264,7 @@ def _pinned(spec: StepSpec, terms: Terms) -> Step:
         expect=spec.expect,
         unmet=spec.unmet,
         judge=spec.judge,
+        rounds=spec.rounds,
         retry=spec.retry or terms.retry,
         tier=spec.tier,
         fallback=tuple(StandIn(fallback=each, pin=_pin_of(each, terms)) for each in spec.fallback),

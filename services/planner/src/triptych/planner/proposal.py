@@ -14,7 +14,7 @@ from pydantic import Field
 
 from triptych.kernel.models import WorkingMemory, estimated_tokens
 from triptych.kernel.registry import Offer
-from triptych.schemas import Authored, Json, ModelPlan, PlanRequest, StepSpec, Unmet
+from triptych.schemas import Authored, Json, PlanByModel, PlanByTurns, PlanRequest, StepSpec, Unmet
 from triptych.schemas.base import Expression, OperationName, Slug
 from triptych.schemas.plan import MAX_ITEMS, FanOutOver, MaxItems
 
@@ -59,14 +59,17 @@ class Missing(Authored):
     why: Annotated[str, Field(max_length=1_000)] = ""
 
 
+Gaps = Annotated[
+    tuple[Missing, ...],
+    Field(max_length=10, description="What no operation can do, when the goal cannot be reached without it."),
+]
+
+
 class Proposal(Authored):
     """The whole answer of a model that was asked for a plan."""
 
     steps: tuple[ProposedStep, ...]
-    missing: Annotated[
-        tuple[Missing, ...],
-        Field(max_length=10, description="What no operation can do, when the goal cannot be reached without it."),
-    ] = ()
+    missing: Gaps = ()
 
 
 def question(
@@ -82,6 +85,11 @@ def question(
         "operations": [_operation(offer) for offer in offers.values()],
         "input": request.input,
     }
+    if isinstance(request.spec, PlanByTurns):
+        asked["pattern"] = request.spec.pattern
+        asked["turns_left"] = request.turns_left
+    if request.ledger is not None:
+        asked["ledger"] = request.ledger.model_dump(mode="json")
     if request.failure is not None:
         asked["failure"] = request.failure.model_dump(mode="json")
     if (refused := _refused(request, offers)) is not None:
@@ -90,7 +98,7 @@ def question(
         asked["errors"] = list(errors)
     if request.known:
         memory = WorkingMemory.of(request.known)
-        if isinstance(request.spec, ModelPlan) and max_tokens is not None:
+        if isinstance(request.spec, PlanByModel) and max_tokens is not None:
             left = max(0, max_tokens - estimated_tokens(orjson.dumps(asked)))
             memory = memory.within(min(request.spec.memory_tokens, left))
         asked |= memory.told()

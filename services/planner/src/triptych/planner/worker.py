@@ -18,7 +18,8 @@ from triptych.kernel.registry import ContractRegistry, Offer
 from triptych.kernel.worker import JobAttempt
 from triptych.planner.checker import Terms, find_problems, make_plan
 from triptych.planner.gaps import Gap, GapKind, Gaps
-from triptych.planner.proposal import Proposal, constraints, question
+from triptych.planner.move import PROMPTS, Move, form_of, move_problems, prompts_of, read, steps_at_once
+from triptych.planner.proposal import constraints, question
 from triptych.schemas import (
     HANDOFF,
     Caching,
@@ -26,13 +27,14 @@ from triptych.schemas import (
     ErrorCode,
     FixedPlan,
     Json,
-    ModelPlan,
     Plan,
     PlanAnswer,
+    PlanByModel,
     PlanRequest,
     Recall,
     Spend,
     StepSpec,
+    TaskLedger,
     ToolError,
     handoff_contract,
 )
@@ -60,7 +62,7 @@ class Planner:
         """Without `gaps`, what plans want in vain is not counted."""
         self._registry, self._models, self._model_timeout_ms = registry, models, model_timeout_ms
         self._gaps = gaps
-        self._prompt = load_prompt("triptych.planner", "plan")
+        self._prompts = {name: load_prompt("triptych.planner", name) for name in PROMPTS}
         self._fixed_plans: dict[object, Plan] = {}
 
     async def execute(self, request: PlanRequest, attempt: JobAttempt) -> PlanAnswer:  # noqa: ARG002 - a plan has no effect
@@ -69,7 +71,7 @@ class Planner:
         match request.spec:
             case FixedPlan():
                 return await self._fixed(request, request.spec)
-            case ModelPlan():
+            case PlanByModel():
                 return await self._by_model(request, request.spec)
 
     def failed(self, request: PlanRequest, error: ToolError, spend: Spend) -> PlanAnswer:
@@ -114,16 +116,16 @@ class Planner:
             return _invalid(request, "; ".join(str(problem) for problem in problems[:MAX_ERRORS]))
         return _answer(request, plan=make_plan(spec.steps, terms))
 
-    async def _by_model(self, request: PlanRequest, spec: ModelPlan) -> PlanAnswer:
+    async def _by_model(self, request: PlanRequest, spec: PlanByModel) -> PlanAnswer:
         """Ask the model, and let it mend what the check finds."""
         if missing := await self._missing_tools(set(request.tools)):
             return self._unavailable(request, missing)
-        terms = self._terms(request, min(request.max_steps, spec.max_steps))
+        terms = self._terms(request, min(request.max_steps, steps_at_once(spec)))
         spends: list[Spend] = []
         errors: list[str] = []
         for repair in range(spec.repairs + 1):
             try:
-                proposal, spend = await self._ask(request, spec, terms, errors, total(spends))
+                move, spend = await self._ask(request, spec, terms, errors, total(spends))
             except ModelFailure as failure:
                 spends.append(failure.spend)
                 if failure.code is ErrorCode.BUDGET_EXCEEDED and errors:
@@ -134,35 +136,35 @@ class Planner:
                 errors = [failure.message]
                 continue
             spends.append(spend)
-            specs = [step.spec() for step in proposal.steps]
-            await self._note_gaps(request, specs, terms, proposal)
-            if proposal.missing:
-                return _missing(request, proposal, total(spends))
-            if not (problems := find_problems(specs, terms)):
-                return _answer(request, plan=make_plan(specs, terms), spend=total(spends))
+            await self._note_gaps(request, move.specs, terms, move)
+            if move.missing:
+                return _missing(request, move, total(spends))
+            if not (problems := move_problems(move, request, terms)):
+                plan = make_plan(move.specs, terms) if move.answer is None else None
+                return _answer(request, plan=plan, answer=move.answer, ledger=move.ledger, spend=total(spends))
             errors = [str(problem) for problem in problems[:MAX_ERRORS]]
         tried = f"no valid plan after {len(spends)} attempts: {'; '.join(errors)}"
         return _invalid(request, tried, total(spends))
 
     async def _ask(
-        self, request: PlanRequest, spec: ModelPlan, terms: Terms, errors: list[str], spent: Spend
-    ) -> tuple[Proposal, Spend]:
+        self, request: PlanRequest, spec: PlanByModel, terms: Terms, errors: list[str], spent: Spend
+    ) -> tuple[Move, Spend]:
         grant = remaining(request.grant, spent)
         reply = await self._models.ask(
             "plan",
             spec.tier,
             question(request, terms.offers, errors, grant.tokens // PROMPT_SHARE),
-            Proposal,
+            form_of(spec),
             grant=grant,
             timeout_ms=_timeout_ms(request.deadline_at, self._model_timeout_ms),
-            instructions=f"{self._prompt}\n\n{spec.instructions}",
+            instructions="\n\n".join([*(self._prompts[name] for name in prompts_of(spec)), spec.instructions]),
             constraints=constraints(terms.max_steps, is_repair=bool(errors), repaired_step=request.repair),
-            memo=_memo(request, terms),
+            memo=_memo(request, spec, terms),
         )
-        return _proposal(reply.output), reply.spend
+        return read(orjson.dumps(reply.output), spec), reply.spend
 
     async def _note_gaps(
-        self, request: PlanRequest, specs: Iterable[StepSpec], terms: Terms, proposal: Proposal | None = None
+        self, request: PlanRequest, specs: Iterable[StepSpec], terms: Terms, move: Move | None = None
     ) -> None:
         if self._gaps is None:
             return
@@ -171,7 +173,7 @@ class Planner:
             Gap(name, GapKind.NOT_ALLOWED if self._registry.get(name) is not None else GapKind.UNKNOWN)
             for name in wanted
         ]
-        said = proposal.missing if proposal is not None else ()
+        said = move.missing if move is not None else ()
         gaps += [Gap(missing.capability, GapKind.MISSING, missing.why) for missing in said]
         if gaps:
             await self._gaps.note(request, gaps)
@@ -208,21 +210,17 @@ def _handoff_offer(playbooks: tuple[str, ...]) -> Offer:
     return Offer.of(handoff_contract(playbooks))
 
 
-def _memo(request: PlanRequest, terms: Terms) -> Memo:
+def _memo(request: PlanRequest, spec: PlanByModel, terms: Terms) -> Memo:
     """A plan is given again where nothing can be written by it or a later one; one with problems never is."""
     may_write = any(offer.contract.effect is not Effect.READ for offer in terms.offers.values())
     is_kept = request.cache is Caching.ALL or (request.cache is Caching.READS and not may_write)
     recall = Recall.YES if is_kept else Recall.NO
 
     def is_sound(output: dict[str, Json]) -> bool:
-        proposal = _proposal(output)
-        return not proposal.missing and not find_problems([step.spec() for step in proposal.steps], terms)
+        move = read(orjson.dumps(output), spec)
+        return not move.missing and not move_problems(move, request, terms)
 
     return Memo(request.tenant, recall, is_sound)
-
-
-def _proposal(output: dict[str, Json]) -> Proposal:
-    return Proposal.model_validate_json(orjson.dumps(output))
 
 
 def _timeout_ms(deadline_at: datetime, at_most_ms: int) -> int:
@@ -230,8 +228,8 @@ def _timeout_ms(deadline_at: datetime, at_most_ms: int) -> int:
     return max(1, min(left_ms, at_most_ms))
 
 
-def _missing(request: PlanRequest, proposal: Proposal, spend: Spend) -> PlanAnswer:
-    wanted = "; ".join(f"{missing.capability} ({missing.why})" for missing in proposal.missing)
+def _missing(request: PlanRequest, move: Move, spend: Spend) -> PlanAnswer:
+    wanted = "; ".join(f"{missing.capability} ({missing.why})" for missing in move.missing)
     message = f"no operation of this playbook can do what the goal needs: {wanted}; see `triptych tools gaps`"
     error = ToolError(code=ErrorCode.INVALID_ARGUMENTS, message=message[:4_000])
     return _answer(request, error=error, code=TOOL_MISSING, spend=spend)
@@ -248,6 +246,8 @@ def _answer(
     plan: Plan | None = None,
     error: ToolError | None = None,
     code: str | None = None,
+    answer: dict[str, Json] | None = None,
+    ledger: TaskLedger | None = None,
     spend: Spend | None = None,
 ) -> PlanAnswer:
     return PlanAnswer(
@@ -257,5 +257,7 @@ def _answer(
         plan=plan,
         error=error,
         code=code,
+        answer=answer,
+        ledger=ledger,
         spend=spend or Spend(),
     )
