@@ -181,7 +181,7 @@ async def test_neither_pages_nor_traces_of_a_server_reach_the_model(call: Calls)
 
 async def test_a_server_that_wants_a_person_gets_none(call: Calls) -> None:
     code, message = error_of(await call("ask", {}))
-    assert code is ErrorCode.FORBIDDEN
+    assert code is ErrorCode.CONTRACT_VIOLATION
     assert "nobody is there" in message
 
 

@@ -154,7 +154,7 @@ def test_the_tool_of_the_readme_works_and_is_short() -> None:
 
 
 def test_the_tools_of_the_guide_work() -> None:
-    weather = tool_of("docs/tools.md", 'Tool("weather")')
+    weather = tool_of("docs/write-a-tool.md", 'Tool("weather")')
     assert asyncio.run(call(weather, "forecast", {"city": "Atlantis"})) == Result.empty()
     payments = tool_of("docs/tools.md", 'Tool("payments")')
     refunded = asyncio.run(call(payments, "refund", {"charge": "ch-1", "cents": 500}, idempotency_key="k-1"))

@@ -54,27 +54,40 @@ def up(
 ) -> None:
     """Start Postgres, Kafka and every service, and return when all are ready."""
     layout = Layout.at(data)
-    if running := _running(layout):
-        err.print(f"A stack is running already in {layout.root} (supervisor {running['pid']}).")
-        _follow(lambda: _running(layout))
-    else:
-        StackConfig.load(config)
-        options = Options(
+    stack = start(
+        layout,
+        Options(
             data=layout.root,
             topic_prefix=prefix,
             config=config.resolve(),
             kafka=kafka,
             postgres=postgres,
             playbooks=playbooks.resolve() if playbooks else None,
-        )
-        supervisor = _start_supervisor(layout, options)
-        if _follow(lambda: _still_there(layout, supervisor))["database_created"]:
-            err.print(f"The database {prefix} was created.")
-    stack = json.loads((layout.root / "stack.json").read_text())
+        ),
+    )
     if as_json:
         print_json(stack)
     else:
         err.print(f"Kafka [bold]{stack['kafka']}[/], topics [bold]{stack['topic_prefix']}.*[/], data {layout.root}")
+
+
+def start(layout: Layout, options: Options) -> dict[str, Any]:
+    """Start a stack unless one runs there, wait until all of it is ready, and give what stack.json says.
+
+    Raises:
+        StartError: something does not start, or not in time.
+        ConfigInvalidError: the configuration cannot be used.
+    """
+    if running := _running(layout):
+        err.print(f"A stack is running already in {layout.root} (supervisor {running['pid']}).")
+        follow(lambda: _running(layout))
+    else:
+        StackConfig.load(options.config)
+        supervisor = _start_supervisor(layout, options)
+        if follow(lambda: _still_there(layout, supervisor))["database_created"]:
+            err.print(f"The database {options.topic_prefix} was created.")
+    stack: dict[str, Any] = json.loads((layout.root / "stack.json").read_text())
+    return stack
 
 
 def down(*, data: DataDir = DEFAULT_DATA) -> None:
@@ -139,7 +152,7 @@ def scale(
     """Run N processes of a service."""
     layout = Layout.existing(data)
     names = ask(layout, {"do": "scale", "service": service, "count": count})["processes"]
-    _follow(lambda: ask(layout, {"do": "status"}), frozenset(names))
+    follow(lambda: ask(layout, {"do": "status"}), frozenset(names))
     if as_json:
         print_json({"service": service, "processes": names})
     else:
@@ -179,7 +192,7 @@ def _start_supervisor(layout: Layout, options: Options) -> subprocess.Popen[byte
     return supervisor
 
 
-def _follow(poll: Callable[[], Status | None], names: frozenset[str] | None = None) -> Status:
+def follow(poll: Callable[[], Status | None], names: frozenset[str] | None = None) -> Status:
     """Show progress until the stack, or those processes of it, are ready.
 
     Raises:

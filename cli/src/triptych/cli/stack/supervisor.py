@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,10 @@ class Supervisor:
                 return self._status()
             case {"do": "scale", "service": str(service), "count": int(count)}:
                 return {"processes": await self._scale_to(service, count)}
+            case {"do": "restart", "service": str(service)}:
+                return {"processes": await self._restart(service)}
+            case {"do": "configure"}:
+                return await self._configure()
             case {"do": "stop"}:
                 self.stopping.set()
                 return {"pid": os.getpid()}
@@ -141,25 +146,29 @@ class Supervisor:
             await asyncio.to_thread(server.prepare)
             await self._watch(server_unit(server, Kind.POSTGRES)).ready(_READY_TIMEOUT_S)
             owner = server.dsn(self._options.topic_prefix)
-        # Alembic takes a second to import: better here, while Kafka starts, than before anything does.
-        from triptych.kernel.migrate import Schema, prepare  # noqa: PLC0415
-
-        schemas = [
-            Schema(name, self._layout.secret(f"postgres-{name}"), migrations)
-            for name, migrations in self._config.schema_migrations().items()
-        ]
-        operator = self._layout.secret("postgres-operator")
-        try:
-            prepared = await asyncio.to_thread(prepare, owner, self._options.topic_prefix, schemas, operator)
-        except psycopg.Error as error:
-            parts = conninfo_to_dict(owner)
-            where = " ".join(f"{name}={part}" for name, part in parts.items() if name != "password")
-            raise DatabaseError(str(error), where) from error
+        prepared = await asyncio.to_thread(self._prepare, owner, self._config)
         if prepared.created:
             self._log.info("database created")
         for reason in prepared.postponed:
             self._log.warning("a migration waits", reason=reason)
         return prepared
+
+    def _prepare(self, owner: str, config: StackConfig) -> Prepared:
+        """Bring the database to what a configuration needs."""
+        # Alembic takes a second to import: better here, while Kafka starts, than before anything does.
+        from triptych.kernel.migrate import Schema, prepare  # noqa: PLC0415
+
+        schemas = [
+            Schema(name, self._layout.secret(f"postgres-{name}"), migrations)
+            for name, migrations in config.schema_migrations().items()
+        ]
+        operator = self._layout.secret("postgres-operator")
+        try:
+            return prepare(owner, self._options.topic_prefix, schemas, operator)
+        except psycopg.Error as error:
+            parts = conninfo_to_dict(owner)
+            where = " ".join(f"{name}={part}" for name, part in parts.items() if name != "password")
+            raise DatabaseError(str(error), where) from error
 
     async def _remove_old_runs(self, owner_dsn: str) -> None:
         """What `triptych retention` does, now and once a day."""
@@ -194,10 +203,7 @@ class Supervisor:
         (self._layout.root / "stack.json").unlink(missing_ok=True)
 
     async def _scale_to(self, service: str, count: int) -> list[str]:
-        if service not in self._scale:
-            raise UnknownServiceError(service, tuple(self._scale))
-        if not self._started:
-            raise StackError("The stack is still starting", where=str(self._layout.root), cure="Try again in a moment.")
+        self._check_started(service)
         if not 1 <= count <= MAX_PROCESSES:
             raise StackError(f"{count} processes", where=service, cure=f"Choose from 1 to {MAX_PROCESSES}.")
         async with self._scaling:
@@ -210,6 +216,58 @@ class Supervisor:
                 del self._watched[name]
             self._changed()
         return [self._service(service, index).name for index in range(1, count + 1)]
+
+    async def _restart(self, service: str) -> list[str]:
+        """Stop all processes of a service and start them again, as the configuration has them now."""
+        self._check_started(service)
+        async with self._scaling:
+            return await self._start_again(service)
+
+    async def _start_again(self, service: str) -> list[str]:
+        units = [self._service(service, index) for index in range(1, self._scale[service] + 1)]
+        await asyncio.gather(*(self._watched[unit.name].stop() for unit in units))
+        for unit in units:
+            self._watch(unit)
+        self._changed()
+        return [unit.name for unit in units]
+
+    async def _configure(self) -> dict[str, Any]:
+        """Read the configuration again, and start, stop and restart the tools that it has changed."""
+        self._check_started()
+        async with self._scaling:
+            before, after = self._config.table, (config := StackConfig.load(self._options.config)).table
+            added = sorted(after.tools.keys() - before.tools.keys())
+            removed = sorted(before.tools.keys() - after.tools.keys())
+            changed = sorted(
+                name for name, tool in after.tools.items() if name in before.tools and before.tools[name] != tool
+            )
+            if self._prepared is not None and (added or changed):
+                await create_topics(self._kafka, self._options.topic_prefix, after.tools)
+                self._prepared = await asyncio.to_thread(self._prepare, self._prepared.owner, config)
+            await asyncio.gather(*(self._let_go(name) for name in removed))
+            self._config = config
+            self._blueprint = replace(self._blueprint, config=config)
+            for name in added:
+                self._scale[name] = 1
+                self._watch(self._service(name, 1))
+            for name in changed:
+                await self._start_again(name)
+            self._changed()
+        sections = ("services", "processes", "env", "playbooks", "retention_days")
+        needs_up = [section for section in sections if getattr(before, section) != getattr(after, section)]
+        return {"added": added, "removed": removed, "restarted": changed, "needs_up": needs_up}
+
+    async def _let_go(self, service: str) -> None:
+        names = [self._service(service, index).name for index in range(1, self._scale.pop(service) + 1)]
+        await asyncio.gather(*(self._watched[name].stop() for name in names))
+        for name in names:
+            del self._watched[name]
+
+    def _check_started(self, service: str | None = None) -> None:
+        if service is not None and service not in self._scale:
+            raise UnknownServiceError(service, tuple(self._scale))
+        if not self._started:
+            raise StackError("The stack is still starting", where=str(self._layout.root), cure="Try again in a moment.")
 
     def _service(self, name: str, index: int) -> Unit:
         return self._blueprint.service(name, index, self._kafka, self._dsns)

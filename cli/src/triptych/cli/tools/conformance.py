@@ -6,7 +6,6 @@ The cases are those of `triptych.tools.conformance`; this module finds the tool 
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,12 +69,9 @@ def _subject(config: StackConfig, name: str) -> Subject:
     if table is None:
         known = ", ".join(config.table.tools) or "none"
         raise ConfigurationError(f"{config.file}: there is no tool {name}, only {known}")
-    path = config.directory / table.path if table.path is not None else None
-    if path is not None:
-        sys.path.insert(0, str(path))
     return Subject(
         table.adapter,
-        path=path,
+        path=config.directory / table.path if table.path is not None else None,
         source=Source(name, table.options, config.directory),
         environment={key: text for key, text in table.env.items() if not PLACEHOLDER.search(text)},
         migrations=config.directories(table.migrations, f"tools.{name}.migrations"),

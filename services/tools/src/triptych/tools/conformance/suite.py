@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import secrets
 import signal
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ class Subject:
 
     reference: str
     """`module:attribute`, as in triptych.toml."""
-    path: Path | None = None
+    path: Path | str | None = None
     """A folder for the Python path."""
     source: Source | None = None
     """For a tool that is built from options."""
@@ -261,6 +262,8 @@ def _told(lived: _Lived) -> str:
 
 
 def _loaded(subject: Subject) -> Tool:
+    if subject.path is not None and str(subject.path) not in sys.path:
+        sys.path.insert(0, str(subject.path))
     return load_tool(subject.reference, subject.source)
 
 

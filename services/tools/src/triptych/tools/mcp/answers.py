@@ -101,7 +101,7 @@ def failure_of_error(error: MCPError, offer: Offer, *, is_listed: bool) -> ToolF
         )
     if error.message in _NOT_HERE or error.code == types.MISSING_REQUIRED_CLIENT_CAPABILITY:
         return ToolFailure(
-            ErrorCode.FORBIDDEN,
+            ErrorCode.CONTRACT_VIOLATION,
             f"{operation} wants a model, a person or folders of its caller in the middle of a call; nobody is there",
             undone=False,
         )

@@ -1,0 +1,134 @@
+"""`triptych dev`: starts the embedded stack, watches what it is made of, and restarts just what has changed.
+
+A file that is wrong changes nothing: it is named, and the stack goes on as it was.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from watchfiles import DefaultFilter, watch
+
+from triptych.cli.commands_stack import follow, start, stop
+from triptych.cli.dev.contracts import differences
+from triptych.cli.dev.reach import Concerned, Reach
+from triptych.cli.options import DEFAULT_DATA, DEFAULT_PREFIX, DataDir
+from triptych.cli.output import err, out
+from triptych.cli.stack.config import StackConfig
+from triptych.cli.stack.control import ask
+from triptych.cli.stack.errors import StackError
+from triptych.cli.stack.layout import Layout
+from triptych.cli.stack.options import Options
+from triptych.cli.tools.offers import Offered, offers
+from triptych.kernel.errors import TriptychError
+
+EXECUTOR = "executor"
+"""The service that reads the playbooks."""
+
+
+def dev(
+    *,
+    data: DataDir = DEFAULT_DATA,
+    prefix: Annotated[str, typer.Option(help="Topics are PREFIX.noun; the database has this name.")] = DEFAULT_PREFIX,
+    kafka: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Use this Kafka instead of an embedded one.")
+    ] = None,
+    postgres: Annotated[
+        str | None, typer.Option(metavar="DSN", help="Use this Postgres instead; the DSN of an owner.")
+    ] = None,
+    config: Annotated[Path, typer.Option(help="Which processes make the stack.")] = Path("triptych.toml"),
+) -> None:
+    """Run the embedded stack until Ctrl-C, and restart what changes: a tool, the playbooks, the configuration."""
+    layout = Layout.at(data)
+    stack = start(
+        layout,
+        Options(data=layout.root, topic_prefix=prefix, config=config.resolve(), kafka=kafka, postgres=postgres),
+    )
+    err.print(f"Kafka [bold]{stack['kafka']}[/], data {layout.root}")
+    try:
+        _Watcher(layout, config.resolve()).run()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        err.print(stop(layout.root) or "stopped")
+
+
+class _Watcher:
+    def __init__(self, layout: Layout, file: Path) -> None:
+        self._layout, self._file = layout, file
+        self._config = StackConfig.load(file)
+        self._contracts = self._offered()
+
+    def run(self) -> None:
+        """Watch until Ctrl-C."""
+        while True:
+            reach = Reach.of(self._config)
+            folders = reach.folders()
+            err.print(f"watching {self._file.name}, {reach.playbooks.name} and {len(reach.tools)} tools", style="dim")
+            for changes in watch(*folders, recursive=False, watch_filter=DefaultFilter(), raise_interrupt=True):
+                concerned = reach.concerned(Path(path) for _, path in changes)
+                if concerned:
+                    self._take_over(concerned)
+                if (reach := Reach.of(self._config)).folders() != folders:
+                    break
+
+    def _take_over(self, concerned: Concerned) -> None:
+        try:
+            tools = set(concerned.tools)
+            if concerned.config:
+                tools -= self._configure()
+            if concerned.playbooks:
+                self._playbooks(concerned.playbooks)
+            for name in sorted(tools & self._config.table.tools.keys()):
+                self._restart(name)
+        except (StackError, TriptychError) as error:
+            err.print(str(error), style="red", markup=False, soft_wrap=True)
+
+    def _configure(self) -> set[str]:
+        """Take over the configuration; gives the tools that were started anew by that."""
+        self._config = StackConfig.load(self._file)
+        answer = ask(self._layout, {"do": "configure"})
+        for verb in ("added", "removed", "restarted"):
+            for name in answer[verb]:
+                out.print(f"{name}: {verb}")
+        if answer["needs_up"]:
+            err.print(f"{', '.join(answer['needs_up'])}: changed; takes effect with the next start", style="yellow")
+        started = {*answer["added"], *answer["restarted"]}
+        self._ready(started)
+        for name in sorted(started | set(answer["removed"])):
+            self._tell_differences(name)
+        return started
+
+    def _playbooks(self, changed: tuple[Path, ...]) -> None:
+        from triptych.kernel.playbooks import load_playbook  # noqa: PLC0415 - CEL is slow to import
+
+        for file in changed:
+            if file.exists():
+                playbook = load_playbook(file)
+                out.print(f"{file.name}: {playbook.name}@{playbook.version}")
+            else:
+                out.print(f"{file.name}: gone")
+        self._restart(EXECUTOR)
+
+    def _restart(self, service: str) -> None:
+        out.print(f"{service}: restarting")
+        ask(self._layout, {"do": "restart", "service": service})
+        self._ready({service})
+        self._tell_differences(service)
+
+    def _ready(self, services: set[str]) -> None:
+        if services:
+            follow(lambda: ask(self._layout, {"do": "status"}), frozenset(services))
+
+    def _tell_differences(self, tool: str) -> None:
+        after = self._offered()
+        before, self._contracts = self._contracts, after
+        none = Offered(tool)
+        for line in differences(before.get(tool, none).contracts, after.get(tool, none).contracts):
+            out.print(line, markup=False, soft_wrap=True)
+
+    def _offered(self) -> dict[str, Offered]:
+        known = self._config.table.tools
+        return {each.tool: each for each in offers(self._layout.root, None, None, None) if each.tool in known}

@@ -1,0 +1,78 @@
+"""What a changed file concerns, and what is said of contracts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from triptych.cli.dev.contracts import differences
+from triptych.cli.dev.reach import Reach
+from triptych.cli.stack.config import StackConfig
+from triptych.schemas import Contract, Effect
+
+CONFIG = """
+[tools.weather]
+adapter = "weather:tool"
+path = "my-tools"
+
+[tools.orders]
+adapter = "triptych.tools.sql:tool"
+options = { dsn_env = "DSN", files = ["sql/orders.sql"] }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "triptych.toml").write_text(CONFIG)
+    for name in ("my-tools/parts", "my-tools/__pycache__", "sql", "playbooks", ".triptych"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "sql" / "orders.sql").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def reach(folder: Path) -> Reach:
+    return Reach.of(StackConfig.load(folder / "triptych.toml"))
+
+
+def test_each_file_concerns_whoever_is_made_of_it(folder: Path, reach: Reach) -> None:
+    assert reach.concerned([folder / "triptych.toml"]).config
+    assert reach.concerned([folder / "playbooks" / "a.yaml"]).playbooks == (folder / "playbooks" / "a.yaml",)
+    assert reach.concerned([folder / "my-tools" / "parts" / "x.py"]).tools == {"weather"}
+    assert reach.concerned([folder / "sql" / "orders.sql"]).tools == {"orders"}
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", ".triptych/stack.json", "my-tools/__pycache__/x.pyc", "my-tools/.x.swp", "my-tools/test_x.py"]
+)
+def test_what_concerns_nobody_restarts_nothing(folder: Path, reach: Reach, name: str) -> None:
+    assert not reach.concerned([folder / name])
+
+
+def test_folders_are_watched_since_editors_replace_files(folder: Path, reach: Reach) -> None:
+    assert reach.folders() == {folder, *(folder / name for name in ("my-tools", "my-tools/parts", "sql", "playbooks"))}
+
+
+def contract(operation: str, **more: object) -> Contract:
+    fields = {"description": "x", "arguments": {"type": "object"}, "result": {}, "effect": Effect.READ}
+    return Contract.model_validate({"operation": f"weather.{operation}", **fields, **more})
+
+
+def test_what_has_become_of_contracts_is_told_one_line_each() -> None:
+    before = [contract("old"), contract("same"), contract("better"), contract("worse")]
+    demanding = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    after = [
+        contract("new"),
+        contract("same"),
+        contract("better", description="y"),
+        contract("worse", arguments=demanding, effect=Effect.ONCE),
+    ]
+    assert list(differences(before, after)) == [
+        "~ weather.better: compatible",
+        "+ weather.new",
+        "- weather.old: calls that were planned are refused",
+        "~ weather.worse: this breaks those who use it",
+        "    the effect was read and is once",
+        "    arguments: city: the field is new and required; nobody sends it yet",
+    ]
