@@ -384,7 +384,7 @@ async def command_line(ends: Ends, *arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-async def test_a_person_holds_a_breaker_open_and_that_is_seen_recorded_and_outlives_the_process(ends):
+async def test_a_person_holds_a_breaker_open_and_that_is_seen_recorded_and_outlives_the_process(ends, eventually):
     async with running(ends, echo):
         assert await command_line(ends, "breaker", "echo", "open", "--principal", "user:ana") == (
             0,
@@ -394,9 +394,12 @@ async def test_a_person_holds_a_breaker_open_and_that_is_seen_recorded_and_outli
         refused = request_for(echo, "echo", {"value": 1})
         await ends.ask(refused)
         assert "held open by user:ana" in (await ends.answer_to(refused)).result.error.message
-        _, shown = await command_line(ends, "status")
-        assert "breaker open" in shown
-        assert "held by user:ana" in shown
+
+        async def shown() -> bool:
+            _, status = await command_line(ends, "status")
+            return "breaker open" in status and "held by user:ana" in status
+
+        await eventually(shown)
         await command_line(ends, "breaker", "echo", "auto", "--principal", "user:bo")
         one = request_for(echo, "echo", {"value": 1})
         await ends.ask(one)
