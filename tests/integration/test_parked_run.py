@@ -1,0 +1,91 @@
+"""A run whose step waits for a callback: executor and tool are killed meanwhile, and it goes on all the same."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import pytest
+from executor_bench import MIGRATIONS as EXECUTOR
+from executor_bench import Bench
+from studio import MIGRATIONS, TOOL, Process, Studio, answers, call_back, open_studio
+
+from triptych.kernel.database import connect
+from triptych.kernel.migrate import WORKER
+from triptych.kernel.settings import ServiceSettings
+from triptych.schemas import topics
+from triptych.tools.process import load_tool
+
+PLAYBOOK = """
+name: film
+goal: Make a film.
+input: {type: object}
+tools: [studio.render]
+plan:
+  pattern: fixed
+  steps:
+    - {id: render, operation: studio.render, arguments: {text: a film}}
+output: {film: "${{ steps.render.data.film }}"}
+"""
+
+
+@dataclass
+class Scene:
+    """An executor, a tool, the upstream that the tool calls, and the tool's tables."""
+
+    bench: Bench
+    tool: Process
+    studio: Studio
+    pool: asyncpg.Pool
+
+
+@pytest.fixture
+async def scene(servers, prefix, database, create_topics, tmp_path) -> AsyncIterator[Scene]:
+    (tmp_path / "film.yaml").write_text(PLAYBOOK, "utf-8")
+    nouns = [topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS]
+    await create_topics(*nouns, "calls.studio", "calls.echo")
+    dsns = database.prepare({"executor": (EXECUTOR,), "tool_studio": (WORKER, MIGRATIONS / "tool")}).services
+    settings = ServiceSettings(kafka=servers.kafka, postgres=dsns["tool_studio"], topic_prefix=prefix)
+    bench = Bench(servers.kafka, prefix, dsns["executor"], tmp_path, tmp_path / "log")
+    async with open_studio() as (studio, address), bench, await connect(dsns["tool_studio"], "test") as pool:
+        tool = Process(settings, address, tmp_path)
+        bench.start()
+        await tool.start()
+        yield Scene(bench, tool, studio, pool)
+        await tool.kill()
+
+
+@pytest.fixture
+def pin(tmp_path, monkeypatch) -> dict[str, Any]:
+    """What a planner pins of the operation."""
+    (tmp_path / "studio_tool.py").write_text(TOOL, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    contract = load_tool("studio_tool:tool").operations["studio.render"].contract
+    return {"contract_hash": contract.hash, "effect": "idempotent", "timeout_ms": contract.timeout_ms}
+
+
+async def test_a_run_is_parked_until_the_callback_whoever_dies_meanwhile(scene, pin, eventually) -> None:
+    bench, tool = scene.bench, scene.tool
+    await bench.send(topics.TASKS, {"playbook": "film", "task_id": "t-1", "input": {}})
+
+    async def is_parked() -> bool:
+        for request in bench.seen.pop(topics.PLAN_REQUESTS, []):
+            plan = {"revision": 1, "steps": [{**request["spec"]["steps"][0], "pin": pin}]}
+            reply = {name: request[name] for name in ("request_id", "run_id", "tenant")}
+            await bench.send(topics.PLANS, reply | {"plan": plan}, request["partition"])
+        return bool(await scene.pool.fetchval("select count(*) from jobs where state = 'parked'"))
+
+    await eventually(is_parked)
+    bench.kill()
+    await tool.kill()
+    await tool.start()
+    url = scene.studio.orders[0]["callback"]
+    await eventually(lambda: answers(url))
+    assert (await call_back(url, {"state": "done", "film": "a.mp4"})).json() == {"status": "taken"}
+    bench.start()
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id="t-1"))
+    (outcome,) = bench.of(topics.OUTCOMES, task_id="t-1")
+    assert (outcome["status"], outcome["output"]) == ("succeeded", {"film": "a.mp4"})
+    assert len(scene.studio.orders) == 1
