@@ -106,6 +106,11 @@ class Admission:
         """How many runs take room."""
         return len(self._active)
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether any run waits."""
+        return bool(self._heads)
+
     def load(self, active: Iterable[tuple[UUID, Line]], waiting: Iterable[Waiting]) -> None:
         """What the database holds of the partitions that were claimed: at most `HEAD` of each line, oldest first."""
         for run_id, line in active:
@@ -179,11 +184,16 @@ class Admission:
             head.known.pop(run_id, None)
             self._drop_if_empty(line)
 
-    def settled(self) -> None:
-        """After a commit: who was about to begin and is not in it does not begin."""
-        for run_id in self._beginning:
+    def settled(self, but: Collection[UUID] = ()) -> None:
+        """After a batch: who was about to begin and is not in it does not begin. `but` these: nobody knows yet."""
+        for run_id in self._beginning.difference(but):
+            self.give_up(run_id)
+
+    def give_up(self, run_id: UUID) -> None:
+        """A run that was about to begin does not begin; one that takes room already keeps it."""
+        if run_id in self._beginning:
+            self._beginning.remove(run_id)
             self.release(run_id)
-        self._beginning.clear()
 
     def short(self) -> list[Line]:
         """Lines of which less than half a head is known, while the database holds more."""

@@ -2,6 +2,9 @@
 
 Ownership is an epoch in Postgres and not a belief about Kafka: the statement of a process that was
 replaced is refused, whatever it still thinks. A session never outlives a doubt; the loop starts another.
+
+While one batch is written and published, the next is decided on what the first will have made of its runs
+(docs/decisions/0011). So memory may be ahead of the database, by one batch and never for longer than the session.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ IDLE_POLL_MS = 500
 MAX_CACHED = 20_000
 MAX_TIMERS_A_BATCH = 500
 MAX_STARTS_A_BATCH = 500
+DECIDED_AT_ONCE = 50
+"""So many messages are decided before the batch under way is given a moment to go on."""
 OFFSET_COMMIT_EVERY_S = 5.0
 
 
@@ -45,6 +50,9 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._failure: BaseException | None = None
         self._claims: dict[int, Claim] = {}
         self._memory = self._blank_memory(partitions=1)
+        self._under_way: asyncio.Task[None] | None = None
+        self._creating: frozenset[UUID] = frozenset()
+        """Runs that the batch under way creates, unless their tasks turn out to be known."""
         self._published: list[OutboxKey] = []
         self._positions: dict[TopicPartition, int] = {}
         self._offsets_committed_at = time.monotonic()
@@ -56,20 +64,27 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     async def run(self) -> None:
         """Take batches until the service stops, or something ends the session."""
         async with self._subscription:
-            while not self._kit.service.stopping.is_set():
-                generation = self._generation
-                polled = await self._subscription.poll(self._wait_ms())
+            try:
+                while not self._kit.service.stopping.is_set():
+                    await self._take_one()
                 async with self._busy:
-                    self._kit.service.health.beat(LOOP)
-                    if self._failure is not None:
-                        raise self._failure
-                    if generation != self._generation:
-                        self._put_back(polled)
-                    elif self._claims:
-                        await self._turn(polled)
-                        self._kit.outage.over()
-            async with self._busy:
-                await self._forget_published()
+                    await self._written()
+                    await self._forget_published()
+            finally:
+                await self._abandon()
+
+    async def _take_one(self) -> None:
+        """Poll once, and do what is to be done then."""
+        generation = self._generation
+        polled = await self._subscription.poll(self._wait_ms())
+        async with self._busy:
+            self._kit.service.health.beat(LOOP)
+            if self._failure is not None:
+                raise self._failure
+            if generation != self._generation:
+                self._put_back(polled)
+            elif self._claims:
+                await self._turn(polled)
 
     def _wait_ms(self) -> int:
         """How long there is nothing to do unless a record comes in."""
@@ -83,6 +98,10 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Wait for the batch under way; from here on nothing of these partitions is touched."""
         async with self._busy:
+            try:
+                await self._written()
+            except (TriptychError, *POSTGRES_GONE, *KAFKA_GONE) as error:
+                self._failure = error
             self._generation += 1
             self._claims, self._memory = {}, self._blank_memory(partitions=1)
             self._positions.clear()
@@ -107,7 +126,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._kit.service.health.count("outbox_left_behind", len(left_behind))
         await self._publish(left_behind)
         failpoints.hit("decider.after_left_behind")
-        self._memory = await self._remember(partitions)
+        self._memory = await self._read_memory(partitions)
         self._claims = {claim.partition: claim for claim in claims}
         self._positions = {tp: await self._start_offset(tp) for tp in assigned}
         for tp, offset in self._positions.items():
@@ -122,7 +141,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             timers=len(self._memory.timers),
         )
 
-    async def _remember(self, partitions: list[int]) -> Memory[StateT]:
+    async def _read_memory(self, partitions: list[int]) -> Memory[StateT]:
         """What the database holds of these partitions. All topics have the same number of them."""
         store, topic = self._kit.store, next(iter(self._topics))
         memory = self._blank_memory(len(self._subscription.consumer.partitions_for_topic(topic)))
@@ -149,25 +168,34 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     async def _turn(self, polled: dict[TopicPartition, list[Record[Any, Any]]]) -> None:
         now = cloudevents.utc_now()
         due = self._memory.timers.take_due(now, MAX_TIMERS_A_BATCH)
-        starts = self._memory.starts
+        starts, self._memory.starts = self._memory.starts, []
         if not polled and not due and not starts:
+            await self._written()
             await self._forget_published()
+            self._kit.outage.over()
             return
-        batch: Batch[StateT] = Batch(at=now, published=self._published)
+        published, self._published = self._published, []
+        batch: Batch[StateT] = Batch(at=now, published=published)
         assembly = Assembly(self._kit, self._memory, batch)
         messages: list[tuple[Arrival | None, Addressed]]
         messages = [(None, Addressed(run_id, self._kit.domain.start)) for run_id in starts]
         messages.extend(await self._read(polled, assembly))
         messages.extend((None, Addressed(run_id, self._kit.domain.tick)) for run_id in due)
-        await self._warm(message.run_id for _, message in messages if not message.creates)
-        for arrival, message in messages:
+        await self._warm(messages)
+        for number, (arrival, message) in enumerate(messages, start=1):
             assembly.take(arrival, message)
+            if number % DECIDED_AT_ONCE == 0:
+                await asyncio.sleep(0)
         for run_id in due:
             if run_id not in batch.states:
                 assembly.rearm_untouched(run_id)
         batch.epochs = {partition: self._claims[partition].epoch for partition in assembly.touched_partitions()}
-        await self._commit(batch)
-        await self._choose_starts()
+        await self._written()
+        self._remember_decided(batch)
+        self._creating = frozenset(batch.created)
+        self._under_way = asyncio.create_task(self._write(batch), name="batch")
+        if batch.queued or self._memory.admission.has_lines:
+            await self._written()  # who begins next is read from the database
 
     async def _read(
         self, polled: dict[TopicPartition, list[Record[Any, Any]]], assembly: Assembly[StateT]
@@ -188,40 +216,74 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             self._positions[tp] = next_offset
         return messages
 
-    async def _warm(self, run_ids: Any) -> None:
-        """Bring the runs of this batch into the cache."""
-        missing = {run_id for run_id in run_ids if run_id not in self._memory.cache}
-        if missing:
-            self._memory.cache.update(await self._kit.store.load(sorted(missing)))
+    async def _warm(self, messages: Sequence[tuple[Arrival | None, Addressed]]) -> None:
+        """Bring the runs of this batch into the cache. What is read must have been written before."""
+        cache = self._memory.cache
+        missing = {message.run_id for _, message in messages if not message.creates and message.run_id not in cache}
+        if missing or any(message.run_id in self._creating for _, message in messages):
+            await self._written()
+            if missing := {run_id for run_id in missing if run_id not in cache}:
+                cache.update(await self._kit.store.load(sorted(missing)))
 
-    async def _commit(self, batch: Batch[StateT]) -> None:
-        failpoints.hit("decider.before_commit")
-        duplicates = await self._kit.store.commit(batch)
-        failpoints.hit("decider.after_commit")
-        self._published = []
+    async def _written(self) -> None:
+        """Wait until the batch under way is committed and published; raises what it met."""
+        if self._under_way is not None:
+            await self._under_way
+            self._under_way, self._creating = None, frozenset()
+            self._kit.outage.over()
+
+    async def _abandon(self) -> None:
+        """The session ends: what its last batch has come to is for the next one to find out."""
+        if self._under_way is not None:
+            self._under_way.cancel()
+            await asyncio.gather(self._under_way, return_exceptions=True)
+
+    def _remember_decided(self, batch: Batch[StateT]) -> None:
+        """What the next batch is decided on. A run that is only now created counts when that is certain."""
+        created = frozenset(batch.created)
         for run_id, state in batch.states.items():
-            if run_id in duplicates:
-                self._kit.service.health.count("duplicate_tasks")
-                continue
-            self._settle(run_id, state)
-            if self._kit.domain.wake_at(state) is None:
-                self._memory.cache.pop(
-                    run_id, None
-                )  # over, or with a person: if it is heard of again, it is read again
-                continue
-            self._memory.cache[run_id] = state
-            self._memory.cache.move_to_end(run_id)
-        self._settle_lines(batch, duplicates)
+            if run_id not in created:
+                self._remember(run_id, state)
         for run_id in batch.disarmed:
             self._memory.timers.disarm(run_id)
         for run_id, (_, due_at) in batch.armed.items():
-            if run_id not in duplicates:
+            if run_id not in created:
                 self._memory.timers.arm(run_id, due_at)
+        self._memory.admission.settled(but=created)
+        while len(self._memory.cache) > MAX_CACHED:
+            self._memory.cache.popitem(last=False)
+
+    def _remember_created(self, batch: Batch[StateT], duplicates: set[UUID]) -> None:
+        for run_id in batch.created:
+            if run_id in duplicates:
+                self._kit.service.health.count("duplicate_tasks")
+                self._memory.admission.give_up(run_id)
+                continue
+            self._remember(run_id, batch.states[run_id])
+            if run_id in batch.armed:
+                self._memory.timers.arm(run_id, batch.armed[run_id][1])
+        self._settle_lines(batch, duplicates)
+
+    def _remember(self, run_id: UUID, state: StateT) -> None:
+        """Hold a run in the cache, unless it is over or with a person: if it is heard of again, it is read again."""
+        cache = self._memory.cache
+        self._settle(run_id, state)
+        if self._kit.domain.wake_at(state) is None:
+            cache.pop(run_id, None)
+        else:
+            cache[run_id] = state
+            cache.move_to_end(run_id)
+
+    async def _write(self, batch: Batch[StateT]) -> None:
+        """Commit a batch, then publish what it sends."""
+        failpoints.hit("decider.before_commit")
+        duplicates = await self._kit.store.commit(batch)
+        failpoints.hit("decider.after_commit")
+        self._remember_created(batch, duplicates)
         await self._publish([row for row in batch.outbox if row.key.run_id not in duplicates])
         if duplicates:
             await self._send_again([batch.states[run_id] for run_id in sorted(duplicates)])
-        while len(self._memory.cache) > MAX_CACHED:
-            self._memory.cache.popitem(last=False)
+        await self._choose_starts()
         if time.monotonic() - self._offsets_committed_at > OFFSET_COMMIT_EVERY_S:
             self._offsets_committed_at = time.monotonic()
             await self._subscription.commit(dict(self._positions))
@@ -231,7 +293,6 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
 
     def _settle_lines(self, batch: Batch[StateT], duplicates: set[UUID]) -> None:
         admission = self._memory.admission
-        admission.settled()
         for run_id in batch.queued:
             if run_id not in duplicates:
                 admission.queue(Waiting(self._line(batch.states[run_id]), batch.at, run_id))
