@@ -111,7 +111,9 @@ class Feed:
     def _decode(self, record: aiokafka.ConsumerRecord[Any, Any]) -> Outcome | DeadLetter | None:
         """A message, or None for a record of somebody else's that is no message of ours."""
         try:
-            return self._messages[record.topic].model_validate_json(cloudevents.body(record.headers, record.value))
+            return self._messages[record.topic].model_validate_json(
+                cloudevents.body(dict(record.headers), record.value)
+            )
         except (ValidationError, UndecodableRecord) as error:
             said = str(error).replace("\n", " ")[:_TOLD_CHARS]
             _log.warning("%s[%d]@%d is not readable: %s", record.topic, record.partition, record.offset, said)

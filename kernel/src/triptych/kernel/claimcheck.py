@@ -90,7 +90,7 @@ async def resolve(
     conn: asyncpg.Connection | asyncpg.Pool | asyncpg.pool.PoolConnectionProxy[Any], records: Iterable[HasHeaders]
 ) -> dict[str, bytes]:
     """The stored bodies of a batch, by reference. One query for the batch; none when nothing was claimed."""
-    wanted = {reference for record in records if (reference := _reference(record)) is not None}
+    wanted = {reference for record in records if (reference := _reference(dict(record.headers))) is not None}
     pairs = [pair for reference in wanted if (pair := _parse(reference)) is not None]
     if not pairs:
         return {}
@@ -104,10 +104,11 @@ def body(record: HasHeaders, resolved: Mapping[str, bytes]) -> bytes:
     Raises:
         UndecodableRecord: the record is empty, not what it says it is, or its body is not in the database.
     """
-    cloudevents.check_version(record.headers)
-    reference = _reference(record)
+    headers = dict(record.headers)
+    cloudevents.check_version(headers)
+    reference = _reference(headers)
     if reference is None:
-        return cloudevents.body(record.headers, record.value)
+        return cloudevents.body(headers, record.value)
     if reference not in resolved:
         raise UndecodableRecord(
             "claim_missing", f"the body {reference} is not in claims.blobs; store it and send the record again"
@@ -115,8 +116,8 @@ def body(record: HasHeaders, resolved: Mapping[str, bytes]) -> bytes:
     return resolved[reference]
 
 
-def _reference(record: HasHeaders) -> str | None:
-    raw = cloudevents.header(record.headers, cloudevents.DATAREF)
+def _reference(headers: Mapping[str, bytes | None]) -> str | None:
+    raw = headers.get(cloudevents.DATAREF)
     return raw.decode(errors="replace") if raw else None
 
 

@@ -6,7 +6,7 @@ Source: CloudEvents Kafka protocol binding 1.0.2. Only what Triptych uses: no ba
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import orjson
@@ -48,11 +48,7 @@ def binary_headers(
 
 def header(headers: Iterable[tuple[str, bytes | None]], name: str) -> bytes | None:
     """The last value of a header, or None. A header without a value is None as well."""
-    found = None
-    for key, value in headers:
-        if key == name:
-            found = value
-    return found
+    return dict(headers).get(name)
 
 
 def event_id(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
@@ -61,19 +57,19 @@ def event_id(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
     return raw.decode(errors="replace") if raw else None
 
 
-def check_version(headers: Iterable[tuple[str, bytes | None]]) -> None:
+def check_version(headers: Mapping[str, bytes | None]) -> None:
     """A record that names no version is taken as it is.
 
     Raises:
         UndecodableRecord: the record is of another version of CloudEvents than ours.
     """
-    version = header(headers, "ce_specversion")
+    version = headers.get("ce_specversion")
     if version is not None and version != _SPECVERSION:
         stated = version[:20].decode(errors="replace")
         raise UndecodableRecord("unknown_specversion", f"ce_specversion is {stated!r}; publish CloudEvents 1.0")
 
 
-def body(headers: Sequence[tuple[str, bytes | None]], value: bytes | None) -> bytes:
+def body(headers: Mapping[str, bytes | None], value: bytes | None) -> bytes:
     """The JSON body of a record, whichever content mode it came in.
 
     Raises:
@@ -81,7 +77,7 @@ def body(headers: Sequence[tuple[str, bytes | None]], value: bytes | None) -> by
     """
     if not value:
         raise UndecodableRecord("empty_record", "the record has no value; publish a JSON object")
-    content_type = header(headers, "content-type") or header(headers, "content_type") or b""
+    content_type = headers.get("content-type") or headers.get("content_type") or b""
     if not content_type.lower().startswith(_STRUCTURED):
         return value
     try:

@@ -62,7 +62,7 @@ class Envelope:
 
     def wrap(self, send: Send, *, run_id: UUID, position: int, partition: int, tenant: str) -> OutboxRow:
         """The outbox row of a message. A body too large for the wire is claimed and sent by reference."""
-        value = send.body.to_bytes()
+        value, name = send.body.to_bytes(), str(run_id)
         claim = None
         if claimcheck.needs_claim(value, self._settings.inline_max_bytes):
             claim = Claim(run_id, tenant, value)
@@ -72,14 +72,15 @@ class Envelope:
             event_type=send.event_type,
             source=self._source,
             tenant=tenant,
-            traceparent=traceparent(run_id, send.event_id),
+            traceparent=traceparent(name, send.event_id),
             dataref=claim.dataref if claim else None,
         )
-        outgoing = Outgoing(self._settings.topic(send.noun), partition, str(send.to or run_id).encode(), headers, value)
+        key = str(send.to).encode() if send.to else name.encode()
+        outgoing = Outgoing(self._settings.topic(send.noun), partition, key, headers, value)
         return OutboxRow(OutboxKey(run_id, position), partition, outgoing, claim)
 
 
-def traceparent(run_id: UUID, event_id: str) -> str:
+def traceparent(run_id: str, event_id: str) -> str:
     """A W3C trace context: the run is the trace, the message is the span."""
     span = hashlib.blake2b(event_id.encode(), digest_size=8).hexdigest()
-    return f"00-{run_id.hex}-{span}-01"
+    return f"00-{run_id.replace('-', '')}-{span}-01"

@@ -7,6 +7,7 @@ nothing but one such reference keeps the type of the value; inside a longer text
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
@@ -198,3 +199,8 @@ class Plan(Message):
 
     revision: Annotated[int, Field(ge=1)]
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """Its JSON, made once: the plan of a fixed playbook is that of thousands of runs."""
+        return self.to_bytes()

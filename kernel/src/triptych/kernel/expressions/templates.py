@@ -82,11 +82,11 @@ class _Renderer:
     def render(self, value: Json, depth: int) -> Json:
         if isinstance(value, str):
             return self._text(value) if OPEN in value else value
-        if isinstance(value, Mapping | list | tuple):
+        if isinstance(value, dict):
             _refuse_depth(depth)
-        if isinstance(value, Mapping):
             return {name: self.render(item, depth + 1) for name, item in value.items()}
         if isinstance(value, list | tuple):
+            _refuse_depth(depth)
             return [self.render(item, depth + 1) for item in value]
         return value
 

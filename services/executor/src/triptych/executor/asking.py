@@ -7,6 +7,7 @@ messages follow from the events.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from triptych.executor import events as ev
 from triptych.executor import handoff
@@ -28,7 +29,7 @@ REISSUE_TIMEOUT_MAX_MS = 600_000
 def request_plan(turn: Turn) -> None:
     run = turn.run
     spec = run.playbook.plan
-    grant = Grant(tokens=spec.tokens, usd_micros=_micros(spec.usd)) if isinstance(spec, PlanByModel) else Grant()
+    grant = _grant(spec.tokens, _micros(spec.usd)) if isinstance(spec, PlanByModel) else _grant(0, 0)
     if isinstance(spec, PlanByTurns) and (end := endless_turns(run, spec)):
         turn.record(ev.RunEscalated(end))
         return
@@ -77,14 +78,14 @@ def request_call(turn: Turn, state: StepState) -> None:
         fail_step(turn, state.id, Then.REPLAN, refused)
         return
     cost = step.pin.cost
-    grant = Grant(tokens=cost.tokens, usd_micros=cost.usd_micros, tool_calls=cost.tool_calls)
+    grant = _grant(cost.tokens, cost.usd_micros, cost.tool_calls)
     if short := shortfall(run.ledger, grant, steps=0 if state.counted else 1, tool_calls=1):
         turn.record(ev.RunEscalated(short, state.id))
         return
     # A read that has already answered is asked anew under another key: its answer was not good enough.
     has_answer = state.result is not None and state.result.status is not ResultStatus.ERROR
     call = state.call + 1 if has_answer and not state.has_key_to_keep else state.call
-    key = f"{run.run_id}:{state.id}:{call}{f':fallback-{state.fallback}' if state.fallback else ''}"
+    key = f"{run.name}:{state.id}:{call}{f':fallback-{state.fallback}' if state.fallback else ''}"
     turn.record(
         ev.CallRequested(
             request_id=handoff.request_id(key) if state.is_handoff else _next_request_id(run, state.id),
@@ -150,7 +151,7 @@ def request_final_review(turn: Turn, output: dict[str, Json]) -> None:
 
 
 def _next_request_id(run: Run, what: str) -> str:
-    return f"{run.run_id}:{what}:{run.requested + 1}"
+    return f"{run.name}:{what}:{run.requested + 1}"
 
 
 def _reissue_at(now: datetime, timeout_ms: int = 0) -> datetime:
@@ -158,7 +159,13 @@ def _reissue_at(now: datetime, timeout_ms: int = 0) -> datetime:
 
 
 def _judge_grant(judge: Judge | None) -> Grant:
-    return Grant(tokens=judge.tokens, usd_micros=_micros(judge.usd)) if judge else Grant()
+    return _grant(judge.tokens, _micros(judge.usd)) if judge else _grant(0, 0)
+
+
+@lru_cache
+def _grant(tokens: int, usd_micros: int, tool_calls: int = 0) -> Grant:
+    """Most requests have the same grant as the one before."""
+    return Grant(tokens=tokens, usd_micros=usd_micros, tool_calls=tool_calls)
 
 
 def _micros(usd: float) -> int:

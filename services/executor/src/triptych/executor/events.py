@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic_core import from_json, to_json
 
 from triptych.schemas import (
@@ -27,6 +27,9 @@ from triptych.schemas import (
     TaskLedger,
     ToolError,
 )
+
+MaybeStep = Annotated[str | None, Field(default=None)]
+"""A step, or None for the whole run; None is not written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,7 @@ class ReviewRequested:
     """The critic was asked about a step, or about the whole run when `step` is None."""
 
     request_id: str
-    step: str | None
+    step: MaybeStep
     reserved: Grant
     deadline_at: datetime
     reissue_at: datetime
@@ -200,7 +203,7 @@ class VerdictGiven:
     """The critic judged."""
 
     request_id: str
-    step: str | None
+    step: MaybeStep
     decision: Decision
     reason: Reason | None = None
     evidence: tuple[str, ...] = ()
@@ -213,7 +216,7 @@ class ReviewFailed:
     """The critic could not judge."""
 
     request_id: str
-    step: str | None
+    step: MaybeStep
     error: ToolError
     spend: Spend = field(default_factory=Spend)
 
@@ -226,7 +229,7 @@ class RetryScheduled:
     """
 
     ask: str
-    step: str | None
+    step: MaybeStep
     due_at: datetime
     reason: Reason
     postponed: bool = False
@@ -266,7 +269,7 @@ class ReplanDecided:
     With `repair` it is asked for other arguments of the step alone, which uses up no replan.
     """
 
-    step: str | None
+    step: MaybeStep
     reason: Reason
     repair: bool = False
 
@@ -365,13 +368,19 @@ def encode(event: Event) -> tuple[str, str]:
 
     Whatever a message could hold can be written: integers of any size, and what is no number becomes null.
     """
-    if isinstance(event, RunAdmitted):
-        fields = {slot: getattr(event, slot) for slot in RunAdmitted.__slots__}
-        fields["playbook"] = {"name": event.playbook.name, "version": event.playbook.version}
-        if event.parent is None:
-            del fields["parent"]
-        return RunAdmitted.__name__, to_json(fields, inf_nan_mode="null").decode()
-    return type(event).__name__, to_json(event, exclude_none=True, inf_nan_mode="null").decode()
+    name = type(event).__name__
+    match event:
+        case RunAdmitted():
+            fields = {slot: getattr(event, slot) for slot in RunAdmitted.__slots__}
+            fields["playbook"] = {"name": event.playbook.name, "version": event.playbook.version}
+            if event.parent is None:
+                del fields["parent"]
+            return name, to_json(fields, inf_nan_mode="null").decode()
+        case PlanAccepted(request_id, plan, spend):
+            around = to_json({"request_id": request_id, "spend": spend}, exclude_none=True)
+            return name, (around[:-1] + b',"plan":' + plan.encoded + b"}").decode()
+        case _:
+            return name, _ADAPTERS[name].serializer.to_json(event, exclude_none=True).decode()
 
 
 def decode(event_type: str, data: str, playbooks: PlaybookLookup) -> Event:

@@ -18,6 +18,7 @@ from triptych.executor.deployments import Deployment
 from triptych.executor.handoff import refused
 from triptych.executor.machine import Start, Tick, begin, decide
 from triptych.executor.messages import endings, messages, rejection
+from triptych.executor.plans import PlanReader
 from triptych.executor.settings import MAX_ACTIVE_RUNS
 from triptych.executor.state import Run, RunStatus
 from triptych.executor.turn import Decided
@@ -90,6 +91,7 @@ class Executor:
         tenant_active_runs: Mapping[str, int] | None = None,
     ) -> None:
         self._deployments = deployments
+        self._plans = PlanReader()
         playbooks = {name: deployment.playbook.limits for name, deployment in deployments.items()}
         self._limits = Limits(
             max_active_runs,
@@ -109,7 +111,7 @@ class Executor:
             return self._read_task(arrival, body)
         model: type[Answer | Control] = _ANSWERS.get(arrival.noun, Control)
         try:
-            message = model.model_validate_json(body)
+            message = self._plans.read(body) if model is PlanAnswer else model.model_validate_json(body)
         except ValidationError as error:
             raise UndecodableRecord(f"invalid_{model.__name__.lower()}", _explain(error)) from error
         return Addressed(message.run_id, message)

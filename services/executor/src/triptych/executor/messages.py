@@ -45,7 +45,7 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
             case ev.RequestReissued(request_id) if request_id in run.requests:
                 sends.append(_request(run, run.requests[request_id].event))
             case ev.RunEscalated(reason, step):
-                event_id = f"{run.run_id}:escalated:{run.escalations}"
+                event_id = f"{run.name}:escalated:{run.escalations}"
                 outcome = _outcome(run, OutcomeStatus.ESCALATED, reason, now, final=False)
                 sends.append(_outcome_send(f"{event_id}:outcome", outcome))
                 escalation = _escalation(run, reason, step, now)
@@ -71,7 +71,7 @@ def final_outcome(run: Run) -> Send:
     assert run.finished_at is not None and run.reason is not None  # noqa: S101, PT018 - `RunEnded` sets both
     outcome = _outcome(run, OutcomeStatus(run.status), run.reason, run.finished_at, final=True)
     outcome = outcome.model_copy(update={"output": _as_read_back(outcome.output)})
-    return _outcome_send(f"{run.run_id}:outcome", outcome)
+    return _outcome_send(f"{run.name}:outcome", outcome)
 
 
 def _as_read_back(value: Json) -> Json:

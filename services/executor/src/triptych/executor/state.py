@@ -8,10 +8,11 @@ journal after a crash has nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -247,6 +248,8 @@ class Ledger:
         )
 
     def reserve(self, grant: Grant) -> Ledger:
+        if not (grant.tokens or grant.usd_micros or grant.tool_calls):
+            return self
         return changed(
             self,
             reserved_tokens=self.reserved_tokens + grant.tokens,
@@ -255,6 +258,8 @@ class Ledger:
         )
 
     def settle(self, grant: Grant, spend: Spend) -> Ledger:
+        if not any((grant.tokens, grant.usd_micros, grant.tool_calls, spend.tokens, spend.usd_micros, spend.tool_calls)):
+            return self
         return changed(
             self,
             reserved_tokens=self.reserved_tokens - grant.tokens,
@@ -353,6 +358,11 @@ class Run:
     updated_at: datetime | None = None
     finished_at: datetime | None = None
 
+    @cached_property
+    def name(self) -> str:
+        """The run id as text, for what is named after it. Printing a UUID is not cheap."""
+        return str(self.run_id)
+
     def copy(self) -> Run:
         """Another run that says the same, and shares nothing that the fold changes in place."""
         copy = object.__new__(Run)
@@ -372,12 +382,7 @@ class Run:
 
     def scope(self) -> dict[str, Any]:
         """The variables that expressions in this run can see."""
-        steps = {
-            step_id: {"status": _scope_status(state), "data": state.result.data if state.result else None}
-            for step_id, state in self.steps.items()
-            if state.status.has_ended
-        }
-        return {"input": self.input, "steps": steps, "answer": self.answer}
+        return {"input": self.input, "steps": _EndedSteps(self.steps), "answer": self.answer}
 
     def scope_of(self, state: StepState) -> dict[str, Any]:
         """The same for a step, or for a branch of one, which sees its item too."""
@@ -423,6 +428,25 @@ class Run:
             moments.extend(() if self.children_waiting else (self.deadline_at,))
             moments.extend(retry.due_at for retry in self.retries.values())
         return min(moments, default=None)
+
+
+class _EndedSteps(Mapping[str, Any]):
+    """What expressions may know of the steps. Few are referred to, so nothing is made before it is asked for."""
+
+    def __init__(self, steps: Mapping[str, StepState]) -> None:
+        self._steps = steps
+
+    def __getitem__(self, step_id: str) -> dict[str, Any]:
+        state = self._steps[step_id]
+        if not state.status.has_ended:
+            raise KeyError(step_id)
+        return {"status": _scope_status(state), "data": state.result.data if state.result else None}
+
+    def __iter__(self) -> Iterator[str]:
+        return (step_id for step_id, state in self._steps.items() if state.status.has_ended)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _scope_status(state: StepState) -> str:

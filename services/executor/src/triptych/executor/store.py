@@ -152,6 +152,7 @@ def _queue_row(run: Run) -> tuple[Any, ...]:
 
 def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
     """The arguments of `commit_batch`: a list of rows for each table, in the order of its columns."""
+    runs, touched = [batch.states[run_id] for run_id in sorted(batch.states, key=_INT)], _touched_steps(batch)
     return (
         [
             (partition, epoch, orjson.dumps(batch.offsets.get(partition, {})).decode())
@@ -159,8 +160,8 @@ def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
         ],
         [(run.tenant, run.task_id, run_id) for run_id in batch.created if (run := batch.states[run_id])],
         [_journal_row(batch, *entry) for entry in batch.events],
-        [_run_row(run) for run in _in_key_order(batch)],
-        [_step_row(batch.states[run_id], step) for run_id, step in sorted(_touched_steps(batch), key=_step_key)],
+        [_run_row(run) for run in runs],
+        [_step_row(run, step) for run in runs for step in sorted(touched.get(run.run_id, ()))],
         [_outbox_row(row) for row in batch.outbox],
         [tuple(key) for key in batch.published],
         [(run_id, *batch.armed[run_id]) for run_id in sorted(batch.armed, key=_INT)],
@@ -195,14 +196,6 @@ def _dead_letter_row(dead: DeadRecord) -> tuple[Any, ...]:
     )
 
 
-def _in_key_order(batch: Batch[Run]) -> list[Run]:
-    return [batch.states[run_id] for run_id in sorted(batch.states, key=_INT)]
-
-
-def _step_key(touched: tuple[UUID, str]) -> tuple[int, str]:
-    return touched[0].int, touched[1]
-
-
 def _run_row(run: Run) -> tuple[Any, ...]:
     ledger = run.ledger
     return (
@@ -229,16 +222,17 @@ def _run_row(run: Run) -> tuple[Any, ...]:
     )
 
 
-def _touched_steps(batch: Batch[Run]) -> set[tuple[UUID, str]]:
+def _touched_steps(batch: Batch[Run]) -> dict[UUID, set[str]]:
     """The steps that some event of this batch is about, and still in the plan."""
-    touched: set[tuple[UUID, str]] = set()
+    touched: dict[UUID, set[str]] = {}
     for run_id, _, event in batch.events:
         steps, branches = batch.states[run_id].steps, batch.states[run_id].branches
         if isinstance(event, ev.PlanAccepted | ev.RunEscalated | ev.RunResumed):
-            touched.update((run_id, step_id) for step_id in steps)
-            touched.update((run_id, step_id) for step_id, branch in branches.items() if branch.started_at)
+            known = touched.setdefault(run_id, set())
+            known.update(steps)
+            known.update(step_id for step_id, branch in branches.items() if branch.started_at)
         elif (step_id := getattr(event, "step", None)) is not None and (step_id in steps or step_id in branches):
-            touched.add((run_id, step_id))
+            touched.setdefault(run_id, set()).add(step_id)
     return touched
 
 

@@ -1,0 +1,50 @@
+"""Reading plans. Those of a fixed playbook are all the same, and nothing is as dear to read as a plan.
+
+So the bytes of a plan that was once found good are known again, and give the same object: it is checked
+once, and its JSON for the journal is made once. What stands beside the plan is read every time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from pydantic import ValidationError
+
+from triptych.schemas import Plan, PlanAnswer
+
+MAX_KNOWN = 256
+_PLAN = b'"plan":'
+_NO_PLAN = b'"plan":null}'
+
+
+class PlanReader:
+    """Reads answers of the planner."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, Plan] = OrderedDict()
+        """By what follows the key `plan` to the end of the answer."""
+
+    def read(self, body: bytes) -> PlanAnswer:
+        """The answer. Raises pydantic's ValidationError."""
+        before, _, rest = body.partition(_PLAN)
+        if (plan := self._known.get(rest)) is not None:
+            self._known.move_to_end(rest)
+            try:
+                return PlanAnswer.model_validate_json(before + _NO_PLAN).model_copy(update={"plan": plan})
+            except ValidationError:  # `plan` is not a key of the answer itself here: what it is, its whole says
+                return PlanAnswer.model_validate_json(body)
+        answer = PlanAnswer.model_validate_json(body)
+        if answer.plan is not None and _ends_with_plan(before, answer):
+            self._known[rest] = answer.plan
+            while len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
+        return answer
+
+
+def _ends_with_plan(before: bytes, answer: PlanAnswer) -> bool:
+    """Whether the answer says nothing after its plan."""
+    try:
+        alone = PlanAnswer.model_validate_json(before + _NO_PLAN)
+    except ValidationError:
+        return False
+    return alone.model_copy(update={"plan": answer.plan}) == answer
