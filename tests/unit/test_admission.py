@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from triptych.kernel.decider.admission import HEAD, Admission, Kind, Limits, Line, Waiting, share
@@ -159,6 +159,9 @@ def test_whoever_waits_has_as_many_active_as_others_but_one(tenants: list[str], 
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("pq"), st.integers(0, 2)), max_size=80))
+@example(
+    [("a", "p", 0), ("a", "q", 2), ("b", "q", 2), *[("a", "q", 0)] * 2, ("a", "q", 2), ("a", "q", 1), ("b", "q", 1)]
+)
 def test_no_limit_is_ever_exceeded_and_room_is_never_left_to_waste(runs: list[tuple[str, str, int]]) -> None:
     limits = {"tenants": {"a": 4}, "playbooks": {"q": 5}}
     admission = room_for(8, partitions=3, **limits)

@@ -148,7 +148,8 @@ class Admission:
         taken: list[UUID] = []
         while tenants and len(taken) < limit and len(self._active) < self._limits.active_runs:
             _, (_, line), tenant = heapq.heappop(tenants)
-            taken.append(self._begin_first(line))
+            if self._can_begin(line):  # another tenant may have taken the last room of its playbook since
+                taken.append(self._begin_first(line))
             lines[tenant] = [each for each in lines[tenant] if self._can_begin(each)]
             if lines[tenant]:
                 heapq.heappush(tenants, (self._of_tenant[tenant], self._oldest(lines[tenant]), tenant))

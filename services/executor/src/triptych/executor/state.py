@@ -258,7 +258,9 @@ class Ledger:
         )
 
     def settle(self, grant: Grant, spend: Spend) -> Ledger:
-        if not any((grant.tokens, grant.usd_micros, grant.tool_calls, spend.tokens, spend.usd_micros, spend.tool_calls)):
+        if not any(
+            (grant.tokens, grant.usd_micros, grant.tool_calls, spend.tokens, spend.usd_micros, spend.tool_calls)
+        ):
             return self
         return changed(
             self,
