@@ -159,6 +159,7 @@ ROWS = (
         calls=4,
         used="degraded result",
     ),
+    Row("a contract that drifts", "aged", (), "contract_violation", told="triptych tools accept helpdesk"),
     Row("delivered twice", "reply", (), "succeeded", 1, 1),
     Row("delivered twice", "post", (), "succeeded", 1, 1),
 )

@@ -65,6 +65,15 @@ async def peek(call: DeskCall, tag: str) -> Overview:
     return content(await call.state.get("/tickets", params={"tag": tag}))  # type: ignore[no-any-return]
 
 
+@tool.operation(effect=Effect.READ, timeout_ms=TIMEOUT_MS)
+async def aged(ticket_id: str) -> Overview:
+    """Its source has changed; what a comparison finds is shown in test_tools_drift.py."""
+    raise AssertionError(f"nothing is called of what has drifted, not even for {ticket_id}")
+
+
+tool.quarantined["helpdesk.aged"] = "result: total: `string` is not accepted any more"
+
+
 @tool.operation(effect=Effect.IDEMPOTENT, timeout_ms=TIMEOUT_MS)
 async def reply(call: DeskCall, ticket_id: str) -> Written:
     """Reply. The desk honours the key, and can be asked what became of it."""

@@ -11,8 +11,9 @@ import pytest
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import Contract, Effect
 from triptych.tools import Source
+from triptych.tools.drift import differences
 from triptych.tools.mcp import tool as bridge
-from triptych.tools.mcp.contracts import CONTENT, NAME_MAX_CHARS, as_2020_12, differences, offers, operation_names
+from triptych.tools.mcp.contracts import CONTENT, NAME_MAX_CHARS, as_2020_12, offers, operation_names
 from triptych.tools.mcp.options import McpOptions, Override
 from triptych.tools.mcp.pins import PinnedTool
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from triptych.cli.tools import add_mcp, add_openapi, add_sql, gaps, ls, show, status, tell, trial
+from triptych.cli.tools import add_mcp, add_openapi, add_sql, drift, gaps, ls, show, status, tell, trial
 
 app = typer.Typer(help="Tools: what agents may reach.", no_args_is_help=True)
 add = typer.Typer(help="Add a tool to triptych.toml.", no_args_is_help=True)
@@ -25,3 +25,5 @@ app.command()(status.status)
 app.command()(gaps.gaps)
 app.command()(tell.breaker)
 app.command("test")(trial.trial)
+app.command()(drift.diff)
+app.command()(drift.accept)

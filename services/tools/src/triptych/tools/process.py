@@ -23,6 +23,7 @@ from triptych.tools.answers import Answers
 from triptych.tools.board import Alerts, Board
 from triptych.tools.call import Resources
 from triptych.tools.callbacks import CallbackSettings, PostgresCallbacks
+from triptych.tools.drift import Watch
 from triptych.tools.ledger import PostgresLedger
 from triptych.tools.probes import Probe
 from triptych.tools.protection import Protection
@@ -114,15 +115,24 @@ async def serve(
             answers=answers,
         )
         beside = partial(callbacks.listen, service) if callbacks else None
-        probe = Probe(tool, tool.guard.overridden().probe, alerts, worker.probe)
+        guard = tool.guard.overridden()
+        probe = Probe(tool, guard.probe, alerts, worker.probe)
         service.health.depend("probe", probe.is_well)
         probing = asyncio.create_task(probe.run(), name="probe")
+        watch = Watch(tool, guard.refresh_every_s, alerts, service.log)
+        watching = asyncio.create_task(watch.run(), name="drift")
+
+        async def examine() -> str:
+            await watch.look()
+            return await probe.now()
+
         try:
-            async with Board(service, settings, tool.name, pool, protection, alerts, probe.now):
+            async with Board(service, settings, tool.name, pool, protection, alerts, examine):
                 await run_worker(service, settings, worker, config, pool=pool, settlement=ledger, beside=beside)
         finally:
             announcing.cancel()
             probing.cancel()
+            watching.cancel()
 
 
 async def _announce_again(service: Service, kafka: Kafka, tool: Tool, told: str | None) -> None:

@@ -153,6 +153,14 @@ class ToolWorker:
                 f"tool {self._tool.name} offers no {request.operation}, only {', '.join(self._tool.operations)}",
                 undone=True,
             )
+        if (drifted := self._tool.quarantined.get(request.operation)) is not None:
+            raise ToolFailure(
+                ErrorCode.CONTRACT_VIOLATION,
+                f"{request.operation} is not what was accepted: {drifted}; nothing was called. "
+                f"`triptych tools accept {self._tool.name}` accepts it",
+                undone=True,
+                drift=drifted,
+            )
         if request.contract_hash not in operation.takes:
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,

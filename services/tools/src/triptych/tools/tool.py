@@ -25,6 +25,7 @@ from triptych.tools.failure import ToolDefinitionError
 from triptych.tools.function import Function, Terms, TypedFunction
 from triptych.tools.guard import Guard
 from triptych.tools.operation import ACCEPT_WITHIN_MS, Completion, Operation
+from triptych.tools.origin import Origin
 
 FunctionT = TypeVar("FunctionT", bound=Function)
 Lifespan = Callable[[Resources], AbstractAsyncContextManager[Any]]
@@ -53,6 +54,10 @@ class Tool:
         self.breaker = breaker or BreakerPolicy()
         self.guard = guard or Guard()
         self.operations: dict[str, Operation] = {}
+        self.origin: Origin | None = None
+        """Where its contracts come from, when that is outside of its code."""
+        self.quarantined: dict[str, str] = {}
+        """Operations whose calls are refused, and how they have drifted."""
         self.changed = asyncio.Event()
         """Set when contracts are others than those that were announced."""
         self._functions: dict[Function, TypedFunction] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import structlog
@@ -22,14 +23,17 @@ from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract, Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.call import Call, Resources
+from triptych.tools.drift import differences
 from triptych.tools.failure import ToolFailure
 from triptych.tools.mcp.answers import data_of, failure_of_error, failure_of_result, failure_of_shape
 from triptych.tools.mcp.connection import Connection, NotConnectedError
-from triptych.tools.mcp.contracts import Offer, differences, offers
+from triptych.tools.mcp.contracts import Offer, offers
+from triptych.tools.mcp.listing import ask
 from triptych.tools.mcp.options import McpOptions
 from triptych.tools.mcp.pins import PinnedTool, Pins
 from triptych.tools.mcp.transport import transport_of
 from triptych.tools.operation import Operation
+from triptych.tools.origin import Origin
 from triptych.tools.source import Source
 from triptych.tools.tool import Tool
 
@@ -47,7 +51,20 @@ def tool(source: Source) -> Tool:
     """
     options = source.read(McpOptions)
     file = source.path(options.pins)
-    offered, left_out = offers(source.name, Pins.load(file).tools, options)
+    made = _made(source, options, file, Pins.load(file))
+
+    async def fetch() -> bytes:
+        return (await ask(source, options)).text().encode()
+
+    def build(raw: bytes) -> Tool:
+        return _made(source, options, file, Pins.model_validate_json(raw))
+
+    made.origin = Origin(file, fetch, build, is_watched=True)
+    return made
+
+
+def _made(source: Source, options: McpOptions, file: Path, pins: Pins) -> Tool:
+    offered, left_out = offers(source.name, pins.tools, options)
     if not offered:
         why = "; ".join(f"{each.name}: {each.why}" for each in left_out)
         raise ConfigurationError(f"{file}: no tool of the MCP server can be offered ({why})")

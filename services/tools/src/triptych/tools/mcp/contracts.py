@@ -12,7 +12,6 @@ from typing import Any
 import jsonschema_rs
 
 from triptych.schemas.base import Json
-from triptych.schemas.compatibility import breaks
 from triptych.schemas.contract import Contract, Effect
 from triptych.tools.mcp.options import McpOptions, Override
 from triptych.tools.mcp.pins import PinnedTool
@@ -90,19 +89,6 @@ def operation_names(tools: Iterable[str]) -> dict[str, str]:
         name: short if count[short] == 1 and len(short) <= NAME_MAX_CHARS else _distinguished(name, short)
         for name, short in plain.items()
     }
-
-
-def differences(old: Contract, new: Contract) -> list[str]:
-    """What breaks those who planned under `old` when the server works as `new` says; empty when nothing does."""
-    told = [] if old.effect is new.effect else [f"the effect was {old.effect.value} and is {new.effect.value}"]
-    for part, before, after in (("arguments", old.arguments, new.arguments), ("result", old.result, new.result)):
-        if before == after:
-            continue
-        try:
-            told += [f"{part}: {each}" for each in breaks(before, after)]
-        except (KeyError, TypeError, AttributeError):
-            told.append(f"{part}: the schema has changed in a way that cannot be compared")
-    return told
 
 
 class _Unusable(Exception):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import httpx
+
 from triptych.kernel.errors import ConfigurationError
 from triptych.tools.guard import Guard, OperationGuard
 from triptych.tools.openapi.document import Document
 from triptych.tools.openapi.options import OpenApiOptions
 from triptych.tools.openapi.survey import Survey, survey
+from triptych.tools.origin import Origin
 from triptych.tools.rest import Engine, lookup_of
 from triptych.tools.source import Source
 from triptych.tools.tool import Tool
+
+FETCH_TIMEOUT_S = 60
 
 
 def tool(source: Source) -> Tool:
@@ -19,7 +24,21 @@ def tool(source: Source) -> Tool:
         ConfigurationError: the document or an option is not as it must be.
     """
     options = source.read(OpenApiOptions)
-    made = survey(read_document(source, options), source.name, options)
+    made = _made(source, options, read_document(source, options))
+    if (origin := options.source) is not None:
+
+        async def fetch() -> bytes:
+            return await fetched(origin, source)
+
+        def build(raw: bytes) -> Tool:
+            return _made(source, options, Document.parse(raw, origin))
+
+        made.origin = Origin(source.path(options.spec), fetch, build)
+    return made
+
+
+def _made(source: Source, options: OpenApiOptions, document: Document) -> Tool:
+    made = survey(document, source.name, options)
     engine = Engine(source, options)
     endpoints = {each.endpoint.name: each.endpoint for each in made.generated}
     tool = Tool(source.name, lifespan=engine.lifespan, concurrency=options.concurrency, guard=guard_of(made))
@@ -36,6 +55,24 @@ def guard_of(made: Survey) -> Guard:
     """The rates that the document states; the table `guard` in triptych.toml says otherwise where it does."""
     operations = {each.endpoint.name: OperationGuard(rate=each.rate) for each in made.generated if each.rate}
     return Guard(rate=made.rate, operations=operations)
+
+
+async def fetched(origin: str, source: Source) -> bytes:
+    """The document as it is now at its address, or in the file that it was copied from.
+
+    Raises:
+        ConfigurationError: it is not to be had.
+    """
+    if not origin.startswith(("http://", "https://")):
+        try:
+            return source.path(origin).read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"{source.path(origin)} cannot be read: {error.strerror}") from None
+    try:
+        async with httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, follow_redirects=True) as client:
+            return (await client.get(origin)).raise_for_status().content
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ConfigurationError(f"{origin} cannot be fetched: {error}") from None
 
 
 def read_document(source: Source, options: OpenApiOptions) -> Document:

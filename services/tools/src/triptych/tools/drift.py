@@ -1,0 +1,127 @@
+"""Drift: what a tool's source offers now, held against the contracts that were accepted.
+
+What changed compatibly is taken over and announced. What broke is quarantined: its calls are refused, with the
+difference, until somebody accepts it. What is new is not offered: nobody has allowed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from triptych.kernel.errors import TriptychError
+from triptych.kernel.log import Logger
+from triptych.schemas.compatibility import breaks
+from triptych.schemas.contract import Contract
+from triptych.tools.board import Alerts
+
+if TYPE_CHECKING:
+    from triptych.tools.operation import Operation
+    from triptych.tools.tool import Tool
+
+KIND = "drift"
+
+
+class Change(StrEnum):
+    GONE = "gone"
+    BREAKING = "breaking"
+    COMPATIBLE = "compatible"
+    NEW = "new"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One operation that is not what it was."""
+
+    operation: str
+    change: Change
+    details: tuple[str, ...] = ()
+
+    @property
+    def breaks(self) -> bool:
+        return self.change in {Change.GONE, Change.BREAKING}
+
+    def __str__(self) -> str:
+        return "; ".join(self.details) or f"it is {self.change.value}"
+
+
+def compare(accepted: Mapping[str, Operation], now: Mapping[str, Operation]) -> list[Difference]:
+    """What has changed between two sets of operations, by name."""
+    found = []
+    for name in sorted(accepted.keys() | now.keys()):
+        before, after = accepted.get(name), now.get(name)
+        if after is None:
+            found.append(Difference(name, Change.GONE, ("the source does not offer it any more",)))
+        elif before is None:
+            found.append(Difference(name, Change.NEW))
+        elif before.contract != after.contract:
+            broken = tuple(differences(before.contract, after.contract))
+            found.append(Difference(name, Change.BREAKING if broken else Change.COMPATIBLE, broken))
+    return found
+
+
+def differences(old: Contract, new: Contract) -> list[str]:
+    """What breaks those who planned under `old` when the upstream works as `new` says; empty when nothing does."""
+    told = [] if old.effect is new.effect else [f"the effect was {old.effect.value} and is {new.effect.value}"]
+    for part, before, after in (("arguments", old.arguments, new.arguments), ("result", old.result, new.result)):
+        if before == after:
+            continue
+        try:
+            told += [f"{part}: {each}" for each in breaks(before, after)]
+        except (KeyError, TypeError, AttributeError):
+            told.append(f"{part}: the schema has changed in a way that cannot be compared")
+    return told
+
+
+class Watch:
+    """Compares on a schedule, and whenever somebody asks."""
+
+    def __init__(self, tool: Tool, every_s: int, alerts: Alerts, log: Logger) -> None:
+        self._tool, self._every_s, self._alerts, self._log = tool, every_s, alerts, log
+
+    async def run(self) -> None:
+        """Compare at once, and then on schedule, until cancelled."""
+        while self._tool.origin is not None and self._every_s:
+            await self.look()
+            await asyncio.sleep(self._every_s)
+
+    async def look(self) -> None:
+        """Compare once. A source that does not answer changes nothing; the probe is there to tell."""
+        origin = self._tool.origin
+        if origin is None or origin.is_watched:
+            return
+        try:
+            accepted = origin.build(await asyncio.to_thread(origin.file.read_bytes))
+            now = origin.build(await origin.fetch())
+        except (TriptychError, OSError) as error:
+            self._log.warning("the contracts could not be compared with their source", error=str(error))
+            return
+        self._take_over(accepted)
+        found = {each.operation: each for each in compare(self._tool.operations, now.operations)}
+        for name in self._tool.operations:
+            self._settle(name, found.get(name), now.operations.get(name))
+        if new := sorted(name for name, each in found.items() if each.change is Change.NEW):
+            self._log.info("the source offers more than was accepted", operations=new)
+
+    def _take_over(self, accepted: Tool) -> None:
+        """What somebody has accepted since this process was started."""
+        for name, operation in accepted.operations.items():
+            before = self._tool.operations.get(name)
+            if before is not None and differences(before.contract, operation.contract):
+                self._tool.operations[name] = operation
+                self._tool.changed.set()
+                self._log.info("an accepted contract was taken over", operation=name)
+
+    def _settle(self, name: str, difference: Difference | None, now: Operation | None) -> None:
+        if difference is not None and difference.breaks:
+            self._tool.quarantined[name] = str(difference)
+            self._alerts.open(name, KIND, str(difference))
+            return
+        if self._tool.quarantined.pop(name, None) is not None or difference is None:
+            self._alerts.close(name, KIND, always=difference is None)
+        if difference is not None and now is not None:
+            self._tool.replace(now)
+            self._log.info("a compatible change of a contract was taken over", operation=name)
