@@ -228,8 +228,8 @@ async def described(_request: Request) -> Response:
     return JSONResponse(document())
 
 
-async def nothing(_request: Request) -> Response:
-    return Response(status_code=204)
+async def nothing(request: Request) -> Response:
+    return Response(status_code=404 if request.path_params["id"] == "gone" else 204)
 
 
 def create_app() -> Starlette:

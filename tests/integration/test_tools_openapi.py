@@ -14,7 +14,7 @@ from triptych.cli.main import app
 from triptych.cli.stack.config import StackConfig
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
-from triptych.tools import Call, Resources, Source, Tool
+from triptych.tools import Call, Resources, Source, Tool, ToolFailure
 from triptych.tools.guard import Guard
 from triptych.tools.openapi import tool as openapi_tool
 from triptych.tools.testing import call, request_for
@@ -239,6 +239,16 @@ async def test_a_status_means_what_it_means_for_every_tool(shop: Tool, status: i
     assert failed.error is not None
     assert failed.error.code == code
     assert failed.error.retry_after_ms == 2_000
+
+
+async def test_a_deletion_that_is_made_again_and_finds_nothing_has_worked(shop: Tool) -> None:
+    first = request_for(shop, "remove", {"id": "gone"})
+    again = first.model_copy(update={"attempt": 2})
+    operation = shop.operations["shop.remove"]
+    async with shop.lifespan(Resources(None, None)) as state:
+        with pytest.raises(ToolFailure, match="not_found"):
+            await operation.invoke(first.arguments, Call.of(first, state))
+        assert await operation.invoke(again.arguments, Call.of(again, state)) == Result.ok(None)
 
 
 # What became of a write whose answer was lost

@@ -109,6 +109,11 @@ class Endpoint:
     """What templates see of an argument that is not given."""
 
     @property
+    def is_done_when_gone(self) -> bool:
+        """A deletion that promises no data: when it is made again and nothing is there, the first one has worked."""
+        return self.method == "DELETE" and self.contract.result.get("type") == "null"
+
+    @property
     def name(self) -> str:
         """The operation's name without the tool's."""
         return self.contract.operation.partition(".")[2]

@@ -140,6 +140,10 @@ class Engine:
             if is_completed_later and response.status_code == HTTPStatus.ACCEPTED:
                 raise Accepted
             return await answer.read(endpoint, response)
+        except ToolFailure as failure:
+            if failure.code is ErrorCode.NOT_FOUND and call.attempt > 1 and endpoint.is_done_when_gone:
+                return None
+            raise
         finally:
             await response.aclose()
 
