@@ -188,6 +188,16 @@ async def test_a_line_break_cannot_stand_in_a_header(shop: Tool) -> None:
     assert refused.error.code is ErrorCode.INVALID_ARGUMENTS
 
 
+async def test_the_address_may_stand_in_a_variable(
+    shop: Tool, config: Path, upstream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = built(config, base_url_env="SHOP_URL")
+    with pytest.raises(ConfigurationError, match="tool shop needs SHOP_URL"):
+        await call(tool, "text", {})
+    monkeypatch.setenv("SHOP_URL", f"{upstream}/")
+    assert await call(tool, "text", {}) == Result.ok("näh")
+
+
 async def test_forms_and_files_arrive(shop: Tool) -> None:
     form = await call(shop, "send_form", {"body": {"name": "Ana & Co", "tags": ["a", "b"]}})
     assert form.data["body"] == [["name", "Ana & Co"], ["tags", "a"], ["tags", "b"]]

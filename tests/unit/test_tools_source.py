@@ -102,3 +102,13 @@ def test_a_broken_schema_is_found_when_the_tool_is_built() -> None:
     broken = contract("doorman.greet").model_copy(update={"result": {"type": "strnig"}})
     with pytest.raises(ToolDefinitionError, match="greet, result: not a JSON Schema"):
         Operation(broken, lambda _arguments, _call: None)  # type: ignore[arg-type,return-value]
+
+
+def test_an_address_in_a_variable_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRM_URL", "https://crm.example.com")
+    monkeypatch.setenv("CRM_TOKEN", "s3cret")
+    source = Source("crm")
+    assert source.variable("CRM_URL") == "https://crm.example.com"
+    assert source.secrets == []
+    assert source.secret("CRM_TOKEN").get_secret_value() == "s3cret"
+    assert len(source.secrets) == 1

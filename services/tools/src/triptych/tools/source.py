@@ -83,7 +83,16 @@ class Source:
         return self.directory / relative
 
     def secret(self, variable: str) -> SecretStr:
-        """What an environment variable holds, whose name an option gave.
+        """The secret in an environment variable, whose name an option gave. It is kept out of every answer.
+
+        Raises:
+            ConfigurationError: it is not set.
+        """
+        self.secrets.append(SecretStr(self.variable(variable)))
+        return self.secrets[-1]
+
+    def variable(self, variable: str) -> str:
+        """What an environment variable holds that is no secret, such as an address.
 
         Raises:
             ConfigurationError: it is not set.
@@ -94,5 +103,4 @@ class Source:
                 f"tool {self.name} needs {variable}, and it is not set; "
                 f"give it under tools.{self.name}.env, or set it where the stack is started"
             )
-        self.secrets.append(SecretStr(value))
-        return self.secrets[-1]
+        return value

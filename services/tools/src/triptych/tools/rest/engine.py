@@ -85,7 +85,7 @@ class Connection(Options):
             ConfigurationError: the variable that should hold it is not set.
         """
         if self.base_url_env is not None:
-            return source.secret(self.base_url_env).get_secret_value().rstrip("/")
+            return source.variable(self.base_url_env).rstrip("/")
         return (self.base_url or "").rstrip("/")
 
 
