@@ -95,7 +95,7 @@ def _learn(found: dict[str, Offered], record: aiokafka.ConsumerRecord[bytes, byt
         found.pop(name, None)
         return
     try:
-        announced = ToolContracts.model_validate_json(cloudevents.body(record.headers, record.value))
+        announced = ToolContracts.model_validate_json(cloudevents.body(dict(record.headers), record.value))
     except (UndecodableRecord, ValidationError) as error:
         found[name] = Offered(name, problem=f"its announcement cannot be read: {error}")
     else:

@@ -98,7 +98,7 @@ class Board:
     def _hear(self, record: Record) -> None:
         if record.value is None:
             return
-        command = ToolControl.model_validate_json(cloudevents.body(record.headers, record.value))
+        command = ToolControl.model_validate_json(cloudevents.body(dict(record.headers), record.value))
         if command.tool != self._tool:
             return
         if command.breaker is not None:
