@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +15,7 @@ from triptych.examples.calendar.slots import next_slot
 from triptych.examples.crm.document import document
 from triptych.schemas import Result, ResultStatus
 from triptych.tools import Source, Tool
+from triptych.tools.conformance import Example, Subject, check
 from triptych.tools.mcp import tool as mcp_tool
 from triptych.tools.mcp.listing import ask
 from triptych.tools.mcp.options import McpOptions
@@ -62,6 +65,21 @@ async def test_a_note_is_taken_once_for_its_key(crm: Tool) -> None:
     assert conflict.code == "conflict"
     notes = await call(crm, "list_notes", {"customer_id": "C-1001"})
     assert [note["id"] for note in notes.data["notes"]] == [first.data["id"]]
+
+
+async def test_a_note_is_written_once_whatever_happens_to_the_process_that_writes_it(
+    crm_server: str, servers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRM_KEY", "demo-key")
+    monkeypatch.setenv("CRM_URL", crm_server)
+    options = tomllib.loads((ROOT / "triptych.toml").read_text())["tools"]["crm"]["options"]
+    subject = Subject("triptych.tools.openapi:tool", source=Source("crm", options, ROOT))
+    arguments = {"customer_id": "C-1005", "body": {"text": "Once."}}
+    report = await check(subject, Example("create_note", arguments), postgres=servers.owner_dsn)
+    assert report.passed, str(report)
+    async with httpx.AsyncClient(headers={"X-Api-Key": "demo-key"}) as client:
+        notes = (await client.get(f"{crm_server}/customers/C-1005/notes")).json()["notes"]
+    assert len(notes) == len(report.findings)
 
 
 async def test_customers_are_found_by_address_and_plan(crm: Tool) -> None:

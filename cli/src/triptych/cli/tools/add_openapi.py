@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
-import orjson
 import typer
 
 from triptych.cli.options import AsJson
@@ -101,7 +100,7 @@ def openapi(
         spec.parent.mkdir(parents=True, exist_ok=True)
         guard = None if rate is None else {"rate": rate}
         edit.add_tool(stack.file, name, {"adapter": ADAPTER, "options": table, "guard": guard}, replace=replace)
-        spec.write_bytes(orjson.dumps(parsed.content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        spec.write_bytes(parsed.to_bytes())
     if as_json:
         print_json(_report(made, parsed, options, name))
     else:

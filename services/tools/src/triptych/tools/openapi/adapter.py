@@ -28,7 +28,7 @@ def tool(source: Source) -> Tool:
     if (origin := options.source) is not None:
 
         async def fetch() -> bytes:
-            return await fetched(origin, source)
+            return Document.parse(await fetched(origin, source), origin).to_bytes()
 
         def build(raw: bytes) -> Tool:
             return _made(source, options, Document.parse(raw, origin))

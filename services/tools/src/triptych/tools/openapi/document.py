@@ -80,6 +80,10 @@ class Document:
         _check_kind(content, origin)
         return cls(origin, content)
 
+    def to_bytes(self) -> bytes:
+        """The document as it is stored: JSON, since that is read in no time, in lines that a review can read."""
+        return orjson.dumps(self.content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
     @property
     def is_3_0(self) -> bool:
         return str(self.content["openapi"]).startswith("3.0")
