@@ -238,12 +238,17 @@ async def test_a_server_that_is_not_what_it_should_be_gets_no_password(mail, off
     assert wrong.error.details["effect"] == "none"
 
 
+async def test_a_secret_that_is_missing_is_named_when_the_tool_starts(mail) -> None:
+    tool = mail(password_env="NOWHERE")  # noqa: S106 - the name of a variable
+    with pytest.raises(ConfigurationError, match="NOWHERE"):
+        await call(tool, "send", LETTER)
+
+
 def test_options_that_cannot_be_are_refused(mail) -> None:
     for changes, told in (
         ({"security": "none"}, "in the open"),
         ({"password_env": None}, "belong together"),
         ({"allow": []}, "allow"),
-        ({"password_env": "NOWHERE"}, "NOWHERE"),
         ({"sender": "nobody"}, "sender"),
     ):
         with pytest.raises(ConfigurationError, match=told):

@@ -234,25 +234,31 @@ def tool(source: Source) -> Tool:
     """The tool that a table of triptych.toml describes.
 
     Raises:
-        ConfigurationError: an option is wrong, or a secret is missing.
+        ConfigurationError: an option is wrong.
     """
     options = source.read(MailOptions)
-    login = None
+
+    @asynccontextmanager
+    async def lifespan(_resources: Resources) -> AsyncIterator[Post]:
+        # Here and not before, so that the contract can be told where the secrets are not.
+        yield _post(source, options)
+
+    async def send(arguments: dict[str, Json], call: Call[Post]) -> Json:
+        return await call.state.send(arguments, call)
+
+    made = Tool(source.name, lifespan=lifespan, concurrency=4)
+    made.add(Operation(_contract(source.name, options), send))
+    return made
+
+
+def _post(source: Source, options: MailOptions) -> Post:
+    login = tls = None
     if options.username_env is not None and options.password_env is not None:
         username, password = source.secret(options.username_env), source.secret(options.password_env)
         login = Login(username.get_secret_value(), password.get_secret_value())
-    tls = None
     if options.security != "none":
         tls = ssl.create_default_context(cafile=str(source.path(options.ca_file)) if options.ca_file else None)
-    post = Post(options, login, tls)
-
-    @asynccontextmanager
-    async def lifespan(_resources: Resources) -> AsyncIterator[None]:
-        yield None
-
-    made = Tool(source.name, lifespan=lifespan, concurrency=4)
-    made.add(Operation(_contract(source.name, options), post.send))
-    return made
+    return Post(options, login, tls)
 
 
 def _contract(name: str, options: MailOptions) -> Contract:
