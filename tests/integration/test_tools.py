@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from ends import Ends, call_request, open_ends
 from pydantic import BaseModel
 from typer.testing import CliRunner
@@ -32,6 +33,7 @@ from triptych.kernel.settings import ServiceSettings
 from triptych.schemas import CallRequest, ErrorCode, Grant, Result, ResultStatus, ToolContracts
 from triptych.tools import Call, Effect, Guard, OperationGuard, Tool, ToolFailure, helpdesk, model
 from triptych.tools import ErrorCode as Code
+from triptych.tools.board import Alerts
 from triptych.tools.breaker import BreakerPolicy
 from triptych.tools.echo import tool as echo
 from triptych.tools.guard import ProbeGuard
@@ -430,6 +432,17 @@ async def test_a_probe_finds_out_before_an_agent_does_and_says_so_loudly(ends, e
             return await ends.pool.fetchval("select closed_at is not null from alerts where kind = 'probe'")
 
         await eventually(closed)
+
+
+async def test_an_alert_of_drift_stays_open_until_a_comparison_finds_nothing(ends):
+    alerts = Alerts(structlog.get_logger())
+    for operation in ("echo.one", "echo.two"):
+        alerts.open(operation, "drift", "it is gone")
+    await alerts.write(ends.pool)
+    alerts.close_others("drift", {"echo.two": "it is gone"})
+    await alerts.write(ends.pool)
+    rows = await ends.pool.fetch("select operation from alerts where kind = 'drift' and closed_at is null")
+    assert [row["operation"] for row in rows] == ["echo.two"]
 
 
 async def test_a_result_that_no_longer_fits_its_contract_opens_an_alert_and_one_that_fits_closes_it(ends, eventually):

@@ -6,7 +6,7 @@ Rows are for people alone; no process reads them back. Writing them never fails 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Self
 from uuid import UUID
 
@@ -50,6 +50,10 @@ class Alerts:
         if always or (operation, kind) in self._open:
             self._open.discard((operation, kind))
             self._put("close_alert", operation, kind)
+
+    def close_others(self, kind: str, still: Iterable[str]) -> None:
+        """Of this kind, only these operations are not well."""
+        self._put("close_others", kind, list(still))
 
     async def write(self, pool: asyncpg.Pool) -> None:
         """Write down what waits."""

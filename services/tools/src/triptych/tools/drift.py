@@ -101,8 +101,9 @@ class Watch:
             return
         self._take_over(accepted)
         found = {each.operation: each for each in compare(self._tool.operations, now.operations)}
-        for name in self._tool.operations:
+        for name in tuple(self._tool.operations):
             self._settle(name, found.get(name), now.operations.get(name))
+        self._alerts.close_others(KIND, self._tool.quarantined)
         if new := sorted(name for name, each in found.items() if each.change is Change.NEW):
             self._log.info("the source offers more than was accepted", operations=new)
 
@@ -120,8 +121,7 @@ class Watch:
             self._tool.quarantined[name] = str(difference)
             self._alerts.open(name, KIND, str(difference))
             return
-        if self._tool.quarantined.pop(name, None) is not None or difference is None:
-            self._alerts.close(name, KIND, always=difference is None)
+        self._tool.quarantined.pop(name, None)
         if difference is not None and now is not None:
             self._tool.replace(now)
             self._log.info("a compatible change of a contract was taken over", operation=name)

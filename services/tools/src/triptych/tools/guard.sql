@@ -39,6 +39,9 @@ on conflict (operation, kind) do update set
 -- name: close_alert
 update alerts set closed_at = now() where operation = $1 and kind = $2 and closed_at is null
 
+-- name: close_others
+update alerts set closed_at = now() where kind = $1 and closed_at is null and not operation = any($2::text[])
+
 -- name: keep_answer
 insert into answers as answer (tenant, operation, arguments_hash, result)
 values ($1, $2, $3, $4)
