@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from executor_bench import MIGRATIONS, Bench
+from executor_bench import MIGRATIONS, PIN, Bench
 
 from triptych.schemas import topics
 
@@ -468,3 +468,41 @@ async def test_cancelling_a_parent_cancels_its_child(bench: Bench, eventually) -
     await bench.send(topics.CONTROL, command, partition)
     await eventually(lambda: bench.of(topics.OUTCOMES, run_id=child_id))
     assert bench.of(topics.OUTCOMES, run_id=child_id)[0]["status"] == "cancelled"
+
+
+async def test_an_abort_undoes_what_was_written_even_if_the_executor_is_killed_in_between(
+    bench: Bench, eventually
+) -> None:
+    undo = {**PIN, "operation": "echo.back", "arguments": {"of": "${{ data.value }}"}, "effect": "idempotent"}
+    pin = {**PIN, "effect": "idempotent", "undo": undo}
+    await bench.send(topics.TASKS, task("undo"))
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS, playbook="greet"))
+    (request,) = bench.seen.pop(topics.PLAN_REQUESTS)
+    steps = [
+        {"id": "write", "operation": "echo.echo", "arguments": {"value": "x"}, "pin": pin},
+        {"id": "say", "operation": "echo.echo", "depends_on": ["write"], "expect": "result.nonsense", "pin": PIN},
+    ]
+    plan = bench._reply(request) | {"plan": {"revision": 1, "steps": steps}}
+    await bench.send(topics.PLANS, plan, request["partition"])
+    await eventually(lambda: bench.of("calls.echo", step="write"))
+    await bench.answer_calls()
+    await eventually(lambda: bench.of("calls.echo", step="say"))
+    (call,) = bench.seen.pop("calls.echo")
+    failed = {"status": "error", "error": {"code": "forbidden", "message": "no"}}
+    await bench.send(topics.RESULTS, bench._reply(call) | {"result": failed}, call["partition"])
+    await eventually(lambda: bench.of(topics.ESCALATIONS, task_id="undo"))
+    command = {"command_id": "u", "run_id": request["run_id"], "action": "abort", "principal": "user:ana", "undo": True}
+    await bench.send(topics.CONTROL, command, request["partition"])
+    await eventually(lambda: bench.of("calls.echo", operation="echo.back"))
+    bench.kill()
+    bench.start()
+
+    async def done() -> object:
+        await bench.work()
+        return [outcome for outcome in bench.of(topics.OUTCOMES, task_id="undo") if outcome["final"]]
+
+    asked = bench.of("calls.echo", operation="echo.back")[0]
+    assert (asked["arguments"], asked["idempotency_key"]) == ({"of": "x"}, f"{request['run_id']}:write:undo")
+    (outcome,) = await eventually(done) or await done()
+    assert (outcome["status"], outcome["reason"]["code"]) == ("failed", "aborted")
+    assert "undone: write" in outcome["reason"]["message"]

@@ -53,7 +53,8 @@ def model_playbook(**changes: object) -> Playbook:
 def step(
     step_id: str, *depends_on: str, effect: Effect = Effect.READ, cost: Cost | None = None, **fields: object
 ) -> Step:
-    pin = Pin(contract_hash="0" * 16, effect=effect, timeout_ms=1000, cost=cost or Cost())
+    undo = fields.pop("undo", None)
+    pin = Pin(contract_hash="0" * 16, effect=effect, timeout_ms=1000, cost=cost or Cost(), undo=undo)
     return Step.model_validate(
         {"id": step_id, "operation": "echo.echo", "depends_on": depends_on, "pin": pin, **fields}, strict=False
     )
@@ -119,6 +120,10 @@ class Story:
 
     def result(self, step_id: str, result: Result | None = None, spend: Spend | None = None) -> Story:
         return self.tell(self._answer(CallAnswer, Ask.CALL, step_id, spend, result=result or Result.ok({"value": 1})))
+
+    def undone(self, step_id: str, result: Result | None = None) -> Story:
+        """A tool answers that it has undone a step."""
+        return self.tell(self._answer(CallAnswer, Ask.UNDO, step_id, None, result=result or Result.ok({})))
 
     def fail(self, step_id: str, code: ErrorCode, retry_after_ms: int | None = None) -> Story:
         return self.result(step_id, Result.failed(code, "it broke", retry_after_ms=retry_after_ms))

@@ -32,6 +32,7 @@ from triptych.schemas import (
     Step,
     Task,
     ToolError,
+    Undo,
     VerdictAnswer,
 )
 
@@ -44,6 +45,9 @@ results = st.one_of(
     st.just(Result.empty()),
     st.sampled_from(list(ErrorCode)).map(lambda code: Result.failed(code, "it broke")),
 )
+
+
+UNDO = Undo(operation="echo.back", contract_hash="1" * 16, effect=Effect.IDEMPOTENT, timeout_ms=1000)
 
 
 @st.composite
@@ -63,6 +67,7 @@ def plans(draw: st.DrawFn, revision: int) -> Plan:
                 usd_micros=draw(st.integers(0, 60)),
                 tool_calls=draw(st.integers(1, 2)) if hands_over else 0,
             ),
+            undo=draw(st.sampled_from([None, UNDO])),
         )
         other = {"playbook": draw(st.sampled_from(["other", "other", "unheard-of"]))}
         fields = {
@@ -155,6 +160,8 @@ class RunMachine(RuleBasedStateMachine):
                 message = PlanAnswer(**about, error=error, code=data.draw(st.sampled_from([None, "plan_invalid"])))
             case Ask.CALL:
                 message = CallAnswer(**about, result=data.draw(results), child=request.event.child)
+            case Ask.UNDO:
+                message = CallAnswer(**about, result=data.draw(results))
             case Ask.REVIEW if is_well:
                 decision = data.draw(st.sampled_from(list(Decision)))
                 message = VerdictAnswer(**about, decision=decision, reason=Reason(code="why", message="so"))
@@ -195,8 +202,9 @@ class RunMachine(RuleBasedStateMachine):
         action=st.sampled_from(["resume", "resume", "resume", "skip", "abort", "cancel"]),
         extend=st.sampled_from([{}, {"tool_calls": 5, "steps": 5, "tokens": 100, "usd": 0.0001, "wall_ms": 60_000.0}]),
         rarely=st.integers(0, 5),
+        undo=st.booleans(),
     )
-    def a_person_interferes(self, action: str, extend: dict[str, float], rarely: int) -> None:
+    def a_person_interferes(self, action: str, extend: dict[str, float], rarely: int, undo: bool) -> None:  # noqa: FBT001
         if action in ("abort", "cancel") and rarely:
             return
         self.commands += 1
@@ -206,6 +214,7 @@ class RunMachine(RuleBasedStateMachine):
             "action": action,
             "principal": "user:ana",
             "extend": extend if action == "resume" else {},
+            "undo": undo and action == "abort",
         }
         self.tell(Control.model_validate(fields, strict=False))
 
@@ -263,6 +272,17 @@ class RunMachine(RuleBasedStateMachine):
         if run.status.is_active:
             assert run.requests or run.retries, "an active run with nothing under way"
             assert run.wake_at() is not None
+
+    @invariant()
+    def what_is_undone_is_undone_once_and_the_latest_first(self) -> None:
+        run = self.run_state
+        if run.status is RunStatus.UNDOING:
+            assert run.requests or run.retries, "it undoes nothing and does not end"
+            assert run.wake_at() is not None
+        asked = [event for event, _ in self.journal if isinstance(event, ev.UndoRequested)]
+        done = [e.step for e, _ in self.journal if isinstance(e, ev.UndoAnswered) and e.result.status != "error"]
+        assert len(done) == len(set(done))
+        assert len({event.idempotency_key for event in asked}) == len({event.step for event in asked})
 
     @invariant()
     def a_queued_run_asks_nothing_and_does_not_age(self) -> None:
@@ -353,6 +373,8 @@ class RunMachine(RuleBasedStateMachine):
                     self.tell(PlanAnswer(**about, plan=Plan(revision=run.revision + 1, steps=(step,))))
             case Ask.CALL:
                 self.tell(CallAnswer(**about, result=Result.ok({"n": 1}), child=request.event.child))
+            case Ask.UNDO:
+                self.tell(CallAnswer(**about, result=Result.ok({})))
             case Ask.REVIEW:
                 self.tell(VerdictAnswer(**about, decision=Decision.CONTINUE))
 

@@ -18,6 +18,7 @@ from triptych.planner.gaps import Gap
 from triptych.planner.worker import Planner
 from triptych.schemas import (
     Caching,
+    Compensation,
     Contract,
     Cost,
     Effect,
@@ -495,3 +496,17 @@ async def test_a_manager_gives_several_steps_and_keeps_its_ledger() -> None:
 def test_what_changes_something_has_no_rounds() -> None:
     assert problems(search(rounds=3)) == ""
     assert "cannot be made over again" in problems(search(), reply(rounds=2))
+
+
+def test_an_undo_is_pinned_if_the_playbook_allows_it() -> None:
+    undoes = Compensation(operation="kb.search", arguments={"query": "${{ data.id }}"})
+    offer = Offer.of(REPLY.model_copy(update={"compensate": undoes}))
+    (step,) = make_plan([reply()], terms(offers={**OFFERS, "helpdesk.reply": offer})).steps
+    assert step.pin.undo is not None
+    assert (step.pin.undo.operation, step.pin.undo.contract_hash) == ("kb.search", SEARCH.hash)
+    (step,) = make_plan([reply()], terms(offers={"helpdesk.reply": offer})).steps
+    assert step.pin.undo is None
+
+
+def test_a_contract_without_an_undo_has_the_hash_that_it_always_had() -> None:
+    assert REPLY.hash == "e354b1816e7a090f"

@@ -20,7 +20,7 @@ from triptych.kernel.database import Queries
 
 FENCED = "TR001"
 PARTITION_COLUMN, STATUS_COLUMN, FINISHED_COLUMN = 6, 7, 18
-ACTIVE = frozenset({"planning", "running", "reviewing"})
+ACTIVE = frozenset({"planning", "running", "reviewing", "undoing"})
 
 
 def _row_type(*names: str) -> type:

@@ -91,6 +91,7 @@ def abort(
     run: RunArgument,
     *,
     note: Note = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Undo first what it has written, the latest first.")] = False,
     principal: Principal = None,
     data: DataDir = DEFAULT_DATA,
     kafka: Kafka = None,
@@ -99,7 +100,7 @@ def abort(
     as_json: AsJson = False,
 ) -> None:
     """End an escalated run as failed."""
-    command = {"principal": _principal(principal), "note": note}
+    command = {"principal": _principal(principal), "note": note, "undo": undo}
     address, dsn = broker(data, kafka, prefix), database(data, postgres)
     _report(asyncio.run(_send(address, dsn, run, ControlAction.ABORT, command)), as_json=as_json)
 

@@ -31,6 +31,7 @@ STYLES = {
     "running": "cyan",
     "planning": "cyan",
     "reviewing": "cyan",
+    "undoing": "cyan",
     "retrying": "yellow",
     "skipped": "dim",
     "waiting": "dim",

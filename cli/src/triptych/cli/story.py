@@ -267,6 +267,23 @@ def _refused(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     return f"{data['action']} by {data['principal']} refused{_because(data)}", "yellow", {}
 
 
+def _undo_started(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    return f"aborted by {data['principal']}{_noted(data)}; what was written is undone", "bold yellow", {}
+
+
+def _undo_requested(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    details = {"arguments": data["arguments"], "idempotency_key": data["idempotency_key"]}
+    return f"-> asks to undo it, attempt {data['attempt']}", "", details
+
+
+def _undo_answered(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    if error := entry.data["result"].get("error"):
+        return f"<- not undone: {error['code']}: {error['message']}", "red", {"details": error.get("details")}
+    return "<- undone", "green", {"data": entry.data["result"].get("data")}
+
+
 def _ended(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     data = entry.data
     by = f" by {data['principal']}" if data.get("principal") else ""
@@ -301,6 +318,9 @@ _TELLERS: dict[str, Callable[[JournalEntry, dict[str, str]], Told]] = {
     "RunResumed": _resumed,
     "StepOverridden": _overridden,
     "CommandRefused": _refused,
+    "UndoStarted": _undo_started,
+    "UndoRequested": _undo_requested,
+    "UndoAnswered": _undo_answered,
     "RunEnded": _ended,
 }
 

@@ -173,6 +173,7 @@ class Client:
         step: str | None = None,
         data: Json = None,
         extend: dict[str, float] | None = None,
+        undo: bool = False,
     ) -> str:
         """Send a command to a run, on the run's own partition, and give the command's id.
 
@@ -187,6 +188,7 @@ class Client:
             step=step,
             data=data,
             extend=extend or {},
+            undo=undo,
         )
         headers = binary_headers(
             event_id=f"control:{command.command_id}",

@@ -11,7 +11,7 @@ from triptych.schemas.base import (
     Request,
     Spend,
 )
-from triptych.schemas.contract import Contract, Cost, Effect, Pin, ToolContracts
+from triptych.schemas.contract import Compensation, Contract, Cost, Effect, Pin, ToolContracts, Undo
 from triptych.schemas.handoff import HANDOFF, MAX_HANDOFFS, Parent, handoff_contract
 from triptych.schemas.plan import Decision, Fallback, Judge, Plan, RetryPolicy, StandIn, Step, StepSpec, Unmet
 from triptych.schemas.playbook import (
@@ -59,6 +59,7 @@ __all__ = [
     "Caching",
     "CallAnswer",
     "CallRequest",
+    "Compensation",
     "Contract",
     "Control",
     "ControlAction",
@@ -106,6 +107,7 @@ __all__ = [
     "TaskLedger",
     "ToolContracts",
     "ToolError",
+    "Undo",
     "Unmet",
     "Usage",
     "VerdictAnswer",

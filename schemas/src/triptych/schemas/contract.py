@@ -9,7 +9,7 @@ from typing import Annotated
 import orjson
 from pydantic import Field, StringConstraints
 
-from triptych.schemas.base import Json, Message, OperationName, Slug, ToolCalls
+from triptych.schemas.base import Json, Message, OperationName, Slug, ToolCalls, newer
 
 
 class Effect(StrEnum):
@@ -35,6 +35,15 @@ class Cost(Message):
     tool_calls: ToolCalls = 0
 
 
+class Compensation(Message):
+    """How a write is undone: another operation, with arguments made from those of the write and from its result."""
+
+    operation: OperationName
+    arguments: Annotated[
+        dict[str, Json], Field(description="May refer to `${{ arguments.NAME }}` and `${{ data.NAME }}` of the write.")
+    ] = {}
+
+
 class Contract(Message):
     """One operation of a tool, with JSON Schemas (2020-12) of its arguments and its result."""
 
@@ -46,6 +55,9 @@ class Contract(Message):
     effect: Effect
     timeout_ms: Annotated[int, Field(gt=0, le=TIMEOUT_MAX_MS)] = 10_000
     cost: Cost = Cost()
+    compensate: Annotated[
+        Compensation | None, Field(exclude_if=newer(None), description="What undoes it, if anything does.")
+    ] = None
 
     @property
     def tool(self) -> str:
@@ -65,10 +77,26 @@ class ToolContracts(Message):
     contracts: tuple[Contract, ...]
 
 
+ContractHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+
+
+class Undo(Message):
+    """How a step can be undone: its compensation, with the contract of the other operation pinned."""
+
+    operation: OperationName
+    arguments: dict[str, Json] = {}
+    contract_hash: ContractHash
+    effect: Effect
+    timeout_ms: Annotated[int, Field(gt=0)]
+
+
 class Pin(Message):
     """What a plan remembers of a contract, so that later changes upstream are noticed."""
 
-    contract_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    contract_hash: ContractHash
     effect: Effect
     timeout_ms: Annotated[int, Field(gt=0)]
     cost: Cost = Cost()
+    undo: Annotated[
+        Undo | None, Field(exclude_if=newer(None), description="Absent where nothing undoes it, or may not.")
+    ] = None

@@ -143,6 +143,10 @@ class Playbook(Authored):
     judge: Annotated[Judge | None, Field(description="Judges the whole run; needs `review: final`.")] = None
     budgets: Budgets = Budgets()
     limits: Annotated[Limits | None, Field(exclude_if=newer(None))] = None
+    on_abort: Annotated[
+        Literal["keep", "undo"],
+        Field(exclude_if=newer("keep"), description="What becomes of the writes of a run that a person aborts."),
+    ] = "keep"
     retry: Annotated[RetryPolicy, Field(description="For steps that bring none of their own.")] = RetryPolicy()
     tier: Annotated[
         Slug | None,

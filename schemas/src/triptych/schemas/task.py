@@ -103,7 +103,7 @@ class ControlAction(StrEnum):
     SKIP = "skip"
     """Treat a step of an escalated run as done, with the output a person gives, and go on."""
     ABORT = "abort"
-    """End an escalated run as failed."""
+    """End an escalated run as failed; with `undo` its writes are undone first, the latest first."""
     CHILD = "child"
     """From a child run to its parent: it waits for a person (`data.status` is `escalated`), or goes on (`running`)."""
 
@@ -118,6 +118,9 @@ class Control(Authored):
     note: Annotated[str, Field(max_length=4_000)] = ""
     step: Annotated[Slug | None, Field(description="For `skip`; the step that stopped the run when absent.")] = None
     data: Annotated[Json, Field(description="For `skip`: what the step is taken to have answered.")] = None
+    undo: Annotated[
+        bool, Field(exclude_if=newer(False), description="For `abort`: undo first what the run has written.")  # noqa: FBT003
+    ] = False
     extend: Annotated[
         dict[BudgetName, Annotated[float, Field(ge=0, le=1e12)]],
         Field(description='For `resume`: added to budgets, for example `{"usd": 0.5}`.'),

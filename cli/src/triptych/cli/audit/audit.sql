@@ -101,5 +101,5 @@ select e.run_id, null as task_id, 'receipt ' || e.idempotency_key || ' in {schem
 from {schema}.effects as e
 where e.state = 'receipt' and e.run_id >= (select removed_before from executor.retention) and not exists (
     select from executor.journal as j
-    where j.run_id = e.run_id and j.type = 'CallRequested' and j.data::jsonb ->> 'idempotency_key' = e.idempotency_key
+    where j.run_id = e.run_id and j.type in ('CallRequested', 'UndoRequested') and j.data::jsonb ->> 'idempotency_key' = e.idempotency_key
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from triptych.executor import events as ev
+from triptych.executor import undo
 from triptych.executor.fan import step_of
 from triptych.executor.handoff import on_notice, open_children
 from triptych.executor.state import RunStatus
@@ -20,8 +21,12 @@ def on_control(turn: Turn, command: Control) -> None:
             on_notice(turn, command)
         case ControlAction.CANCEL:
             _end_by_command(turn, command, RunStatus.CANCELLED, "cancelled")
+        case ControlAction.ABORT if is_escalated and (command.undo or run.playbook.on_abort == "undo"):
+            undo.begin(turn, command)
         case ControlAction.ABORT if is_escalated:
             _end_by_command(turn, command, RunStatus.FAILED, "aborted")
+        case ControlAction.RESUME | ControlAction.SKIP if is_escalated and run.undo is not None:
+            _refuse(turn, command, "it has been undone in part, so it cannot go on; abort it, with --undo or without")
         case ControlAction.RESUME if is_escalated:
             _resume(turn, command)
         case ControlAction.SKIP if is_escalated:

@@ -327,6 +327,39 @@ class RunEnded:
     """The steps whose child runs were under way: these are cancelled."""
 
 
+@dataclass(frozen=True, slots=True)
+class UndoStarted:
+    """A person aborted the run and wants undone what it has written. It ends when that is done."""
+
+    command_id: str
+    principal: str
+    note: str = ""
+    children: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UndoRequested:
+    """A tool was asked for one attempt to undo a step. All attempts share one idempotency key."""
+
+    request_id: str
+    step: str
+    arguments: dict[str, Json]
+    attempt: int
+    idempotency_key: str
+    reserved: Grant
+    deadline_at: datetime
+    reissue_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UndoAnswered:
+    """A tool answered one attempt to undo a step."""
+
+    request_id: str
+    step: str
+    result: Result
+
+
 Event = (
     RunAdmitted
     | RunStarted
@@ -354,6 +387,9 @@ Event = (
     | RunResumed
     | StepOverridden
     | CommandRefused
+    | UndoStarted
+    | UndoRequested
+    | UndoAnswered
     | RunEnded
 )
 

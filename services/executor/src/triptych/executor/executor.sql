@@ -23,7 +23,7 @@ select run_id, due_at from timers where partition = any($1)
 -- Every active run has a timer, for its deadline at the latest.
 select r.run_id, r.partition, r.tenant, r.playbook
 from timers t join runs r using (run_id)
-where t.partition = any($1) and r.status in ('planning', 'running', 'reviewing')
+where t.partition = any($1) and r.status in ('planning', 'running', 'reviewing', 'undoing')
 
 -- name: waiting
 select partition, tenant, playbook, queued_at, run_id

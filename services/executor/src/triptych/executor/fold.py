@@ -24,6 +24,7 @@ from triptych.executor.state import (
     RunStatus,
     StepState,
     StepStatus,
+    UndoStatus,
     changed,
 )
 from triptych.schemas import Effect, Json, PlanByTurns, Reason, Result, ResultStatus, Spend, Step
@@ -180,12 +181,35 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             run.output = output
             run.requests, run.retries = {}, {}
             run.finished_at = at
+        case ev.UndoStarted(command_id=command_id):
+            _undo_started(run, event)
+            run.commands |= {command_id}
+        case ev.UndoRequested(step=step, attempt=attempt):
+            _open(run, Ask.UNDO, step, event)
+            _change_step(run, step, undo_attempts=attempt)
+        case ev.UndoAnswered(request_id, step, result):
+            _close(run, request_id, Spend())
+            has_failed = result.status is ResultStatus.ERROR
+            _change_step(run, step, undo=UndoStatus.FAILED if has_failed else UndoStatus.DONE)
         case ev.RunAdmitted():
             raise ValueError(f"run {run.run_id} was admitted twice")
 
 
+def _undo_started(run: Run, event: ev.UndoStarted) -> None:
+    """What is under way is waited for; what failed to be undone before is tried again, under the same key."""
+    _drop_retries(run)
+    run.status = RunStatus.UNDOING
+    run.undo = event
+    for state in (*run.steps.values(), *run.branches.values()):
+        if state.undo is UndoStatus.FAILED:
+            _change_step(run, state.id, undo=UndoStatus.NOT_ASKED, undo_attempts=0)
+
+
 def _open(
-    run: Run, ask: Ask, step: str | None, event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested
+    run: Run,
+    ask: Ask,
+    step: str | None,
+    event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested,
 ) -> None:
     run.requested += 1
     run.requests[event.request_id] = OpenRequest(ask, step, event.reserved, event.reissue_at, event)

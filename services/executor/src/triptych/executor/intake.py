@@ -127,7 +127,7 @@ class Executor:
 
     def standing(self, state: Run) -> Standing:
         """Whether it takes room, wants some, or neither."""
-        if state.status.is_active:
+        if state.status.is_active or state.status is RunStatus.UNDOING:
             return Standing.ACTIVE
         return Standing.WAITING if state.status is RunStatus.QUEUED else Standing.AWAY
 

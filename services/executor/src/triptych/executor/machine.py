@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from triptych.executor import events as ev
+from triptych.executor import undo
 from triptych.executor.asking import (
     REISSUE_AFTER_MS,
     request_call,
@@ -150,8 +151,12 @@ def _on_plan(turn: Turn, answer: PlanAnswer) -> None:
 
 
 def _on_result(turn: Turn, answer: CallAnswer) -> None:
-    step_id = turn.run.requests[answer.request_id].step
+    request = turn.run.requests[answer.request_id]
+    step_id = request.step
     assert step_id is not None  # noqa: S101 - a call is always a step's
+    if request.ask is Ask.UNDO:
+        undo.on_answer(turn, answer, step_id)
+        return
     turn.record(
         ev.CallAnswered(
             request_id=answer.request_id,
@@ -209,7 +214,7 @@ def _on_tick(turn: Turn) -> None:
             again_in_ms = REISSUE_AFTER_MS * 2 ** min(request.reissues + 1, 6)
             turn.record(ev.RequestReissued(request_id, now + timedelta(milliseconds=again_in_ms)))
     for retry in tuple(turn.run.retries.values()):
-        if retry.due_at <= now and turn.run.status.is_active:
+        if retry.due_at <= now and (turn.run.status.is_active or turn.run.status is RunStatus.UNDOING):
             _ask_again(turn, retry.ask, retry.step)
 
 
@@ -223,6 +228,8 @@ def _ask_again(turn: Turn, ask: Ask, step_id: str | None) -> None:
             request_step_review(turn, turn.run.state(step_id))
         case Ask.REVIEW, None:
             _finish(turn)
+        case Ask.UNDO, str():
+            undo.ask_again(turn, step_id)
 
 
 # --- what follows ---------------------------------------------------------------------------------
@@ -233,6 +240,9 @@ def _advance(turn: Turn) -> None:
     while _start_one(turn):
         pass
     run = turn.run
+    if run.status is RunStatus.UNDOING:
+        undo.advance(turn)
+        return
     if run.status not in (RunStatus.PLANNING, RunStatus.RUNNING) or run.requests or run.retries:
         return
     if run.replan_due or run.status is RunStatus.PLANNING:

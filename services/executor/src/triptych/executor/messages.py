@@ -40,7 +40,7 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
     sends: list[Send] = []
     for event in events:
         match event:
-            case ev.PlanRequested() | ev.CallRequested() | ev.ReviewRequested():
+            case ev.PlanRequested() | ev.CallRequested() | ev.ReviewRequested() | ev.UndoRequested():
                 sends.append(_request(run, event))
             case ev.RequestReissued(request_id) if request_id in run.requests:
                 sends.append(_request(run, run.requests[request_id].event))
@@ -55,10 +55,16 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
                     sends.append(handoff.notice(run, run.parent, handoff.WAITS, reason))
             case ev.RunResumed() if run.parent:
                 sends.append(handoff.notice(run, run.parent, handoff.GOES_ON, None))
+            case ev.UndoStarted(children=children):
+                sends.extend(_withdrawals(run, children))
             case ev.RunEnded(children=children):
-                sends.extend(handoff.withdraw(run, run.state(step)) for step in children or ())
+                sends.extend(_withdrawals(run, children))
                 sends.extend(endings(run))
     return sends
+
+
+def _withdrawals(run: Run, steps: Iterable[str] | None) -> list[Send]:
+    return [handoff.withdraw(run, run.state(step)) for step in steps or ()]
 
 
 def endings(run: Run) -> list[Send]:
@@ -95,7 +101,7 @@ def rejection(*, task_id: str, tenant: str, playbook: str, reason: Reason, event
     return Send(topics.OUTCOMES, "triptych.outcome", event_id, outcome)
 
 
-def _request(run: Run, event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested) -> Send:
+def _request(run: Run, event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested) -> Send:
     match event:
         case ev.PlanRequested():
             return Send(topics.PLAN_REQUESTS, "triptych.plan-request", event.request_id, _plan_request(run, event))
@@ -105,6 +111,10 @@ def _request(run: Run, event: ev.PlanRequested | ev.CallRequested | ev.ReviewReq
             request = _call_request(run, event)
             tool = request.operation.partition(".")[0]
             return Send(topics.calls(tool), "triptych.call", event.request_id, request)
+        case ev.UndoRequested():
+            undo = _undo_request(run, event)
+            tool = undo.operation.partition(".")[0]
+            return Send(topics.calls(tool), "triptych.call", event.request_id, undo)
         case ev.ReviewRequested():
             return Send(topics.REVIEWS, "triptych.review", event.request_id, _review_request(run, event))
 
@@ -158,6 +168,29 @@ def _call_request(run: Run, event: ev.CallRequested) -> CallRequest:
         tier=step.tier or run.playbook.tier,
         recall=recall_of_call(run, step.id, event.call) if event.reserved.tokens else Recall.NO,
         timeout_ms=step.pin.timeout_ms,
+    )
+
+
+def _undo_request(run: Run, event: ev.UndoRequested) -> CallRequest:
+    state = run.state(event.step)
+    how = state.step.pin.undo
+    assert how is not None  # noqa: S101 - only what can be undone is asked for
+    return CallRequest(
+        request_id=event.request_id,
+        run_id=run.run_id,
+        tenant=run.tenant,
+        partition=run.partition,
+        deadline_at=event.deadline_at,
+        grant=event.reserved,
+        principal=run.principal,
+        step=state.step.id,
+        index=state.index,
+        operation=how.operation,
+        arguments=event.arguments,
+        attempt=event.attempt,
+        idempotency_key=event.idempotency_key,
+        contract_hash=how.contract_hash,
+        timeout_ms=how.timeout_ms,
     )
 
 

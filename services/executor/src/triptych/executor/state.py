@@ -55,6 +55,8 @@ class RunStatus(StrEnum):
     RUNNING = "running"
     REVIEWING = "reviewing"
     ESCALATED = "escalated"
+    UNDOING = "undoing"
+    """Aborted, and what it has written is being undone."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -104,6 +106,13 @@ class Ask(StrEnum):
     PLAN = "plan"
     CALL = "call"
     REVIEW = "review"
+    UNDO = "undo"
+
+
+class UndoStatus(StrEnum):
+    NOT_ASKED = "not_asked"
+    DONE = "done"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ class OpenRequest:
     step: str | None
     reserved: Grant
     reissue_at: datetime
-    event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested
+    event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested
     reissues: int = 0
 
 
@@ -155,6 +164,8 @@ class StepState:
     child: UUID | None = None
     """The run that was started for it, when it hands over to another playbook."""
     result: Result | None = None
+    undo: UndoStatus = UndoStatus.NOT_ASKED
+    undo_attempts: int = 0
     reason: Reason | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -353,6 +364,8 @@ class Run:
     children_waiting_since: datetime | None = None
     escalated_at: datetime | None = None
     escalations: int = 0
+    undo: ev.UndoStarted | None = None
+    """What a person asked for who wants it undone."""
     output: dict[str, Json] = field(default_factory=dict)
     commands: frozenset[str] = frozenset()
     active_since: datetime | None = None
@@ -426,6 +439,8 @@ class Run:
         if self.status.is_final:
             return None
         moments = [request.reissue_at for request in self.requests.values()]
+        if self.status is RunStatus.UNDOING:
+            moments.extend(retry.due_at for retry in self.retries.values())
         if self.status.is_active:
             moments.extend(() if self.children_waiting else (self.deadline_at,))
             moments.extend(retry.due_at for retry in self.retries.values())

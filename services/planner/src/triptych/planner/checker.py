@@ -17,6 +17,7 @@ from triptych.kernel.registry import Offer
 from triptych.planner.arguments import misfits
 from triptych.schemas import (
     HANDOFF,
+    Contract,
     Cost,
     Effect,
     Fallback,
@@ -28,6 +29,7 @@ from triptych.schemas import (
     Step,
     StepRecord,
     StepSpec,
+    Undo,
 )
 
 _BEFORE = frozenset({"input", "steps"})
@@ -243,6 +245,21 @@ def _cycle(specs: Sequence[StepSpec]) -> Iterator[Problem]:
         yield Problem(chain[0], "depends_on", f"these steps wait for each other: {' -> '.join(chain)}; remove one")
 
 
+def _undo(contract: Contract, terms: Terms) -> Undo | None:
+    """What undoes a write, if the playbook allows that operation too."""
+    how = contract.compensate
+    offer = terms.offers.get(how.operation) if how else None
+    if how is None or offer is None:
+        return None
+    return Undo(
+        operation=how.operation,
+        arguments=how.arguments,
+        contract_hash=offer.hash,
+        effect=offer.contract.effect,
+        timeout_ms=offer.contract.timeout_ms,
+    )
+
+
 def _pinned(spec: StepSpec, terms: Terms) -> Step:
     """A step with its contract pinned, its dependencies complete and its limits filled in."""
     offer = terms.offers[spec.operation]
@@ -274,5 +291,6 @@ def _pinned(spec: StepSpec, terms: Terms) -> Step:
             effect=contract.effect,
             timeout_ms=spec.timeout_ms or contract.timeout_ms,
             cost=cost,
+            undo=_undo(contract, terms),
         ),
     )

@@ -3,7 +3,7 @@
 The runtime does the rest: contract, validation both ways, effect ledger, timeout, breaker, one attempt.
 """
 
-from triptych.schemas.contract import Cost, Effect
+from triptych.schemas.contract import Compensation, Cost, Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.call import Accepted, Call, NotYet, Resources
 from triptych.tools.failure import ToolFailure
@@ -15,6 +15,7 @@ from triptych.tools.tool import Tool
 __all__ = [
     "Accepted",
     "Call",
+    "Compensation",
     "Cost",
     "Effect",
     "ErrorCode",

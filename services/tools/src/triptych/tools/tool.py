@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Contract, Cost, Effect, ToolContracts
+from triptych.schemas.contract import Compensation, Contract, Cost, Effect, ToolContracts
 from triptych.tools.breaker import BreakerPolicy
 from triptych.tools.call import Resources
 from triptych.tools.failure import ToolDefinitionError
@@ -103,13 +103,16 @@ class Tool:
         cost: Cost | None = None,
         arguments: dict[str, Json] | None = None,
         result: dict[str, Json] | None = None,
+        compensate: Compensation | None = None,
     ) -> Callable[[FunctionT], FunctionT]:
         """Offer a function as an operation. `arguments` and `result` are JSON Schemas to use instead of its hints.
+
+        `compensate` is the operation that undoes it.
 
         Raises:
             ToolDefinitionError: the function cannot be offered as it is.
         """
-        terms = Terms(effect, version, timeout_ms, cost or Cost(), arguments, result)
+        terms = Terms(effect, version, timeout_ms, cost or Cost(), arguments, result, compensate)
 
         def offer(function: FunctionT) -> FunctionT:
             typed = TypedFunction(self.name, function, terms)

@@ -1,0 +1,108 @@
+"""A run that is aborted undoes what it has written: the latest first, each once, and says what it did."""
+
+from __future__ import annotations
+
+from machine_story import Story, playbook, step
+
+from triptych.executor.messages import messages
+from triptych.executor.state import Ask, RunStatus
+from triptych.schemas import CallRequest, Effect, ErrorCode, Result, Undo
+
+BACK = Undo(
+    operation="echo.back",
+    arguments={"of": "${{ arguments.n }}", "id": "${{ data.value }}"},
+    contract_hash="1" * 16,
+    effect=Effect.IDEMPOTENT,
+    timeout_ms=1_000,
+)
+
+
+def write(step_id: str, *depends_on: str, n: int = 1, **fields: object):
+    return step(step_id, *depends_on, **{"effect": Effect.IDEMPOTENT, "arguments": {"n": n}, "undo": BACK, **fields})
+
+
+def stuck(*more, **book: object) -> Story:
+    """Two writes are done, a read as well, and then something a person has to look at."""
+    steps = (write("a"), write("b", "a", n=2), step("look", "b"), *more, step("stop", "look"))
+    story = Story(playbook(**book)).plan(*steps)
+    story.result("a", Result.ok({"value": 10})).wait(seconds=1).result("b", Result.ok({"value": 20})).result("look")
+    return story.fail("stop", ErrorCode.FORBIDDEN)
+
+
+def undoing(story: Story) -> CallRequest:
+    (send,) = messages(story.run, [event for event in story.last if type(event).__name__ == "UndoRequested"], story.now)
+    assert isinstance(send.body, CallRequest)
+    return send.body
+
+
+def test_writes_are_undone_the_latest_first_each_under_a_key_of_its_own() -> None:
+    story = stuck().control("abort", undo=True)
+    assert story.run.status is RunStatus.UNDOING
+    asked = undoing(story)
+    assert (asked.operation, asked.arguments) == ("echo.back", {"of": 2, "id": 20})
+    assert asked.idempotency_key == f"{story.run.run_id}:b:undo"
+    assert undoing(story.undone("b")).idempotency_key == f"{story.run.run_id}:a:undo"
+    story.undone("a")
+    assert story.run.status is RunStatus.FAILED
+    assert story.run.reason.code == "aborted"
+    assert "undone: a, b" in story.run.reason.message
+
+
+def test_an_abort_keeps_what_was_written_unless_it_is_asked_to_undo() -> None:
+    assert stuck().control("abort").run.status is RunStatus.FAILED
+    assert stuck(on_abort="undo").control("abort").run.status is RunStatus.UNDOING
+
+
+def test_what_nothing_undoes_is_named() -> None:
+    story = stuck(write("c", "b", undo=None)).result("c").control("abort", undo=True).undone("b").undone("a")
+    assert "written and not undone, for nothing declares how: c" in story.run.reason.message
+
+
+def test_an_undo_is_tried_again_under_the_same_key() -> None:
+    story = stuck().control("abort", undo=True)
+    first = undoing(story)
+    story.undone("b", Result.failed(ErrorCode.UNAVAILABLE, "away")).wait(seconds=31)
+    again = undoing(story)
+    assert (again.attempt, again.idempotency_key) == (2, first.idempotency_key)
+
+
+def test_an_undo_that_fails_goes_to_a_person_who_can_only_abort() -> None:
+    story = stuck().control("abort", undo=True).undone("b", Result.failed(ErrorCode.FORBIDDEN, "no"))
+    assert (story.run.status, story.run.reason.code, story.run.stopped_step) == (
+        RunStatus.ESCALATED,
+        "undo_failed",
+        "b",
+    )
+    assert story.control("resume", "c-2").kinds() == ["CommandRefused"]
+    story.control("abort", "c-3", undo=True).undone("b").undone("a")
+    assert story.run.status is RunStatus.FAILED
+
+
+def test_what_is_under_way_is_waited_for_since_it_may_be_a_write() -> None:
+    story = Story(playbook()).plan(write("a"), write("b", n=2), step("stop"))
+    story.result("a").fail("stop", ErrorCode.FORBIDDEN).control("abort", undo=True)
+    assert [request.ask for request in story.run.requests.values()] == [Ask.CALL]
+    story.result("b", Result.ok({"value": 2}))
+    assert undoing(story).idempotency_key.endswith(":b:undo")
+
+
+def test_every_branch_that_wrote_is_undone() -> None:
+    each = write("each", map=[1, 2], arguments={"n": "${{ item }}"}, max_failed=1)
+    story = Story(playbook()).plan(each, step("stop", "each")).result("each.0").fail("each.1", ErrorCode.NOT_FOUND)
+    story.fail("stop", ErrorCode.FORBIDDEN).control("abort", undo=True).undone("each.0")
+    assert story.run.status is RunStatus.FAILED
+
+
+def test_a_run_that_wrote_nothing_ends_at_once() -> None:
+    story = Story(playbook()).plan(step("stop")).fail("stop", ErrorCode.FORBIDDEN).control("abort", undo=True)
+    assert "undone: nothing" in story.run.reason.message
+
+
+def test_neither_the_clock_nor_the_budgets_keep_a_run_from_undoing() -> None:
+    story = stuck(budgets={"tool_calls": 4, "wall_ms": 60_000}).wait(hours=1).control("abort", undo=True)
+    story.wait(hours=1).undone("b").wait(hours=1).undone("a")
+    assert story.run.status is RunStatus.FAILED
+
+
+def test_a_cancel_ends_the_undoing() -> None:
+    assert stuck().control("abort", undo=True).control("cancel", "c-2").run.status is RunStatus.CANCELLED
