@@ -129,6 +129,12 @@ def test_a_tool_that_is_added_to_the_configuration_starts(dev: Dev) -> None:
     assert "echo" not in dev.pids()
 
 
+def test_a_service_is_restarted_by_hand(dev: Dev) -> None:
+    before = dev.pids()["executor"]
+    subprocess.run([TRIPTYCH, "restart", "executor", "--data", "data"], cwd=dev.folder, check=True, capture_output=True)
+    assert dev.pids()["executor"] != before
+
+
 def test_ctrl_c_stops_the_stack_that_it_started(dev: Dev) -> None:
     assert json.loads((dev.folder / "data" / "stack.json").read_text())["services"]
     dev.process.send_signal(signal.SIGINT)

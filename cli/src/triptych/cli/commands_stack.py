@@ -159,6 +159,20 @@ def scale(
         err.print(f"{service} runs as {', '.join(names)}.")
 
 
+def restart(
+    service: Annotated[str, typer.Argument(help="A service or tool, for example `executor` or `kb`.")],
+    *,
+    data: DataDir = DEFAULT_DATA,
+    as_json: AsJson = False,
+) -> None:
+    """Stop all processes of a service and start them again."""
+    layout = Layout.existing(data)
+    names = ask(layout, {"do": "restart", "service": service})["processes"]
+    follow(lambda: ask(layout, {"do": "status"}), frozenset(names))
+    if as_json:
+        print_json({"service": service, "processes": names})
+
+
 def _running(layout: Layout) -> Status | None:
     try:
         return ask(layout, {"do": "status"})

@@ -20,6 +20,7 @@ COMMANDS = {
     "down": "commands_stack",
     "status": "commands_stack",
     "scale": "commands_stack",
+    "restart": "commands_stack",
     "dev": "dev",
     "demo": "demo",
     "submit": "submit",

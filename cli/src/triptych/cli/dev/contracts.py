@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from triptych.schemas import Contract
-from triptych.schemas.compatibility import breaks
+from triptych.tools.drift import differences as broken_in
 
 
 def differences(before: Sequence[Contract], after: Sequence[Contract]) -> Iterator[str]:
@@ -17,17 +17,6 @@ def differences(before: Sequence[Contract], after: Sequence[Contract]) -> Iterat
         elif name not in new:
             yield f"- {name}: calls that were planned are refused"
         elif old[name].hash != new[name].hash:
-            broken = list(_broken(old[name], new[name]))
+            broken = broken_in(old[name], new[name])
             yield f"~ {name}: {'this breaks those who use it' if broken else 'compatible'}"
             yield from (f"    {each}" for each in broken)
-
-
-def _broken(old: Contract, new: Contract) -> Iterator[str]:
-    if old.effect is not new.effect:
-        yield f"the effect was {old.effect.value} and is {new.effect.value}"
-    for part, before, after in (("arguments", old.arguments, new.arguments), ("result", old.result, new.result)):
-        try:
-            found = [str(each) for each in breaks(before, after)] if before != after else []
-        except (KeyError, TypeError, AttributeError):
-            found = ["the schema has changed in a way that cannot be compared"]
-        yield from (f"{part}: {each}" for each in found)

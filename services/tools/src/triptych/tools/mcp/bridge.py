@@ -1,7 +1,7 @@
 """An MCP server as a Tool: built from the pins before the server runs, held to them while it does.
 
 At each listing the server's tools are compared with the pins. What changed compatibly is taken over and
-announced; what broke is refused with the difference until somebody adds the server again. A tool that is
+announced; what broke is quarantined, with the difference, until somebody accepts it. A tool that is
 new on the server is not offered: nobody has allowed it.
 """
 
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.log import Logger
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Contract, Effect
+from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.call import Call, Resources
 from triptych.tools.drift import differences
@@ -84,7 +84,6 @@ class _Bridge:
         self._pinned = {offer.contract.operation: offer for offer in pinned}
         self._log: Logger = structlog.get_logger().bind(tool=source.name)
         self._listed: Mapping[str, Offer] = self._pinned
-        self._refused: set[str] = set()
         self.tool = Tool(source.name, lifespan=self._lifespan, concurrency=options.concurrency)
         for offer in pinned:
             self.tool.add(self._operation(offer))
@@ -146,17 +145,15 @@ class _Bridge:
             self._log.info("the MCP server offers more than was added; add it again to allow it", operations=new)
 
     def _offer(self, offer: Offer) -> None:
-        before = self.tool.operations[offer.contract.operation]
-        if before.contract != offer.contract:
-            self._log.info("a compatible change of a contract was taken over", operation=offer.contract.operation)
-        if before.contract != offer.contract or offer.contract.operation in self._refused:
-            self._refused.discard(offer.contract.operation)
+        name = offer.contract.operation
+        self.tool.quarantined.pop(name, None)
+        if self.tool.operations[name].contract != offer.contract:
+            self._log.info("a compatible change of a contract was taken over", operation=name)
             self.tool.replace(self._operation(offer))
 
     def _refuse(self, pinned: Offer, broken: Sequence[str]) -> None:
         self._log.error("the MCP server broke a contract", operation=pinned.contract.operation, differences=broken)
-        self._refused.add(pinned.contract.operation)
-        self.tool.replace(_refusing(pinned.contract, broken))
+        self.tool.quarantined[pinned.contract.operation] = "; ".join(broken)
 
 
 def _meta(call: Call[Any]) -> types.RequestParamsMeta:
@@ -175,15 +172,3 @@ class _Progress:
         if now - self._told_at >= PROGRESS_EVERY_S:
             self._told_at = now
             self._log.info("progress", progress=progress, total=total, message=message and message[:200])
-
-
-def _refusing(contract: Contract, broken: Sequence[str]) -> Operation:
-    async def refuse(_arguments: dict[str, Json], _call: Call[Any]) -> Json:
-        raise ToolFailure(
-            ErrorCode.CONTRACT_VIOLATION,
-            f"{contract.operation} is not what was pinned: {'; '.join(broken)}. Add the server again to accept it",
-            undone=True,
-            differences=list(broken),
-        )
-
-    return Operation(contract, refuse)
