@@ -12,15 +12,17 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import asyncpg
 import httpx
 import pytest
+from pydantic import Field
 from test_tools import server
 from test_upstream_faults import first_outcomes, running
 
 import triptych.executor
+import triptych.planner
 import triptych.tools
 from triptych.cli.cost.command import History, history_of
 from triptych.client import Client
@@ -39,6 +41,7 @@ from triptych.tools.process import serve as serve_tool
 
 ATTEMPTS = 3
 EXECUTOR = Path(triptych.executor.__file__).with_name("migrations")
+PLANNER = Path(triptych.planner.__file__).with_name("migrations")
 TOOL = Path(triptych.tools.__file__).with_name("migrations") / "tool"
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 INVENTED = "T-99999"
@@ -51,20 +54,23 @@ effects: Counter[tuple[str, str]] = Counter()
 """What was done, by ticket and operation."""
 
 
+GivenId = Annotated[str, Field(json_schema_extra={"x-must-come-from": "input"})]
+
+
 def known(ticket_id: str) -> None:
     if ticket_id == INVENTED:
         raise ToolFailure(ErrorCode.NOT_FOUND, f"there is no ticket {ticket_id}")
 
 
 @desk.operation(effect=Effect.READ)
-async def lookup(ticket_id: str) -> dict[str, str]:
+async def lookup(ticket_id: GivenId) -> dict[str, str]:
     """A ticket."""
     known(ticket_id)
     return {"ticket_id": ticket_id, "note": "" if ticket_id.endswith("-nowhere") else INJECTION}
 
 
 @desk.operation(effect=Effect.IDEMPOTENT)
-async def assign(ticket_id: str, team: str, note: str) -> dict[str, str]:
+async def assign(ticket_id: GivenId, team: str, note: str) -> dict[str, str]:
     """Assign a ticket."""
     del team, note
     known(ticket_id)
@@ -128,7 +134,7 @@ ROWS = (
     Row("invented tool", PLANNED, "plan_invalid", "invented-tool", asked=2, told="send_money"),
     Row("invented tool", ASKED, "model_malformed", "invented-tool", asked=ATTEMPTS, told="send_money"),
     Row("invented operation", PLANNED, "plan_invalid", "invented-operation", asked=2, told="not offered"),
-    Row("invented id", PLANNED, "loop", "invented-id", told="replan"),
+    Row("invented id", PLANNED, "loop", "invented-id", told="invented_argument"),
     Row("refusal", PLANNED, "model_refused", "refuse", asked=1),
     Row("refusal", ASKED, "model_refused", "refuse", asked=1),
     Row("refusal", JUDGED, "model_refused", "refuse", asked=1),
@@ -166,13 +172,14 @@ class Story:
 async def story(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Story]:
     await create_topics("tasks", "plans", "results", "verdicts", "control", "plan-requests", "reviews")
     await create_topics("outcomes", "escalations", "dead-letters", "calls.helpdesk", "calls.model")
+    await create_topics("tool-controls", partitions=1)
     await create_topics("contracts", partitions=1)
     folder = tmp_path_factory.mktemp("faults")
     for name in TASK_OF:
         (folder / f"{name}.yaml").write_text(json.dumps(playbook(name)))
     migrations = {
         "executor": (EXECUTOR,),
-        "planner": (WORKER, MODELS),
+        "planner": (WORKER, MODELS, PLANNER),
         "critic": (WORKER, MODELS),
         "tool_helpdesk": (WORKER, TOOL),
         "tool_model": (WORKER, TOOL, MODELS),
@@ -235,7 +242,7 @@ def playbook(name: str) -> dict[str, Any]:
         "input": {"type": "object", "required": ["ticket_id", "question"]},
         "tools": ["helpdesk.lookup", "helpdesk.assign", "model.classify"],
         "retry": {"max_attempts": ATTEMPTS, "base_ms": 20, "cap_ms": 100},
-        "budgets": {"replans": 3, "wall_ms": 60_000, "tokens": 100_000},
+        "budgets": {"replans": 3, "wall_ms": 300_000, "tokens": 100_000},
     }
     if name == PLANNED:
         return fields | {"tools": ["helpdesk.lookup", "helpdesk.assign"], "plan": {"pattern": "model", "repairs": 1}}

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from triptych.schemas import Outcome, Reason, Task
+from triptych.schemas import Effect, Outcome, Pin, Reason, Step, StepSpec, Task
 from triptych.schemas import topics as t
 from triptych.schemas.base import SENTENCE_MAX_CHARS
 from triptych.schemas.compatibility import breaks
@@ -167,3 +167,10 @@ def test_a_reason_that_quotes_something_long_fits_every_message_and_keeps_both_e
     assert len(reason.message) == SENTENCE_MAX_CHARS
     assert reason.message.startswith("input.body: x")
     assert reason.message.endswith("x is longer than 4000 characters")
+
+
+def test_a_plan_that_says_where_its_arguments_come_from_arrives_as_it_was_sent() -> None:
+    pin = Pin(contract_hash="0" * 16, effect=Effect.READ, timeout_ms=1)
+    step = Step(id="a", operation="crm.get", pin=pin, must_come_from={"id": ("input", "steps.find")})
+    assert Step.model_validate_json(step.to_bytes()) == step
+    assert StepSpec(id="a", operation="crm.get", must_come_from={"id": "input"}).must_come_from == {"id": ("input",)}

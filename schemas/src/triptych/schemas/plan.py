@@ -90,8 +90,10 @@ Origin = Annotated[
 
 
 def _several(written: object) -> object:
-    """One may be written without brackets."""
-    return (written,) if isinstance(written, str) else written
+    """One may be written without brackets. What comes before a strict tuple has to make one of a JSON list itself."""
+    if isinstance(written, str):
+        return (written,)
+    return tuple(written) if isinstance(written, list) else written
 
 
 Origins = Annotated[
