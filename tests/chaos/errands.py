@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +24,9 @@ from uuid import UUID
 
 import aiokafka
 import asyncpg
+from aiokafka import ConsumerRecord, TopicPartition
 
+from triptych.cli.stack.topics import PARTITIONS
 from triptych.client import Client
 from triptych.schemas import ControlAction, Task
 
@@ -253,3 +255,24 @@ async def until(condition: Any, within_s: float, what: Any) -> None:
     while not await condition():
         assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {await what()}"
         await asyncio.sleep(0.05)
+
+
+async def everything_published(errands: Errands) -> dict[str, list[ConsumerRecord[Any, Any]]]:
+    """What lies on the topics now, by topic; the records of a partition are in order."""
+    stack = errands.stack
+    consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=stack["kafka"], auto_offset_reset="earliest")
+    found: dict[str, list[ConsumerRecord[Any, Any]]] = defaultdict(list)
+    async with consumer:
+        ours = [topic for topic in await consumer.topics() if topic.startswith(f"{stack['topic_prefix']}.")]
+        everywhere = [
+            TopicPartition(topic, p)
+            for topic in ours
+            for p in range(1 if topic.endswith(".contracts") else PARTITIONS)  # its log is compacted
+        ]
+        consumer.assign(everywhere)
+        ends = await consumer.end_offsets(everywhere)
+        await consumer.seek_to_beginning(*everywhere)
+        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+            for tp, records in (await consumer.getmany(timeout_ms=200)).items():
+                found[tp.topic] += [record for record in records if record.value]
+    return found

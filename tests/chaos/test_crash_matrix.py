@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -117,12 +117,6 @@ def rounds() -> list[Round]:
             return rows
         case _:
             return rows[::5]
-
-
-@pytest.fixture(scope="module")
-async def errands(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Errands]:
-    async with Errands.started(tmp_path_factory.mktemp("stack")) as errands:
-        yield errands
 
 
 @pytest.mark.timeout(600)

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 
 import psutil
-import pytest
 from support_desk import WRITES_PER_RUN, SupportDesk, outcomes_of, submit_tickets
 
 from triptych.client import Client
@@ -26,13 +25,12 @@ def kill_everything(processes: list[psutil.Process]) -> None:
     assert not alive
 
 
-@pytest.mark.parametrize("crash", ["first", "second"])
 async def test_runs_in_flight_carry_on_after_kill_9_of_everything_and_each_ends_once(
-    desk: SupportDesk, crash: str, eventually
+    desk: SupportDesk, eventually
 ) -> None:
     processes, before = desk.processes(), desk.described()
     async with Client.from_stack(desk.folder) as client:
-        task_ids = await submit_tickets(client, crash, RUNS)
+        task_ids = await submit_tickets(client, "crash", RUNS)
 
         async def enough_in_flight() -> bool:
             return await desk.in_flight(task_ids) >= IN_FLIGHT

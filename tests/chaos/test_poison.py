@@ -6,15 +6,12 @@ import json
 import os
 import random
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import aiokafka
 import pytest
-from aiokafka import ConsumerRecord, TopicPartition
-from errands import POISON, WORKERS, Errands, triptych, until
+from errands import POISON, WORKERS, Errands, everything_published, triptych, until
 from poison import Brewer, Fate, Poison
 
 from triptych.cli.stack.topics import PARTITIONS
@@ -37,12 +34,6 @@ UNREAD = (topics.OUTCOMES, topics.ESCALATIONS, topics.DEAD_LETTERS, topics.CONTR
 
 Place = tuple[str, int, int]
 """Topic, partition and offset."""
-
-
-@pytest.fixture(scope="module")
-async def errands(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Errands]:
-    async with Errands.started(tmp_path_factory.mktemp("stack")) as errands:
-        yield errands
 
 
 @pytest.mark.timeout(420)
@@ -111,23 +102,6 @@ async def command_what_is_over(errands: Errands) -> None:
     """So that the topic of commands has something genuine on it, too."""
     for row in await errands.database.fetch("select run_id, partition from executor.runs limit 6"):
         await errands.client.control(row["run_id"], row["partition"], ControlAction.CANCEL, principal="user:late")
-
-
-async def everything_published(errands: Errands) -> dict[str, list[ConsumerRecord[Any, Any]]]:
-    """What lies on the topics now, by topic."""
-    stack = json.loads((errands.folder / "stack.json").read_text())
-    consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=stack["kafka"], auto_offset_reset="earliest")
-    found: dict[str, list[ConsumerRecord[Any, Any]]] = defaultdict(list)
-    async with consumer:
-        ours = [topic for topic in await consumer.topics() if topic.startswith(f"{stack['topic_prefix']}.")]
-        everywhere = [TopicPartition(topic, p) for topic in ours for p in range(partitions_of(topic))]
-        consumer.assign(everywhere)
-        ends = await consumer.end_offsets(everywhere)
-        await consumer.seek_to_beginning(*everywhere)
-        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
-            for tp, records in (await consumer.getmany(timeout_ms=200)).items():
-                found[tp.topic] += [record for record in records if record.value]
-    return found
 
 
 async def published(errands: Errands, poison: list[Poison]) -> dict[Place, Poison]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SCHEDULES = int(os.environ.get("TRIPTYCH_TEST_SCHEDULES", "6000"))
+SCHEDULES = int(os.environ.get("TRIPTYCH_TEST_SCHEDULES", "3000"))
 MUTATIONS = {
     "epochs_are_not_checked": "was committed in epoch",
     "answered_requests_are_answered_again": "the journal",
@@ -22,6 +22,7 @@ MUTATIONS = {
     "the_outbox_of_the_dead_is_not_published": "not over",
     "effects_are_begun_without_an_intent": "took effect 2 times",
     "leases_are_not_checked": "with two bodies",
+    "jobs_that_nobody_knows_of_stay_where_they_are": "not over",
     "a_new_owner_forgets_who_is_active": "whose limit is",
 }
 
@@ -43,7 +44,7 @@ def test_every_schedule_ends_as_the_guarantees_say():
     assert played.returncode == 0, played.stdout + played.stderr
 
 
-@pytest.mark.parametrize("seed", ["5", "147", "1031"])
+@pytest.mark.parametrize("seed", ["147", "1031"])
 def test_a_seed_gives_the_same_schedule_in_every_process(seed):
     first = simulate("--seed", seed, "--digest", hash_seed="1")
     second = simulate("--seed", seed, "--digest", hash_seed="2")

@@ -78,16 +78,21 @@ def effects_are_begun_without_an_intent() -> None:
 
 
 def leases_are_not_checked() -> None:
-    """A worker that lost its job stores its answer all the same."""
+    """A worker that lost its job stores its answer all the same, also over one that was published."""
     settle = WorkerTables.settle
 
     def lenient(self: WorkerTables, lease: int, run_ids: Any, request_ids: Any, *rest: Any) -> Any:
         for key in zip(run_ids, request_ids, strict=True):
-            if (job := self.jobs.get(key)) is not None and job.state != "published":
-                job.lease = lease
+            if (job := self.jobs.get(key)) is not None and job.lease != lease:
+                job.lease, job.state = lease, "started"
         return settle(self, lease, run_ids, request_ids, *rest)
 
     WorkerTables.settle = lenient  # type: ignore[method-assign]
+
+
+def jobs_that_nobody_knows_of_stay_where_they_are() -> None:
+    """A worker does not ask for what the table has given it without its knowing."""
+    WorkerTables.reclaim = lambda *_args: []  # type: ignore[method-assign, assignment]
 
 
 def a_new_owner_forgets_who_is_active() -> None:
@@ -109,6 +114,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         the_outbox_of_the_dead_is_not_published,
         effects_are_begun_without_an_intent,
         leases_are_not_checked,
+        jobs_that_nobody_knows_of_stay_where_they_are,
         a_new_owner_forgets_who_is_active,
     )
 }

@@ -1,0 +1,182 @@
+"""Several processes of each service: groups grow and shrink under load, and a zombie that wakes up is refused.
+
+What a run was decided is compared with what travels: two owners of one run would say one thing in two ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import defaultdict
+from uuid import UUID
+
+import httpx
+from errands import Errands, everything_published, triptych, until
+
+from triptych.cli.stack.control import ask
+from triptych.cli.stack.layout import Layout
+
+SERVICES = ("executor", "planner", "critic", "kb", "helpdesk", "model", "letterbox")
+A_WAVE = 60
+JUDGED_EVERY = 10
+GONE_S = 90
+
+
+async def test_groups_grow_and_shrink_under_load_and_each_run_has_one_owner_and_keeps_its_order(
+    errands: Errands,
+) -> None:
+    epochs = await owners_so_far(errands)
+    task_ids: list[str] = []
+    for size in (2, 3, 1):
+        wave = [f"{size}-processes-{number}" for number in range(A_WAVE)]
+        task_ids += wave
+        await errands.submit(wave, judged_every=JUDGED_EVERY)
+        for service in SERVICES:
+            await scale(errands, service, size)
+        await some_ended(errands, wave)
+    await every_run_ended(errands, task_ids)
+    assert await owners_so_far(errands) > epochs, "no partition has changed hands"
+    await each_ended_once_and_in_order(errands, task_ids)
+
+
+async def test_a_paused_owner_and_a_paused_worker_are_refused_when_they_wake_up_and_go_on_by_themselves(
+    errands: Errands,
+) -> None:
+    zombies = {"executor": "decider.before_commit", "helpdesk": "worker.before_settle"}
+    for service in zombies:
+        await scale(errands, service, 2)
+    pids = {service: errands.pid_of(service) for service in zombies}
+    await until(lambda: has_partitions(errands, "executor-1"), GONE_S, lambda: told("executor-1 has no partition"))
+    for service, point in zombies.items():
+        errands.arm(service, point, "stop:3")
+    task_ids = [f"zombie-{number}" for number in range(A_WAVE)]
+    await errands.submit(task_ids, judged_every=JUDGED_EVERY)
+
+    async def taken_from_the_dead() -> bool:
+        stand_still = all(errands.struck_at(service, point) for service, point in zombies.items())
+        return stand_still and not await has_partitions(errands, "executor-1") and await lease_is_over(errands)
+
+    await until(taken_from_the_dead, GONE_S, lambda: told("nobody took over"))
+    for pid in pids.values():
+        os.kill(pid, signal.SIGCONT)
+
+    async def refused() -> bool:
+        return bool(
+            await count_of(errands, "executor", "fenced") and await count_of(errands, "helpdesk", "answers_fenced")
+        )
+
+    await until(refused, GONE_S, lambda: told("a zombie's statement was not refused"))
+    await until(lambda: has_partitions(errands, "executor-1"), GONE_S, lambda: told("the zombie did not join again"))
+    await every_run_ended(errands, task_ids)
+    assert {service: errands.pid_of(service) for service in zombies} == pids, "a zombie had to be started again"
+    for service in zombies:
+        await scale(errands, service, 1)
+    await each_ended_once_and_in_order(errands, task_ids)
+
+
+async def scale(errands: Errands, service: str, count: int) -> None:
+    request = {"do": "scale", "service": service, "count": count}
+    await asyncio.to_thread(ask, Layout.at(errands.folder), request)
+
+
+async def told(what: str) -> str:
+    return what
+
+
+async def owners_so_far(errands: Errands) -> int:
+    return await errands.database.fetchval("select sum(epoch) from executor.partitions")
+
+
+async def has_partitions(errands: Errands, owner: str) -> bool:
+    return await errands.database.fetchval("select exists (select from executor.partitions where owner = $1)", owner)
+
+
+async def lease_is_over(errands: Errands) -> bool:
+    """Whether the lease of the first helpdesk has expired and another process has what it held."""
+    return await errands.database.fetchval(
+        "select bool_and(until < now()) and not exists (select from tool_helpdesk.jobs "
+        "where state <> 'published' and lease = any(array_agg(id))) "
+        "from tool_helpdesk.leases where instance = 'helpdesk-1'"
+    )
+
+
+async def count_of(errands: Errands, service: str, counter: str) -> int:
+    """What the first process of a service has counted."""
+    url = next(each["health_url"] for each in errands.stack["services"] if each["name"] == service)
+    async with httpx.AsyncClient() as http:
+        return (await http.get(url.replace("ready", "live"), timeout=10)).json()["counters"].get(counter, 0)
+
+
+async def some_ended(errands: Errands, task_ids: list[str]) -> None:
+    async def ended() -> bool:
+        await errands.answer_doubts()
+        return sum(task_id in errands.finals for task_id in task_ids) >= len(task_ids) // 2
+
+    await until(ended, 120, lambda: told("nothing ends"))
+
+
+async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
+    async def ended() -> bool:
+        await errands.answer_doubts()
+        return all(task_id in errands.finals for task_id in task_ids)
+
+    async def tell() -> str:
+        missing = [task_id for task_id in task_ids if task_id not in errands.finals]
+        return f"{len(missing)} have no final outcome, for example {missing[:3]}"
+
+    await until(ended, 180, tell)
+
+
+async def each_ended_once_and_in_order(errands: Errands, task_ids: list[str]) -> None:
+    ends = [errands.statuses[task_id] for task_id in task_ids]
+    assert {status for end in ends for _, status in end} == {"succeeded"}
+    assert {len(end) for end in ends} == {1}, "a task became two runs"
+    assert {len(errands.finals[task_id]) for task_id in task_ids} == {1}, "a run had two final outcomes"
+    assert errands.other_escalations == {}
+    effects = errands.effects({f"T-{task_id}" for task_id in task_ids})
+    assert set(effects.values()) == {1}, "an idempotent write took effect twice"
+
+    run_ids = set(await errands.run_ids(task_ids))
+    bodies: dict[str, set[bytes]] = defaultdict(set)
+    travelled: dict[tuple[UUID, str], list[str]] = defaultdict(list)
+    for topic, records in (await everything_published(errands)).items():
+        for record in records:
+            run_id = run_of(record.key)
+            if run_id not in run_ids:
+                continue
+            event_id = dict(record.headers)["ce_id"].decode()
+            bodies[event_id].add(record.value)
+            sent = travelled[run_id, topic.partition(".")[2]]
+            if event_id not in sent:
+                sent.append(event_id)
+    decided = {name: said for name, said in bodies.items() if not name.endswith(":answer")}
+    assert decided
+    assert {name for name, said in decided.items() if len(said) > 1} == set(), "one message was decided in two ways"
+
+    rows = await errands.database.fetch(
+        "select run_id, data ->> 'request_id' as request_id from executor.journal "
+        "where type = 'CallRequested' and run_id = any($1) order by run_id, seq",
+        list(run_ids),
+    )
+    calls = {key: sent for key, sent in travelled.items() if key[1].startswith("calls.")}
+    for (run_id, topic), sent in calls.items():
+        wanted = [row["request_id"] for row in rows if row["run_id"] == run_id and row["request_id"] in sent]
+        assert sent == wanted, f"calls of {run_id} left for {topic} in another order than they were decided in"
+    assert sum(map(len, calls.values())) == len(rows), "a call was decided and never sent"
+    assert "all agree" in await asyncio.to_thread(triptych, "verify", "--data", str(errands.folder))
+
+    async def clean() -> bool:
+        return not (await errands.left_behind()).keys() - {"dead letters"}
+
+    async def tell() -> str:
+        return f"left behind: {await errands.left_behind()}"
+
+    await until(clean, 90, tell)
+
+
+def run_of(key: bytes | None) -> UUID | None:
+    try:
+        return UUID((key or b"").decode())
+    except ValueError:
+        return None
