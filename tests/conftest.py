@@ -105,7 +105,7 @@ async def create_topics(servers: Servers, prefix: str) -> AsyncIterator[CreateTo
 def eventually() -> Eventually:
     """`await eventually(condition)` waits until the condition (sync or async) is true, up to a deadline."""
 
-    async def wait(condition: Callable[[], object], *, within_s: float = 60.0) -> None:
+    async def wait(condition: Callable[[], object], *, within_s: float = 120.0) -> None:
         deadline = time.monotonic() + within_s
         while True:
             result = condition()

@@ -119,7 +119,7 @@ def rounds() -> list[Round]:
             return rows[::5]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("number", "cells"),
     [
@@ -181,7 +181,7 @@ async def every_point_struck(errands: Errands, cells: list[Cell] | Round) -> Non
     async def tell() -> str:
         return f"these did not strike: {', '.join(f'{cell.service} {point}' for cell, (point, _) in missing())}"
 
-    await until(struck, 150, tell)
+    await until(struck, 240, tell)
 
 
 async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
@@ -198,7 +198,7 @@ async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
         missing = sum(task_id not in errands.finals for task_id in task_ids)
         return f"{missing} final outcomes are missing; for example {[dict(row) for row in rows]}"
 
-    await until(ended, 120, tell)
+    await until(ended, 240, tell)
 
 
 async def every_run_ended_once(errands: Errands, task_ids: list[str]) -> None:
@@ -229,4 +229,4 @@ async def nothing_left_behind(errands: Errands) -> None:
     async def tell() -> str:
         return f"left behind: {await errands.left_behind()}"
 
-    await until(clean, 60, tell)
+    await until(clean, 180, tell)

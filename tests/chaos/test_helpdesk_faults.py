@@ -33,7 +33,7 @@ async def test_whatever_way_the_helpdesk_fails_each_write_takes_effect_once(desk
         )
     async with Client.from_stack(desk.folder) as client:
         task_ids = [task_id for name in kinds for task_id in await submit_tickets(client, name, TICKETS)]
-        outcomes = await outcomes_of(client, task_ids, within_s=120)
+        outcomes = await outcomes_of(client, task_ids, within_s=240)
     assert {(outcome.task_id, outcome.status.value) for outcome in outcomes if outcome.final} == {
         (task_id, "succeeded") for task_id in task_ids
     }

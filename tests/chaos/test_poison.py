@@ -36,7 +36,7 @@ Place = tuple[str, int, int]
 """Topic, partition and offset."""
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(900)
 async def test_poison_on_every_topic_is_buried_with_its_bytes_and_harms_nobody(errands: Errands) -> None:
     before = processes(errands)
     first = [f"first-{n}" for n in range(FIRST)]
@@ -95,7 +95,7 @@ async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
         missing = [task_id for task_id in task_ids if task_id not in errands.finals]
         return f"{len(missing)} have no final outcome, for example {missing[:3]}; processes: {processes(errands)}"
 
-    await until(ended, 100, tell)
+    await until(ended, 240, tell)
 
 
 async def command_what_is_over(errands: Errands) -> None:
@@ -150,7 +150,7 @@ async def everything_read_is_buried(errands: Errands, places: dict[Place, Poison
     def is_read(topic: str) -> bool:
         return noun_of(topic) in READERS
 
-    await until(found, 60, tell)
+    await until(found, 180, tell)
     for place, one in places.items():
         if row := dead.pop(place, None):
             assert is_read(one.topic), f"{one} was buried, and nobody should have read it"
