@@ -28,9 +28,10 @@ from aiokafka import ConsumerRecord, TopicPartition
 
 from triptych.cli.stack.topics import PARTITIONS
 from triptych.client import Client
-from triptych.schemas import ControlAction, Task
+from triptych.schemas import ControlAction, Task, topics
 
 CONFIG = Path(__file__).with_name("errand") / "triptych.toml"
+COMPACTED = {topic.noun for topic in topics.CATALOG if topic.compacted}
 WORKERS = ("planner", "critic", "tool_kb", "tool_helpdesk", "tool_model", "tool_letterbox")
 POISON = "x-poison"
 """The header of what a test, and no service, has put among the outcomes."""
@@ -257,6 +258,11 @@ async def until(condition: Any, within_s: float, what: Any) -> None:
         await asyncio.sleep(0.05)
 
 
+def partitions_of(topic: str) -> int:
+    """How many the embedded stack gives it."""
+    return 1 if topic.partition(".")[2] in COMPACTED else PARTITIONS
+
+
 async def everything_published(errands: Errands) -> dict[str, list[ConsumerRecord[Any, Any]]]:
     """What lies on the topics now, by topic; the records of a partition are in order."""
     stack = errands.stack
@@ -264,11 +270,7 @@ async def everything_published(errands: Errands) -> dict[str, list[ConsumerRecor
     found: dict[str, list[ConsumerRecord[Any, Any]]] = defaultdict(list)
     async with consumer:
         ours = [topic for topic in await consumer.topics() if topic.startswith(f"{stack['topic_prefix']}.")]
-        everywhere = [
-            TopicPartition(topic, p)
-            for topic in ours
-            for p in range(1 if topic.endswith(".contracts") else PARTITIONS)  # its log is compacted
-        ]
+        everywhere = [TopicPartition(topic, p) for topic in ours for p in range(partitions_of(topic))]
         consumer.assign(everywhere)
         ends = await consumer.end_offsets(everywhere)
         await consumer.seek_to_beginning(*everywhere)

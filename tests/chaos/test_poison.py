@@ -11,7 +11,7 @@ from typing import Any
 
 import aiokafka
 import pytest
-from errands import POISON, WORKERS, Errands, everything_published, triptych, until
+from errands import POISON, WORKERS, Errands, everything_published, partitions_of, triptych, until
 from poison import Brewer, Fate, Poison
 
 from triptych.cli.stack.topics import PARTITIONS
@@ -76,10 +76,6 @@ def prefix(errands: Errands) -> str:
 
 def noun_of(topic: str) -> str:
     return topic.partition(".")[2]
-
-
-def partitions_of(topic: str) -> int:
-    return 1 if noun_of(topic) == topics.CONTRACTS else PARTITIONS
 
 
 def processes(errands: Errands) -> dict[str, int]:
