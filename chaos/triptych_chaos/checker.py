@@ -150,6 +150,8 @@ def _budgets(run: Run) -> Iterator[tuple[str, str]]:  # noqa: C901 - one branch 
             used["tool_calls"] += 1
             steps.add(data["step"])
             used["steps"] = len(steps)
+        if event.type == "RetryScheduled" and data.get("postponed") and data["ask"] == "call":
+            used["tool_calls"] -= 1  # it was refused before it was made
         if event.type == "ReplanDecided":
             used["replans"] += 1
         if event.type in _REQUESTS:

@@ -45,6 +45,8 @@ class Account:
             self.limits = {name: min(limit, parent["grant"].get(name, 0)) for name, limit in self.limits.items()}
         if event == "CallRequested":
             self.used["tool_calls"] += 1
+        if event == "RetryScheduled" and data.get("postponed") and data["ask"] == "call":
+            self.used["tool_calls"] -= 1  # it was refused before it was made
         if "reserved" in data:
             self.reserved[data["request_id"]] = data["reserved"]
         if event in ("PlanAccepted", "GoalReached", "PlanRefused", "CallAnswered", "VerdictGiven", "ReviewFailed"):

@@ -1,0 +1,33 @@
+"""The recount of `triptych verify` agrees with the ledger on what counts as a call."""
+
+from __future__ import annotations
+
+from triptych.cli.audit.money import Account
+from triptych.schemas import FixedPlan, Playbook, StepSpec
+
+PLAYBOOK = Playbook(
+    name="p",
+    goal="g",
+    input={"type": "object"},
+    tools=("desk.put",),
+    plan=FixedPlan(steps=(StepSpec(id="put", operation="desk.put"),)),
+)
+
+
+def retry(**fields: object) -> dict[str, object]:
+    return {"ask": "call", "step": "put", "postponed": False, **fields}
+
+
+def test_a_call_that_was_refused_before_it_was_made_does_not_count() -> None:
+    account = Account.of(PLAYBOOK)
+    for request_id in ("put:1", "put:2"):
+        assert list(account.book("CallRequested", {"request_id": request_id, "reserved": {}})) == []
+    list(account.book("RetryScheduled", retry(postponed=True)))
+    assert account.used["tool_calls"] == 1
+
+
+def test_an_attempt_that_failed_counts() -> None:
+    account = Account.of(PLAYBOOK)
+    list(account.book("CallRequested", {"request_id": "put:1", "reserved": {}}))
+    list(account.book("RetryScheduled", retry()))
+    assert account.used["tool_calls"] == 1
