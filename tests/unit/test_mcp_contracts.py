@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.playbooks import parse_playbook
 from triptych.schemas import Contract, Effect
 from triptych.tools import Source
 from triptych.tools.drift import differences
@@ -154,3 +155,9 @@ def test_every_option_has_a_line_in_the_guide() -> None:
     described = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
     assert set(McpOptions.model_fields) <= described
     assert all(f"`{field}`" in page for field in Override.model_fields)
+
+
+def test_the_playbook_of_the_guide_is_good() -> None:
+    page = Path(__file__).parents[2] / "docs" / "add-an-mcp-server.md"
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert parse_playbook(block, page).allows("clock.get_current_time")
