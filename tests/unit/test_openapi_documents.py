@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +53,19 @@ def test_what_is_generated_and_what_is_left_out_are_all_operations_of_the_docume
     made = surveyed(name)
     assert len(made.generated) + len(made.left_out) == counted == OPERATIONS[name]
     assert [(left.place.title, left.why) for left in made.left_out] == []
+
+
+def test_the_documentation_says_how_many_operations_each_document_gives() -> None:
+    page = (Path(__file__).parents[2] / "docs/adapters.md").read_text("utf-8")
+    told = {
+        (row[0], int(row[1]), int(row[2]))
+        for row in re.findall(r"^\|.+\| (3\.\d\.\d) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    }
+    found = {
+        (document(name).content["openapi"], surveyed(name).operations, len(surveyed(name).generated))
+        for name in OPERATIONS
+    }
+    assert told == found
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
