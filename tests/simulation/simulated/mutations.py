@@ -50,13 +50,13 @@ def offsets_are_stored_before_the_state() -> None:
 
 def messages_are_published_before_the_commit() -> None:
     """What a batch sends leaves before the batch is stored."""
-    commit = Session._commit
+    commit = Session._write
 
     async def hasty(self: Session[Any], batch: Batch[Any]) -> None:
         await self._publisher.publish([row.outgoing for row in batch.outbox])
         await commit(self, batch)
 
-    Session._commit = hasty  # type: ignore[method-assign]
+    Session._write = hasty  # type: ignore[method-assign]
 
 
 def the_outbox_of_the_dead_is_not_published() -> None:
