@@ -76,6 +76,8 @@ insert into tool_post.jobs (run_id, request_id, tenant, state, partition, reques
     values (%(run)s, 'r', 'acme', 'published', 0, '', %(at)s, %(at)s);
 insert into tool_post.effects (run_id, idempotency_key, tenant, operation, arguments_hash, state, request_id, started_at)
     values (%(run)s, 'k', 'acme', 'post.send', '', 'receipt', 'r', %(at)s);
+insert into tool_post.callbacks (run_id, idempotency_key, tenant, operation, token, request_id, created_at)
+    values (%(run)s, 'k', 'acme', 'post.send', gen_random_uuid()::text, 'r', %(at)s);
 insert into claims.blobs values (%(run)s, 'h', 'acme', 'body', %(at)s)
 """
 TABLES = {
@@ -85,9 +87,10 @@ TABLES = {
     "tasks": "executor.tasks",
     "jobs": "tool_post.jobs",
     "effects": "tool_post.effects",
+    "callbacks": "tool_post.callbacks",
     "blobs": "claims.blobs",
 }
-WHOLE = {"runs": 1, "journal": 3, "steps": 1, "tasks": 1, "jobs": 1, "effects": 1, "blobs": 1}
+WHOLE = {"runs": 1, "journal": 3, "steps": 1, "tasks": 1, "jobs": 1, "effects": 1, "callbacks": 1, "blobs": 1}
 GONE = dict.fromkeys(WHOLE, 0)
 
 
@@ -113,7 +116,8 @@ def test_what_was_over_before_the_limit_goes_with_its_partitions(database, owner
     for table in ("executor.runs", "executor.journal", "executor.steps", "claims.blobs"):
         assert week not in weeks_of(owner, table)
     assert f"executor.runs_{week}" in {name for retired in report.weeks for name in retired.tables}
-    assert report.rows == {"executor.tasks": 1, "tool_post.effects": 1, "tool_post.jobs": 1}
+    of_the_tool = {f"tool_post.{name}": 1 for name in ("callbacks", "effects", "jobs")}
+    assert report.rows == {"executor.tasks": 1, **of_the_tool}
     assert owner.execute("select count(*) from pg_class where relname = %s", [f"runs_{week}"]).fetchone() == (0,)
 
 

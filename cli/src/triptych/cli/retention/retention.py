@@ -43,6 +43,7 @@ _IS_OLD = {
     "blobs": sql.SQL("created_at < %(before)s"),
     "jobs": sql.SQL("received_at < %(before)s and state = 'published'"),
     "effects": sql.SQL("started_at < %(before)s"),
+    "callbacks": sql.SQL("created_at < %(before)s"),
 }
 """When a row of a run that is gone may go too. A payload may belong to a record that became no run."""
 
