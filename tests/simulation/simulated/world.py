@@ -48,6 +48,8 @@ HORIZON_S = 1_500.0
 """Whatever is not over by then never will be. Below the wall clock of every playbook."""
 AFTERMATH_S = 0.1
 """So long the world goes on after everything is over, for those who do not know it yet."""
+IDLE_S = 2.0
+"""Whoever has nothing to do puts away by then what the last ones of those have left."""
 TENANT = "acme"
 
 TOOL = WorkerConfig(
@@ -711,8 +713,9 @@ class World:
                 break
         if self.over_at is not None:
             end = max(self.over_at, self._settled_at) + AFTERMATH_S
-            while self.scheduler.now < end and self.scheduler.step():
-                pass
+            while self.scheduler.now < end or (self.scheduler.now < end + IDLE_S and self.left_open()):
+                if not self.scheduler.step():
+                    break
         check(self)
         for process in self.processes:
             process.is_leaving = True
