@@ -16,43 +16,40 @@ from triptych.executor import undo
 from triptych.executor.asking import (
     REISSUE_AFTER_MS,
     request_call,
-    request_final_review,
     request_plan,
     request_step_review,
 )
-from triptych.executor.branches import branch_to_start, fan_in, fan_out
+from triptych.executor.branches import branch_to_start, fan_out
 from triptych.executor.commands import on_control
-from triptych.executor.dispositions import Then, disposition, may_be_stood_in_for, postponed_by
+from triptych.executor.dispositions import Then
 from triptych.executor.fan import FanOut
 from triptych.executor.fold import admit
+from triptych.executor.settling import (
+    WORKER_RETRY,
+    finish,
+    follow_verdict,
+    may_retry,
+    retry_review,
+    settle,
+    worker_reason,
+)
 from triptych.executor.state import Ask, Run, RunStatus, StepState, StepStatus
-from triptych.executor.turn import Decided, Turn, fail_step, replan_or_escalate, schedule_retry
-from triptych.kernel.expressions import ExpressionError, holds, render
+from triptych.executor.turn import Decided, Turn, fail_step, schedule_retry
+from triptych.kernel.expressions import ExpressionError, holds
 from triptych.schemas import (
     CallAnswer,
     Control,
-    Decision,
-    Effect,
     ErrorCode,
-    Json,
     Parent,
     PlanAnswer,
     PlanByTurns,
     Playbook,
     Reason,
-    ResultStatus,
-    RetryPolicy,
-    Review,
     Step,
     Task,
     ToolError,
     VerdictAnswer,
 )
-
-MAX_POSTPONED = 10
-"""So often in a row a call waits for an open breaker; after that it counts as an attempt that failed."""
-WORKER_RETRY = RetryPolicy(max_attempts=4, base_ms=500, cap_ms=15_000)
-"""How often the planner or the critic is asked again when it fails for reasons of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +140,8 @@ def _on_plan(turn: Turn, answer: PlanAnswer) -> None:
     turn.record(ev.PlanRefused(answer.request_id, error, answer.code, answer.spend))
     if not turn.run.status.is_active:
         return
-    reason = Reason(code=answer.code or _worker_reason(error, "planner_unavailable"), message=error.message)
-    if answer.code is None and _may_retry(error) and turn.run.plan_attempts < WORKER_RETRY.max_attempts:
+    reason = Reason(code=answer.code or worker_reason(error, "planner_unavailable"), message=error.message)
+    if answer.code is None and may_retry(error) and turn.run.plan_attempts < WORKER_RETRY.max_attempts:
         schedule_retry(turn, Ask.PLAN, None, WORKER_RETRY, turn.run.plan_attempts, reason, error.retry_after_ms)
     else:
         turn.record(ev.RunEscalated(reason))
@@ -170,7 +167,7 @@ def _on_result(turn: Turn, answer: CallAnswer) -> None:
         )
     )
     if turn.run.status.is_active:
-        _settle(turn, turn.run.state(step_id))
+        settle(turn, turn.run.state(step_id))
 
 
 def _on_verdict(turn: Turn, answer: VerdictAnswer) -> None:
@@ -179,7 +176,7 @@ def _on_verdict(turn: Turn, answer: VerdictAnswer) -> None:
         error = answer.error or ToolError(code=ErrorCode.INTERNAL, message="the critic gave neither verdict nor error")
         turn.record(ev.ReviewFailed(answer.request_id, step_id, error, answer.spend))
         if turn.run.status.is_active:
-            _retry_review(turn, step_id, error)
+            retry_review(turn, step_id, error)
         return
     turn.record(
         ev.VerdictGiven(
@@ -194,7 +191,7 @@ def _on_verdict(turn: Turn, answer: VerdictAnswer) -> None:
     )
     if turn.run.status.is_active:
         reason = answer.reason or Reason(code=answer.decision.value, message="the critic gave no reason")
-        _follow_verdict(turn, step_id, answer.decision, reason, answer.evidence)
+        follow_verdict(turn, step_id, answer.decision, reason, answer.evidence)
 
 
 def _on_tick(turn: Turn) -> None:
@@ -227,7 +224,7 @@ def _ask_again(turn: Turn, ask: Ask, step_id: str | None) -> None:
         case Ask.REVIEW, str():
             request_step_review(turn, turn.run.state(step_id))
         case Ask.REVIEW, None:
-            _finish(turn)
+            finish(turn)
         case Ask.UNDO, str():
             undo.ask_again(turn, step_id)
 
@@ -253,7 +250,7 @@ def _advance(turn: Turn) -> None:
     elif isinstance(run.playbook.plan, PlanByTurns) and run.answer is None:
         request_plan(turn)
     else:
-        _finish(turn)
+        finish(turn)
 
 
 def _start_one(turn: Turn) -> bool:
@@ -270,7 +267,7 @@ def _start_one(turn: Turn) -> bool:
             under_way += state.fan.under_way
             ready = ready or branch_to_start(run, state)
         elif state.status is StepStatus.ANSWERED and not _is_reviewed_later(run, state):
-            _settle(turn, state)
+            settle(turn, state)
             return True
         elif state.status.is_under_way:
             under_way += 1
@@ -291,7 +288,7 @@ def _settle_branch(turn: Turn, state: StepState, fan: FanOut) -> bool:
         return False
     for branch in turn.run.branches_of(state):
         if branch.status is StepStatus.ANSWERED and not _is_reviewed_later(turn.run, branch):
-            _settle(turn, branch)
+            settle(turn, branch)
             return True
     return False
 
@@ -326,137 +323,3 @@ def _start(turn: Turn, state: StepState) -> None:
     else:
         reason = Reason(code="not_wanted", message=f"`{step.when}` is false")
         turn.record(ev.StepEnded(step.id, StepStatus.SKIPPED, reason))
-
-
-def _settle(turn: Turn, state: StepState) -> None:
-    """Decide about a step that has a result."""
-    result, step = state.result, state.step
-    assert result is not None  # noqa: S101 - an answered step has a result
-    if state.fan is not None:
-        fan_in(turn, state)
-    elif result.status is ResultStatus.ERROR and result.error is not None:
-        _on_error(turn, state, result.error)
-    elif turn.run.playbook.review is Review.EVERY_STEP or step.judge or not _is_as_expected(turn.run, state):
-        request_step_review(turn, state)
-    else:
-        turn.record(ev.StepEnded(state.id, StepStatus.SUCCEEDED))
-
-
-def _is_as_expected(run: Run, state: StepState) -> bool:
-    """Whether the step's own expectation holds. When it cannot be evaluated, the critic says what that means."""
-    if state.step.expect is None or state.result is None:
-        return True
-    result = {"status": state.result.status.value, "data": state.result.data}
-    try:
-        return holds(state.step.expect, {**run.scope_of(state), "result": result})
-    except ExpressionError:
-        return False
-
-
-def _on_error(turn: Turn, state: StepState, error: ToolError) -> None:
-    acting = state.acting
-    what = disposition(error, acting.pin.effect)
-    policy = acting.retry
-    place = f"{acting.operation} in step {state.id}"
-    if error.details.get("child"):
-        # Only people end a run as anything but succeeded.
-        fail_step(turn, state.id, Then.ESCALATE, Reason(code="child_failed", message=f"{place}: {error.message}"))
-        return
-    refused_by = postponed_by(error)
-    is_left = state.fallback < len(acting.fallback) and may_be_stood_in_for(error, acting.pin.effect)
-    if is_left and refused_by == "breaker":
-        _fall_back(turn, state, Reason(code="breaker_refused", message=f"{place} was not called: {error.message}"))
-        return
-    # Room comes back with time alone, so a run waits for it until its deadline; an upstream that is down may stay so.
-    if refused_by in ("rate", "bulkhead") or (refused_by == "breaker" and state.postponed < MAX_POSTPONED):
-        reason = Reason(code=f"{refused_by}_refused", message=f"{place} was not called: {error.message}")
-        schedule_retry(turn, Ask.CALL, state.id, policy, 1, reason, error.retry_after_ms, postponed=True)
-        return
-    is_kept_answer = state.stand_in is not None and state.stand_in.fallback.cached_ms is not None
-    if what.retry and state.attempts < policy.max_attempts and not is_kept_answer:
-        reason = Reason(code=error.code.value, message=f"{place}, attempt {state.attempts}: {error.message}")
-        schedule_retry(turn, Ask.CALL, state.id, policy, state.attempts, reason, error.retry_after_ms)
-        return
-    tried = f" after {state.attempts} attempts" if state.attempts > 1 else ""
-    reason = Reason(code=what.reason, message=f"{place} failed{tried} with {error.code.value}: {error.message}")
-    if is_left:
-        _fall_back(turn, state, reason)
-    else:
-        fail_step(turn, state.id, what.then, reason)
-
-
-def _fall_back(turn: Turn, state: StepState, reason: Reason) -> None:
-    turn.record(ev.FallbackTaken(state.id, state.fallback + 1, reason))
-
-
-def _follow_verdict(
-    turn: Turn, step_id: str | None, decision: Decision, reason: Reason, evidence: tuple[str, ...]
-) -> None:
-    if step_id is None:
-        match decision:
-            case Decision.CONTINUE:
-                _succeed(turn)
-            case Decision.ESCALATE:
-                turn.record(ev.RunEscalated(reason))
-            case Decision.RETRY | Decision.REPLAN:
-                replan_or_escalate(turn, None, reason)
-        return
-    state = turn.run.state(step_id)
-    match decision:
-        case Decision.CONTINUE:
-            turn.record(ev.StepEnded(step_id, StepStatus.SUCCEEDED, reason))
-        case Decision.RETRY | Decision.REPLAN if state.step.rounds > 1:
-            _next_round(turn, state, reason, evidence)
-        case Decision.RETRY if state.attempts < state.step.retry.max_attempts:
-            schedule_retry(turn, Ask.CALL, step_id, state.step.retry, state.attempts, reason, None)
-        case Decision.REPLAN:
-            fail_step(turn, step_id, Then.REPLAN, reason)
-        case Decision.RETRY | Decision.ESCALATE:
-            fail_step(turn, step_id, Then.ESCALATE, reason)
-
-
-def _next_round(turn: Turn, state: StepState, reason: Reason, evidence: tuple[str, ...]) -> None:
-    """Maker and checker: what is not accepted is made again with the reasons, a bounded number of times."""
-    if state.round < state.step.rounds:
-        turn.record(ev.RoundStarted(state.id, state.round + 1, reason, evidence))
-        return
-    message = f"{state.id} was not accepted in {state.round} rounds; the last time {reason.code}: {reason.message}"
-    fail_step(turn, state.id, Then.ESCALATE, Reason(code="not_accepted", message=message))
-
-
-def _retry_review(turn: Turn, step_id: str | None, error: ToolError) -> None:
-    run = turn.run
-    attempts = run.review_attempts if step_id is None else run.state(step_id).review_attempts
-    reason = Reason(code=_worker_reason(error, "critic_unavailable"), message=f"no verdict: {error.message}")
-    if _may_retry(error) and attempts < WORKER_RETRY.max_attempts:
-        schedule_retry(turn, Ask.REVIEW, step_id, WORKER_RETRY, attempts, reason, error.retry_after_ms)
-    else:
-        turn.record(ev.RunEscalated(reason, step_id))
-
-
-def _finish(turn: Turn) -> None:
-    """All steps have ended: have the whole reviewed if the playbook wants it, else succeed."""
-    run = turn.run
-    try:
-        output = render(run.playbook.output, run.scope())
-    except ExpressionError as error:
-        turn.record(ev.RunEscalated(Reason(code="expression_error", message=f"playbook output: {error}")))
-        return
-    if run.playbook.review is not Review.FINAL:
-        _succeed(turn, output)
-        return
-    request_final_review(turn, output)
-
-
-def _succeed(turn: Turn, output: dict[str, Json] | None = None) -> None:
-    reason = Reason(code="done", message="every step ended as expected")
-    turn.record(ev.RunEnded(RunStatus.SUCCEEDED, reason, turn.run.output if output is None else output))
-
-
-def _may_retry(error: ToolError) -> bool:
-    return disposition(error, Effect.READ).retry
-
-
-def _worker_reason(error: ToolError, unavailable: str) -> str:
-    what = disposition(error, Effect.READ)
-    return unavailable if what.reason in ("tool_unavailable", "tool_failed") else what.reason

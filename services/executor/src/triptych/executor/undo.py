@@ -101,8 +101,9 @@ def _next(run: Run) -> StepState | None:
 
 
 def _can_be_undone(state: StepState) -> bool:
+    """What a stand-in did is undone by nobody: the undo is that of the operation in whose place it was done."""
     is_done = state.result is not None and state.result.status is not ResultStatus.ERROR
-    return is_done and state.step.pin.undo is not None
+    return is_done and state.step.pin.undo is not None and state.stand_in is None
 
 
 def _end(turn: Turn) -> None:
