@@ -87,7 +87,7 @@ class Upstream:
         self.denials: Counter[str] = Counter()
         """How often it was said of a key that it had not happened."""
         self.keys: dict[tuple[Any, str], set[str]] = {}
-        """The idempotency keys of each step of each run that took effect."""
+        """The idempotency keys of each step of each run, or branch of one, that took effect."""
 
     def carry_out(self, kind: str, number: int, call: Call[Any]) -> Answer:
         key = call.idempotency_key
@@ -96,7 +96,8 @@ class Upstream:
             return answer
         self.done[key] = answer
         self.executions[key] += 1
-        self.keys.setdefault((call.run_id, call.step), set()).add(key)
+        _, step_or_branch, _ = key.split(":")
+        self.keys.setdefault((call.run_id, step_or_branch), set()).add(key)
         return answer
 
 

@@ -127,15 +127,19 @@ def settings_of(instance: str, batch_max_records: int) -> ExecutorSettings:
 
 
 @cache
-def deployment(operations: tuple[str, ...], review: str, *, is_parallel: bool) -> Deployment:
-    """A playbook with one step for each operation, in a row or side by side."""
+def deployment(operations: tuple[str, ...], review: str, *, is_parallel: bool, fans_out: bool = False) -> Deployment:
+    """A playbook with one step for each operation, in a row or side by side; the last of them over a list."""
     steps = []
     for number, operation in enumerate(operations):
         argument: Any = number
         if number and not is_parallel:
             argument = f"${{{{ steps.s{number - 1}.data.number + 1 }}}}"
         steps.append({"id": f"s{number}", "operation": f"desk.{operation}", "arguments": {"number": argument}})
-    name = "-".join((*operations, review.replace("_", "-"), "p" if is_parallel else "r"))
+    last = f"${{{{ steps.s{len(operations) - 1}.data.number }}}}"
+    if fans_out:
+        steps[-1] |= {"map": [10, 20, 30], "arguments": {"number": "${{ item }}"}}
+        last = last.replace("number", "ok")
+    name = "-".join((*operations, review.replace("_", "-"), "p" if is_parallel else "f" if fans_out else "r"))
     playbook = Playbook.model_validate_json(
         orjson.dumps(
             {
@@ -147,7 +151,7 @@ def deployment(operations: tuple[str, ...], review: str, *, is_parallel: bool) -
                 "review": review,
                 "budgets": {"wall_ms": 7_200_000, "tokens": 200, "usd": 0.001, "steps": 5, "tool_calls": 30},
                 "retry": {"max_attempts": 3, "base_ms": 200, "cap_ms": 2_000},
-                "output": {"last": f"${{{{ steps.s{len(operations) - 1}.data.number }}}}"},
+                "output": {"last": last},
             }
         )
     )
@@ -425,7 +429,9 @@ class World:
                 for _ in range(draw.choice((1, 1, 1, 2, 2, 3)))
             )
             review = draw.choice(("exceptions", "exceptions", "exceptions", "exceptions", "every_step", "final"))
-            plan = deployment(operations, review, is_parallel=len(operations) > 1 and draw.random() < 0.5)
+            is_parallel = len(operations) > 1 and draw.random() < 0.5
+            fans_out = not is_parallel and self.seed % 5 == 0
+            plan = deployment(operations, review, is_parallel=is_parallel, fans_out=fans_out)
             missions[f"task-{number}"] = Mission(f"task-{number}", plan, resumes_left=draw.randint(0, 2))
         return missions
 
