@@ -364,7 +364,7 @@ class Upstream:
 
 
 def watched_tool(upstream: Upstream) -> Tool:
-    tool = Tool("echo", guard=Guard(probe=ProbeGuard(every_s=3_600)))
+    tool = Tool("echo", guard=Guard(probe=ProbeGuard(operation="count", every_s=3_600)))
 
     @tool.operation(effect=Effect.READ)
     async def count() -> int:

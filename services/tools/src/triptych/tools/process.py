@@ -117,7 +117,9 @@ async def serve(
         beside = partial(callbacks.listen, service) if callbacks else None
         guard = tool.guard.overridden()
         probe = Probe(tool, guard.probe, alerts, worker.probe)
-        service.health.depend("probe", probe.is_well)
+        if guard.probe.operation is not None:
+            # Whoever names a probe wants to be held up by it; one that was found by itself only tells.
+            service.health.depend("probe", probe.is_well)
         probing = asyncio.create_task(probe.run(), name="probe")
         watch = Watch(tool, guard.refresh_every_s, alerts, service.log)
         watching = asyncio.create_task(watch.run(), name="drift")
