@@ -466,6 +466,21 @@ def test_a_plausible_argument_that_nobody_has_given_is_refused_before_the_call(c
         assert told in story.run.failure.message
 
 
+def test_an_earlier_attempt_that_may_have_happened_keeps_a_write_from_being_stood_in_for() -> None:
+    write = step("a", effect=Effect.IDEMPOTENT, retry={"max_attempts": 2}, fallback=(spare(operation="echo.other"),))
+    story = Story().plan(write).fail("a", ErrorCode.TIMEOUT).wait(seconds=31)
+    story.result("a", Result.failed(ErrorCode.UNAVAILABLE, "cannot be reached", effect="none"))
+    assert "FallbackTaken" not in story.kinds()
+    assert story.run.status is RunStatus.ESCALATED
+
+
+def test_what_stood_in_for_a_write_and_may_have_happened_still_stands_in_after_a_resume() -> None:
+    write = step("a", effect=Effect.IDEMPOTENT, retry={"max_attempts": 1}, fallback=(spare(operation="echo.other"),))
+    story = Story().plan(write).result("a", Result.failed(ErrorCode.UNAVAILABLE, "gone", effect="none"))
+    story.fail("a", ErrorCode.TIMEOUT).control("resume")
+    assert story.run.steps["a"].acting.operation == "echo.other"
+
+
 @pytest.mark.parametrize("part", ["rate", "bulkhead"])
 def test_a_call_without_room_waits_as_long_as_it_takes_and_uses_up_nothing(part: str) -> None:
     story = Story(playbook(budgets={"tool_calls": 1, "wall_ms": 60_000})).plan(step("a"))

@@ -21,6 +21,7 @@ from triptych.schemas import (
     Decision,
     Effect,
     ErrorCode,
+    Fallback,
     Pin,
     Plan,
     PlanAnswer,
@@ -29,6 +30,7 @@ from triptych.schemas import (
     Reason,
     Result,
     Spend,
+    StandIn,
     Step,
     Task,
     ToolError,
@@ -44,7 +46,20 @@ results = st.one_of(
     st.just(Result.ok({"n": 2})),
     st.just(Result.empty()),
     st.sampled_from(list(ErrorCode)).map(lambda code: Result.failed(code, "it broke")),
+    st.sampled_from(["breaker", "rate"]).map(
+        lambda part: Result.failed(ErrorCode.UNAVAILABLE, "full", retry_after_ms=10, postponed=part, effect="none")
+    ),
 )
+ORIGINS = ["input", "echo.echo", "steps.a"]
+
+
+def stand_ins(pin: Pin) -> st.SearchStrategy[StandIn]:
+    """Fallbacks as the checker lets them pass: only another operation stands in for a write."""
+    other = StandIn(fallback=Fallback(operation="echo.other", arguments={"n": 7}), pin=pin)
+    if pin.effect is not Effect.READ:
+        return st.just(other)
+    kept, written = StandIn(fallback=Fallback(cached_ms=1)), StandIn(fallback=Fallback(data={"n": 1}))
+    return st.sampled_from([other, kept, written])
 
 
 UNDO = Undo(operation="echo.back", contract_hash="1" * 16, effect=Effect.IDEMPOTENT, timeout_ms=1000)
@@ -80,6 +95,8 @@ def plans(draw: st.DrawFn, revision: int) -> Plan:
             "pin": pin,
             "when": draw(st.sampled_from([None, "true", "false", "input.missing"])),
             "expect": draw(st.sampled_from([None, None, "result.data.n == 1", "result.data.nonsense"])),
+            "fallback": () if hands_over else draw(st.lists(stand_ins(pin), max_size=2)),
+            "must_come_from": {"n": [draw(st.sampled_from(ORIGINS))]} if draw(st.integers(0, 7)) == 0 else {},
             "retry": {"max_attempts": draw(st.integers(1, 3))},
             "rounds": draw(st.sampled_from([1, 1, 2])) if pin.effect is Effect.READ else 1,
         }
@@ -314,7 +331,9 @@ class RunMachine(RuleBasedStateMachine):
                 known = {**self.run_state.steps, **self.run_state.branches}
                 step = known.get(event.step)
                 if step and step.revision == revision and step.has_key_to_keep:
-                    keys.setdefault((revision, event.step), set()).add(event.idempotency_key)
+                    # What stands in for a write is another one, and that it has not happened is certain.
+                    call = event.idempotency_key.partition(":fallback-")[0]
+                    keys.setdefault((revision, event.step), set()).add(call)
         assert all(len(found) == 1 for found in keys.values())
 
     @invariant()

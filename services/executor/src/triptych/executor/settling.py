@@ -68,7 +68,9 @@ def _on_error(turn: Turn, state: StepState, error: ToolError) -> None:
         fail_step(turn, state.id, Then.ESCALATE, Reason(code="child_failed", message=f"{place}: {error.message}"))
         return
     refused_by = postponed_by(error)
-    is_left = state.fallback < len(acting.fallback) and may_be_stood_in_for(error, acting.pin.effect)
+    # This attempt may have done nothing, and an earlier one of the same call all the same.
+    may_have_happened = state.took_effect or not may_be_stood_in_for(error, acting.pin.effect)
+    is_left = state.fallback < len(acting.fallback) and not may_have_happened
     if is_left and refused_by == "breaker":
         _fall_back(turn, state, Reason(code="breaker_refused", message=f"{place} was not called: {error.message}"))
         return

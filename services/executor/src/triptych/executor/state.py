@@ -222,7 +222,7 @@ class StepState:
             call=self.call if self.has_key_to_keep or not self.attempts else self.call + 1,
             attempts=0,
             postponed=0,
-            fallback=0,
+            fallback=self.fallback if self.took_effect else 0,
             review_attempts=0,
             result=None,
             reason=None,
