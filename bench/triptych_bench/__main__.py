@@ -44,7 +44,7 @@ def bench(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where bench.json and bench.png go.")] = _OUT,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the data and the logs.")] = False,
 ) -> None:
-    """Measure runs of five no-op steps through all services, beside the floor of the machine."""
+    """Measure runs of five steps, and steps that fan out, through all services, beside the floor of the machine."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     schedule = QUICK if quick else FULL
     if rounds is not None:
@@ -83,7 +83,7 @@ def _trees(compare: str | None, scratch: Path) -> list[Tree]:
 
 def _measure(trees: Sequence[Tree], scratch: Path, schedule: Schedule) -> Measured:
     """Start a stack for each tree, all beside each other, and measure them."""
-    turns = len(trees) * (schedule.rounds * len(schedule.cases) + len(REVIEWS))
+    turns = len(trees) * (schedule.turns + len(REVIEWS))
     with ExitStack() as started:
         stacks = [
             started.enter_context(running(tree, scratch / f"stack-{number}")) for number, tree in enumerate(trees, 1)

@@ -59,6 +59,15 @@ class RunFailedError(BenchError):
         self.status = status
 
 
+class CallFailedError(BenchError):
+    """A call over HTTP that should have succeeded did not."""
+
+    def __init__(self, operation: str, upstream: str, answer: str) -> None:
+        super().__init__(f"{operation} against {upstream} answered: {answer}. Only calls that succeed are measured.")
+        self.operation = operation
+        self.upstream = upstream
+
+
 class NoOutcomeError(BenchError):
     """Runs are in flight and nothing has come out for a long time."""
 

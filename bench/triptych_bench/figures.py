@@ -14,6 +14,14 @@ from triptych_bench.cases import STEPS_PER_RUN, Case, Review
 
 CLIENT = "client"
 """The process that publishes and counts; it stands beside the pipeline and is not part of it."""
+UPSTREAM = "shop-api"
+"""The process that the HTTP tool calls; it is no more part of the pipeline."""
+BESIDE = frozenset({CLIENT, UPSTREAM})
+
+BRANCH_RATIO_MAX = 1.3
+"""What a branch of a wide fan-out may cost, by one of a narrow one."""
+ADAPTER_MAX_MS = 3.0
+"""What the adapter may add to a call over HTTP, at p50."""
 
 PAIRED = ("steps_per_s", "ms_a_step", "cpu_ms_a_step")
 """What two revisions are compared by. The last two are the better the smaller they are."""
@@ -44,6 +52,31 @@ class Sample:
     cpu_ms_a_step: Mapping[str, float]
     """Processor time of each process."""
     memory_mb: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class BranchCost:
+    """What a branch of a fan-out took in one round: its share of the whole, runs included."""
+
+    wall_ms: float
+    cpu_ms: float
+    """Of all processes that are part of the pipeline."""
+
+    def over(self, other: BranchCost) -> BranchCost:
+        """How many times the other one this is."""
+        return BranchCost(self.wall_ms / other.wall_ms, self.cpu_ms / other.cpu_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCost:
+    """Calls over HTTP in one round, by a bare client and through the tool runtime in turn, at p50."""
+
+    bare_ms: float
+    adapter_ms: float
+
+    @property
+    def added_ms(self) -> float:
+        return self.adapter_ms - self.bare_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +147,21 @@ def median_floor(rounds: Sequence[Floor]) -> Floor:
     return Floor(**{f.name: statistics.median(getattr(each, f.name) for each in rounds) for f in fields(Floor)})
 
 
+def branch_ratio(narrow: Sequence[BranchCost], wide: Sequence[BranchCost]) -> BranchCost:
+    """A branch of a wide fan-out by one of a narrow one: the median of the ratios of each round."""
+    return median_branch([after.over(before) for before, after in zip(narrow, wide, strict=True)])
+
+
+def median_branch(rounds: Sequence[BranchCost]) -> BranchCost:
+    return BranchCost(
+        statistics.median(each.wall_ms for each in rounds), statistics.median(each.cpu_ms for each in rounds)
+    )
+
+
+def median_added_ms(rounds: Sequence[HttpCost]) -> float:
+    return statistics.median(each.added_ms for each in rounds)
+
+
 def spread(rounds: Sequence[Sample]) -> float:
     """How far the rounds lie apart, in steps/s: the widest difference by the median."""
     speeds = [each.steps_per_s for each in rounds]
@@ -130,10 +178,15 @@ def ratios(case: Case, of: Sample, floor: Floor) -> Ratios:
 
 
 def figure(of: Sample, name: str) -> float:
-    """One of the figures in PAIRED; processor time as the sum over all processes but the client."""
+    """One of the figures in PAIRED; processor time as that of the pipeline."""
     if name == "cpu_ms_a_step":
-        return sum(spent for process, spent in of.cpu_ms_a_step.items() if process != CLIENT)
+        return pipeline_ms(of.cpu_ms_a_step)
     return float(getattr(of, name))
+
+
+def pipeline_ms(spent_ms: Mapping[str, float]) -> float:
+    """The processor time of all processes that are part of the pipeline."""
+    return sum(spent for process, spent in spent_ms.items() if process not in BESIDE)
 
 
 def pair_ratios(base: Sequence[Sample], head: Sequence[Sample], name: str) -> list[float]:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import aiokafka
 from aiokafka.admin import AIOKafkaAdminClient
 
-from triptych_bench.cases import Case
+from triptych_bench.cases import FAN_OUT, Case, Fan
 from triptych_bench.errors import NoOutcomeError, RunFailedError
 from triptych_bench.figures import Window
 from triptych_bench.stack import Stack
@@ -34,6 +34,7 @@ class Load:
         self._partitions: list[aiokafka.TopicPartition] = []
         self._sent_at: dict[str, float] = {}
         self._playbook = ""
+        self._input: dict[str, Any] = {}
         self._arrived_at = 0.0
         self.runs = 0
         """Runs that have ended since this was made."""
@@ -59,7 +60,7 @@ class Load:
             RunFailedError: a run did not succeed.
             NoOutcomeError: none has come for PATIENCE_S.
         """
-        self._playbook = case.review.playbook
+        self._playbook, self._input = case.review.playbook, {}
         self._arrived_at = time.perf_counter()
         await self._publish(case.in_flight)
         await self._count(settle_s, case.in_flight)
@@ -67,6 +68,24 @@ class Load:
         while self._sent_at:
             await self._arrivals()
         return window
+
+    async def fan_out(self, fan: Fan, branches: int) -> float:
+        """Play runs that fan out until there were so many branches; how long it took, from first task to last outcome.
+
+        Raises:
+            RunFailedError: a run did not succeed, so some branch did not.
+            NoOutcomeError: none has come for PATIENCE_S.
+        """
+        self._playbook, self._input = FAN_OUT, {"items": list(range(fan.branches))}
+        to_come = branches // fan.branches
+        began = time.perf_counter()
+        while True:
+            count = min(fan.in_flight - len(self._sent_at), to_come)
+            await self._publish(count)
+            to_come -= count
+            if not self._sent_at:
+                return self._arrived_at - began
+            await self._arrivals()
 
     async def messages(self) -> int:
         """How many records there are on all topics of the stack."""
@@ -101,7 +120,7 @@ class Load:
         for _ in range(count):
             task_id = uuid.uuid4().hex
             self._sent_at[task_id] = time.perf_counter()
-            task = json.dumps({"task_id": task_id, "playbook": self._playbook, "input": {}})
+            task = json.dumps({"task_id": task_id, "playbook": self._playbook, "input": self._input})
             await self._producer.send(self._tasks, task.encode())
 
     async def _arrivals(self) -> list[tuple[float, int]]:

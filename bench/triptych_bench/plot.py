@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from triptych_bench import figures as f
-from triptych_bench.cases import REVIEWS, Case
+from triptych_bench.cases import REVIEWS
 from triptych_bench.report import Report, Result
 
-_COLOURS = dict(zip((review.name for review in REVIEWS), ("tab:blue", "tab:green"), strict=True))
+_COLOURS = dict(zip(REVIEWS, ("tab:blue", "tab:green", "tab:orange"), strict=True))
 _STYLES = ("--", "-")
 
 
@@ -26,13 +26,14 @@ def save(report: Report, file: Path) -> None:
     in_flight = report.schedule.in_flight
     for result, style in zip(report.results, _STYLES[-len(report.results) :], strict=True):
         for review in REVIEWS:
-            cases = [Case(review, count) for count in in_flight]
-            look: dict[str, Any] = {"color": _COLOURS[review.name], "linestyle": style}
-            label = f"{review.name}, {result.tree.name}"
+            cases = [case for case in result.cases if case.review is review]
+            counts = [case.in_flight for case in cases]
+            look: dict[str, Any] = {"color": _COLOURS[review], "linestyle": style}
+            label = f"{review.tool}, {review.name}, {result.tree.name}"
             medians = [result.median(case) for case in cases]
-            speed.plot(in_flight, [median.steps_per_s for median in medians], label=label, **look)
-            latency.plot(in_flight, [median.run_p50_ms for median in medians], label=label, **look)
-            latency.plot(in_flight, [median.run_p99_ms for median in medians], alpha=0.4, **look)
+            speed.plot(counts, [median.steps_per_s for median in medians], label=label, **look)
+            latency.plot(counts, [median.run_p50_ms for median in medians], label=label, **look)
+            latency.plot(counts, [median.run_p99_ms for median in medians], alpha=0.4, **look)
             for case in cases:
                 rounds = result.rounds[case]
                 at = [case.in_flight] * len(rounds)
@@ -55,12 +56,12 @@ def save(report: Report, file: Path) -> None:
 def _shares(axes: Any, result: Result) -> None:
     """One bar a case, one colour a process. Sums lie too far apart to be bars, so they are written."""
     spent = [
-        {name: ms for name, ms in result.median(case).cpu_ms_a_step.items() if name != f.CLIENT}
+        {name: ms for name, ms in result.median(case).cpu_ms_a_step.items() if name not in f.BESIDE}
         for case in result.cases
     ]
     sums = [sum(each.values()) for each in spent]
     labels = [
-        f"{case.review.name}\n{case.in_flight:,}\n{total:.3g} ms"
+        f"{case.review.tool}\n{case.review.name}\n{case.in_flight:,}\n{total:.3g} ms"
         for case, total in zip(result.cases, sums, strict=True)
     ]
     bottom = [0.0] * len(spent)
@@ -69,5 +70,5 @@ def _shares(axes: Any, result: Result) -> None:
         axes.bar(labels, heights, bottom=bottom, label=name)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     axes.set(title=f"processor time of a step, % by process, {result.tree.name}", ylim=(0, 100))
-    axes.tick_params(axis="x", labelsize=7)  # eight names beside each other
+    axes.tick_params(axis="x", labelsize=6)  # eleven names beside each other
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))

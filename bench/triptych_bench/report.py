@@ -19,12 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from triptych_bench import figures as f
-from triptych_bench.cases import REVIEWS, Case
+from triptych_bench.cases import NARROW, REVIEWS, WIDE, Case, Fan
 from triptych_bench.rounds import Measured, Schedule
 from triptych_bench.trees import Tree
 
 _BAR_WIDTH = 50
 _FILE_WIDTH = 160
+_COLOURS = "blue", "green", "yellow"
 _BETTER_WHEN_LESS = {"ms_a_step", "cpu_ms_a_step"}
 
 
@@ -34,6 +35,7 @@ class Result:
 
     tree: Tree
     rounds: Mapping[Case, Sequence[f.Sample]]
+    fans: Mapping[Fan, Sequence[f.BranchCost]]
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -42,6 +44,10 @@ class Result:
     def median(self, case: Case) -> f.Sample:
         return f.median_sample(self.rounds[case])
 
+    @property
+    def branch_ratio(self) -> f.BranchCost:
+        return f.branch_ratio(self.fans[NARROW], self.fans[WIDE])
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -49,14 +55,15 @@ class Report:
 
     results: Sequence[Result]
     floors: Sequence[f.Floor]
+    http: Mapping[int, Sequence[f.HttpCost]]
     schedule: Schedule
     machine: Mapping[str, Any]
     taken_at: datetime
 
     @classmethod
     def of(cls, trees: Sequence[Tree], measured: Measured, schedule: Schedule, machine: Mapping[str, Any]) -> Report:
-        results = [Result(tree, samples) for tree, samples in zip(trees, measured.samples, strict=True)]
-        return cls(results, measured.floors, schedule, machine, datetime.now(UTC))
+        results = [Result(*each) for each in zip(trees, measured.samples, measured.fans, strict=True)]
+        return cls(results, measured.floors, measured.http, schedule, machine, datetime.now(UTC))
 
     @property
     def floor(self) -> f.Floor:
@@ -90,16 +97,41 @@ def as_json(report: Report) -> dict[str, Any]:
         "machine": dict(report.machine),
         "schedule": asdict(report.schedule),
         "floor": asdict(report.floor) | {"rounds": [asdict(floor) for floor in report.floors]},
+        "http": [
+            {
+                "at_once": at_once,
+                "added_ms": f.median_added_ms(rounds),
+                "max_ms": f.ADAPTER_MAX_MS,
+                "rounds": [asdict(each) for each in rounds],
+            }
+            for at_once, rounds in report.http.items()
+        ],
         "trees": [
             {
                 "commit": result.tree.commit,
                 "changed": result.tree.changed,
                 "cases": [_case_json(result, case, report.floor) for case in result.cases],
+                "fan_out": [
+                    {
+                        "branches": fan.branches,
+                        "in_flight": fan.in_flight,
+                        "median": asdict(f.median_branch(rounds)),
+                        "rounds": [asdict(each) for each in rounds],
+                    }
+                    for fan, rounds in result.fans.items()
+                ],
+                "branch_ratio": asdict(result.branch_ratio) | {"max": f.BRANCH_RATIO_MAX},
             }
             for result in report.results
         ],
         "pairs": [
-            {"review": case.review.name, "in_flight": case.in_flight, "figure": name, "ratios": found}
+            {
+                "tool": case.review.tool,
+                "review": case.review.name,
+                "in_flight": case.in_flight,
+                "figure": name,
+                "ratios": found,
+            }
             | {"median": statistics.median(found)}
             for case in report.schedule.cases
             for name in f.PAIRED
@@ -113,6 +145,7 @@ def as_json(report: Report) -> dict[str, Any]:
 def _case_json(result: Result, case: Case, floor: f.Floor) -> dict[str, Any]:
     median = result.median(case)
     return {
+        "tool": case.review.tool,
         "review": case.review.name,
         "in_flight": case.in_flight,
         "median": asdict(median),
@@ -125,10 +158,12 @@ def show(report: Report, console: Console) -> None:
     """Everything, for a person."""
     console.print(_heading(report))
     for result in report.results:
-        _titled(console, f"Runs of five no-op steps, {result.tree.name}", _speeds(result, report.floor))
+        _titled(console, f"Runs of five steps, {result.tree.name}", _speeds(result, report.floor))
         _titled(console, "steps/s", _bars(result))
         _titled(console, "Processor time, ms a step", _by_process(result, lambda sample: sample.cpu_ms_a_step, 3))
         _titled(console, "Resident memory, MB", _by_process(result, lambda sample: sample.memory_mb, 0))
+        _titled(console, f"A branch of a fan-out, {result.tree.name}", _branches(result))
+    _titled(console, "A call over HTTP, by a bare client and through the tool runtime", _http(report))
     if report.is_comparison:
         base, head = (result.tree.name for result in report.results)
         for name in f.PAIRED:
@@ -157,7 +192,9 @@ def _heading(report: Report) -> RenderableType:
         Text(
             f"floor: hop {floor.hop_ms:.2f} ms, one-row commit {floor.commit_ms:.2f} ms, "
             f"batches of 500: {floor.batch_rows_per_s:,.0f} rows/s; a step: "
-            + ", ".join(f"{review.name} {floor.step_ms(review):.2f} ms" for review in REVIEWS)
+            + ", ".join(
+                f"{name} {ms:.2f} ms" for name, ms in {each.name: floor.step_ms(each) for each in REVIEWS}.items()
+            )
         ),
     )
 
@@ -196,7 +233,7 @@ def _bars(result: Result) -> Table:
     longest = max(speeds.values())
     for case, speed in speeds.items():
         bar = "█" * max(1, round(_BAR_WIDTH * speed / longest))
-        colour = "blue" if case.review is REVIEWS[0] else "green"
+        colour = _COLOURS[REVIEWS.index(case.review)]
         table.add_row(*_labels(case), Text(bar, style=colour), f"{speed:,.0f}")
     return table
 
@@ -228,12 +265,44 @@ def _pairs(report: Report, name: str) -> Table:
     return table
 
 
+def _branches(result: Result) -> Table:
+    table = Table("branches", "in flight", "ms a branch", "CPU ms a branch", header_style="bold", box=None)
+    for fan, rounds in result.fans.items():
+        median = f.median_branch(rounds)
+        table.add_row(f"{fan.branches:,}", str(fan.in_flight), f"{median.wall_ms:.2f}", f"{median.cpu_ms:.2f}")
+    ratio = result.branch_ratio
+    shown = (_held(each, f.BRANCH_RATIO_MAX) for each in (ratio.wall_ms, ratio.cpu_ms))
+    table.add_row("ratio", f"(≤ {f.BRANCH_RATIO_MAX:g})", *shown)
+    return table
+
+
+def _http(report: Report) -> Table:
+    table = Table("at once", "bare p50 ms", "runtime p50 ms", f"added (< {f.ADAPTER_MAX_MS:g} ms)", "range", box=None)
+    table.header_style = "bold"
+    for at_once, rounds in report.http.items():
+        added_ms = [each.added_ms for each in rounds]
+        table.add_row(
+            str(at_once),
+            f"{statistics.median(each.bare_ms for each in rounds):.2f}",
+            f"{statistics.median(each.adapter_ms for each in rounds):.2f}",
+            _held(f.median_added_ms(rounds), f.ADAPTER_MAX_MS),
+            f"{min(added_ms):.2f} to {max(added_ms):.2f}",
+        )
+    return table
+
+
+def _held(value: float, limit: float) -> str:
+    """A figure that has a target, red where it misses it."""
+    return f"[red]{value:.2f}[/]" if value > limit else f"[bold]{value:.2f}[/]"
+
+
 def _table() -> Table:
     table = Table(header_style="bold", box=None, show_edge=False)
+    table.add_column("tool")
     table.add_column("review")
     table.add_column("in flight", justify="right")
     return table
 
 
-def _labels(case: Case) -> tuple[str, str]:
-    return case.review.name, f"{case.in_flight:,}"
+def _labels(case: Case) -> tuple[str, str, str]:
+    return case.review.tool, case.review.name, f"{case.in_flight:,}"

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from triptych.cli.stack.layout import Layout
 from triptych_bench.errors import StackFailedError
+from triptych_bench.figures import UPSTREAM
 from triptych_bench.trees import ROOT, Tree
 
 CONFIG = ROOT / "bench" / "triptych.toml"
@@ -42,6 +43,8 @@ class Stack:
     topic_prefix: str
     owner: Owner
     pids: Mapping[str, int]
+    upstream: str
+    """Where the process listens that the HTTP tool calls."""
 
 
 @contextmanager
@@ -65,6 +68,7 @@ def running(tree: Tree, data: Path) -> Iterator[Stack]:
 def _read(tree: Tree, layout: Layout) -> Stack:
     written = json.loads((layout.root / "stack.json").read_text("utf-8"))
     postgres = urlsplit(written["postgres"])
+    upstream = next(each["health_url"] for each in written["processes"] if each["name"] == UPSTREAM)
     return Stack(
         tree=tree,
         layout=layout,
@@ -72,4 +76,5 @@ def _read(tree: Tree, layout: Layout) -> Stack:
         topic_prefix=written["topic_prefix"],
         owner=Owner(postgres.hostname or "", postgres.port or 0, layout.secret("postgres-owner")),
         pids={each["name"]: each["pid"] for each in (*written["services"], *written["processes"])},
+        upstream=upstream.removesuffix(urlsplit(upstream).path),
     )

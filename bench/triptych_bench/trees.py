@@ -30,9 +30,12 @@ class Tree:
     """It holds what no commit does."""
 
     def environment(self) -> dict[str, str]:
-        """The environment in which Python finds the code of this tree before any that is installed."""
+        """The environment in which Python finds the code of this tree before any that is installed.
+
+        What the tool calls over HTTP is always of this file's tree: it is no part of what is measured.
+        """
         sources = sorted(str(path) for pattern in ("*/src", "services/*/src") for path in self.root.glob(pattern))
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(sources)}
+        return {**os.environ, "PYTHONPATH": os.pathsep.join((*sources, str(ROOT / "bench")))}
 
     def check(self) -> None:
         """Raises WrongTreeError when Python would load something else."""

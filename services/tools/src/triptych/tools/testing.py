@@ -25,7 +25,7 @@ from triptych.tools.runtime import ToolWorker
 from triptych.tools.tool import Tool
 
 
-class _FreshLedger:
+class FreshLedger:
     """Every effect is new: a call in a test is its only attempt."""
 
     async def begin(self, _request: CallRequest, _attempt: JobAttempt) -> Entry:
@@ -62,7 +62,7 @@ async def running(
 ) -> AsyncIterator[Calls]:
     """The tool's lifespan around as many calls as the body makes."""
     async with tool.lifespan(Resources(settings, pool)) as state:
-        yield Calls(tool, worker_of(tool, state, settings, _FreshLedger()))
+        yield Calls(tool, worker_of(tool, state, settings, FreshLedger()))
 
 
 def worker_of(tool: Tool, state: Any, settings: BaseSettings | None, ledger: Ledger) -> ToolWorker:
