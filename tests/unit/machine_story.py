@@ -61,7 +61,7 @@ def step(
 
 
 class Story:
-    """Plays messages against a run and keeps the journal, so that every test also checks the fold."""
+    """Plays messages against a run and keeps the journal as it is written, so that every test also reads it back."""
 
     def __init__(self, book: Playbook | None = None, **task: object) -> None:
         self.now = NOW
@@ -81,7 +81,8 @@ class Story:
         self.run, self.last = decided.run, decided.events
         if self.journal is None:
             return
-        self.journal.extend((event, self.now) for event in decided.events)
+        lookup = ev.PlaybookLookup((self.run.playbook,))
+        self.journal.extend((ev.decode(*ev.encode(event), lookup), self.now) for event in decided.events)
         assert self.folded() == self.run
 
     def folded(self) -> Run:

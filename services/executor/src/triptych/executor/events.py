@@ -412,8 +412,9 @@ def encode(event: Event) -> tuple[str, str]:
             if event.parent is None:
                 del fields["parent"]
             return name, to_json(fields, inf_nan_mode="null").decode()
-        case PlanAccepted(request_id, plan, spend):
-            around = to_json({"request_id": request_id, "spend": spend}, exclude_none=True)
+        case PlanAccepted(request_id, plan, spend, ledger):
+            fields = {"request_id": request_id, "spend": spend, **({} if ledger is None else {"ledger": ledger})}
+            around = to_json(fields, exclude_none=True)
             return name, (around[:-1] + b',"plan":' + plan.encoded + b"}").decode()
         case _:
             return name, _ADAPTERS[name].serializer.to_json(event, exclude_none=True).decode()
