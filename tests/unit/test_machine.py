@@ -383,6 +383,32 @@ def test_a_later_plan_does_not_repeat_a_write_under_another_name() -> None:
     assert story.run.ledger.tool_calls == 3
 
 
+def test_a_write_that_was_answered_while_a_person_had_the_run_is_not_done_again_by_a_later_plan() -> None:
+    write = {"effect": Effect.ONCE, "arguments": {"to": "ana"}}
+    story = Story(model_playbook()).plan(step("a", **write), step("b")).fail("b", ErrorCode.NOT_FOUND)
+    story.wait(days=1).result("a").control("resume", extend={"wall_ms": 3_600_000})
+    assert story.statuses()["a"] == "succeeded"
+    story.plan(step("again", **write))
+    assert "CallReused" in story.kinds()
+    assert "CallRequested" not in story.kinds()
+
+
+def test_a_write_that_was_done_and_not_accepted_is_not_done_again_under_another_name() -> None:
+    write = {"effect": Effect.ONCE, "arguments": {"to": "ana"}}
+    story = Story(model_playbook()).plan(step("a", **write, expect="false")).result("a").verdict("a", Decision.REPLAN)
+    story.plan(step("again", **write))
+    assert "CallRequested" not in story.kinds()
+
+
+def test_a_write_whose_outcome_is_open_keeps_its_key_under_another_name() -> None:
+    write = {"effect": Effect.IDEMPOTENT, "arguments": {"to": "ana"}}
+    story = Story(model_playbook()).plan(step("a", **write), step("b"))
+    first = story.request_of("a")
+    story.fail("a", ErrorCode.TIMEOUT).fail("b", ErrorCode.NOT_FOUND).plan(step("again", **write))
+    assert story.request_of("again").idempotency_key == first.idempotency_key
+    assert story.result("again").run.status is RunStatus.SUCCEEDED
+
+
 def test_a_plan_may_do_the_same_write_twice_if_it_says_so_itself() -> None:
     write = {"effect": Effect.ONCE, "arguments": {"to": "ana"}}
     story = Story().plan(step("a", **write), step("b", "a", **write)).result("a")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from machine_story import Story, playbook, step
+from machine_story import Story, model_playbook, playbook, step
 
 from triptych.executor.messages import messages
 from triptych.executor.state import Ask, RunStatus
-from triptych.schemas import CallRequest, Effect, ErrorCode, Result, Undo
+from triptych.schemas import CallRequest, Decision, Effect, ErrorCode, Result, Undo
 
 BACK = Undo(
     operation="echo.back",
@@ -106,3 +106,20 @@ def test_neither_the_clock_nor_the_budgets_keep_a_run_from_undoing() -> None:
 
 def test_a_cancel_ends_the_undoing() -> None:
     assert stuck().control("abort", undo=True).control("cancel", "c-2").run.status is RunStatus.CANCELLED
+
+
+def test_a_plan_that_comes_while_a_run_is_undone_changes_nothing_of_what_is_undone() -> None:
+    story = Story(model_playbook()).plan(write("a", expect="false")).result("a").verdict("a", Decision.REPLAN)
+    story.wait(days=1).control("abort", undo=True)
+    assert (undoing(story).idempotency_key, story.run.status) == (f"{story.run.run_id}:a:undo", RunStatus.UNDOING)
+    story.plan(step("c"))
+    assert set(story.run.steps) == {"a"}
+    story.undone("a")
+    assert "undone: a" in story.run.reason.message
+
+
+def test_what_a_later_plan_leaves_out_is_still_undone() -> None:
+    story = Story(model_playbook()).plan(write("a", expect="false")).result("a").verdict("a", Decision.REPLAN)
+    story.plan(step("c")).fail("c", ErrorCode.FORBIDDEN).control("abort", undo=True)
+    assert undoing(story).idempotency_key == f"{story.run.run_id}:a:undo"
+    assert "undone: a" in story.undone("a").run.reason.message

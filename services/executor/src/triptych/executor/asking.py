@@ -6,6 +6,7 @@ messages follow from the events.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import lru_cache
 
@@ -85,7 +86,7 @@ def request_call(turn: Turn, state: StepState) -> None:
     # A read that has already answered is asked anew under another key: its answer was not good enough.
     has_answer = state.result is not None and state.result.status is not ResultStatus.ERROR
     call = state.call + 1 if has_answer and not state.has_key_to_keep else state.call
-    key = f"{run.name}:{state.id}:{call}{f':fallback-{state.fallback}' if state.fallback else ''}"
+    key = _key_of_open(run, state, arguments) or _key(run, state, call)
     turn.record(
         ev.CallRequested(
             request_id=handoff.request_id(key) if state.is_handoff else _next_request_id(run, state.id),
@@ -102,16 +103,31 @@ def request_call(turn: Turn, state: StepState) -> None:
     )
 
 
+def _key(run: Run, state: StepState, call: int) -> str:
+    return f"{run.name}:{state.id}:{call}{f':fallback-{state.fallback}' if state.fallback else ''}"
+
+
+def _key_of_open(run: Run, state: StepState, arguments: dict[str, Json]) -> str | None:
+    """The key of the same write in an earlier plan, when nobody knows whether it happened: it must not happen twice."""
+    if state.fallback or state.is_handoff:
+        return None
+    return next((_key(run, each, each.call) for each in _same_writes(run, state, arguments) if not each.fallback), None)
+
+
 def _done_before(run: Run, state: StepState, arguments: dict[str, Json]) -> str | None:
     """The step of an earlier plan, or the branch of one, that did this write already, with the same arguments."""
+    same = _same_writes(run, state, arguments)
+    return next((each.id for each in same if each.result and each.result.status is not ResultStatus.ERROR), None)
+
+
+def _same_writes(run: Run, state: StepState, arguments: dict[str, Json]) -> Iterator[StepState]:
+    """The steps of earlier plans, and the branches of these, whose write with the same arguments may have happened."""
     if state.step.pin.effect is Effect.READ or state.revision == 1:
-        return None
+        return
     for earlier in (*run.steps.values(), *run.branches.values()):
         is_same = earlier.step.operation == state.step.operation and earlier.arguments == arguments
-        is_done = earlier.took_effect and earlier.result is not None and earlier.result.status is not ResultStatus.ERROR
-        if is_done and is_same and earlier.revision < state.revision:
-            return earlier.id
-    return None
+        if earlier.took_effect and is_same and earlier.revision < state.revision:
+            yield earlier
 
 
 def request_step_review(turn: Turn, state: StepState) -> None:

@@ -382,10 +382,7 @@ def _drop_retries(run: Run) -> None:
 
 
 def _revised(run: Run, planned: tuple[Step, ...], revision: int) -> dict[str, StepState]:
-    """Steps that ended stay as they are, whether the new plan names them or not; the others are replaced.
-
-    So do writes that took effect, for their results: no later plan may do them again unawares.
-    """
+    """Steps that ended stay as they are, whether the new plan names them or not; the others are replaced."""
     steps = {step_id: state for step_id, state in run.steps.items() if state.status.has_ended}
     for step in planned:
         if step.id in steps:
@@ -433,13 +430,17 @@ def _next_round(run: Run, state_id: str, number: int, reason: Reason, evidence: 
 
 
 def _observed(run: Run) -> dict[str, StepState]:
-    """Who plans by turns goes on from what failed too: it is over, and stays known."""
-    if not isinstance(run.playbook.plan, PlanByTurns):
-        return {}
+    """What is over though it did not end well, and stays known unless the new plan names it.
+
+    Writes that may have happened, so that no later plan does them again under another name, and an abort still finds
+    what is to be undone. Who plans by turns goes on from whatever failed.
+    """
+    by_turns = isinstance(run.playbook.plan, PlanByTurns)
     return {
         step_id: changed(state, status=StepStatus.SKIPPED)
         for step_id, state in run.steps.items()
-        if state.status is StepStatus.FAILED and state.result is not None
+        if (by_turns and state.status is StepStatus.FAILED and state.result is not None)
+        or (state.took_effect and state.fan is None and not state.status.has_ended)
     }
 
 

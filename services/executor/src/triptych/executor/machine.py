@@ -130,6 +130,11 @@ def _deadline(playbook: Playbook, start: datetime, parent: Parent | None) -> dat
 
 
 def _on_plan(turn: Turn, answer: PlanAnswer) -> None:
+    if turn.run.status is RunStatus.UNDOING:
+        # Another plan would forget steps that are being undone.
+        late = ToolError(code=ErrorCode.CANCELLED, message="the run is being undone; no plan is wanted any more")
+        turn.record(ev.PlanRefused(answer.request_id, late, spend=answer.spend))
+        return
     if answer.answer is not None:
         turn.record(ev.GoalReached(answer.request_id, answer.answer, answer.spend, answer.ledger))
         return
@@ -256,8 +261,10 @@ def _advance(turn: Turn) -> None:
 def _start_one(turn: Turn) -> bool:
     """Start, skip or settle the first step that is ready; False when none is."""
     run = turn.run
-    if run.status is not RunStatus.RUNNING or run.replan_due:
+    if run.status is not RunStatus.RUNNING:
         return False
+    if run.replan_due:
+        return _settle_before_plan(turn)
     under_way = 0
     ready: StepState | None = None
     for state in run.steps.values():
@@ -277,6 +284,15 @@ def _start_one(turn: Turn) -> bool:
         return False
     _start(turn, ready)
     return True
+
+
+def _settle_before_plan(turn: Turn) -> bool:
+    """What was answered while a person had the run is settled before another plan could forget it."""
+    for state in turn.run.steps.values():
+        if state.fan is None and state.status is StepStatus.ANSWERED and not _is_reviewed_later(turn.run, state):
+            settle(turn, state)
+            return True
+    return False
 
 
 def _settle_branch(turn: Turn, state: StepState, fan: FanOut) -> bool:
