@@ -17,12 +17,14 @@ from triptych.planner.checker import Terms, find_problems, make_plan
 from triptych.planner.gaps import Gap
 from triptych.planner.worker import Planner
 from triptych.schemas import (
+    HANDOFF,
     Caching,
     Compensation,
     Contract,
     Cost,
     Effect,
     ErrorCode,
+    Fallback,
     FixedPlan,
     Grant,
     ManagerPlan,
@@ -38,6 +40,7 @@ from triptych.schemas import (
     StepRecord,
     StepSpec,
     TaskLedger,
+    handoff_contract,
 )
 
 SEARCH = Contract(
@@ -496,6 +499,18 @@ async def test_a_manager_gives_several_steps_and_keeps_its_ledger() -> None:
 def test_what_changes_something_has_no_rounds() -> None:
     assert problems(search(rounds=3)) == ""
     assert "cannot be made over again" in problems(search(), reply(rounds=2))
+
+
+def test_only_a_read_stands_in_for_a_read() -> None:
+    writing = search(fallback=(Fallback(operation="helpdesk.reply", arguments={"body": "look for it"}),))
+    (problem,) = find_problems([writing], terms())
+    assert (problem.place, "helpdesk.reply writes" in problem.message) == ("fallback[0]", True)
+
+
+def test_another_playbook_stands_in_for_nothing() -> None:
+    offers = {**OFFERS, HANDOFF: Offer.of(handoff_contract(("other",)))}
+    handing = reply(fallback=(Fallback(operation=HANDOFF, arguments={"playbook": "other", "input": {}}),))
+    assert "fallback[0]: playbook.run cannot stand in" in problems(search(), handing, offers=offers)
 
 
 def test_an_undo_is_pinned_if_the_playbook_allows_it() -> None:

@@ -122,6 +122,12 @@ def _fallbacks(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Pr
             yield Problem(
                 spec.id, place, f"{spec.operation} writes, and only another operation can stand in for a write"
             )
+        reads = own is not None and own.contract.effect is Effect.READ
+        if reads and offer is not None and offer.contract.effect is not Effect.READ:
+            # A step that reads has a new key for each call, and nobody undoes it.
+            yield Problem(spec.id, place, f"{fallback.operation} writes, and only a read can stand in for a read")
+        if fallback.operation == HANDOFF:
+            yield Problem(spec.id, place, f"{HANDOFF} cannot stand in for an operation; make it a step of its own")
         if own is not None and fallback.data is not None:
             for error in own.result.iter_errors(fallback.data):
                 yield Problem(spec.id, f"{place}.data", f"{error.message}; see the result of {spec.operation}")
