@@ -334,6 +334,23 @@ def test_the_command_adds_a_server_once_and_says_what_it_left_out(tmp_path: Path
     again = add("--name", "clock")
     assert again.returncode == 1
     assert "--replace" in again.stderr
+    unknown = add("--name", "other", "--only", "nothing")
+    assert unknown.returncode == 2
+    assert "the server offers no nothing, only convert_time, get_current_time" in unknown.stderr
+
+
+def test_a_server_that_cannot_be_asked_is_told_with_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "triptych.toml").write_text(CONFIG)
+
+    def told(*words: str) -> str:
+        command = [sys.executable, "-m", "triptych.cli", "tools", "add", "mcp", "--name", "notes", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        return done.stderr
+
+    assert "needs NOTES_TOKEN, and it is not set" in told("--token-env", "NOTES_TOKEN", "http://127.0.0.1:1/mcp")
+    assert "answers at false: MCPError: Connection closed; run it by hand" in told("--", "false")
+    assert (tmp_path / "triptych.toml").read_text() == CONFIG
 
 
 async def test_through_a_real_worker_calls_are_answered_and_changed_contracts_are_announced(

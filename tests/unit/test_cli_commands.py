@@ -70,6 +70,19 @@ def test_a_database_that_does_not_answer_is_one_line_without_the_password(tmp_pa
     assert "hunter2" not in line
 
 
+@pytest.mark.parametrize("kind", ["openapi", "mcp"])
+def test_a_name_that_no_tool_can_have_is_told_before_anything_is_asked(kind: str, tmp_path: Path) -> None:
+    done = triptych("tools", "add", kind, "http://127.0.0.1:1/", "--name", "My Tool", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'My Tool' cannot name a tool" in done.stderr
+
+
+def test_arguments_for_an_operation_are_not_taken_for_a_probe_of_its_tool(tmp_path: Path) -> None:
+    done = triptych("tools", "test", "crm.create_note", "--arguments", "{}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--conformance" in done.stderr
+
+
 def test_shipped_playbooks_are_good(tmp_path: Path) -> None:
     files = sorted((ROOT / "playbooks").glob("*.yaml"))
     done = triptych("playbook", "check", *files, "--json", cwd=tmp_path)

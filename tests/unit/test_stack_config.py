@@ -52,6 +52,7 @@ def test_the_shipped_configuration_is_valid_and_its_migrations_exist() -> None:
         ("[services.x]", "services.x.module", "Field required"),
         ("[tools.x]\nadapter = 'no_attribute'", "tools.x.adapter", "pattern"),
         ("[services.Loud]\nmodule = 'a'", "services.Loud", "pattern"),
+        ("[tools.'my tool']\nadapter = 'a:b'", "tools.my tool", "pattern"),
         ("[services.kafka]\nmodule = 'a'", "services.kafka", "Choose another name"),
         ("[services.x]\nmodule = 'a'\n[tools.x]\nadapter = 'a:b'", "tools.x", "services.x has this name already"),
         ("[env]\nA = '{nobody.url}'", "env.A", "unknown placeholder {nobody.url}"),
@@ -88,3 +89,7 @@ def test_migrations_that_are_not_there_are_named(load: Callable[[str], StackConf
 
 def test_json_in_an_environment_is_not_taken_for_a_placeholder() -> None:
     assert fill('{"scripted": [1, 2]} {port}', {"port": "8080"}.__getitem__) == '{"scripted": [1, 2]} 8080'
+
+
+def test_a_tool_may_have_the_name_of_a_module(load: Callable[[str], StackConfig]) -> None:
+    assert "my_tool" in load("[tools.my_tool]\nadapter = 'my_tool:tool'").table.tools

@@ -19,6 +19,8 @@ from triptych.cli.stack.errors import ConfigInvalidError
 from triptych.tools.guard import Guard
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+TOOL_NAME = r"[a-z][a-z0-9_-]{0,30}"
+ToolName = Annotated[str, StringConstraints(pattern=rf"^{TOOL_NAME}$")]
 MigrationsReference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[\w./-]+$")]
 
 SERVERS = ("postgres", "kafka")
@@ -68,7 +70,7 @@ class StackTable(_Table):
     retention_days: Annotated[int, Field(ge=1)] = 90
     env: dict[str, str] = {}
     services: dict[Name, ServiceTable] = {}
-    tools: dict[Name, ToolTable] = {}
+    tools: dict[ToolName, ToolTable] = {}
     processes: dict[Name, ProcessTable] = {}
 
 

@@ -51,7 +51,7 @@ def mcp(
     as_json: AsJson = False,
 ) -> None:
     """Make a tool of an MCP server, over stdio or streamable HTTP, and report what is offered and what is left out."""
-    from triptych.tools.mcp.contracts import offers  # noqa: PLC0415 - the tools' runtime is slow to import
+    from triptych.tools.mcp.contracts import offers, operation_names  # noqa: PLC0415 - the tools' runtime is slow to import
     from triptych.tools.mcp.listing import ask  # noqa: PLC0415
     from triptych.tools.mcp.options import McpOptions  # noqa: PLC0415
     from triptych.tools.source import Source  # noqa: PLC0415
@@ -73,7 +73,7 @@ def mcp(
     options = source.read(McpOptions)
     pins = asyncio.run(ask(source, options))
     offered, left_out = offers(name, pins.tools, options)
-    _check(offered, left_out, options)
+    _check({*operation_names(each.name for each in pins.tools).values()}, offered, left_out, options)
     if not dry_run:
         edit.add_tool(stack.file, name, {"adapter": ADAPTER, "options": table}, replace=replace)
         file = source.path(options.pins)
@@ -89,9 +89,8 @@ def mcp(
         err.print(f"wrote {options.pins} and \\[tools.{name}] in {stack.file}", style="dim", soft_wrap=True)
 
 
-def _check(offered: list[Offer], left_out: list[LeftOut], options: McpOptions) -> None:
+def _check(names: set[str], offered: list[Offer], left_out: list[LeftOut], options: McpOptions) -> None:
     """What an option names must be there, and something must be left to offer."""
-    names = {offer.contract.operation.partition(".")[2] for offer in offered}
     if unknown := sorted({*options.only, *options.operations} - names):
         raise ConfigurationError(f"the server offers no {', '.join(unknown)}, only {', '.join(sorted(names))}")
     if not offered:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from triptych.cli.stack.config import TOOL_NAME
+
+
+def _name(given: str) -> str:
+    if not re.fullmatch(TOOL_NAME, given):
+        raise typer.BadParameter(
+            f"{given!r} cannot name a tool: use at most 31 lower-case letters, digits, _ and -, a letter first"
+        )
+    return given
+
+
 ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="The triptych.toml.")]
 DEFAULT_CONFIG = Path("triptych.toml")
-Name = Annotated[str, typer.Option("--name", help="The tool's name, as playbooks will use it.")]
+Name = Annotated[str, typer.Option("--name", help="The tool's name, as playbooks will use it.", callback=_name)]
 Replace = Annotated[bool, typer.Option("--replace", help="Take the place of the tool of this name.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only report; write nothing.")]
 

@@ -69,4 +69,4 @@ def _tell(contract: Contract) -> None:
     )
     for heading, schema in (("arguments", contract.arguments), ("result", contract.result)):
         out.print(f"\n{heading}", style="bold")
-        out.print(JSON(orjson.dumps(schema).decode(), indent=2))
+        out.print(JSON(orjson.dumps(schema).decode(), indent=2), soft_wrap=True)

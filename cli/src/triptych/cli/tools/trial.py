@@ -37,5 +37,10 @@ def trial(
     """
     if conformance:
         check_conformance(config, name, arguments, owner, as_json=as_json)
+    elif "." in name:
+        raise typer.BadParameter(
+            f"{name} is an operation: say --conformance to check it, or name the tool to have it probe its upstream",
+            param_hint="NAME",
+        )
     else:
         tell.probe(name, principal=principal, data=data, kafka=kafka, prefix=prefix, postgres=postgres, as_json=as_json)

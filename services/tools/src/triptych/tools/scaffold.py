@@ -9,7 +9,7 @@ from string import Template
 
 from triptych.kernel.errors import TriptychError
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 _MODULE = Template('''\
 """The $name tool.
@@ -80,7 +80,9 @@ def scaffold(name: str, directory: Path) -> list[Path]:
         ScaffoldError: the name cannot be a module's and a tool's, or a file is there already.
     """
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
-        raise ScaffoldError(f"{name!r} cannot name a tool: use lower-case letters, digits and _, a letter first")
+        raise ScaffoldError(
+            f"{name!r} cannot name a tool: use at most 31 lower-case letters, digits and _, a letter first"
+        )
     files = {directory / f"{name}.py": _MODULE, directory / f"test_{name}.py": _TEST}
     for path in files:
         if path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ SUFFIXES = {".md", ".markdown", ".txt", ".pdf"}
 FILE_MAX_BYTES = 50_000_000
 PAGES_MAX = 5_000
 TITLE_MAX_CHARS = 300
+
+logging.getLogger("pypdf").setLevel(logging.CRITICAL)
+"""What it grumbles about on the way names no file; what cannot be read is told as `Unreadable`."""
 
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _HEADING = re.compile(r"^# +(.+?) *#*$", re.MULTILINE)

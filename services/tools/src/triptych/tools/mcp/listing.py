@@ -45,9 +45,12 @@ async def ask(source: Source, options: McpOptions) -> Pins:
         ):
             tools = await list_tools(client)
             info, protocol = client.server_info, client.protocol_version
+    except ConfigurationError:
+        raise
     except (Exception, BaseExceptionGroup) as error:
         where = options.url or " ".join(options.command)
-        raise ConfigurationError(f"no MCP server answers at {where}: {told(error)}") from error
+        cure = "; run it by hand to see what it says" if options.command else ""
+        raise ConfigurationError(f"no MCP server answers at {where}: {told(error)}{cure}") from error
     if not tools:
         raise ConfigurationError(f"the MCP server {info.name if info else source.name} offers no tools")
     server = Server(name=info and info.name, version=info and info.version, protocol=protocol)
