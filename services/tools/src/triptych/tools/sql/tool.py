@@ -111,7 +111,10 @@ async def _ask(connection: asyncpg.Connection, file: Path, statement: Statement)
         prepared = await connection.prepare(statement.text)
     except asyncpg.PostgresError as error:
         raise StatementError(
-            file, statement.name, f"the database does not take it: {error}", error.hint or "Try it in psql with PREPARE"
+            file,
+            statement.name,
+            f"the database does not take it: {str(error).splitlines()[0]}",
+            error.hint or "Try it in psql with PREPARE",
         ) from error
     columns = {attribute.name: attribute.type for attribute in prepared.get_attributes()}
     if len(columns) != len(prepared.get_attributes()):
