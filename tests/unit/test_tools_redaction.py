@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 from pydantic import SecretStr
 
-from triptych.schemas import ErrorCode, Result
+from triptych.kernel.worker import JobAttempt
+from triptych.schemas import CallRequest, ErrorCode, Result
 from triptych.tools import Call, Effect, Source, Tool, ToolFailure
+from triptych.tools.answers import Answers
 from triptych.tools.redaction import Redactor
-from triptych.tools.testing import call
+from triptych.tools.runtime import ToolWorker
+from triptych.tools.testing import FreshLedger, call, request_for
 
 KEY = "wh4t-nobody-may-see"
 
@@ -66,3 +70,24 @@ async def test_the_runtime_masks_what_the_source_has_given_out(monkeypatch):
 
     assert made.secrets == [SecretStr(KEY)]
     assert (await call(made, "look", {})).error.message == "what is ***?"
+
+
+async def test_an_answer_that_is_kept_holds_no_secret_either(monkeypatch):
+    made = Tool("desk")
+    made.secrets = source_with(monkeypatch).secrets
+    kept: list[Result] = []
+
+    class Kept(Answers):
+        async def keep(self, _request: CallRequest, result: Result) -> None:
+            kept.append(result)
+
+    @made.operation(effect=Effect.READ)
+    async def quote(call: Call[None]) -> str:
+        """Quotes what it was sent."""
+        return f"you sent {KEY}"
+
+    request = request_for(made, "quote", {}).model_copy(update={"keep": True})
+    log = structlog.get_logger()
+    worker = ToolWorker(made, None, FreshLedger(), log, answers=Kept(None, log))
+    await worker.execute(request, JobAttempt(lease=0))
+    assert [result.data for result in kept] == ["you sent ***"]

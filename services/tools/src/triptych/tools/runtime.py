@@ -92,7 +92,7 @@ class ToolWorker:
             passage.came_back = result
             self._watch(request, result)
         if request.keep and result.error is None:
-            await self._answers.keep(request, result)
+            await self._answers.keep(request, self._redactor.clean(result))
         return result
 
     async def probe(self, operation: str, arguments: dict[str, Json]) -> Result:

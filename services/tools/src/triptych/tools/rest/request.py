@@ -22,7 +22,7 @@ from triptych.tools.rest import styles
 from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, KeyCarrier, KeyPlace, Parameter, Place
 
 _TEMPLATE = re.compile(r"\{([^{}]+)\}")
-_UNSAFE_IN_HEADER = re.compile(r"[\r\n\0]")
+_UNSAFE_IN_HEADER = re.compile(r"[^\t -~]")
 
 
 @dataclass(slots=True)
@@ -106,7 +106,7 @@ def _safe_in_header(parameter: Parameter, text: str) -> str:
     if _UNSAFE_IN_HEADER.search(text):
         raise ToolFailure(
             ErrorCode.INVALID_ARGUMENTS,
-            f"arguments.{parameter.argument}: a line break cannot stand in a header",
+            f"arguments.{parameter.argument}: only ASCII without line breaks can stand in a header",
             undone=True,
         )
     return text
