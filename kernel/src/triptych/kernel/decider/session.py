@@ -56,6 +56,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._creating: frozenset[UUID] = frozenset()
         """Runs that the batch under way creates, unless their tasks turn out to be known."""
         self._published: list[OutboxKey] = []
+        self._leaves_rows = False
+        """Rows were left to the next owner, and nothing may overtake them."""
         self._positions: dict[TopicPartition, int] = {}
         self._offsets_committed_at = time.monotonic()
 
@@ -325,13 +327,14 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
 
     async def _publish(self, rows: Sequence[OutboxRow]) -> None:
         """Publish committed rows in order. While Kafka is gone nothing else may overtake them."""
-        while rows:
+        while rows and not self._leaves_rows:
             try:
                 await self._publisher.publish([row.outgoing for row in rows])
             except PublishFailed as error:
                 self._kit.service.health.beat(LOOP)
                 if self._kit.service.stopping.is_set():
-                    return  # the rows stay; the next owner publishes them
+                    self._leaves_rows = True  # the next owner publishes them
+                    return
                 await self._kit.outage.wait(error, unless=self._kit.service.stopping)
             else:
                 self._published.extend(row.key for row in rows)
