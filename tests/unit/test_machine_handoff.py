@@ -229,6 +229,19 @@ def test_a_child_that_waits_for_a_person_is_seen_at_the_parent_and_stops_its_clo
     assert one.parent.status is RunStatus.SUCCEEDED
 
 
+@pytest.mark.parametrize("first", ["child", "parent"])
+def test_the_time_in_which_persons_have_both_parent_and_child_is_given_back_once(first: str) -> None:
+    one = family(hand_over(), step("b"))
+    one.tell(one.child, lambda story: story.fail("work", ErrorCode.FORBIDDEN))
+    one.wait(hours=1).tell(one.parent, lambda story: story.fail("b", ErrorCode.FORBIDDEN))
+    for is_childs in (first == "child", first == "parent"):
+        one.wait(hours=1).tell(one.child if is_childs else one.parent, lambda story: story.control("resume"))
+        if is_childs:
+            one.tell(one.child, lambda story: story.result("work"))
+    assert (one.parent.status, one.parent.children_waiting) == (RunStatus.RUNNING, {})
+    assert one.parent.deadline_at == NOW + timedelta(hours=3, minutes=10)
+
+
 def test_what_a_person_gives_a_child_the_parent_has_too() -> None:
     one = family()
     one.tell(one.child, lambda story: story.fail("work", ErrorCode.FORBIDDEN))

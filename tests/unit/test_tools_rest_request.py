@@ -13,7 +13,9 @@ from triptych.tools.rest.request import build
 CONTRACT = Contract(
     operation="crm.note", description="Notes.", arguments={"type": "object"}, result={}, effect=Effect.ONCE
 )
-NOTE = Endpoint(CONTRACT, "POST", "/notes", (Parameter("author", "x-author", Place.HEADER, Style.SIMPLE, explode=False),))
+NOTE = Endpoint(
+    CONTRACT, "POST", "/notes", (Parameter("author", "x-author", Place.HEADER, Style.SIMPLE, explode=False),)
+)
 
 
 @pytest.mark.parametrize("author", ["Jörg", "山田", "ana\r\nx-admin: yes", "ana\x00"])

@@ -116,7 +116,8 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             _fan_in(run, step)
         case ev.ChildEscalated(command_id=command_id, step=step, reason=reason):
             run.children_waiting = {**run.children_waiting, step: reason}
-            run.children_waiting_since = run.children_waiting_since or at
+            if run.status is not RunStatus.ESCALATED:
+                run.children_waiting_since = run.children_waiting_since or at
             run.commands |= {command_id}
         case ev.ChildResumed(command_id=command_id, step=step):
             _child_goes_on(run, step, at)
@@ -159,13 +160,14 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
                 run.ledger = changed(run.ledger, replans=run.ledger.replans + 1)
         case ev.RunEscalated(reason, step):
             _drop_retries(run)
+            _stop_waiting(run, at)  # a person has this run too from here, and gives the time back at once
             run.status = RunStatus.ESCALATED
             run.reason = reason
             run.stopped_step = step
             run.escalated_at = at
             run.escalations += 1
         case ev.RunResumed():
-            _resumed(run, event)
+            _resumed(run, event, at)
         case ev.StepOverridden(command_id=command_id, step=step, data=data):
             state = run.steps[step]
             # What the branches of a step have given is not lost because some failed.
@@ -327,7 +329,12 @@ def _child_goes_on(run: Run, step_id: str, at: datetime) -> None:
     if step_id not in run.children_waiting:
         return
     run.children_waiting = {step: reason for step, reason in run.children_waiting.items() if step != step_id}
-    if not run.children_waiting and run.children_waiting_since is not None:
+    if not run.children_waiting:
+        _stop_waiting(run, at)
+
+
+def _stop_waiting(run: Run, at: datetime) -> None:
+    if run.children_waiting_since is not None:
         run.deadline_at += at - run.children_waiting_since
         run.children_waiting_since = None
 
@@ -449,7 +456,7 @@ def _stays(run: Run, branch: StepState) -> bool:
     return step is not None and step.fan is not None
 
 
-def _resumed(run: Run, event: ev.RunResumed) -> None:
+def _resumed(run: Run, event: ev.RunResumed, at: datetime) -> None:
     for step_id, state in run.steps.items():
         if state.status is StepStatus.FAILED:
             _again(run, step_id, state)
@@ -459,5 +466,6 @@ def _resumed(run: Run, event: ev.RunResumed) -> None:
     run.progress = Progress(turns_from=run.revision)
     run.reason = run.stopped_step = run.escalated_at = None
     run.deadline_at = event.deadline_at
+    run.children_waiting_since = at if run.children_waiting else None
     run.ledger = run.ledger.extend(event.extend)
     run.commands |= {event.command_id}

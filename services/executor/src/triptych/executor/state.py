@@ -362,6 +362,7 @@ class Run:
     children_waiting: dict[str, Reason] = field(default_factory=dict)
     """The steps whose child runs wait for a person, and why; the wall clock stands still."""
     children_waiting_since: datetime | None = None
+    """None as well while a person has this run: that time is given back when they resume it."""
     escalated_at: datetime | None = None
     escalations: int = 0
     undo: ev.UndoStarted | None = None
