@@ -5,6 +5,8 @@ A file that is wrong changes nothing: it is named, and the stack goes on as it w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -75,16 +77,17 @@ class _Watcher:
                     break
 
     def _take_over(self, concerned: Concerned) -> None:
-        try:
-            tools = set(concerned.tools)
-            if concerned.config:
-                tools -= self._configure()
-            if concerned.playbooks:
+        """Each part by itself: what is wrong with one keeps no other from being taken over."""
+        started: set[str] = set()
+        if concerned.config:
+            with _told():
+                started = self._configure()
+        if concerned.playbooks:
+            with _told():
                 self._playbooks(concerned.playbooks)
-            for name in sorted(tools & self._config.table.tools.keys()):
+        for name in sorted((set(concerned.tools) - started) & self._config.table.tools.keys()):
+            with _told():
                 self._restart(name)
-        except (StackError, TriptychError) as error:
-            err.print(str(error), style="red", markup=False, soft_wrap=True)
 
     def _configure(self) -> set[str]:
         """Take over the configuration; gives the tools that were started anew by that."""
@@ -132,3 +135,12 @@ class _Watcher:
     def _offered(self) -> dict[str, Offered]:
         known = self._config.table.tools
         return {each.tool: each for each in offers(self._layout.root, None, None, None) if each.tool in known}
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What is wrong is told, and the watch goes on."""
+    try:
+        yield
+    except (StackError, TriptychError) as error:
+        err.print(str(error), style="red", markup=False, soft_wrap=True)
