@@ -344,14 +344,16 @@ async def test_a_rate_holds_across_processes_and_who_is_refused_comes_back_at_a_
     processes = [Rates(ends.pool, guard) for _ in range(2)]
     await processes[0].admit("echo.send")
     refusals = []
-    for number in range(7):
+    for number in range(20):
         with pytest.raises(ToolFailure) as caught:
             await processes[number % 2].admit("echo.send")
         refusals.append(caught.value)
     assert {refused.code for refused in refusals} == {Code.RATE_LIMITED}
     assert refusals[0].details == {"postponed": "rate"}
-    gaps = [after.retry_after_ms - before.retry_after_ms for before, after in pairwise(refusals)]
+    gaps = [after.retry_after_ms - before.retry_after_ms for before, after in pairwise(refusals[:4])]
     assert all(abs(gap - 15_000) < 1_000 for gap in gaps)
+    # Whoever was told a moment may have given up; the next one does not wait for them.
+    assert max(refused.retry_after_ms for refused in refusals) <= 60_000
     assert await ends.pool.fetchval("select count(*) from buckets") == 2
 
 

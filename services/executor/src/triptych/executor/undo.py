@@ -82,7 +82,7 @@ def ask_again(turn: Turn, step_id: str) -> None:
 
 
 def _fail(turn: Turn, state: StepState, why: str) -> None:
-    message = f"step {state.id} could not be undone: {why}; abort with --undo to try again, or abort without"
+    message = f"step {state.id} could not be undone: {why}; abort with --undo to try again, or cancel the run as it is"
     turn.record(ev.RunEscalated(Reason(code="undo_failed", message=message), state.id))
 
 

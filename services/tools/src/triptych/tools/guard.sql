@@ -7,8 +7,12 @@ where bucket.due_at <= clock_timestamp() + $3::interval
 returning true
 
 -- name: tell
--- When a call that was refused should come back: each is told a moment of its own, an interval after the last.
-update buckets set told_at = greatest(told_at + $2::interval, due_at - $3::interval, clock_timestamp())
+-- When a call that was refused should come back: each is told a moment of its own, an interval after the last, but
+-- none a moment further off than a minute: who was told before may have given up, and nobody takes that back.
+update buckets set told_at = least(
+    greatest(told_at + $2::interval, due_at - $3::interval, clock_timestamp()),
+    clock_timestamp() + greatest($2::interval, interval '1 minute')
+)
 where name = $1
 returning told_at - clock_timestamp() as wait
 
