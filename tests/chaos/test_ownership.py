@@ -30,15 +30,26 @@ async def test_groups_grow_and_shrink_under_load_and_each_run_has_one_owner_and_
 ) -> None:
     epochs = await owners_so_far(errands)
     task_ids: list[str] = []
-    for size in (2, 3, 1):
-        wave = [f"{size}-processes-{number}" for number in range(A_WAVE)]
-        task_ids += wave
+
+    async def submit(name: str) -> list[str]:
+        wave = [f"{name}-{number}" for number in range(A_WAVE)]
         await errands.submit(wave, judged_every=JUDGED_EVERY)
+        task_ids.extend(wave)
+        return wave
+
+    async def partitions_have_changed_hands() -> bool:
+        if await owners_so_far(errands) > epochs:
+            return True
+        await some_ended(errands, await submit(f"meanwhile-{len(task_ids)}"))  # whoever comes late finds runs in flight
+        return False
+
+    for size in (2, 3, 1):
+        wave = await submit(f"{size}-processes")
         for service in SERVICES:
             await scale(errands, service, size)
+        await until(partitions_have_changed_hands, GONE_S, lambda: told("no partition has changed hands"))
         await some_ended(errands, wave)
     await every_run_ended(errands, task_ids)
-    assert await owners_so_far(errands) > epochs, "no partition has changed hands"
     await each_ended_once_and_in_order(errands, task_ids)
 
 
