@@ -5,6 +5,7 @@ A file that is wrong changes nothing: it is named, and the stack goes on as it w
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ def dev(
     config: Annotated[Path, typer.Option(help="Which processes make the stack.")] = Path("triptych.toml"),
 ) -> None:
     """Run the embedded stack until Ctrl-C, and restart what changes: a tool, the playbooks, the configuration."""
+    # A shell that starts it in the background has it ignore Ctrl-C, and whoever sends one all the same means it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     layout = Layout.at(data)
     stack = start(
         layout,

@@ -214,6 +214,7 @@ class _Suite:
             reference=self._subject.reference,
             path=str(self._subject.path) if self._subject.path is not None else None,
             environment={
+                **os.environ,  # the process that lives are forked from knows an older one
                 **(self._subject.source.environment() if self._subject.source else {}),
                 **self._subject.environment,
             },
