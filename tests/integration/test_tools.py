@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -410,6 +411,30 @@ async def test_a_person_holds_a_breaker_open_and_that_is_seen_recorded_and_outli
         assert (await ends.answer_to(one)).result.status is ResultStatus.OK
     rows = await ends.pool.fetch("select breaker, principal from controls where breaker is not null order by at")
     assert [tuple(row) for row in rows] == [("open", "user:ana"), ("auto", "user:bo")]
+
+
+async def test_a_command_that_no_row_can_hold_does_not_keep_the_tool_from_the_next(ends, eventually):
+    topic, fields = (
+        ends.settings.topic("tool-controls"),
+        {"tool": "echo", "breaker": "auto", "at": "2026-01-01T00:00:00Z"},
+    )
+    commands = (
+        {"command_id": "of-no-time", "principal": "user:ana", "at": "0001-01-01T00:00:00+14:00"},
+        {"command_id": "with-nul", "principal": "user:\0", "note": "a\0b"},
+    )
+    for command in commands:
+        await ends.producer.send_and_wait(topic, json.dumps(fields | command).encode(), key=b"echo")
+    async with running(ends, echo):
+
+        async def recorded() -> list[tuple[str, str]]:
+            rows = await ends.pool.fetch(
+                "select principal, note from controls where command_id = any($1)", ["of-no-time", "with-nul"]
+            )
+            return [tuple(row) for row in rows]
+
+        await eventually(recorded)
+        assert await recorded() == [("user:\ufffd", "a\ufffdb")]
+        assert (await command_line(ends, "breaker", "echo", "auto", "--principal", "user:bo"))[0] == 0
 
 
 async def test_a_probe_finds_out_before_an_agent_does_and_says_so_loudly(ends, eventually):

@@ -6,6 +6,7 @@ Source: CloudEvents Kafka protocol binding 1.0.2. Only what Triptych uses: no ba
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -19,6 +20,7 @@ Headers = list[tuple[str, bytes]]
 _SPECVERSION = b"1.0"
 _STRUCTURED = b"application/cloudevents+json"
 DATAREF = "ce_dataref"
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 def binary_headers(
@@ -90,6 +92,11 @@ def body(headers: Mapping[str, bytes | None], value: bytes | None) -> bytes:
             "not_a_cloudevent",
             "the content type says structured CloudEvent, but the value has no JSON in `data` or `data_base64`",
         ) from error
+
+
+def without_nul(body: bytes) -> bytes:
+    """Postgres stores no NUL in text, so one that comes in is replaced as Unicode says (U+FFFD)."""
+    return _NUL.sub(rb"\1\\ufffd", body) if b"\\u0000" in body else body
 
 
 def utc_now() -> datetime:

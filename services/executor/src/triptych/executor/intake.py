@@ -49,8 +49,6 @@ from triptych.schemas import (
     topics,
 )
 
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-
 _ORIGIN = re.compile(rb"[A-Za-z0-9._-]{1,100}:[0-9]{1,10}:[0-9]{1,20}")
 """Topic, partition and offset of a record that was forwarded; anybody may have written the header."""
 
@@ -106,7 +104,7 @@ class Executor:
             UndecodableRecord: it is not JSON, or not the message that its topic carries.
             RejectedRecord: it is a task that no run can be made of.
         """
-        body = _without_nul(arrival.body)
+        body = cloudevents.without_nul(arrival.body)
         if arrival.noun == topics.TASKS:
             return self._read_task(arrival, body)
         model: type[Answer | Control] = _ANSWERS.get(arrival.noun, Control)
@@ -214,11 +212,6 @@ class Executor:
             creates=Kind(task.tenant, task.playbook),
             is_child=task.parent is not None,
         )
-
-
-def _without_nul(body: bytes) -> bytes:
-    """Postgres stores no NUL in text, so one that comes in is replaced as Unicode says (U+FFFD)."""
-    return _NUL.sub(rb"\1\\ufffd", body) if b"\\u0000" in body else body
 
 
 def _transition(decided: Decided, first_seq: int, now: datetime) -> Transition[Run]:
