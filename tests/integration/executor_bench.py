@@ -43,6 +43,11 @@ class Bench:
             self.process = subprocess.Popen([sys.executable, "-m", "triptych.executor"], env=env, stderr=log)
         return self.process
 
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(20) == 0
+
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
@@ -64,8 +69,7 @@ class Bench:
         await self.consumer.stop()
         await self.producer.stop()
         if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            assert self.process.wait(20) == 0
+            self.stop()
 
     async def _read(self) -> None:
         async for record in self.consumer:

@@ -71,6 +71,7 @@ output: {child: "${{ steps.hand.data }}"}
 async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Bench]:
     folder = tmp_path_factory.mktemp("executor")
     (folder / "greet.yaml").write_text(PLAYBOOK)
+    (folder / "passing.yaml").write_text(PLAYBOOK.replace("name: greet", "name: passing"))
     (folder / "each.yaml").write_text(EACH)
     (folder / "desk.yaml").write_text(DESK)
     nouns = [topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS]
@@ -163,6 +164,37 @@ async def test_a_task_published_again_while_its_run_goes_on_sends_nothing(bench:
 
     await eventually(done)
     assert len(bench.of(topics.OUTCOMES, task_id="not-over")) == 1
+
+
+async def test_a_task_published_again_whose_playbook_is_gone_is_a_repeat_and_not_refused(
+    bench: Bench, eventually
+) -> None:
+    for task_id in ("gone-over", "gone-on-the-way"):
+        await bench.send(topics.TASKS, task(task_id, playbook="passing"), 0)
+        await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
+        if task_id == "gone-over":
+            await bench.answer_plans()
+            await eventually(lambda: bench.of("calls.echo"))
+            await bench.answer_calls()
+            await eventually(lambda: bench.of(topics.OUTCOMES, task_id="gone-over"))
+    bench.stop()
+    (bench.playbooks / "passing.yaml").unlink()
+    bench.start()
+    for task_id in ("gone-on-the-way", "gone-over", "gone-before"):
+        await bench.send(topics.TASKS, task(task_id, playbook="passing"), 0)
+
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id="gone-before"))
+    assert [outcome["status"] for outcome in bench.of(topics.OUTCOMES, task_id="gone-before")] == ["rejected"]
+    first, again = bench.of(topics.OUTCOMES, task_id="gone-over")
+    assert (first["status"], again["_raw"], again["_headers"]) == ("succeeded", first["_raw"], first["_headers"])
+    assert not bench.of(topics.OUTCOMES, task_id="gone-on-the-way")
+
+    async def ended() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id="gone-on-the-way")
+
+    await eventually(ended)
+    assert [outcome["status"] for outcome in bench.of(topics.OUTCOMES, task_id="gone-on-the-way")] == ["succeeded"]
 
 
 async def test_a_task_without_an_id_gets_one_from_its_place(bench: Bench, eventually) -> None:

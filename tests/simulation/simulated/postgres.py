@@ -40,6 +40,7 @@ def _row_type(*names: str) -> type:
     return Row
 
 
+_Task = _row_type("tenant", "task_id")
 _Claimed = _row_type("partition", "epoch", "offsets")
 _Event = _row_type("run_id", "type", "at", "data")
 _Outgoing = _row_type("run_id", "position", "partition", "target", "topic", "key", "headers", "value")
@@ -137,6 +138,9 @@ class ExecutorTables(Schema):
             for run_id in sorted(run_ids)
             for _, event in sorted(self.journal.get(run_id, {}).items())
         ]
+
+    def known(self, tenants: Sequence[str], task_ids: Sequence[str]) -> list[Any]:
+        return [_Task(key) for key in zip(tenants, task_ids, strict=True) if key in self.tasks]
 
     def ended(self, tenants: Sequence[str], task_ids: Sequence[str]) -> list[Any]:
         run_ids = {run_id for key in zip(tenants, task_ids, strict=True) if (run_id := self.tasks.get(key))}

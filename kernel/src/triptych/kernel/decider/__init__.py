@@ -10,6 +10,7 @@ from triptych.kernel.decider.contract import (
     Domain,
     RejectedRecord,
     Store,
+    TaskKey,
     Transition,
 )
 from triptych.kernel.decider.loop import DeciderLoop
@@ -29,6 +30,7 @@ __all__ = [
     "RejectedRecord",
     "Standing",
     "Store",
+    "TaskKey",
     "Transition",
     "Waiting",
 ]

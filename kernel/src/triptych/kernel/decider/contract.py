@@ -5,10 +5,10 @@ The loop knows neither; whatever is written in one statement is collected in a `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from triptych.kernel import cloudevents
@@ -53,12 +53,24 @@ class Transition(Generic[StateT]):
     sends: Sequence[Send]
 
 
-class RejectedRecord(UndecodableRecord):
-    """A record that is refused: it becomes a dead letter, and whoever sent it gets an answer."""
+class TaskKey(NamedTuple):
+    """What makes a task a repeat of another."""
 
-    def __init__(self, code: str, message: str, *, tenant: str, replies: tuple[Send, ...]) -> None:
+    tenant: str
+    task_id: str
+
+
+class RejectedRecord(UndecodableRecord):
+    """A record that is refused: it becomes a dead letter, and whoever sent it gets an answer.
+
+    With a `task` it is refused only if no run has come of that task before.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, tenant: str, replies: tuple[Send, ...], task: TaskKey | None = None
+    ) -> None:
         super().__init__(code, message)
-        self.tenant, self.replies = tenant, replies
+        self.tenant, self.replies, self.task = tenant, replies, task
 
 
 class Domain(Protocol[StateT]):
@@ -102,6 +114,9 @@ class Domain(Protocol[StateT]):
 
         Raises UndecodableRecord.
         """
+
+    def task(self, state: StateT) -> TaskKey:
+        """The task of which it came."""
 
     def again(self, state: StateT) -> Transition[StateT]:
         """What a run that is over sends to whoever asks for it again; the run stays as it is."""
@@ -162,8 +177,11 @@ class Store(Protocol[StateT]):
     async def commit(self, batch: Batch[StateT]) -> set[UUID]:
         """Write the batch in one statement and return created runs that existed already. Raises Fenced."""
 
-    async def ended(self, repeated: Sequence[StateT]) -> dict[UUID, StateT]:
-        """The runs that held these runs' tasks already, as far as they are over."""
+    async def known(self, tasks: Collection[TaskKey]) -> set[TaskKey]:
+        """Those of which a run has come."""
+
+    async def ended(self, tasks: Collection[TaskKey]) -> dict[UUID, StateT]:
+        """The runs of these tasks, as far as they are over."""
 
     async def forget(self, published: Sequence[OutboxKey]) -> None:
         """Delete outbox rows that Kafka has acknowledged."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Generic
 from uuid import UUID
 
@@ -21,7 +21,7 @@ from triptych.kernel import claimcheck, cloudevents, failpoints
 from triptych.kernel.bus import Publisher, Record, TopicPartition
 from triptych.kernel.decider.admission import Admission, Line, Standing, Waiting
 from triptych.kernel.decider.assembly import Assembly, Kit, Memory, outbox_rows
-from triptych.kernel.decider.contract import Addressed, Arrival, Batch, Claim, StateT
+from triptych.kernel.decider.contract import Addressed, Arrival, Batch, Claim, RejectedRecord, StateT, TaskKey
 from triptych.kernel.errors import PublishFailed, TriptychError, UndecodableRecord
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE
 from triptych.kernel.outbox import OutboxKey, OutboxRow
@@ -208,17 +208,38 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         records = [record for group in polled.values() for record in group]
         resolved = await claimcheck.resolve(self._kit.pool, records)
         messages: list[tuple[Arrival | None, Addressed]] = []
+        rejected: list[tuple[Record[Any, Any], RejectedRecord]] = []
         for tp, group in polled.items():
             for record in group:
                 try:
                     arrival = Arrival(self._topics[tp.topic], record, claimcheck.body(record, resolved))
                     messages.append((arrival, self._kit.domain.read(arrival)))
+                except RejectedRecord as error:
+                    rejected.append((record, error))
                 except UndecodableRecord as error:
                     assembly.bury(record, error)
             next_offset = group[-1].offset + 1
             assembly.batch.offsets.setdefault(tp.partition, {})[tp.topic] = next_offset
             self._positions[tp] = next_offset
+        if rejected:
+            await self._reject(rejected, assembly)
         return messages
+
+    async def _reject(
+        self, rejected: Sequence[tuple[Record[Any, Any], RejectedRecord]], assembly: Assembly[StateT]
+    ) -> None:
+        """Bury what is refused, but for repeats: a task that once was fit and has its run is refused no more."""
+        known = set[TaskKey]()
+        if asked := {error.task for _, error in rejected if error.task}:
+            await self._written()
+            known = await self._kit.store.known(asked)
+        if known:
+            await self._send_again(known)
+        for record, error in rejected:
+            if error.task in known:
+                self._kit.service.health.count("duplicate_tasks")
+            else:
+                assembly.bury(record, error)
 
     async def _warm(self, messages: Sequence[tuple[Arrival | None, Addressed]]) -> None:
         """Bring the runs of this batch into the cache. What is read must have been written before."""
@@ -286,7 +307,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._remember_created(batch, duplicates)
         await self._publish([row for row in batch.outbox if row.key.run_id not in duplicates])
         if duplicates:
-            await self._send_again([batch.states[run_id] for run_id in sorted(duplicates)])
+            await self._send_again([self._kit.domain.task(batch.states[run_id]) for run_id in sorted(duplicates)])
         await self._choose_starts()
         if time.monotonic() - self._offsets_committed_at > OFFSET_COMMIT_EVERY_S:
             self._offsets_committed_at = time.monotonic()
@@ -318,7 +339,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             admission.fill(short, await self._kit.store.heads(short))
         self._memory.starts = admission.take(MAX_STARTS_A_BATCH)
 
-    async def _send_again(self, repeated: Sequence[StateT]) -> None:
+    async def _send_again(self, repeated: Collection[TaskKey]) -> None:
         """Whoever publishes a task again may have lost its outcome. If it is lost here, it is asked for again."""
         ended = await self._kit.store.ended(repeated)
         self._kit.service.health.count("outcomes_again", len(ended))

@@ -4,6 +4,10 @@ select partition, epoch, offsets from claim_partitions($1, $2, $3)
 -- name: load
 select run_id, type, at, data from journal where run_id = any($1) order by run_id, seq
 
+-- name: known
+select tenant, task_id from tasks
+where (tenant, task_id) in (select * from unnest($1::text[], $2::text[]))
+
 -- name: ended
 select j.run_id, j.type, j.at, j.data
 from (select distinct * from unnest($1::text[], $2::text[])) as repeated (tenant, task_id)

@@ -31,6 +31,7 @@ from triptych.kernel.decider import (
     Limits,
     RejectedRecord,
     Standing,
+    TaskKey,
     Transition,
 )
 from triptych.kernel.errors import UndecodableRecord
@@ -169,6 +170,10 @@ class Executor:
         decided = decide(state, content, now)
         return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
 
+    def task(self, state: Run) -> TaskKey:
+        """The task of which it came."""
+        return TaskKey(state.tenant, state.task_id)
+
     def again(self, state: Run) -> Transition[Run]:
         """The final outcome once more, under the same id and with the same body."""
         return Transition(
@@ -256,7 +261,8 @@ def _rejected(body: bytes, derived_id: str, code: str, message: str, task: Task 
     replies = [reply]
     if task is not None and task.parent is not None:
         replies.append(refused(task, task.parent, Reason(code=code, message=message)))
-    return RejectedRecord(code, message, tenant=tenant, replies=tuple(replies))
+    key = TaskKey(tenant, task_id) if task is not None and task.task_id else None
+    return RejectedRecord(code, message, tenant=tenant, replies=tuple(replies), task=key)
 
 
 def _text(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter, itemgetter
@@ -20,7 +20,7 @@ from triptych.kernel import claimcheck
 from triptych.kernel.bus import Outgoing
 from triptych.kernel.database import Queries
 from triptych.kernel.deadletters import DeadRecord
-from triptych.kernel.decider import HEAD, Batch, Claim, Line, Waiting
+from triptych.kernel.decider import HEAD, Batch, Claim, Line, TaskKey, Waiting
 from triptych.kernel.errors import Fenced
 from triptych.kernel.log import Logger
 from triptych.kernel.outbox import OutboxKey, OutboxRow
@@ -57,9 +57,12 @@ class ExecutorStore:
     async def load(self, run_ids: Sequence[UUID]) -> dict[UUID, Run]:
         return await self._fold_all(await self._pool.fetch(self._sql["load"], list(run_ids)))
 
-    async def ended(self, repeated: Sequence[Run]) -> dict[UUID, Run]:
-        tenants, task_ids = [run.tenant for run in repeated], [run.task_id for run in repeated]
-        return await self._fold_all(await self._pool.fetch(self._sql["ended"], tenants, task_ids))
+    async def known(self, tasks: Collection[TaskKey]) -> set[TaskKey]:
+        rows = await self._pool.fetch(self._sql["known"], *_columns(tasks))
+        return {TaskKey(row["tenant"], row["task_id"]) for row in rows}
+
+    async def ended(self, tasks: Collection[TaskKey]) -> dict[UUID, Run]:
+        return await self._fold_all(await self._pool.fetch(self._sql["ended"], *_columns(tasks)))
 
     async def _fold_all(self, rows: Sequence[asyncpg.Record]) -> dict[UUID, Run]:
         journals = {run_id: list(events) for run_id, events in groupby(rows, key=itemgetter("run_id"))}
@@ -138,6 +141,10 @@ class ExecutorStore:
 
     async def forget(self, published: Sequence[OutboxKey]) -> None:
         await self._pool.execute(self._sql["forget"], list(published))
+
+
+def _columns(tasks: Collection[TaskKey]) -> tuple[list[str], list[str]]:
+    return [task.tenant for task in tasks], [task.task_id for task in tasks]
 
 
 def _waiting(rows: Sequence[asyncpg.Record]) -> list[Waiting]:
