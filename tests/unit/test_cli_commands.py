@@ -85,7 +85,8 @@ def test_arguments_for_an_operation_are_not_taken_for_a_probe_of_its_tool(tmp_pa
 
 def test_shipped_playbooks_are_good(tmp_path: Path) -> None:
     files = sorted((ROOT / "playbooks").glob("*.yaml"))
-    done = triptych("playbook", "check", *files, "--json", cwd=tmp_path)
+    config = ROOT / "triptych.toml"
+    done = triptych("playbook", "check", *files, "--config", config, "--json", cwd=tmp_path)
     assert done.returncode == 0
     assert len(json.loads(done.stdout)["playbooks"]) == len(files)
 
@@ -97,6 +98,21 @@ def test_a_bad_playbook_is_told_with_its_line_and_ends_with_1(tmp_path: Path) ->
     done = triptych("playbook", "check", "bad.yaml", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("bad.yaml:5:1: plan: ")
+
+
+def test_a_playbook_that_names_a_tool_that_is_not_configured_is_told_the_place_and_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "triptych.toml").write_text('[tools.kb]\nadapter = "triptych.tools.kb:tool"\n')
+    lines = ("name: x", "goal: y", "input: {type: object}", "tools: [kb.search, weather.*]", "plan: {pattern: model}")
+    (tmp_path / "x.yaml").write_text("\n".join(lines))
+    told = triptych("playbook", "check", "x.yaml", cwd=tmp_path)
+    assert (told.returncode, told.stderr) == (
+        1,
+        "x.yaml:4:20: tools[1]: there is no tool `weather`. Add [tools.weather] to triptych.toml, which has kb.\n",
+    )
+    (tmp_path / "elsewhere").mkdir()
+    assert triptych("playbook", "check", "../x.yaml", cwd=tmp_path / "elsewhere").returncode == 0
+    named = triptych("playbook", "check", "../x.yaml", "--config", "../triptych.toml", cwd=tmp_path / "elsewhere")
+    assert named.returncode == 1
 
 
 def test_submit_wants_a_file_or_a_playbook(tmp_path: Path) -> None:

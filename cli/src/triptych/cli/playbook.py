@@ -10,6 +10,8 @@ import typer
 
 from triptych.cli.options import AsJson
 from triptych.cli.output import err, out, print_json
+from triptych.cli.stack.config import StackConfig
+from triptych.cli.tools.options import DEFAULT_CONFIG
 from triptych.schemas import Playbook
 
 if TYPE_CHECKING:
@@ -27,9 +29,14 @@ def _playbook() -> None:
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Playbooks.")],
     *,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The triptych.toml whose tools they may use; the one here, if there is one."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check playbooks without running them. Ends with code 1 when anything is wrong."""
+    tools = StackConfig.load(config or DEFAULT_CONFIG).table.tools if config or DEFAULT_CONFIG.exists() else None
     # CEL takes a third of a second to import, and the other commands do without.
     from triptych.kernel.playbooks import PlaybookErrors, load_playbook  # noqa: PLC0415
 
@@ -37,7 +44,7 @@ def check(
     problems: list[Problem] = []
     for file in files:
         try:
-            good[file] = load_playbook(file)
+            good[file] = load_playbook(file, tools)
         except PlaybookErrors as error:
             problems.extend(error.problems)
     if as_json:

@@ -7,7 +7,7 @@ checks that. Nothing here may ask the network.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -66,8 +66,8 @@ class PlaybookErrors(TriptychError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-def load_playbook(path: Path) -> Playbook:
-    """Read and check one playbook.
+def load_playbook(path: Path, tools: Collection[str] | None = None) -> Playbook:
+    """Read and check one playbook. With `tools`, whoever calls knows which there are, and it may name no others.
 
     Raises:
         PlaybookErrors: with every problem found, each with its line.
@@ -79,10 +79,10 @@ def load_playbook(path: Path) -> Playbook:
         raise PlaybookErrors(
             [Problem(path, 1, 1, "", f"the file cannot be read: {message}", "Give a UTF-8 YAML file")]
         ) from error
-    return parse_playbook(text, path)
+    return parse_playbook(text, path, tools)
 
 
-def parse_playbook(text: str, file: Path) -> Playbook:
+def parse_playbook(text: str, file: Path, tools: Collection[str] | None = None) -> Playbook:
     """As `load_playbook`, for a text that is already here; `file` is only named in errors."""
     try:
         document = yaml_source.parse(text)
@@ -96,7 +96,7 @@ def parse_playbook(text: str, file: Path) -> Playbook:
     except ValidationError as error:
         found = _findings(error.errors(include_url=False, include_input=False))
     else:
-        found = list(check_playbook(playbook))
+        found = [*check_playbook(playbook), *_check_tools(playbook, tools)]
         if not found:
             return playbook
     raise PlaybookErrors(_located(finding, document, file) for finding in found)
@@ -178,6 +178,15 @@ def check_playbook(playbook: Playbook) -> Iterator[Finding]:
     own = expressions.ANSWER if isinstance(playbook.plan, PlanByTurns) else frozenset()
     for name, value in playbook.output.items():
         yield from _check_templates(("output", name), value, known, _BEFORE | own)
+
+
+def _check_tools(playbook: Playbook, known: Collection[str] | None) -> Iterator[Finding]:
+    """Nobody would answer a call to a tool that is not there."""
+    for index, operation in enumerate(playbook.tools):
+        tool = operation.partition(".")[0]
+        if known is not None and tool not in known and operation != HANDOFF:
+            add = f"Add [tools.{tool}] to triptych.toml, which has {', '.join(sorted(known)) or 'none'}"
+            yield Finding(("tools", index), f"there is no tool `{tool}`", _near(tool, known) or add)
 
 
 def _check_input(schema: dict[str, Json]) -> Iterator[Finding]:
@@ -311,8 +320,12 @@ def _check_known(place: Place, referred: set[str], known: set[str]) -> Iterator[
 
 
 def _suggest(name: str, known: set[str]) -> str:
+    return _near(name, known) or f"The steps are {', '.join(sorted(known))}"
+
+
+def _near(name: str, known: Collection[str]) -> str | None:
     near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"Did you mean `{near[0]}`?" if near else f"The steps are {', '.join(sorted(known))}"
+    return f"Did you mean `{near[0]}`?" if near else None
 
 
 def _check_cycle(steps: tuple[StepSpec, ...], place: Place) -> Iterator[Finding]:
