@@ -5,13 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from pydantic_core import from_json
+
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.machine import Message, Tick, begin, decide
 from triptych.executor.state import Ask, Run
 from triptych.executor.turn import Decided
+from triptych.kernel.outbox import Send
 from triptych.schemas import (
     CallAnswer,
+    CallRequest,
     Control,
     Cost,
     Decision,
@@ -20,9 +24,11 @@ from triptych.schemas import (
     Pin,
     Plan,
     PlanAnswer,
+    PlanRequest,
     Playbook,
     Reason,
     Result,
+    ReviewRequest,
     Spend,
     Step,
     Task,
@@ -58,6 +64,21 @@ def step(
     return Step.model_validate(
         {"id": step_id, "operation": "echo.echo", "depends_on": depends_on, "pin": pin, **fields}, strict=False
     )
+
+
+REQUESTS = {
+    "triptych.plan-request": PlanRequest,
+    "triptych.call": CallRequest,
+    "triptych.review": ReviewRequest,
+}
+
+
+def read(send: Send) -> PlanRequest | CallRequest | ReviewRequest:
+    """A request as who is asked reads it, and it says no more and no less than what was sent."""
+    sent = send.body.to_bytes()
+    request = REQUESTS[send.event_type].model_validate_json(sent)
+    assert from_json(request.to_bytes()) == from_json(sent)
+    return request
 
 
 class Story:

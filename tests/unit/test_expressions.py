@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triptych.kernel import expressions
-from triptych.kernel.expressions import ExpressionError
+from triptych.kernel.expressions import ExpressionError, program
 
 SCOPE: dict[str, Any] = {
     "input": {
@@ -241,3 +241,38 @@ def test_no_text_makes_the_checker_fail_in_an_unknown_way(text: str) -> None:
         expressions.references(text)
     except ExpressionError:
         pass
+
+
+NESTED = st.dictionaries(
+    st.sampled_from(["input", "result"]),
+    st.dictionaries(st.sampled_from("ab"), JSON | st.dictionaries(st.sampled_from("ab"), JSON)),
+)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "input.a.b == result.a",
+        "input.a == 1 || result.b.a == 'x'",
+        "size(input.a) > size(result.a.b)",
+        "input.a.b.size() == 0",
+        'input["a"].b == input.a.b',
+        "has(input.a) && input.a == 1",
+        "[input.a, input.b][0] == input . a // input.b",
+        "input.a.map(each, each == input.b)",
+        "'input.a' + input.a",
+        "operand_0 == input.a",
+        "input.a ? {'a': input.b}.a : result.a",
+    ],
+)
+@given(scope=NESTED)
+def test_an_expression_over_what_it_refers_to_gives_what_it_gives_over_everything(expression: str, scope: Any) -> None:
+    compiled = program._compile(expression)
+    assert _outcome(compiled, scope) == _outcome(compiled._replace(flat=None), scope)
+
+
+def _outcome(compiled: program._Compiled, scope: Any) -> str:
+    try:
+        return repr(program._evaluate(compiled, scope))
+    except ExpressionError as error:
+        return str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from machine_story import RUN_ID, Story, model_playbook, playbook, step
+from machine_story import RUN_ID, Story, model_playbook, playbook, read, step
 
 from triptych.executor import events as ev
 from triptych.executor.messages import final_outcome, messages
@@ -439,7 +439,7 @@ def test_fallbacks_follow_each_other_when_an_upstream_stays_down() -> None:
     assert (story.run.steps["a"].acting.operation, story.run.steps["a"].attempts) == ("echo.other", 1)
     open_breaker = Result.failed(ErrorCode.UNAVAILABLE, "open", retry_after_ms=1_000, postponed="breaker")
     story.result("a", open_breaker)
-    assert messages(story.run, story.last, story.now)[-1].body.cached_ms == 1_000
+    assert read(messages(story.run, story.last, story.now)[-1]).cached_ms == 1_000
     story.fail("a", ErrorCode.UNAVAILABLE)
     assert story.run.status is RunStatus.SUCCEEDED, "a kept answer is asked for once"
     (use,) = final_outcome(story.run).body.fallbacks

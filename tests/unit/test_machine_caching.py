@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from machine_story import Story, model_playbook, playbook, step
+from machine_story import REQUESTS, Story, model_playbook, playbook, read, step
 
 from triptych.executor.messages import messages
 from triptych.schemas import CallRequest, Cost, Decision, Effect, Recall, ReviewRequest
@@ -13,7 +13,8 @@ COSTLY = Cost(tokens=1_000, usd_micros=1_000)
 
 def sent(story: Story, kind: type) -> dict[str | None, object]:
     """The requests of a kind that the last message sent out, by step."""
-    bodies = [send.body for send in messages(story.run, story.last, story.now) if isinstance(send.body, kind)]
+    sends = messages(story.run, story.last, story.now)
+    bodies = [read(send) for send in sends if REQUESTS.get(send.event_type) is kind]
     return {body.step if isinstance(body, CallRequest) else body.step and body.step.id: body for body in bodies}
 
 

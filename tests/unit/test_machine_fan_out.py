@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from machine_story import Story, model_playbook, playbook, step
+from machine_story import Story, model_playbook, playbook, read, step
 
 from triptych.executor import events as ev
 from triptych.executor.messages import messages
@@ -110,7 +110,8 @@ def test_each_branch_is_held_to_the_expectation_and_reviewed_by_itself() -> None
     told.result("each.0", Result.ok({"value": "x"})).result("each.1", Result.ok({"value": "wrong"}))
     assert branches(told) == {"each.0": "succeeded", "each.1": "reviewing", "each.2": "running"}
     (send,) = messages(told.run, told.last, told.now)
-    assert (send.body.index, send.body.item, send.body.step.id) == (1, "y", "each")
+    review = read(send)
+    assert (review.index, review.item, review.step.id) == (1, "y", "each")
     told.verdict("each.1", Decision.RETRY).wait(seconds=31).result("each.1", Result.ok({"value": "y"}))
     told.result("each.2", Result.ok({"value": "wrong"})).verdict("each.2", Decision.ESCALATE)
     assert told.run.status is RunStatus.ESCALATED
@@ -189,5 +190,5 @@ def test_a_review_of_a_branch_carries_its_item_and_not_the_list() -> None:
     told = story(step("list"), fan("each", "list", over="${{ steps.list.data.items }}", expect="false"))
     told.result("list", Result.ok({"items": ITEMS})).result("each.0")
     (send,) = messages(told.run, [event for event in told.last if isinstance(event, ev.ReviewRequested)], told.now)
-    assert send.body.steps == ()
+    assert read(send).steps == ()
     assert told.request(Ask.REVIEW, "each.0")

@@ -8,10 +8,12 @@ from uuid import UUID
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from machine_story import REQUESTS, read
 
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.machine import Message, Start, Tick, begin, decide
+from triptych.executor.messages import messages
 from triptych.executor.state import Ask, Run, RunStatus, StepStatus
 from triptych.schemas import (
     HANDOFF,
@@ -152,6 +154,11 @@ class RunMachine(RuleBasedStateMachine):
         assert not (was_final and decided.events), "something followed the end"
         self.run_state = decided.run
         self.journal.extend((event, self.now) for event in decided.events)
+        for send in messages(decided.run, decided.events, self.now):
+            if send.event_type in REQUESTS:
+                assert read(send).run_id == RUN_ID
+        for event in decided.events:
+            assert ev.decode(*ev.encode(event), ev.PlaybookLookup((self.playbook,))) == event
         return decided.events
 
     @precondition(lambda self: self.run_state.requests)

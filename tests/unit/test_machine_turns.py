@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from machine_story import Story, playbook, step
+from machine_story import Story, playbook, read, step
 
 from triptych.executor import events as ev
 from triptych.executor.messages import messages
@@ -21,8 +21,7 @@ def try_something(number: int):
 
 def asked(story: Story) -> PlanRequest:
     (send,) = messages(story.run, [event for event in story.last if isinstance(event, ev.PlanRequested)], story.now)
-    assert isinstance(send.body, PlanRequest)
-    return send.body
+    return read(send)
 
 
 def test_one_step_a_turn_until_the_planner_answers() -> None:

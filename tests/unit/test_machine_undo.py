@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from machine_story import Story, model_playbook, playbook, step
+from machine_story import Story, model_playbook, playbook, read, step
 
 from triptych.executor.messages import messages
 from triptych.executor.state import Ask, RunStatus
@@ -31,8 +31,7 @@ def stuck(*more, **book: object) -> Story:
 
 def undoing(story: Story) -> CallRequest:
     (send,) = messages(story.run, [event for event in story.last if type(event).__name__ == "UndoRequested"], story.now)
-    assert isinstance(send.body, CallRequest)
-    return send.body
+    return read(send)
 
 
 def test_writes_are_undone_the_latest_first_each_under_a_key_of_its_own() -> None:

@@ -26,6 +26,7 @@ from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.cloudevents import Headers
 from triptych.kernel.errors import PublishFailed
 from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.values import value
 
 __all__ = ["Kafka", "Outgoing", "Publisher", "Record", "Subscription", "TopicPartition"]
 
@@ -39,7 +40,7 @@ _FRAME_BYTES = 128
 _HEADER_FRAME_BYTES = 10
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outgoing:
     """One message to be published: full topic name, explicit partition, key, headers and JSON value."""
 

@@ -6,7 +6,6 @@ A row is identified by its run and its position in it, so that a retried commit 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -14,6 +13,7 @@ from triptych.kernel import claimcheck, cloudevents
 from triptych.kernel.bus import Outgoing
 from triptych.kernel.claimcheck import Claim
 from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.values import value
 
 
 class Body(Protocol):
@@ -22,7 +22,7 @@ class Body(Protocol):
     def to_bytes(self) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Send:
     """One message to send: where to, what kind, its deterministic id, and its body."""
 
@@ -43,7 +43,7 @@ class OutboxKey(NamedTuple):
     position: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OutboxRow:
     """A message on its way, and the partition whose owner publishes it."""
 

@@ -17,11 +17,12 @@ from triptych.kernel.deadletters import DeadRecord
 from triptych.kernel.decider.admission import Kind, Limits, Line, Standing, Waiting
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outbox import OutboxKey, OutboxRow, Send
+from triptych.kernel.values import value
 
 StateT = TypeVar("StateT")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Arrival:
     """A record that came in, with the body that it carries or refers to."""
 
@@ -30,7 +31,7 @@ class Arrival:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Addressed:
     """What a record says, and to which run. `creates` says of which kind a run is that comes of it."""
 
@@ -41,7 +42,7 @@ class Addressed:
     """The run that comes of it belongs to one that has a place here already: it begins here, and at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Transition(Generic[StateT]):
     """A run after a message: its new state, the events that led there and what they send."""
 

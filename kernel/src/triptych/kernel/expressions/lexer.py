@@ -7,7 +7,7 @@ deep its macros are nested and where a template ends are read from its tokens he
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -24,6 +24,8 @@ ANSWER: Final = frozenset({"answer"})
 VARIABLES: Final = frozenset({"input", "steps", "result"}) | BRANCH | FEEDBACK | ANSWER
 OPEN: Final = "${{"
 """Where a template begins."""
+OPERAND: Final = "operand_"
+"""How the variables of a flattened expression are called."""
 
 _MACROS = frozenset({"all", "exists", "exists_one", "filter", "map"})
 _TOKEN = re.compile(
@@ -105,9 +107,34 @@ def step_names(expression: str, tokens: Sequence[Token]) -> Iterator[str]:
 
 def operands(expression: str) -> list[str]:
     """The paths into `input`, `steps` and `result` in an expression, for showing what their values were."""
-    paths: list[str] = []
     tokens = tokens_of(expression)
     known = VARIABLES - macros_of(expression, tokens).bound
+    paths = ("".join(token.text for token in tokens[start:end]) for start, end in _paths(tokens, known))
+    return list(dict.fromkeys(paths))
+
+
+def flattened(expression: str, tokens: Sequence[Token]) -> tuple[str, dict[str, tuple[str, ...]]] | None:
+    """The same expression with a variable for each path, and the paths by these variables.
+
+    None where that may be another expression: macros bind names of their own, `has` wants a path, and the steps
+    that are meant by `steps[...]` are not known from the path.
+    """
+    if any(token.text in _MACROS or token.text == "has" or token.text.startswith(OPERAND) for token in tokens):
+        return None
+    names: dict[tuple[str, ...], str] = {}
+    parts: list[str] = []
+    at = 0
+    for start, end in _paths(tokens, VARIABLES):
+        path = tuple(token.text for token in tokens[start:end:2])
+        if path == ("steps",):
+            return None
+        parts += expression[at : tokens[start].start], names.setdefault(path, f"{OPERAND}{len(names)}")
+        at = tokens[end - 1].start + len(tokens[end - 1].text)
+    return "".join((*parts, expression[at:])), {name: path for path, name in names.items()}
+
+
+def _paths(tokens: Sequence[Token], known: Collection[str]) -> Iterator[tuple[int, int]]:
+    """Where the paths into these variables begin and end among the tokens."""
     for index, token in enumerate(tokens):
         if token.text not in known or (index and tokens[index - 1].text == "."):
             continue
@@ -116,10 +143,7 @@ def operands(expression: str) -> list[str]:
             if end + 2 < len(tokens) and tokens[end + 2].text == "(":
                 break
             end += 2
-        path = "".join(part.text for part in tokens[index:end])
-        if path not in paths:
-            paths.append(path)
-    return paths
+        yield index, end
 
 
 def closing(text: str, start: int) -> int:

@@ -18,7 +18,15 @@ import cel
 import orjson
 
 from triptych.kernel.expressions.error import ExpressionError
-from triptych.kernel.expressions.lexer import VARIABLES, Macros, Token, macros_of, step_names, tokens_of
+from triptych.kernel.expressions.lexer import (
+    VARIABLES,
+    Macros,
+    Token,
+    flattened,
+    macros_of,
+    step_names,
+    tokens_of,
+)
 from triptych.schemas import Json
 
 Scope = Mapping[str, Json]
@@ -41,6 +49,13 @@ FUNCTIONS = frozenset(
 _PARSE_ERROR = re.compile(r"ERROR: <input>:(\d+):(\d+): ([^\n]*)")
 
 
+class _Flat(NamedTuple):
+    """The same program over the values that it refers to: the library takes 2 µs to convert each map around them."""
+
+    program: cel.Program
+    paths: dict[str, tuple[str, ...]]
+
+
 class _Compiled(NamedTuple):
     """A program, with what is known of it without running it."""
 
@@ -51,6 +66,7 @@ class _Compiled(NamedTuple):
     macros: Macros
     growth: int
     """How many times longer than its input a list can get inside the macros."""
+    flat: _Flat | None
 
 
 def check(expression: str, variables: frozenset[str] = VARIABLES) -> None:
@@ -117,10 +133,36 @@ def _compile(expression: str) -> _Compiled:
         steps=frozenset(step_names(expression, tokens)),
         macros=macros,
         growth=(1 + max(0, repeats)) ** macros.count,
+        flat=_flat(expression, tokens),
     )
 
 
+def _flat(expression: str, tokens: Sequence[Token]) -> _Flat | None:
+    if (found := flattened(expression, tokens)) is None:
+        return None
+    text, paths = found
+    try:
+        return _Flat(cel.compile(text), paths)
+    except ValueError:
+        return None
+
+
+def _evaluate_flat(source: str, flat: _Flat, scope: Scope) -> Json:
+    variables: dict[str, Any] = {}
+    for name, path in flat.paths.items():
+        value: Any = scope
+        for part in path:
+            value = value[part]
+        variables[name] = value
+    return _json(source, flat.program.execute(variables))
+
+
 def _evaluate(compiled: _Compiled, scope: Scope) -> Json:
+    if compiled.flat is not None:
+        try:
+            return _evaluate_flat(compiled.source, compiled.flat, scope)
+        except (LookupError, ValueError, RuntimeError, TypeError, ArithmeticError, ExpressionError):
+            pass  # of the expression as it is written the library says what is wrong
     variables: dict[str, Any] = {name: scope[name] for name in compiled.variables if name in scope}
     if "steps" in variables:
         # Everything handed over is converted, so hand over only what is referred to.

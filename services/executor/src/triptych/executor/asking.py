@@ -64,7 +64,8 @@ def request_call(turn: Turn, state: StepState) -> None:
         reason = Reason(code="expression_error", message=f"step {state.id}, arguments: {error}")
         fail_step(turn, state.id, Then.REPLAN, reason)
         return
-    if (done := _done_before(run, state, arguments)) is not None:
+    is_again = state.revision > 1 and state.step.pin.effect is not Effect.READ
+    if is_again and (done := _done_before(run, state, arguments)) is not None:
         turn.record(ev.CallReused(state.id, done, arguments))
         return
     if step.must_come_from and (made_up := invented(run, step.must_come_from, arguments)):
@@ -86,7 +87,7 @@ def request_call(turn: Turn, state: StepState) -> None:
     # A read that has already answered is asked anew under another key: its answer was not good enough.
     has_answer = state.result is not None and state.result.status is not ResultStatus.ERROR
     call = state.call + 1 if has_answer and not state.has_key_to_keep else state.call
-    key = _key_of_open(run, state, arguments) or _key(run, state, call)
+    key = (is_again and _key_of_open(run, state, arguments)) or _key(run, state, call)
     turn.record(
         ev.CallRequested(
             request_id=handoff.request_id(key) if state.is_handoff else _next_request_id(run, state.id),
@@ -122,8 +123,6 @@ def _done_before(run: Run, state: StepState, arguments: dict[str, Json]) -> str 
 
 def _same_writes(run: Run, state: StepState, arguments: dict[str, Json]) -> Iterator[StepState]:
     """The steps of earlier plans, and the branches of these, whose write with the same arguments may have happened."""
-    if state.step.pin.effect is Effect.READ or state.revision == 1:
-        return
     for earlier in (*run.steps.values(), *run.branches.values()):
         is_same = earlier.step.operation == state.step.operation and earlier.arguments == arguments
         if earlier.took_effect and is_same and earlier.revision < state.revision:
@@ -171,7 +170,12 @@ def _next_request_id(run: Run, what: str) -> str:
 
 
 def _reissue_at(now: datetime, timeout_ms: int = 0) -> datetime:
-    return now + timedelta(milliseconds=REISSUE_AFTER_MS + min(timeout_ms, REISSUE_TIMEOUT_MAX_MS))
+    return now + _patience(timeout_ms)
+
+
+@lru_cache
+def _patience(timeout_ms: int) -> timedelta:
+    return timedelta(milliseconds=REISSUE_AFTER_MS + min(timeout_ms, REISSUE_TIMEOUT_MAX_MS))
 
 
 def _judge_grant(judge: Judge | None) -> Grant:

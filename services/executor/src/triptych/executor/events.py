@@ -6,7 +6,7 @@ again. Adding a field needs a default; a type is never renamed, because journals
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field, fields
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -14,6 +14,9 @@ from uuid import UUID
 from pydantic import Field, TypeAdapter
 from pydantic_core import from_json, to_json
 
+from triptych.executor import encoding
+from triptych.executor.encoding import encoded, given
+from triptych.kernel.values import value
 from triptych.schemas import (
     Decision,
     Grant,
@@ -32,7 +35,7 @@ MaybeStep = Annotated[str | None, Field(default=None)]
 """A step, or None for the whole run; None is not written."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RunAdmitted:
     """A task became a run. The playbook is journaled by name and version and looked up again on replay."""
 
@@ -49,14 +52,14 @@ class RunAdmitted:
     """There was no room, so it waits for `RunStarted`, which sets the deadline anew."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RunStarted:
     """There was room for a queued run. Its wall clock runs from here."""
 
     deadline_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PlanRequested:
     """The planner was asked for a revision of the plan."""
 
@@ -71,7 +74,7 @@ class PlanRequested:
     """The step whose arguments were refused, when that is all that is asked to be mended."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PlanAccepted:
     """The planner answered with a plan."""
 
@@ -82,7 +85,7 @@ class PlanAccepted:
     """What the planner wants to be told again, when it plans by turns."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GoalReached:
     """The planner answered that nothing more is to be done, and what came of it."""
 
@@ -92,7 +95,7 @@ class GoalReached:
     ledger: TaskLedger | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PlanRefused:
     """The planner answered without a plan."""
 
@@ -102,7 +105,7 @@ class PlanRefused:
     spend: Spend = field(default_factory=Spend)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FanOutStarted:
     """A step makes a call for each of these items. From here on its branches are called `<step>.<index>`."""
 
@@ -110,14 +113,14 @@ class FanOutStarted:
     items: list[Json]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FanInDone:
     """Every branch has ended or failed: what they gave, in the order of the items, is the step's result."""
 
     step: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallRequested:
     """A tool was asked for one attempt. Attempts of the same call share one idempotency key."""
 
@@ -134,7 +137,7 @@ class CallRequested:
     """The run that is started for it, when it is no tool that is asked but another playbook."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallAnswered:
     """A tool answered one attempt."""
 
@@ -149,7 +152,7 @@ class CallAnswered:
     """What a person gave a child run beyond its grant; this run's budgets grow by as much."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChildEscalated:
     """A child run waits for a person. The wall clock of this run stands still as long."""
 
@@ -159,7 +162,7 @@ class ChildEscalated:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChildResumed:
     """A child run that waited for a person goes on."""
 
@@ -168,7 +171,7 @@ class ChildResumed:
     child: UUID
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallReused:
     """A later plan wanted a write that an earlier plan had done with the same arguments: its answer stands."""
 
@@ -177,7 +180,7 @@ class CallReused:
     arguments: dict[str, Json]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FallbackTaken:
     """A step's operation stays unavailable: from here on its `number`-th fallback (from 1) stands in."""
 
@@ -186,7 +189,7 @@ class FallbackTaken:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReviewRequested:
     """The critic was asked about a step, or about the whole run when `step` is None."""
 
@@ -198,7 +201,7 @@ class ReviewRequested:
     output: dict[str, Json] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VerdictGiven:
     """The critic judged."""
 
@@ -211,7 +214,7 @@ class VerdictGiven:
     spend: Spend = field(default_factory=Spend)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReviewFailed:
     """The critic could not judge."""
 
@@ -221,7 +224,7 @@ class ReviewFailed:
     spend: Spend = field(default_factory=Spend)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RetryScheduled:
     """Something will be asked again at `due_at`: a `plan`, a `call` or a `review`.
 
@@ -235,7 +238,7 @@ class RetryScheduled:
     postponed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RequestReissued:
     """An open request was not answered in time, so the same request is sent again under the same id."""
 
@@ -243,7 +246,7 @@ class RequestReissued:
     reissue_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RoundStarted:
     """The critic did not accept what a step made: it is made again, and told why."""
 
@@ -253,7 +256,7 @@ class RoundStarted:
     evidence: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StepEnded:
     """A step is settled: `succeeded`, `failed` or `skipped`."""
 
@@ -262,7 +265,7 @@ class StepEnded:
     reason: Reason | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReplanDecided:
     """The plan did not work out. The planner is asked again once nothing is under way.
 
@@ -274,7 +277,7 @@ class ReplanDecided:
     repair: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RunEscalated:
     """The run was handed to a person."""
 
@@ -282,7 +285,7 @@ class RunEscalated:
     step: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RunResumed:
     """A person told an escalated run to go on."""
 
@@ -293,7 +296,7 @@ class RunResumed:
     extend: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StepOverridden:
     """A person settled a step by hand and gave what it is taken to have answered."""
 
@@ -304,7 +307,7 @@ class StepOverridden:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CommandRefused:
     """A person's command did not fit the run's state; nothing changed."""
 
@@ -314,7 +317,7 @@ class CommandRefused:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RunEnded:
     """The run is over: `succeeded`, `failed` or `cancelled`. Nothing follows."""
 
@@ -327,7 +330,7 @@ class RunEnded:
     """The steps whose child runs were under way: these are cancelled."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UndoStarted:
     """A person aborted the run and wants undone what it has written. It ends when that is done."""
 
@@ -337,7 +340,7 @@ class UndoStarted:
     children: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UndoRequested:
     """A tool was asked for one attempt to undo a step. All attempts share one idempotency key."""
 
@@ -351,7 +354,7 @@ class UndoRequested:
     reissue_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UndoAnswered:
     """A tool answered one attempt to undo a step."""
 
@@ -397,6 +400,7 @@ _TYPES: dict[str, type[Any]] = {event_type.__name__: event_type for event_type i
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     name: TypeAdapter(event_type) for name, event_type in _TYPES.items() if event_type is not RunAdmitted
 }
+_ADMITTED = tuple(each.name for each in fields(RunAdmitted))
 
 
 def encode(event: Event) -> tuple[str, str]:
@@ -406,8 +410,14 @@ def encode(event: Event) -> tuple[str, str]:
     """
     name = type(event).__name__
     match event:
+        case CallRequested():
+            return name, _call_requested(event).decode()
+        case CallAnswered():
+            return name, _call_answered(event).decode()
+        case StepEnded(step, status, None):
+            return name, encoded({"step": step, "status": status}).decode()
         case RunAdmitted():
-            fields = {slot: getattr(event, slot) for slot in RunAdmitted.__slots__}
+            fields = {field_name: getattr(event, field_name) for field_name in _ADMITTED}
             fields["playbook"] = {"name": event.playbook.name, "version": event.playbook.version}
             if event.parent is None:
                 del fields["parent"]
@@ -418,6 +428,33 @@ def encode(event: Event) -> tuple[str, str]:
             return name, (around[:-1] + b',"plan":' + plan.encoded + b"}").decode()
         case _:
             return name, _ADAPTERS[name].serializer.to_json(event, exclude_none=True).decode()
+
+
+def _call_requested(event: CallRequested) -> bytes:
+    fields = {
+        "request_id": event.request_id,
+        "step": event.step,
+        "call": event.call,
+        "attempt": event.attempt,
+        "arguments": event.arguments,
+        "idempotency_key": event.idempotency_key,
+        "reserved": encoding.grant(event.reserved),
+        "deadline_at": event.deadline_at,
+        "reissue_at": event.reissue_at,
+    }
+    return encoded(fields if event.child is None else {**fields, "child": event.child})
+
+
+def _call_answered(event: CallAnswered) -> bytes:
+    fields = {
+        "request_id": event.request_id,
+        "step": event.step,
+        "result": encoding.result(event.result),
+        "spend": encoding.spend(event.spend),
+        "worker": event.worker,
+    }
+    more = given(started_at=event.started_at, finished_at=event.finished_at, extended=event.extended)
+    return encoded(fields | more)
 
 
 def decode(event_type: str, data: str, playbooks: PlaybookLookup) -> Event:

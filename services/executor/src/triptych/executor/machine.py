@@ -99,10 +99,10 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
     if run.status.is_final:
         return turn.decided()
     match message:
-        case PlanAnswer() if message.request_id in run.requests:
-            _on_plan(turn, message)
         case CallAnswer() if _is_asked_for(run, message):
             _on_result(turn, message)
+        case PlanAnswer() if message.request_id in run.requests:
+            _on_plan(turn, message)
         case VerdictAnswer() if message.request_id in run.requests:
             _on_verdict(turn, message)
         case Control() if message.command_id not in run.commands:
@@ -259,31 +259,40 @@ def _advance(turn: Turn) -> None:
 
 
 def _start_one(turn: Turn) -> bool:
-    """Start, skip or settle the first step that is ready; False when none is."""
-    run = turn.run
-    if run.status is not RunStatus.RUNNING:
+    """Start, skip or settle the first step that is ready; False when there is no other to look for."""
+    if turn.run.status is not RunStatus.RUNNING:
         return False
-    if run.replan_due:
-        return _settle_before_plan(turn)
+    return _settle_before_plan(turn) if turn.run.replan_due else _start_first(turn)
+
+
+def _start_first(turn: Turn) -> bool:
+    run = turn.run
     under_way = 0
     ready: StepState | None = None
+    may_be_more = False
     for state in run.steps.values():
-        if state.fan is not None and state.status is StepStatus.RUNNING:
+        status = state.status
+        if status.has_ended:
+            continue
+        if state.fan is not None and status is StepStatus.RUNNING:
             if _settle_branch(turn, state, state.fan):
                 return True
             under_way += state.fan.under_way
+            may_be_more = True
             ready = ready or branch_to_start(run, state)
-        elif state.status is StepStatus.ANSWERED and not _is_reviewed_later(run, state):
+        elif status is StepStatus.ANSWERED and not _is_reviewed_later(run, state):
             settle(turn, state)
             return True
-        elif state.status.is_under_way:
+        elif status.is_under_way:
             under_way += 1
-        elif ready is None and state.status is StepStatus.WAITING and _is_ready(run, state.step):
-            ready = state
+        elif status is StepStatus.WAITING and not (ready and may_be_more) and _is_ready(run, state.step):
+            may_be_more = may_be_more or ready is not None
+            ready = ready or state
     if ready is None or under_way >= run.playbook.parallel:
         return False
     _start(turn, ready)
-    return True
+    # When the only one that was ready is under way now, and no more has come of it, nothing else has become ready.
+    return may_be_more or not isinstance(turn.events[-1], ev.CallRequested)
 
 
 def _settle_before_plan(turn: Turn) -> bool:

@@ -10,14 +10,14 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
+from triptych.executor import encoding, handoff
 from triptych.executor import events as ev
-from triptych.executor import handoff
 from triptych.executor.caching import recall_of_call, recall_of_review
+from triptych.executor.encoding import Fields, given
 from triptych.executor.state import Run, RunStatus, StepState, StepStatus
 from triptych.kernel.expressions import references_of
 from triptych.kernel.outbox import Send
 from triptych.schemas import (
-    CallRequest,
     Escalation,
     FallbackUse,
     Json,
@@ -108,13 +108,9 @@ def _request(run: Run, event: ev.PlanRequested | ev.CallRequested | ev.ReviewReq
         case ev.CallRequested(child=UUID() as child):
             return handoff.start(run, event, child)
         case ev.CallRequested():
-            request = _call_request(run, event)
-            tool = request.operation.partition(".")[0]
-            return Send(topics.calls(tool), "triptych.call", event.request_id, request)
+            return _call_send(event.request_id, _call_request(run, event))
         case ev.UndoRequested():
-            undo = _undo_request(run, event)
-            tool = undo.operation.partition(".")[0]
-            return Send(topics.calls(tool), "triptych.call", event.request_id, undo)
+            return _call_send(event.request_id, _undo_request(run, event))
         case ev.ReviewRequested():
             return Send(topics.REVIEWS, "triptych.review", event.request_id, _review_request(run, event))
 
@@ -145,53 +141,68 @@ def _plan_request(run: Run, event: ev.PlanRequested) -> PlanRequest:
     )
 
 
-def _call_request(run: Run, event: ev.CallRequested) -> CallRequest:
+def _call_send(event_id: str, request: Fields) -> Send:
+    tool = request.fields["operation"].partition(".")[0]
+    return Send(topics.calls(tool), "triptych.call", event_id, request)
+
+
+def _call_request(run: Run, event: ev.CallRequested) -> Fields:
+    """A `CallRequest`."""
     state = run.state(event.step)
     step, stand_in = state.acting, state.stand_in
-    return CallRequest(
-        request_id=event.request_id,
-        run_id=run.run_id,
-        tenant=run.tenant,
-        partition=run.partition,
-        deadline_at=event.deadline_at,
-        grant=event.reserved,
-        principal=run.principal,
-        step=step.id,
-        index=state.index,
-        operation=step.operation,
-        arguments=event.arguments,
-        attempt=event.attempt,
-        idempotency_key=event.idempotency_key,
-        contract_hash=step.pin.contract_hash,
-        keep=not state.fallback and any(each.fallback.cached_ms for each in step.fallback),
-        cached_ms=stand_in.fallback.cached_ms if stand_in else None,
-        tier=step.tier or run.playbook.tier,
-        recall=recall_of_call(run, step.id, event.call) if event.reserved.tokens else Recall.NO,
-        timeout_ms=step.pin.timeout_ms,
+    recall = recall_of_call(run, step.id, event.call) if event.reserved.tokens else Recall.NO
+    return Fields(
+        {
+            **_request_fields(run, event),
+            "step": step.id,
+            "operation": step.operation,
+            "arguments": event.arguments,
+            "attempt": event.attempt,
+            "idempotency_key": event.idempotency_key,
+            "contract_hash": step.pin.contract_hash,
+            "timeout_ms": step.pin.timeout_ms,
+            **given(
+                keep=(not state.fallback and any(each.fallback.cached_ms for each in step.fallback)) or None,
+                cached_ms=stand_in.fallback.cached_ms if stand_in else None,
+                tier=step.tier or run.playbook.tier,
+                index=state.index,
+                recall=None if recall is Recall.NO else recall.value,
+            ),
+        }
     )
 
 
-def _undo_request(run: Run, event: ev.UndoRequested) -> CallRequest:
+def _undo_request(run: Run, event: ev.UndoRequested) -> Fields:
+    """A `CallRequest` for the operation that undoes a step."""
     state = run.state(event.step)
     how = state.step.pin.undo
     assert how is not None  # noqa: S101 - only what can be undone is asked for
-    return CallRequest(
-        request_id=event.request_id,
-        run_id=run.run_id,
-        tenant=run.tenant,
-        partition=run.partition,
-        deadline_at=event.deadline_at,
-        grant=event.reserved,
-        principal=run.principal,
-        step=state.step.id,
-        index=state.index,
-        operation=how.operation,
-        arguments=event.arguments,
-        attempt=event.attempt,
-        idempotency_key=event.idempotency_key,
-        contract_hash=how.contract_hash,
-        timeout_ms=how.timeout_ms,
+    return Fields(
+        {
+            **_request_fields(run, event),
+            "step": state.step.id,
+            "operation": how.operation,
+            "arguments": event.arguments,
+            "attempt": event.attempt,
+            "idempotency_key": event.idempotency_key,
+            "contract_hash": how.contract_hash,
+            "timeout_ms": how.timeout_ms,
+            **given(index=state.index),
+        }
     )
+
+
+def _request_fields(run: Run, event: ev.CallRequested | ev.UndoRequested) -> dict[str, Json]:
+    """What every request to a tool says."""
+    return {
+        "request_id": event.request_id,
+        "run_id": run.name,
+        "tenant": run.tenant,
+        "partition": run.partition,
+        "deadline_at": event.deadline_at,
+        "grant": encoding.grant(event.reserved),
+        "principal": run.principal,
+    }
 
 
 def _review_request(run: Run, event: ev.ReviewRequested) -> ReviewRequest:

@@ -44,7 +44,7 @@ def changed(state: StateT, **changes: Any) -> StateT:
     As `dataclasses.replace`, without asking each field for its value: that was half of what a decision cost.
     """
     copy = object.__new__(type(state))
-    copy.__dict__.update(state.__dict__, **changes)
+    object.__setattr__(copy, "__dict__", state.__dict__ | changes)
     return copy
 
 
@@ -382,7 +382,7 @@ class Run:
     def copy(self) -> Run:
         """Another run that says the same, and shares nothing that the fold changes in place."""
         copy = object.__new__(Run)
-        copy.__dict__.update(self.__dict__)
+        copy.__dict__ = self.__dict__.copy()
         copy.steps, copy.requests, copy.retries = self.steps.copy(), self.requests.copy(), self.retries.copy()
         copy.branches = self.branches.copy()
         return copy
@@ -437,14 +437,15 @@ class Run:
 
     def wake_at(self) -> datetime | None:
         """The earliest moment at which time alone may change this run; None when only a message can."""
-        if self.status.is_final:
+        status = self.status
+        if status.is_final:
             return None
         moments = [request.reissue_at for request in self.requests.values()]
-        if self.status is RunStatus.UNDOING:
-            moments.extend(retry.due_at for retry in self.retries.values())
-        if self.status.is_active:
-            moments.extend(() if self.children_waiting else (self.deadline_at,))
-            moments.extend(retry.due_at for retry in self.retries.values())
+        is_active = status.is_active
+        if is_active and not self.children_waiting:
+            moments.append(self.deadline_at)
+        if self.retries and (is_active or status is RunStatus.UNDOING):
+            moments += [retry.due_at for retry in self.retries.values()]
         return min(moments, default=None)
 
 

@@ -7,7 +7,6 @@ sees it.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from triptych.executor import events as ev
@@ -16,10 +15,11 @@ from triptych.executor.dispositions import Then
 from triptych.executor.fold import record
 from triptych.executor.loops import circular_replan
 from triptych.executor.state import Ask, Run, StepStatus
+from triptych.kernel.values import value
 from triptych.schemas import Effect, PlanByTurns, Reason, RetryPolicy
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decided:
     """The run after a message, and the events that took it there; no events means nothing changed."""
 

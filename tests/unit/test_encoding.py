@@ -1,0 +1,94 @@
+"""What is written as a dict says the same, to the byte, as what pydantic would make of it."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, timedelta, timezone
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from machine_story import NOW, Story, playbook, read, step
+
+from triptych.executor import events as ev
+from triptych.executor.messages import messages
+from triptych.schemas import Cost, Effect, ErrorCode, Grant, ModelCall, Recall, Result, ResultStatus, Spend
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**80), 2**80)
+    | st.floats()
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab\x00é", max_size=2), inner, max_size=3),
+    max_leaves=8,
+)
+TIMES = st.datetimes(
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=2)), timezone(-timedelta(hours=5, minutes=30))])
+)
+GRANTS = st.builds(Grant, tokens=st.integers(0, 2**70), usd_micros=st.integers(0, 5), tool_calls=st.integers(0, 1))
+RESULTS = st.one_of(
+    st.builds(Result, status=st.just(ResultStatus.OK), data=JSON, age_ms=st.none() | st.integers(0, 9)),
+    st.builds(Result.empty, JSON),
+    st.builds(Result.failed, st.sampled_from(ErrorCode), st.text("a\x00", max_size=3), details=JSON),
+)
+SPENDS = st.builds(
+    Spend,
+    tokens=st.integers(0, 3),
+    tool_calls=st.integers(0, 1),
+    model_calls=st.sampled_from([(), (ModelCall(model="m"),)]),
+)
+REQUESTED = st.builds(
+    ev.CallRequested,
+    arguments=st.dictionaries(st.text("ab", max_size=2), JSON, max_size=2),
+    reserved=GRANTS,
+    deadline_at=TIMES,
+    reissue_at=TIMES,
+    child=st.none() | st.just(UUID(int=1)),
+)
+ANSWERED = st.builds(
+    ev.CallAnswered,
+    result=RESULTS,
+    spend=SPENDS,
+    started_at=st.none() | TIMES,
+    finished_at=st.none() | TIMES,
+    extended=st.none() | GRANTS,
+)
+
+
+@given(REQUESTED | ANSWERED | st.builds(ev.StepEnded, reason=st.none()))
+def test_the_journal_says_what_pydantic_would_write(event: ev.Event) -> None:
+    name, data = ev.encode(event)
+    adapter = ev._ADAPTERS[name]
+    assert data == adapter.serializer.to_json(event, exclude_none=True).decode()
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, 2**64, -(2**70), 0.1, 1e16, 1e300])
+def test_numbers_reach_a_tool_as_they_are(number: float) -> None:
+    story = Story().plan(step("a", arguments={"n": number, "none": None}, cost=Cost(tokens=3)))
+    (send,) = messages(story.run, story.last, story.now)
+    assert read(send).arguments == {"n": number, "none": None}
+
+
+def test_what_is_no_number_reaches_a_tool_as_null() -> None:
+    story = Story.of(Story().run, NOW).plan(step("a", arguments={"n": [math.nan, math.inf]}))
+    (send,) = messages(story.run, story.last, story.now)
+    assert read(send).arguments == {"n": [None, None]}
+
+
+def test_a_call_says_everything_that_its_step_says() -> None:
+    spare = {"fallback": {"cached_ms": 5}}
+    cost = Cost(tokens=7, usd_micros=8)
+    story = Story(playbook(tier="cheap"), principal="user:ana", tenant="acme").plan(
+        step("a", map=["x"], arguments={"of": "${{ item }}"}, cost=cost, fallback=[spare], effect=Effect.READ)
+    )
+    (send,) = messages(story.run, story.last, story.now)
+    call = read(send)
+    assert (call.step, call.index, call.arguments) == ("a", 0, {"of": "x"})
+    assert (call.tenant, call.principal, call.tier) == ("acme", "user:ana", "cheap")
+    assert (call.keep, call.cached_ms, call.recall) == (True, None, Recall.YES)
+    assert call.grant == Grant(tokens=7, usd_micros=8)
+    assert (call.attempt, call.timeout_ms, call.contract_hash) == (1, 1_000, "0" * 16)
+    assert call.idempotency_key == f"{story.run.run_id}:a.0:1"
+    assert (call.deadline_at, call.partition) == (story.run.deadline_at, 0)
