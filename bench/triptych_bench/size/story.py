@@ -131,7 +131,7 @@ class Story:
         batch.states[run_id] = self.states[run_id] = decided.run
         batch.events.extend((run_id, first_seq + number, event) for number, event in enumerate(decided.events))
         batch.outbox.extend(
-            outbox_rows(_ENVELOPE, run_id, Transition(decided.run, TENANT, 0, first_seq, decided.events, sends))
+            outbox_rows(_ENVELOPE, run_id, Transition(decided.run, decided.run.name, TENANT, 0, first_seq, decided.events, sends))
         )
         self._published.extend(row.key for row in batch.outbox if row.key.run_id == run_id)
         self.requests.update((run_id, send.body) for send in sends if isinstance(send.body, CallRequest))

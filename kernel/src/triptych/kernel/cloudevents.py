@@ -9,6 +9,7 @@ import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import orjson
 
@@ -36,16 +37,24 @@ def binary_headers(
     headers: Headers = [
         ("ce_specversion", _SPECVERSION),
         ("ce_id", event_id.encode()),
-        ("ce_type", event_type.encode()),
-        ("ce_source", source.encode()),
-        ("ce_tenant", tenant.encode()),
-        ("content-type", b"application/json"),
+        *_usual_headers(event_type, source, tenant),
     ]
     if traceparent:
         headers.append(("traceparent", traceparent.encode()))
     if dataref:
         headers.append((DATAREF, dataref.encode()))
     return headers
+
+
+@lru_cache(maxsize=1_024)
+def _usual_headers(event_type: str, source: str, tenant: str) -> tuple[tuple[str, bytes], ...]:
+    """What most messages of a service have in common."""
+    return (
+        ("ce_type", event_type.encode()),
+        ("ce_source", source.encode()),
+        ("ce_tenant", tenant.encode()),
+        ("content-type", b"application/json"),
+    )
 
 
 def header(headers: Iterable[tuple[str, bytes | None]], name: str) -> bytes | None:

@@ -6,6 +6,8 @@ A row is identified by its run and its position in it, so that a retried commit 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -30,7 +32,7 @@ class Send:
     event_type: str
     event_id: str
     body: Body
-    preview: Body | None = None
+    preview: Callable[[], Body] | None = None
     """What is sent in place of a body that is too large, to readers who cannot resolve a reference."""
     to: UUID | None = None
     """The run that it is for, when that is another one, on the same partition."""
@@ -59,14 +61,18 @@ class Envelope:
     def __init__(self, settings: ServiceSettings, service: str) -> None:
         self._settings = settings
         self._source = f"/triptych/{service}"
+        self._topic = lru_cache(maxsize=256)(settings.topic)
 
-    def wrap(self, send: Send, *, run_id: UUID, position: int, partition: int, tenant: str) -> OutboxRow:
-        """The outbox row of a message. A body too large for the wire is claimed and sent by reference."""
-        value, name = send.body.to_bytes(), str(run_id)
+    def wrap(self, send: Send, *, run_id: UUID, name: str, position: int, partition: int, tenant: str) -> OutboxRow:
+        """The outbox row of a message. A body too large for the wire is claimed and sent by reference.
+
+        `name` is the run's id as text, which costs more to print than a message to wrap.
+        """
+        value = send.body.to_bytes()
         claim = None
         if claimcheck.needs_claim(value, self._settings.inline_max_bytes):
             claim = Claim(run_id, tenant, value)
-            value = send.preview.to_bytes() if send.preview else claimcheck.CLAIMED_VALUE
+            value = send.preview().to_bytes() if send.preview else claimcheck.CLAIMED_VALUE
         headers = cloudevents.binary_headers(
             event_id=send.event_id,
             event_type=send.event_type,
@@ -76,7 +82,7 @@ class Envelope:
             dataref=claim.dataref if claim else None,
         )
         key = str(send.to).encode() if send.to else name.encode()
-        outgoing = Outgoing(self._settings.topic(send.noun), partition, key, headers, value)
+        outgoing = Outgoing(self._topic(send.noun), partition, key, headers, value)
         return OutboxRow(OutboxKey(run_id, position), partition, outgoing, claim)
 
 

@@ -195,6 +195,17 @@ class Step(Message):
     pin: Pin
     tier: Slug | None = None
 
+    @cached_property
+    def encoded(self) -> bytes:
+        """Its JSON, made once: every review of the step carries it."""
+        return self.to_bytes()
+
+    def __copy__(self) -> Self:
+        """A copy is made to be changed, so it does not keep the JSON."""
+        copy = super().__copy__()
+        copy.__dict__.pop("encoded", None)
+        return copy
+
 
 class Plan(Message):
     """What the planner answers. Steps that an earlier revision finished keep their id and are not run again."""

@@ -58,6 +58,11 @@ class FixedPlan(Authored):
     pattern: Literal["fixed"] = "fixed"
     steps: Annotated[tuple[StepSpec, ...], Field(min_length=1)]
 
+    @cached_property
+    def encoded(self) -> bytes:
+        """Its JSON, made once: every run of the playbook asks for a plan with it."""
+        return self.to_bytes()
+
 
 MEMORY_TOKENS = 8_000
 
@@ -173,7 +178,7 @@ class Playbook(Authored):
         canonical = orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(canonical).hexdigest()[:12]
 
-    @property
+    @cached_property
     def is_planned_by_model(self) -> bool:
         """Whether the steps are a model's, so that it may plan again, and go round in circles."""
         return isinstance(self.plan, PlanByModel)

@@ -193,7 +193,12 @@ class Assembly(Generic[StateT]):
         for number, send in enumerate(error.replies if isinstance(error, RejectedRecord) else (), start=1):
             self.batch.outbox.append(
                 self._kit.envelope.wrap(
-                    send, run_id=run_id, position=number, partition=record.partition, tenant=dead.tenant
+                    send,
+                    run_id=run_id,
+                    name=str(run_id),
+                    position=number,
+                    partition=record.partition,
+                    tenant=dead.tenant,
                 )
             )
 
@@ -203,7 +208,12 @@ def outbox_rows(envelope: Envelope, run_id: UUID, transition: Transition[Any]) -
     base = transition.first_seq * 1_000
     return [
         envelope.wrap(
-            send, run_id=run_id, position=base + number, partition=transition.partition, tenant=transition.tenant
+            send,
+            run_id=run_id,
+            name=transition.name,
+            position=base + number,
+            partition=transition.partition,
+            tenant=transition.tenant,
         )
         for number, send in enumerate(transition.sends)
     ]

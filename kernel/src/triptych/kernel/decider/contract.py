@@ -47,6 +47,8 @@ class Transition(Generic[StateT]):
     """A run after a message: its new state, the events that led there and what they send."""
 
     state: StateT
+    name: str
+    """The run's id as text."""
     tenant: str
     partition: int
     first_seq: int

@@ -12,7 +12,7 @@ import orjson
 from pydantic_core import to_json
 
 from triptych.kernel.values import value
-from triptych.schemas import Authored, Grant, Json, Message, Result, Spend
+from triptych.schemas import Authored, FixedPlan, Grant, Json, Message, Result, Spend, Step
 
 
 @value
@@ -59,6 +59,8 @@ def result(of: Result) -> Json:
 
 
 def _model(content: object) -> orjson.Fragment:
+    if isinstance(content, Step | FixedPlan):
+        return orjson.Fragment(content.encoded)
     if isinstance(content, Message | Authored):
         return orjson.Fragment(content.to_bytes())
     raise TypeError(type(content).__name__)

@@ -178,6 +178,7 @@ class Executor:
         """The final outcome once more, under the same id and with the same body."""
         return Transition(
             state=state,
+            name=state.name,
             tenant=state.tenant,
             partition=state.partition,
             first_seq=0,
@@ -223,6 +224,7 @@ def _transition(decided: Decided, first_seq: int, now: datetime) -> Transition[R
     run = decided.run
     return Transition(
         state=run,
+        name=run.name,
         tenant=run.tenant,
         partition=run.partition,
         first_seq=first_seq,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from uuid import UUID
 
 from triptych.executor import encoding, handoff
@@ -23,13 +24,12 @@ from triptych.schemas import (
     Json,
     Outcome,
     OutcomeStatus,
-    PlanRequest,
     Reason,
     Recall,
-    ReviewRequest,
-    StepRecord,
     topics,
 )
+
+Requested = ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested
 
 FIRST_WITH_EXPONENT = 1e16
 """From here on JSON has a whole float as `1e16`, and Postgres as an integer."""
@@ -49,7 +49,7 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
                 outcome = _outcome(run, OutcomeStatus.ESCALATED, reason, now, final=False)
                 sends.append(_outcome_send(f"{event_id}:outcome", outcome))
                 escalation = _escalation(run, reason, step, now)
-                short = escalation.model_copy(update={"input": {}, "steps": ()})
+                short = partial(escalation.model_copy, update={"input": {}, "steps": ()})
                 sends.append(Send(topics.ESCALATIONS, "triptych.escalation", event_id, escalation, short))
                 if run.parent:
                     sends.append(handoff.notice(run, run.parent, handoff.WAITS, reason))
@@ -76,7 +76,6 @@ def final_outcome(run: Run) -> Send:
     """The outcome of a run that is over: the same whenever, and from whichever memory of the run, it is made."""
     assert run.finished_at is not None and run.reason is not None  # noqa: S101, PT018 - `RunEnded` sets both
     outcome = _outcome(run, OutcomeStatus(run.status), run.reason, run.finished_at, final=True)
-    outcome = outcome.model_copy(update={"output": _as_read_back(outcome.output)})
     return _outcome_send(f"{run.name}:outcome", outcome)
 
 
@@ -101,7 +100,7 @@ def rejection(*, task_id: str, tenant: str, playbook: str, reason: Reason, event
     return Send(topics.OUTCOMES, "triptych.outcome", event_id, outcome)
 
 
-def _request(run: Run, event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested) -> Send:
+def _request(run: Run, event: Requested) -> Send:
     match event:
         case ev.PlanRequested():
             return Send(topics.PLAN_REQUESTS, "triptych.plan-request", event.request_id, _plan_request(run, event))
@@ -115,29 +114,30 @@ def _request(run: Run, event: ev.PlanRequested | ev.CallRequested | ev.ReviewReq
             return Send(topics.REVIEWS, "triptych.review", event.request_id, _review_request(run, event))
 
 
-def _plan_request(run: Run, event: ev.PlanRequested) -> PlanRequest:
-    return PlanRequest(
-        request_id=event.request_id,
-        run_id=run.run_id,
-        tenant=run.tenant,
-        partition=run.partition,
-        deadline_at=event.deadline_at,
-        grant=event.reserved,
-        playbook=run.playbook.name,
-        goal=run.playbook.goal,
-        input=run.input,
-        spec=run.playbook.plan,
-        tools=run.playbook.tools,
-        retry=run.playbook.retry,
-        revision=event.revision,
-        max_steps=max(1, run.ledger.max_steps - run.ledger.steps),
-        known=run.records(),
-        failure=event.failure,
-        handoffs=run.playbook.handoffs,
-        turns_left=event.turns_left,
-        ledger=run.task_ledger,
-        repair=event.repair,
-        cache=run.playbook.cache,
+def _plan_request(run: Run, event: ev.PlanRequested) -> Fields:
+    """A `PlanRequest`."""
+    playbook = run.playbook
+    return Fields(
+        {
+            **_request_fields(run, event),
+            "playbook": playbook.name,
+            "goal": playbook.goal,
+            "input": run.input,
+            "spec": playbook.plan,
+            "tools": playbook.tools,
+            "revision": event.revision,
+            "max_steps": max(1, run.ledger.max_steps - run.ledger.steps),
+            "retry": playbook.retry,
+            "known": [_record(state) for state in run.known_steps()],
+            "cache": playbook.cache.value,
+            **given(
+                failure=event.failure,
+                handoffs=playbook.handoffs or None,
+                turns_left=event.turns_left or None,
+                ledger=run.task_ledger,
+                repair=event.repair,
+            ),
+        }
     )
 
 
@@ -154,6 +154,7 @@ def _call_request(run: Run, event: ev.CallRequested) -> Fields:
     return Fields(
         {
             **_request_fields(run, event),
+            "principal": run.principal,
             "step": step.id,
             "operation": step.operation,
             "arguments": event.arguments,
@@ -180,6 +181,7 @@ def _undo_request(run: Run, event: ev.UndoRequested) -> Fields:
     return Fields(
         {
             **_request_fields(run, event),
+            "principal": run.principal,
             "step": state.step.id,
             "operation": how.operation,
             "arguments": event.arguments,
@@ -192,8 +194,8 @@ def _undo_request(run: Run, event: ev.UndoRequested) -> Fields:
     )
 
 
-def _request_fields(run: Run, event: ev.CallRequested | ev.UndoRequested) -> dict[str, Json]:
-    """What every request to a tool says."""
+def _request_fields(run: Run, event: Requested) -> dict[str, Json]:
+    """What every request says."""
     return {
         "request_id": event.request_id,
         "run_id": run.name,
@@ -201,30 +203,41 @@ def _request_fields(run: Run, event: ev.CallRequested | ev.UndoRequested) -> dic
         "partition": run.partition,
         "deadline_at": event.deadline_at,
         "grant": encoding.grant(event.reserved),
-        "principal": run.principal,
     }
 
 
-def _review_request(run: Run, event: ev.ReviewRequested) -> ReviewRequest:
+def _review_request(run: Run, event: ev.ReviewRequested) -> Fields:
+    """A `ReviewRequest`."""
     state = run.state(event.step) if event.step is not None else None
-    return ReviewRequest(
-        request_id=event.request_id,
-        run_id=run.run_id,
-        tenant=run.tenant,
-        partition=run.partition,
-        deadline_at=event.deadline_at,
-        grant=event.reserved,
-        goal=run.playbook.goal,
-        input=_input_for(run, state),
-        step=state.acting if state else None,
-        result=state.result if state else None,
-        steps=_sources(run, state),
-        output=event.output,
-        judge=state.step.judge if state else run.playbook.judge,
-        index=state.index if state else None,
-        item=run.item_of(state) if state else None,
-        recall=recall_of_review(run, state.step.id if state else None) if event.reserved.tokens else Recall.NO,
+    recall = recall_of_review(run, state.step.id if state else None) if event.reserved.tokens else Recall.NO
+    return Fields(
+        {
+            **_request_fields(run, event),
+            "goal": run.playbook.goal,
+            "input": _input_for(run, state),
+            "steps": [_record(source) for source in _sources(run, state)],
+            "output": event.output,
+            **given(
+                step=state.acting if state else None,
+                result=encoding.result(state.result) if state and state.result else None,
+                judge=state.step.judge if state else run.playbook.judge,
+                index=state.index if state else None,
+                item=run.item_of(state) if state else None,
+                recall=None if recall is Recall.NO else recall.value,
+            ),
+        }
     )
+
+
+def _record(state: StepState) -> dict[str, Json]:
+    """A `StepRecord`."""
+    return {
+        "id": state.step.id,
+        "operation": state.acting.operation,
+        "status": state.status.value,
+        "arguments": state.arguments,
+        **given(result=encoding.result(state.result) if state.result else None, reason=state.reason),
+    }
 
 
 def _input_for(run: Run, state: StepState | None) -> dict[str, Json]:
@@ -234,15 +247,15 @@ def _input_for(run: Run, state: StepState | None) -> dict[str, Json]:
     return {name: value for name, value in run.input.items() if not isinstance(value, list | dict)}
 
 
-def _sources(run: Run, state: StepState | None) -> tuple[StepRecord, ...]:
+def _sources(run: Run, state: StepState | None) -> Iterable[StepState]:
     """What a reviewer may see of other steps. For a branch that is its item, and what its expectation refers to:
 
     with everything that its step was made from, a thousand reviews would carry the whole list a thousand times.
     """
     if state is None or state.index is None:
-        return tuple(record for record in run.records() if state is None or record.id != state.id)
+        return (known for known in run.known_steps() if state is None or known.step.id != state.step.id)
     referred = references_of(state.step.expect)
-    return tuple(found.record() for name in referred if (found := run.steps.get(name)) and found.status.has_ended)
+    return (found for name in referred if (found := run.steps.get(name)) and found.status.has_ended)
 
 
 def _outcome(run: Run, status: OutcomeStatus, reason: Reason, now: datetime, *, final: bool) -> Outcome:
@@ -255,7 +268,7 @@ def _outcome(run: Run, status: OutcomeStatus, reason: Reason, now: datetime, *, 
         status=status,
         final=final,
         reason=reason,
-        output=run.output if run.status is RunStatus.SUCCEEDED else {},
+        output=_as_read_back(run.output) if run.status is RunStatus.SUCCEEDED else {},
         usage=run.usage(now),
         started_at=run.started_at,
         finished_at=run.finished_at,
@@ -274,10 +287,13 @@ def _fallbacks(run: Run) -> Iterable[FallbackUse]:
 
 def _outcome_send(event_id: str, outcome: Outcome) -> Send:
     """Clients cannot resolve references, so an output that is too large is left out and they are told where it is."""
+    return Send(topics.OUTCOMES, "triptych.outcome", event_id, outcome, partial(_without_output, outcome))
+
+
+def _without_output(outcome: Outcome) -> Outcome:
     where = f"the output is too large for a message; `triptych trace {outcome.run_id}` has it"
     reason = outcome.reason.model_copy(update={"message": f"{outcome.reason.message} ({where})"})
-    short = outcome.model_copy(update={"output": {}, "reason": reason})
-    return Send(topics.OUTCOMES, "triptych.outcome", event_id, outcome, short)
+    return outcome.model_copy(update={"output": {}, "reason": reason})
 
 
 def _escalation(run: Run, reason: Reason, step: str | None, now: datetime) -> Escalation:
@@ -292,7 +308,7 @@ def _escalation(run: Run, reason: Reason, step: str | None, now: datetime) -> Es
         reason=reason,
         step=step,
         input=run.input,
-        steps=run.records(),
+        steps=tuple(state.record() for state in run.known_steps()),
         usage=run.usage(now),
         escalated_at=now,
         parent_run_id=run.parent.run_id if run.parent else None,

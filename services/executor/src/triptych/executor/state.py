@@ -414,13 +414,13 @@ class Run:
         fan = self.steps[state.step.id].fan
         return fan.items[state.index] if fan is not None and state.index is not None else None
 
-    def records(self) -> tuple[StepRecord, ...]:
+    def known_steps(self) -> list[StepState]:
         """The steps that something is known of, in plan order; of one with branches, what these have given so far."""
         known = (
             changed(state, result=self.merged(state)) if state.fan and not state.result else state
             for state in self.steps.values()
         )
-        return tuple(state.record() for state in known if state.result or state.status.has_ended)
+        return [state for state in known if state.result or state.status.has_ended]
 
     def usage(self, now: datetime) -> Usage:
         """What the run has used up to `now`."""
