@@ -130,11 +130,11 @@ class Story:
         run_id, sends = decided.run.run_id, messages(decided.run, decided.events, now)
         batch.states[run_id] = self.states[run_id] = decided.run
         batch.events.extend((run_id, first_seq + number, event) for number, event in enumerate(decided.events))
-        batch.outbox.extend(
-            outbox_rows(_ENVELOPE, run_id, Transition(decided.run, decided.run.name, TENANT, 0, first_seq, decided.events, sends))
-        )
+        transition = Transition(decided.run, decided.run.name, TENANT, 0, first_seq, decided.events, sends)
+        batch.outbox.extend(outbox_rows(_ENVELOPE, run_id, transition))
         self._published.extend(row.key for row in batch.outbox if row.key.run_id == run_id)
-        self.requests.update((run_id, send.body) for send in sends if isinstance(send.body, CallRequest))
+        calls = [send.body.to_bytes() for send in sends if send.event_type == "triptych.call"]
+        self.requests.update((run_id, CallRequest.model_validate_json(call)) for call in calls)
 
 
 def answer_to(request: CallRequest) -> CallAnswer:
