@@ -54,8 +54,17 @@ async def forecast(city: str) -> str:
 class Dev:
     """A running `triptych dev`, what it has said, and the folder that it watches."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[str], said: Path) -> None:
-        self.folder, self.process, self._said = folder, process, said
+    process: subprocess.Popen[str]
+
+    def __init__(self, folder: Path, where: tuple[str, ...]) -> None:
+        self.folder, self._where, self._said = folder, where, folder / "said.txt"
+
+    def start(self) -> None:
+        with self._said.open("w") as out:
+            self.process = subprocess.Popen(
+                [TRIPTYCH, "dev", "--data", "data", *self._where],
+                cwd=self.folder, stdout=out, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "200"},
+            )  # fmt: skip
 
     def says(self, words: str) -> None:
         deadline = time.monotonic() + DEADLINE_S
@@ -76,20 +85,14 @@ def dev(servers, database, prefix, tmp_path_factory) -> Iterator[Dev]:
     (folder / "playbooks").mkdir()
     (folder / "playbooks" / "greet.yaml").write_text(PLAYBOOK)
     subprocess.run([TRIPTYCH, "new", "tool", "weather", "--dir", folder / "my-tools"], check=True, capture_output=True)
-    where = ["--kafka", servers.kafka, "--postgres", database.owner_dsn, "--prefix", prefix]
-    said = folder / "said.txt"
-    with said.open("w") as out:
-        process = subprocess.Popen(
-            [TRIPTYCH, "dev", "--data", "data", *where],
-            cwd=folder, stdout=out, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "200"},
-        )  # fmt: skip
+    dev = Dev(folder, ("--kafka", servers.kafka, "--postgres", database.owner_dsn, "--prefix", prefix))
+    dev.start()
     try:
-        running = Dev(folder, process, said)
-        running.says("watching triptych.toml, playbooks and 1 tools")
-        yield running
+        dev.says("watching triptych.toml, playbooks and 1 tools")
+        yield dev
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
+        dev.process.send_signal(signal.SIGINT)
+        dev.process.wait(60)
 
 
 def test_a_saved_tool_is_restarted_alone_and_what_it_offers_now_is_told(dev: Dev) -> None:
@@ -140,3 +143,14 @@ def test_ctrl_c_stops_the_stack_that_it_started(dev: Dev) -> None:
     dev.process.send_signal(signal.SIGINT)
     dev.process.wait(60)
     assert not (dev.folder / "data" / "stack.json").exists()
+
+
+def test_it_ends_when_the_stack_is_stopped_elsewhere_and_whoever_stopped_it_need_not_wait_for_that(dev: Dev) -> None:
+    dev.start()
+    dev.says("watching triptych.toml, playbooks and 1 tools")
+    down = subprocess.run(
+        [TRIPTYCH, "down", "--data", "data"], cwd=dev.folder, check=True, capture_output=True, text=True
+    )
+    assert "Stopped." in down.stderr
+    assert dev.process.wait(60) == 0
+    assert "somebody else has stopped the stack" in (dev.folder / "said.txt").read_text()

@@ -26,7 +26,7 @@ from triptych.cli.stack.control import ask
 from triptych.cli.stack.errors import NotRunningError, ProcessFailedError, StartError, StillStoppingError
 from triptych.cli.stack.layout import Layout, last_lines, rotate
 from triptych.cli.stack.options import Options
-from triptych.cli.stack.orphans import stop_orphans
+from triptych.cli.stack.orphans import alive_after, stop_orphans
 
 _UP_TIMEOUT_S = 300.0
 _DOWN_TIMEOUT_S = 60.0
@@ -110,10 +110,8 @@ def stop(root: Path) -> str | None:
         (root / "stack.json").unlink(missing_ok=True)
         return f"No stack is running in {root}; stopped what was left of it: {', '.join(orphans)}." if orphans else None
     with err.status("stopping"):
-        try:
-            supervisor.wait(_DOWN_TIMEOUT_S)
-        except psutil.TimeoutExpired:
-            raise StillStoppingError(layout.log("supervisor"), _DOWN_TIMEOUT_S) from None
+        if alive_after([supervisor], _DOWN_TIMEOUT_S):
+            raise StillStoppingError(layout.log("supervisor"), _DOWN_TIMEOUT_S)
     return f"Stopped. The data stays in {root}."
 
 

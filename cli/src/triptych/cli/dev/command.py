@@ -21,7 +21,7 @@ from triptych.cli.options import DEFAULT_DATA, DEFAULT_PREFIX, DataDir
 from triptych.cli.output import err, out
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.control import ask
-from triptych.cli.stack.errors import StackError
+from triptych.cli.stack.errors import NotRunningError, StackError
 from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.options import Options
 from triptych.cli.tools.offers import Offered, offers
@@ -29,6 +29,8 @@ from triptych.kernel.errors import TriptychError
 
 EXECUTOR = "executor"
 """The service that reads the playbooks."""
+LOOK_EVERY_MS = 1_000
+"""So often it is asked whether the stack still runs: `triptych down` may have been called elsewhere."""
 
 
 def dev(
@@ -67,17 +69,34 @@ class _Watcher:
         self._contracts = self._offered()
 
     def run(self) -> None:
-        """Watch until Ctrl-C."""
-        while True:
+        """Watch until Ctrl-C, or until the stack is stopped."""
+        while self._is_running():
             reach = Reach.of(self._config)
             folders = reach.folders()
             err.print(f"watching {self._file.name}, {reach.playbooks.name} and {len(reach.tools)} tools", style="dim")
-            for changes in watch(*folders, recursive=False, watch_filter=DefaultFilter(), raise_interrupt=True):
+            for changes in watch(
+                *folders,
+                recursive=False,
+                watch_filter=DefaultFilter(),
+                raise_interrupt=True,
+                rust_timeout=LOOK_EVERY_MS,
+                yield_on_timeout=True,
+            ):
+                if not self._is_running():
+                    break
                 concerned = reach.concerned(Path(path) for _, path in changes)
                 if concerned:
                     self._take_over(concerned)
                 if (reach := Reach.of(self._config)).folders() != folders:
                     break
+        err.print("somebody else has stopped the stack")
+
+    def _is_running(self) -> bool:
+        try:
+            ask(self._layout, {"do": "status"})
+        except NotRunningError:
+            return False
+        return True
 
     def _take_over(self, concerned: Concerned) -> None:
         """Each part by itself: what is wrong with one keeps no other from being taken over."""

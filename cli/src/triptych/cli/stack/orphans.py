@@ -7,6 +7,8 @@ start and some note of it, and a process id that was used again is never mistake
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
@@ -14,6 +16,7 @@ import psutil
 MARK = "TRIPTYCH_STACK"
 
 _TERMINATE_TIMEOUT_S = 10
+_INTERVAL_S = 0.05
 
 
 def mark(root: Path) -> dict[str, str]:
@@ -27,10 +30,28 @@ def stop_orphans(root: Path) -> list[str]:
     names = [process.info["name"] for process in orphans]
     for process in orphans:
         _signal(process, kill=False)
-    for process in psutil.wait_procs(orphans, timeout=_TERMINATE_TIMEOUT_S)[1]:
+    for process in alive_after(orphans, _TERMINATE_TIMEOUT_S):
         _signal(process, kill=True)
-    psutil.wait_procs(orphans)
+    alive_after(orphans, _TERMINATE_TIMEOUT_S)
     return names
+
+
+def alive_after(processes: Collection[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Wait until all have ended; gives those that have not in time.
+
+    One that its parent has not asked about yet has ended all the same: psutil would wait for the parent, too.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < deadline:
+        time.sleep(_INTERVAL_S)
+    return alive
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _orphans(root: Path) -> list[psutil.Process]:
