@@ -1,7 +1,7 @@
 """Writes the secrets that compose.yaml mounts: random passwords, and for each role the DSN it logs in with.
 
 Run it once (`python3 deploy/make_secrets.py`). Files that are there already are left as they are, so a
-secret of your own (a model provider's key, say) stays. It needs nothing but Python.
+secret of your own (a model provider's key in models.env, say) stays. It needs nothing but Python.
 """
 
 # ruff: noqa: INP001 - a script, not a package
@@ -14,6 +14,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 DATABASE = "triptych"
 SERVER = f"postgres:5432/{DATABASE}"
+
+MODELS = """\
+# Models of providers, their keys and endpoints (docs/models.md), one NAME=VALUE a line; before deploy/models.env.
+#TRIPTYCH_MODEL_STRONG=anthropic:claude-sonnet-4-5
+#TRIPTYCH_MODEL_CHEAP=anthropic:claude-haiku-4-5
+#ANTHROPIC_API_KEY=...
+"""
 
 
 def schemas(config: Path) -> list[str]:
@@ -41,7 +48,7 @@ def main(folder: Path = HERE / "secrets", config: Path = HERE.parent / "triptych
         write(folder / name, f"postgresql://{DATABASE}_{name}:{secrets.token_urlsafe(24)}@{SERVER}")
     for name in ("helpdesk-token", "crm-key"):
         write(folder / name, secrets.token_urlsafe(24))
-    write(folder / "model-api-key", "scripted")
+    write(folder / "models.env", MODELS)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,17 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dotenv import dotenv_values
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
@@ -125,6 +128,24 @@ def test_every_variable_and_every_secret_that_becomes_one_is_a_setting(
         unknown = {variable for variable in given if variable.startswith("TRIPTYCH_")} - known_variables()
         assert not unknown, f"{name}: {unknown}"
         assert not {secret["source"] for secret in service.get("secrets", ())} - set(compose["secrets"]), name
+
+
+def test_whoever_asks_models_gets_those_of_the_stack_until_a_file_of_ones_own_says_otherwise(
+    ours: dict[str, dict[str, Any]], stack: dict[str, Any], tmp_path: Path
+) -> None:
+    shipped, own = "deploy/models.env", "deploy/secrets/models.env"
+    told = {name: service["env_file"] for name, service in ours.items() if "env_file" in service}
+    assert told == {name: [shipped, own] for name in ("planner", "critic", "tool-kb", "tool-model")}
+    variables = dotenv_values(ROOT / shipped)
+    variables["TRIPTYCH_MODEL_BASE_URL"] = (variables["TRIPTYCH_MODEL_BASE_URL"] or "").replace(
+        "http://model-server:8000", "{model-server.url}"
+    )
+    assert variables == stack["env"]
+    assert not variables.keys() & {name for name in told for name in ours[name]["environment"]}, "environment wins"
+    runpy.run_path(str(ROOT / "deploy/make_secrets.py"))["main"](tmp_path, ROOT / "triptych.toml")
+    examples = (tmp_path / "models.env").read_text("utf-8").replace("\n#", "\n")
+    assert {"TRIPTYCH_MODEL_STRONG", "ANTHROPIC_API_KEY"} <= dotenv_values(stream=StringIO(examples)).keys()
+    assert not dotenv_values(tmp_path / "models.env"), "until then it says nothing"
 
 
 def test_whatever_a_container_waits_for_is_there_and_can_be_waited_for(compose: dict[str, Any]) -> None:
