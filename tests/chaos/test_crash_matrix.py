@@ -41,10 +41,7 @@ DECIDER = (
     "decider.after_commit=kill:4 decider.after_left_behind=kill:1",
     "decider.after_commit=kill:4 decider.after_claim=cut:1",
 )
-WORKER = (
-    "worker.before_take_in=kill:1",
-    "worker.after_take_in=kill:1",
-    "worker.after_take_in=cut:1",
+ANY_WORKER = (
     "worker.after_offset_commit=kill:1",
     "worker.before_execute=kill:20",
     "worker.after_execute=kill:20",
@@ -52,6 +49,20 @@ WORKER = (
     "worker.after_settle=cut:2",
     "publisher.part_way=kill:2",
     "publisher.after=kill:2",
+)
+READING = (
+    "worker.before_record=kill:1",
+    "worker.after_record=kill:1",
+    "worker.after_record=cut:1",
+    "worker.before_execute=kill:20 worker.before_take_in=kill:1",
+    "worker.before_record=kill:1 worker.after_take_in=kill:1",
+    "worker.after_record=kill:1 worker.after_take_over=kill:1",
+)
+"""What may be repeated is stored with its answer; what was there when a life began is taken in as everything else."""
+STORING = (
+    "worker.before_take_in=kill:1",
+    "worker.after_take_in=kill:1",
+    "worker.after_take_in=cut:1",
     "worker.after_take_in=kill:1 worker.after_take_over=kill:1",
 )
 COSTLY = (
@@ -68,12 +79,12 @@ EFFECTFUL = (
 )
 POINTS = {
     "executor": DECIDER,
-    "planner": WORKER,
-    "critic": WORKER + COSTLY,
-    "kb": WORKER,
-    "helpdesk": WORKER + EFFECTFUL,
-    "model": WORKER + COSTLY,
-    "letterbox": WORKER + EFFECTFUL,
+    "planner": READING + ANY_WORKER,
+    "critic": STORING + READING + ANY_WORKER + COSTLY,
+    "kb": READING + ANY_WORKER,
+    "helpdesk": STORING + ANY_WORKER + EFFECTFUL,
+    "model": STORING + ANY_WORKER + COSTLY,
+    "letterbox": STORING + ANY_WORKER + EFFECTFUL,
 }
 ONLY_WHEN_IDLE = ("decider.before_forget", "decider.after_forget")
 """Marks of published messages travel with the next statement; they have one of their own only when nothing comes in."""

@@ -46,6 +46,7 @@ class Parrot:
 
     request_type = CallRequest
     act: Act | None = None
+    only_reads: bool = False
     attempts: list[tuple[str, JobAttempt]] = field(default_factory=list)
 
     async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer:
@@ -56,6 +57,9 @@ class Parrot:
 
     def failed(self, request: CallRequest, error: ToolError, spend: Spend) -> CallAnswer:
         return self._answer(request, Result.failed(error.code, error.message), spend)
+
+    def may_repeat(self, _request: CallRequest) -> bool:
+        return self.only_reads
 
     def attempts_of(self, one: CallRequest) -> list[JobAttempt]:
         return [attempt for request_id, attempt in self.attempts if request_id == one.request_id]
@@ -546,7 +550,7 @@ async def test_answers_find_their_jobs_by_key_on_tables_without_statistics(datab
     dsn = database.prepare({"tool_fresh": (WORKER,)}).services["tool_fresh"]
     async with await connect(dsn, "test") as pool, pool.acquire() as connection:
         await connection.execute(f"prepare settle as {settle}")
-        plan = await connection.fetch("explain execute settle (null, null, null, null, null, null)")
+        plan = await connection.fetch("explain execute settle (" + ", ".join(["null"] * 14) + ")")
     used = [row[0].split(" using ")[1].split()[0] for row in plan if " using " in row[0]]
     assert used == ["jobs_pkey", "jobs_pkey"]
     assert not any("Bitmap" in row[0] for row in plan)

@@ -119,6 +119,11 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):
     async def settle() -> None:
         answered = some()
         published = [key for key in some() if key not in answered]
+        unrecorded = [
+            (*key, "acme", 1, b"{}", None, deadline, draw.choice((None, b"%d" % draw.randrange(100))))
+            for key in some()
+            if key not in answered and key not in published
+        ]
         await workers.say(
             "settle",
             draw.choice(leases),
@@ -127,7 +132,12 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):
             [b"%d" % draw.randrange(100) for _ in answered],
             [run_id for run_id, _ in published],
             [request_id for _, request_id in published],
+            *(map(list, zip(*unrecorded, strict=True)) if unrecorded else [[]] * 8),
         )
+
+    async def stored_answers() -> None:
+        keys = some()
+        await workers.say("stored_answers", [run_id for run_id, _ in keys], [request_id for _, request_id in keys])
 
     async def reclaim() -> None:
         held = some()
@@ -170,6 +180,7 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):
         "renew": lambda: workers.say("renew_lease", draw.choice(leases), draw.choice((0, 3_600_000))),
         "close": lambda: workers.say("close_lease", draw.choice(leases)),
         "settle": settle,
+        "stored_answers": stored_answers,
         "begin": effects_begin,
         "settle_effects": effects_settle,
     }

@@ -51,6 +51,7 @@ class Watch:
     def answered(self, args: tuple[Any, ...]) -> None:
         """A worker's answers have been stored."""
         self._committed.update(args[3])
+        self._committed.update(answer for answer in args[-1] if answer is not None)
 
     def published(self, message: Outgoing, event_id: str | None) -> list[str]:
         """A message has arrived: it was committed first, and an answer or an outcome never changes."""

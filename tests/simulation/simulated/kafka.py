@@ -292,6 +292,10 @@ class Membership:
         await self._world.pause_briefly(self.process)
         return dict.fromkeys(partitions, 0)
 
+    async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        await self._world.pause_briefly(self.process)
+        return {partition: len(self._broker.log(partition)) for partition in partitions}
+
     # --- what happens to it -----------------------------------------------------------------------
 
     @property

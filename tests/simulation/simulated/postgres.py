@@ -62,6 +62,7 @@ _Taken = _row_type(
 )
 _TakenIn = _row_type("run_id", "request_id", "fresh", "answer")
 _Key = _row_type("run_id", "request_id")
+_Answer = _row_type("run_id", "request_id", "answer")
 _Value = _row_type("value")
 _Entry = _row_type("ours", "attempts", "state", "operation", "arguments_hash", "result")
 
@@ -383,9 +384,9 @@ class WorkerTables(Schema):
         return [_Value((True,))]
 
     def settle(  # noqa: PLR0917
-        self, lease: int, run_ids: Any, request_ids: Any, answers: Any, p_runs: Any, p_requests: Any
+        self, lease: int, run_ids: Any, request_ids: Any, answers: Any, p_runs: Any, p_requests: Any, *unrecorded: Any
     ) -> list[Any]:
-        # Both halves of the statement see the table as it was before it.
+        # All parts of the statement see the table as it was before it.
         done = [
             job
             for key in zip(p_runs, p_requests, strict=True)
@@ -396,11 +397,26 @@ class WorkerTables(Schema):
             for *key, answer in zip(run_ids, request_ids, answers, strict=True)
             if (job := self.jobs.get(tuple(key))) and job.lease == lease and job.state != "published"
         ]
+        recorded = []
+        for run_id, request_id, tenant, partition, request, traceparent, _, answer in zip(*unrecorded, strict=True):
+            key = (run_id, request_id)
+            known = self.jobs.get(key)
+            if known is None:
+                known = self.jobs[key] = Job(key, tenant, partition, request, traceparent, lease)
+            elif answer is None or known.lease != lease or known.state == "published":
+                continue
+            recorded.append(known.key)
+            if answer is not None:
+                known.state, known.answer = "answered", answer
         for job in done:
             job.state = "published"
         for job, answer in accepted:
             job.state, job.answer = "answered", answer
-        return [_Key(job.key) for job, _ in accepted]
+        return [_Key(key) for key in (*recorded, *(job.key for job, _ in accepted))]
+
+    def stored_answers(self, run_ids: Any, request_ids: Any) -> list[Any]:
+        found = [self.jobs.get(key) for key in zip(run_ids, request_ids, strict=True)]
+        return [_Answer((*job.key, job.answer)) for job in found if job is not None and job.answer is not None]
 
     def effects_begin(  # noqa: PLR0917
         self, run_id: Any, request_id: str, lease: int, key: str, tenant: str, operation: str, arguments_hash: str

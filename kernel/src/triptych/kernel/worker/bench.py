@@ -15,16 +15,14 @@ from triptych.kernel import failpoints
 from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.outage import POSTGRES_GONE, Outage
 from triptych.kernel.service import Service
-from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig
+from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig, is_free
 from triptych.kernel.worker.jobs import Jobs
 from triptych.kernel.worker.outbox import Finished, Outbox
-from triptych.schemas.base import Answer, Grant, Spend
+from triptych.schemas.base import Answer, Spend
 from triptych.schemas.result import ErrorCode, ToolError
 
 SUSPECT_DELIVERIES = 3
 """From here on a job runs alone among its like, so that a deadly one does not take innocents with it."""
-
-_FREE = Grant()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ class Bench(Generic[RequestT]):
                 "see the worker's log",
                 spent=True,
             )
-        if job.was_started and request.grant != _FREE:
+        if job.was_started and not is_free(request.grant):
             return self._failed(
                 job,
                 ErrorCode.UNAVAILABLE,
@@ -148,7 +146,7 @@ class Bench(Generic[RequestT]):
     @staticmethod
     def _must_record(job: Job[RequestT]) -> bool:
         """Whether the start is written down first: money may be spent, or an earlier life ended badly."""
-        return job.attempt.taken_over or job.request.grant != _FREE
+        return job.attempt.taken_over or not is_free(job.request.grant)
 
     async def _record_start(self, job: Job[RequestT]) -> bool:
         while not self._stopping.is_set():

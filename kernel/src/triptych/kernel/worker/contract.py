@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from triptych.schemas.base import Answer, Request, Spend
+from triptych.schemas.base import Answer, Grant, Request, Spend
 from triptych.schemas.result import ToolError
 
 RequestT = TypeVar("RequestT", bound=Request)
+
+
+def is_free(grant: Grant) -> bool:
+    """Whether nothing can be spent under it."""
+    return not (grant.tokens or grant.usd_micros or grant.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,14 @@ class Worker(Protocol[RequestT]):
 
     def failed(self, request: RequestT, error: ToolError, spend: Spend) -> Answer:
         """Wrap an error as this worker's kind of answer."""
+        ...
+
+    def may_repeat(self, request: RequestT) -> bool:
+        """Whether it does no harm to do this work again after a crash, as if it had never begun.
+
+        If so, and if nothing can be spent, the request is stored together with its answer and not before. Such work
+        changes nothing outside, and always has an answer: it is never parked.
+        """
         ...
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any, Generic
 
 import asyncpg
@@ -25,9 +26,10 @@ from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker.bench import Bench, Job
-from triptych.kernel.worker.contract import JobAttempt, RequestT, WorkerConfig
+from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig, is_free
 from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
 from triptych.kernel.worker.outbox import Outbox
+from triptych.kernel.worker.unrecorded import OVERDUE_S, Unrecorded
 
 POLL_MS = 250
 FULL_WAIT_S = 0.25
@@ -36,6 +38,8 @@ STAY_IN_GROUP_S = 60.0
 OFFSET_COMMIT_EVERY_S = 1.0
 """What is read again after a crash is known by its request id, so offsets are committed now and then: a commit
 after each batch kept the next one waiting, longer than it took to store it."""
+FORESEEABLE = timedelta(days=365)
+PARTITION_END = 2**31
 LOOP = "intake"
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -49,18 +53,22 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         service: Service,
         settings: ServiceSettings,
         config: WorkerConfig,
-        request_type: type[RequestT],
+        worker: Worker[RequestT],
         *,
         jobs: Jobs,
         bench: Bench[RequestT],
         outbox: Outbox,
+        unrecorded: Unrecorded,
         kafka: Kafka,
     ) -> None:
-        self._service, self._settings, self._config, self._request_type = service.name, settings, config, request_type
+        self._service, self._settings, self._config, self._worker = service.name, settings, config, worker
         self._jobs, self._bench, self._outbox, self._kafka = jobs, bench, outbox, kafka
+        self._unrecorded = unrecorded
         self._health, self._stopping = service.health, service.stopping
         self._postgres_outage, self._kafka_outage = Outage(service.log, "postgres"), Outage(service.log, "kafka")
         self._subscription: Subscription | None = None
+        self._joining: Subscription | None = None
+        self._ends: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._offsets_committed_at = time.monotonic()
 
@@ -71,6 +79,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         while not self._stopping.is_set():
             topic, group = self._config.request_noun, self._config.group
             subscription = self._kafka.subscribe([self._settings.topic(topic)], self._settings.topic(group), self)
+            self._joining = subscription
             try:
                 with foreign_cancellation():
                     async with subscription:
@@ -83,20 +92,31 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 self._health.beat(LOOP)
                 await self._kafka_outage.wait(error, unless=self._stopping)
             finally:
-                self._subscription = None
+                self._subscription, self._ends = None, {}
+                self._unrecorded.release()
 
     async def _probe(self) -> None:
         if self._subscription is None:
             raise ConnectionError("not subscribed")
         await self._subscription.probe()
 
-    async def on_partitions_revoked(self, _revoked: set[TopicPartition]) -> None:
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Whoever is next begins where we stopped, and need not read again what we know."""
+        self._ends = {}
         if self._subscription is not None:
             await self._commit_offsets(self._subscription)
+        self._unrecorded.release(revoked)
 
-    async def on_partitions_assigned(self, _assigned: set[TopicPartition]) -> None:
-        """Nothing is remembered of a partition: its jobs are in Postgres."""
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Nothing is remembered of a partition but its end: what is there already may have killed another process.
+
+        It is stored before anything is done with it, so that its deliveries are counted.
+        """
+        try:
+            with foreign_cancellation():
+                self._ends = await self._joining.consumer.end_offsets(list(assigned)) if self._joining else {}
+        except KAFKA_GONE:
+            self._ends = {}
 
     async def _consume(self, subscription: Subscription) -> None:
         left_alone_s = 0.0
@@ -108,7 +128,9 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                     left_alone_s = 0.0
                     await _poll_without_taking(subscription)
                 continue
-            polled = await subscription.poll(POLL_MS)
+            polled = await subscription.poll(round(OVERDUE_S * 1_000) if self._unrecorded else POLL_MS)
+            if self._unrecorded:
+                self._outbox.record(self._unrecorded.overdue(time.monotonic()))
             if not polled:
                 await self._commit_offsets(subscription)
                 continue
@@ -120,10 +142,12 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 await self._commit_offsets(subscription)
 
     async def _commit_offsets(self, subscription: Subscription) -> None:
-        positions, self._positions = self._positions, {}
-        self._offsets_committed_at = time.monotonic()
         ours = subscription.consumer.assignment()
-        if positions := {partition: offset for partition, offset in positions.items() if partition in ours}:
+        reached = {partition: offset for partition, offset in self._positions.items() if partition in ours}
+        positions = self._unrecorded.safe(reached)
+        self._positions = {partition: offset for partition, offset in reached.items() if positions[partition] < offset}
+        self._offsets_committed_at = time.monotonic()
+        if positions:
             failpoints.hit("worker.before_offset_commit")
             await subscription.commit(positions)
             failpoints.hit("worker.after_offset_commit")
@@ -142,17 +166,26 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         return False
 
     async def _accept(self, records: Sequence[ConsumerRecord[Any, Any]]) -> None:
-        """Store a batch and put its new jobs on the bench. Saying it twice is harmless."""
+        """Put new requests on the bench; store those first that must not be repeated. Saying it twice is harmless."""
         resolved = await self._jobs.resolve_claims(records)
         requests: dict[JobKey, tuple[Arrival, RequestT]] = {}
         dead: list[DeadRecord] = []
+        now, now_s = cloudevents.utc_now(), time.monotonic()
         for record in records:
             try:
                 arrival, request = self._decode(record, resolved)
             except UndecodableRecord as error:
                 dead.append(self._dead(record, error))
+                continue
+            if self._may_go_unrecorded(record, arrival, request, now) and arrival.key not in requests:
+                source = TopicPartition(record.topic, record.partition)
+                self._unrecorded.add(arrival, source, record.offset, now_s)
+                self._jobs.hold(arrival.key)
+                self._bench.put(Job(request, JobAttempt(lease=self._jobs.lease), arrival.traceparent))
             else:
                 requests.setdefault(arrival.key, (arrival, request))
+        if not requests and not dead:
+            return
         try:
             await self._store(list(requests.values()), dead)
         except asyncpg.DataError as error:
@@ -163,6 +196,27 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             else:
                 for record in records:
                     await self._accept([record])
+
+    def _may_go_unrecorded(
+        self, record: ConsumerRecord[Any, Any], arrival: Arrival, request: RequestT, now: datetime
+    ) -> bool:
+        """Whether a crash may make this happen again: then it is stored with its answer, which saves a statement.
+
+        Not if it was there before this process had the partition, for it may be what killed the one before; nor if it
+        is in hand already, or if the database might refuse to store it.
+        """
+        end = self._ends.get(TopicPartition(record.topic, record.partition))
+        return (
+            end is not None
+            and record.offset >= end
+            and is_free(request.grant)
+            and len(self._unrecorded) < self._config.waiting_max
+            and now < arrival.deadline_at < now + FORESEEABLE
+            and arrival.partition < PARTITION_END
+            and "\0" not in arrival.request_id
+            and not self._jobs.holds(arrival.key)
+            and self._worker.may_repeat(request)
+        )
 
     async def _store(self, decoded: Sequence[tuple[Arrival, RequestT]], dead: Sequence[DeadRecord]) -> None:
         intake = await self._jobs.take_in([arrival for arrival, _ in decoded], dead)
@@ -180,7 +234,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
     def _decode(self, record: ConsumerRecord[Any, Any], resolved: dict[str, bytes]) -> tuple[Arrival, RequestT]:
         body = claimcheck.body(record, resolved)
         try:
-            request = self._request_type.model_validate_json(body)
+            request = self._worker.request_type.model_validate_json(body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -188,7 +242,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 raise UndecodableRecord("not_json", f"the value is not JSON: {first['msg']}") from error
             raise UndecodableRecord(
                 "invalid_request",
-                f"{self._request_type.__name__}.{where}: {first['msg']} ({error.error_count()} problems in all)",
+                f"{self._worker.request_type.__name__}.{where}: {first['msg']} ({error.error_count()} problems in all)",
             ) from error
         stated = cloudevents.header(record.headers, "traceparent")
         return Arrival(

@@ -26,6 +26,9 @@ JobKey = tuple[UUID, str]
 
 Connection: TypeAlias = "asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]"
 
+AlsoSettle: TypeAlias = Callable[[Connection, "frozenset[JobKey]"], Awaitable[None]]
+"""What else is written in the commit that accepts answers to these jobs."""
+
 
 class LeaseLostError(TriptychError):
     """The lease of this process is gone: somebody else has its name, or the database is older than the lease."""
@@ -114,17 +117,10 @@ class Jobs:
 
     async def take_in(self, arrivals: Sequence[Arrival], dead: Sequence[DeadRecord]) -> Intake:
         """Store a batch: one job a request, leased to us, and a dead letter for each unreadable record."""
-        arguments = (
-            self.lease,
-            [arrival.run_id for arrival in arrivals],
-            [arrival.request_id for arrival in arrivals],
-            [arrival.tenant for arrival in arrivals],
-            [arrival.partition for arrival in arrivals],
-            [arrival.request for arrival in arrivals],
-            [arrival.traceparent for arrival in arrivals],
-            [arrival.deadline_at for arrival in arrivals],
-        )
+        arguments = (self.lease, *_columns(arrivals))
         async with self._taking:
+            # What came again while it is under way unrecorded is stored here, but is no new job.
+            in_hand = self._held.intersection(arrival.key for arrival in arrivals)
             failpoints.hit("worker.before_take_in")
             if not dead:
                 rows = await self._pool.fetch(self._sql["take_in"], *arguments)
@@ -134,7 +130,7 @@ class Jobs:
                     rows = await conn.fetch(self._sql["take_in"], *arguments)
             failpoints.hit("worker.after_take_in")
             intake = Intake(
-                fresh=frozenset((row["run_id"], row["request_id"]) for row in rows if row["fresh"]),
+                fresh=frozenset((row["run_id"], row["request_id"]) for row in rows if row["fresh"]) - in_hand,
                 answered={(row["run_id"], row["request_id"]): row["answer"] for row in rows if not row["fresh"]},
             )
             self._held |= intake.fresh
@@ -154,7 +150,9 @@ class Jobs:
                 self._sql["reclaim"], self.lease, [run_id for run_id, _ in held], [request_id for _, request_id in held]
             )
             # What was settled while the statements ran is not held any more, but was when they began.
-            taken = {job.key: job for row in rows if (job := Taken(**dict(row))).key not in held}
+            # What was taken without being stored while they ran is held by now.
+            ours = held | self._held
+            taken = {job.key: job for row in rows if (job := Taken(**dict(row))).key not in ours}
             self._held |= taken.keys()
         return list(taken.values())
 
@@ -180,8 +178,12 @@ class Jobs:
         self._held.discard(key)
         return False
 
+    def holds(self, key: JobKey) -> bool:
+        """Whether this process has the job in hand, or its answer."""
+        return key in self._held
+
     def hold(self, key: JobKey) -> None:
-        """This job was answered under our lease by another way than the bench."""
+        """This process has the job, though it was not taken in: it is unrecorded, or was answered by a callback."""
         self._held.add(key)
 
     def let_go(self, key: JobKey) -> None:
@@ -193,12 +195,15 @@ class Jobs:
         answers: Sequence[tuple[JobKey, bytes]],
         published: Sequence[JobKey],
         claims: Sequence[Claim],
-        also: Callable[[Connection, frozenset[JobKey]], Awaitable[None]] | None,
+        also: AlsoSettle | None,
+        unrecorded: Sequence[tuple[Arrival, bytes | None]] = (),
     ) -> frozenset[JobKey]:
         """Store answers and mark published ones, in one commit; `also` runs in it with the accepted jobs.
 
+        `unrecorded` are jobs that are in no table yet, with their answers, or without one as `take_in` stores them.
+
         Returns:
-            The jobs whose answers were accepted. The others are no longer ours.
+            The jobs whose answers were accepted. The others are no longer ours, or were known before.
         """
         arguments = (
             self.lease,
@@ -207,9 +212,13 @@ class Jobs:
             [answer for _, answer in answers],
             [run_id for run_id, _ in published],
             [request_id for _, request_id in published],
+            *_columns([arrival for arrival, _ in unrecorded]),
+            [answer for _, answer in unrecorded],
         )
         failpoints.hit("worker.before_settle")
-        if claims or (also is not None and answers):
+        if unrecorded:
+            failpoints.hit("worker.before_record")
+        if claims or (also is not None and (answers or unrecorded)):
             async with self._pool.acquire() as conn, conn.transaction():
                 await claimcheck.store(conn, claims)
                 accepted = _keys(await conn.fetch(self._sql["settle"], *arguments))
@@ -218,9 +227,35 @@ class Jobs:
         else:
             accepted = _keys(await self._pool.fetch(self._sql["settle"], *arguments))
         failpoints.hit("worker.after_settle")
+        if unrecorded:
+            failpoints.hit("worker.after_record")
         self._held.difference_update(published)
         self._held.difference_update(key for key, _ in answers if key not in accepted)
+        self._held.difference_update(
+            one.key for one, answer in unrecorded if answer is not None and one.key not in accepted
+        )
         return accepted
+
+    async def stored_answers(self, keys: Sequence[JobKey]) -> dict[JobKey, bytes]:
+        """The answers of those of these jobs that have one."""
+        if not keys:
+            return {}
+        rows = await self._pool.fetch(
+            self._sql["stored_answers"], [run_id for run_id, _ in keys], [request_id for _, request_id in keys]
+        )
+        return {(row["run_id"], row["request_id"]): row["answer"] for row in rows}
+
+
+def _columns(arrivals: Sequence[Arrival]) -> tuple[list[Any], ...]:
+    return (
+        [arrival.run_id for arrival in arrivals],
+        [arrival.request_id for arrival in arrivals],
+        [arrival.tenant for arrival in arrivals],
+        [arrival.partition for arrival in arrivals],
+        [arrival.request for arrival in arrivals],
+        [arrival.traceparent for arrival in arrivals],
+        [arrival.deadline_at for arrival in arrivals],
+    )
 
 
 def _keys(rows: Sequence[asyncpg.Record]) -> frozenset[JobKey]:

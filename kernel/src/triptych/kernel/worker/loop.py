@@ -19,6 +19,7 @@ from triptych.kernel.worker.intake import Intake
 from triptych.kernel.worker.jobs import Jobs
 from triptych.kernel.worker.keeper import Keeper
 from triptych.kernel.worker.outbox import Outbox, Settlement
+from triptych.kernel.worker.unrecorded import Unrecorded
 
 Beside = Callable[[Jobs, Outbox], Coroutine[Any, Any, None]]
 
@@ -51,10 +52,11 @@ async def run_worker(
     jobs = Jobs(pool, settings.instance, config.lease_ms)
     await jobs.open()
     async with kafka.publisher() as publisher:
-        outbox = Outbox(service, settings, config, jobs, publisher, settlement=settlement)
+        unrecorded = Unrecorded()
+        outbox = Outbox(service, settings, config, jobs, publisher, unrecorded=unrecorded, settlement=settlement)
         bench = Bench(worker, config, jobs, outbox, instance=settings.instance, service=service)
         intake = Intake(
-            service, settings, config, worker.request_type, jobs=jobs, bench=bench, outbox=outbox, kafka=kafka
+            service, settings, config, worker, jobs=jobs, bench=bench, outbox=outbox, unrecorded=unrecorded, kafka=kafka
         )
         keeper = Keeper(worker.request_type, jobs, bench, outbox, lease_ms=config.lease_ms, service=service)
         async with asyncio.TaskGroup() as tasks:

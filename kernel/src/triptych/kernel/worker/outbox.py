@@ -7,8 +7,8 @@ it is stored, and a stored one is published until Kafka acknowledges it, by this
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
@@ -20,7 +20,8 @@ from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker.contract import WorkerConfig
-from triptych.kernel.worker.jobs import Connection, JobKey, Jobs
+from triptych.kernel.worker.jobs import AlsoSettle, Arrival, Connection, JobKey, Jobs
+from triptych.kernel.worker.unrecorded import Unrecorded
 from triptych.schemas.base import Answer, Request
 from triptych.schemas.topics import DEAD_LETTERS
 
@@ -41,6 +42,16 @@ class Finished:
     @property
     def key(self) -> JobKey:
         return self.request.run_id, self.request.request_id
+
+
+@dataclass(slots=True)
+class _Group:
+    """What goes into one commit; `encoded` are the answers of all that have finished, in their order."""
+
+    encoded: list[bytes]
+    answers: list[tuple[JobKey, bytes]] = field(default_factory=list)
+    unrecorded: dict[JobKey, tuple[Arrival, bytes | None]] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
 
 
 class Settlement(Protocol):
@@ -64,10 +75,12 @@ class Outbox:
         jobs: Jobs,
         publisher: Publisher,
         *,
+        unrecorded: Unrecorded,
         settlement: Settlement | None,
     ) -> None:
         self._service, self._settings, self._config = service.name, settings, config
-        self._jobs, self._publisher = jobs, publisher
+        self._jobs, self._publisher, self._unrecorded = jobs, publisher, unrecorded
+        self._overdue: dict[JobKey, Arrival] = {}
         self._settlement, self._health = settlement, service.health
         self._finished: list[Finished] = []
         self._stored: list[tuple[JobKey, Outgoing]] = []
@@ -82,9 +95,15 @@ class Outbox:
         self._finished.append(finished)
         self._news.set()
 
+    def record(self, overdue: Iterable[Arrival]) -> None:
+        """Store these with the next commit: their answers are not there yet."""
+        self._overdue.update((arrival.key, arrival) for arrival in overdue)
+        if self._overdue:
+            self._news.set()
+
     def publish_stored(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> None:
         """Publish an answer that is in the table already, left behind by a crash or asked for again."""
-        self._stored.append((key, self._outgoing(key, partition, tenant, traceparent, answer)))
+        self._keep(key, partition, tenant, traceparent, answer)
         self._news.set()
 
     def bury(self, dead: Sequence[DeadRecord]) -> None:
@@ -112,7 +131,7 @@ class Outbox:
 
     async def _wait_for_news(self) -> None:
         self._news.clear()
-        if self._finished or self._stored or self._dead or self._closing.is_set():
+        if self._finished or self._stored or self._dead or self._overdue or self._closing.is_set():
             return
         try:
             async with asyncio.timeout(IDLE_FLUSH_S if self._published else BEAT_S):
@@ -121,37 +140,59 @@ class Outbox:
             return
 
     async def _commit(self) -> bool:
-        finished, published = list(self._finished), list(self._published)
-        if not finished and not published:
+        finished, published, overdue = list(self._finished), list(self._published), list(self._overdue)
+        if not finished and not published and not overdue:
             return True
-        answers = [(one.key, one.answer.to_bytes()) for one in finished]
-        claims = [
-            Claim(one.request.run_id, one.request.tenant, answer)
-            for one, (_, answer) in zip(finished, answers, strict=True)
-            if claimcheck.needs_claim(answer, self._settings.inline_max_bytes)
-        ]
-
-        settlement = self._settlement
-        concerned = [one for one in finished if settlement is not None and settlement.concerns(one)]
-
-        async def settle_also(conn: Connection, accepted: frozenset[JobKey]) -> None:
-            if settlement is not None:
-                await settlement.settle(conn, [one for one in concerned if one.key in accepted])
-
+        group = self._group(finished, overdue)
         try:
-            accepted = await self._jobs.settle(answers, published, claims, settle_also if concerned else None)
+            accepted = await self._jobs.settle(
+                group.answers, published, group.claims, self._settlement_of(finished), list(group.unrecorded.values())
+            )
+            known = await self._jobs.stored_answers([key for key in group.unrecorded if key not in accepted])
         except POSTGRES_GONE as error:
             await self._postgres.wait(error, unless=self._closing)
             return False
         self._postgres.over()
         del self._finished[: len(finished)], self._published[: len(published)]
-        for one, (key, answer) in zip(finished, answers, strict=True):
-            if key in accepted:
-                message = self._outgoing(key, one.request.partition, one.request.tenant, one.traceparent, answer)
-                self._stored.append((key, message))
-            else:
+        for key in overdue:
+            del self._overdue[key]
+        self._unrecorded.recorded(group.unrecorded)
+        for one, answer in zip(finished, group.encoded, strict=True):
+            if one.key in accepted:
+                self._keep(one.key, one.request.partition, one.request.tenant, one.traceparent, answer)
+            elif one.key not in known:
                 self._health.count("answers_fenced")
+        for key, answer in known.items():
+            # It was asked and answered before, and that answer counts.
+            self._health.count("duplicates")
+            arrival, _ = group.unrecorded[key]
+            self._keep(key, arrival.partition, arrival.tenant, arrival.traceparent, answer)
         return True
+
+    def _group(self, finished: Sequence[Finished], overdue: Iterable[JobKey]) -> _Group:
+        group = _Group([one.answer.to_bytes() for one in finished])
+        for key in overdue:
+            if (arrival := self._unrecorded.get(key)) is not None:
+                group.unrecorded[key] = arrival, None
+        for one, answer in zip(finished, group.encoded, strict=True):
+            if (arrival := self._unrecorded.get(one.key)) is not None:
+                group.unrecorded[one.key] = arrival, answer
+            else:
+                group.answers.append((one.key, answer))
+            if claimcheck.needs_claim(answer, self._settings.inline_max_bytes):
+                group.claims.append(Claim(one.request.run_id, one.request.tenant, answer))
+        return group
+
+    def _settlement_of(self, finished: Sequence[Finished]) -> AlsoSettle | None:
+        """What the worker itself has to write in the commit of these answers."""
+        settlement = self._settlement
+        if settlement is None or not (concerned := [one for one in finished if settlement.concerns(one)]):
+            return None
+
+        async def settle(conn: Connection, accepted: frozenset[JobKey]) -> None:
+            await settlement.settle(conn, [one for one in concerned if one.key in accepted])
+
+        return settle
 
     async def _publish(self) -> bool:
         stored, dead = list(self._stored), list(self._dead)
@@ -175,6 +216,10 @@ class Outbox:
             # They are published once more then; receivers drop what they have seen.
             await self._postgres.wait(error, unless=self._closing)
         return True
+
+    def _keep(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> None:
+        """Publish this next; it is in the table."""
+        self._stored.append((key, self._outgoing(key, partition, tenant, traceparent, answer)))
 
     def _outgoing(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> Outgoing:
         run_id: UUID = key[0]

@@ -70,17 +70,42 @@ where run_id = $2 and request_id = $3 and lease = $1 and state in ('received', '
 returning true
 
 -- name: settle
--- One group commit: new answers (only where the lease still holds), and answers that Kafka has
--- acknowledged. Saying the same again after an unknown outcome is accepted. `distinct` keeps the planner
--- from the index of open jobs: on a table without statistics it would read all of them for each row.
+-- One group commit: new answers (only where the lease still holds), jobs that are in no table yet, most of them with
+-- their answers, and answers that Kafka has acknowledged. Saying the same again after an unknown outcome is accepted.
+-- A job that is known already stays as it is, unless it is ours by now: then its answer is as good as any.
+-- `distinct` keeps the planner from the index of open jobs: on a table without statistics it would read all of them for
+-- each row. What is inserted comes first, in the order of its key: whoever waits for another's row holds no row of his
+-- own that a statement in the same order could want.
 with published as (
     update jobs set state = 'published', published_at = now()
     from unnest($5::uuid[], $6::text[]) as done (run_id, request_id)
     where jobs.run_id = done.run_id and jobs.request_id = done.request_id
       and jobs.state is not distinct from 'answered'
+), unrecorded as (
+    insert into jobs as known (
+        run_id, request_id, tenant, partition, request, traceparent, deadline_at, lease, state, answer, answered_at
+    )
+    select run_id, request_id, tenant, partition, request, traceparent, deadline_at, $1,
+        case when answer is null then 'received' else 'answered' end::job_state,
+        answer, case when answer is not null then now() end
+    from unnest(
+        $7::uuid[], $8::text[], $9::text[], $10::int[], $11::bytea[], $12::text[], $13::timestamptz[], $14::bytea[]
+    ) as t (run_id, request_id, tenant, partition, request, traceparent, deadline_at, answer)
+    order by run_id, request_id
+    on conflict (run_id, request_id) do update
+        set state = 'answered', answer = excluded.answer, answered_at = excluded.answered_at
+        where known.lease = $1 and known.state is distinct from 'published' and excluded.answer is not null
+    returning run_id, request_id
+), settled as (
+    update jobs set state = 'answered', answer = done.answer, answered_at = now()
+    from unnest($2::uuid[], $3::text[], $4::bytea[]) as done (run_id, request_id, answer)
+    where jobs.run_id = done.run_id and jobs.request_id = done.request_id
+      and jobs.lease = $1 and jobs.state is distinct from 'published'
+    returning jobs.run_id, jobs.request_id
 )
-update jobs set state = 'answered', answer = done.answer, answered_at = now()
-from unnest($2::uuid[], $3::text[], $4::bytea[]) as done (run_id, request_id, answer)
-where jobs.run_id = done.run_id and jobs.request_id = done.request_id
-  and jobs.lease = $1 and jobs.state is distinct from 'published'
-returning jobs.run_id, jobs.request_id
+select run_id, request_id from unrecorded union all select run_id, request_id from settled
+
+-- name: stored_answers
+select run_id, request_id, answer from jobs join unnest($1::uuid[], $2::text[]) as t (run_id, request_id)
+    using (run_id, request_id)
+where answer is not null

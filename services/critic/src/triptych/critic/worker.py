@@ -53,6 +53,10 @@ class Critic:
             request_id=request.request_id, run_id=request.run_id, tenant=request.tenant, error=error, spend=spend
         )
 
+    def may_repeat(self, request: ReviewRequest) -> bool:
+        """What is checked without a model can be checked again."""
+        return request.judge is None
+
     def _checked(self, request: ReviewRequest) -> Verdict:
         if request.step is None or request.result is None:
             return Verdict.go_on("every step ended as expected")

@@ -78,6 +78,10 @@ class Planner:
         """Wrap an error as an answer."""
         return _answer(request, error=error, spend=spend)
 
+    def may_repeat(self, request: PlanRequest) -> bool:
+        """A fixed plan follows from the playbook and the contracts; a model may say something else next time."""
+        return isinstance(request.spec, FixedPlan)
+
     async def _fixed(self, request: PlanRequest, spec: FixedPlan) -> PlanAnswer:
         """Check and pin the playbook's own steps.
 

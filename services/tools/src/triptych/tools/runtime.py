@@ -73,6 +73,11 @@ class ToolWorker:
     def failed(self, request: CallRequest, error: ToolError, spend: Spend) -> CallAnswer:
         return _answer(request, Result(status=ResultStatus.ERROR, error=error), spend)
 
+    def may_repeat(self, request: CallRequest) -> bool:
+        """A read changes nothing. One that its upstream completes later is parked, and so has to be stored."""
+        operation = self._tool.operations.get(request.operation)
+        return operation is not None and operation.contract.effect is Effect.READ and operation.completion is None
+
     async def _serve(self, request: CallRequest, attempt: JobAttempt, call: Call[Any]) -> Result | None:
         operation = self._offered(request)
         operation.check_arguments(request.arguments)
