@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -13,122 +12,26 @@ from uuid import UUID
 import asyncpg
 import pytest
 from ends import Ends, call_request, open_ends
+from parrot import CONFIG, Gate, Parrot, running, settings_of
 
 from triptych.kernel import claimcheck, cloudevents
 from triptych.kernel.bus import Kafka
 from triptych.kernel.claimcheck import Claim
 from triptych.kernel.database import Queries, connect
-from triptych.kernel.health import Health
-from triptych.kernel.log import configure_logging
 from triptych.kernel.migrate import WORKER
-from triptych.kernel.service import Service
-from triptych.kernel.settings import ServiceSettings
-from triptych.kernel.worker import Connection, Finished, JobAttempt, WorkerConfig, run_worker
+from triptych.kernel.worker import Connection, Finished, JobAttempt
 from triptych.kernel.worker.jobs import Arrival, Jobs, LeaseLostError
-from triptych.schemas import CallAnswer, CallRequest, DeadLetter, ErrorCode, Grant, Result, Spend, ToolError
-
-SCHEMA = "tool_echo"
-CONFIG = WorkerConfig(
-    request_noun="calls.echo",
-    answer_noun="results",
-    answer_type="triptych.result",
-    group="tool-echo",
-    concurrency=8,
-    lease_ms=1_500,
-)
-
-Act = Callable[[CallRequest, JobAttempt], Awaitable[None]]
-
-
-@dataclass
-class Parrot:
-    """A worker that repeats what it is told, after whatever a test wants to happen first."""
-
-    request_type = CallRequest
-    act: Act | None = None
-    only_reads: bool = False
-    attempts: list[tuple[str, JobAttempt]] = field(default_factory=list)
-
-    async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer:
-        self.attempts.append((request.request_id, attempt))
-        if self.act is not None:
-            await self.act(request, attempt)
-        return self._answer(request, Result.ok(request.arguments["value"]), Spend())
-
-    def failed(self, request: CallRequest, error: ToolError, spend: Spend) -> CallAnswer:
-        return self._answer(request, Result.failed(error.code, error.message), spend)
-
-    def may_repeat(self, _request: CallRequest) -> bool:
-        return self.only_reads
-
-    def attempts_of(self, one: CallRequest) -> list[JobAttempt]:
-        return [attempt for request_id, attempt in self.attempts if request_id == one.request_id]
-
-    @staticmethod
-    def _answer(request: CallRequest, result: Result, spend: Spend) -> CallAnswer:
-        return CallAnswer(
-            request_id=request.request_id, run_id=request.run_id, tenant=request.tenant, spend=spend, result=result
-        )
-
-
-@dataclass
-class Gate:
-    """Holds attempts until it is opened."""
-
-    opened: asyncio.Event = field(default_factory=asyncio.Event)
-    entered: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def __call__(self, _request: CallRequest, _attempt: JobAttempt) -> None:
-        self.entered.set()
-        await self.opened.wait()
-
-
-@dataclass
-class Process:
-    """A worker process, as far as it can be one inside a test."""
-
-    service: Service
-    task: asyncio.Task[None]
-
-    async def die(self) -> None:
-        """End without handing anything back, as kill -9 would."""
-        # aiokafka leaks what it was just opening when it is cancelled; a dead process leaks nothing.
-        while await self.service.health.unready():  # noqa: ASYNC110 - health has no event to wait for
-            await asyncio.sleep(0.01)
-        self.task.cancel()
-        await asyncio.wait({self.task})
-
-
-@asynccontextmanager
-async def running(
-    ends: Ends, worker: Parrot, config: WorkerConfig = CONFIG, *, instance: str = "one", **options: object
-) -> AsyncIterator[Process]:
-    settings = ends.settings.model_copy(update={"instance": instance})
-    log = configure_logging("error", "console", instance=instance)
-    service = Service("tool-echo", log, Health("tool-echo", instance), asyncio.Event())
-    task = asyncio.create_task(run_worker(service, settings, worker, config, pool=ends.pool, **options))
-    try:
-        yield Process(service, task)
-    finally:
-        service.stopping.set()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.result()
+from triptych.schemas import CallAnswer, CallRequest, DeadLetter, ErrorCode, Grant, Result, Spend
 
 
 @pytest.fixture(scope="module")
 async def ends(servers, prefix, database, create_topics) -> AsyncIterator[Ends]:
     await create_topics("calls.echo", "results", "dead-letters")
-    dsn = database.prepare({SCHEMA: (WORKER,)}).services[SCHEMA]
-    settings = ServiceSettings(
-        kafka=servers.kafka,
-        postgres=dsn,
-        topic_prefix=prefix,
-        shutdown_timeout_ms=3_500,
-        inline_max_bytes=1_024,
-        session_timeout_ms=6_000,
-    )
-    async with await connect(dsn, "test") as pool, open_ends(settings, pool, "dead-letters") as ends:
+    settings = settings_of(servers.kafka, database, prefix)
+    async with (
+        await connect(settings.postgres.get_secret_value(), "test") as pool,
+        open_ends(settings, pool, "dead-letters") as ends,
+    ):
         yield ends
 
 

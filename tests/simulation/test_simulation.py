@@ -22,6 +22,7 @@ MUTATIONS = {
     "the_outbox_of_the_dead_is_not_published": "not over",
     "effects_are_begun_without_an_intent": "took effect 2 times",
     "leases_are_not_checked": "with two bodies",
+    "known_answers_are_replaced": "with two bodies",
     "jobs_that_nobody_knows_of_stay_where_they_are": "not over",
     "a_new_owner_forgets_who_is_active": "whose limit is",
 }

@@ -229,6 +229,12 @@ async def test_a_whole_run_without_a_judge_goes_on() -> None:
     assert (await verdict(output={"reply": "r"})).decision is Decision.CONTINUE
 
 
+def test_a_review_may_be_repeated_unless_a_model_is_asked() -> None:
+    critic = Critic(Registry(), Models(), model_timeout_ms=1_000)
+    assert critic.may_repeat(review(step=step()))
+    assert not critic.may_repeat(review(step=step(), judge=JUDGE))
+
+
 async def test_a_branch_is_held_to_what_its_item_makes_one_expect() -> None:
     branch = {"index": 3, "item": {"least": 0.5}, "step": step(expect="result.data.score >= item.least && index == 3")}
     assert (await verdict(**branch, result=Result.ok({"score": 0.6}))).decision is Decision.CONTINUE

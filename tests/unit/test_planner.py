@@ -253,6 +253,12 @@ async def test_a_fixed_plan_is_pinned_without_asking_a_model() -> None:
     assert got.spend == Spend()
 
 
+def test_a_fixed_plan_may_be_made_again_and_one_of_a_model_may_not() -> None:
+    planner = Planner(Registry(), Models(), model_timeout_ms=1_000)
+    assert planner.may_repeat(plan_request(FixedPlan(steps=(search(),))))
+    assert not planner.may_repeat(plan_request(ModelPlan()))
+
+
 async def test_a_tool_that_is_not_there_yet_is_unavailable_so_that_the_planner_is_asked_again() -> None:
     got = await answer(plan_request(FixedPlan(steps=(search(), reply()))), Registry(SEARCH))
     assert got.error is not None

@@ -12,12 +12,13 @@ from pydantic import BaseModel, Field
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ErrorCode, Grant, Result, ResultStatus, Spend
 from triptych.tools import Call, Cost, Effect, Tool, ToolFailure
+from triptych.tools.call import Accepted
 from triptych.tools.failure import ToolDefinitionError
 from triptych.tools.http import check, content, failure_of
 from triptych.tools.kb.articles import parse_article, shipped_articles
 from triptych.tools.process import load_tool
 from triptych.tools.scaffold import ScaffoldError, scaffold
-from triptych.tools.testing import call
+from triptych.tools.testing import FreshLedger, call, request_for, worker_of
 
 
 class Forecast(BaseModel):
@@ -173,6 +174,30 @@ def upstream_that_says(code: ErrorCode, effect: Effect, reconciled: Any = "no wa
             return reconciled
 
     return made
+
+
+@pytest.mark.parametrize(("effect", "may"), [(Effect.READ, True), (Effect.IDEMPOTENT, False), (Effect.ONCE, False)])
+def test_only_a_read_may_be_repeated(effect, may):
+    made = upstream_that_says(ErrorCode.UNAVAILABLE, effect)
+    worker = worker_of(made, None, None, FreshLedger())
+    request = request_for(made, "write", {})
+    assert worker.may_repeat(request) is may
+    assert not worker.may_repeat(request.model_copy(update={"operation": "desk.unknown"}))
+
+
+def test_a_read_that_is_completed_by_a_callback_is_not_repeated():
+    made = Tool("desk")
+
+    @made.operation(effect=Effect.READ)
+    async def ask() -> str:
+        """Asks somebody who takes his time."""
+        raise Accepted
+
+    @made.completion(ask)
+    async def said(body: str) -> str:
+        return body
+
+    assert not worker_of(made, None, None, FreshLedger()).may_repeat(request_for(made, "ask", {}))
 
 
 async def test_what_is_not_there_is_an_answer_to_a_read_and_an_error_of_a_write():

@@ -13,8 +13,11 @@ import pytest
 from structlog.testing import CapturingLogger
 
 from triptych.kernel import claimcheck, deadletters
+from triptych.kernel.bus import TopicPartition
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outage import Outage
+from triptych.kernel.worker.jobs import Arrival
+from triptych.kernel.worker.unrecorded import OVERDUE_S, Unrecorded
 from triptych.schemas import DeadLetter
 
 RUN = UUID("00000000-0000-7000-8000-000000000001")
@@ -79,3 +82,32 @@ async def test_an_outage_is_logged_when_it_begins_and_when_it_ends():
         await outage.wait(ConnectionError("gone"), unless=stop)
     outage.over()
     assert [call.method_name for call in logger.calls] == ["warning", "info"]
+
+
+FIRST, SECOND = TopicPartition("t.calls.echo", 0), TopicPartition("t.calls.echo", 1)
+
+
+def arrival(request_id: str) -> Arrival:
+    return Arrival(RUN, request_id, "acme", 0, b"{}", None, NOW)
+
+
+def test_an_offset_is_committed_when_everything_below_it_is_in_the_table():
+    unrecorded = Unrecorded()
+    positions = {FIRST: 10, SECOND: 20}
+    assert unrecorded.safe(positions) == positions
+    for request_id, offset in (("a", 7), ("b", 8), ("c", 9)):
+        unrecorded.add(arrival(request_id), FIRST, offset, at_s=0.0)
+    assert unrecorded.safe(positions) == {FIRST: 7, SECOND: 20}
+    unrecorded.recorded([(RUN, "b"), (RUN, "a")])
+    assert unrecorded.safe(positions) == {FIRST: 9, SECOND: 20}
+    unrecorded.release([FIRST])
+    assert unrecorded.safe(positions) == positions
+    assert (RUN, "c") in unrecorded, "it is under way all the same"
+
+
+def test_what_has_no_answer_soon_is_stored_the_oldest_first():
+    unrecorded = Unrecorded()
+    for number in range(3):
+        unrecorded.add(arrival(str(number)), FIRST, number, at_s=number * OVERDUE_S)
+    assert unrecorded.overdue(0.0) == []
+    assert [one.request_id for one in unrecorded.overdue(2.5 * OVERDUE_S)] == ["0", "1"]

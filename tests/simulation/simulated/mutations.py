@@ -90,6 +90,19 @@ def leases_are_not_checked() -> None:
     WorkerTables.settle = lenient  # type: ignore[method-assign]
 
 
+def known_answers_are_replaced() -> None:
+    """What is stored with its answer is stored also over a job that has one."""
+    settle = WorkerTables.settle
+
+    def careless(self: WorkerTables, lease: int, *rest: Any) -> Any:
+        for key, answer in zip(zip(rest[5], rest[6], strict=True), rest[-1], strict=True):
+            if answer is not None and (job := self.jobs.get(key)) is not None:
+                job.lease, job.state = lease, "started"
+        return settle(self, lease, *rest)
+
+    WorkerTables.settle = careless  # type: ignore[method-assign]
+
+
 def jobs_that_nobody_knows_of_stay_where_they_are() -> None:
     """A worker does not ask for what the table has given it without its knowing."""
     WorkerTables.reclaim = lambda *_args: []  # type: ignore[method-assign, assignment]
@@ -114,6 +127,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         the_outbox_of_the_dead_is_not_published,
         effects_are_begun_without_an_intent,
         leases_are_not_checked,
+        known_answers_are_replaced,
         jobs_that_nobody_knows_of_stay_where_they_are,
         a_new_owner_forgets_who_is_active,
     )

@@ -1,0 +1,243 @@
+"""Requests that may be repeated are stored with their answers: fewer statements, and still nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import deadly
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from ends import Ends, call_request, open_ends
+from parrot import CONFIG, SCHEMA, Gate, Parrot, running, settings_of
+
+from triptych.kernel.database import connect
+from triptych.kernel.worker import unrecorded
+from triptych.kernel.worker.jobs import Arrival, Jobs
+from triptych.schemas import CallRequest, ErrorCode, Grant, Result
+
+KEEP_STATES = f"""
+create table {SCHEMA}.seen (id bigserial, request_id text, state text);
+grant select on {SCHEMA}.seen to public;
+create function {SCHEMA}.see() returns trigger language plpgsql security definer as
+    $$ begin insert into {SCHEMA}.seen (request_id, state) values (new.request_id, new.state::text); return null; end $$;
+create trigger see after insert or update on {SCHEMA}.jobs for each row execute function {SCHEMA}.see();
+"""  # noqa: S608 - the schema is ours
+
+
+@pytest.fixture(scope="module")
+async def ends(servers, prefix, database, create_topics) -> AsyncIterator[Ends]:
+    await create_topics("calls.echo", "results")
+    settings = settings_of(servers.kafka, database, prefix)
+    owner = await asyncpg.connect(database.owner_dsn)
+    await owner.execute(KEEP_STATES)
+    await owner.close()
+    async with await connect(settings.postgres.get_secret_value(), "test") as pool, open_ends(settings, pool) as ends:
+        yield ends
+
+
+async def states_of(ends: Ends, one: CallRequest) -> list[str]:
+    """The states that the request's job went through."""
+    return [
+        row[0]
+        for row in await ends.pool.fetch("select state from seen where request_id = $1 order by id", one.request_id)
+    ]
+
+
+async def committed(ends: Ends, partition: int) -> int:
+    """The offset at which another process would begin."""
+    settings = ends.settings
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka, group_id=settings.topic(CONFIG.group))
+    async with consumer:
+        tp = TopicPartition(settings.topic(CONFIG.request_noun), partition)
+        return await consumer.committed(tp) or 0
+
+
+async def end_of(ends: Ends, partition: int) -> int:
+    async with AIOKafkaConsumer(bootstrap_servers=ends.settings.kafka) as consumer:
+        tp = TopicPartition(ends.settings.topic(CONFIG.request_noun), partition)
+        return (await consumer.end_offsets([tp]))[tp]
+
+
+def arrival_of(one: CallRequest) -> Arrival:
+    return Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
+
+
+async def begun(ends: Ends) -> None:
+    """Wait until a process has its partitions: what was there before is stored first."""
+    for partition in (0, 1):
+        await ends.answer_to(await asked(ends, partition=partition))
+
+
+async def asked(ends: Ends, **changes: Any) -> CallRequest:
+    one = call_request(**changes)
+    await ends.ask(one)
+    return one
+
+
+async def test_a_request_that_may_be_repeated_is_stored_with_its_answer(ends, eventually):
+    async with running(ends, Parrot(only_reads=True)):
+        await begun(ends)
+        requests = [await asked(ends, partition=number % 2) for number in range(30)]
+        for one in requests:
+            answer = await ends.answer_to(one)
+            assert answer.result == Result.ok("hello")
+
+        async def all_published() -> bool:
+            return all([await ends.state(one) == "published" for one in requests])
+
+        await eventually(all_published)
+    for one in requests:
+        assert await states_of(ends, one) == ["answered", "published"]
+        assert len(ends.answers_to(one)) == 1
+
+
+async def test_what_can_be_spent_is_stored_before_it_is_done(ends):
+    async with running(ends, Parrot(only_reads=True)):
+        await begun(ends)
+        one = await asked(ends, grant=Grant(tokens=1))
+        await ends.answer_to(one)
+        assert (await states_of(ends, one))[:2] == ["received", "started"]
+
+
+async def test_what_was_there_when_a_process_began_is_stored_before_it_is_done(ends):
+    one = await asked(ends)
+    async with running(ends, Parrot(only_reads=True)):
+        await ends.answer_to(one)
+        assert (await states_of(ends, one))[0] == "received"
+
+
+async def test_a_request_that_is_repeated_after_its_answer_gets_the_same_answer(ends, eventually):
+    async with running(ends, Parrot(only_reads=True)):
+        await begun(ends)
+        one = await asked(ends)
+        await ends.answer_to(one)
+        await ends.ask(one, one)
+        await eventually(lambda: len(ends.answers_to(one)) >= 2)
+    assert len({answer.to_bytes() for answer in ends.answers_to(one)}) == 1
+
+
+async def test_one_that_takes_long_is_stored_meanwhile_and_holds_up_no_offset(ends, eventually):
+    gate = Gate()
+    parrot = Parrot(only_reads=True)
+    async with running(ends, parrot) as process:
+        await begun(ends)
+        parrot.act = gate
+        one = await asked(ends)
+
+        async def stored() -> bool:
+            return await ends.state(one) == "received"
+
+        async def passed() -> bool:
+            return await committed(ends, 1) == await end_of(ends, 1)
+
+        await eventually(stored)
+        await eventually(passed)
+        await ends.ask(one)
+        await eventually(lambda: process.service.health.counters.get("duplicates") == 1)
+        gate.opened.set()
+        await ends.answer_to(one)
+    assert len(parrot.attempts_of(one)) == 1
+    assert len(ends.answers_to(one)) == 1
+
+
+async def test_what_a_process_had_in_hand_and_in_no_table_is_read_again_by_the_next(ends, monkeypatch, eventually):
+    monkeypatch.setattr(unrecorded, "OVERDUE_S", 3_600.0)
+    gate, parrot = Gate(), Parrot(only_reads=True)
+    async with running(ends, parrot) as doomed:
+        await begun(ends)
+        parrot.act = gate
+        one = await asked(ends)
+        await gate.entered.wait()
+        parrot.act = None
+        later = [await asked(ends) for _ in range(5)]
+        for other in later:
+            await ends.answer_to(other)
+
+        async def reached() -> bool:
+            return await committed(ends, 1) == await end_of(ends, 1) - len(later) - 1
+
+        await eventually(reached)
+        assert await ends.state(one) is None
+        await doomed.die()
+    heir = Parrot(only_reads=True)
+    async with running(ends, heir):
+        assert (await ends.answer_to(one)).result == Result.ok("hello")
+    assert len(ends.answers_to(one)) == 1
+    assert not any(heir.attempts_of(other) for other in later), "their answers were in the table"
+
+
+async def test_one_that_comes_again_while_it_is_under_way_is_not_done_twice(ends, monkeypatch, eventually):
+    monkeypatch.setattr(unrecorded, "OVERDUE_S", 3_600.0)
+    gate, parrot = Gate(), Parrot(only_reads=True)
+    async with running(ends, parrot) as process:
+        await begun(ends)
+        parrot.act = gate
+        one = await asked(ends)
+        await gate.entered.wait()
+        await ends.ask(one)
+        await eventually(lambda: process.service.health.counters.get("duplicates") == 1)
+        gate.opened.set()
+        await ends.answer_to(one)
+
+        async def published() -> bool:
+            return await ends.state(one) == "published"
+
+        await eventually(published)
+    assert len(parrot.attempts_of(one)) == 1
+    assert len(ends.answers_to(one)) == 1
+
+
+async def test_an_answer_to_a_job_of_somebody_else_changes_nothing(ends):
+    one, other = call_request(), call_request()
+    owner, late = Jobs(ends.pool, "owner", lease_ms=60_000), Jobs(ends.pool, "late", lease_ms=60_000)
+    await owner.open()
+    await late.open()
+    await owner.take_in([arrival_of(one), arrival_of(other)], [])
+    await owner.settle([(arrival_of(one).key, b"first")], [], [], None)
+    new = call_request()
+    group = [(arrival_of(each), b"second") for each in (one, other, new)]
+    assert await late.settle([], [], [], None, group) == {arrival_of(new).key}
+    assert await late.settle([], [], [], None, group) == {arrival_of(new).key}, "said again, as after a lost answer"
+    keys = [arrival.key for arrival, _ in group]
+    assert await late.stored_answers(keys) == {keys[0]: b"first", keys[2]: b"second"}
+    assert await ends.state(other) == "received"
+    await owner.settle([(keys[1], b"{}")], keys[:2], [], None)
+    await late.settle([], [keys[2]], [], None)
+    assert await late.settle([], [], [], None, group) == frozenset(), "what was published stays as it is"
+    assert (await owner.stored_answers(keys))[keys[2]] == b"second"
+
+
+async def test_one_that_kills_its_process_is_counted_and_answered_internal_and_its_partition_goes_on(ends):
+    """Its first death is not counted, since nothing was stored; every later one is."""
+    max_deliveries = 1
+    environment = os.environ | {
+        "TRIPTYCH_KAFKA": ends.settings.kafka,
+        "TRIPTYCH_POSTGRES": ends.settings.postgres.get_secret_value(),
+        "TRIPTYCH_TOPIC_PREFIX": ends.settings.topic_prefix,
+        "TRIPTYCH_INSTANCE": "one",
+        "PYTHONPATH": str(Path(deadly.__file__).parent),
+    }
+    command = (sys.executable, deadly.__file__, str(max_deliveries))
+    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    await begun(ends)
+    poison = await asked(ends, arguments={"value": "die"})
+    deaths, answered = 0, asyncio.create_task(ends.answer_to(poison, within_s=60))
+    while not answered.done():
+        ended = asyncio.create_task(process.wait())
+        await asyncio.wait({ended, answered}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            assert ended.result() == deadly.KILLED
+            deaths += 1
+            process = await asyncio.create_subprocess_exec(*command, env=environment)
+        ended.cancel()
+    assert answered.result().result.error.code is ErrorCode.INTERNAL
+    assert deaths == 1 + max_deliveries
+    assert (await ends.answer_to(await asked(ends))).result == Result.ok("hello")
+    process.terminate()
+    await process.wait()
