@@ -1,4 +1,4 @@
-"""The pure parts of the worker loop: claim checks, dead letters and patience."""
+"""The pure parts of the worker loop: claim checks, dead letters, patience, limits and lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from triptych.kernel import claimcheck, deadletters
 from triptych.kernel.bus import TopicPartition
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outage import Outage
+from triptych.kernel.time_limit import TimeLimit
 from triptych.kernel.worker.jobs import Arrival
+from triptych.kernel.worker.line import Line
 from triptych.kernel.worker.unrecorded import OVERDUE_S, Unrecorded
 from triptych.schemas import DeadLetter
 
@@ -111,3 +113,104 @@ def test_what_has_no_answer_soon_is_stored_the_oldest_first():
         unrecorded.add(arrival(str(number)), FIRST, number, at_s=number * OVERDUE_S)
     assert unrecorded.overdue(0.0) == []
     assert [one.request_id for one in unrecorded.overdue(2.5 * OVERDUE_S)] == ["0", "1"]
+
+
+async def at_once(value: int) -> int:
+    return value
+
+
+async def later(value: int, turns: int = 3) -> int:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.001)
+    return value
+
+
+async def fails() -> None:
+    await asyncio.sleep(0)
+    raise LookupError("its own error")
+
+
+async def test_work_within_its_limit_gives_its_result_or_its_error_whether_it_waits_or_not():
+    assert await TimeLimit(60.0).hold(at_once(1)) == 1
+    assert await TimeLimit(60.0).hold(later(2)) == 2
+    limit = TimeLimit(60.0)
+    with pytest.raises(LookupError):
+        await limit.hold(fails())
+    assert not limit.expired()
+
+
+async def test_work_beyond_its_limit_is_cut_off_and_a_cancellation_from_outside_is_none_of_the_limit():
+    tidied = []
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            tidied.append(True)
+
+    limit = TimeLimit(0.01)
+    with pytest.raises(TimeoutError):
+        await limit.hold(endless())
+    assert limit.expired()
+    limit = TimeLimit(60.0)
+    task = asyncio.create_task(limit.hold(endless()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not limit.expired()
+    assert tidied == [True, True]
+
+
+async def test_every_job_in_the_line_is_taken_once_by_whoever_is_free():
+    line: Line[int] = Line()
+    taken: list[int] = []
+
+    async def runner() -> None:
+        while True:
+            number = await line.take()
+            if number % 3 == 0:
+                await asyncio.sleep(0.001 * (number % 2))
+            taken.append(number)
+
+    runners = [asyncio.create_task(runner()) for _ in range(4)]
+    for number in range(100):
+        line.put(number)
+        if number % 10 == 0:
+            await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while len(taken) < 100:  # noqa: ASYNC110 - the line tells nobody that it is empty
+            await asyncio.sleep(0.001)
+    assert sorted(taken) == list(range(100))
+    for task in runners:
+        task.cancel()
+    await asyncio.wait(runners)
+
+
+async def test_a_job_that_waits_holds_up_no_other_as_long_as_a_runner_is_free():
+    line: Line[asyncio.Event] = Line()
+    begun: list[asyncio.Event] = []
+
+    async def runner() -> None:
+        while True:
+            gate = await line.take()
+            begun.append(gate)
+            await gate.wait()
+
+    runners = [asyncio.create_task(runner()) for _ in range(3)]
+    await asyncio.sleep(0)
+    gates = [asyncio.Event() for _ in range(4)]
+    for gate in gates:
+        line.put(gate)
+    async with asyncio.timeout(10):
+        while len(begun) < 3:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+    assert len(line) == 1
+    gates[1].set()
+    async with asyncio.timeout(10):
+        while len(begun) < 4:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+    for task in runners:
+        task.cancel()
+    await asyncio.wait(runners)

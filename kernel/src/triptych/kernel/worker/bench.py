@@ -15,8 +15,10 @@ from triptych.kernel import failpoints
 from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.outage import POSTGRES_GONE, Outage
 from triptych.kernel.service import Service
+from triptych.kernel.time_limit import TimeLimit
 from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig, is_free
 from triptych.kernel.worker.jobs import Jobs
+from triptych.kernel.worker.line import Line
 from triptych.kernel.worker.outbox import Finished, Outbox
 from triptych.schemas.base import Answer, Spend
 from triptych.schemas.result import ErrorCode, ToolError
@@ -51,7 +53,7 @@ class Bench(Generic[RequestT]):
     ) -> None:
         self._worker, self._config, self._jobs, self._outbox = worker, config, jobs, outbox
         self._instance, self._log, self._stopping = instance, service.log, service.stopping
-        self._waiting: asyncio.Queue[Job[RequestT] | None] = asyncio.Queue()
+        self._waiting: Line[Job[RequestT] | None] = Line()
         self._moved = asyncio.Event()
         self._quarantine = asyncio.Lock()
         self._outage = Outage(service.log, "postgres")
@@ -59,7 +61,7 @@ class Bench(Generic[RequestT]):
     @property
     def room(self) -> int:
         """How many more jobs may wait here; negative after a takeover or a batch went over the limit."""
-        return self._config.waiting_max - self._waiting.qsize()
+        return self._config.waiting_max - len(self._waiting)
 
     async def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until another job may wait here; False when that takes longer than `timeout_s`."""
@@ -74,7 +76,7 @@ class Bench(Generic[RequestT]):
 
     def put(self, job: Job[RequestT]) -> None:
         """Let a job wait for its turn."""
-        self._waiting.put_nowait(job)
+        self._waiting.put(job)
 
     async def run(self, finish_within_s: float) -> None:
         """Execute jobs until the process stops; then finish what is under way, or cut it off."""
@@ -84,10 +86,9 @@ class Bench(Generic[RequestT]):
             done, _ = await asyncio.wait({stopped, *runners}, return_when=asyncio.FIRST_COMPLETED)
             for failed in done & runners:
                 failed.result()
-            while not self._waiting.empty():
-                self._waiting.get_nowait()
+            self._waiting.clear()
             for _ in runners:
-                self._waiting.put_nowait(None)
+                self._waiting.put(None)
             await asyncio.wait(runners, timeout=finish_within_s)
         finally:
             for task in (stopped, *runners):
@@ -95,7 +96,7 @@ class Bench(Generic[RequestT]):
             await asyncio.wait({stopped, *runners}, timeout=1.0)
 
     async def _run_jobs(self) -> None:
-        while (job := await self._waiting.get()) is not None:
+        while (job := await self._waiting.take()) is not None:
             self._moved.set()
             if job.attempt.deliveries >= SUSPECT_DELIVERIES:
                 async with self._quarantine:
@@ -113,8 +114,9 @@ class Bench(Generic[RequestT]):
         if answer is None:
             self._jobs.let_go((job.request.run_id, job.request.request_id))
             return
-        stamp = {"worker": self._instance, "started_at": started_at, "finished_at": utc_now()}
-        self._outbox.add(Finished(job.request, answer.model_copy(update=stamp), job.traceparent))
+        # Nobody else has the answer yet, so it need not be copied, which takes pydantic longer than to make it.
+        vars(answer).update(worker=self._instance, started_at=started_at, finished_at=utc_now())
+        self._outbox.add(Finished(job.request, answer, job.traceparent))
 
     def _refusal(self, job: Job[RequestT], now: datetime) -> Answer | None:
         """The answer to a job that must not be executed, or None."""
@@ -162,13 +164,11 @@ class Bench(Generic[RequestT]):
     async def _execute(self, job: Job[RequestT], started_at: datetime) -> Answer | None:
         request = job.request
         left_s = (request.deadline_at - started_at).total_seconds()
-        deadline = asyncio.timeout(left_s)
+        deadline = TimeLimit(left_s)
         try:
-            async with deadline:
-                failpoints.hit("worker.before_execute")
-                answer = await self._worker.execute(request, job.attempt)
-                failpoints.hit("worker.after_execute")
-                return answer
+            failpoints.hit("worker.before_execute")
+            answer = await deadline.hold(self._worker.execute(request, job.attempt))
+            failpoints.hit("worker.after_execute")
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -187,6 +187,7 @@ class Bench(Generic[RequestT]):
                 f"{type(error).__name__} in the worker; its log has the details under request {request.request_id}",
                 spent=True,
             )
+        return answer
 
     def _failed(self, job: Job[RequestT], code: ErrorCode, message: str, *, spent: bool = False) -> Answer:
         grant = job.request.grant

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from triptych.schemas.base import Answer, Grant, Request, Spend
 from triptych.schemas.result import ToolError
@@ -33,9 +34,10 @@ class Worker(Protocol[RequestT]):
 
     request_type: type[RequestT]
 
-    async def execute(self, request: RequestT, attempt: JobAttempt) -> Answer | None:
+    def execute(self, request: RequestT, attempt: JobAttempt) -> Coroutine[Any, Any, Answer | None]:
         """Make ONE attempt. Never retries. Cancelled at the request's deadline and at shutdown.
 
+        The answer is made for this request alone: the bench writes into it who gave it and when.
         None: the job is parked in the table, and its answer comes by another way.
         Whatever it raises, other than CancelledError, is answered as `internal`.
         """

@@ -109,6 +109,8 @@ class Breaker:
         self.forget(admission)
         if admission.opening != self._openings:
             return
+        if not failed and not admission.is_probe and not self._storage.counter:
+            return  # nothing has failed lately, so a success is no news to pybreaker
         with suppress(_Failed):
             self._breaker.call(_fail if failed else _succeed)
         if self.is_open:

@@ -68,6 +68,9 @@ class OperationGuard(Options):
     concurrency: Annotated[int | None, Field(ge=1, description="At most so many at once in one process.")] = None
 
 
+_UNGUARDED = OperationGuard()
+
+
 class BreakerGuard(Options):
     """When breakers open, and for how long."""
 
@@ -95,7 +98,7 @@ class Guard(OperationGuard):
 
     def of(self, operation: str) -> OperationGuard:
         """The guard of `tool.operation` alone."""
-        return self.operations.get(operation.partition(".")[2], OperationGuard())
+        return self.operations.get(operation.partition(".")[2], _UNGUARDED) if self.operations else _UNGUARDED
 
     def overridden(self) -> Guard:
         """With what the environment says of this tool, field by field.

@@ -85,6 +85,8 @@ class Operation:
 
     def check_arguments(self, arguments: dict[str, Json]) -> None:
         """Raise ToolFailure (`invalid_arguments`) that names every path and what is allowed there."""
+        if self._arguments_validator.is_valid(arguments):
+            return
         problems = _problems(self._arguments_validator.iter_errors(arguments), "arguments")
         if problems:
             if "were unexpected" in problems or "was unexpected" in problems:
@@ -130,8 +132,8 @@ class Operation:
     def _held_to_contract(self, data: Json) -> Result:
         if data is None and self._may_be_empty:
             return Result.empty()
-        problems = _problems(self._result_validator.iter_errors(data), "result")
-        if problems:
+        if not self._result_validator.is_valid(data):
+            problems = _problems(self._result_validator.iter_errors(data), "result")
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,
                 f"{self.contract.operation} answered something that its contract (version {self.contract.version}) "

@@ -77,7 +77,8 @@ class Protection:
         try:
             self._enter(operation)
             try:
-                await self._rates.admit(operation)
+                if self._rates.has_any(operation):
+                    await self._rates.admit(operation)
                 yield passage
             finally:
                 self._under_way[operation] -= 1

@@ -22,6 +22,10 @@ class Rates:
         self._pool, self._guard = pool, guard
         self._sql = Queries.load("triptych.tools", "guard.sql")
 
+    def has_any(self, operation: str) -> bool:
+        """Whether calls of this operation are limited at all."""
+        return self._pool is not None and (self._guard.rate or self._guard.of(operation).rate) is not None
+
     async def admit(self, operation: str) -> None:
         """Take one call from the buckets.
 

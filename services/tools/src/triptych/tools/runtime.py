@@ -16,6 +16,7 @@ import httpx
 from triptych.kernel import failpoints
 from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.log import Logger
+from triptych.kernel.time_limit import TimeLimit
 from triptych.kernel.worker import JobAttempt
 from triptych.schemas.base import Json, Spend
 from triptych.schemas.contract import Effect
@@ -245,13 +246,11 @@ class ToolWorker:
         self, operation: Operation, request: CallRequest, call: Call[Any], *, tried_before: bool
     ) -> Result:
         timeout_ms = operation.attempt_timeout_ms(request.timeout_ms)
-        limit = asyncio.timeout(timeout_ms / 1_000)
+        limit = TimeLimit(timeout_ms / 1_000)
         try:
-            async with limit:
-                failpoints.hit("tool.before_call")
-                result = await operation.invoke(request.arguments, call)
-                failpoints.hit("tool.after_call")
-                return result
+            failpoints.hit("tool.before_call")
+            result = await limit.hold(operation.invoke(request.arguments, call))
+            failpoints.hit("tool.after_call")
         except Accepted:
             raise
         except ToolFailure as error:
@@ -270,6 +269,8 @@ class ToolWorker:
                     f"{type(error).__name__} in {request.operation}; the tool's log has the details under request "
                     f"{request.request_id}",
                 )
+        else:
+            return result
         if operation.contract.effect is Effect.READ:
             # What is not there is an answer to a question, and an error of a write.
             return Result.empty() if failure.code is ErrorCode.NOT_FOUND else failure.result()
