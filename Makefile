@@ -33,9 +33,10 @@ test: check  ## every check and every test
 crash-matrix: .venv/.ready  ## kill every service at every point where a crash would hurt
 	@TRIPTYCH_TEST_CRASH=all $(BIN)/pytest tests/chaos/test_crash_matrix.py
 
-simulate: .venv/.ready  ## play schedules of faults on simulated servers (SEEDS=100000 FROM=0, or SEED=123 to see one)
+simulate: .venv/.ready  ## play schedules of faults on simulated servers (SEEDS=100000 FROM=0 JOBS=2, or SEED=123 to see one)
 	@PYTHONPATH=tests/simulation PYTHONHASHSEED=0 $(BIN)/python -m simulated \
-		$(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --from $(or $(FROM),0))
+		$(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --from $(or $(FROM),0)) \
+		$(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 chaos: .venv/.ready  ## strike a stack under load with a seeded sequence of faults (MINUTES=60 SEED=7)
 	@PYTHONPATH=chaos $(BIN)/python -m triptych_chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) $(ARGS)

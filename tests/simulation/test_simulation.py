@@ -45,7 +45,7 @@ def test_every_schedule_ends_as_the_guarantees_say():
     assert played.returncode == 0, played.stdout + played.stderr
 
 
-@pytest.mark.parametrize("seed", ["147", "1031"])
+@pytest.mark.parametrize("seed", ["185", "259"])
 def test_a_seed_gives_the_same_schedule_in_every_process(seed):
     first = simulate("--seed", seed, "--digest", hash_seed="1")
     second = simulate("--seed", seed, "--digest", hash_seed="2")

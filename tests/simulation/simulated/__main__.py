@@ -8,8 +8,12 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import Counter, deque
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+
+import orjson
 
 from simulated import world
 from simulated.mutations import MUTATIONS
@@ -18,7 +22,27 @@ CHUNK = 100
 TELL_EVERY_S = 20.0
 MAX_TOLD = 20
 """So many failing seeds are printed; the rest are counted."""
+COLLECT_EVERY = 50
 QUIET = frozenset({"renew_lease", "take_over", "settle"})
+
+
+@dataclass
+class Tally:
+    """What has come of some seeds, one after the other."""
+
+    failed: list[tuple[int, list[str]]] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    played: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Put another tally behind this one."""
+        self.failed += other.failed
+        self.faults += other.faults
+        self.played += other.played
+
+    @property
+    def schedules(self) -> int:
+        return self.played["schedules"]
 
 
 def _arguments() -> argparse.Namespace:
@@ -30,13 +54,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--mutation", help="a defect to put in first, from simulated/mutations.py; stops when it is found"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes to use")
+    parser.add_argument(
+        "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes to use (default: one for each core)"
+    )
+    parser.add_argument("--json", action="store_true", help="the summary as JSON, and progress on stderr")
     return parser.parse_args()
 
 
-def _tell(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+def _tell(line: str, *, aside: bool = False) -> None:
+    stream = sys.stderr if aside else sys.stdout
+    stream.write(f"{line}\n")
+    stream.flush()
 
 
 def _prepare(mutation: str | None) -> None:
@@ -45,65 +73,86 @@ def _prepare(mutation: str | None) -> None:
         MUTATIONS[mutation]()
     gc.collect()
     gc.freeze()
-    gc.disable()  # a schedule is over before its garbage matters; it is collected between two chunks
+    gc.disable()  # a schedule is over before its garbage matters
 
 
-def _play(first: int, count: int) -> list[tuple[int, list[str]]]:
-    """The seeds of a chunk that failed, with what did not hold."""
-    failed = []
+def _play(first: int, count: int) -> Tally:
+    tally = Tally()
     for seed in range(first, first + count):
         try:
-            violations = world.play(seed).violations
+            played = world.play(seed)
         except Exception as error:  # noqa: BLE001 - a seed that breaks the simulation is a finding too
-            violations = [f"the simulation broke: {error!r}"]
-        if violations:
-            failed.append((seed, violations))
-        if seed % 25 == 0:
+            tally.played["schedules"] += 1
+            tally.failed.append((seed, [f"the simulation broke: {error!r}"]))
+            continue
+        tally.faults.update(played.faults)
+        tally.played.update(played.played)
+        if played.violations:
+            tally.failed.append((seed, played.violations))
+        if seed % COLLECT_EVERY == 0:
             gc.collect()
-    return failed
+    return tally
 
 
 def _play_all(args: argparse.Namespace) -> int:
     began = told = time.monotonic()
-    played = failed = 0
-    size = CHUNK if args.mutation is None else CHUNK // 10
-    chunks = (
-        (first, min(size, args.first + args.seeds - first))
-        for first in range(args.first, args.first + args.seeds, size)
-    )
-    for count, failures in _results(args, chunks):
-        played += count
-        for seed, violations in failures:
-            failed += 1
-            if failed <= MAX_TOLD:
-                _tell(f"seed {seed}: " + "\n    ".join(violations[:5]))
+    whole = Tally()
+    for part in _tallies(args):
+        for seed, violations in part.failed[: MAX_TOLD - len(whole.failed)]:
+            _tell(f"seed {seed}: " + "\n    ".join(violations[:5]), aside=args.json)
+        whole.add(part)
         if (now := time.monotonic()) - told >= TELL_EVERY_S:
-            told = now
-            _tell(f"{played} of {args.seeds} schedules, {played / (now - began):.0f} a second, {failed} failed")
-        if failed and args.mutation is not None:
+            told, rate = now, whole.schedules / (now - began)
+            progress = f"{whole.schedules} of {args.seeds} schedules, {rate:.0f} a second, {len(whole.failed)} failed"
+            _tell(progress, aside=args.json)
+        if whole.failed and args.mutation is not None:
             break
     took_s = time.monotonic() - began
-    _tell(f"{played} schedules in {took_s:.0f} s ({played / took_s:.0f} a second), {failed} failed")
-    if failed and args.mutation is None:
-        _tell("see one again with `make simulate SEED=<seed>`")
-    return 1 if failed else 0
+    if args.json:
+        _tell(orjson.dumps(_as_json(args, whole, took_s), option=orjson.OPT_INDENT_2).decode())
+    else:
+        _summarise(whole)
+        rate = whole.schedules / took_s
+        _tell(f"{whole.schedules} schedules in {took_s:.0f} s ({rate:.0f} a second), {len(whole.failed)} failed")
+    if whole.failed and args.mutation is None:
+        _tell("see one again with `make simulate SEED=<seed>`", aside=args.json)
+    return 1 if whole.failed else 0
 
 
-def _results(
-    args: argparse.Namespace, chunks: Iterator[tuple[int, int]]
-) -> Iterator[tuple[int, list[tuple[int, list[str]]]]]:
+def _summarise(whole: Tally) -> None:
+    for title, counts in (("played", whole.played), ("faults", whole.faults)):
+        _tell(title)
+        for name, times in sorted(counts.items()):
+            _tell(f"{times:12,}  {name}")
+
+
+def _as_json(args: argparse.Namespace, whole: Tally, took_s: float) -> dict[str, object]:
+    return {
+        "first": args.first,
+        "schedules": whole.schedules,
+        "took_s": round(took_s, 1),
+        "jobs": args.jobs,
+        "failed": [{"seed": seed, "violations": violations} for seed, violations in whole.failed],
+        "played": dict(sorted(whole.played.items())),
+        "faults": dict(sorted(whole.faults.items())),
+    }
+
+
+def _tallies(args: argparse.Namespace) -> Iterator[Tally]:
+    """What comes of each chunk of seeds, in their order whoever is done first."""
+    size = CHUNK if args.mutation is None else CHUNK // 10
+    end = args.first + args.seeds
+    chunks = ((first, min(size, end - first)) for first in range(args.first, end, size))
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
-        under_way = {}
+        under_way: deque[Future[Tally]] = deque()
         try:
-            while True:
-                while len(under_way) < 2 * args.jobs and (chunk := next(chunks, None)) is not None:
-                    under_way[pool.submit(_play, *chunk)] = chunk[1]
-                if not under_way:
-                    return
-                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield under_way.pop(future), future.result()
+            for chunk in chunks:
+                under_way.append(pool.submit(_play, *chunk))
+                if len(under_way) >= 4 * args.jobs:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 

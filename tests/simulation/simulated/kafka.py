@@ -280,7 +280,7 @@ class Membership:
         if partition in self.positions:
             self.positions[partition] = offset
             self._visible.pop(partition, None)
-            self._world.after_a_moment(self.arrive, partition)
+            self._fetch(partition)
 
     def assignment(self) -> set[TopicPartition]:
         return set(self.positions)
@@ -305,6 +305,11 @@ class Membership:
             self._is_closed or process.is_dead or process.is_paused or process.is_cut_off or self._broker.is_away
         )
 
+    def _fetch(self, partition: TopicPartition) -> None:
+        """Ask for what a partition holds. Whatever is appended later comes by itself."""
+        if self._broker.log(partition):
+            self._world.after_a_moment(self.arrive, partition)
+
     def arrive(self, partition: TopicPartition) -> None:
         """What is in a partition by now has been fetched."""
         if partition not in self.positions or process_is_deaf(self.process) or self._broker.is_away:
@@ -317,7 +322,7 @@ class Membership:
     def catch_up(self) -> None:
         """The broker can be reached again."""
         for partition in self.positions:
-            self._world.after_a_moment(self.arrive, partition)
+            self._fetch(partition)
         self._world.scheduler.after(self._world.random.uniform(0.0, HEARTBEAT_S), self.heartbeat)
 
     def fall_silent(self) -> None:
@@ -366,7 +371,7 @@ class Membership:
             self.positions = {partition: self._group.committed.get(partition, 0) for partition in partitions}
             self._visible = {}
             for partition in partitions:
-                self._world.after_a_moment(self.arrive, partition)
+                self._fetch(partition)
             if self._listener is not None:
                 await self._listener.on_partitions_assigned(set(partitions))
             self._idle_polls = 0
@@ -375,6 +380,8 @@ class Membership:
 
     def _take(self) -> dict[TopicPartition, list[Record]]:
         taken: dict[TopicPartition, list[Record]] = {}
+        if not self._visible:
+            return taken
         left = self._world.batch_max_records
         for partition, position in self.positions.items():
             end = min(self._visible.get(partition, 0), position + left)
@@ -382,6 +389,8 @@ class Membership:
                 taken[partition] = self._broker.log(partition)[position:end]
                 self.positions[partition] = end
                 left -= end - position
+                if end == self._visible[partition]:
+                    del self._visible[partition]
         return taken
 
     def _give_up(self, waiter: asyncio.Future[Any]) -> None:

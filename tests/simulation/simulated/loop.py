@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
-from asyncio import events
+from asyncio import Future as _Future
+from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -35,19 +36,18 @@ class Scheduler:
     def after(self, delay: float, action: Callable[..., None], *args: Any) -> None:
         heapq.heappush(self._queue, (self.now + delay, next(self._number), action, args))
 
-    def step(self) -> bool:
-        """Let the next thing happen; False when nothing will ever happen again."""
-        if not self._queue:
-            return False
-        self.now, _, action, args = heapq.heappop(self._queue)
-        action(*args)
-        return True
+    def run_while(self, is_wanted: Callable[[], bool]) -> None:
+        """Let one thing after the other happen, until no more is wanted or nothing will ever happen again."""
+        queue, take = self._queue, heapq.heappop
+        while queue and is_wanted():
+            self.now, _, action, args = take(queue)
+            action(*args)
 
 
 class Handle:
     """A callback that waits for its turn."""
 
-    __slots__ = ("_args", "_callback", "_context", "_when", "is_cancelled")
+    __slots__ = ("_when", "args", "callback", "context", "is_cancelled")
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class Handle:
         context: contextvars.Context | None,
         when: float = 0.0,
     ) -> None:
-        self._callback, self._args, self._when = callback, args, when
-        self._context = contextvars.copy_context() if context is None else context
+        self.callback, self.args, self._when = callback, args, when
+        self.context = contextvars.copy_context() if context is None else context
         self.is_cancelled = False
 
     def cancel(self) -> None:
@@ -68,9 +68,6 @@ class Handle:
 
     def when(self) -> float:
         return self._when
-
-    def run(self) -> None:
-        self._context.run(self._callback, *self._args)
 
 
 class Task(asyncio.Task[Any]):
@@ -115,7 +112,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         return False
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
+        return _Future(loop=self)
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
         task = Task(coro, loop=self, number=next(self._scheduler.task_number), name=name, context=context)
@@ -154,32 +151,33 @@ class ProcessLoop(asyncio.AbstractEventLoop):
 
     def resolve(self, future: asyncio.Future[Any], result: Any) -> None:
         """Give a future that something outside answers its result, and let the process go on."""
-        if not future.done() and not self.is_closed_down:
-            if isinstance(result, BaseException):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-            self.run_ready()
+        if future.done() or self.is_closed_down:
+            return
+        self._is_due = True  # it runs below: what the future wakes up need not see to that
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+        self.run_ready()
 
     def run_ready(self) -> None:
         """Run until nothing is ready."""
         self._is_due = False
-        if self.is_paused or self.is_closed_down:
-            return
-        self._run()
+        if self._ready and not self.is_paused and not self.is_closed_down:
+            self._run()
 
     def _run(self) -> None:
         self._is_running = True
-        events._set_running_loop(self)
+        _set_running_loop(self)
         ready = self._ready
         try:
             while ready:
                 handle = ready.popleft()
                 if not handle.is_cancelled:
-                    handle.run()
+                    handle.context.run(handle.callback, *handle.args)
         finally:
             self._is_running = False
-            events._set_running_loop(None)
+            _set_running_loop(None)
 
     def close_down(self) -> None:
         """The process is gone. What its tasks still do on their way out reaches nobody."""

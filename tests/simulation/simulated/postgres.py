@@ -19,6 +19,7 @@ from triptych.kernel import deadletters
 from triptych.kernel.database import Queries
 
 FENCED = "TR001"
+COMMIT = "commit"
 PARTITION_COLUMN, STATUS_COLUMN, FINISHED_COLUMN = 6, 7, 18
 ACTIVE = frozenset({"planning", "running", "reviewing", "undoing"})
 
@@ -91,6 +92,9 @@ class Schema:
         return [_Value((1,))]
 
 
+_OF_EVERY_SCHEMA = {"select 1": "ping", COMMIT: COMMIT}
+
+
 class ExecutorTables(Schema):
     """The executor's schema."""
 
@@ -99,7 +103,7 @@ class ExecutorTables(Schema):
             sql: {"commit": "commit_batch", "waiting": "first_in_line"}.get(name, name)
             for name, sql in Queries.load("triptych.executor", "executor.sql").items()
         },
-        "select 1": "ping",
+        **_OF_EVERY_SCHEMA,
     }
 
     def __init__(self, clock: Clock) -> None:
@@ -305,7 +309,7 @@ class WorkerTables(Schema):
     statements: ClassVar[dict[str, str]] = {
         **{sql: name for name, sql in Queries.load("triptych.kernel.worker", "worker.sql").items()},
         **{sql: f"effects_{name}" for name, sql in Queries.load("triptych.tools", "ledger.sql").items()},
-        "select 1": "ping",
+        **_OF_EVERY_SCHEMA,
     }
 
     def __init__(self, clock: Clock) -> None:
@@ -524,7 +528,7 @@ class Transaction:
 
     async def __aexit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
         if kind is None:
-            await self.process.world.statement(self.process, self._tables, "commit", (), self)
+            await self.process.world.statement(self.process, self._tables, COMMIT, (), self)
         else:
             self.roll_back()
 
@@ -542,17 +546,22 @@ class Transaction:
             self._tables.release()
 
 
-def apply(tables: Any, sql: str, args: tuple[Any, ...], transaction: Transaction | None) -> list[Any]:
+def name_of(tables: Any, sql: str) -> str:
+    """The method of the tables that stands for a statement."""
+    try:
+        name: str = tables.statements[sql]
+    except KeyError:
+        raise UnknownStatementError(sql) from None
+    return name
+
+
+def apply(tables: Any, name: str, args: tuple[Any, ...], transaction: Transaction | None) -> list[Any]:
     """Let one statement take effect."""
     if transaction is not None:
-        if sql == "commit":
+        if name == COMMIT:
             transaction.commit()
             return []
         if tables.transaction is not transaction:
             transaction.begin()
-    try:
-        name = tables.statements[sql]
-    except KeyError:
-        raise UnknownStatementError(sql) from None
     rows: list[Any] = getattr(tables, name)(*args)
     return rows

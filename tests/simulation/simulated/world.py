@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import random
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -117,6 +118,7 @@ def install() -> None:
     session.IDLE_POLL_MS = intake.POLL_MS = 10_000_000
     outbox.BEAT_S = 10_000.0
     Queries.load = cache(Queries.load.__func__.__get__(Queries))  # type: ignore[method-assign]
+    Playbook.model_validate_json = cache(Playbook.model_validate_json)  # type: ignore[method-assign]
 
 
 @cache
@@ -127,19 +129,19 @@ def settings_of(instance: str, batch_max_records: int) -> ExecutorSettings:
 
 
 @cache
-def deployment(operations: tuple[str, ...], review: str, *, is_parallel: bool, fans_out: bool = False) -> Deployment:
+def deployment(operations: tuple[str, ...], review: str, shape: str) -> Deployment:
     """A playbook with one step for each operation, in a row or side by side; the last of them over a list."""
     steps = []
     for number, operation in enumerate(operations):
         argument: Any = number
-        if number and not is_parallel:
+        if number and shape != "side by side":
             argument = f"${{{{ steps.s{number - 1}.data.number + 1 }}}}"
         steps.append({"id": f"s{number}", "operation": f"desk.{operation}", "arguments": {"number": argument}})
     last = f"${{{{ steps.s{len(operations) - 1}.data.number }}}}"
-    if fans_out:
+    if shape == "over a list":
         steps[-1] |= {"map": [10, 20, 30], "arguments": {"number": "${{ item }}"}}
         last = last.replace("number", "ok")
-    name = "-".join((*operations, review.replace("_", "-"), "p" if is_parallel else "f" if fans_out else "r"))
+    name = "-".join((*operations, *review.split("_"), *shape.split()))
     playbook = Playbook.model_validate_json(
         orjson.dumps(
             {
@@ -164,6 +166,7 @@ class Mission:
 
     task_id: str
     deployment: Deployment
+    shape: str
     resumes_left: int
     finals: list[tuple[str, bytes]] = field(default_factory=list)
     handed_over: dict[str, bytes] = field(default_factory=dict)
@@ -349,10 +352,13 @@ def _tool(process: Process, pool: Any) -> tuple[Any, Any]:
 
 
 _registry: Any = desk.Registry()
+# What these two remember follows from playbooks and contracts alone, so all schedules may share them.
+_planner = Planner(_registry, None, model_timeout_ms=1)  # type: ignore[arg-type]
+_critic = Critic(_registry, None, model_timeout_ms=1)  # type: ignore[arg-type]
 _BODIES: dict[str, Callable[..., Any]] = {
     "executor": _run_executor,
-    "planner": _run_worker(_with(PLANNER), lambda *_: (Planner(_registry, None, model_timeout_ms=1), None)),  # type: ignore[arg-type]
-    "critic": _run_worker(_with(CRITIC), lambda *_: (Critic(_registry, None, model_timeout_ms=1), None)),  # type: ignore[arg-type]
+    "planner": _run_worker(_with(PLANNER), lambda *_: (_planner, None)),
+    "critic": _run_worker(_with(CRITIC), lambda *_: (_critic, None)),
     "desk": _run_worker(TOOL, _tool),
 }
 
@@ -363,16 +369,11 @@ class Statement:
 
     process: Process
     tables: Any
-    sql: str
+    name: str
     args: tuple[Any, ...]
     transaction: Any
     done: asyncio.Future[Any]
     fault: str | None
-
-    @property
-    def name(self) -> str:
-        name: str = self.tables.statements.get(self.sql, self.sql)
-        return name
 
     def roll_back(self) -> None:
         if self.transaction is not None:
@@ -384,6 +385,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.seed, self.random = seed, random.Random(seed)  # noqa: S311
+        self._draw = self.random.random
         self.scheduler = Scheduler()
         self.broker = Broker(self)
         self.upstream = desk.Upstream()
@@ -392,7 +394,7 @@ class World:
         self.states: dict[Any, Any] = {}
         self.watch = Watch()
         self.postgres_away_until = 0.0
-        self._operations = 0
+        self._operations: Counter[str] = Counter()
         self._settled_at = 0.0
         draw = self.random
         self.partitions = draw.randint(1, 3)
@@ -401,6 +403,7 @@ class World:
         self.batch_max_records = draw.choice((1, 2, 500))
         self._slowness = draw.choice((0.0, 0.02, 0.1))
         self.missions = self._draw_missions()
+        self._unfinished = set(self.missions)
         self.deployments = {mission.deployment.playbook.name: mission.deployment for mission in self.missions.values()}
         self.schemas: dict[str, Any] = {"executor": postgres.ExecutorTables(self.database_now)}
         self.processes: list[Process] = []
@@ -414,9 +417,10 @@ class World:
             if count and service != "executor":
                 self.schemas[service] = postgres.WorkerTables(self.database_now)
             self.processes.extend(Process(self, service, f"{service}-{number}") for number in range(count))
-        self._faults_left = draw.choice((0, 1, 1, 2, 3, 4, 6))
         self.fault_count = 0
-        self._strike_at = {draw.randrange(12, 30 + 25 * len(self.missions)) for _ in range(self._faults_left)}
+        self.faults: Counter[str] = Counter()
+        self.played: Counter[str] = Counter()
+        self._strike_at = {self._draw_strike() for _ in range(draw.choice((0, 1, 1, 2, 3, 4, 6)))}
         # Batches are small here: in most schedules even of one message the next is decided while it is written.
         session.OVERLAP_FROM_MESSAGES = 250 if seed % 3 == 0 else 1
 
@@ -431,9 +435,16 @@ class World:
             review = draw.choice(("exceptions", "exceptions", "exceptions", "exceptions", "every_step", "final"))
             is_parallel = len(operations) > 1 and draw.random() < 0.5
             fans_out = not is_parallel and self.seed % 5 == 0
-            plan = deployment(operations, review, is_parallel=is_parallel, fans_out=fans_out)
-            missions[f"task-{number}"] = Mission(f"task-{number}", plan, resumes_left=draw.randint(0, 2))
+            shape = "side by side" if is_parallel else "over a list" if fans_out else "in a row"
+            plan = deployment(operations, review, shape)
+            missions[f"task-{number}"] = Mission(f"task-{number}", plan, shape, resumes_left=draw.randint(0, 2))
         return missions
+
+    def _draw_strike(self) -> tuple[str, int]:
+        """At which operation of its kind something goes wrong. Most are statements; the others get their share."""
+        place = self.random.choice(("statement", "statement", "statement", "publish", "publish", "upstream"))
+        first, more, more_a_run = {"statement": (12, 18, 25), "publish": (1, 2, 6), "upstream": (1, 0, 2)}[place]
+        return place, self.random.randrange(first, first + more + more_a_run * len(self.missions))
 
     # --- what everything stands on ----------------------------------------------------------------
 
@@ -441,7 +452,7 @@ class World:
         return EPOCH + timedelta(seconds=self.scheduler.now)
 
     def note(self, *what: Any) -> None:
-        self.trace.append((round(self.scheduler.now, 6), *what))
+        self.trace.append((self.scheduler.now, *what))
 
     def settle_after(self, for_s: float) -> None:
         """Something strange lasts for so long; whoever it befell needs a few seconds more to find out."""
@@ -449,7 +460,7 @@ class World:
 
     def moment(self) -> float:
         """How long something outside takes: mostly a millisecond, now and then much longer."""
-        draw = self.random.random
+        draw = self._draw
         if self._slowness and draw() < self._slowness:
             return 3.0 * draw() ** 3
         return 0.0002 + 0.003 * draw() ** 2
@@ -467,14 +478,15 @@ class World:
 
     def strike(self, place: str, process: Process) -> str | None:
         """Count something that touches the world; the fault that befalls it, if one does."""
-        self._operations += 1
-        if self._operations not in self._strike_at:
+        self._operations[place] += 1
+        if (place, self._operations[place]) not in self._strike_at:
             return None
         self.fault_count += 1
         if self.random.random() < 0.3:
             self._mishap(self.random.choice(MISHAPS))
             return None
         fault = self.random.choice(FAULTS[place])
+        self.faults[f"{place} {fault}"] += 1
         self.note("fault", place, fault, process.instance)
         return fault
 
@@ -483,6 +495,7 @@ class World:
         living = [process for process in self.processes if not process.is_dead]
         process = draw.choice(living)
         self.note("mishap", kind, process.instance)
+        self.faults[kind] += 1
         match kind:
             case "cut_off":
                 self.scheduler.after(0.0, process.cut_off, draw.choice((2.0, 12.0, 30.0)))
@@ -525,7 +538,8 @@ class World:
             raise asyncio.CancelledError
         done = process.loop.create_future()
         fault = self.strike("statement", process)
-        self.after_a_moment(self._arrive, Statement(process, tables, sql, args, transaction, done, fault))
+        name = postgres.name_of(tables, sql)
+        self.after_a_moment(self._arrive, Statement(process, tables, name, args, transaction, done, fault))
         rows: list[Any] = await done
         return rows
 
@@ -569,7 +583,7 @@ class World:
         if name == "commit_batch":
             before = {partition: (held[0], held[3]) for partition, held in tables.partitions.items()}
         try:
-            rows = postgres.apply(tables, statement.sql, args, statement.transaction)
+            rows = postgres.apply(tables, name, args, statement.transaction)
         except asyncpg.PostgresError as error:
             statement.roll_back()
             self.note(who, name, "refused", str(error))
@@ -616,6 +630,7 @@ class World:
                 self.after_a_moment(loop.resolve, done, desk.refused())
                 return
             self.note(process.instance, "upstream", kind)
+            self.played[f"calls of {kind}"] += 1
             answer = action()
             self._strike_process(fault, "after", process)
             self.after_a_moment(loop.resolve, done, desk.answer_lost() if fault == "answer_lost" else answer)
@@ -626,6 +641,7 @@ class World:
     # --- the clients ------------------------------------------------------------------------------
 
     def _publish_task(self, mission: Mission, partition: int) -> None:
+        self.played["tasks published"] += 1
         task = Task(task_id=mission.task_id, playbook=mission.deployment.playbook.name, tenant=TENANT)
         self._publish(topics.TASKS, partition, mission.task_id, task.to_bytes())
 
@@ -647,6 +663,7 @@ class World:
         mission.run_ids.add(outcome.get("run_id"))
         if outcome["final"]:
             mission.finals.append((event_id, message.value))
+            self._unfinished.discard(mission.task_id)
             mission.status = outcome["status"]
             return
         if event_id in mission.handed_over:
@@ -657,6 +674,7 @@ class World:
         mission.reasons.append(outcome["reason"]["code"])
         action = ControlAction.RESUME if mission.resumes_left else ControlAction.ABORT
         mission.resumes_left -= 1
+        self.played[f"runs handed over, then {action.value}"] += 1
         command = Control(
             command_id=f"{event_id}:{action.value}",
             run_id=UUID(outcome["run_id"]),
@@ -672,7 +690,7 @@ class World:
     # --- from beginning to end --------------------------------------------------------------------
 
     def _look_whether_it_is_over(self) -> None:
-        if self.over_at is None and all(mission.finals for mission in self.missions.values()) and not self.left_open():
+        if self.over_at is None and not self._unfinished and not self.left_open():
             self.over_at = self.scheduler.now
             self.note("over")
 
@@ -704,7 +722,7 @@ class World:
 
     over_at: float | None = None
 
-    def play(self) -> World:
+    def play(self) -> Played:
         """Let the schedule happen, and look at what is left of it."""
         draw = self.random
         for process in self.processes:
@@ -714,25 +732,60 @@ class World:
                 self.scheduler.after(
                     draw.uniform(0.0, 0.6), self._publish_task, mission, draw.randrange(self.partitions)
                 )
-        while self.over_at is None and self.scheduler.now < HORIZON_S and not self.violations:
-            if not self.scheduler.step():
-                break
+        scheduler = self.scheduler
+        scheduler.run_while(
+            lambda: self.over_at is None and scheduler.now < HORIZON_S and not self.violations,
+        )
         if self.over_at is not None:
             end = max(self.over_at, self._settled_at) + AFTERMATH_S
-            while self.scheduler.now < end or (self.scheduler.now < end + IDLE_S and self.left_open()):
-                if not self.scheduler.step():
-                    break
+            scheduler.run_while(
+                lambda: scheduler.now < end or (scheduler.now < end + IDLE_S and bool(self.left_open())),
+            )
         check(self)
         for process in self.processes:
             process.is_leaving = True
             process.kill()
-        return self
+        self._count_missions()
+        return Played(self.seed, self.violations, self.trace, self.faults, self.played)
+
+    def _count_missions(self) -> None:
+        self.played["schedules"] += 1
+        self.played["schedules without a fault"] += not self.fault_count
+        for mission in self.missions.values():
+            self.played[f"runs {mission.shape}"] += 1
+            self.played[f"runs reviewed: {mission.deployment.playbook.review}"] += 1
+            self.played[f"runs that {mission.status or 'did not end'}"] += 1
+
+    def dismantle(self) -> None:
+        """Let go of everything, so that most of it is freed without the garbage collector."""
+        for process in self.processes:
+            for member in process.memberships:
+                vars(member).clear()
+            vars(process.loop).clear()
+            vars(process).clear()
+        vars(self.broker).clear()
+        vars(self).clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A schedule that is over."""
+
+    seed: int
+    violations: list[str]
+    trace: list[tuple[Any, ...]]
+    faults: Counter[str]
+    played: Counter[str]
 
     def digest(self) -> str:
         """A hash of everything that happened."""
-        return hashlib.sha256(repr(self.trace).encode()).hexdigest()
+        rounded = [(round(at, 6), *what) for at, *what in self.trace]
+        return hashlib.sha256(repr(rounded).encode()).hexdigest()
 
 
-def play(seed: int) -> World:
+def play(seed: int) -> Played:
     """One schedule."""
-    return World(seed).play()
+    world = World(seed)
+    played = world.play()
+    world.dismantle()
+    return played
