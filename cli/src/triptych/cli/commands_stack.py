@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from triptych.cli.options import DEFAULT_DATA, DEFAULT_PREFIX, AsJson, DataDir
+from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_DATA, DEFAULT_PREFIX, AsJson, ConfigFile, DataDir
 from triptych.cli.output import err, out, print_json
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.control import ask
@@ -35,18 +35,22 @@ _COLOURS = {"ready": "green", "starting": "yellow", "unready": "yellow", "backof
 
 Status = dict[str, Any]
 
+TopicPrefix = Annotated[str, typer.Option("--prefix", help="Topics are PREFIX.noun; the database has this name.")]
+ExistingKafka = Annotated[
+    str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Use this Kafka instead of an embedded one.")
+]
+ExistingPostgres = Annotated[
+    str | None, typer.Option("--postgres", metavar="DSN", help="Use this Postgres instead; the DSN of an owner.")
+]
+
 
 def up(
     *,
     data: DataDir = DEFAULT_DATA,
-    prefix: Annotated[str, typer.Option(help="Topics are PREFIX.noun; the database has this name.")] = DEFAULT_PREFIX,
-    kafka: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Use this Kafka instead of an embedded one.")
-    ] = None,
-    postgres: Annotated[
-        str | None, typer.Option(metavar="DSN", help="Use this Postgres instead; the DSN of an owner.")
-    ] = None,
-    config: Annotated[Path, typer.Option(help="Which processes make the stack.")] = Path("triptych.toml"),
+    prefix: TopicPrefix = DEFAULT_PREFIX,
+    kafka: ExistingKafka = None,
+    postgres: ExistingPostgres = None,
+    config: ConfigFile = DEFAULT_CONFIG,
     playbooks: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Playbooks, instead of those that the configuration names.")
     ] = None,

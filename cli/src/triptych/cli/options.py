@@ -22,7 +22,11 @@ Postgres = Annotated[
     typer.Option("--postgres", metavar="DSN", help="The operator's database, instead of the one of --data."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for machines.")]
+ConfigFile = Annotated[
+    Path, typer.Option("--config", metavar="FILE", help="The triptych.toml: which processes make the stack.")
+]
 
+DEFAULT_CONFIG = Path("triptych.toml")
 DEFAULT_DATA = Path(".triptych")
 DEFAULT_PREFIX = "triptych"
 

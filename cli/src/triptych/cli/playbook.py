@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from triptych.cli.options import AsJson
+from triptych.cli.options import DEFAULT_CONFIG, AsJson
 from triptych.cli.output import err, out, print_json
 from triptych.cli.stack.config import StackConfig
-from triptych.cli.tools.options import DEFAULT_CONFIG
 from triptych.schemas import Playbook
 
 if TYPE_CHECKING:

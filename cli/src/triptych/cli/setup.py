@@ -14,7 +14,7 @@ import psycopg
 import typer
 from psycopg.conninfo import conninfo_to_dict
 
-from triptych.cli.options import DEFAULT_PREFIX, AsJson
+from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_PREFIX, AsJson, ConfigFile
 from triptych.cli.output import err, print_json
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.topics import create_topics
@@ -48,7 +48,7 @@ def setup(
     prefix: Annotated[
         str, typer.Option(envvar="TRIPTYCH_TOPIC_PREFIX", help="Topics are PREFIX.noun.")
     ] = DEFAULT_PREFIX,
-    config: Annotated[Path, typer.Option(help="Which services there are.")] = Path("triptych.toml"),
+    config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
     """Create topics, roles, schemas and tables for services that are started by other means than `up`."""

@@ -9,15 +9,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from watchfiles import DefaultFilter, watch
 
-from triptych.cli.commands_stack import follow, start, stop
+from triptych.cli.commands_stack import ExistingKafka, ExistingPostgres, TopicPrefix, follow, start, stop
 from triptych.cli.dev.contracts import differences
 from triptych.cli.dev.reach import Concerned, Reach
-from triptych.cli.options import DEFAULT_DATA, DEFAULT_PREFIX, DataDir
+from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_DATA, DEFAULT_PREFIX, ConfigFile, DataDir
 from triptych.cli.output import err, out
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.control import ask
@@ -36,14 +34,10 @@ LOOK_EVERY_MS = 1_000
 def dev(
     *,
     data: DataDir = DEFAULT_DATA,
-    prefix: Annotated[str, typer.Option(help="Topics are PREFIX.noun; the database has this name.")] = DEFAULT_PREFIX,
-    kafka: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Use this Kafka instead of an embedded one.")
-    ] = None,
-    postgres: Annotated[
-        str | None, typer.Option(metavar="DSN", help="Use this Postgres instead; the DSN of an owner.")
-    ] = None,
-    config: Annotated[Path, typer.Option(help="Which processes make the stack.")] = Path("triptych.toml"),
+    prefix: TopicPrefix = DEFAULT_PREFIX,
+    kafka: ExistingKafka = None,
+    postgres: ExistingPostgres = None,
+    config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
     """Run the embedded stack until Ctrl-C, and restart what changes: a tool, the playbooks, the configuration."""
     # A shell that starts it in the background has it ignore Ctrl-C, and whoever sends one all the same means it.

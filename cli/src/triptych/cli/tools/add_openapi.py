@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import httpx
 import typer
 
-from triptych.cli.options import AsJson
+from triptych.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile
 from triptych.cli.output import err, out, print_json
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.tools import edit
-from triptych.cli.tools.options import DEFAULT_CONFIG, ConfigFile, DryRun, Name, Replace, pairs
+from triptych.cli.tools.options import DryRun, Name, Replace, pairs
 from triptych.kernel.bus import REQUEST_MAX_BYTES
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ToolContracts

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from triptych.cli.options import AsJson
+from triptych.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile
 from triptych.cli.output import err, out, print_json
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.tools import edit
 from triptych.cli.tools.ls import contracts_table
-from triptych.cli.tools.options import DEFAULT_CONFIG, ConfigFile, DryRun, Name, Replace
+from triptych.cli.tools.options import DryRun, Name, Replace
 
 ADAPTER = "triptych.tools.sql:tool"
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from triptych.cli.options import AsJson
+from triptych.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile
 from triptych.cli.output import out, print_json
 from triptych.cli.stack.config import StackConfig
-from triptych.cli.tools.options import DEFAULT_CONFIG, ConfigFile
 from triptych.kernel.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ import aiokafka
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
-from triptych.cli.options import broker
+from triptych.cli.options import DEFAULT_CONFIG, broker
 from triptych.cli.stack.config import StackConfig
-from triptych.cli.tools.options import DEFAULT_CONFIG
 from triptych.client import Address, KafkaUnreachableError, NoStackError
 from triptych.kernel import cloudevents
 from triptych.kernel.errors import TriptychError, UndecodableRecord

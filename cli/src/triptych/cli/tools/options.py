@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,8 +18,6 @@ def _name(given: str) -> str:
     return given
 
 
-ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="The triptych.toml.")]
-DEFAULT_CONFIG = Path("triptych.toml")
 Name = Annotated[str, typer.Option("--name", help="The tool's name, as playbooks will use it.", callback=_name)]
 Replace = Annotated[bool, typer.Option("--replace", help="Take the place of the tool of this name.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only report; write nothing.")]

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Postgres, Prefix
+from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_DATA, AsJson, ConfigFile, DataDir, Kafka, Postgres, Prefix
 from triptych.cli.tools import tell
 from triptych.cli.tools.conformance import conformance as check_conformance
-from triptych.cli.tools.options import DEFAULT_CONFIG, ConfigFile
 
 
 def trial(
