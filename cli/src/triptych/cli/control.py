@@ -7,7 +7,6 @@ that the answer on the terminal is the executor's and not a guess.
 from __future__ import annotations
 
 import asyncio
-import getpass
 import math
 from contextlib import suppress
 from typing import Annotated, Any
@@ -15,7 +14,18 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Postgres, Prefix, broker, database
+from triptych.cli.options import (
+    DEFAULT_DATA,
+    AsJson,
+    DataDir,
+    Kafka,
+    Postgres,
+    Prefix,
+    Principal,
+    broker,
+    database,
+    principal_of,
+)
 from triptych.cli.output import err, out, print_json
 from triptych.client import Address, Client, JournalEntry, Operator, RunOverError, RunRow
 from triptych.schemas import ControlAction
@@ -25,7 +35,6 @@ _POLL_S = 0.1
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or a task id.")]
 Note = Annotated[str, typer.Option(help="Why; it is kept in the run's journal.")]
-Principal = Annotated[str | None, typer.Option(help="Who you are; user:<login> when left out.")]
 BUDGETS = ("steps", "tool_calls", "tokens", "usd", "wall_ms", "replans")
 
 
@@ -41,7 +50,7 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Stop a run. What is under way is not waited for."""
-    command = {"principal": _principal(principal), "note": note}
+    command = {"principal": principal_of(principal), "note": note}
     address, dsn = broker(data, kafka, prefix), database(data, postgres)
     _report(asyncio.run(_send(address, dsn, run, ControlAction.CANCEL, command)), as_json=as_json)
 
@@ -61,7 +70,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Take up an escalated run where it stopped, with fresh attempts."""
-    command = {"principal": _principal(principal), "note": note, "extend": amounts(extend or [])}
+    command = {"principal": principal_of(principal), "note": note, "extend": amounts(extend or [])}
     address, dsn = broker(data, kafka, prefix), database(data, postgres)
     _report(asyncio.run(_send(address, dsn, run, ControlAction.RESUME, command)), as_json=as_json)
 
@@ -82,7 +91,7 @@ def skip(
     as_json: AsJson = False,
 ) -> None:
     """Treat a step of an escalated run as done, and go on."""
-    command = {"principal": _principal(principal), "note": note, "step": step, "data": _json(answer)}
+    command = {"principal": principal_of(principal), "note": note, "step": step, "data": _json(answer)}
     address, dsn = broker(data, kafka, prefix), database(data, postgres)
     _report(asyncio.run(_send(address, dsn, run, ControlAction.SKIP, command)), as_json=as_json)
 
@@ -100,7 +109,7 @@ def abort(
     as_json: AsJson = False,
 ) -> None:
     """End an escalated run as failed."""
-    command = {"principal": _principal(principal), "note": note, "undo": undo}
+    command = {"principal": principal_of(principal), "note": note, "undo": undo}
     address, dsn = broker(data, kafka, prefix), database(data, postgres)
     _report(asyncio.run(_send(address, dsn, run, ControlAction.ABORT, command)), as_json=as_json)
 
@@ -120,10 +129,6 @@ def amounts(pairs: list[str]) -> dict[str, float]:
             raise typer.BadParameter(f"--extend {pair}: write it as {name}=NUMBER, with a number above 0")
         found[name] = more
     return found
-
-
-def _principal(given: str | None) -> str:
-    return given or f"user:{getpass.getuser()}"
 
 
 def _json(text: str | None) -> Any:

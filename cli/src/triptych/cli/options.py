@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ Postgres = Annotated[
     str | None,
     typer.Option("--postgres", metavar="DSN", help="The operator's database, instead of the one of --data."),
 ]
+Principal = Annotated[str | None, typer.Option(help="Who you are; user:<login> when left out.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for machines.")]
 ConfigFile = Annotated[
     Path, typer.Option("--config", metavar="FILE", help="The triptych.toml: which processes make the stack.")
@@ -29,6 +31,11 @@ ConfigFile = Annotated[
 DEFAULT_CONFIG = Path("triptych.toml")
 DEFAULT_DATA = Path(".triptych")
 DEFAULT_PREFIX = "triptych"
+
+
+def principal_of(given: str | None) -> str:
+    """Who gives a command: whom they say they are, else the user of this machine."""
+    return given or f"user:{getpass.getuser()}"
 
 
 def broker(data: Path, kafka: str | None, prefix: str | None) -> Address:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Postgres, Prefix, broker, database
+from triptych.cli.options import (
+    DEFAULT_DATA,
+    AsJson,
+    DataDir,
+    Kafka,
+    Postgres,
+    Prefix,
+    Principal,
+    broker,
+    database,
+    principal_of,
+)
 from triptych.cli.output import err, out, print_json
-from triptych.client import Client, tool_health
+from triptych.client import Address, Client, tool_health
 from triptych.client.operator import operator_connection
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.task import BreakerMode
@@ -21,7 +30,6 @@ _ANSWER_TIMEOUT_S = 30.0
 _POLL_S = 0.1
 
 Note = Annotated[str, typer.Option(help="Why; it is kept with the command.")]
-Principal = Annotated[str | None, typer.Option(help="Who you are; user:<login> when left out.")]
 
 
 def breaker(
@@ -37,33 +45,15 @@ def breaker(
     as_json: AsJson = False,
 ) -> None:
     """Hold a breaker open (nothing is called) or closed (whatever fails), or let it go (auto)."""
-    _tell(name, mode, note, principal, (data, kafka, prefix, postgres), as_json=as_json)
+    address, dsn = broker(data, kafka, prefix), database(data, postgres)
+    tell(address, dsn, name, mode, note=note, principal=principal_of(principal), as_json=as_json)
 
 
-def probe(
-    name: Annotated[str, typer.Argument(help="A tool, such as crm.")],
-    *,
-    principal: Principal = None,
-    data: DataDir = DEFAULT_DATA,
-    kafka: Kafka = None,
-    prefix: Prefix = None,
-    postgres: Postgres = None,
-    as_json: AsJson = False,
+def tell(
+    address: Address, dsn: str, name: str, mode: BreakerMode | None, *, note: str, principal: str, as_json: bool
 ) -> None:
-    """Have a running tool probe its upstream now."""
-    _tell(name, None, "", principal, (data, kafka, prefix, postgres), as_json=as_json)
-
-
-def _tell(
-    name: str,
-    mode: BreakerMode | None,
-    note: str,
-    principal: str | None,
-    where: tuple[Path, str | None, str | None, str | None],
-    *,
-    as_json: bool,
-) -> None:
-    answer = asyncio.run(_ask(name, mode, note, principal or f"user:{getpass.getuser()}", where))
+    """Tell a tool, or one operation, how to hold its breaker, or to probe its upstream, and print what it answers."""
+    answer = asyncio.run(_ask(address, dsn, name, mode, note=note, principal=principal))
     if as_json:
         print_json({"tool": name, "answer": answer})
     elif answer is None:
@@ -75,14 +65,8 @@ def _tell(
 
 
 async def _ask(
-    name: str,
-    mode: BreakerMode | None,
-    note: str,
-    principal: str,
-    where: tuple[Path, str | None, str | None, str | None],
+    address: Address, dsn: str, name: str, mode: BreakerMode | None, *, note: str, principal: str
 ) -> str | None:
-    data, kafka, prefix, postgres = where
-    address, dsn = broker(data, kafka, prefix), database(data, postgres)
     tool, _, operation = name.partition(".")
     async with operator_connection(dsn) as connection, Client(address.kafka, address.topic_prefix) as client:
         if tool not in (known := await tool_health.tools(connection)):

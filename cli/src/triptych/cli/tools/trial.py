@@ -6,9 +6,22 @@ from typing import Annotated
 
 import typer
 
-from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_DATA, AsJson, ConfigFile, DataDir, Kafka, Postgres, Prefix
-from triptych.cli.tools import tell
+from triptych.cli.options import (
+    DEFAULT_CONFIG,
+    DEFAULT_DATA,
+    AsJson,
+    ConfigFile,
+    DataDir,
+    Kafka,
+    Postgres,
+    Prefix,
+    Principal,
+    broker,
+    database,
+    principal_of,
+)
 from triptych.cli.tools.conformance import conformance as check_conformance
+from triptych.cli.tools.tell import tell
 
 
 def trial(
@@ -23,7 +36,7 @@ def trial(
         typer.Option("--owner-postgres", metavar="DSN", help="For --conformance; else it starts one."),
     ] = None,
     config: ConfigFile = DEFAULT_CONFIG,
-    principal: tell.Principal = None,
+    principal: Principal = None,
     data: DataDir = DEFAULT_DATA,
     kafka: Kafka = None,
     prefix: Prefix = None,
@@ -42,4 +55,5 @@ def trial(
             param_hint="NAME",
         )
     else:
-        tell.probe(name, principal=principal, data=data, kafka=kafka, prefix=prefix, postgres=postgres, as_json=as_json)
+        address, dsn = broker(data, kafka, prefix), database(data, postgres)
+        tell(address, dsn, name, None, note="", principal=principal_of(principal), as_json=as_json)
