@@ -19,6 +19,7 @@ from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outage import KAFKA_GONE, Outage
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
+from triptych.schemas.base import shortened
 
 POLL_MS = 1_000
 CATCHING_UP_MS = 50
@@ -113,6 +114,7 @@ class CompactedTopic:
             try:
                 self._apply(record)
             except (UndecodableRecord, ValidationError, ValueError) as error:
-                self._service.log.warning("record skipped", topic=record.topic, offset=record.offset, error=str(error))
+                why = shortened(str(error))
+                self._service.log.warning("record skipped", topic=record.topic, offset=record.offset, error=why)
         if records and self._changed is not None:
             await self._changed()

@@ -17,7 +17,8 @@ import structlog
 Logger = structlog.typing.FilteringBoundLogger
 
 _SECRET_FIELD = re.compile(r"(password|passwd|secret|token|api_?key|authorization|credential)s?$", re.IGNORECASE)
-_DSN_PASSWORD = re.compile(r"(\w+://[^\s:/@]+:)[^\s@]+@")
+_DSN_PASSWORD = re.compile(r"(\b\w{1,40}://[^\s:/@]{1,200}:)[^\s@]{1,1000}@")
+"""Bounded, since others choose what is in a text: an unbounded one takes minutes for a word a megabyte long."""
 MASK = "***"
 
 
