@@ -100,6 +100,9 @@ class Kafka:
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": str(data),
             "num.partitions": "2",
+            # Each message is handed from thread to thread; of eight that wait, the next to run is always a cold one.
+            "num.network.threads": "1",
+            "num.io.threads": "2",
             "auto.create.topics.enable": "false",
             "group.initial.rebalance.delay.ms": "0",
             "offsets.topic.replication.factor": "1",
