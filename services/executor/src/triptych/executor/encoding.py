@@ -1,7 +1,7 @@
 """JSON of what is written thousands of times a second, from dicts instead of models.
 
-Models check what comes in. What goes out we have made ourselves: as dicts it costs a third, and says the same to
-the byte (tests/unit/test_encoding.py). Pure.
+Models check what comes in. What goes out we have made ourselves: as dicts it costs a third, and says the same
+(tests/unit/test_encoding.py). Pure.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ def result(of: Result) -> Json:
     """What a tool gave."""
     if of.error is not None or of.age_ms is not None or of.data is None:
         return of
-    return {"status": of.status.value, "data": of.data}
+    return {"status": of.status, "data": of.data}
 
 
 def _model(content: object) -> orjson.Fragment:
-    if isinstance(content, Step | FixedPlan):
-        return orjson.Fragment(content.encoded)
-    if isinstance(content, Message | Authored):
-        return orjson.Fragment(content.to_bytes())
+    match content:
+        case Step() | FixedPlan():
+            return orjson.Fragment(content.encoded)
+        case Message() | Authored():
+            return orjson.Fragment(content.to_bytes())
     raise TypeError(type(content).__name__)

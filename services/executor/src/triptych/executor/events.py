@@ -6,6 +6,7 @@ again. Adding a field needs a default; a type is never renamed, because journals
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import field, fields
 from datetime import datetime
 from typing import Annotated, Any
@@ -409,25 +410,22 @@ def encode(event: Event) -> tuple[str, str]:
     Whatever a message could hold can be written: integers of any size, and what is no number becomes null.
     """
     name = type(event).__name__
-    match event:
-        case CallRequested():
-            return name, _call_requested(event).decode()
-        case CallAnswered():
-            return name, _call_answered(event).decode()
-        case StepEnded(step, status, None):
-            return name, encoded({"step": step, "status": status}).decode()
-        case RunAdmitted():
-            fields = {field_name: getattr(event, field_name) for field_name in _ADMITTED}
-            fields["playbook"] = {"name": event.playbook.name, "version": event.playbook.version}
-            if event.parent is None:
-                del fields["parent"]
-            return name, to_json(fields, inf_nan_mode="null").decode()
-        case PlanAccepted(request_id, plan, spend, ledger):
-            fields = {"request_id": request_id, "spend": spend, **({} if ledger is None else {"ledger": ledger})}
-            around = to_json(fields, exclude_none=True)
-            return name, (around[:-1] + b',"plan":' + plan.encoded + b"}").decode()
-        case _:
-            return name, _ADAPTERS[name].serializer.to_json(event, exclude_none=True).decode()
+    write = _WRITERS.get(name)
+    data = write(event) if write else _ADAPTERS[name].serializer.to_json(event, exclude_none=True)
+    return name, data.decode()
+
+
+def _run_admitted(event: RunAdmitted) -> bytes:
+    fields = {name: getattr(event, name) for name in _ADMITTED}
+    fields["playbook"] = {"name": event.playbook.name, "version": event.playbook.version}
+    if event.parent is None:
+        del fields["parent"]
+    return to_json(fields, inf_nan_mode="null")
+
+
+def _plan_accepted(event: PlanAccepted) -> bytes:
+    around = {"request_id": event.request_id, "spend": event.spend, **given(ledger=event.ledger)}
+    return to_json(around, exclude_none=True)[:-1] + b',"plan":' + event.plan.encoded + b"}"
 
 
 def _call_requested(event: CallRequested) -> bytes:
@@ -455,6 +453,43 @@ def _call_answered(event: CallAnswered) -> bytes:
     }
     more = given(started_at=event.started_at, finished_at=event.finished_at, extended=event.extended)
     return encoded(fields | more)
+
+
+def _review_requested(event: ReviewRequested) -> bytes:
+    fields = {
+        "request_id": event.request_id,
+        "reserved": encoding.grant(event.reserved),
+        "deadline_at": event.deadline_at,
+        "reissue_at": event.reissue_at,
+        "output": event.output,
+    }
+    return encoded(fields | given(step=event.step))
+
+
+def _verdict_given(event: VerdictGiven) -> bytes:
+    fields = {
+        "request_id": event.request_id,
+        "decision": event.decision,
+        "evidence": event.evidence,
+        "spend": encoding.spend(event.spend),
+    }
+    return encoded(fields | given(step=event.step, reason=event.reason, confidence=event.confidence))
+
+
+def _step_ended(event: StepEnded) -> bytes:
+    return encoded({"step": event.step, "status": event.status, **given(reason=event.reason)})
+
+
+_WRITERS: dict[str, Callable[[Any], bytes]] = {
+    "RunAdmitted": _run_admitted,
+    "PlanAccepted": _plan_accepted,
+    "CallRequested": _call_requested,
+    "CallAnswered": _call_answered,
+    "ReviewRequested": _review_requested,
+    "VerdictGiven": _verdict_given,
+    "StepEnded": _step_ended,
+}
+"""What is not as simple as its type says, and what every step has."""
 
 
 def decode(event_type: str, data: str, playbooks: PlaybookLookup) -> Event:

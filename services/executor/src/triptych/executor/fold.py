@@ -80,6 +80,17 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             _call_answered(run, event, at)
         case ev.StepEnded(step, status, reason):
             _change_step(run, step, status=StepStatus(status), reason=reason, ended_at=at)
+        case ev.ReviewRequested():
+            _review_requested(run, event)
+        case (
+            ev.VerdictGiven(request_id=request_id, step=step, spend=spend)
+            | ev.ReviewFailed(request_id=request_id, step=step, spend=spend)
+        ):
+            _close(run, request_id, spend)
+            if step is not None:
+                _change_step(run, step, status=StepStatus.ANSWERED)
+            elif run.status is RunStatus.REVIEWING:
+                run.status = RunStatus.RUNNING
         case ev.RunStarted(deadline_at):
             run.status = RunStatus.PLANNING
             run.deadline_at = deadline_at
@@ -127,17 +138,6 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             _change_step(run, step, status=StepStatus.ANSWERED, arguments=arguments, result=result, started_at=at)
         case ev.FallbackTaken():
             _fallback_taken(run, event, at)
-        case ev.ReviewRequested():
-            _review_requested(run, event)
-        case (
-            ev.VerdictGiven(request_id=request_id, step=step, spend=spend)
-            | ev.ReviewFailed(request_id=request_id, step=step, spend=spend)
-        ):
-            _close(run, request_id, spend)
-            if step is not None:
-                _change_step(run, step, status=StepStatus.ANSWERED)
-            elif run.status is RunStatus.REVIEWING:
-                run.status = RunStatus.RUNNING
         case ev.RetryScheduled(ask, step, due_at, _reason, postponed):
             _retry_scheduled(run, Ask(ask), step, due_at, postponed=postponed)
         case ev.RequestReissued(request_id, reissue_at):

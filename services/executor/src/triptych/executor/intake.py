@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from triptych.executor.deployments import Deployment
 from triptych.executor.handoff import refused
-from triptych.executor.machine import Start, Tick, begin, decide
+from triptych.executor.machine import Message, Start, Tick, begin, decide
 from triptych.executor.messages import endings, messages, rejection
 from triptych.executor.plans import PlanReader
 from triptych.executor.settings import MAX_ACTIVE_RUNS
@@ -166,7 +166,7 @@ class Executor:
             raise UndecodableRecord("unknown_run", f"there is no run {message.run_id}")
         if isinstance(content, Withdrawal):
             content = _cancellation(state, content.parent)
-        assert isinstance(content, PlanAnswer | CallAnswer | VerdictAnswer | Control | Tick | Start)  # noqa: S101
+        assert isinstance(content, Message)  # noqa: S101
         decided = decide(state, content, now)
         return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
 

@@ -62,7 +62,7 @@ class Start:
     """There is room for a run that was queued."""
 
 
-Message = PlanAnswer | CallAnswer | VerdictAnswer | Control | Tick | Start
+Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | Tick | Start
 
 
 def begin(
@@ -101,10 +101,10 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
     match message:
         case CallAnswer() if _is_asked_for(run, message):
             _on_result(turn, message)
-        case PlanAnswer() if message.request_id in run.requests:
-            _on_plan(turn, message)
         case VerdictAnswer() if message.request_id in run.requests:
             _on_verdict(turn, message)
+        case PlanAnswer() if message.request_id in run.requests:
+            _on_plan(turn, message)
         case Control() if message.command_id not in run.commands:
             on_control(turn, message)
         case Tick():

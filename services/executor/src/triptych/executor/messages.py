@@ -40,6 +40,8 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
     sends: list[Send] = []
     for event in events:
         match event:
+            case ev.CallAnswered() | ev.StepEnded():
+                continue  # most events are of these, and send nothing
             case ev.PlanRequested() | ev.CallRequested() | ev.ReviewRequested() | ev.UndoRequested():
                 sends.append(_request(run, event))
             case ev.RequestReissued(request_id) if request_id in run.requests:
@@ -234,7 +236,7 @@ def _record(state: StepState) -> dict[str, Json]:
     return {
         "id": state.step.id,
         "operation": state.acting.operation,
-        "status": state.status.value,
+        "status": state.status,
         "arguments": state.arguments,
         **given(result=encoding.result(state.result) if state.result else None, reason=state.reason),
     }

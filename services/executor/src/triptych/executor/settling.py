@@ -51,9 +51,9 @@ def _is_as_expected(run: Run, state: StepState) -> bool:
     """Whether the step's own expectation holds. When it cannot be evaluated, the critic says what that means."""
     if state.step.expect is None or state.result is None:
         return True
-    result = {"status": state.result.status.value, "data": state.result.data}
+    result = {"status": state.result.status, "data": state.result.data}
     try:
-        return holds(state.step.expect, {**run.scope_of(state), "result": result})
+        return holds(state.step.expect, run.scope_of(state, result=result))
     except ExpressionError:
         return False
 

@@ -400,10 +400,12 @@ class Run:
         """The variables that expressions in this run can see."""
         return {"input": self.input, "steps": _EndedSteps(self.steps), "answer": self.answer}
 
-    def scope_of(self, state: StepState) -> dict[str, Any]:
+    def scope_of(self, state: StepState, **more: Json) -> dict[str, Any]:
         """The same for a step, or for a branch of one, which sees its item too."""
-        scope = {**self.scope(), "feedback": state.feedback}
-        return scope if state.index is None else {**scope, "item": self.item_of(state), "index": state.index}
+        more["feedback"] = state.feedback
+        if state.index is not None:
+            more |= {"item": self.item_of(state), "index": state.index}
+        return self.scope() | more
 
     def merged(self, state: StepState) -> Result:
         """What the branches of a step have given so far."""
@@ -437,14 +439,11 @@ class Run:
 
     def wake_at(self) -> datetime | None:
         """The earliest moment at which time alone may change this run; None when only a message can."""
-        status = self.status
-        if status.is_final:
-            return None
+        is_active = self.status.is_active
         moments = [request.reissue_at for request in self.requests.values()]
-        is_active = status.is_active
         if is_active and not self.children_waiting:
             moments.append(self.deadline_at)
-        if self.retries and (is_active or status is RunStatus.UNDOING):
+        if self.retries and (is_active or self.status is RunStatus.UNDOING):
             moments += [retry.due_at for retry in self.retries.values()]
         return min(moments, default=None)
 
