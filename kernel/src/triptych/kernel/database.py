@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
+from uuid import UUID
 
 import asyncpg
+from asyncpg.pgproto import pgproto
 
 from triptych.kernel.errors import ConfigurationError
 
@@ -40,6 +42,11 @@ class Queries(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._statements)
+
+
+def as_in_rows(key: UUID) -> UUID:
+    """The same UUID as rows hold it: hashed, compared, printed and written in C, which takes a seventh of the time."""
+    return pgproto.UUID(key.bytes)
 
 
 async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:

@@ -11,26 +11,27 @@ def shortfall(ledger: Ledger, grant: Grant, *, steps: int = 0, tool_calls: int =
 
     Tokens and money that are reserved for what is under way count as spent until they are settled.
     """
-    micros = 1_000_000
-    wanted = (
-        ("steps", ledger.steps + steps, ledger.max_steps, 1),
-        (
-            "tool_calls",
-            ledger.tool_calls + ledger.reserved_tool_calls + grant.tool_calls + tool_calls,
-            ledger.max_tool_calls,
-            1,
-        ),
-        ("tokens", ledger.tokens + ledger.reserved_tokens + grant.tokens, ledger.max_tokens, 1),
-        ("usd", ledger.usd_micros + ledger.reserved_usd_micros + grant.usd_micros, ledger.max_usd_micros, micros),
-    )
-    for name, needed, limit, unit in wanted:
-        if needed > limit:
-            return Reason(
-                code=f"budget_{name}",
-                message=f"the budget of {name} is {limit / unit:g} and the next request needs "
-                f"{needed / unit:g} in all; resume with more ({name}) or abort",
-            )
+    steps += ledger.steps
+    if steps > ledger.max_steps:
+        return _short("steps", steps, ledger.max_steps)
+    tool_calls += ledger.tool_calls + ledger.reserved_tool_calls + grant.tool_calls
+    if tool_calls > ledger.max_tool_calls:
+        return _short("tool_calls", tool_calls, ledger.max_tool_calls)
+    tokens = ledger.tokens + ledger.reserved_tokens + grant.tokens
+    if tokens > ledger.max_tokens:
+        return _short("tokens", tokens, ledger.max_tokens)
+    usd_micros = ledger.usd_micros + ledger.reserved_usd_micros + grant.usd_micros
+    if usd_micros > ledger.max_usd_micros:
+        return _short("usd", usd_micros / 1_000_000, ledger.max_usd_micros / 1_000_000)
     return None
+
+
+def _short(name: str, needed: float, limit: float) -> Reason:
+    return Reason(
+        code=f"budget_{name}",
+        message=f"the budget of {name} is {limit:g} and the next request needs {needed:g} in all; "
+        f"resume with more ({name}) or abort",
+    )
 
 
 def replans_exhausted(ledger: Ledger, cause: Reason) -> Reason | None:

@@ -23,6 +23,7 @@ from triptych.executor.settings import MAX_ACTIVE_RUNS
 from triptych.executor.state import Run, RunStatus
 from triptych.executor.turn import Decided
 from triptych.kernel import cloudevents
+from triptych.kernel.database import as_in_rows
 from triptych.kernel.decider import (
     FORWARDED,
     Addressed,
@@ -113,7 +114,7 @@ class Executor:
             message = self._plans.read(body) if model is PlanAnswer else model.model_validate_json(body)
         except ValidationError as error:
             raise UndecodableRecord(f"invalid_{model.__name__.lower()}", _explain(error)) from error
-        return Addressed(message.run_id, message)
+        return Addressed(as_in_rows(message.run_id), message)
 
     @property
     def limits(self) -> Limits:
@@ -197,7 +198,7 @@ class Executor:
             raise _rejected(body, derived_id, "invalid_task", _explain(error)) from error
         if task.parent is not None and task.parent.withdrawn:
             run_id = derive_run_id(task.tenant, task.task_id or derived_id, task.parent.asked_at_ms)
-            return Addressed(run_id, Withdrawal(task.parent))
+            return Addressed(as_in_rows(run_id), Withdrawal(task.parent))
         deployment = self._deployments.get(task.playbook)
         if deployment is None:
             known = ", ".join(sorted(self._deployments)) or "none"
@@ -213,7 +214,7 @@ class Executor:
         # A child's id is known to its parent before the broker has seen its task.
         began_ms = record.timestamp if task.parent is None else task.parent.asked_at_ms
         return Addressed(
-            derive_run_id(task.tenant, task_id, began_ms),
+            as_in_rows(derive_run_id(task.tenant, task_id, began_ms)),
             Admission(task, task_id, deployment.playbook),
             creates=Kind(task.tenant, task.playbook),
             is_child=task.parent is not None,
