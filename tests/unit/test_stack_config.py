@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def test_the_shipped_configuration_is_valid_and_its_migrations_exist() -> None:
     }
     assert [directory.name for directory in schemas["tool_kb"]] == ["worker", "tool", "kb", "kb_vector"]
     assert all(any(directory.glob("*.sql")) for directories in schemas.values() for directory in directories)
+
+
+def test_the_block_of_the_memory_in_the_shipped_configuration_only_has_to_be_uncommented(tmp_path: Path) -> None:
+    shipped = SHIPPED.read_text("utf-8")
+    block = re.search(r"^# \[tools\.memory\]\n(?:# .+\n)+", shipped, re.MULTILINE)
+    assert block is not None
+    file = tmp_path / "triptych.toml"
+    file.write_text(shipped.replace(block[0], block[0].replace("# ", "")), "utf-8")
+    schemas = StackConfig.load(file).schema_migrations()
+    assert [directory.name for directory in schemas["tool_memory"]] == ["worker", "tool", "memory", "memory_vector"]
 
 
 @pytest.mark.parametrize(
