@@ -98,7 +98,7 @@ def test_an_offset_is_committed_when_everything_below_it_is_in_the_table():
     positions = {FIRST: 10, SECOND: 20}
     assert unrecorded.safe(positions) == positions
     for request_id, offset in (("a", 7), ("b", 8), ("c", 9)):
-        unrecorded.add(arrival(request_id), FIRST, offset, at_s=0.0)
+        unrecorded.add((RUN, request_id), arrival(request_id), FIRST, offset, at_s=0.0)
     assert unrecorded.safe(positions) == {FIRST: 7, SECOND: 20}
     unrecorded.recorded([(RUN, "b"), (RUN, "a")])
     assert unrecorded.safe(positions) == {FIRST: 9, SECOND: 20}
@@ -110,7 +110,7 @@ def test_an_offset_is_committed_when_everything_below_it_is_in_the_table():
 def test_what_has_no_answer_soon_is_stored_the_oldest_first():
     unrecorded = Unrecorded()
     for number in range(3):
-        unrecorded.add(arrival(str(number)), FIRST, number, at_s=number * OVERDUE_S)
+        unrecorded.add((RUN, str(number)), arrival(str(number)), FIRST, number, at_s=number * OVERDUE_S)
     assert unrecorded.overdue(0.0) == []
     assert [one.request_id for one in unrecorded.overdue(2.5 * OVERDUE_S)] == ["0", "1"]
 

@@ -7,9 +7,8 @@ It never writes answers; the outbox does.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic
+from typing import Generic, NamedTuple
 
 from triptych.kernel import failpoints
 from triptych.kernel.cloudevents import utc_now
@@ -27,8 +26,7 @@ SUSPECT_DELIVERIES = 3
 """From here on a job runs alone among its like, so that a deadly one does not take innocents with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job(Generic[RequestT]):
+class Job(NamedTuple, Generic[RequestT]):
     """A request on the bench."""
 
     request: RequestT

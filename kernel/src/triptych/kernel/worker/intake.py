@@ -68,7 +68,9 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         self._postgres_outage, self._kafka_outage = Outage(service.log, "postgres"), Outage(service.log, "kafka")
         self._subscription: Subscription | None = None
         self._joining: Subscription | None = None
-        self._ends: dict[TopicPartition, int] = {}
+        self._ends: dict[int, tuple[TopicPartition, int]] = {}
+        """Where each partition ended when this process got it."""
+        self._attempt = JobAttempt(lease=jobs.lease)
         self._positions: dict[TopicPartition, int] = {}
         self._offsets_committed_at = time.monotonic()
 
@@ -114,9 +116,10 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         """
         try:
             with foreign_cancellation():
-                self._ends = await self._joining.consumer.end_offsets(list(assigned)) if self._joining else {}
+                ends = await self._joining.consumer.end_offsets(list(assigned)) if self._joining else {}
         except KAFKA_GONE:
-            self._ends = {}
+            ends = {}
+        self._ends = {source.partition: (source, end) for source, end in ends.items()}
 
     async def _consume(self, subscription: Subscription) -> None:
         left_alone_s = 0.0
@@ -177,13 +180,14 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             except UndecodableRecord as error:
                 dead.append(self._dead(record, error))
                 continue
-            if self._may_go_unrecorded(record, arrival, request, now) and arrival.key not in requests:
-                source = TopicPartition(record.topic, record.partition)
-                self._unrecorded.add(arrival, source, record.offset, now_s)
-                self._jobs.hold(arrival.key)
-                self._bench.put(Job(request, JobAttempt(lease=self._jobs.lease), arrival.traceparent))
+            key = arrival.key
+            source = self._source_of_new(record)
+            if source is not None and self._may_go_unrecorded(key, arrival, request, now) and key not in requests:
+                self._unrecorded.add(key, arrival, source, record.offset, now_s)
+                self._jobs.hold(key)
+                self._bench.put(Job(request, self._attempt, arrival.traceparent))
             else:
-                requests.setdefault(arrival.key, (arrival, request))
+                requests.setdefault(key, (arrival, request))
         if not requests and not dead:
             return
         try:
@@ -197,24 +201,26 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 for record in records:
                     await self._accept([record])
 
-    def _may_go_unrecorded(
-        self, record: ConsumerRecord[Any, Any], arrival: Arrival, request: RequestT, now: datetime
-    ) -> bool:
+    def _source_of_new(self, record: ConsumerRecord[Any, Any]) -> TopicPartition | None:
+        """Where a record comes from that nobody can have had in hand before us; None of any other.
+
+        What was there before this process had the partition may be what killed the one before.
+        """
+        known = self._ends.get(record.partition)
+        return known[0] if known is not None and record.offset >= known[1] else None
+
+    def _may_go_unrecorded(self, key: JobKey, arrival: Arrival, request: RequestT, now: datetime) -> bool:
         """Whether a crash may make this happen again: then it is stored with its answer, which saves a statement.
 
-        Not if it was there before this process had the partition, for it may be what killed the one before; nor if it
-        is in hand already, or if the database might refuse to store it.
+        Not if it is in hand already, or if the database might refuse to store it.
         """
-        end = self._ends.get(TopicPartition(record.topic, record.partition))
         return (
-            end is not None
-            and record.offset >= end
-            and is_free(request.grant)
+            is_free(request.grant)
             and len(self._unrecorded) < self._config.waiting_max
             and now < arrival.deadline_at < now + FORESEEABLE
             and arrival.partition < PARTITION_END
             and "\0" not in arrival.request_id
-            and not self._jobs.holds(arrival.key)
+            and not self._jobs.holds(key)
             and self._worker.may_repeat(request)
         )
 
@@ -223,7 +229,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         self._outbox.bury(dead)
         for arrival, request in decoded:
             if arrival.key in intake.fresh:
-                self._bench.put(Job(request, JobAttempt(lease=self._jobs.lease), arrival.traceparent))
+                self._bench.put(Job(request, self._attempt, arrival.traceparent))
             else:
                 self._health.count("duplicates")
                 if (answer := intake.answered.get(arrival.key)) is not None:

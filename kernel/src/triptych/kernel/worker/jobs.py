@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -41,8 +41,7 @@ class LeaseLostError(TriptychError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A request as it came from Kafka, decoded far enough to be stored."""
 
     run_id: UUID
@@ -230,6 +229,8 @@ class Jobs:
         if unrecorded:
             failpoints.hit("worker.after_record")
         self._held.difference_update(published)
+        if len(accepted) == len(answers) + len(unrecorded):
+            return accepted
         self._held.difference_update(key for key, _ in answers if key not in accepted)
         self._held.difference_update(
             one.key for one, answer in unrecorded if answer is not None and one.key not in accepted

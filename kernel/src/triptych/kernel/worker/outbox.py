@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from triptych.kernel import claimcheck, cloudevents, deadletters
@@ -31,8 +31,7 @@ BEAT_S = 5.0
 LOOP = "outbox"
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """A job that has its answer."""
 
     request: Request
@@ -52,6 +51,12 @@ class _Group:
     answers: list[tuple[JobKey, bytes]] = field(default_factory=list)
     unrecorded: dict[JobKey, tuple[Arrival, bytes | None]] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
+
+    def refused(self, accepted: frozenset[JobKey]) -> list[JobKey]:
+        """The unrecorded ones that are in the table already."""
+        if len(accepted) == len(self.answers) + len(self.unrecorded):
+            return []
+        return [key for key in self.unrecorded if key not in accepted]
 
 
 class Settlement(Protocol):
@@ -78,7 +83,9 @@ class Outbox:
         unrecorded: Unrecorded,
         settlement: Settlement | None,
     ) -> None:
-        self._service, self._settings, self._config = service.name, settings, config
+        self._service, self._settings = service.name, settings
+        self._topic, self._dead_letters = settings.topic(config.answer_noun), settings.topic(DEAD_LETTERS)
+        self._answer_type, self._source = config.answer_type, f"/triptych/{service.name}"
         self._jobs, self._publisher, self._unrecorded = jobs, publisher, unrecorded
         self._overdue: dict[JobKey, Arrival] = {}
         self._settlement, self._health = settlement, service.health
@@ -148,7 +155,7 @@ class Outbox:
             accepted = await self._jobs.settle(
                 group.answers, published, group.claims, self._settlement_of(finished), list(group.unrecorded.values())
             )
-            known = await self._jobs.stored_answers([key for key in group.unrecorded if key not in accepted])
+            known = await self._jobs.stored_answers(group.refused(accepted))
         except POSTGRES_GONE as error:
             await self._postgres.wait(error, unless=self._closing)
             return False
@@ -157,8 +164,9 @@ class Outbox:
         for key in overdue:
             del self._overdue[key]
         self._unrecorded.recorded(group.unrecorded)
+        all_accepted = len(accepted) == len(group.answers) + len(group.unrecorded)
         for one, answer in zip(finished, group.encoded, strict=True):
-            if one.key in accepted:
+            if all_accepted or one.key in accepted:
                 self._keep(one.key, one.request.partition, one.request.tenant, one.traceparent, answer)
             elif one.key not in known:
                 self._health.count("answers_fenced")
@@ -198,8 +206,7 @@ class Outbox:
         stored, dead = list(self._stored), list(self._dead)
         if not stored and not dead:
             return True
-        topic = self._settings.topic(DEAD_LETTERS)
-        events = [deadletters.event(row, self._service, topic) for row in dead]
+        events = [deadletters.event(row, self._service, self._dead_letters) for row in dead]
         try:
             await self._publisher.publish([message for _, message in stored] + events)
         except KAFKA_GONE as error:
@@ -226,11 +233,11 @@ class Outbox:
         claimed = claimcheck.needs_claim(answer, self._settings.inline_max_bytes)
         headers = cloudevents.binary_headers(
             event_id=f"{key[1]}:answer",
-            event_type=self._config.answer_type,
-            source=f"/triptych/{self._service}",
+            event_type=self._answer_type,
+            source=self._source,
             tenant=tenant,
             traceparent=traceparent,
             dataref=claimcheck.dataref(run_id, answer) if claimed else None,
         )
         value = CLAIMED_VALUE if claimed else answer
-        return Outgoing(self._settings.topic(self._config.answer_noun), partition, str(run_id).encode(), headers, value)
+        return Outgoing(self._topic, partition, str(run_id).encode(), headers, value)

@@ -37,9 +37,9 @@ class Unrecorded:
     def __contains__(self, key: JobKey) -> bool:
         return key in self._taken
 
-    def add(self, arrival: Arrival, source: TopicPartition, offset: int, at_s: float) -> None:
+    def add(self, key: JobKey, arrival: Arrival, source: TopicPartition, offset: int, at_s: float) -> None:
         """A request was taken at this moment (seconds of a clock that only grows)."""
-        self._taken[arrival.key] = _Taken(arrival, source, offset, at_s)
+        self._taken[key] = _Taken(arrival, source, offset, at_s)
 
     def get(self, key: JobKey) -> Arrival | None:
         """The request, if it is in no table yet."""

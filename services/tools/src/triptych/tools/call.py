@@ -14,6 +14,8 @@ from triptych.schemas.work import CallRequest, Recall
 
 StateT = TypeVar("StateT")
 
+NOTHING = Spend()
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -61,7 +63,7 @@ class Call(Generic[StateT]):
     """What the call was made with, for whoever asks later what became of it."""
     callback_url: str | None = None
     """Where the upstream may call back, if the operation is completed in this way; the same for all attempts."""
-    spent: Spend = field(default_factory=Spend)
+    spent: Spend = NOTHING
 
     @classmethod
     def of(cls, request: CallRequest, state: StateT) -> Call[StateT]:

@@ -101,7 +101,7 @@ class TypedFunction:
                 first = error.errors(include_url=False, include_input=False, include_context=False)[0]
                 where = ".".join(str(part) for part in ("arguments", *first["loc"]))
                 raise ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"{self._name}: {where}: {first['msg']}") from error
-            keywords = {name: getattr(parsed, name) for name in self._model.model_fields}
+            keywords = dict(vars(parsed))
         if self._call_parameter is not None:
             keywords[self._call_parameter] = call
         return keywords

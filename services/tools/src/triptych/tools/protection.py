@@ -6,9 +6,7 @@ Each of them refuses before anything is done, and says so (`details.postponed`),
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Self
 
 import asyncpg
@@ -16,7 +14,7 @@ import asyncpg
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.result import ErrorCode, Result
 from triptych.schemas.task import BreakerMode
-from triptych.tools.breaker import TRIPPING, Breaker, BreakerOpenError, BreakerPolicy
+from triptych.tools.breaker import TRIPPING, Admission, Breaker, BreakerOpenError, BreakerPolicy
 from triptych.tools.failure import ToolFailure
 from triptych.tools.guard import Guard
 from triptych.tools.rates import Rates
@@ -26,11 +24,69 @@ FULL_MS = 200
 """Who finds a bulkhead full comes back after this, and what the executor's backoff adds."""
 
 
-@dataclass(slots=True)
 class Passage:
-    """A call that was let through; `came_back` is what the breaker learns from it."""
+    """The way of one call to its upstream, and back. Async context manager: who enters it may call.
 
-    came_back: Result | None = None
+    `came_back` is what the breaker learns from it.
+    """
+
+    def __init__(self, operation: str, breaker: Breaker, load: Load, rates: Rates) -> None:
+        self._operation, self._breaker, self._load, self._rates = operation, breaker, load, rates
+        self._admission: Admission
+        self.came_back: Result | None = None
+
+    async def __aenter__(self) -> Self:
+        """Raises ToolFailure: not now."""
+        try:
+            self._admission = self._breaker.admit()
+        except BreakerOpenError as error:
+            raise _open(self._operation, self._breaker, error) from None
+        try:
+            self._load.enter(self._operation)
+            if self._rates.has_any(self._operation):
+                try:
+                    await self._rates.admit(self._operation)
+                except BaseException:
+                    self._load.leave(self._operation)
+                    raise
+        except BaseException:
+            self._breaker.forget(self._admission)
+            raise
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self._load.leave(self._operation)
+        if self.came_back is None:
+            self._breaker.forget(self._admission)
+        else:
+            failure = self.came_back.error
+            self._breaker.record(self._admission, failed=failure is not None and failure.code in TRIPPING)
+
+
+class Load:
+    """How many calls are under way, and the bulkheads that limit them."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._under_way: Counter[str] = Counter()
+
+    def enter(self, operation: str) -> None:
+        """Raises ToolFailure: a bulkhead is full."""
+        limit, total = self._guard.of(operation).concurrency, self._guard.concurrency
+        full = limit is not None and self._under_way[operation] >= limit
+        if full or (total is not None and self._under_way.total() >= total):
+            whose, most = (operation, limit) if full else ("the upstream", total)
+            raise ToolFailure(
+                ErrorCode.UNAVAILABLE,
+                f"{whose} has {most} calls under way, the most it may have; nothing was called",
+                retry_after_ms=FULL_MS,
+                undone=True,
+                postponed="bulkhead",
+            )
+        self._under_way[operation] += 1
+
+    def leave(self, operation: str) -> None:
+        self._under_way[operation] -= 1
 
 
 class Protection:
@@ -38,8 +94,7 @@ class Protection:
 
     def __init__(self, operations: Iterable[str], policy: BreakerPolicy, guard: Guard, rates: Rates) -> None:
         self.breakers = {name: Breaker(policy) for name in operations}
-        self._guard, self._rates = guard, rates
-        self._under_way: Counter[str] = Counter()
+        self._load, self._rates = Load(guard), rates
 
     @classmethod
     def of(cls, tool: Tool, pool: asyncpg.Pool | None = None) -> Self:
@@ -61,47 +116,9 @@ class Protection:
             if operation in {None, name}:
                 breaker.force(mode, by)
 
-    @asynccontextmanager
-    async def admit(self, operation: str) -> AsyncIterator[Passage]:
-        """Let a call through.
-
-        Raises:
-            ToolFailure: not now.
-        """
-        breaker = self.breakers[operation]
-        try:
-            admission = breaker.admit()
-        except BreakerOpenError as error:
-            raise _open(operation, breaker, error) from None
-        passage = Passage()
-        try:
-            self._enter(operation)
-            try:
-                if self._rates.has_any(operation):
-                    await self._rates.admit(operation)
-                yield passage
-            finally:
-                self._under_way[operation] -= 1
-        finally:
-            if passage.came_back is None:
-                breaker.forget(admission)
-            else:
-                failure = passage.came_back.error
-                breaker.record(admission, failed=failure is not None and failure.code in TRIPPING)
-
-    def _enter(self, operation: str) -> None:
-        limit, total = self._guard.of(operation).concurrency, self._guard.concurrency
-        full = limit is not None and self._under_way[operation] >= limit
-        if full or (total is not None and self._under_way.total() >= total):
-            whose, most = (operation, limit) if full else ("the upstream", total)
-            raise ToolFailure(
-                ErrorCode.UNAVAILABLE,
-                f"{whose} has {most} calls under way, the most it may have; nothing was called",
-                retry_after_ms=FULL_MS,
-                undone=True,
-                postponed="bulkhead",
-            )
-        self._under_way[operation] += 1
+    def admit(self, operation: str) -> Passage:
+        """The way of one call; entering it raises ToolFailure when it may not be made now."""
+        return Passage(operation, self.breakers[operation], self._load, self._rates)
 
 
 def _open(operation: str, breaker: Breaker, error: BreakerOpenError) -> ToolFailure:
