@@ -120,7 +120,15 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):
         answered = some()
         published = [key for key in some() if key not in answered]
         unrecorded = [
-            (*key, "acme", 1, b"{}", None, deadline, draw.choice((None, b"%d" % draw.randrange(100))))
+            (
+                *key,
+                "acme",
+                1,
+                draw.choice((None, b"{}")),
+                None,
+                deadline,
+                draw.choice((None, b"%d" % draw.randrange(100))),
+            )
             for key in some()
             if key not in answered and key not in published
         ]

@@ -281,7 +281,7 @@ class Job:
     )
 
     def __init__(  # noqa: PLR0917
-        self, key: Any, tenant: str, partition: int, request: bytes, traceparent: str | None, lease: int
+        self, key: Any, tenant: str, partition: int, request: bytes | None, traceparent: str | None, lease: int
     ) -> None:
         self.key, self.tenant, self.partition, self.request = key, tenant, partition, request
         self.traceparent, self.lease = traceparent, lease

@@ -65,7 +65,8 @@ class Taken:
     request_id: str
     tenant: str
     partition: int
-    request: bytes
+    request: bytes | None
+    """Its body; None if it was stored with its answer."""
     traceparent: str | None
     answer: bytes | None
     deliveries: int
@@ -116,7 +117,7 @@ class Jobs:
 
     async def take_in(self, arrivals: Sequence[Arrival], dead: Sequence[DeadRecord]) -> Intake:
         """Store a batch: one job a request, leased to us, and a dead letter for each unreadable record."""
-        arguments = (self.lease, *_columns(arrivals))
+        arguments = (self.lease, *_columns(arrivals, [arrival.request for arrival in arrivals]))
         async with self._taking:
             # What came again while it is under way unrecorded is stored here, but is no new job.
             in_hand = self._held.intersection(arrival.key for arrival in arrivals)
@@ -211,7 +212,11 @@ class Jobs:
             [answer for _, answer in answers],
             [run_id for run_id, _ in published],
             [request_id for _, request_id in published],
-            *_columns([arrival for arrival, _ in unrecorded]),
+            # A body is for whoever has to do the work.
+            *_columns(
+                [arrival for arrival, _ in unrecorded],
+                [arrival.request if answer is None else None for arrival, answer in unrecorded],
+            ),
             [answer for _, answer in unrecorded],
         )
         failpoints.hit("worker.before_settle")
@@ -247,13 +252,13 @@ class Jobs:
         return {(row["run_id"], row["request_id"]): row["answer"] for row in rows}
 
 
-def _columns(arrivals: Sequence[Arrival]) -> tuple[list[Any], ...]:
+def _columns(arrivals: Sequence[Arrival], bodies: list[bytes | None]) -> tuple[list[Any], ...]:
     return (
         [arrival.run_id for arrival in arrivals],
         [arrival.request_id for arrival in arrivals],
         [arrival.tenant for arrival in arrivals],
         [arrival.partition for arrival in arrivals],
-        [arrival.request for arrival in arrivals],
+        bodies,
         [arrival.traceparent for arrival in arrivals],
         [arrival.deadline_at for arrival in arrivals],
     )

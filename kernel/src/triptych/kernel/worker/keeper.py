@@ -75,7 +75,7 @@ class Keeper(Generic[RequestT]):
             self._outbox.publish_stored(job.key, job.partition, job.tenant, job.traceparent, job.answer)
             return
         try:
-            request = self._request_type.model_validate_json(job.request)
+            request = self._request_type.model_validate_json(job.request or b"")
         except ValidationError as error:
             # It was valid when it was stored, so another version stored it. The executor's deadline answers.
             self._log.error("stored request cannot be read", request_id=job.request_id, error=str(error))
