@@ -7,6 +7,7 @@ without an expectation is as good as any.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import orjson
 
@@ -27,6 +28,8 @@ from triptych.schemas import (
     StepRecord,
     ToolError,
 )
+
+MAX_EXPECTATIONS = 1_024
 
 _OPINION: Mapping[ErrorCode, Decision] = {
     ErrorCode.RATE_LIMITED: Decision.RETRY,
@@ -112,9 +115,15 @@ def _against_expectation(step: Step, result: Result, variables: Mapping[str, Jso
     return Verdict.unmet(step.unmet, message, *evidence)
 
 
+@lru_cache(maxsize=MAX_EXPECTATIONS)
+def _operands(expression: str) -> tuple[str, ...]:
+    """Playbooks have few expectations, and each is held against many results."""
+    return tuple(expressions.operands(expression))
+
+
 def _values(expression: str, variables: Mapping[str, Json]) -> Iterable[str]:
     """What the paths in an expression were, so that nobody has to look them up."""
-    for path in expressions.operands(expression):
+    for path in _operands(expression):
         try:
             value = orjson.dumps(expressions.evaluate(path, variables)).decode()
         except ExpressionError as error:
