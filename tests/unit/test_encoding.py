@@ -125,3 +125,10 @@ def test_a_call_says_everything_that_its_step_says() -> None:
     assert (call.attempt, call.timeout_ms, call.contract_hash) == (1, 1_000, "0" * 16)
     assert call.idempotency_key == f"{story.run.run_id}:a.0:1"
     assert (call.deadline_at, call.partition) == (story.run.deadline_at, 0)
+
+
+def test_what_a_step_is_changed_to_is_what_is_written() -> None:
+    before = step("a")
+    assert from_json(before.encoded)["operation"] == "echo.echo"
+    after = before.model_copy(update={"operation": "echo.other"})
+    assert from_json(after.encoded) == from_json(after.to_bytes())

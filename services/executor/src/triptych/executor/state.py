@@ -269,9 +269,8 @@ class Ledger:
         )
 
     def settle(self, grant: Grant, spend: Spend) -> Ledger:
-        if not any(
-            (grant.tokens, grant.usd_micros, grant.tool_calls, spend.tokens, spend.usd_micros, spend.tool_calls)
-        ):
+        was_free = not (grant.tokens or grant.usd_micros or grant.tool_calls)
+        if was_free and not (spend.tokens or spend.usd_micros or spend.tool_calls):
             return self
         return changed(
             self,
