@@ -25,6 +25,8 @@ MUTATIONS = {
     "known_answers_are_replaced": "with two bodies",
     "jobs_that_nobody_knows_of_stay_where_they_are": "not over",
     "a_new_owner_forgets_who_is_active": "whose limit is",
+    "children_are_not_withdrawn": "not over",
+    "undos_are_made_under_the_key_of_the_write": "could not be undone",
 }
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from triptych.kernel.registry import Offer
-from triptych.schemas import Cost, Effect, ErrorCode, Json
+from triptych.schemas import Compensation, Cost, Effect, ErrorCode, Json
 from triptych.tools.breaker import BreakerPolicy
 from triptych.tools.call import Call
 from triptych.tools.failure import ToolFailure
@@ -32,10 +32,25 @@ async def think(number: int, call: Call[Any]) -> Answer:
     return await call.state.ask("think", number, call)
 
 
-@tool.operation(effect=Effect.IDEMPOTENT)
+@tool.operation(effect=Effect.READ)
+async def refuse(number: int, call: Call[Any]) -> Answer:
+    """Never answers anything: a person has to say what becomes of the run."""
+    raise ToolFailure(ErrorCode.FORBIDDEN, f"nobody may ask for {number}")
+
+
+@tool.operation(
+    effect=Effect.IDEMPOTENT,
+    compensate=Compensation(operation="desk.take_back", arguments={"number": "${{ data.number }}"}),
+)
 async def put(number: int, call: Call[Any]) -> Answer:
     """Changes something, once for each key."""
     return await call.state.ask("put", number, call)
+
+
+@tool.operation(effect=Effect.IDEMPOTENT)
+async def take_back(number: int, call: Call[Any]) -> Answer:
+    """Undoes what `put` did, once for each key."""
+    return await call.state.ask("take_back", number, call)
 
 
 @tool.operation(effect=Effect.ONCE)
@@ -88,15 +103,24 @@ class Upstream:
         """How often it was said of a key that it had not happened."""
         self.keys: dict[tuple[Any, str], set[str]] = {}
         """The idempotency keys of each step of each run, or branch of one, that took effect."""
+        self.taken_back: dict[Any, list[str]] = {}
+        """The steps of each run, or branches, whose write was undone, in that order."""
+        self.too_late: list[str] = []
+        """The writes that took effect while their run was being undone already."""
 
     def carry_out(self, kind: str, number: int, call: Call[Any]) -> Answer:
         key = call.idempotency_key
         answer: Answer = {"key": key, "number": number}
-        if kind in {"look", "think"} or (kind == "put" and key in self.done):
+        if kind in {"look", "think"} or (kind in {"put", "take_back"} and key in self.done):
             return answer
         self.done[key] = answer
         self.executions[key] += 1
         _, step_or_branch, _ = key.split(":")
+        if kind == "take_back":
+            self.taken_back.setdefault(call.run_id, []).append(step_or_branch)
+            return answer
+        if call.run_id in self.taken_back:
+            self.too_late.append(key)
         self.keys.setdefault((call.run_id, step_or_branch), set()).add(key)
         return answer
 

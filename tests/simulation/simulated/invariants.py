@@ -9,15 +9,27 @@ from typing import TYPE_CHECKING, Any
 from simulated.postgres import STATUS_COLUMN
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
-from triptych.executor.state import Run
+from triptych.executor.state import Run, RunStatus, StepState, UndoStatus
 from triptych.kernel.bus import Outgoing
-from triptych.schemas import topics
+from triptych.schemas import ResultStatus, topics
 
 if TYPE_CHECKING:
     from simulated.world import World
 
-EXCUSED = frozenset({"in_doubt", "tool_unavailable", "tool_failed", "planner_unavailable", "critic_unavailable"})
+EXCUSED = frozenset(
+    {
+        "in_doubt",
+        "tool_unavailable",
+        "tool_failed",
+        "planner_unavailable",
+        "critic_unavailable",
+        "undo_failed",
+        "child_failed",
+    }
+)
 """Why a run may be handed to a person, when something went wrong around it."""
+REFUSALS = frozenset({"identity"})
+"""Why a run may be handed to a person that makes a call which is always refused."""
 
 ANSWERS = ev.CallAnswered | ev.PlanAccepted | ev.PlanRefused | ev.VerdictGiven | ev.ReviewFailed
 LASTING = frozenset(f"triptych.{noun}" for noun in (topics.OUTCOMES, topics.PLANS, topics.RESULTS, topics.VERDICTS))
@@ -89,11 +101,18 @@ def _check_outcomes(world: World, found: list[str]) -> None:
             found.append(f"{mission.task_id} has {len(set(mission.finals))} final outcomes: {mission.finals}")
         if len(mission.run_ids) != 1:
             found.append(f"{mission.task_id} became {len(mission.run_ids)} runs")
-        if unexcused := [code for code in mission.reasons if code not in EXCUSED]:
+        excused = EXCUSED | REFUSALS if mission.is_in_for_trouble else EXCUSED
+        if unexcused := [code for code in mission.reasons if code not in excused]:
             found.append(f"{mission.task_id} was escalated for {unexcused}")
-        if not world.fault_count and (mission.status != "succeeded" or mission.reasons):
+        if not world.fault_count and "undo_failed" in mission.reasons:
+            found.append(f"{mission.task_id} could not be undone, and nothing had gone wrong")
+        is_calm = not world.fault_count and not any(one.is_in_for_trouble for one in world.missions.values())
+        if is_calm and (mission.status != "succeeded" or mission.reasons):
             found.append(f"{mission.task_id} ended {mission.status} {mission.reasons}, and nothing had gone wrong")
-        if mission.status not in {"succeeded", "failed"} or (mission.status == "failed" and not mission.reasons):
+        allowed = {"succeeded"}
+        allowed |= {"failed"} if mission.reasons else set()
+        allowed |= {"cancelled"} if mission.may_be_cancelled else set()
+        if mission.status not in allowed:
             found.append(f"{mission.task_id} ended {mission.status}")
 
 
@@ -135,13 +154,38 @@ def _problems(world: World, run: Run, events: list[tuple[Any, datetime]]) -> Ite
         yield f"its journal leaves it {run.status}"
     if (shown := world.schemas["executor"].runs[run.run_id][STATUS_COLUMN]) != run.status.value:
         yield f"the table says {shown}, the journal {run.status}"
+    yield from _undone(world, run)
     answered = [event.request_id for event, _ in events if isinstance(event, ANSWERS)]
     if len(answered) != len(set(answered)):
         yield f"a request was answered twice: {answered}"
 
 
+def _undone(world: World, run: Run) -> Iterator[str]:
+    """What is wrong with the undoing of a run: it is done for an aborted one alone, wholly, and not on paper only."""
+    states = (*run.steps.values(), *run.branches.values())
+    on_paper = sorted(state.id for state in states if state.undo is UndoStatus.DONE)
+    really = world.upstream.taken_back.get(run.run_id, [])
+    if len(really) != len(set(really)):
+        yield f"undone more than once: {really}"
+    if set(on_paper) - set(really):
+        yield f"{on_paper} are undone on paper, and really {really}"
+    if run.undo is None and really:
+        yield f"{really} were undone and nobody had asked for it"
+    mission = world.missions.get(run.task_id)
+    if run.undo is not None and run.status is RunStatus.FAILED and mission and "undo_failed" not in mission.reasons:
+        written = [state.id for state in states if state.step.operation == "desk.put" and _is_done(state)]
+        if left := [step for step in written if step not in on_paper]:
+            yield f"it was undone, and {left} were not"
+
+
+def _is_done(state: StepState) -> bool:
+    """Whether a call of its own has done something; a step over a list leaves that to its branches."""
+    return state.fan is None and state.result is not None and state.result.status is not ResultStatus.ERROR
+
+
 def _check_effects(world: World, found: list[str]) -> None:
     upstream = world.upstream
+    found.extend(f"{key} took effect while its run was being undone" for key in upstream.too_late)
     for key, times in upstream.executions.items():
         if times > 1 + upstream.denials[key]:
             found.append(f"{key} took effect {times} times, with {upstream.denials[key]} reconciliations in between")

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from simulated.postgres import ExecutorTables, WorkerTables
-from triptych.executor import intake
+from triptych.executor import intake, messages
 from triptych.executor.state import Ask, OpenRequest, Run, changed
 from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import Batch
@@ -108,6 +108,22 @@ def jobs_that_nobody_knows_of_stay_where_they_are() -> None:
     WorkerTables.reclaim = lambda *_args: []  # type: ignore[method-assign, assignment]
 
 
+def children_are_not_withdrawn() -> None:
+    """A run that ends leaves the runs that it has started to themselves."""
+    messages._withdrawals = lambda *_args: []
+
+
+def undos_are_made_under_the_key_of_the_write() -> None:
+    """The tool takes the undo for a repeat of the write, or of an undo that was made already."""
+    request = messages._undo_request
+
+    def under_the_same_key(run: Run, event: Any) -> Any:
+        state = run.state(event.step)
+        return request(run, dataclasses.replace(event, idempotency_key=f"{run.name}:{state.id}:{state.call}"))
+
+    messages._undo_request = under_the_same_key
+
+
 def a_new_owner_forgets_who_is_active() -> None:
     """A process that claims partitions counts only the runs that it begins itself."""
 
@@ -130,5 +146,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         known_answers_are_replaced,
         jobs_that_nobody_knows_of_stay_where_they_are,
         a_new_owner_forgets_who_is_active,
+        children_are_not_withdrawn,
+        undos_are_made_under_the_key_of_the_write,
     )
 }

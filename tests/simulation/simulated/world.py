@@ -39,7 +39,7 @@ from triptych.kernel.worker import WorkerConfig, intake, outbox, run_worker
 from triptych.kernel.worker.jobs import LeaseLostError
 from triptych.planner.__main__ import CONFIG as PLANNER
 from triptych.planner.worker import Planner
-from triptych.schemas import Control, ControlAction, Playbook, Task, topics
+from triptych.schemas import HANDOFF, Control, ControlAction, Playbook, Task, topics
 from triptych.tools.ledger import PostgresLedger
 from triptych.tools.process import RESULT_TYPE
 from triptych.tools.runtime import ToolWorker
@@ -49,9 +49,13 @@ HORIZON_S = 1_500.0
 """Whatever is not over by then never will be. Below the wall clock of every playbook."""
 AFTERMATH_S = 0.1
 """So long the world goes on after everything is over, for those who do not know it yet."""
-IDLE_S = 2.0
-"""Whoever has nothing to do puts away by then what the last ones of those have left."""
+IDLE_S = 60.0
+"""Whoever has nothing to do puts away by then what the last ones of those have left, or a cancelled run."""
 TENANT = "acme"
+MAX_UNDOS = 2
+"""After so many that failed, what is left is left."""
+REFUSED = "refuse"
+"""The operation that always fails."""
 
 TOOL = WorkerConfig(
     request_noun=topics.calls(desk.tool.name),
@@ -129,9 +133,9 @@ def settings_of(instance: str, batch_max_records: int) -> ExecutorSettings:
 
 
 @cache
-def deployment(operations: tuple[str, ...], review: str, shape: str) -> Deployment:
-    """A playbook with one step for each operation, in a row or side by side; the last of them over a list."""
-    steps = []
+def deployment(operations: tuple[str, ...], review: str, shape: str, child: str | None = None) -> Deployment:
+    """A playbook with one step for each operation, in a row or side by side; the last over a list, or another run."""
+    steps: list[dict[str, Any]] = []
     for number, operation in enumerate(operations):
         argument: Any = number
         if number and shape != "side by side":
@@ -141,7 +145,21 @@ def deployment(operations: tuple[str, ...], review: str, shape: str) -> Deployme
     if shape == "over a list":
         steps[-1] |= {"map": [10, 20, 30], "arguments": {"number": "${{ item }}"}}
         last = last.replace("number", "ok")
-    name = "-".join((*operations, *review.split("_"), *shape.split()))
+    if child is not None:
+        arguments = {"playbook": child, "input": {}}
+        steps.append(
+            {
+                "id": "s9",
+                "operation": HANDOFF,
+                "arguments": arguments,
+                "depends_on": [step["id"] for step in steps],
+                "tool_calls": 15,
+                "tokens": 100,
+                "usd": 0.0005,
+            }
+        )
+        last = "${{ steps.s9.data.output.last }}"
+    name = "-".join((*operations, review[:2], *shape.split(), *((child,) if child else ())))
     playbook = Playbook.model_validate_json(
         orjson.dumps(
             {
@@ -154,6 +172,7 @@ def deployment(operations: tuple[str, ...], review: str, shape: str) -> Deployme
                 "budgets": {"wall_ms": 7_200_000, "tokens": 200, "usd": 0.001, "steps": 5, "tool_calls": 30},
                 "retry": {"max_attempts": 3, "base_ms": 200, "cap_ms": 2_000},
                 "output": {"last": last},
+                "handoffs": [child] if child else [],
             }
         )
     )
@@ -168,11 +187,24 @@ class Mission:
     deployment: Deployment
     shape: str
     resumes_left: int
+    child: Deployment | None = None
+    cancel_after_s: float | None = None
     finals: list[tuple[str, bytes]] = field(default_factory=list)
     handed_over: dict[str, bytes] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     run_ids: set[Any] = field(default_factory=set)
     status: str = ""
+
+    @property
+    def may_be_cancelled(self) -> bool:
+        """Whether its client may have cancelled it, or the run above it may have ended."""
+        return self.cancel_after_s is not None or ":" in self.task_id
+
+    @property
+    def is_in_for_trouble(self) -> bool:
+        """Whether it may not succeed although nothing goes wrong."""
+        plans = (self.deployment, *((self.child,) if self.child else ()))
+        return self.cancel_after_s is not None or any(REFUSED in one.playbook.name.split("-") for one in plans)
 
 
 class Process:
@@ -404,10 +436,12 @@ class World:
         self._slowness = draw.choice((0.0, 0.02, 0.1))
         self.missions = self._draw_missions()
         self._unfinished = set(self.missions)
-        self.deployments = {mission.deployment.playbook.name: mission.deployment for mission in self.missions.values()}
+        self._cancelled: set[str] = set()
+        plans = [plan for mission in self.missions.values() for plan in (mission.deployment, mission.child) if plan]
+        self.deployments = {plan.playbook.name: plan for plan in plans}
         self.schemas: dict[str, Any] = {"executor": postgres.ExecutorTables(self.database_now)}
         self.processes: list[Process] = []
-        needs_critic = any(one.deployment.playbook.review != "exceptions" for one in self.missions.values())
+        needs_critic = any(plan.playbook.review != "exceptions" for plan in plans)
         for service, count in (
             ("executor", draw.randint(1, 2)),
             ("desk", draw.randint(1, 2)),
@@ -425,20 +459,39 @@ class World:
         session.OVERLAP_FROM_MESSAGES = 250 if seed % 3 == 0 else 1
 
     def _draw_missions(self) -> dict[str, Mission]:
+        names = [f"task-{number}" for number in range(self.random.choice((1, 1, 1, 2, 2, 3)))]
+        return {name: self._draw_mission(name) for name in names}
+
+    def _draw_mission(self, name: str) -> Mission:
         draw = self.random
-        missions = {}
-        for number in range(draw.choice((1, 1, 1, 2, 2, 3))):
-            operations = tuple(
-                draw.choice(("look", "think", "put", "put", "send", "post"))
-                for _ in range(draw.choice((1, 1, 1, 2, 2, 3)))
-            )
-            review = draw.choice(("exceptions", "exceptions", "exceptions", "exceptions", "every_step", "final"))
-            is_parallel = len(operations) > 1 and draw.random() < 0.5
-            fans_out = not is_parallel and self.seed % 5 == 0
-            shape = "side by side" if is_parallel else "over a list" if fans_out else "in a row"
-            plan = deployment(operations, review, shape)
-            missions[f"task-{number}"] = Mission(f"task-{number}", plan, shape, resumes_left=draw.randint(0, 2))
-        return missions
+        operations, review, child = self._draw_operations(0.12), self._draw_review(), None
+        shape = draw.choice(("side by side", "side by side", "in a row", "in a row", "over a list", "handing over"))
+        if len(operations) == 1 and shape == "side by side":
+            shape = "in a row"
+        if shape == "over a list" and operations[-1] == REFUSED:
+            shape = "in a row"
+        if shape == "handing over":
+            operations = operations[:1]
+            child = deployment(self._draw_operations(0.3), self._draw_review(), "in a row")
+        plan = deployment(operations, review, shape, child.playbook.name if child else None)
+        is_cancelled = draw.random() < (0.25 if child else 0.05)
+        return Mission(
+            name,
+            plan,
+            shape,
+            resumes_left=draw.randint(0, 2),
+            child=child,
+            cancel_after_s=draw.uniform(0.3, 6.0) if is_cancelled else None,
+        )
+
+    def _draw_operations(self, refused: float) -> tuple[str, ...]:
+        draw = self.random
+        kinds = ("look", "think", "put", "put", "send", "post")
+        operations = tuple(draw.choice(kinds) for _ in range(draw.choice((1, 1, 1, 2, 2, 3))))
+        return (*operations[:2], REFUSED) if draw.random() < refused else operations
+
+    def _draw_review(self) -> str:
+        return self.random.choice(("exceptions", "exceptions", "exceptions", "exceptions", "every_step", "final"))
 
     def _draw_strike(self) -> tuple[str, int]:
         """At which operation of its kind something goes wrong. Most are statements; the others get their share."""
@@ -658,7 +711,7 @@ class World:
 
     def _receive(self, message: Outgoing) -> None:
         outcome = orjson.loads(message.value)
-        mission = self.missions[outcome["task_id"]]
+        mission = self.missions.get(outcome["task_id"]) or self._learn_child(outcome)
         event_id = cloudevents.event_id(message.headers) or ""
         mission.run_ids.add(outcome.get("run_id"))
         if outcome["final"]:
@@ -672,20 +725,46 @@ class World:
             return
         mission.handed_over[event_id] = message.value
         mission.reasons.append(outcome["reason"]["code"])
-        action = ControlAction.RESUME if mission.resumes_left else ControlAction.ABORT
+        if mission.task_id.partition(":")[0] not in self._cancelled:
+            self._answer(mission, message.partition, outcome["run_id"], event_id)
+
+    def _learn_child(self, outcome: dict[str, Any]) -> Mission:
+        """A client hears of a run that another run has started."""
+        plan = self.deployments[outcome["playbook"]]
+        child = Mission(outcome["task_id"], plan, "of another run", resumes_left=self.random.randint(0, 1))
+        self.missions[child.task_id] = child
+        return child
+
+    def _answer(self, mission: Mission, partition: int, run_id: str, event_id: str) -> None:
+        """A person says what becomes of a run that was handed over."""
+        may_go_on = mission.resumes_left > 0 and mission.reasons[-1] != "undo_failed"
         mission.resumes_left -= 1
-        self.played[f"runs handed over, then {action.value}"] += 1
+        undo = not may_go_on and mission.reasons.count("undo_failed") < MAX_UNDOS and self.random.random() < 0.5
+        action = ControlAction.RESUME if may_go_on else ControlAction.ABORT
+        self.played[f"runs handed over, then {action.value}{' and undo' if undo else ''}"] += 1
         command = Control(
             command_id=f"{event_id}:{action.value}",
-            run_id=UUID(outcome["run_id"]),
+            run_id=UUID(run_id),
             action=action,
             principal="user:ana",
+            undo=undo,
         )
         for _ in range(self.random.choice((1, 1, 2))):
             delay = self.random.uniform(0.1, 5.0)
-            self.scheduler.after(
-                delay, self._publish, topics.CONTROL, message.partition, outcome["run_id"], command.to_bytes()
-            )
+            self.scheduler.after(delay, self._publish, topics.CONTROL, partition, run_id, command.to_bytes())
+
+    def _cancel(self, mission: Mission) -> None:
+        """Its client wants it no more. After that nobody answers for the runs below it either."""
+        executor = self.schemas["executor"]
+        run_id = executor.tasks.get((TENANT, mission.task_id))
+        if run_id is None:
+            mission.cancel_after_s = None
+            return
+        self.played["runs cancelled under way"] += 1
+        self._cancelled.add(str(run_id))
+        command = Control(command_id="cancel", run_id=run_id, action=ControlAction.CANCEL, principal="user:ana")
+        partition = executor.runs[run_id][postgres.PARTITION_COLUMN]
+        self._publish(topics.CONTROL, partition, str(run_id), command.to_bytes())
 
     # --- from beginning to end --------------------------------------------------------------------
 
@@ -695,7 +774,7 @@ class World:
             self.note("over")
 
     def over_limit(self) -> list[str]:
-        """Runs that are active and have no room. Those that a person has resumed need none."""
+        """Runs that are active and have no room. Those that a person has resumed need none, nor do those of runs."""
         limit = self.tenant_active_runs.get(TENANT)
         if limit is None:
             return []
@@ -703,7 +782,7 @@ class World:
         active = [
             str(run_id)
             for run_id, run in self.schemas["executor"].runs.items()
-            if run[postgres.STATUS_COLUMN] in postgres.ACTIVE and str(run_id) not in resumed
+            if run[postgres.STATUS_COLUMN] in postgres.ACTIVE and str(run_id) not in resumed and ":" not in run[2]
         ]
         return [f"{len(active)} active runs of {TENANT}, whose limit is {limit}"] if len(active) > limit else []
 
@@ -713,6 +792,7 @@ class World:
         left = [f"outbox {key}" for key in executor.outbox]
         left.extend(f"in the queue: {run_id}" for run_id in executor.queue)
         left.extend(f"timer of {run_id}" for run_id in executor.timers_)
+        left.extend(f"run {run_id}" for run_id, run in executor.runs.items() if run[postgres.FINISHED_COLUMN] is None)
         for service, tables in self.schemas.items():
             if service != "executor":
                 left.extend(
@@ -728,6 +808,8 @@ class World:
         for process in self.processes:
             self.scheduler.after(draw.uniform(0.0, 0.3), process.start)
         for mission in self.missions.values():
+            if mission.cancel_after_s is not None:
+                self.scheduler.after(mission.cancel_after_s, self._cancel, mission)
             for _ in range(draw.choice((1, 1, 1, 2))):
                 self.scheduler.after(
                     draw.uniform(0.0, 0.6), self._publish_task, mission, draw.randrange(self.partitions)
