@@ -25,6 +25,7 @@ from uuid import UUID
 import aiokafka
 import asyncpg
 from aiokafka import ConsumerRecord, TopicPartition
+from courier_office import CourierOffice, open_office
 
 from triptych.cli.stack.topics import PARTITIONS
 from triptych.client import Client
@@ -32,17 +33,24 @@ from triptych.schemas import ControlAction, Task, topics
 
 CONFIG = Path(__file__).with_name("errand") / "triptych.toml"
 COMPACTED = {topic.noun for topic in topics.CATALOG if topic.compacted}
-WORKERS = ("planner", "critic", "tool_kb", "tool_helpdesk", "tool_model", "tool_letterbox")
+WORKERS = ("planner", "critic", "tool_kb", "tool_helpdesk", "tool_model", "tool_letterbox", "tool_courier")
 POISON = "x-poison"
 """The header of what a test, and no service, has put among the outcomes."""
 SUBJECT = "How do I rotate an API key?"
 BODY = "We have to rotate the API key of our integration without downtime. How do we do that?"
 
 
-def triptych(*arguments: str) -> str:
+def triptych(*arguments: str, **environment: str) -> str:
     """Run the command line, as a user does."""
     command = Path(sys.executable).with_name("triptych")
-    done = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(
+        [command, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env=os.environ | environment,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -54,6 +62,7 @@ class Errands:
     folder: Path
     client: Client
     database: asyncpg.Connection
+    office: CourierOffice
     finals: dict[str, Counter[str]] = field(default_factory=dict)
     """By task id, how often each `ce_id` of a final outcome was seen."""
     statuses: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
@@ -65,17 +74,18 @@ class Errands:
     @classmethod
     @asynccontextmanager
     async def started(cls, folder: Path) -> AsyncIterator[Errands]:
-        triptych("up", "--data", str(folder), "--config", str(CONFIG))
-        try:
-            stack = json.loads((folder / "stack.json").read_text())
-            database = await asyncpg.connect(stack["postgres"])
-            async with Client.from_stack(folder) as client:
-                errands = cls(folder, client, database)
-                async with errands.listening():
-                    yield errands
-            await errands.database.close()
-        finally:
-            triptych("down", "--data", str(folder))
+        async with open_office() as (office, environment):
+            triptych("up", "--data", str(folder), "--config", str(CONFIG), **environment)
+            try:
+                stack = json.loads((folder / "stack.json").read_text())
+                database = await asyncpg.connect(stack["postgres"])
+                async with Client.from_stack(folder) as client:
+                    errands = cls(folder, client, database, office)
+                    async with errands.listening():
+                        yield errands
+                await errands.database.close()
+            finally:
+                triptych("down", "--data", str(folder))
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -165,8 +175,11 @@ class Errands:
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
 
-    async def submit(self, task_ids: list[str], *, judged_every: int) -> None:
-        """Submit errands, each so-manieth with a draft and its judgement, and return when Kafka has them."""
+    async def submit(self, task_ids: list[str], *, judged_every: int, parcels: bool = False) -> None:
+        """Submit errands, each so-manieth with a draft and its judgement, and return when Kafka has them.
+
+        With `parcels`, each waits for a webhook, too.
+        """
         await self.client.submit_many(
             Task(
                 playbook="errand",
@@ -176,6 +189,7 @@ class Errands:
                     "subject": SUBJECT,
                     "body": BODY,
                     "judged": number % judged_every == 0,
+                    "parcel": parcels,
                 },
             )
             for number, task_id in enumerate(task_ids)

@@ -176,6 +176,12 @@ class Brewer:
                     partition=other,
                     value=_with(fields, newer="x" * padding),
                 )
+        elif {"tool", "command_id"} <= fields.keys():
+            # Who writes a command down must outlive what no row can hold.
+            yield replace(genuine, kind="a command with NUL", value=_command(fields, note="\0", principal="x\0y"))
+            yield replace(genuine, kind="a command of no time", value=_command(fields, at="0001-01-01T00:00:00+14:00"))
+            yield replace(genuine, kind="a command for nothing", value=_command(fields, operation="none.nothing"))
+            yield replace(genuine, kind="a command for nobody", value=_command(fields, tool="none"))
         elif "playbook" in fields:
             yield replace(genuine, kind="a task with a typing error", fate=Fate.DEAD, value=_task(fields, inptu={}))
             yield replace(genuine, kind="a task of no playbook", fate=Fate.DEAD, value=_task(fields, playbook="none"))
@@ -199,6 +205,10 @@ def _with(fields: Mapping[str, Any], **changes: Any) -> bytes:
 
 def _without(fields: Mapping[str, Any], name: str) -> bytes:
     return json.dumps({key: value for key, value in fields.items() if key != name}).encode()
+
+
+def _command(fields: Mapping[str, Any], **changes: Any) -> bytes:
+    return _with(fields, **{"command_id": f"poison-{sorted(changes)}", "breaker": "auto"} | changes)
 
 
 def _task(fields: Mapping[str, Any], **changes: Any) -> bytes:

@@ -77,6 +77,20 @@ EFFECTFUL = (
     "ledger.after_intent=cut:20",
     "tool.after_call=kill:20",
 )
+PARKED = (
+    "callbacks.after_answer=kill:20",
+    "callbacks.before_park=kill:20",
+    "callbacks.before_answer=kill:20",
+    "callbacks.before_park=cut:20",
+    "callbacks.after_park=cut:20",
+    "callbacks.after_park=kill:20",
+    "callbacks.before_answer=cut:20",
+    "callbacks.after_answer=kill:20 worker.after_take_over=kill:1",
+    "ledger.after_intent=kill:20",
+    "tool.before_call=kill:20",
+    "callbacks.after_answer=cut:20",
+)
+"""Calls that wait for a webhook. The rounds that `make test` plays strike after each commit."""
 POINTS = {
     "executor": DECIDER,
     "planner": READING + ANY_WORKER,
@@ -85,6 +99,7 @@ POINTS = {
     "helpdesk": STORING + ANY_WORKER + EFFECTFUL,
     "model": STORING + ANY_WORKER + COSTLY,
     "letterbox": STORING + ANY_WORKER + EFFECTFUL,
+    "courier": PARKED,
 }
 ONLY_WHEN_IDLE = ("decider.before_forget", "decider.after_forget")
 """Marks of published messages travel with the next statement; they have one of their own only when nothing comes in."""
@@ -113,6 +128,11 @@ class Cell:
         """Only runs with a draft come by, so every run needs one, lest the others end before the strike."""
         judging = COSTLY + STORING if self.service == "critic" else COSTLY
         return any(f"{point}={order}" in judging for point, order in self.strikes)
+
+    @property
+    def needs_parcels(self) -> bool:
+        """Only runs that wait for a webhook come by."""
+        return self.service == "courier"
 
 
 Round = tuple[Cell, ...]
@@ -148,7 +168,11 @@ async def test_whatever_point_a_service_dies_at_nothing_is_lost_and_nothing_happ
         errands.arm(cell.service, *cell.strikes[0])
     with at_rest(errands, cells) as rest:
         with errands.paused({cell.service for cell in cells} - rest):
-            await errands.submit(task_ids, judged_every=1 if any(cell.needs_models for cell in cells) else JUDGED_EVERY)
+            await errands.submit(
+                task_ids,
+                judged_every=1 if any(cell.needs_models for cell in cells) else JUDGED_EVERY,
+                parcels=any(cell.needs_parcels for cell in cells),
+            )
         await every_point_struck(errands, [cell for cell in cells if cell.needs_rest])
     await every_point_struck(errands, cells)
     await every_run_ended(errands, task_ids)
@@ -160,6 +184,8 @@ async def test_whatever_point_a_service_dies_at_nothing_is_lost_and_nothing_happ
         assert in_flight >= IN_FLIGHT, f"{cell} struck when {in_flight} runs were in flight"
     await every_run_ended_once(errands, task_ids)
     await every_write_took_effect_once(errands, task_ids)
+    if any(cell.needs_parcels for cell in cells):
+        await every_parcel_was_delivered_once(errands, task_ids)
     await nothing_left_behind(errands)
 
 
@@ -232,6 +258,14 @@ async def every_write_took_effect_once(errands: Errands, task_ids: list[str]) ->
     assert all(effects[str(run_id), "tags"] for run_id in run_ids)
     unposted = {run_id for run_id in run_ids if not effects[str(run_id), "assignments"]}
     assert unposted <= doubted.keys(), "a letter counts as posted that nobody posted or doubted"
+
+
+async def every_parcel_was_delivered_once(errands: Errands, task_ids: list[str]) -> None:
+    """And the courier was believed, whatever died while it told so."""
+    run_ids = {str(run_id) for run_id in await errands.run_ids(task_ids)}
+    delivered = {run_id: errands.office.deliveries[run_id] for run_id in run_ids}
+    assert set(delivered.values()) == {1}, "a parcel was taken on twice, or not at all"
+    assert errands.office.heard.keys() <= {"taken", "kept", "known", "try again", "nobody"}
 
 
 async def nothing_left_behind(errands: Errands) -> None:

@@ -6,45 +6,55 @@ import json
 import os
 import random
 import time
+import tomllib
 from contextlib import AsyncExitStack
 from typing import Any
 
 import aiokafka
 import pytest
-from errands import POISON, WORKERS, Errands, everything_published, partitions_of, triptych, until
+from errands import CONFIG, POISON, WORKERS, Errands, everything_published, partitions_of, triptych, until
 from poison import Brewer, Fate, Poison
 
 from triptych.cli.stack.topics import PARTITIONS
 from triptych.schemas import ControlAction, topics
+from triptych.schemas.task import BreakerMode
 
 SEED = int(os.environ.get("TRIPTYCH_TEST_SEED", "4"))
 FIRST, WAVES, A_WAVE = 40, 6, 50
 """Runs that are over before the poison comes, and then waves of runs with poison between them."""
 JUDGED_EVERY = 10
 
+TOOLS = tuple(tomllib.loads(CONFIG.read_text())["tools"])
 READERS = {
     **dict.fromkeys(topics.EXECUTOR_INPUTS, "executor"),
     topics.PLAN_REQUESTS: "planner",
     topics.REVIEWS: "critic",
-    **{f"calls.{tool}": f"tool_{tool}" for tool in ("kb", "helpdesk", "model", "letterbox")},
+    **{topics.calls(tool): f"tool_{tool}" for tool in TOOLS},
 }
 """Who reads a topic, by the name of its schema."""
-UNREAD = (topics.OUTCOMES, topics.ESCALATIONS, topics.DEAD_LETTERS, topics.CONTRACTS)
+UNREAD = (topics.OUTCOMES, topics.ESCALATIONS, topics.DEAD_LETTERS, topics.CONTRACTS, topics.TOOL_CONTROLS)
 """Nobody buries what lies there: no service reads them, or only those who need what they can read of it."""
 
 Place = tuple[str, int, int]
 """Topic, partition and offset."""
 
 
+def test_no_topic_is_left_out() -> None:
+    declared = {value for name, value in vars(topics).items() if name.isupper() and isinstance(value, str)}
+    assert declared == {topic.noun for topic in topics.CATALOG}
+    assert declared == {noun.partition(".")[0] for noun in (*READERS, *UNREAD)}
+
+
 @pytest.mark.timeout(900)
 async def test_poison_on_every_topic_is_buried_with_its_bytes_and_harms_nobody(errands: Errands) -> None:
     before = processes(errands)
     first = [f"first-{n}" for n in range(FIRST)]
-    await errands.submit(first, judged_every=JUDGED_EVERY)
+    await errands.submit(first, judged_every=JUDGED_EVERY, parcels=True)
     await every_run_ended(errands, first)
     await command_what_is_over(errands)
     genuine = await everything_published(errands)
-    assert genuine.keys() >= {f"{prefix(errands)}.{noun}" for noun in READERS}, "a topic has nothing to be replayed"
+    wanted = {f"{prefix(errands)}.{noun}" for noun in (*READERS, topics.CONTRACTS, topics.TOOL_CONTROLS)}
+    assert genuine.keys() >= wanted, "a topic has nothing to be replayed"
 
     brewer = Brewer(SEED, genuine, PARTITIONS)
     poison = [one for noun in (*READERS, *UNREAD) for one in brewer.brew(f"{prefix(errands)}.{noun}")]
@@ -65,6 +75,7 @@ async def test_poison_on_every_topic_is_buried_with_its_bytes_and_harms_nobody(e
     assert errands.other_escalations == {}
     assert processes(errands) == before, "a process died of it"
     await everything_read_is_buried(errands, places)
+    await every_tool_obeys(errands)
     effects = errands.effects({f"T-{task_id}" for task_id in (*first, *honest, *last)})
     assert set(effects.values()) == {1}, "a write took effect twice"
     assert "all agree" in triptych("verify", "--data", str(errands.folder))
@@ -95,9 +106,29 @@ async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
 
 
 async def command_what_is_over(errands: Errands) -> None:
-    """So that the topic of commands has something genuine on it, too."""
+    """So that the topics of commands have something genuine on them, too."""
     for row in await errands.database.fetch("select run_id, partition from executor.runs limit 6"):
         await errands.client.control(row["run_id"], row["partition"], ControlAction.CANCEL, principal="user:late")
+    await every_tool_obeys(errands)
+
+
+async def every_tool_obeys(errands: Errands) -> None:
+    """A command that is given now is written down by the tool that it is for."""
+    waiting = {
+        tool: await errands.client.tell_tool(tool, None, BreakerMode.AUTO, principal="user:late") for tool in TOOLS
+    }
+
+    async def obeyed() -> bool:
+        for tool, command_id in list(waiting.items()):
+            found = f"select true from tool_{tool}.controls where command_id = $1"  # noqa: S608
+            if await errands.database.fetchval(found, command_id):
+                del waiting[tool]
+        return not waiting
+
+    async def tell() -> str:
+        return f"these have not obeyed: {sorted(waiting)}"
+
+    await until(obeyed, 60, tell)
 
 
 async def published(errands: Errands, poison: list[Poison]) -> dict[Place, Poison]:
@@ -107,7 +138,9 @@ async def published(errands: Errands, poison: list[Poison]) -> dict[Place, Poiso
     async with AsyncExitStack() as producers:
         through: dict[str | None, aiokafka.AIOKafkaProducer] = {}
         for codec in {one.compression for one in poison}:
-            producer = aiokafka.AIOKafkaProducer(bootstrap_servers=stack["kafka"], compression_type=codec)
+            producer = aiokafka.AIOKafkaProducer(
+                bootstrap_servers=stack["kafka"], compression_type=codec, request_timeout_ms=120_000
+            )
             through[codec] = await producers.enter_async_context(producer)
         for one in poison:
             producer, partitions = through[one.compression], partitions_of(one.topic)

@@ -1,0 +1,41 @@
+"""A tool whose upstream takes a parcel on and calls back when it is delivered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from pydantic import BaseModel
+
+from triptych.tools import Accepted, Call, Effect, Resources, Tool
+from triptych.tools.http import check
+
+
+@asynccontextmanager
+async def _client(_resources: Resources) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=os.environ["COURIER_URL"], timeout=10) as client:
+        yield client
+
+
+tool = Tool("courier", lifespan=_client)
+
+
+class Delivered(BaseModel):
+    run: str
+
+
+@tool.operation(effect=Effect.IDEMPOTENT, timeout_ms=90_000)
+async def deliver(call: Call[httpx.AsyncClient]) -> Delivered:
+    """Have a parcel delivered about the run."""
+    parcel = {"run": str(call.run_id), "key": call.idempotency_key, "callback": call.callback_url}
+    check(await call.state.post("/parcels", json=parcel))
+    raise Accepted
+
+
+@tool.completion(deliver, accept_within_ms=10_000)
+async def delivered(body: dict[str, Any]) -> Delivered:
+    """What the courier says when it is done."""
+    return Delivered(run=body["run"])
