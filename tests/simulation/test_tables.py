@@ -231,7 +231,7 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
             OutboxKey(*key)
             for key in draw.sample(sorted(executors.tables.outbox), min(2, len(executors.tables.outbox)))
         ]
-        batch.disarmed = draw.sample(sorted(runs), min(1, len(runs)))
+        batch.disarmed = set(draw.sample(sorted(runs), min(1, len(runs))))
         return batch
 
     async def commit(batch: Batch[Any]) -> None:

@@ -121,7 +121,7 @@ class Story:
             self._take(batch, decided, before.seq + 1 if before else 1, now)
             wake_at = decided.run.wake_at()
             if wake_at is None:
-                batch.disarmed.append(run_id)
+                batch.disarmed.add(run_id)
             elif before is None or before.wake_at() != wake_at:
                 batch.armed[run_id] = (0, wake_at)
         return batch

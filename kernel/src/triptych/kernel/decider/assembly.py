@@ -132,15 +132,16 @@ class Assembly(Generic[StateT]):
 
     def _rearm(self, run_id: UUID, partition: int, wake_at: datetime | None) -> None:
         """Move the run's timer only when it must be earlier; one that is early finds nothing due and moves on."""
+        armed, disarmed = self.batch.armed, self.batch.disarmed
         armed_at = self._memory.timers.due_at(run_id)
+        # The last of the messages to a run in this batch decides.
+        armed.pop(run_id, None)
+        disarmed.discard(run_id)
         if wake_at is None:
-            self.batch.armed.pop(run_id, None)
             if armed_at is not None:
-                self.batch.disarmed.append(run_id)
+                disarmed.add(run_id)
         elif armed_at is None or wake_at < armed_at or armed_at <= self.batch.at:
-            self.batch.armed[run_id] = (partition, wake_at)
-        else:
-            self.batch.armed.pop(run_id, None)
+            armed[run_id] = (partition, wake_at)
 
     def rearm_untouched(self, run_id: UUID) -> None:
         """A timer fired and nothing was due yet, or the run could not be decided: look again later."""
@@ -151,7 +152,7 @@ class Assembly(Generic[StateT]):
             return
         wake_at = self._kit.domain.wake_at(state)
         if wake_at is None:
-            self.batch.disarmed.append(run_id)
+            self.batch.disarmed.add(run_id)
         else:
             self.batch.armed[run_id] = (
                 self._kit.domain.partition(state),

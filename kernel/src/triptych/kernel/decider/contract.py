@@ -148,7 +148,7 @@ class Batch(Generic[StateT]):
     outbox: list[OutboxRow] = field(default_factory=list)
     published: list[OutboxKey] = field(default_factory=list)
     armed: dict[UUID, tuple[int, datetime]] = field(default_factory=dict)
-    disarmed: list[UUID] = field(default_factory=list)
+    disarmed: set[UUID] = field(default_factory=set)
     dead: list[DeadRecord] = field(default_factory=list)
     at: datetime = field(default_factory=cloudevents.utc_now)
 

@@ -266,14 +266,14 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     def _remember_decided(self, batch: Batch[StateT]) -> None:
         """What the next batch is decided on. A run that is only now created counts when that is certain."""
         created = frozenset(batch.created)
-        for run_id, state in batch.states.items():
-            if run_id not in created:
-                self._remember(run_id, state)
         for run_id in batch.disarmed:
             self._memory.timers.disarm(run_id)
         for run_id, (_, due_at) in batch.armed.items():
             if run_id not in created:
                 self._memory.timers.arm(run_id, due_at)
+        for run_id, state in batch.states.items():
+            if run_id not in created:
+                self._remember(run_id, state)
         self._memory.admission.settled(but=created)
         while len(self._memory.cache) > MAX_CACHED:
             self._memory.cache.popitem(last=False)
@@ -284,16 +284,16 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 self._kit.service.health.count("duplicate_tasks")
                 self._memory.admission.give_up(run_id)
                 continue
-            self._remember(run_id, batch.states[run_id])
             if run_id in batch.armed:
                 self._memory.timers.arm(run_id, batch.armed[run_id][1])
+            self._remember(run_id, batch.states[run_id])
         self._settle_lines(batch, duplicates)
 
     def _remember(self, run_id: UUID, state: StateT) -> None:
         """Hold a run in the cache, unless it is over or with a person: if it is heard of again, it is read again."""
         cache = self._memory.cache
         self._settle(run_id, state)
-        if self._kit.domain.wake_at(state) is None:
+        if self._memory.timers.due_at(run_id) is None:  # time alone will not change it
             cache.pop(run_id, None)
         else:
             cache[run_id] = state

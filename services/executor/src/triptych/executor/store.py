@@ -27,6 +27,7 @@ from triptych.kernel.outbox import OutboxKey, OutboxRow
 from triptych.schemas import Playbook
 
 _FENCED = "TR001"
+_ABOUT_ALL_STEPS = (ev.PlanAccepted, ev.RunEscalated, ev.RunResumed)
 _INT = attrgetter("int")
 """The order of UUIDs in Postgres; to compare two of them is a Python function."""
 
@@ -172,7 +173,7 @@ def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
         [_outbox_row(row) for row in batch.outbox],
         [tuple(key) for key in batch.published],
         [(run_id, *batch.armed[run_id]) for run_id in sorted(batch.armed, key=_INT)],
-        batch.disarmed,
+        sorted(batch.disarmed, key=_INT),
         [_dead_letter_row(dead) for dead in batch.dead],
     )
 
@@ -234,7 +235,7 @@ def _touched_steps(batch: Batch[Run]) -> dict[UUID, set[str]]:
     touched: dict[UUID, set[str]] = {}
     for run_id, _, event in batch.events:
         steps, branches = batch.states[run_id].steps, batch.states[run_id].branches
-        if isinstance(event, ev.PlanAccepted | ev.RunEscalated | ev.RunResumed):
+        if isinstance(event, _ABOUT_ALL_STEPS):
             known = touched.setdefault(run_id, set())
             known.update(steps)
             known.update(step_id for step_id, branch in branches.items() if branch.started_at)
