@@ -213,6 +213,23 @@ async def test_an_answer_to_a_job_of_somebody_else_changes_nothing(ends):
     assert (await owner.stored_answers(keys))[keys[2]] == b"second"
 
 
+async def test_an_answer_stays_though_its_job_goes_to_somebody_who_has_made_one_meanwhile(ends):
+    """The one that gave it sleeps, and publishes it when it wakes up: so nobody may publish another."""
+    one = arrival_of(call_request())
+    sleeper, heir = Jobs(ends.pool, "sleeper", lease_ms=60_000), Jobs(ends.pool, "heir", lease_ms=60_000)
+    await sleeper.open()
+    await heir.open()
+    assert await sleeper.settle([], [], [], None, [(one, b"first")]) == {one.key}
+    heir.hold(one.key)  # it came again, and is under way in no table
+    await Jobs(ends.pool, "sleeper", lease_ms=60_000).open()  # the lease of the first life is over
+    assert one.key not in [job.key for job in await heir.take_over(1_000)], "it is in hand already"
+    assert await heir.settle([], [], [], None, [(one, b"second")]) == frozenset()
+    assert await heir.settle([(one.key, b"second")], [], [], None) == frozenset(), "nor when it was stored meanwhile"
+    assert await heir.stored_answers([one.key]) == {one.key: b"first"}
+    assert (one.key, b"first") in [(job.key, job.answer) for job in await heir.take_over(1_000)], "it goes on with that"
+    await heir.settle([], [one.key], [], None)
+
+
 async def test_one_that_kills_its_process_is_counted_and_answered_internal_and_its_partition_goes_on(ends):
     """Its first death is not counted, since nothing was stored; every later one is."""
     max_deliveries = 1

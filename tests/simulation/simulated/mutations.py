@@ -84,7 +84,7 @@ def leases_are_not_checked() -> None:
     def lenient(self: WorkerTables, lease: int, run_ids: Any, request_ids: Any, *rest: Any) -> Any:
         for key in zip(run_ids, request_ids, strict=True):
             if (job := self.jobs.get(key)) is not None and job.lease != lease:
-                job.lease, job.state = lease, "started"
+                job.lease, job.state, job.answer = lease, "started", None
         return settle(self, lease, run_ids, request_ids, *rest)
 
     WorkerTables.settle = lenient  # type: ignore[method-assign]
@@ -97,7 +97,7 @@ def known_answers_are_replaced() -> None:
     def careless(self: WorkerTables, lease: int, *rest: Any) -> Any:
         for key, answer in zip(zip(rest[5], rest[6], strict=True), rest[-1], strict=True):
             if answer is not None and (job := self.jobs.get(key)) is not None:
-                job.lease, job.state = lease, "started"
+                job.lease, job.state, job.answer = lease, "started", None
         return settle(self, lease, *rest)
 
     WorkerTables.settle = careless  # type: ignore[method-assign]

@@ -287,6 +287,10 @@ class Job:
         self.traceparent, self.lease = traceparent, lease
         self.state, self.deliveries, self.answer, self.started_at = "received", 1, None, None
 
+    def takes(self, lease: int, answer: bytes) -> bool:
+        """Whether it may be answered so under this lease."""
+        return self.lease == lease and self.state != "published" and self.answer in {None, answer}
+
     def row(self) -> Any:
         return _Taken(
             (
@@ -399,7 +403,7 @@ class WorkerTables(Schema):
         accepted = [
             (job, answer)
             for *key, answer in zip(run_ids, request_ids, answers, strict=True)
-            if (job := self.jobs.get(tuple(key))) and job.lease == lease and job.state != "published"
+            if (job := self.jobs.get(tuple(key))) and job.takes(lease, answer)
         ]
         recorded = []
         for run_id, request_id, tenant, partition, request, traceparent, _, answer in zip(*unrecorded, strict=True):
@@ -407,7 +411,7 @@ class WorkerTables(Schema):
             known = self.jobs.get(key)
             if known is None:
                 known = self.jobs[key] = Job(key, tenant, partition, request, traceparent, lease)
-            elif answer is None or known.lease != lease or known.state == "published":
+            elif answer is None or not known.takes(lease, answer):
                 continue
             recorded.append(known.key)
             if answer is not None:

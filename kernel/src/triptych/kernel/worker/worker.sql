@@ -72,7 +72,8 @@ returning true
 -- name: settle
 -- One group commit: new answers (only where the lease still holds), jobs that are in no table yet, most of them with
 -- their answers, and answers that Kafka has acknowledged. Saying the same again after an unknown outcome is accepted.
--- A job that is known already stays as it is, unless it is ours by now: then its answer is as good as any.
+-- A job that is known already stays as it is, unless it is ours by now and has no answer: whoever gave that one
+-- may have published it, and may still do so when its process wakes up.
 -- `distinct` keeps the planner from the index of open jobs: on a table without statistics it would read all of them for
 -- each row. What is inserted comes first, in the order of its key: whoever waits for another's row holds no row of his
 -- own that a statement in the same order could want.
@@ -95,12 +96,14 @@ with published as (
     on conflict (run_id, request_id) do update
         set state = 'answered', answer = excluded.answer, answered_at = excluded.answered_at
         where known.lease = $1 and known.state is distinct from 'published' and excluded.answer is not null
+            and (known.answer is null or known.answer = excluded.answer)
     returning run_id, request_id
 ), settled as (
     update jobs set state = 'answered', answer = done.answer, answered_at = now()
     from unnest($2::uuid[], $3::text[], $4::bytea[]) as done (run_id, request_id, answer)
     where jobs.run_id = done.run_id and jobs.request_id = done.request_id
       and jobs.lease = $1 and jobs.state is distinct from 'published'
+      and (jobs.answer is null or jobs.answer = done.answer)
     returning jobs.run_id, jobs.request_id
 )
 select run_id, request_id from unrecorded union all select run_id, request_id from settled
