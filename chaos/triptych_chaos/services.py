@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -30,6 +32,14 @@ CONFIG = ROOT / "tests" / "chaos" / "errand" / "triptych.toml"
 PLAYBOOKS = ROOT / "chaos" / "playbooks"
 TOOLS = ("kb", "helpdesk", "model", "letterbox")
 PREFIX = "chaos"
+
+_NO_COURIER = {
+    "COURIER_URL": "http://127.0.0.1:9",
+    "TRIPTYCH_CALLBACK_URL": "http://127.0.0.1:9",
+    "TRIPTYCH_CALLBACK_PORT": "0",
+    "TRIPTYCH_CALLBACK_SECRET": f"whsec_{base64.b64encode(bytes(32)).decode()}",
+}
+"""The tool `courier` of the crash matrix starts with the others; no run here has a parcel for it."""
 
 _COMMAND = Path(sys.executable).with_name("triptych")
 SERVICES_SCALE_TIMEOUT_S = 40.0
@@ -111,6 +121,7 @@ async def running(data: Path, servers: Servers) -> AsyncIterator[Services]:
             *("--playbooks", str(PLAYBOOKS), "--kafka", servers.proxied_kafka),
             *("--postgres", servers.proxied_dsn(PREFIX)),
             timeout_s=300,
+            environment=_NO_COURIER,
         )
         if up.returncode:
             raise StackFailedError(up.stdout + up.stderr, layout.logs)
@@ -139,5 +150,14 @@ def _supervisor(layout: Layout) -> psutil.Process | None:
         return None
 
 
-def _triptych(*arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([_COMMAND, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
+def _triptych(
+    *arguments: str, timeout_s: float, environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [_COMMAND, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
