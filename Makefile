@@ -4,7 +4,7 @@ BIN := .venv/bin
 MEMBERS := schemas kernel services/executor services/planner services/critic services/tools cli examples
 DATA ?= .triptych
 
-.PHONY: help demo up down test crash-matrix chaos simulate check bench bench-compare bench-size endurance format lock docs schemas-accept clean
+.PHONY: help demo up down test pytest crash-matrix chaos simulate check bench bench-compare bench-size endurance format lock docs schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -27,7 +27,10 @@ up: .venv/.ready  ## start the embedded stack and leave it running
 down: .venv/.ready  ## stop the embedded stack
 	@$(BIN)/triptych down --data $(DATA)
 
-test: check  ## every check and every test
+test: .venv/.ready  ## every check and every test
+	@$(MAKE) --no-print-directory -j2 check pytest
+
+pytest: .venv/.ready
 	@$(BIN)/pytest
 
 crash-matrix: .venv/.ready  ## kill every service at every point where a crash would hurt

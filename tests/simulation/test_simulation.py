@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SCHEDULES = int(os.environ.get("TRIPTYCH_TEST_SCHEDULES", "3000"))
+SCHEDULES = int(os.environ.get("TRIPTYCH_TEST_SCHEDULES", "2000"))
 MUTATIONS = {
     "epochs_are_not_checked": "was committed in epoch",
     "answered_requests_are_answered_again": "the journal",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from triptych.schemas import ErrorCode, Result
@@ -22,7 +24,8 @@ async def test_it_asks_until_there_is_an_answer_and_waits_longer_each_time_up_to
         asked += 1
         return "done" if asked == 10 else None
 
-    monkeypatch.setattr("triptych.tools.polling.asyncio.sleep", sleep)
+    # Of this module alone: whatever else runs on the loop of the tests would never sleep again.
+    monkeypatch.setattr("triptych.tools.polling.asyncio", SimpleNamespace(sleep=sleep))
     assert await poll_until(ask, first_ms=1_000, cap_ms=4_000) == "done"
     assert len(waits) == 10
     assert waits[0] <= 1.25
