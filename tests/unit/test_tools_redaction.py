@@ -91,3 +91,11 @@ async def test_an_answer_that_is_kept_holds_no_secret_either(monkeypatch):
     worker = ToolWorker(made, None, FreshLedger(), log, answers=Kept(None, log))
     await worker.execute(request, JobAttempt(lease=0))
     assert [result.data for result in kept] == ["you sent ***"]
+
+
+@pytest.mark.timeout(60)
+def test_a_long_text_that_looks_like_many_tokens_takes_no_minutes() -> None:
+    text = "-eyJ" * 50_000
+    refused = Redactor().clean(Result.failed(ErrorCode.INTERNAL, "it failed", said=text))
+    assert refused.error is not None
+    assert refused.error.details == {"said": text}

@@ -25,7 +25,7 @@ _LOOKS_SECRET = re.compile(
     r"[\"']?\s*[=:]\s*[\"']?(?:(?:Bearer|Basic|Token)\s+)?)[^\s\"'&,;}]{4,}"
     r"|(?P<user>\b\w+://[^\s:/@]+:)[^\s@/]+(?=@)"
     r"|\b(?:sk|pk|rk|ghp|gho|xox[abp]|glpat)[-_][\w-]{8,}"
-    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]+"
+    r"|\beyJ[\w-]{1,1000}\.[\w-]+\.[\w-]+"
     r"|\bAKIA[0-9A-Z]{16}\b",
     re.IGNORECASE,
 )
