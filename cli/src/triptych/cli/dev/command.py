@@ -19,7 +19,7 @@ from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_DATA, DEFAULT_PREFIX, C
 from triptych.cli.output import err, out
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.control import ask
-from triptych.cli.stack.errors import NotRunningError, StackError
+from triptych.cli.stack.errors import NoAnswerError, NotRunningError, StackError
 from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.options import Options
 from triptych.cli.tools.offers import Offered, offers
@@ -90,6 +90,8 @@ class _Watcher:
             ask(self._layout, {"do": "status"})
         except NotRunningError:
             return False
+        except NoAnswerError as error:
+            err.print(error.what, style="yellow")
         return True
 
     def _take_over(self, concerned: Concerned) -> None:

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from triptych.cli.stack.errors import NotRunningError, RefusedError, StackError
+from triptych.cli.stack.errors import NoAnswerError, NotRunningError, RefusedError, StackError
 from triptych.cli.stack.layout import Layout
 
 Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -34,7 +34,7 @@ def socket_path(layout: Layout) -> Path:
 
 
 def ask(layout: Layout, request: dict[str, Any]) -> dict[str, Any]:
-    """Send one request and give the answer. Raises NotRunningError, or RefusedError with the reason."""
+    """Send one request and give the answer. Raises NotRunningError, NoAnswerError, or RefusedError with the reason."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_TIMEOUT_S)
         try:
@@ -43,6 +43,8 @@ def ask(layout: Layout, request: dict[str, Any]) -> dict[str, Any]:
             answer = connection.makefile("rb").readline()
         except (FileNotFoundError, ConnectionError) as error:
             raise NotRunningError(layout.root) from error
+        except TimeoutError as error:
+            raise NoAnswerError(layout.root, _TIMEOUT_S) from error
     if not answer:
         raise NotRunningError(layout.root)
     content: dict[str, Any] = json.loads(answer)

@@ -149,6 +149,17 @@ class NotRunningError(StackError):
         self.root = root
 
 
+class NoAnswerError(StackError):
+    """The supervisor is there, and has not answered in time."""
+
+    def __init__(self, root: Path, timeout_s: float) -> None:
+        super().__init__(
+            f"The supervisor has not answered for {timeout_s:g} s",
+            where=str(root / "logs" / "supervisor.log"),
+            cure="It may still be doing what it was asked: see `triptych status`, and ask again.",
+        )
+
+
 class AlreadyRunningError(StackError):
     """Another supervisor holds this data directory."""
 
