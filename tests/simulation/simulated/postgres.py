@@ -526,6 +526,8 @@ class Transaction:
     def __init__(self, process: Any, tables: Any) -> None:
         self.process, self._tables = process, tables
         self._before: Any = None
+        self.is_over = False
+        """Rolled back, also if a statement of it is still on its way: the server rolls back behind that one."""
 
     async def __aenter__(self) -> None:
         return None
@@ -545,6 +547,7 @@ class Transaction:
             self._tables.release()
 
     def roll_back(self) -> None:
+        self.is_over = True
         if self._tables.transaction is self:
             vars(self._tables).update(self._before)
             self._tables.release()

@@ -599,6 +599,8 @@ class World:
     def _arrive(self, statement: Statement) -> None:
         """A statement has reached the server."""
         tables, transaction = statement.tables, statement.transaction
+        if transaction is not None and transaction.is_over:
+            return
         if tables.transaction is not None and tables.transaction is not transaction:
             tables.waiting.append(lambda: self._arrive(statement))
             return
