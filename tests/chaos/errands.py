@@ -187,7 +187,8 @@ class Errands:
                 input={
                     "ticket_id": f"T-{task_id}",
                     "subject": SUBJECT,
-                    "body": BODY,
+                    # Another question each time: one that was answered before is answered from the cache of answers.
+                    "body": f"{BODY} ({task_id})",
                     "judged": number % judged_every == 0,
                     "parcel": parcels,
                 },
