@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ErrorCode, Grant, Result, ResultStatus, Spend
-from triptych.tools import Call, Cost, Effect, Tool, ToolFailure
+from triptych.tools import Call, Cost, Effect, Tool, ToolFailure, runtime
 from triptych.tools.call import Accepted
 from triptych.tools.failure import ToolDefinitionError
 from triptych.tools.http import check, content, failure_of
@@ -204,6 +204,31 @@ async def test_what_is_not_there_is_an_answer_to_a_read_and_an_error_of_a_write(
     assert await call(upstream_that_says(ErrorCode.NOT_FOUND, Effect.READ), "write", {}) == Result.empty()
     error = (await call(upstream_that_says(ErrorCode.NOT_FOUND, Effect.ONCE), "write", {})).error
     assert (error.code, error.details) == (ErrorCode.NOT_FOUND, {"effect": "none"})
+
+
+@pytest.mark.parametrize("away", [httpx.ConnectError("refused"), ToolFailure(ErrorCode.UNAVAILABLE, "starts again")])
+async def test_an_upstream_that_is_away_is_asked_again_what_happened_before_a_person_is(monkeypatch, away):
+    monkeypatch.setattr(runtime, "ASK_AGAIN_AFTER_S", (0, 0))
+    made = Tool("desk")
+    answers: list[Any] = []
+
+    @made.operation(effect=Effect.ONCE)
+    async def write() -> str:
+        """Writes."""
+        raise ToolFailure(ErrorCode.CONFLICT, "says the desk")
+
+    @made.reconcile(write)
+    async def what_happened(_call: Call[None]) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    answers[:] = [away, away, "the receipt"]
+    assert await call(made, "write", {}) == Result.ok("the receipt")
+    answers[:] = [away, away, away, "too late"]
+    assert (await call(made, "write", {})).error.code is ErrorCode.IN_DOUBT
+    assert answers == ["too late"]
 
 
 async def test_at_a_conflict_the_tool_is_asked_whether_it_was_our_own_key():

@@ -34,6 +34,9 @@ from triptych.tools.protection import Protection
 from triptych.tools.redaction import Redactor
 from triptych.tools.tool import Tool
 
+ASK_AGAIN_AFTER_S = (0.2, 0.5, 1.0, 2.0)
+"""So often it is asked what became of a call, within the time of a call: an upstream that starts again is back then."""
+
 
 class ToolWorker:
     """Answers the calls of one tool."""
@@ -217,7 +220,7 @@ class ToolWorker:
         """
         try:
             async with asyncio.timeout(request.timeout_ms / 1_000):
-                return await operation.ask_what_happened(call)
+                return await _what_happened(operation, call)
         except ToolFailure as failure:
             answer = failure.message
         except Exception as error:  # noqa: BLE001 - whatever it is, it means that the tool cannot tell
@@ -284,6 +287,20 @@ class ToolWorker:
         if failure.undone and operation is not None and operation.contract.effect is not Effect.READ:
             return failure.result(**{EFFECT: NO_EFFECT})
         return failure.result()
+
+
+async def _what_happened(operation: Operation, call: Call[Any]) -> Result | None:
+    """Ask the tool, and again while its upstream cannot be reached: to ask does no harm, and a doubt takes a person."""
+    for wait_s in ASK_AGAIN_AFTER_S:
+        try:
+            return await operation.ask_what_happened(call)
+        except httpx.TransportError:
+            pass
+        except ToolFailure as failure:
+            if failure.code is not ErrorCode.UNAVAILABLE:
+                raise
+        await asyncio.sleep(wait_s)
+    return await operation.ask_what_happened(call)
 
 
 def _answer(request: CallRequest, result: Result, spend: Spend) -> CallAnswer:
