@@ -91,6 +91,12 @@ class Process:
         await asyncio.wait({self.task})
 
 
+async def ask_again(ends: Ends, process: Process, one: CallRequest, eventually: Any) -> None:
+    """Ask the same once more, and wait until the process has dropped it."""
+    await ends.ask(one)
+    await eventually(lambda: process.service.health.counters.get("duplicates") == 1)
+
+
 @asynccontextmanager
 async def running(
     ends: Ends, worker: Parrot, config: WorkerConfig = CONFIG, *, instance: str = "one", **options: object

@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 from ends import Ends, call_request, open_ends
-from parrot import CONFIG, Gate, Parrot, running, settings_of
+from parrot import CONFIG, Gate, Parrot, ask_again, running, settings_of
 
 from triptych.kernel import claimcheck, cloudevents
 from triptych.kernel.bus import Kafka
@@ -79,8 +79,7 @@ async def test_a_request_that_is_repeated_while_it_runs_is_dropped(ends, eventua
     async with running(ends, parrot) as process:
         await ends.ask(one)
         await gate.entered.wait()
-        await ends.ask(one)
-        await eventually(lambda: process.service.health.counters.get("duplicates") == 1)
+        await ask_again(ends, process, one, eventually)
         gate.opened.set()
         await ends.answer_to(one)
     assert len(parrot.attempts_of(one)) == 1

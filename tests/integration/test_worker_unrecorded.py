@@ -14,7 +14,7 @@ import deadly
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from ends import Ends, call_request, open_ends
-from parrot import CONFIG, SCHEMA, Gate, Parrot, running, settings_of
+from parrot import CONFIG, SCHEMA, Gate, Parrot, ask_again, running, settings_of
 
 from triptych.kernel.database import connect
 from triptych.kernel.worker import unrecorded
@@ -80,6 +80,14 @@ async def asked(ends: Ends, **changes: Any) -> CallRequest:
     return one
 
 
+async def held(ends: Ends, parrot: Parrot, gate: Gate) -> CallRequest:
+    """A request that is under way, behind a gate."""
+    parrot.act = gate
+    one = await asked(ends)
+    await gate.entered.wait()
+    return one
+
+
 async def test_a_request_that_may_be_repeated_is_stored_with_its_answer(ends, eventually):
     async with running(ends, Parrot(only_reads=True)):
         await begun(ends)
@@ -138,8 +146,7 @@ async def test_one_that_takes_long_is_stored_meanwhile_and_holds_up_no_offset(en
 
         await eventually(stored)
         await eventually(passed)
-        await ends.ask(one)
-        await eventually(lambda: process.service.health.counters.get("duplicates") == 1)
+        await ask_again(ends, process, one, eventually)
         gate.opened.set()
         await ends.answer_to(one)
     assert len(parrot.attempts_of(one)) == 1
@@ -151,9 +158,7 @@ async def test_what_a_process_had_in_hand_and_in_no_table_is_read_again_by_the_n
     gate, parrot = Gate(), Parrot(only_reads=True)
     async with running(ends, parrot) as doomed:
         await begun(ends)
-        parrot.act = gate
-        one = await asked(ends)
-        await gate.entered.wait()
+        one = await held(ends, parrot, gate)
         parrot.act = None
         later = [await asked(ends) for _ in range(5)]
         for other in later:
@@ -177,11 +182,8 @@ async def test_one_that_comes_again_while_it_is_under_way_is_not_done_twice(ends
     gate, parrot = Gate(), Parrot(only_reads=True)
     async with running(ends, parrot) as process:
         await begun(ends)
-        parrot.act = gate
-        one = await asked(ends)
-        await gate.entered.wait()
-        await ends.ask(one)
-        await eventually(lambda: process.service.health.counters.get("duplicates") == 1)
+        one = await held(ends, parrot, gate)
+        await ask_again(ends, process, one, eventually)
         gate.opened.set()
         await ends.answer_to(one)
 

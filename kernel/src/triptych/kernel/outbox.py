@@ -68,11 +68,11 @@ class Envelope:
 
         `name` is the run's id as text, which costs more to print than a message to wrap.
         """
-        value = send.body.to_bytes()
+        body = send.body.to_bytes()
         claim = None
-        if claimcheck.needs_claim(value, self._settings.inline_max_bytes):
-            claim = Claim(run_id, tenant, value)
-            value = send.preview().to_bytes() if send.preview else claimcheck.CLAIMED_VALUE
+        if claimcheck.needs_claim(body, self._settings.inline_max_bytes):
+            claim = Claim(run_id, tenant, body)
+            body = send.preview().to_bytes() if send.preview else claimcheck.CLAIMED_VALUE
         headers = cloudevents.binary_headers(
             event_id=send.event_id,
             event_type=send.event_type,
@@ -82,7 +82,7 @@ class Envelope:
             dataref=claim.dataref if claim else None,
         )
         key = str(send.to).encode() if send.to else name.encode()
-        outgoing = Outgoing(self._topic(send.noun), partition, key, headers, value)
+        outgoing = Outgoing(self._topic(send.noun), partition, key, headers, body)
         return OutboxRow(OutboxKey(run_id, position), partition, outgoing, claim)
 
 

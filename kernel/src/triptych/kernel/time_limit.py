@@ -1,7 +1,7 @@
 """A time limit that sets no timer before there is anything to wait for.
 
-Most of what a worker does at 10,000 requests a second ends without waiting; a timer for each would cost more than the
-work. Nothing that runs without waiting is ever cut off, as with any limit in asyncio.
+Most of what a worker does ends without waiting; a timer for each request would cost more than the work. Nothing that
+runs without waiting is ever cut off, as with any limit in asyncio.
 """
 
 from __future__ import annotations

@@ -112,6 +112,11 @@ class Grant(Message):
     usd_micros: Annotated[int, Field(ge=0)] = 0
     tool_calls: ToolCalls = 0
 
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing can be spent under it."""
+        return not (self.tokens or self.usd_micros or self.tool_calls)
+
 
 class Request(Message):
     """What the executor asks of a worker. The worker makes one attempt and answers."""

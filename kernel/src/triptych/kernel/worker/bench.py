@@ -15,7 +15,7 @@ from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.outage import POSTGRES_GONE, Outage
 from triptych.kernel.service import Service
 from triptych.kernel.time_limit import TimeLimit
-from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig, is_free
+from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig
 from triptych.kernel.worker.jobs import Jobs
 from triptych.kernel.worker.line import Line
 from triptych.kernel.worker.outbox import Finished, Outbox
@@ -130,7 +130,7 @@ class Bench(Generic[RequestT]):
                 "see the worker's log",
                 spent=True,
             )
-        if job.was_started and not is_free(request.grant):
+        if job.was_started and not request.grant.is_free:
             return self._failed(
                 job,
                 ErrorCode.UNAVAILABLE,
@@ -146,7 +146,7 @@ class Bench(Generic[RequestT]):
     @staticmethod
     def _must_record(job: Job[RequestT]) -> bool:
         """Whether the start is written down first: money may be spent, or an earlier life ended badly."""
-        return job.attempt.taken_over or not is_free(job.request.grant)
+        return job.attempt.taken_over or not job.request.grant.is_free
 
     async def _record_start(self, job: Job[RequestT]) -> bool:
         while not self._stopping.is_set():

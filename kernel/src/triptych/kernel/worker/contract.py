@@ -6,15 +6,10 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from triptych.schemas.base import Answer, Grant, Request, Spend
+from triptych.schemas.base import Answer, Request, Spend
 from triptych.schemas.result import ToolError
 
 RequestT = TypeVar("RequestT", bound=Request)
-
-
-def is_free(grant: Grant) -> bool:
-    """Whether nothing can be spent under it."""
-    return not (grant.tokens or grant.usd_micros or grant.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)

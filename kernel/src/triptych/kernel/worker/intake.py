@@ -26,7 +26,7 @@ from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker.bench import Bench, Job
-from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig, is_free
+from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig
 from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
 from triptych.kernel.worker.outbox import Outbox
 from triptych.kernel.worker.unrecorded import OVERDUE_S, Unrecorded
@@ -215,7 +215,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         Not if it is in hand already, or if the database might refuse to store it.
         """
         return (
-            is_free(request.grant)
+            request.grant.is_free
             and len(self._unrecorded) < self._config.waiting_max
             and now < arrival.deadline_at < now + FORESEEABLE
             and arrival.partition < PARTITION_END

@@ -52,11 +52,13 @@ class _Group:
     unrecorded: dict[JobKey, tuple[Arrival, bytes | None]] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
 
+    def is_accepted(self, accepted: frozenset[JobKey]) -> bool:
+        """Whether that is all of it, as it nearly always is."""
+        return len(accepted) == len(self.answers) + len(self.unrecorded)
+
     def refused(self, accepted: frozenset[JobKey]) -> list[JobKey]:
         """The unrecorded ones that are in the table already."""
-        if len(accepted) == len(self.answers) + len(self.unrecorded):
-            return []
-        return [key for key in self.unrecorded if key not in accepted]
+        return [] if self.is_accepted(accepted) else [key for key in self.unrecorded if key not in accepted]
 
 
 class Settlement(Protocol):
@@ -164,7 +166,7 @@ class Outbox:
         for key in overdue:
             del self._overdue[key]
         self._unrecorded.recorded(group.unrecorded)
-        all_accepted = len(accepted) == len(group.answers) + len(group.unrecorded)
+        all_accepted = group.is_accepted(accepted)
         for one, answer in zip(finished, group.encoded, strict=True):
             if all_accepted or one.key in accepted:
                 self._keep(one.key, one.request.partition, one.request.tenant, one.traceparent, answer)

@@ -34,9 +34,6 @@ class Unrecorded:
     def __len__(self) -> int:
         return len(self._taken)
 
-    def __contains__(self, key: JobKey) -> bool:
-        return key in self._taken
-
     def add(self, key: JobKey, arrival: Arrival, source: TopicPartition, offset: int, at_s: float) -> None:
         """A request was taken at this moment (seconds of a clock that only grows)."""
         self._taken[key] = _Taken(arrival, source, offset, at_s)

@@ -24,8 +24,10 @@ from triptych.schemas import (
     Json,
     Outcome,
     OutcomeStatus,
+    Pin,
     Reason,
     Recall,
+    Undo,
     topics,
 )
 
@@ -155,20 +157,11 @@ def _call_request(run: Run, event: ev.CallRequested) -> Fields:
     recall = recall_of_call(run, step.id, event.call) if event.reserved.tokens else Recall.NO
     return Fields(
         {
-            **_request_fields(run, event),
-            "principal": run.principal,
-            "step": step.id,
-            "operation": step.operation,
-            "arguments": event.arguments,
-            "attempt": event.attempt,
-            "idempotency_key": event.idempotency_key,
-            "contract_hash": step.pin.contract_hash,
-            "timeout_ms": step.pin.timeout_ms,
+            **_call_fields(run, event, state, step.operation, step.pin),
             **given(
                 keep=(not state.fallback and any(each.fallback.cached_ms for each in step.fallback)) or None,
                 cached_ms=stand_in.fallback.cached_ms if stand_in else None,
                 tier=step.tier or run.playbook.tier,
-                index=state.index,
                 recall=None if recall is Recall.NO else recall.value,
             ),
         }
@@ -180,20 +173,25 @@ def _undo_request(run: Run, event: ev.UndoRequested) -> Fields:
     state = run.state(event.step)
     how = state.step.pin.undo
     assert how is not None  # noqa: S101 - only what can be undone is asked for
-    return Fields(
-        {
-            **_request_fields(run, event),
-            "principal": run.principal,
-            "step": state.step.id,
-            "operation": how.operation,
-            "arguments": event.arguments,
-            "attempt": event.attempt,
-            "idempotency_key": event.idempotency_key,
-            "contract_hash": how.contract_hash,
-            "timeout_ms": how.timeout_ms,
-            **given(index=state.index),
-        }
-    )
+    return Fields(_call_fields(run, event, state, how.operation, how))
+
+
+def _call_fields(
+    run: Run, event: ev.CallRequested | ev.UndoRequested, state: StepState, operation: str, pin: Pin | Undo
+) -> dict[str, Json]:
+    """What every request to a tool says."""
+    return {
+        **_request_fields(run, event),
+        "principal": run.principal,
+        "step": state.step.id,
+        "operation": operation,
+        "arguments": event.arguments,
+        "attempt": event.attempt,
+        "idempotency_key": event.idempotency_key,
+        "contract_hash": pin.contract_hash,
+        "timeout_ms": pin.timeout_ms,
+        **given(index=state.index),
+    }
 
 
 def _request_fields(run: Run, event: Requested) -> dict[str, Json]:

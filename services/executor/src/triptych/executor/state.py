@@ -259,7 +259,7 @@ class Ledger:
         )
 
     def reserve(self, grant: Grant) -> Ledger:
-        if not (grant.tokens or grant.usd_micros or grant.tool_calls):
+        if grant.is_free:
             return self
         return changed(
             self,
@@ -269,8 +269,7 @@ class Ledger:
         )
 
     def settle(self, grant: Grant, spend: Spend) -> Ledger:
-        was_free = not (grant.tokens or grant.usd_micros or grant.tool_calls)
-        if was_free and not (spend.tokens or spend.usd_micros or spend.tool_calls):
+        if grant.is_free and not (spend.tokens or spend.usd_micros or spend.tool_calls):
             return self
         return changed(
             self,
