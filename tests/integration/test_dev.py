@@ -120,6 +120,9 @@ def test_a_playbook_is_checked_before_the_executor_is_restarted(dev: Dev) -> Non
     playbook.write_text(PLAYBOOK.replace("pattern: fixed", "pattern: circular"))
     dev.says("it is not said who plans")
     assert dev.pids()["executor"] == executor
+    playbook.write_text(PLAYBOOK.replace("weather", "whether"))
+    dev.says("there is no tool `whether`")
+    assert dev.pids()["executor"] == executor
     playbook.write_text(PLAYBOOK.replace("Greet somebody", "Greet Ana"))
     dev.says("executor: restarting")
 
@@ -130,6 +133,13 @@ def test_a_tool_that_is_added_to_the_configuration_starts(dev: Dev) -> None:
     (dev.folder / "triptych.toml").write_text(CONFIG)
     dev.says("echo: removed")
     assert "echo" not in dev.pids()
+
+
+def test_a_tool_that_is_taken_away_is_missed_by_the_playbooks_that_use_it(dev: Dev) -> None:
+    (dev.folder / "triptych.toml").write_text(CONFIG.replace("tools.weather", "tools.climate"))
+    dev.says("there is no tool `weather`")
+    (dev.folder / "triptych.toml").write_text(CONFIG)
+    dev.says("climate: removed")
 
 
 def test_a_service_is_restarted_by_hand(dev: Dev) -> None:

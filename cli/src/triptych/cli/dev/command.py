@@ -24,6 +24,7 @@ from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.options import Options
 from triptych.cli.tools.offers import Offered, offers
 from triptych.kernel.errors import TriptychError
+from triptych.schemas import Playbook
 
 EXECUTOR = "executor"
 """The service that reads the playbooks."""
@@ -116,18 +117,24 @@ class _Watcher:
                 out.print(f"{name}: {verb}")
         if answer["needs_up"]:
             err.print(f"{', '.join(answer['needs_up'])}: changed; takes effect with the next start", style="yellow")
+        for file in sorted(Reach.of(self._config).playbooks.glob("*.yaml")):
+            with _told():
+                self._check(file)
         started = {*answer["added"], *answer["restarted"]}
         self._ready(started)
         for name in sorted(started | set(answer["removed"])):
             self._tell_differences(name)
         return started
 
-    def _playbooks(self, changed: tuple[Path, ...]) -> None:
+    def _check(self, file: Path) -> Playbook:
         from triptych.kernel.playbooks import load_playbook  # noqa: PLC0415 - CEL is slow to import
 
+        return load_playbook(file, self._config.table.tools)
+
+    def _playbooks(self, changed: tuple[Path, ...]) -> None:
         for file in changed:
             if file.exists():
-                playbook = load_playbook(file)
+                playbook = self._check(file)
                 out.print(f"{file.name}: {playbook.name}@{playbook.version}")
             else:
                 out.print(f"{file.name}: gone")

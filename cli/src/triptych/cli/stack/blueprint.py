@@ -58,6 +58,11 @@ class Unit:
     stop_signal: int | None = None
 
 
+def process_name(service: str, index: int) -> str:
+    """What the index-th process (from 1) of a service is called."""
+    return service if index == 1 else f"{service}-{index}"
+
+
 def server_unit(server: Server, kind: Kind) -> Unit:
     async def probe() -> Vitals:
         return Vitals(alive=True, ready=await asyncio.to_thread(server.is_ready))
@@ -99,8 +104,8 @@ class Blueprint:
             arguments, own, schema, path = ("triptych.tools", tool.adapter), tool.env, f"tool_{name}", tool.path
         else:
             raise UnknownServiceError(name, (*table.services, *table.tools))
-        unit_name = name if index == 1 else f"{name}-{index}"
-        port = self.ports.of(unit_name)
+        called = process_name(name, index)
+        port = self.ports.of(called)
         environment = self._environment({**table.env, **own}, port) | {
             "TRIPTYCH_KAFKA": kafka,
             "TRIPTYCH_POSTGRES": dsns[schema],
@@ -120,9 +125,7 @@ class Blueprint:
             environment["PYTHONPATH"] = f"{own_path}{os.pathsep}{known}" if known else own_path
         command = Command((sys.executable, "-m", *arguments), environment, directory=self.config.directory)
         health = f"http://{HOST}:{port}/health"
-        return Unit(
-            unit_name, Kind.SERVICE, command, self._probe(f"{health}/live", f"{health}/ready"), f"{health}/ready"
-        )
+        return Unit(called, Kind.SERVICE, command, self._probe(f"{health}/live", f"{health}/ready"), f"{health}/ready")
 
     def _environment(self, configured: Mapping[str, str], port: int) -> dict[str, str]:
         """What the file gives, but for what whoever called `up` has set already."""

@@ -15,8 +15,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from triptych.cli.stack.errors import NoAnswerError, NotRunningError, RefusedError, StackError
+from triptych.cli.stack.errors import FailedError, NoAnswerError, NotRunningError, RefusedError, StackError
 from triptych.cli.stack.layout import Layout
+from triptych.kernel.log import Logger
 
 Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -34,7 +35,14 @@ def socket_path(layout: Layout) -> Path:
 
 
 def ask(layout: Layout, request: dict[str, Any]) -> dict[str, Any]:
-    """Send one request and give the answer. Raises NotRunningError, NoAnswerError, or RefusedError with the reason."""
+    """Send one request and give the answer.
+
+    Raises:
+        NotRunningError: nobody is there.
+        NoAnswerError: nothing came back in time.
+        RefusedError: it would not, and says why.
+        FailedError: it met an error of its own.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_TIMEOUT_S)
         try:
@@ -50,11 +58,13 @@ def ask(layout: Layout, request: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(answer)
     if "refused" in content:
         raise RefusedError(content["refused"], layout.root)
+    if "failed" in content:
+        raise FailedError(content["failed"], layout.root)
     return content
 
 
 @asynccontextmanager
-async def serve(layout: Layout, answer: Answer) -> AsyncIterator[None]:
+async def serve(layout: Layout, answer: Answer, log: Logger) -> AsyncIterator[None]:
     """Answer requests while the body runs."""
     path = socket_path(layout)
     path.unlink(missing_ok=True)  # left by a supervisor that was killed; the lock says that there is none now
@@ -66,6 +76,9 @@ async def serve(layout: Layout, answer: Answer) -> AsyncIterator[None]:
                 reply = await answer(request)
             except StackError as error:
                 reply = {"refused": f"{error.what}. {error.cure}"}
+            except Exception as error:
+                reply = {"failed": f"{type(error).__name__}: {error}"}
+                log.exception("a request failed", request=request)
             writer.write(json.dumps(reply).encode() + b"\n")
             await writer.drain()
         except (ConnectionError, ValueError):

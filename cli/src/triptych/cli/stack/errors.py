@@ -160,6 +160,17 @@ class NoAnswerError(StackError):
         )
 
 
+class FailedError(StackError):
+    """The running supervisor met an error of its own while it did what it was asked."""
+
+    def __init__(self, error: str, root: Path) -> None:
+        super().__init__(
+            f"The supervisor failed at this: {error}",
+            where=str(root / "logs" / "supervisor.log"),
+            cure="Some of it may be done: see `triptych status`.",
+        )
+
+
 class AlreadyRunningError(StackError):
     """Another supervisor holds this data directory."""
 

@@ -23,7 +23,7 @@ import httpx
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from triptych.cli.stack.blueprint import Blueprint, Kind, Unit, server_unit
+from triptych.cli.stack.blueprint import Blueprint, Kind, Unit, process_name, server_unit
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.control import serve
 from triptych.cli.stack.errors import AlreadyRunningError, DatabaseError, StackError, UnknownServiceError
@@ -209,13 +209,13 @@ class Supervisor:
         async with self._scaling:
             for index in range(self._scale[service] + 1, count + 1):
                 self._watch(self._service(service, index))
-            surplus = [self._service(service, index).name for index in range(count + 1, self._scale[service] + 1)]
+            surplus = [process_name(service, index) for index in range(count + 1, self._scale[service] + 1)]
             self._scale[service] = count
             await asyncio.gather(*(self._watched[name].stop() for name in surplus))
             for name in surplus:
                 del self._watched[name]
             self._changed()
-        return [self._service(service, index).name for index in range(1, count + 1)]
+        return [process_name(service, index) for index in range(1, count + 1)]
 
     async def _restart(self, service: str) -> list[str]:
         """Stop all processes of a service and start them again, as the configuration has them now."""
@@ -258,7 +258,7 @@ class Supervisor:
         return {"added": added, "removed": removed, "restarted": changed, "needs_up": needs_up}
 
     async def _let_go(self, service: str) -> None:
-        names = [self._service(service, index).name for index in range(1, self._scale.pop(service) + 1)]
+        names = [process_name(service, index) for index in range(1, self._scale.pop(service) + 1)]
         await asyncio.gather(*(self._watched[name].stop() for name in names))
         for name in names:
             del self._watched[name]
@@ -347,7 +347,7 @@ async def _main(options: Options, layout: Layout, log: Logger) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.stopping.set)
-        async with serve(layout, supervisor.answer):
+        async with serve(layout, supervisor.answer, log):
             return await supervisor.run()
 
 
