@@ -191,7 +191,8 @@ def _heading(report: Report) -> RenderableType:
         ),
         Text(
             f"floor: hop {floor.hop_ms:.2f} ms, one-row commit {floor.commit_ms:.2f} ms, "
-            f"batches of 500: {floor.batch_rows_per_s:,.0f} rows/s; a step: "
+            f"batches of 500: {floor.batch_rows_per_s:,.0f} rows/s, 100,000 calls in Python {floor.calls_ms:.0f} ms; "
+            "a step: "
             + ", ".join(
                 f"{name} {ms:.2f} ms" for name, ms in {each.name: floor.step_ms(each) for each in REVIEWS}.items()
             )

@@ -26,7 +26,7 @@ from triptych_bench.trees import ROOT, Tree, unpack, working_tree
 in_a_repository = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="revisions are those of a repository")
 
 EVERY_STEP, EXCEPTIONS, OVER_HTTP = REVIEWS
-FLOOR = f.Floor(hop_ms=0.5, commit_ms=0.25, batch_rows_per_s=40_000)
+FLOOR = f.Floor(hop_ms=0.5, commit_ms=0.25, batch_rows_per_s=40_000, calls_ms=10)
 SAMPLE = f.Sample(
     runs=100,
     steps_per_s=2_000,
@@ -76,7 +76,7 @@ def test_ratios_do_not_change_when_machine_and_pipeline_are_twice_as_fast() -> N
     slow = f.ratios(case, SAMPLE, FLOOR)
     assert slow == f.Ratios(ms_over_floor=4 / 3.5, steps_over_floor=7, batch_rows_a_step=20)
     fast = replace(SAMPLE, ms_a_step=2, steps_per_s=4_000)
-    assert f.ratios(case, fast, f.Floor(hop_ms=0.25, commit_ms=0.125, batch_rows_per_s=80_000)) == slow
+    assert f.ratios(case, fast, f.Floor(hop_ms=0.25, commit_ms=0.125, batch_rows_per_s=80_000, calls_ms=5)) == slow
 
 
 def test_pairs_are_compared_round_by_round_and_client_and_upstream_are_not_part_of_the_pipeline() -> None:
