@@ -197,6 +197,23 @@ async def test_a_task_published_again_whose_playbook_is_gone_is_a_repeat_and_not
     assert [outcome["status"] for outcome in bench.of(topics.OUTCOMES, task_id="gone-on-the-way")] == ["succeeded"]
 
 
+async def test_a_task_and_an_unfit_repeat_of_it_in_one_batch_have_one_outcome(bench: Bench, eventually) -> None:
+    bench.kill()
+    await bench.send(topics.TASKS, task("fit-once"), 0)
+    await bench.send(topics.TASKS, task("fit-once", input={"name": 7}), 0)
+    await bench.send(topics.TASKS, task("never-fit", input={"name": 7}), 0)
+    bench.start()
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id="fit-once")
+
+    await eventually(done)
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id="never-fit"))
+    assert [outcome["status"] for outcome in bench.of(topics.OUTCOMES, task_id="fit-once")] == ["succeeded"]
+    assert [outcome["status"] for outcome in bench.of(topics.OUTCOMES, task_id="never-fit")] == ["rejected"]
+
+
 async def test_a_task_without_an_id_gets_one_from_its_place(bench: Bench, eventually) -> None:
     await bench.send(topics.TASKS, task(None, tenant="nameless"))
 

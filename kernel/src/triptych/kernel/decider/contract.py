@@ -31,6 +31,13 @@ class Arrival:
     body: bytes
 
 
+class TaskKey(NamedTuple):
+    """What makes a task a repeat of another."""
+
+    tenant: str
+    task_id: str
+
+
 @value
 class Addressed:
     """What a record says, and to which run. `creates` says of which kind a run is that comes of it."""
@@ -40,6 +47,8 @@ class Addressed:
     creates: Kind | None = None
     is_child: bool = False
     """The run that comes of it belongs to one that has a place here already: it begins here, and at once."""
+    task: TaskKey | None = None
+    """The task that it is, if it is one."""
 
 
 @value
@@ -54,13 +63,6 @@ class Transition(Generic[StateT]):
     first_seq: int
     events: Sequence[object]
     sends: Sequence[Send]
-
-
-class TaskKey(NamedTuple):
-    """What makes a task a repeat of another."""
-
-    tenant: str
-    task_id: str
 
 
 class RejectedRecord(UndecodableRecord):

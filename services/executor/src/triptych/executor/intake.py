@@ -218,6 +218,7 @@ class Executor:
             Admission(task, task_id, deployment.playbook),
             creates=Kind(task.tenant, task.playbook),
             is_child=task.parent is not None,
+            task=TaskKey(task.tenant, task_id),
         )
 
 
