@@ -17,7 +17,7 @@ from ends import Ends, call_request, open_ends
 from parrot import CONFIG, SCHEMA, Gate, Parrot, ask_again, running, settings_of
 
 from triptych.kernel.database import connect
-from triptych.kernel.worker import unrecorded
+from triptych.kernel.worker import intake, unrecorded
 from triptych.kernel.worker.jobs import Arrival, Jobs
 from triptych.schemas import CallRequest, ErrorCode, Grant, Result
 
@@ -175,6 +175,30 @@ async def test_what_a_process_had_in_hand_and_in_no_table_is_read_again_by_the_n
         assert (await ends.answer_to(one)).result == Result.ok("hello")
     assert len(ends.answers_to(one)) == 1
     assert not any(heir.attempts_of(other) for other in later), "their answers were in the table"
+
+
+async def test_what_is_in_hand_and_in_no_table_is_read_by_whoever_gets_its_partition(ends, monkeypatch, eventually):
+    monkeypatch.setattr(unrecorded, "OVERDUE_S", 3_600.0)
+    revoke = intake.Intake.on_partitions_revoked
+
+    async def revoke_slowly(process: intake.Intake[CallRequest], revoked: set[TopicPartition]) -> None:
+        """So it is when another member takes its time: the poll that is under way ends before the group is whole."""
+        await revoke(process, revoked)
+        await asyncio.sleep(0.5)
+
+    monkeypatch.setattr(intake.Intake, "on_partitions_revoked", revoke_slowly)
+    gate, parrot, heir = Gate(), Parrot(only_reads=True), Parrot(only_reads=True)
+    async with running(ends, parrot):
+        await begun(ends)
+        one = await held(ends, parrot, gate)
+        parrot.act = None
+        later = [await asked(ends) for _ in range(5)]
+        for other in later:
+            await ends.answer_to(other)
+        async with running(ends, heir, instance="two"):
+            await eventually(lambda: bool(heir.attempts_of(one)), within_s=20.0)
+            gate.opened.set()
+            await ends.answer_to(one)
 
 
 async def test_one_that_comes_again_while_it_is_under_way_is_not_done_twice(ends, monkeypatch, eventually):

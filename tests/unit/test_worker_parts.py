@@ -102,7 +102,7 @@ def test_an_offset_is_committed_when_everything_below_it_is_in_the_table():
     assert unrecorded.safe(positions) == {FIRST: 7, SECOND: 20}
     unrecorded.recorded([(RUN, "b"), (RUN, "a")])
     assert unrecorded.safe(positions) == {FIRST: 9, SECOND: 20}
-    unrecorded.release([FIRST])
+    unrecorded.release()
     assert unrecorded.safe(positions) == positions
     assert unrecorded.get((RUN, "c")), "it is under way all the same"
 

@@ -72,6 +72,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         """Where each partition ended when this process got it."""
         self._attempt = JobAttempt(lease=jobs.lease)
         self._positions: dict[TopicPartition, int] = {}
+        """How far each partition was taken in, and is not yet committed. Each assignment begins another."""
         self._offsets_committed_at = time.monotonic()
 
     async def run(self) -> None:
@@ -102,18 +103,20 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             raise ConnectionError("not subscribed")
         await self._subscription.probe()
 
-    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+    async def on_partitions_revoked(self, _revoked: set[TopicPartition]) -> None:
         """Whoever is next begins where we stopped, and need not read again what we know."""
         self._ends = {}
         if self._subscription is not None:
             await self._commit_offsets(self._subscription)
-        self._unrecorded.release(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Nothing is remembered of a partition but its end: what is there already may have killed another process.
 
-        It is stored before anything is done with it, so that its deliveries are counted.
+        It is stored before anything is done with it, so that its deliveries are counted. How far we had got is past:
+        whoever has a partition now begins at what was committed, so until now no more than that may be committed.
         """
+        self._positions = {}
+        self._unrecorded.release()
         try:
             with foreign_cancellation():
                 ends = await self._joining.consumer.end_offsets(list(assigned)) if self._joining else {}
@@ -138,17 +141,19 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 await self._commit_offsets(subscription)
                 continue
             records = [record for batch in polled.values() for record in batch]
+            positions = self._positions
             if not await self._accept_patiently(records):
                 return
-            self._positions.update({partition: batch[-1].offset + 1 for partition, batch in polled.items()})
+            positions.update({partition: batch[-1].offset + 1 for partition, batch in polled.items()})
             if time.monotonic() - self._offsets_committed_at >= OFFSET_COMMIT_EVERY_S:
                 await self._commit_offsets(subscription)
 
     async def _commit_offsets(self, subscription: Subscription) -> None:
         ours = subscription.consumer.assignment()
-        reached = {partition: offset for partition, offset in self._positions.items() if partition in ours}
-        positions = self._unrecorded.safe(reached)
-        self._positions = {partition: offset for partition, offset in reached.items() if positions[partition] < offset}
+        positions = self._unrecorded.safe({tp: offset for tp, offset in self._positions.items() if tp in ours})
+        for partition, offset in positions.items():
+            if self._positions[partition] == offset:
+                del self._positions[partition]
         self._offsets_committed_at = time.monotonic()
         if positions:
             failpoints.hit("worker.before_offset_commit")

@@ -6,7 +6,7 @@ after all, as any other job is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from triptych.kernel.bus import TopicPartition
@@ -57,11 +57,10 @@ class Unrecorded:
         for key in keys:
             self._taken.pop(key, None)
 
-    def release(self, sources: Collection[TopicPartition] | None = None) -> None:
-        """These partitions, or all, are somebody else's: whoever has them begins at what was committed."""
+    def release(self) -> None:
+        """The partitions have been given out anew: whoever has them begins at what was committed."""
         for taken in self._taken.values():
-            if sources is None or taken.source in sources:
-                taken.source = None
+            taken.source = None
 
     def safe(self, positions: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """How far each of these positions may be committed: not beyond what is in no table."""
