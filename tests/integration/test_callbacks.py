@@ -6,6 +6,7 @@ import base64
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -190,6 +191,26 @@ async def test_what_comes_after_the_deadline_is_kept_for_the_next_attempt(
     await ends.ask(second)
     assert (await ends.answer_to(second)).result == Result.ok({"film": "a.mp4"})
     assert len(studio[0].orders_of(one)) == 1
+
+
+@pytest.mark.parametrize("error_s", [-200, 200])
+async def test_a_call_waits_for_its_whole_time_whatever_the_clock_of_its_process_says(
+    ends, studio, process, order, eventually, *, error_s
+) -> None:
+    await process.kill()
+    clock = process.folder / "failpoints" / "studio-1" / "clock"
+    clock.parent.mkdir(parents=True, exist_ok=True)
+    clock.write_text(str(error_s))
+    await process.start()
+    one = order(deadline_at=utc_now() + timedelta(minutes=10))
+    try:
+        async with parked(ends, studio[0], one, eventually):
+            left = "select extract(epoch from deadline_at - now()) from jobs where request_id = $1"
+            assert one.timeout_ms / 2_000 < await ends.pool.fetchval(left, one.request_id) < one.timeout_ms / 1_000
+    finally:
+        clock.unlink()
+        await process.kill()
+        await process.start()
 
 
 async def test_a_failure_is_an_error_and_the_next_attempt_is_another_call(

@@ -170,7 +170,6 @@ class PostgresCallbacks:
         return Expected(url, Result.model_validate_json(row["result"]) if row["result"] else None)
 
     async def park(self, request: CallRequest, attempt: JobAttempt) -> Result | None:
-        due_at = min(request.deadline_at, utc_now() + timedelta(milliseconds=request.timeout_ms))
         failpoints.hit("callbacks.before_park")
         async with self._pool.acquire() as connection, connection.transaction():
             # The row of the callback is locked first here and where it is answered: one of the two sees the other.
@@ -178,7 +177,7 @@ class PostgresCallbacks:
             if said is not None:
                 return Result.model_validate_json(said)
             key = (request.run_id, request.request_id)
-            if not await connection.fetchval(self._sql["park"], *key, attempt.lease, due_at):
+            if not await connection.fetchval(self._sql["park"], *key, attempt.lease, request.timeout_ms):
                 raise _lost()
         failpoints.hit("callbacks.after_park")
         return None

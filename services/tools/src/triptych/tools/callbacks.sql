@@ -17,7 +17,9 @@ returning token, result
 select result from callbacks where run_id = $1 and idempotency_key = $2 for update
 
 -- name: park
-update jobs set state = 'parked', lease = null, deadline_at = least(deadline_at, $4)
+-- For so many milliseconds by this clock, which also tells when they are over; that of the process may be wrong.
+update jobs set state = 'parked', lease = null,
+    deadline_at = least(deadline_at, now() + $4::bigint * interval '1 millisecond')
 where run_id = $1 and request_id = $2 and lease = $3 and state in ('received', 'started')
 returning true
 
