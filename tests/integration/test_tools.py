@@ -61,8 +61,8 @@ class Outbound:
         self.can_tell = True
 
 
-def once_tool(upstream: Outbound) -> Tool:
-    tool = Tool("echo", breaker=BreakerPolicy(failures=2, open_ms=60_000))
+def once_tool(upstream: Outbound, guard: Guard | None = None) -> Tool:
+    tool = Tool("echo", breaker=BreakerPolicy(failures=2, open_ms=60_000), guard=guard)
 
     @tool.operation(effect=Effect.ONCE)
     async def send(call: Call[None], text: str) -> Sent:
@@ -308,6 +308,26 @@ async def test_a_once_call_is_in_doubt_when_nobody_can_tell(ends):
         error = (await ends.answer_to(second)).result.error
     assert error.code is ErrorCode.IN_DOUBT
     assert error.details == {"idempotency_key": one.idempotency_key}
+    assert upstream.sent == [one.idempotency_key]
+
+
+async def test_a_refusal_in_the_next_life_of_a_call_says_nothing_of_what_the_life_before_has_done(ends):
+    """The process died in the call; who takes it over may not call now. That is no proof that nothing was done."""
+    upstream = Outbound()
+    tool = once_tool(upstream, Guard(operations={"send": OperationGuard(rate="1/h")}))
+    one = request_for(tool, "send", {"text": "hello"})
+    async with running(ends, tool):
+        await ends.ask(one)
+        await upstream.begun.wait()
+    async with running(ends, tool, instance="tool-2"):
+        error = (await ends.answer_to(one)).result.error
+    await ends.pool.execute("delete from buckets")
+    assert error.details == {"postponed": "rate"}
+    upstream.may_go_on.set()
+    tool, second = once_tool(upstream), again(one)
+    async with running(ends, tool):
+        await ends.ask(second)
+        assert (await ends.answer_to(second)).result == Result.ok({"number": 1})
     assert upstream.sent == [one.idempotency_key]
 
 

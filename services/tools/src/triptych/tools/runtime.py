@@ -69,7 +69,8 @@ class ToolWorker:
         try:
             result = await self._serve(request, attempt, call)
         except ToolFailure as failure:
-            result = self._result_of(failure, request)
+            # Refused before its intent was written. Of what an earlier life of this request has done that says nothing.
+            result = failure.result() if attempt.taken_over else self._result_of(failure, request)
         if result is None:
             return None
         return _answer(request, self._redactor.clean(result), call.spent)
