@@ -1,4 +1,4 @@
-"""The checker: what the client saw, what the database holds and what the helpdesk did must fit together.
+"""The checker: what the client saw, what the database holds and what the upstreams did must fit together.
 
 Pure functions over plain values; `evidence.py` gathers them. It shares no code with the services, and counts money,
 attempts and effects by itself from the journal's JSON.
@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from triptych_chaos.client import Observed
+from triptych_chaos.courier import Parcel
 
 MICROS = 1_000_000
 WRITES = {"acknowledge": "acknowledgements", "stamp": "tags", "post": "assignments"}
 """By step, the collection of the helpdesk that it writes to. Only an acknowledgement is about the task's ticket; the
 others are about a ticket of the run's own."""
+DELIVERS, PARCELS = "deliver", "parcels"
+"""The step that some runs have, and what it has the courier do for the run."""
 NOBODY_CAN_TELL = frozenset({"post"})
 """The steps whose lost answer cannot be found out: the upstream honours no key and cannot be asked."""
 
@@ -47,10 +50,10 @@ class Run:
 
 @dataclass(slots=True)
 class Effects:
-    """What the helpdesk says took effect."""
+    """What the helpdesk and the courier say took effect."""
 
     by_place: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By ticket and collection."""
+    """By ticket and collection; a parcel counts for the ticket of the run's own."""
     by_key: Counter[str] = field(default_factory=Counter)
     """By idempotency key."""
 
@@ -93,9 +96,15 @@ def check_task(task_id: str, seen: Observed, runs: Sequence[Run]) -> Iterator[Vi
             yield violation("contradiction", message, deliveries)
 
 
-def check_run(run: Run, effects: Effects) -> Iterator[Violation]:
-    """One run: a whole journal, nothing spent that it did not have, and each effect once."""
-    for check, message in (*_journal(run), *_budgets(run), *_doubts(run), *_effects(run, effects)):
+def check_run(run: Run, effects: Effects, *, has_parcel: bool) -> Iterator[Violation]:
+    """One run: its journal is whole, nothing spent that it had not, each effect once, and a parcel as it was wanted."""
+    for check, message in (
+        *_journal(run),
+        *_budgets(run),
+        *_doubts(run),
+        *_effects(run, effects),
+        *_delivery(run, effects, has_parcel=has_parcel),
+    ):
         yield Violation(check, message, run.task_id, run.run_id)
 
 
@@ -108,6 +117,20 @@ def check_effects(effects: Effects, runs: Iterable[tuple[str, str]]) -> Iterator
     for ticket, collection in effects.by_place:
         if ticket not in places:
             yield Violation("stray effect", f"{collection} of ticket {ticket}, which belongs to no run")
+
+
+def check_parcel(key: str, parcel: Parcel) -> Iterator[Violation]:
+    """One parcel: its address stays, nobody refuses to hear of it, and what is heard counts once."""
+
+    def violation(check: str, message: str) -> Violation:
+        return Violation(check, f"{message}; key {key}", "", parcel.run_id, tuple(parcel.lines))
+
+    if parcel.moved:
+        yield violation("moved callback", f"{parcel.callback} became {', '.join(parcel.moved)}")
+    if parcel.refused:
+        yield violation("refused callback", f"the courier was told {', '.join(sorted(set(parcel.refused)))}")
+    if (counted := [said for said in parcel.said if said != "known"])[1:]:
+        yield violation("callback twice", f"what was told once counted as {', '.join(counted)}")
 
 
 def check_leftovers(leftovers: Mapping[str, int]) -> Iterator[Violation]:
@@ -187,6 +210,21 @@ def _effects(run: Run, effects: Effects) -> Iterator[tuple[str, str]]:
             yield "effect twice", f"step {step} took effect {count} times: {collection} of ticket {ticket}"
         if count == 0 and run.status == "succeeded" and step not in overridden:
             yield "effect lost", f"step {step} counts as done and took no effect: {collection} of ticket {ticket}"
+
+
+def _delivery(run: Run, effects: Effects, *, has_parcel: bool) -> Iterator[tuple[str, str]]:
+    """A parcel was taken on once for a run that wanted one, and what the courier told about it is the answer."""
+    count = effects.by_place[run.run_id, PARCELS]
+    answers = [
+        event.data["result"] for event in run.journal if event.type == "CallAnswered" and event.data["step"] == DELIVERS
+    ]
+    good = [answer for answer in answers if answer["status"] == "ok"]
+    if count > has_parcel:
+        yield "effect twice", f"{count} parcels were taken on, and the task wanted {int(has_parcel)}"
+    if any(answer["data"] != {"run": run.run_id} for answer in good):
+        yield "wrong answer", f"step {DELIVERS} was answered with what the courier told about something else"
+    if has_parcel and run.status == "succeeded" and not (count and len(good) == 1):
+        yield "effect lost", f"it has succeeded with {count} parcels and {len(good)} good answers of step {DELIVERS}"
 
 
 def _ticket(task_id: str) -> str:

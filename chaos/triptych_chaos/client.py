@@ -33,8 +33,12 @@ ASKED_AGAIN = 0.02
 """So many are published again when their outcome is there."""
 TROUBLED = {0.03: "-drop-", 0.06: "-flaky-"}
 """Up to which share of the tickets the helpdesk has what trouble of its own."""
-JUDGED = 0.2
+JUDGED = 0.5
 """So many runs ask a model for a draft and another for its judgement."""
+REPEATED = 0.1
+"""So many ask what others have asked before, so that the cache of answers has something to answer; no other does."""
+PARCELS = 0.3
+"""So many runs wait until a courier has told that a parcel was delivered."""
 
 _SEND_TIMEOUT_S = 20.0
 _DEAF_AFTER_S = 25.0
@@ -51,6 +55,7 @@ class Observed:
     tenant: str
     task: bytes
     ask_again: bool
+    has_parcel: bool = False
     published: list[int] = field(default_factory=list)
     acked: list[int] = field(default_factory=list)
     finals: dict[tuple[str, str], list[int]] = field(default_factory=dict)
@@ -106,6 +111,7 @@ class Client:
         trouble = dice.random()
         mark = next((mark for share, mark in TROUBLED.items() if trouble < share), "-plain-")
         task_id, tenant = f"task{mark}{number}", f"tenant-{dice.randrange(TENANTS)}"
+        has_parcel = dice.random() < PARCELS
         task = {
             "task_id": task_id,
             "playbook": "errand",
@@ -114,12 +120,15 @@ class Client:
             "input": {
                 "ticket_id": f"T-{task_id}",
                 "subject": _SUBJECT,
-                "body": _BODY,
+                "body": _BODY if dice.random() < REPEATED else f"{_BODY} ({task_id})",
                 "judged": dice.random() < JUDGED,
+                "parcel": has_parcel,
             },
         }
         twice, again = dice.random() < DUPLICATED, dice.random() < ASKED_AGAIN
-        self.tasks[task_id] = Observed(tenant, json.dumps(task).encode(), again, first_published_s=time.monotonic())
+        self.tasks[task_id] = Observed(
+            tenant, json.dumps(task).encode(), again, has_parcel, first_published_s=time.monotonic()
+        )
         for _ in range(1 + twice):
             self._publish(task_id)
 

@@ -1,4 +1,4 @@
-"""Gathers what the checker looks at: plain SQL as the operator, who may only read, and the helpdesk's own ledger."""
+"""Gathers what the checker looks at: plain SQL as the operator, who may only read, and the upstreams' own ledgers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ import httpx
 
 from triptych_chaos.checker import (
     MICROS,
+    PARCELS,
     Effects,
     Event,
     Run,
     Violation,
     check_effects,
     check_leftovers,
+    check_parcel,
     check_run,
     check_task,
 )
 from triptych_chaos.client import Observed
+from triptych_chaos.courier import Courier
 
 _BATCH_RUNS = 300
 _INTERVAL_S = 1.0
@@ -53,6 +56,8 @@ class Found:
     effects: int = 0
     escalations: Counter[str] = field(default_factory=Counter)
     reissued: int = 0
+    models: Counter[str] = field(default_factory=Counter)
+    """How often a model was asked, and how often the cache of answers was enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +70,26 @@ class Places:
     helpdesk_token: str
 
 
-async def until_quiet(places: Places, within_s: float) -> dict[str, int]:
+async def until_quiet(places: Places, courier: Courier, within_s: float) -> dict[str, int]:
     """Wait until nothing is left behind; what is, when the time is up."""
     deadline = time.monotonic() + within_s
     while True:
-        left = await _leftovers(places)
+        left = {**await _leftovers(places), "callbacks that nobody heard": courier.untold}
         if not any(left.values()) or time.monotonic() > deadline:
             return left
         await asyncio.sleep(_INTERVAL_S)
 
 
 async def check(
-    places: Places, tasks: Mapping[str, Observed], strangers: list[int], leftovers: Mapping[str, int]
+    places: Places,
+    tasks: Mapping[str, Observed],
+    strangers: list[int],
+    courier: Courier,
+    leftovers: Mapping[str, int],
 ) -> Found:
     """Check everything."""
     found = Found()
-    effects = await _effects(places)
+    effects = await _effects(places, courier)
     found.effects = effects.by_place.total()
     by_task: dict[str, list[Run]] = {}
     async for run in _runs(places):
@@ -88,6 +97,7 @@ async def check(
         found.events += len(run.journal)
         found.reissued += sum(event.type == "RequestReissued" for event in run.journal)
         found.escalations.update(e.data["reason"]["code"] for e in run.journal if e.type == "RunEscalated")
+        found.models.update(_asked(run))
         seen = tasks.get(run.task_id)
         if seen is None or seen.tenant != run.tenant:
             found.violations.append(
@@ -96,12 +106,16 @@ async def check(
             lines: tuple[int, ...] = ()
         else:
             lines = (*seen.published, *(line for many in seen.finals.values() for line in many))
-        found.violations.extend(_with_lines(violation, lines) for violation in check_run(run, effects))
+        has_parcel = seen is not None and seen.has_parcel
+        checked = check_run(run, effects, has_parcel=has_parcel)
+        found.violations.extend(_with_lines(violation, lines) for violation in checked)
         by_task.setdefault(run.task_id, []).append(_without_journal(run))
     for task_id, seen in tasks.items():
         found.violations.extend(check_task(task_id, seen, by_task.get(task_id, [])))
     pairs = [(run.run_id, run.task_id) for runs in by_task.values() for run in runs]
     found.violations.extend(check_effects(effects, pairs))
+    for key, parcel in courier.parcels.items():
+        found.violations.extend(check_parcel(key, parcel))
     found.violations.extend(check_leftovers(leftovers))
     found.violations.extend(
         Violation("stranger", "an outcome of a task that was not published", lines=(n,)) for n in strangers
@@ -128,7 +142,7 @@ async def _leftovers(places: Places) -> dict[str, int]:
         await connection.close()
 
 
-async def _effects(places: Places) -> Effects:
+async def _effects(places: Places, courier: Courier) -> Effects:
     headers = {"Authorization": f"Bearer {places.helpdesk_token}"}
     async with httpx.AsyncClient(headers=headers, timeout=120, trust_env=False) as http:
         ledger: dict[str, Any] = (await http.get(f"{places.helpdesk}/ledger")).raise_for_status().json()
@@ -136,6 +150,9 @@ async def _effects(places: Places) -> Effects:
     for effect in ledger["effects"]:
         effects.by_place[effect["ticket"], effect["operation"]] += 1
         effects.by_key[effect["key"]] += 1
+    for key, parcel in courier.parcels.items():
+        effects.by_place[parcel.run_id, PARCELS] += 1
+        effects.by_key[key] += 1
     return effects
 
 
@@ -159,6 +176,11 @@ async def _runs(places: Places) -> AsyncIterator[Run]:
                 )
     finally:
         await connection.close()
+
+
+def _asked(run: Run) -> list[str]:
+    calls = [call for event in run.journal for call in event.data.get("spend", {}).get("model_calls", ())]
+    return ["from_cache" if call.get("cached") else "asked" for call in calls]
 
 
 def _limits(budgets: Mapping[str, float]) -> dict[str, int]:

@@ -7,21 +7,24 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 import asyncpg
 
 from triptych.cli.stack.errors import StackError
 from triptych_chaos.client import Client
+from triptych_chaos.courier import Courier
 from triptych_chaos.history import History
-from triptych_chaos.plan import Fault, Kind
+from triptych_chaos.plan import CALLBACKS, CALLED_BACK, SERVERS, Fault, Kind
+from triptych_chaos.proxy import Proxy
 from triptych_chaos.servers import Servers
 from triptych_chaos.services import SERVICES_SCALE_TIMEOUT_S, Services
 
 _MS = 1_000
 _BURST_ROWS = 20
 _BURST_LOOKS, _BURST_INTERVAL_S = 200, 0.01
+_PARCEL_LOOKS, _PARCEL_INTERVAL_S = 100, 0.1
 
 
 class Missed(Exception):
@@ -36,7 +39,9 @@ class Injector:
         *,
         servers: Servers,
         services: Services,
+        proxies: Mapping[str, Proxy],
         client: Client,
+        courier: Courier,
         history: History,
         dice: random.Random,
         outbox_dsn: str,
@@ -44,7 +49,10 @@ class Injector:
         self.injected: Counter[Kind] = Counter()
         self.missed: Counter[Kind] = Counter()
         self.peak_outbox = 0
-        self._servers, self._services, self._client = servers, services, client
+        self.parcels_met: Counter[Kind] = Counter()
+        """How many parcels were waited for when something struck who is called back, or the servers it needs."""
+        self._servers, self._services, self._proxies = servers, services, proxies
+        self._client, self._courier = client, courier
         self._history, self._dice, self._outbox_dsn = history, dice, outbox_dsn
         self._held = {name: asyncio.Lock() for name in ("kafka", "postgres")}
         """Only one at a time does something to a server's process."""
@@ -59,7 +67,8 @@ class Injector:
                 under_way.create_task(self._inject(fault), name=f"fault {fault.number}")
 
     async def _inject(self, fault: Fault) -> None:
-        self._history.write("fault", **asdict(fault))
+        waiting = self._courier.waiting
+        self._history.write("fault", **asdict(fault), parcels=waiting)
         try:
             found = await self._strike(fault)
         except (Missed, StackError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -67,12 +76,16 @@ class Injector:
             self._history.write("fault missed", number=fault.number, kind=fault.kind, why=repr(error))
         else:
             self.injected[fault.kind] += 1
+            if fault.target.startswith(CALLED_BACK) or fault.target in (*SERVERS, CALLBACKS):
+                self.parcels_met[fault.kind] += (found or {}).get("parcels", waiting)
             self._history.write("fault over", number=fault.number, kind=fault.kind, **(found or {}))
 
     async def _strike(self, fault: Fault) -> dict[str, int] | None:  # noqa: C901, PLR0912 - one arm a kind
         match fault.kind:
             case Kind.KILL:
                 self._signal(fault.target, signal.SIGKILL)
+            case Kind.CALLBACK_KILL:
+                return {"parcels": await self._kill_who_is_called_back()}
             case Kind.PAUSE:
                 self._signal(fault.target, signal.SIGSTOP)
                 try:
@@ -86,7 +99,7 @@ class Injector:
                 self._services.set_clock(fault.target, fault.amount)
                 self._signal(fault.target, signal.SIGKILL)
             case Kind.CUT:
-                return {"connections": self._servers.proxy(fault.target).cut(fault.amount, self._dice)}
+                return {"connections": self._proxies[fault.target].cut(fault.amount, self._dice)}
             case Kind.DELAY:
                 await self._delay(fault)
             case Kind.STALL:
@@ -119,8 +132,20 @@ class Injector:
         if not self._services.signal(unit, number):
             raise Missed(f"{unit} was not running")
 
+    async def _kill_who_is_called_back(self) -> int:
+        """All processes at once, as soon as there are parcels on their way. How many these were."""
+        for _ in range(_PARCEL_LOOKS):
+            if self._courier.waiting:
+                break
+            await asyncio.sleep(_PARCEL_INTERVAL_S)
+        waiting = self._courier.waiting
+        units = [unit for unit in self._services.pids_of(CALLED_BACK) if self._services.signal(unit, signal.SIGKILL)]
+        if not units:
+            raise Missed(f"no process of {CALLED_BACK} was running")
+        return waiting
+
     async def _delay(self, fault: Fault) -> None:
-        proxy = self._servers.proxy(fault.target)
+        proxy = self._proxies[fault.target]
         proxy.delay_s += fault.amount / _MS
         try:
             await asyncio.sleep(fault.seconds)
@@ -128,7 +153,7 @@ class Injector:
             proxy.delay_s = max(0.0, proxy.delay_s - fault.amount / _MS)
 
     async def _stall(self, fault: Fault) -> None:
-        proxy = self._servers.proxy(fault.target)
+        proxy = self._proxies[fault.target]
         proxy.stall(on=True)
         try:
             await asyncio.sleep(fault.seconds)
@@ -174,7 +199,7 @@ class Injector:
 
     async def put_right(self) -> None:
         """Let everything run as it should: no clock is off, nobody stands still, bytes flow."""
-        for proxy in (self._servers.kafka_proxy, self._servers.postgres_proxy):
+        for proxy in self._proxies.values():
             proxy.delay_s = 0.0
             proxy.stall(on=False)
         self._servers.kafka.resume()

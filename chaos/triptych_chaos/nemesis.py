@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from triptych_chaos import evidence, servers, services
+from triptych_chaos import courier, evidence, servers, services
 from triptych_chaos.checker import Violation
 from triptych_chaos.clerk import Clerk
 from triptych_chaos.client import Client
 from triptych_chaos.evidence import Places
 from triptych_chaos.history import History
 from triptych_chaos.injector import Injector
-from triptych_chaos.plan import Fault, Kind, plan
-from triptych_chaos.proxy import HOST
+from triptych_chaos.plan import CALLBACKS, Fault, Kind, plan
+from triptych_chaos.proxy import HOST, Proxy
 from triptych_chaos.report import Report
 from triptych_chaos.servers import Servers
 from triptych_chaos.services import PREFIX, TOOLS, Services
@@ -55,14 +55,28 @@ async def run(order: Order, folder: Path, history: History, say: Say) -> Report:
     async with servers.running(folder / "servers", PREFIX, TOOLS) as running_servers:
         await running_servers.create_topics()
         say("starting the services")
-        async with services.running(folder / "stack", running_servers) as running_services:
+        front = running_servers.ports.of("callbacks")
+        office = courier.open_office(history, random.Random(order.seed), running_servers.ports.of("courier"))
+        async with (
+            office as parcels,
+            services.running(
+                folder / "stack", running_servers, parcels.environment | _front(front)
+            ) as running_services,
+            Proxy(CALLBACKS, front, running_services.callback_port) as callbacks,
+        ):
             places = _places(running_servers, running_services)
             client = Client(running_servers.kafka_address, history, random.Random(order.seed))
             clerk = Clerk(running_servers.kafka_address, places.dsn, history)
             injector = Injector(
                 servers=running_servers,
                 services=running_services,
+                proxies={
+                    "kafka": running_servers.kafka_proxy,
+                    "postgres": running_servers.postgres_proxy,
+                    CALLBACKS: callbacks,
+                },
                 client=client,
+                courier=parcels,
                 history=history,
                 dice=random.Random(order.seed),
                 outbox_dsn=places.dsn,
@@ -72,14 +86,15 @@ async def run(order: Order, folder: Path, history: History, say: Say) -> Report:
                 async with _tasks(client.publish_constantly(order.rate)):
                     await injector.run(faults, _teller(say, client, injector, len(faults)))
                 await injector.put_right()
+                parcels.hurry()
                 ended_at = time.monotonic()
                 await _until_all_ended(client, say)
                 say("waiting until nothing is left behind")
-                leftovers = await evidence.until_quiet(places, QUIET_WITHIN_S)
+                leftovers = await evidence.until_quiet(places, parcels, QUIET_WITHIN_S)
                 quiet_after_s = time.monotonic() - ended_at
             await client.close()
             say("checking")
-            found = await evidence.check(places, client.tasks, client.strangers, leftovers)
+            found = await evidence.check(places, client.tasks, client.strangers, parcels, leftovers)
             say("triptych verify")
             for problem in await asyncio.to_thread(running_services.verify):
                 found.violations.append(
@@ -92,8 +107,13 @@ async def run(order: Order, folder: Path, history: History, say: Say) -> Report:
                 )
             took_s = time.monotonic() - began
             return Report(
-                order.seed, order.minutes, order.commit, took_s, quiet_after_s, client, clerk, injector, found
+                order.seed, order.minutes, order.commit, took_s, quiet_after_s, client, clerk, parcels, injector, found
             )
+
+
+def _front(port: int) -> dict[str, str]:
+    """The address in front of the processes that are called back, each of which takes a free port."""
+    return {"TRIPTYCH_CALLBACK_URL": f"http://{HOST}:{port}", "TRIPTYCH_CALLBACK_PORT": "0"}
 
 
 def _places(running_servers: Servers, running_services: Services) -> Places:

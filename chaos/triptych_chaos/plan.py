@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-SERVICES = ("executor", "planner", "critic", "kb", "helpdesk", "model", "letterbox")
+SERVICES = ("executor", "planner", "critic", "kb", "helpdesk", "model", "letterbox", "courier")
 UPSTREAMS = ("helpdesk-api", "model-server")
 SERVERS = ("kafka", "postgres")
+CALLED_BACK = "courier"
+"""The tool whose upstream calls back."""
+CALLBACKS = "callbacks"
+"""The address in front of the processes that are called back."""
 MAX_PROCESSES = 3
 LAST_START_S = 3.0
 """No fault starts so shortly before the end."""
@@ -47,6 +51,8 @@ class Kind(StrEnum):
     """Every flush of Postgres' write-ahead log takes longer, as on a slow disk."""
     STUTTER = "stutter"
     """A server runs for a moment and stands still for a moment, over and over."""
+    CALLBACK_KILL = "callback-kill"
+    """SIGKILL of every process of a tool while its upstream is about to call back."""
 
 
 _WEIGHTS = {
@@ -65,6 +71,7 @@ _WEIGHTS = {
     Kind.FULL_OUTBOX: 1.0,
     Kind.SLOW_COMMITS: 4.0,
     Kind.STUTTER: 3.0,
+    Kind.CALLBACK_KILL: 3.0,
 }
 _RECOVERY_S = {
     Kind.KILL: 6.0,
@@ -77,6 +84,7 @@ _RECOVERY_S = {
     Kind.POSTGRES_RESTART: 15.0,
     Kind.POSTGRES_KILL: 15.0,
     Kind.FULL_OUTBOX: 10.0,
+    Kind.CALLBACK_KILL: 10.0,
 }
 """For so long after a fault nothing of the kind that excludes it strikes the same thing."""
 
@@ -128,15 +136,18 @@ class _Drawing:
                 names = [*self._units(), *UPSTREAMS]
             case Kind.PAUSE:
                 names = self._units()
-            case Kind.SCALE:
-                names = [name for name in SERVICES if all(self.is_free(unit, at_s) for unit in self._units_of(name))]
+            case Kind.SCALE | Kind.CALLBACK_KILL:
+                services = SERVICES if kind is Kind.SCALE else (CALLED_BACK,)
+                names = [name for name in services if all(self.is_free(unit, at_s) for unit in self._units_of(name))]
             case Kind.CLOCK:
                 names = [unit for unit in self._units() if not unit.startswith("executor")]
             case Kind.KAFKA_RESTART | Kind.KAFKA_KILL | Kind.KAFKA_LOST | Kind.FULL_OUTBOX:
                 names = ["kafka"]
             case Kind.POSTGRES_RESTART | Kind.POSTGRES_KILL | Kind.SLOW_COMMITS:
                 names = ["postgres"]
-            case Kind.STALL | Kind.STUTTER:
+            case Kind.STALL:
+                names = [*SERVERS, CALLBACKS]
+            case Kind.STUTTER:
                 names = list(SERVERS)
         free = [name for name in names if self.is_free(name, at_s)]
         return self.dice.choice(free) if free else None
@@ -150,7 +161,9 @@ class _Drawing:
             case Kind.SCALE:
                 return 0.0, dice.choice([n for n in range(1, MAX_PROCESSES + 1) if n != self.processes[target]])
             case Kind.CLOCK:
-                return 0.0, dice.choice([-1, 1]) * round(dice.uniform(60.0, 600.0))
+                # A callback that was signed more than five minutes ago is refused, as it has to be.
+                most_s = 240.0 if target.startswith(CALLED_BACK) else 600.0
+                return 0.0, dice.choice([-1, 1]) * round(dice.uniform(60.0, most_s))
             case Kind.CUT:
                 return 0.0, round(dice.uniform(0.2, 1.0), 2)
             case Kind.DELAY:

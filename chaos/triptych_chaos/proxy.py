@@ -1,9 +1,10 @@
-"""A TCP proxy between the services and a server, which can reset, delay and swallow what passes."""
+"""A TCP proxy in front of a server, or of the processes of a tool, which can reset, delay and swallow what passes."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Self
 
 HOST = "127.0.0.1"
@@ -11,9 +12,12 @@ _CHUNK_BYTES = 65_536
 
 
 class Proxy:
-    """Listens on one port and connects each client to another. Async context manager."""
+    """Listens on one port and connects each client to another. Async context manager.
 
-    def __init__(self, name: str, port: int, target_port: int) -> None:
+    Which one is asked for each client; an OSError says that there is none.
+    """
+
+    def __init__(self, name: str, port: int, target_port: Callable[[], int]) -> None:
         self.name, self.port = name, port
         self.delay_s = 0.0
         self._target_port = target_port
@@ -56,7 +60,7 @@ class Proxy:
         self._connections[task] = (writer,)
         try:
             await self._flows.wait()
-            to_reader, to_writer = await asyncio.open_connection(HOST, self._target_port)
+            to_reader, to_writer = await asyncio.open_connection(HOST, self._target_port())
             self._connections[task] = (writer, to_writer)
             pumps = (
                 asyncio.create_task(self._pump(reader, to_writer)),

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from triptych_chaos.clerk import Clerk
 from triptych_chaos.client import Client
+from triptych_chaos.courier import Courier
 from triptych_chaos.evidence import Found
 from triptych_chaos.injector import Injector
 from triptych_chaos.plan import Kind
@@ -31,6 +32,7 @@ class Report:
     quiet_after_s: float
     client: Client
     clerk: Clerk
+    courier: Courier
     injector: Injector
     found: Found
 
@@ -70,6 +72,12 @@ class Report:
             "journal_events": self.found.events,
             "effects": self.found.effects,
             "requests_sent_again": self.found.reissued,
+            "models": {name: self.found.models[name] for name in ("asked", "from_cache")},
+            "parcels": {
+                "taken_on": len(self.courier.parcels),
+                "callbacks_answered": dict(self.courier.answers),
+                "waited_for_at_faults": {str(kind): met for kind, met in self.injector.parcels_met.items()},
+            },
             "escalations": dict(self.found.escalations),
             "most_outbox_rows": self.injector.peak_outbox,
             "violations": [asdict(violation) for violation in self.found.violations],
@@ -98,6 +106,11 @@ def show(report: Report, console: Console) -> None:
         f"{written['runs']:,} runs, {written['journal_events']:,} events, {written['effects']:,} effects, "
         f"{written['requests_sent_again']:,} requests sent again, at most {written['most_outbox_rows']} outbox rows"
     )
+    models = written["models"]
+    console.print(f"models asked {models['asked']:,} times, answers from the cache {models['from_cache']:,}")
+    parcels = written["parcels"]
+    console.print(f"{parcels['taken_on']:,} parcels; what callbacks were told: {parcels['callbacks_answered']}")
+    console.print(f"parcels waited for when who is called back was struck: {parcels['waited_for_at_faults']}")
     console.print(f"escalations: {written['escalations'] or 'none'}; quiet after {written['quiet_after_s']:.0f} s")
     violations = report.found.violations
     for violation in violations[:_SHOWN]:

@@ -121,6 +121,7 @@ class Servers:
     owner_dsn: str
     """Past the proxy; the database is that of the cluster's owner."""
     layout: Layout
+    ports: Ports
     create_topics: Callable[[], Awaitable[None]]
 
     @property
@@ -133,9 +134,6 @@ class Servers:
 
     def managed(self, name: str) -> Managed:
         return self.kafka if name == "kafka" else self.postgres
-
-    def proxy(self, name: str) -> Proxy:
-        return self.kafka_proxy if name == "kafka" else self.postgres_proxy
 
     async def lose_log(self) -> None:
         """Kafka dies, and what comes up is another cluster that knows nothing; its topics are made again."""
@@ -168,11 +166,12 @@ async def running(data: Path, prefix: str, tools: tuple[str, ...]) -> AsyncItera
     servers = Servers(
         kafka=Managed(kafka, layout, lambda: _advertise(layout, kafka.address, proxied, advertised)),
         postgres=Managed(postgres, layout, lambda: None),
-        kafka_proxy=Proxy("kafka", advertised, proxied),
-        postgres_proxy=Proxy("postgres", ports.of("postgres-proxy"), postgres.port),
+        kafka_proxy=Proxy("kafka", advertised, lambda: proxied),
+        postgres_proxy=Proxy("postgres", ports.of("postgres-proxy"), lambda: postgres.port),
         kafka_address=kafka.address,
         owner_dsn=postgres.dsn(),
         layout=layout,
+        ports=ports,
         create_topics=lambda: create_topics(kafka.address, prefix, tools),
     )
     async with AsyncExitStack() as opened:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,22 +24,14 @@ from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.orphans import stop_orphans
 from triptych_chaos.errors import StackFailedError
 from triptych_chaos.history import History
-from triptych_chaos.plan import instance_name
+from triptych_chaos.plan import CALLED_BACK, instance_name
 from triptych_chaos.servers import Servers, resume_all
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "tests" / "chaos" / "errand" / "triptych.toml"
 PLAYBOOKS = ROOT / "chaos" / "playbooks"
-TOOLS = ("kb", "helpdesk", "model", "letterbox")
+TOOLS = ("kb", "helpdesk", "model", "letterbox", "courier")
 PREFIX = "chaos"
-
-_NO_COURIER = {
-    "COURIER_URL": "http://127.0.0.1:9",
-    "TRIPTYCH_CALLBACK_URL": "http://127.0.0.1:9",
-    "TRIPTYCH_CALLBACK_PORT": "0",
-    "TRIPTYCH_CALLBACK_SECRET": f"whsec_{base64.b64encode(bytes(32)).decode()}",
-}
-"""The tool `courier` of the crash matrix starts with the others; no run here has a parcel for it."""
 
 _COMMAND = Path(sys.executable).with_name("triptych")
 SERVICES_SCALE_TIMEOUT_S = 40.0
@@ -61,6 +53,10 @@ class Services:
             return {}
         return {each["name"]: each["pid"] for each in (*described["services"], *described["processes"]) if each["pid"]}
 
+    def pids_of(self, service: str) -> dict[str, int]:
+        """The same for the processes of one service."""
+        return {unit: pid for unit, pid in self.pids().items() if instance_name(unit).rpartition("-")[0] == service}
+
     def signal(self, unit: str, number: signal.Signals) -> bool:
         """Send a signal to a process; False when there is none just now."""
         pid = self.pids().get(unit)
@@ -74,6 +70,21 @@ class Services:
 
     async def scale(self, service: str, count: int) -> None:
         await asyncio.to_thread(ask, self.layout, {"do": "scale", "service": service, "count": count})
+
+    def callback_port(self) -> int:
+        """The port at which one of the processes that are called back listens for that.
+
+        Each has taken a free one, and the address in front of them all asks here for each callback.
+
+        Raises:
+            ConnectionRefusedError: There is none.
+        """
+        known = set(json.loads((self.layout.root / "ports.json").read_text("utf-8")).values())
+        listened = (port for pid in self.pids_of(CALLED_BACK).values() for port in _listened_on_by(pid))
+        ports = [port for port in listened if port not in known]
+        if not ports:
+            raise ConnectionRefusedError(f"no process of {CALLED_BACK} listens")
+        return random.choice(ports)
 
     def set_clock(self, unit: str, error_s: float) -> None:
         """From its next start on the process has a clock that is off by so much."""
@@ -111,8 +122,11 @@ class Services:
 
 
 @asynccontextmanager
-async def running(data: Path, servers: Servers) -> AsyncIterator[Services]:
-    """Start the services in `data` and stop them at the end, whatever state they are in. Raises StackFailedError."""
+async def running(data: Path, servers: Servers, environment: Mapping[str, str]) -> AsyncIterator[Services]:
+    """Start the services in `data` and stop them at the end, whatever state they are in. Raises StackFailedError.
+
+    The environment is what the services find there beside what their configuration gives them.
+    """
     layout = Layout.at(data)
     try:
         up = await asyncio.to_thread(
@@ -121,7 +135,7 @@ async def running(data: Path, servers: Servers) -> AsyncIterator[Services]:
             *("--playbooks", str(PLAYBOOKS), "--kafka", servers.proxied_kafka),
             *("--postgres", servers.proxied_dsn(PREFIX)),
             timeout_s=300,
-            environment=_NO_COURIER,
+            environment=environment,
         )
         if up.returncode:
             raise StackFailedError(up.stdout + up.stderr, layout.logs)
@@ -148,6 +162,14 @@ def _supervisor(layout: Layout) -> psutil.Process | None:
         return psutil.Process(ask(layout, {"do": "status"})["pid"])
     except Exception:  # noqa: BLE001 - whatever keeps it from answering, the way to stop it follows
         return None
+
+
+def _listened_on_by(pid: int) -> list[int]:
+    try:
+        connections = psutil.Process(pid).net_connections("tcp4")
+    except psutil.Error:
+        return []
+    return [connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN]
 
 
 def _triptych(

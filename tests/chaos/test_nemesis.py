@@ -37,3 +37,7 @@ def test_whatever_strikes_the_stack_every_task_ends_once_and_every_write_takes_e
     assert done.returncode == 0
     assert [kind for kind, count in report["faults"]["by_kind"].items() if not count] == []
     assert report["tasks"]["ended_by_status"] == {"succeeded": report["tasks"]["published"]}
+    assert report["models"]["asked"] > report["tasks"]["published"] / 2
+    assert report["models"]["from_cache"] > 0
+    assert report["parcels"]["taken_on"] > report["tasks"]["published"] / 5
+    assert report["parcels"]["waited_for_at_faults"]["callback-kill"] > 0

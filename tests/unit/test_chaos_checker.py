@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 
 from triptych_chaos.checker import (
+    PARCELS,
     Effects,
     Event,
     Run,
     Violation,
     check_effects,
     check_leftovers,
+    check_parcel,
     check_run,
     check_task,
 )
 from triptych_chaos.client import Observed
+from triptych_chaos.courier import Parcel
 
 RUN_ID, TASK_ID, OUTCOME = "0190-run", "task-1", ("0190-run:outcome", "5f2a")
 LIMITS = {"steps": 3, "tool_calls": 4, "tokens": 1_000, "usd_micros": 500, "replans": 0, "wall_ms": 60_000}
@@ -33,7 +36,7 @@ def asked(request_id: str, step: str, **reserved: int) -> tuple[str, dict[str, A
 
 
 def answered(request_id: str, **spend: int) -> tuple[str, dict[str, Any]]:
-    return "CallAnswered", {"request_id": request_id, "spend": spend}
+    return "CallAnswered", {"request_id": request_id, "step": request_id, "spend": spend}
 
 
 ADMITTED: tuple[str, dict[str, Any]] = ("RunAdmitted", {})
@@ -57,13 +60,17 @@ def observed(**changes: Any) -> Observed:
     return replace(seen, status="succeeded", run_id=RUN_ID, **changes)
 
 
+def found_in(run: Run, seen: Effects, *, has_parcel: bool = False) -> list[str]:
+    return checks(check_run(run, seen, has_parcel=has_parcel))
+
+
 def checks(violations: Any) -> list[str]:
     return [violation.check for violation in violations]
 
 
 def test_a_run_as_it_should_be_violates_nothing() -> None:
     assert list(check_task(TASK_ID, observed(), [a_run()])) == []
-    assert list(check_run(a_run(), effects())) == []
+    assert found_in(a_run(), effects()) == []
     assert list(check_effects(effects(), [(RUN_ID, TASK_ID)])) == []
     assert list(check_leftovers({"executor.outbox": 0})) == []
 
@@ -102,11 +109,11 @@ def test_an_outcome_that_the_database_knows_nothing_of_is_found() -> None:
 
 @pytest.mark.parametrize("collection", ["acknowledgements", "tags", "assignments"])
 def test_a_write_that_took_effect_twice_is_found(collection: str) -> None:
-    assert checks(check_run(a_run(), effects(**{collection: 1}))) == ["effect twice"]
+    assert found_in(a_run(), effects(**{collection: 1})) == ["effect twice"]
 
 
 def test_a_write_that_counts_as_done_and_was_not_is_found() -> None:
-    assert checks(check_run(a_run(), effects(tags=-1))) == ["effect lost"]
+    assert found_in(a_run(), effects(tags=-1)) == ["effect lost"]
 
 
 def test_a_key_with_two_effects_and_an_effect_of_no_run_are_found() -> None:
@@ -119,13 +126,13 @@ def test_a_key_with_two_effects_and_an_effect_of_no_run_are_found() -> None:
 def test_a_letter_that_a_person_took_for_posted_need_not_be_there() -> None:
     doubt = ("RunEscalated", {"reason": {"code": "in_doubt"}, "step": "post"})
     run = a_run(ADMITTED, *WRITES, doubt, ("StepOverridden", {"step": "post"}), ENDED)
-    assert list(check_run(run, effects(assignments=-1))) == []
-    assert list(check_run(run, effects())) == []
+    assert found_in(run, effects(assignments=-1)) == []
+    assert found_in(run, effects()) == []
 
 
 def test_a_doubt_that_could_be_resolved_is_found() -> None:
     doubt = ("RunEscalated", {"reason": {"code": "in_doubt"}, "step": "stamp"})
-    assert checks(check_run(a_run(ADMITTED, *WRITES, doubt, ENDED), effects())) == ["needless doubt"]
+    assert found_in(a_run(ADMITTED, *WRITES, doubt, ENDED), effects()) == ["needless doubt"]
 
 
 @pytest.mark.parametrize(
@@ -141,13 +148,13 @@ def test_a_doubt_that_could_be_resolved_is_found() -> None:
     ids=["reserved at once", "spent", "money", "tool calls", "steps", "replans"],
 )
 def test_a_budget_that_was_exceeded_is_found(events: Any) -> None:
-    assert "budget" in checks(check_run(a_run(ADMITTED, *events, ENDED), effects()))
+    assert "budget" in found_in(a_run(ADMITTED, *events, ENDED), effects())
 
 
 def test_what_a_person_added_to_a_budget_may_be_used() -> None:
     more = ("RunResumed", {"extend": {"tokens": 1_000, "usd": 0.001}})
     spent = (asked("r1", "a", tokens=1_500, usd_micros=1_400), answered("r1", tokens=1_400, usd_micros=1_400))
-    assert list(check_run(a_run(ADMITTED, more, *spent, ENDED), effects())) == []
+    assert found_in(a_run(ADMITTED, more, *spent, ENDED), effects()) == []
 
 
 @pytest.mark.parametrize(
@@ -164,11 +171,62 @@ def test_what_a_person_added_to_a_budget_may_be_used() -> None:
     ids=["a hole", "two ends", "after the end", "no end", "no beginning", "answered twice", "empty"],
 )
 def test_a_journal_that_is_not_whole_is_found(broken: list[Event]) -> None:
-    assert "journal" in checks(check_run(replace(a_run(), journal=broken), effects()))
+    assert "journal" in found_in(replace(a_run(), journal=broken), effects())
 
 
 def test_a_run_that_succeeded_with_a_request_open_is_found() -> None:
-    assert checks(check_run(a_run(ADMITTED, *WRITES, asked("r1", "stamp"), ENDED), effects())) == ["open request"]
+    assert found_in(a_run(ADMITTED, *WRITES, asked("r1", "stamp"), ENDED), effects()) == ["open request"]
+
+
+def delivered(run_id: str = RUN_ID, status: str = "ok") -> tuple[str, dict[str, Any]]:
+    result = {"status": status, "data": {"run": run_id}}
+    return "CallAnswered", {"request_id": "deliver", "step": "deliver", "result": result}
+
+
+def with_parcels(count: int) -> Effects:
+    seen = effects()
+    seen.by_place[RUN_ID, PARCELS] = count
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("answers", "parcels", "has_parcel", "wrong"),
+    [
+        ([delivered()], 1, True, []),
+        ([delivered(status="error"), delivered()], 1, True, []),
+        ([], 0, False, []),
+        ([delivered()], 2, True, ["effect twice"]),
+        ([], 1, False, ["effect twice"]),
+        ([delivered()], 0, True, ["effect lost"]),
+        ([], 1, True, ["effect lost"]),
+        ([delivered("0190-other")], 1, True, ["wrong answer"]),
+    ],
+    ids=["once", "after an error", "none", "twice", "unwanted", "not at all", "not told", "of another run"],
+)
+def test_a_parcel_is_taken_on_once_for_a_run_that_wants_one_and_the_run_is_told(
+    *, answers: Any, parcels: int, has_parcel: bool, wrong: list[str]
+) -> None:
+    calls = [each for answer in answers for each in (asked("deliver", "deliver"), answer)]
+    limits = LIMITS | {"steps": 4, "tool_calls": 6}
+    run = replace(a_run(ADMITTED, *WRITES, *calls, ENDED), limits=limits)
+    assert found_in(run, with_parcels(parcels), has_parcel=has_parcel) == wrong
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"said": ["taken", "known"]}, []),
+        ({"said": ["kept"]}, []),
+        ({"said": ["known", "known"]}, []),
+        ({"said": ["kept", "taken"]}, ["callback twice"]),
+        ({"refused": ["404 nobody waits for this"], "said": ["taken"]}, ["refused callback"]),
+        ({"moved": ["http://elsewhere"], "said": ["taken"]}, ["moved callback"]),
+    ],
+)
+def test_a_callback_counts_once_is_never_refused_and_has_one_address(changes: Any, wrong: list[str]) -> None:
+    found = list(check_parcel("key-1", Parcel(RUN_ID, "http://here", lines=[4, 7], **changes)))
+    assert checks(found) == wrong
+    assert all((violation.run_id, violation.lines) == (RUN_ID, (4, 7)) for violation in found)
 
 
 def test_what_is_left_behind_is_named() -> None:

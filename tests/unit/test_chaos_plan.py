@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from triptych_chaos.plan import MAX_PROCESSES, Kind, instance_name, plan
+from triptych_chaos.plan import MAX_PROCESSES, SERVICES, Kind, instance_name, plan
 
 
 def test_the_same_seed_gives_the_same_faults_and_another_seed_others() -> None:
@@ -32,7 +32,7 @@ def test_nothing_strikes_a_process_that_stands_still(seed: int) -> None:
 
 
 def test_only_processes_that_there_are_are_struck() -> None:
-    processes = Counter(dict.fromkeys(("executor", "planner", "critic", "kb", "helpdesk", "model", "letterbox"), 1))
+    processes = Counter(dict.fromkeys(SERVICES, 1))
     for fault in plan(3, 3_600, 3):
         if fault.kind is Kind.SCALE:
             assert 1 <= fault.amount <= MAX_PROCESSES
@@ -41,3 +41,9 @@ def test_only_processes_that_there_are_are_struck() -> None:
         elif fault.kind in (Kind.PAUSE, Kind.CLOCK):
             service, _, index = instance_name(fault.target).rpartition("-")
             assert int(index) <= processes[service]
+
+
+def test_the_tool_that_is_called_back_is_struck_like_any_other_and_its_clock_stays_within_what_webhooks_allow() -> None:
+    faults = [fault for seed in range(10) for fault in plan(seed, 1_800, 3) if fault.target.startswith("courier")]
+    assert {fault.kind for fault in faults} == {Kind.KILL, Kind.PAUSE, Kind.SCALE, Kind.CLOCK, Kind.CALLBACK_KILL}
+    assert max(abs(fault.amount) for fault in faults if fault.kind is Kind.CLOCK) < 300
