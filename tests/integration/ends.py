@@ -14,6 +14,7 @@ import aiokafka
 import asyncpg
 
 from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.worker.jobs import Arrival
 from triptych.schemas import CallAnswer, CallRequest
 
 
@@ -35,6 +36,11 @@ def call_request(operation: str = "echo.echo", **changes: Any) -> CallRequest:
         "timeout_ms": 5_000,
     }
     return CallRequest(**fields | changes)
+
+
+def arrival_of(one: CallRequest) -> Arrival:
+    """A request as a worker has read it."""
+    return Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
 
 
 @dataclass

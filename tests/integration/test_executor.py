@@ -321,6 +321,27 @@ async def test_numbers_and_depths_that_json_or_postgres_cannot_hold_still_lead_t
     assert bench.of(topics.OUTCOMES, task_id=task_id)[0]["status"] in {"succeeded", "escalated"}
 
 
+@pytest.mark.parametrize("spend", [{"tokens": 2**63}, {"usd_micros": 10**30}, {"tool_calls": 2**31}])
+async def test_an_answer_that_says_it_cost_more_than_a_row_can_hold_does_not_stop_the_partition(
+    bench: Bench, eventually, spend: dict[str, int]
+) -> None:
+    task_id = f"dear-{'-'.join(spend)}"
+    await bench.send(topics.TASKS, task(task_id), 0)
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
+    await bench.answer_plans()
+    await eventually(lambda: bench.of("calls.echo"))
+    (request,) = bench.seen.pop("calls.echo")
+    answer = bench._reply(request) | {"result": {"status": "ok", "data": {"value": "dear"}}}
+    await bench.send(topics.RESULTS, answer | {"spend": spend}, request["partition"])
+    await bench.send(topics.TASKS, task(f"after-{task_id}"), 0)
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id=f"after-{task_id}")
+
+    await eventually(done, within_s=20.0)
+
+
 async def test_an_output_too_large_for_a_message_is_left_out_and_the_outcome_says_where_it_is(
     bench: Bench, eventually
 ) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import structlog
-from ends import Ends, call_request, open_ends
+from ends import Ends, arrival_of, call_request, open_ends
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
@@ -31,6 +31,7 @@ from triptych.kernel.migrate import WORKER
 from triptych.kernel.models import ModelSettings
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.worker import JobAttempt, Jobs
 from triptych.schemas import CallRequest, ErrorCode, Grant, Result, ResultStatus, ToolContracts
 from triptych.tools import Call, Effect, Guard, OperationGuard, Tool, ToolFailure, helpdesk, model
 from triptych.tools import ErrorCode as Code
@@ -39,6 +40,7 @@ from triptych.tools.breaker import BreakerPolicy
 from triptych.tools.echo import tool as echo
 from triptych.tools.guard import ProbeGuard
 from triptych.tools.helpdesk import HelpdeskSettings
+from triptych.tools.ledger import PostgresLedger, Standing
 from triptych.tools.process import serve
 from triptych.tools.rates import Rates
 from triptych.tools.testing import call
@@ -342,6 +344,28 @@ async def test_a_once_call_that_was_refused_may_be_made_again(ends):
         await ends.answer_to(one)
         await ends.ask(second)
         assert (await ends.answer_to(second)).result.error.code is ErrorCode.RATE_LIMITED
+
+
+async def test_of_two_attempts_that_begin_at_once_after_a_refusal_only_one_is_the_first(ends, eventually):
+    """The later one has read of the refusal, and then waits for the row: the refusal is not the last word any more."""
+    first = request_for(once_tool(Outbound()), "send", {"text": "hello"})
+    second, third = again(first), again(again(first))
+    jobs = Jobs(ends.pool, "both", lease_ms=60_000)
+    await jobs.open()
+    await jobs.take_in([arrival_of(one) for one in (first, second, third)], [])
+    attempt, ledger = JobAttempt(jobs.lease), PostgresLedger(ends.pool, [first.operation])
+    assert (await ledger.begin(first, attempt)).standing is Standing.NEW
+    await ends.pool.execute("update effects set state = 'refused' where idempotency_key = $1", first.idempotency_key)
+
+    async def one_waits() -> bool:
+        return await ends.pool.fetchval("select exists (select from pg_locks where not granted)")
+
+    async with ends.pool.acquire() as connection, connection.transaction():
+        assert (await PostgresLedger(connection, [first.operation]).begin(second, attempt)).standing is Standing.NEW
+        late = asyncio.create_task(ledger.begin(third, attempt))
+        await eventually(one_waits)
+    assert (await late).standing is Standing.UNKNOWN
+    await jobs.close()
 
 
 async def test_an_open_breaker_answers_at_once_and_calls_nothing(ends):

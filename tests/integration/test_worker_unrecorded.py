@@ -13,12 +13,12 @@ import asyncpg
 import deadly
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from ends import Ends, call_request, open_ends
+from ends import Ends, arrival_of, call_request, open_ends
 from parrot import CONFIG, SCHEMA, Gate, Parrot, ask_again, running, settings_of
 
 from triptych.kernel.database import connect
 from triptych.kernel.worker import intake, unrecorded
-from triptych.kernel.worker.jobs import Arrival, Jobs
+from triptych.kernel.worker.jobs import Jobs
 from triptych.schemas import CallRequest, ErrorCode, Grant, Result
 
 KEEP_STATES = f"""
@@ -62,10 +62,6 @@ async def end_of(ends: Ends, partition: int) -> int:
     async with AIOKafkaConsumer(bootstrap_servers=ends.settings.kafka) as consumer:
         tp = TopicPartition(ends.settings.topic(CONFIG.request_noun), partition)
         return (await consumer.end_offsets([tp]))[tp]
-
-
-def arrival_of(one: CallRequest) -> Arrival:
-    return Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
 
 
 async def begun(ends: Ends) -> None:

@@ -95,6 +95,14 @@ def test_a_retry_waits_at_least_as_long_as_the_upstream_asked() -> None:
     assert story.wait(seconds=1.1).request(Ask.CALL, "a")
 
 
+def test_an_upstream_that_asks_for_an_impossible_wait_is_waited_for_until_the_deadline() -> None:
+    story = Story().plan(step("a")).fail("a", ErrorCode.RATE_LIMITED, retry_after_ms=10**18)
+    assert story.run.requests == {}
+    story.wait(seconds=story.run.playbook.budgets.wall_ms / 1_000)
+    assert story.run.reason is not None
+    assert story.run.reason.code == "budget_wall_ms"
+
+
 def test_when_attempts_are_used_up_the_run_escalates_and_stays_resumable() -> None:
     story = Story(playbook(retry={"max_attempts": 2})).plan(step("a", retry={"max_attempts": 2}))
     story.fail("a", ErrorCode.UNAVAILABLE).wait(seconds=31).fail("a", ErrorCode.UNAVAILABLE)

@@ -230,6 +230,10 @@ class StepState:
         )
 
 
+MOST, MOST_CALLS = 2**63 - 1, 2**31 - 1
+"""More is not counted, whatever an answer says that it cost: the columns of `runs` hold no more."""
+
+
 @dataclass(frozen=True)
 class Ledger:
     """What a run may spend, has spent, and has reserved for what is under way."""
@@ -276,9 +280,9 @@ class Ledger:
             reserved_tokens=self.reserved_tokens - grant.tokens,
             reserved_usd_micros=self.reserved_usd_micros - grant.usd_micros,
             reserved_tool_calls=self.reserved_tool_calls - grant.tool_calls,
-            tokens=self.tokens + spend.tokens,
-            usd_micros=self.usd_micros + spend.usd_micros,
-            tool_calls=self.tool_calls + spend.tool_calls,
+            tokens=min(self.tokens + spend.tokens, MOST),
+            usd_micros=min(self.usd_micros + spend.usd_micros, MOST),
+            tool_calls=min(self.tool_calls + spend.tool_calls, MOST_CALLS),
         )
 
     def widen(self, by: Grant) -> Ledger:

@@ -18,6 +18,9 @@ from triptych.executor.state import Ask, Run, StepStatus
 from triptych.kernel.values import value
 from triptych.schemas import Effect, PlanByTurns, Reason, RetryPolicy
 
+LONGEST_WAIT_MS = 30 * 86_400_000
+"""As long as a wall clock can be. An upstream may ask for any number, also for one that is beyond all dates."""
+
 
 @value
 class Decided:
@@ -105,6 +108,6 @@ def schedule_retry(  # noqa: PLR0917
     ceiling_ms = min(policy.cap_ms, policy.base_ms * 2 ** (attempts - 1))
     seed = f"{turn.run.run_id}:{ask}:{step_id}:{turn.run.requested}".encode()
     fraction = int.from_bytes(hashlib.sha256(seed).digest()[:4]) / 2**32
-    delay_ms = max(after_ms or 0, ceiling_ms * fraction)
+    delay_ms = min(max(after_ms or 0, ceiling_ms * fraction), LONGEST_WAIT_MS)
     due_at = turn.now + timedelta(milliseconds=delay_ms)
     turn.record(ev.RetryScheduled(ask.value, step_id, due_at, reason, postponed))

@@ -77,17 +77,16 @@ class PostgresLedger:
         assert row is not None  # noqa: S101 - the statement always gives one row
         if not row["ours"]:
             return Entry(Standing.LOST)
-        if row["state"] is None:
-            # More than one attempt without a known state: another one began at the same moment.
-            return Entry(Standing.NEW if row["attempts"] == 1 else Standing.UNKNOWN)
-        if (row["operation"], row["arguments_hash"]) != (request.operation, fingerprint):
+        if row["state"] is not None and (row["operation"], row["arguments_hash"]) != (request.operation, fingerprint):
             return Entry(Standing.CONFLICT)
         match row["state"]:
             case "receipt":
                 return Entry(Standing.DONE, Result.model_validate_json(row["result"]))
-            case "refused":
+            case None | "refused" if row["attempts"] == 1:
                 return Entry(Standing.NEW)
             case _:
+                # Also if nothing was known, or a refusal, and this is not the first attempt since: another one began
+                # at the same moment.
                 return Entry(Standing.UNKNOWN)
 
     def concerns(self, finished: Finished) -> bool:
