@@ -402,6 +402,19 @@ async def test_a_rate_holds_across_processes_and_who_is_refused_comes_back_at_a_
     assert await ends.pool.fetchval("select count(*) from buckets") == 2
 
 
+async def test_a_rate_that_was_raised_counts_at_once_and_nobody_waits_for_the_slower_one(ends):
+    slower, faster = (
+        Rates(ends.pool, Guard(operations={"send_all": OperationGuard(rate=rate)})) for rate in ("1/day", "20/h")
+    )
+    await slower.admit("echo.send_all")
+    with pytest.raises(ToolFailure):
+        await slower.admit("echo.send_all")
+    await faster.admit("echo.send_all")
+    for _ in range(2):
+        with pytest.raises(ToolFailure):
+            await faster.admit("echo.send_all")
+
+
 @dataclass
 class Upstream:
     """Something that can be well or not."""

@@ -292,6 +292,14 @@ def test_a_kept_answer_is_settled_before_anything_new_starts() -> None:
     assert story.statuses() == {"a": "succeeded", "b": "running"}
 
 
+def test_a_plan_that_comes_after_a_resume_is_carried_out_and_no_other_is_asked_for() -> None:
+    story = Story(model_playbook()).plan(step("a")).fail("a", ErrorCode.INVALID_ARGUMENTS)
+    story.wait(minutes=11).control("resume", extend={"wall_ms": 600_000})
+    story.plan(step("b"))
+    assert story.statuses()["b"] == "running"
+    assert story.result("b").run.status is RunStatus.SUCCEEDED
+
+
 def test_a_person_can_settle_a_step_by_hand() -> None:
     story = Story(playbook(output={"v": "${{ steps.a.data.value }}"})).plan(step("a")).fail("a", ErrorCode.IN_DOUBT)
     story.control("skip", data={"value": 42})

@@ -35,6 +35,11 @@ def test_an_open_breaker_admits_nobody_and_says_for_how_long():
     assert 30_000 < caught.value.retry_after_ms <= 40_000
 
 
+def test_a_clock_that_is_set_back_holds_no_breaker_open():
+    breaker = opened(PATIENT)
+    assert breaker.admit(datetime.now(UTC) - timedelta(hours=1)).is_probe
+
+
 def test_afterwards_it_admits_one_probe_at_a_time():
     breaker = opened(POLICY)
     probe = breaker.admit()

@@ -109,6 +109,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             run.task_ledger = ledger or run.task_ledger
             run.plan_attempts = 0
             run.failure = run.repair = None
+            run.replan_due = False
         case ev.PlanAccepted(request_id, plan, spend, ledger):
             run.task_ledger = ledger or run.task_ledger
             _close(run, request_id, spend)
@@ -117,6 +118,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             run.revision = plan.revision
             run.plan_attempts = 0
             run.failure = run.repair = None
+            run.replan_due = False
             run.steps = {**_observed(run), **_revised(run, plan.steps, plan.revision)}
             run.branches = {key: state for key, state in run.branches.items() if _stays(run, state)}
         case ev.PlanRefused(request_id, _error, _code, spend):

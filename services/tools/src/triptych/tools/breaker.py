@@ -94,7 +94,8 @@ class Breaker:
             raise BreakerOpenError(max(1, int(self._open_for / timedelta(milliseconds=1))))
         if self.is_open:
             left = (self._storage.opened_at or datetime.now(UTC)) + self._open_for - (now or datetime.now(UTC))
-            if left > timedelta(0):
+            # It cannot be open for longer than it was to be, unless the clock was set back meanwhile.
+            if timedelta(0) < left <= self._open_for:
                 raise BreakerOpenError(max(1, int(left / timedelta(milliseconds=1))))
             self._breaker.half_open()
         probing = self._storage.state == pybreaker.STATE_HALF_OPEN
