@@ -29,6 +29,7 @@ from triptych.kernel.health import Health
 from triptych.kernel.log import configure_logging
 from triptych.kernel.migrate import WORKER
 from triptych.kernel.models import ModelSettings
+from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker import JobAttempt, Jobs
@@ -527,6 +528,19 @@ async def test_an_alert_of_drift_stays_open_until_a_comparison_finds_nothing(end
     await alerts.write(ends.pool)
     rows = await ends.pool.fetch("select operation from alerts where kind = 'drift' and closed_at is null")
     assert [row["operation"] for row in rows] == ["echo.two"]
+
+
+async def test_an_alert_is_closed_though_the_database_is_away_when_it_is(ends):
+    alerts = Alerts(structlog.get_logger())
+    alerts.open("echo.three", "probe", "the till is closed")
+    await alerts.write(ends.pool)
+    alerts.close("echo.three", "probe")
+    async with ends.pool.acquire() as lost:
+        await lost.close()
+        with pytest.raises(POSTGRES_GONE):
+            await alerts.write(lost)
+    await alerts.write(ends.pool)
+    assert await ends.pool.fetchval("select closed_at is not null from alerts where operation = 'echo.three'")
 
 
 async def test_a_result_that_no_longer_fits_its_contract_opens_an_alert_and_one_that_fits_closes_it(ends, eventually):

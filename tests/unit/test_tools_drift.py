@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,27 @@ async def test_a_compatible_change_is_taken_over_and_announced_and_old_plans_sti
     assert "tier" in now.contract.result["properties"]
     assert planned in now.takes
     assert crm.changed.is_set()
+    assert crm.quarantined == {}
+
+
+async def test_a_source_that_says_something_senseless_is_compared_again(crm, upstream):
+    senseless = document()
+    answers = senseless["paths"]["/customers/{id}"]["get"]["responses"]["200"]["content"]
+    answers["application/json"]["schema"]["required"] = [[], [], {}]
+    upstream(senseless)
+    watching = watch(crm)
+    await watching.look()
+    upstream(document())
+    await watching.look()
+    assert crm.quarantined == {}
+
+
+async def test_a_source_that_cannot_be_read_for_whatever_reason_changes_nothing(crm):
+    async def fetch() -> bytes:
+        raise RecursionError
+
+    crm.origin = replace(crm.origin, fetch=fetch)
+    await watch(crm).look()
     assert crm.quarantined == {}
 
 

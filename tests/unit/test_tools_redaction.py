@@ -99,3 +99,9 @@ def test_a_long_text_that_looks_like_many_tokens_takes_no_minutes() -> None:
     refused = Redactor().clean(Result.failed(ErrorCode.INTERNAL, "it failed", said=text))
     assert refused.error is not None
     assert refused.error.details == {"said": text}
+
+
+@pytest.mark.parametrize("secret", ['pass"word', "back\\slash", "-----BEGIN KEY-----\nabcdef\n-----END KEY-----\n"])
+def test_a_secret_is_found_in_data_whatever_json_makes_of_its_characters(secret):
+    data = {"echo": [f"it is {secret}", 2**70]}
+    assert Redactor([SecretStr(secret)]).clean(Result.ok(data)).data == {"echo": ["it is ***", 2**70]}

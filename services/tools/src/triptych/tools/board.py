@@ -6,6 +6,7 @@ Rows are for people alone; no process reads them back. Writing them never fails 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Self
 from uuid import UUID
@@ -37,7 +38,7 @@ class Alerts:
     def __init__(self, log: Logger) -> None:
         self._log = log
         self._open: set[tuple[str, str]] = set()
-        self._waiting: asyncio.Queue[tuple[str, tuple[object, ...]]] = asyncio.Queue(WAITING_MAX)
+        self._waiting: deque[tuple[str, tuple[object, ...]]] = deque()
 
     def open(self, operation: str, kind: str, message: str, run_id: UUID | None = None) -> None:
         """Something is wrong: `result` (a shape outside the contract), `probe` or `drift`."""
@@ -57,14 +58,15 @@ class Alerts:
         self._put("close_others", kind, list(still))
 
     async def write(self, pool: asyncpg.Pool) -> None:
-        """Write down what waits."""
-        while not self._waiting.empty():
-            statement, values = self._waiting.get_nowait()
+        """Write down what waits. What cannot be written now still waits."""
+        while self._waiting:
+            statement, values = self._waiting[0]
             await pool.execute(SQL[statement], *values)
+            self._waiting.popleft()
 
     def _put(self, statement: str, *values: object) -> None:
-        if not self._waiting.full():
-            self._waiting.put_nowait((statement, values))
+        if len(self._waiting) < WAITING_MAX:
+            self._waiting.append((statement, values))
 
 
 class Board:

@@ -99,6 +99,10 @@ class Watch:
         except (TriptychError, OSError) as error:
             self._log.warning("the contracts could not be compared with their source", error=str(error))
             return
+        except Exception:  # noqa: BLE001
+            # Somebody else writes the document, and nobody waits for this task: it must not end.
+            self._log.exception("the contracts could not be compared with their source")
+            return
         self._take_over(accepted)
         found = {each.operation: each for each in compare(self._tool.operations, now.operations)}
         for name in tuple(self._tool.operations):

@@ -219,7 +219,8 @@ def _mend(written: dict[str, Json]) -> None:
             written[exclusive] = written.pop(bound)
     required = written.pop("required", None)
     if isinstance(required, list) and required:
-        written["required"] = list(dict.fromkeys(required))
+        # By comparison, for what is no name need not be hashable; whoever checks the schema refuses it.
+        written["required"] = [name for place, name in enumerate(required) if name not in required[:place]]
     for word in ("title", "description"):
         if word in written and not isinstance(written[word], str):
             del written[word]
