@@ -56,7 +56,7 @@ async def rendered(body: dict) -> dict[str, str]:
     if body["state"] == "working":
         raise NotYet
     if body["state"] == "failed":
-        raise ToolFailure(ErrorCode.UNAVAILABLE, "no film today")
+        raise ToolFailure(ErrorCode.UNAVAILABLE, "no film today", undone=body.get("is_certain", False))
     return {"film": body["film"]}
 '''
 
@@ -150,9 +150,17 @@ class Process:
         }
         self._process: asyncio.subprocess.Process | None = None
 
-    def arm(self, place: str) -> None:
+    def arm(self, place: str, what: str = "kill") -> None:
         (self.folder / "failpoints" / "studio-1").mkdir(parents=True, exist_ok=True)
-        (self.folder / "failpoints" / "studio-1" / place).write_text("kill:1", "utf-8")
+        (self.folder / "failpoints" / "studio-1" / place).write_text(f"{what}:1", "utf-8")
+
+    async def is_struck(self, place: str) -> bool:
+        return (self.folder / "failpoints" / "studio-1" / "struck" / place).exists()
+
+    def go_on(self) -> None:
+        """After a stop."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     async def start(self) -> None:
         command = (sys.executable, "-m", "triptych.tools", self._tool)

@@ -179,6 +179,34 @@ async def test_a_process_that_dies_before_a_call_is_parked_makes_it_again_under_
     assert (await ends.answer_to(one)).result == Result.ok({"film": "a.mp4"})
 
 
+async def test_a_failure_that_is_told_while_its_call_is_made_again_is_not_taken_for_the_end_of_the_new_one(
+    ends, studio, process, order, eventually
+) -> None:
+    one = order()
+    process.arm("callbacks.before_park")
+    await ends.ask(one)
+    await process.ended()
+    (first,) = studio[0].orders_of(one)
+    process.arm("ledger.before_intent", "stop")
+    await process.start()
+    await eventually(lambda: process.is_struck("ledger.before_intent"))
+    other = Process(ends.settings, studio[1], process.folder, more={"TRIPTYCH_INSTANCE": "studio-2"})
+    await other.start()
+    url = first["callback"].replace(str(process.port), str(other.port))
+    try:
+        await eventually(lambda: answers(url))
+        assert (await call_back(url, {"state": "failed", "is_certain": True})).json() == {"status": "kept"}
+    finally:
+        process.go_on()
+        await other.kill()
+    await eventually(lambda: len(studio[0].orders_of(one)) > 1)
+    _, second = studio[0].orders_of(one)
+    assert second["callback"] != first["callback"]
+    assert (await call_back(first["callback"], {"state": "failed"})).status_code == 404
+    await call_back(second["callback"], {"state": "done", "film": "a.mp4"})
+    assert (await ends.answer_to(one)).result == Result.ok({"film": "a.mp4"})
+
+
 async def test_what_comes_after_the_deadline_is_kept_for_the_next_attempt(
     ends, studio, process, order, eventually
 ) -> None:

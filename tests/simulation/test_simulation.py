@@ -20,13 +20,15 @@ MUTATIONS = {
     "offsets_are_stored_before_the_state": "not over",
     "messages_are_published_before_the_commit": "before it was committed",
     "the_outbox_of_the_dead_is_not_published": "not over",
-    "effects_are_begun_without_an_intent": "took effect 2 times",
+    "intents_are_not_heeded": "took effect 2 times",
     "leases_are_not_checked": "with two bodies",
     "known_answers_are_replaced": "with two bodies",
     "jobs_that_nobody_knows_of_stay_where_they_are": "not over",
     "a_new_owner_forgets_who_is_active": "whose limit is",
     "children_are_not_withdrawn": "not over",
     "undos_are_made_under_the_key_of_the_write": "could not be undone",
+    "callbacks_that_are_quicker_than_the_acceptance_are_overlooked": "its callback has come already",
+    "callbacks_answer_what_is_not_parked_any_more": "with two bodies",
 }
 
 

@@ -92,11 +92,12 @@ async def executors(database) -> AsyncIterator[Both]:
         yield Both(pool, ExecutorTables(ticking()))
 
 
-async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):
+async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa: C901, PLR0915 - one arm a statement
     draw = random.Random(4)  # noqa: S311
-    keys = [(run_id, f"r{number}") for run_id in RUNS for number in range(4)]
+    keys = [(run_id, f"r{number}") for run_id in RUNS for number in range(8)]
     deadline = datetime(2030, 1, 1, tzinfo=UTC)
     leases = [0]
+    tokens = count()
 
     def some() -> list[Any]:
         return draw.sample(keys, draw.randint(0, 3))
@@ -179,6 +180,33 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):
             results,
         )
 
+    def in_hand() -> Any:
+        """A job and a lease; mostly the one that holds it, which is rare enough otherwise."""
+        held = [job for job in workers.tables.jobs.values() if job.lease and job.state in {"received", "started"}]
+        if held and draw.random() < 0.7:
+            job = draw.choice(held)
+            return *job.key, job.lease
+        return *draw.choice(keys), draw.choice(leases)
+
+    async def callbacks_register() -> None:
+        token = f"token-{next(tokens)}"
+        await workers.say("callbacks_register", *in_hand(), draw.choice("xyz"), "acme", "desk.x", token)
+
+    async def callbacks_park() -> None:
+        await workers.say("callbacks_park", *in_hand(), draw.choice((0, 3_600_000)))
+
+    async def callbacks_say() -> None:
+        await workers.say("callbacks_say", token(), b"%d" % draw.randrange(100), draw.random() < 0.3)
+
+    def parked() -> Any:
+        """Mostly a job that waits for a callback, if there is one."""
+        found = [job.key for job in workers.tables.jobs.values() if job.state == "parked"]
+        return draw.choice(found if found and draw.random() < 0.7 else keys)
+
+    def token() -> str:
+        known = [callback.token for callback in workers.tables.callbacks.values()]
+        return draw.choice(known or ["unknown"])
+
     said = {
         "open": open_lease,
         "take_in": take_in,
@@ -191,8 +219,14 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):
         "stored_answers": stored_answers,
         "begin": effects_begin,
         "settle_effects": effects_settle,
+        "register": callbacks_register,
+        "lock": lambda: workers.say("callbacks_lock", draw.choice(RUNS), draw.choice("xyz")),
+        "park": callbacks_park,
+        "find": lambda: workers.say("callbacks_find", token()),
+        "say": callbacks_say,
+        "answer": lambda: workers.say("callbacks_answer", *parked(), draw.choice(leases), b"by a callback"),
     }
-    for _ in range(STATEMENTS):
+    for _ in range(2 * STATEMENTS):
         await draw.choice(list(said.values()))()
         jobs = await workers.pool.fetch(
             "select run_id, request_id, state, lease, deliveries, answer, started_at is not null from jobs"
@@ -200,6 +234,13 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):
         assert plain(jobs) == plain(
             (*job.key, job.state, job.lease, job.deliveries, job.answer, job.started_at is not None)
             for job in workers.tables.jobs.values()
+        )
+        callbacks = await workers.pool.fetch(
+            "select run_id, idempotency_key, request_id, operation, token, result, failed from callbacks"
+        )
+        assert plain(callbacks) == plain(
+            (*key, one.request_id, one.operation, one.token, one.result, one.failed)
+            for key, one in workers.tables.callbacks.items()
         )
         effects = await workers.pool.fetch(
             "select run_id, idempotency_key, state, attempts, operation, arguments_hash, request_id, result from effects"

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from simulated import workshop
 from triptych.kernel.registry import Offer
 from triptych.schemas import Compensation, Cost, Effect, ErrorCode, Json
 from triptych.tools.breaker import BreakerPolicy
-from triptych.tools.call import Call
+from triptych.tools.call import Call, NotYet
 from triptych.tools.failure import ToolFailure
 from triptych.tools.tool import Tool
 
 if TYPE_CHECKING:
-    from simulated.world import Process
+    from simulated.world import Process, World
 
 Answer = dict[str, Json]
+CALLING_BACK = frozenset({"order", "film"})
+"""The operations whose answer comes later."""
 
 tool = Tool("desk", concurrency=2, breaker=BreakerPolicy(failures=1_000_000))
 
@@ -65,11 +68,44 @@ async def post(number: int, call: Call[Any]) -> Answer:
     return await call.state.ask("post", number, call)
 
 
+@tool.operation(
+    effect=Effect.IDEMPOTENT,
+    timeout_ms=workshop.TIMEOUT_MS,
+    compensate=Compensation(operation="desk.take_back", arguments={"number": "${{ data.number }}"}),
+)
+async def order(number: int, call: Call[Any]) -> Answer:
+    """Has something made, once for each key; the upstream calls back."""
+    return await call.state.ask("order", number, call)
+
+
+@tool.operation(effect=Effect.ONCE, timeout_ms=workshop.TIMEOUT_MS)
+async def film(number: int, call: Call[Any]) -> Answer:
+    """Has something made each time, and can say what became of it; the upstream calls back."""
+    return await call.state.ask("film", number, call)
+
+
+@tool.completion(order)
+@tool.completion(film)
+async def made(body: dict[str, Any]) -> Answer:
+    if body["state"] == "working":
+        raise NotYet
+    if body["state"] == "failed":
+        raise ToolFailure(ErrorCode.UNAVAILABLE, "nothing was made", undone=True)
+    answer: Answer = body["answer"]
+    return answer
+
+
 @tool.reconcile(send)
 async def was_sent(call: Call[Any]) -> Answer | None:
     return await call.state.reconcile(call)
 
 
+@tool.reconcile(film)
+async def was_filmed(call: Call[Any]) -> Answer | None:
+    return await call.state.reconcile(call)
+
+
+WRITES = {name for name, one in tool.operations.items() if one.contract.effect is not Effect.READ}
 OFFERS = {name: Offer.of(operation.contract) for name, operation in tool.operations.items()}
 
 
@@ -95,7 +131,8 @@ class Registry:
 class Upstream:
     """What really happened out there."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
+        self.workshop = workshop.Workshop(world)
         self.done: dict[str, Answer] = {}
         """The answer to each write, by idempotency key."""
         self.executions: Counter[str] = Counter()
@@ -108,21 +145,36 @@ class Upstream:
         self.too_late: list[str] = []
         """The writes that took effect while their run was being undone already."""
 
-    def carry_out(self, kind: str, number: int, call: Call[Any]) -> Answer:
+    def carry_out(self, kind: str, number: int, call: Call[Any]) -> Answer | Exception:
         key = call.idempotency_key
         answer: Answer = {"key": key, "number": number}
         if kind in {"look", "think"} or (kind in {"put", "take_back"} and key in self.done):
             return answer
+        if kind in CALLING_BACK:
+            if kind == "film" or not self.workshop.is_known(key):
+                self._note(key, call)
+            return self.workshop.take_on(kind, key, answer, call)
         self.done[key] = answer
-        self.executions[key] += 1
-        _, step_or_branch, _ = key.split(":")
         if kind == "take_back":
-            self.taken_back.setdefault(call.run_id, []).append(step_or_branch)
-            return answer
+            self.executions[key] += 1
+            self.taken_back.setdefault(call.run_id, []).append(key.split(":")[1])
+        else:
+            self._note(key, call)
+        return answer
+
+    def look_up(self, key: str) -> Answer | Exception | None:
+        """What became of a write, as far as it is known here."""
+        found = self.done.get(key) or self.workshop.look_up(key)
+        if found is None:
+            self.denials[key] += 1
+        return found
+
+    def _note(self, key: str, call: Call[Any]) -> None:
+        """A write takes effect."""
+        self.executions[key] += 1
         if call.run_id in self.taken_back:
             self.too_late.append(key)
-        self.keys.setdefault((call.run_id, step_or_branch), set()).add(key)
-        return answer
+        self.keys.setdefault((call.run_id, key.split(":")[1]), set()).add(key)
 
 
 class Line:
@@ -140,14 +192,10 @@ class Line:
         )
 
     async def reconcile(self, call: Call[Any]) -> Answer | None:
-        upstream, key = self._process.world.upstream, call.idempotency_key
-
-        def look_up() -> Answer | None:
-            if key not in upstream.done:
-                upstream.denials[key] += 1
-            return upstream.done.get(key)
-
-        return await self._process.world.ask_upstream(self._process, "reconcile", look_up)
+        upstream = self._process.world.upstream
+        return await self._process.world.ask_upstream(
+            self._process, "reconcile", lambda: upstream.look_up(call.idempotency_key)
+        )
 
 
 def answer_lost() -> ToolFailure:

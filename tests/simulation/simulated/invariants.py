@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from simulated.desk import WRITES
 from simulated.postgres import STATUS_COLUMN
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
@@ -30,6 +31,9 @@ EXCUSED = frozenset(
 """Why a run may be handed to a person, when something went wrong around it."""
 REFUSALS = frozenset({"identity"})
 """Why a run may be handed to a person that makes a call which is always refused."""
+
+UNDOABLE = frozenset({"desk.put", "desk.order"})
+"""The operations whose contracts say how to undo them."""
 
 ANSWERS = ev.CallAnswered | ev.PlanAccepted | ev.PlanRefused | ev.VerdictGiven | ev.ReviewFailed
 LASTING = frozenset(f"triptych.{noun}" for noun in (topics.OUTCOMES, topics.PLANS, topics.RESULTS, topics.VERDICTS))
@@ -60,10 +64,18 @@ class Watch:
         found.extend(f"{row[0]}: written without its partition" for row in journal if homes.get(row[0]) not in mine)
         return found
 
-    def answered(self, args: tuple[Any, ...]) -> None:
+    def answered(self, answers: list[bytes]) -> None:
         """A worker's answers have been stored."""
-        self._committed.update(args[3])
-        self._committed.update(answer for answer in args[-1] if answer is not None)
+        self._committed.update(answers)
+
+    def waiting_in_vain(self, tables: Any) -> list[str]:
+        """Calls that are parked although their callbacks have come."""
+        found = []
+        for (run_id, key), callback in tables.callbacks.items():
+            job = tables.jobs.get((run_id, callback.request_id))
+            if callback.result is not None and job is not None and job.state == "parked" and job.lease is None:
+                found.append(f"{key} is parked, and its callback has come already")
+        return found
 
     def published(self, message: Outgoing, event_id: str | None) -> list[str]:
         """A message has arrived: it was committed first, and an answer or an outcome never changes."""
@@ -155,6 +167,7 @@ def _problems(world: World, run: Run, events: list[tuple[Any, datetime]]) -> Ite
     if (shown := world.schemas["executor"].runs[run.run_id][STATUS_COLUMN]) != run.status.value:
         yield f"the table says {shown}, the journal {run.status}"
     yield from _undone(world, run)
+    yield from _unreceipted(world, run)
     answered = [event.request_id for event, _ in events if isinstance(event, ANSWERS)]
     if len(answered) != len(set(answered)):
         yield f"a request was answered twice: {answered}"
@@ -173,9 +186,21 @@ def _undone(world: World, run: Run) -> Iterator[str]:
         yield f"{really} were undone and nobody had asked for it"
     mission = world.missions.get(run.task_id)
     if run.undo is not None and run.status is RunStatus.FAILED and mission and "undo_failed" not in mission.reasons:
-        written = [state.id for state in states if state.step.operation == "desk.put" and _is_done(state)]
+        written = [state.id for state in states if state.step.operation in UNDOABLE and _is_done(state)]
         if left := [step for step in written if step not in on_paper]:
             yield f"it was undone, and {left} were not"
+
+
+def _unreceipted(world: World, run: Run) -> Iterator[str]:
+    """Writes that are done for the run, and not for the tool or out there."""
+    effects = world.schemas["desk"].effects
+    for state in (*run.steps.values(), *run.branches.values()):
+        if _is_done(state) and state.step.operation in WRITES and state.result is not None:
+            key = state.result.data["key"]  # type: ignore[index, call-overload]
+            if (run.run_id, key) not in effects or effects[run.run_id, key][0] != "receipt":
+                yield f"{key} has an answer and no receipt"
+            if not world.upstream.executions[key]:
+                yield f"{key} has an answer, and was never done"
 
 
 def _is_done(state: StepState) -> bool:
@@ -190,6 +215,10 @@ def _check_effects(world: World, found: list[str]) -> None:
     for key, times in upstream.executions.items():
         if times > 1 + upstream.denials[key]:
             found.append(f"{key} took effect {times} times, with {upstream.denials[key]} reconciliations in between")
+    tables = world.schemas["desk"]
+    for at, callback in tables.callbacks.items():
+        if callback.result is not None and not callback.failed and tables.effects[at][0] != "receipt":
+            found.append(f"{at[1]}: its callback has come, and there is no receipt")
     for (run_id, step), keys in upstream.keys.items():
         if len(keys) > 1:
             found.append(f"{run_id} {step} took effect under {sorted(keys)}")

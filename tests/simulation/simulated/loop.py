@@ -12,11 +12,13 @@ import heapq
 from asyncio import Future as _Future
 from asyncio.events import _set_running_loop
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+App = Callable[[Any, Any, Any], Awaitable[None]]
+"""Something that answers HTTP, as ASGI has it."""
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """The wall clock at virtual second 0."""
 
@@ -29,6 +31,7 @@ class Scheduler:
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = count()
         self.task_number = count()
+        self.token_number = count()
 
     def at(self, when: float, action: Callable[..., None], *args: Any) -> None:
         heapq.heappush(self._queue, (max(when, self.now), next(self._number), action, args))
@@ -92,7 +95,13 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self.is_paused = self.is_closed_down = False
         self.skew_s = 0.0
         """How far this process's wall clock is ahead."""
+        self.app: App | None = None
+        """What answers HTTP here, while it does."""
         self.errors: list[str] = []
+
+    def token(self) -> str:
+        """Something that nobody else has, and not secret at all."""
+        return f"token-{next(self._scheduler.token_number)}"
 
     def wall_clock(self) -> datetime:
         return EPOCH + timedelta(seconds=self._scheduler.now + self.skew_s)

@@ -68,13 +68,15 @@ def the_outbox_of_the_dead_is_not_published() -> None:
     ExecutorStore.left_behind = nothing  # type: ignore[method-assign]
 
 
-def effects_are_begun_without_an_intent() -> None:
+def intents_are_not_heeded() -> None:
     """A call that may have happened already is made as if it were the first."""
+    begin = PostgresLedger.begin
 
-    async def new(*_args: Any) -> Entry:
-        return Entry(Standing.NEW)
+    async def unheeding(self: PostgresLedger, *args: Any) -> Entry:
+        entry = await begin(self, *args)
+        return Entry(Standing.NEW) if entry.standing is Standing.UNKNOWN else entry
 
-    PostgresLedger.begin = new  # type: ignore[method-assign]
+    PostgresLedger.begin = unheeding  # type: ignore[method-assign]
 
 
 def leases_are_not_checked() -> None:
@@ -124,6 +126,23 @@ def undos_are_made_under_the_key_of_the_write() -> None:
     messages._undo_request = under_the_same_key
 
 
+def callbacks_that_are_quicker_than_the_acceptance_are_overlooked() -> None:
+    """A call is parked without a look at whether its callback has come already."""
+    WorkerTables.callbacks_lock = lambda *_args: []  # type: ignore[method-assign]
+
+
+def callbacks_answer_what_is_not_parked_any_more() -> None:
+    """A callback that comes after the deadline is an answer too, beside the one that was given then."""
+    answer = WorkerTables.callbacks_answer
+
+    def insistent(self: WorkerTables, run_id: Any, request_id: str, lease: int, encoded: bytes) -> list[Any]:
+        if (job := self.jobs.get((run_id, request_id))) is not None and job.answer is not None:
+            job.state, job.lease = "parked", None
+        return answer(self, run_id, request_id, lease, encoded)
+
+    WorkerTables.callbacks_answer = insistent  # type: ignore[method-assign]
+
+
 def a_new_owner_forgets_who_is_active() -> None:
     """A process that claims partitions counts only the runs that it begins itself."""
 
@@ -141,12 +160,14 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         offsets_are_stored_before_the_state,
         messages_are_published_before_the_commit,
         the_outbox_of_the_dead_is_not_published,
-        effects_are_begun_without_an_intent,
+        intents_are_not_heeded,
         leases_are_not_checked,
         known_answers_are_replaced,
         jobs_that_nobody_knows_of_stay_where_they_are,
         a_new_owner_forgets_who_is_active,
         children_are_not_withdrawn,
         undos_are_made_under_the_key_of_the_write,
+        callbacks_that_are_quicker_than_the_acceptance_are_overlooked,
+        callbacks_answer_what_is_not_parked_any_more,
     )
 }

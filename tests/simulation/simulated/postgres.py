@@ -66,6 +66,8 @@ _Key = _row_type("run_id", "request_id")
 _Answer = _row_type("run_id", "request_id", "answer")
 _Value = _row_type("value")
 _Entry = _row_type("ours", "attempts", "state", "operation", "arguments_hash", "result")
+_Expected = _row_type("token", "result")
+_Expecting = _row_type("operation", "result", "request", "traceparent")
 
 Clock = Callable[[], datetime]
 
@@ -269,6 +271,7 @@ class Job:
 
     __slots__ = (
         "answer",
+        "deadline_at",
         "deliveries",
         "key",
         "lease",
@@ -281,11 +284,26 @@ class Job:
     )
 
     def __init__(  # noqa: PLR0917
-        self, key: Any, tenant: str, partition: int, request: bytes | None, traceparent: str | None, lease: int
+        self,
+        key: Any,
+        tenant: str,
+        partition: int,
+        request: bytes | None,
+        traceparent: str | None,
+        deadline_at: datetime,
+        lease: int,
     ) -> None:
         self.key, self.tenant, self.partition, self.request = key, tenant, partition, request
-        self.traceparent, self.lease = traceparent, lease
+        self.traceparent, self.deadline_at = traceparent, deadline_at
+        self.lease: int | None = lease
         self.state, self.deliveries, self.answer, self.started_at = "received", 1, None, None
+
+    def __copy__(self) -> Job:
+        """Made by hand, since a transaction copies all jobs: `copy` alone takes several times as long."""
+        job = Job(self.key, self.tenant, self.partition, self.request, self.traceparent, self.deadline_at, 0)
+        job.lease, job.state, job.deliveries = self.lease, self.state, self.deliveries
+        job.answer, job.started_at = self.answer, self.started_at
+        return job
 
     def takes(self, lease: int, answer: bytes) -> bool:
         """Whether it may be answered so under this lease."""
@@ -307,12 +325,24 @@ class Job:
         )
 
 
+class Callback:
+    """A row of `callbacks`."""
+
+    __slots__ = ("failed", "operation", "request_id", "result", "token")
+
+    def __init__(self, request_id: str, operation: str, token: str) -> None:
+        self.request_id, self.operation, self.token = request_id, operation, token
+        self.result: bytes | None = None
+        self.failed = False
+
+
 class WorkerTables(Schema):
-    """The schema of one worker service: leases, jobs, and a tool's effects."""
+    """The schema of one worker service: leases, jobs, and a tool's effects and callbacks."""
 
     statements: ClassVar[dict[str, str]] = {
         **{sql: name for name, sql in Queries.load("triptych.kernel.worker", "worker.sql").items()},
         **{sql: f"effects_{name}" for name, sql in Queries.load("triptych.tools", "ledger.sql").items()},
+        **{sql: f"callbacks_{name}" for name, sql in Queries.load("triptych.tools", "callbacks.sql").items()},
         **_OF_EVERY_SCHEMA,
     }
 
@@ -323,11 +353,14 @@ class WorkerTables(Schema):
         self.jobs: dict[Any, Job] = {}
         self.effects: dict[Any, list[Any]] = {}
         """State, attempts, operation, arguments_hash, request_id and result."""
+        self.callbacks: dict[Any, Callback] = {}
+        """By run and idempotency key."""
 
     def snapshot(self) -> dict[str, Any]:
         return {
-            "jobs": {key: copy.copy(job) for key, job in self.jobs.items()},
+            "jobs": {key: job.__copy__() for key, job in self.jobs.items()},
             "effects": {key: list(effect) for key, effect in self.effects.items()},
+            "callbacks": {key: copy.copy(callback) for key, callback in self.callbacks.items()},
         }
 
     def open_lease(self, instance: str, lease_ms: int) -> list[Any]:
@@ -352,11 +385,11 @@ class WorkerTables(Schema):
 
     def take_in(self, lease: int, *columns: Sequence[Any]) -> list[Any]:
         rows = []
-        for run_id, request_id, tenant, partition, request, traceparent, _ in zip(*columns, strict=True):
+        for run_id, request_id, *columns_of_job in zip(*columns, strict=True):
             key = (run_id, request_id)
             known = self.jobs.get(key)
             if known is None:
-                self.jobs[key] = Job(key, tenant, partition, request, traceparent, lease)
+                self.jobs[key] = Job(key, *columns_of_job, lease)
                 rows.append(_TakenIn((*key, True, None)))
             elif known.answer is not None:
                 rows.append(_TakenIn((*key, False, known.answer)))
@@ -367,7 +400,9 @@ class WorkerTables(Schema):
         free = [
             job
             for job in self.jobs.values()
-            if job.state != "published" and not (job.lease in self.leases and self.leases[job.lease][1] >= now)
+            if job.state != "published"
+            and (job.state != "parked" or job.deadline_at <= now)
+            and not (job.lease in self.leases and self.leases[job.lease][1] >= now)
         ]
         for job in free[:limit]:
             is_first = job.state == "received" and job.deliveries == 1 and job.lease is not None
@@ -406,11 +441,11 @@ class WorkerTables(Schema):
             if (job := self.jobs.get(tuple(key))) and job.takes(lease, answer)
         ]
         recorded = []
-        for run_id, request_id, tenant, partition, request, traceparent, _, answer in zip(*unrecorded, strict=True):
+        for run_id, request_id, *columns, answer in zip(*unrecorded, strict=True):
             key = (run_id, request_id)
             known = self.jobs.get(key)
             if known is None:
-                known = self.jobs[key] = Job(key, tenant, partition, request, traceparent, lease)
+                known = self.jobs[key] = Job(key, *columns, lease)
             elif answer is None or not known.takes(lease, answer):
                 continue
             recorded.append(known.key)
@@ -452,6 +487,50 @@ class WorkerTables(Schema):
             if result is not None or (effect[1] == 1 and effect[4] == request_id):
                 effect[0], effect[5] = ("refused" if result is None else "receipt"), result
         return []
+
+    def callbacks_register(  # noqa: PLR0917
+        self, run_id: Any, request_id: str, lease: int, key: str, _tenant: str, operation: str, token: str
+    ) -> list[Any]:
+        job = self.jobs.get((run_id, request_id))
+        if job is None or job.lease != lease:
+            return []
+        known = self.callbacks.setdefault((run_id, key), Callback(request_id, operation, token))
+        known.request_id = request_id
+        if known.failed:
+            known.token, known.result, known.failed = token, None, False
+        return [_Expected((known.token, known.result))]
+
+    def callbacks_lock(self, run_id: Any, key: str) -> list[Any]:
+        known = self.callbacks.get((run_id, key))
+        return [] if known is None else [_Value((known.result,))]
+
+    def callbacks_park(self, run_id: Any, request_id: str, lease: int, timeout_ms: int) -> list[Any]:
+        job = self.jobs.get((run_id, request_id))
+        if job is None or job.lease != lease or job.state not in {"received", "started"}:
+            return []
+        job.state, job.lease = "parked", None
+        job.deadline_at = min(job.deadline_at, self._clock() + timedelta(milliseconds=timeout_ms))
+        return [_Value((True,))]
+
+    def callbacks_find(self, token: str) -> list[Any]:
+        for (run_id, _), known in self.callbacks.items():
+            job = self.jobs.get((run_id, known.request_id))
+            if known.token == token and job is not None:
+                return [_Expecting((known.operation, known.result, job.request, job.traceparent))]
+        return []
+
+    def callbacks_say(self, token: str, result: bytes, failed: bool) -> list[Any]:  # noqa: FBT001 - as in the statement
+        for known in self.callbacks.values():
+            if known.token == token:
+                known.result, known.failed = result, failed
+        return []
+
+    def callbacks_answer(self, run_id: Any, request_id: str, lease: int, answer: bytes) -> list[Any]:
+        job = self.jobs.get((run_id, request_id))
+        if job is None or job.state != "parked" or job.lease is not None:
+            return []
+        job.state, job.answer, job.lease = "answered", answer, lease
+        return [_Value((True,))]
 
 
 class UnknownStatementError(Exception):
@@ -512,6 +591,10 @@ class _Acquired:
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         return await self._process.world.statement(self._process, self._tables, sql, args, self._transaction)
 
+    async def fetchrow(self, sql: str, *args: Any) -> Any:
+        rows = await self.fetch(sql, *args)
+        return rows[0] if rows else None
+
     async def fetchval(self, sql: str, *args: Any) -> Any:
         rows = await self.fetch(sql, *args)
         return rows[0][0] if rows else None
@@ -526,6 +609,8 @@ class Transaction:
     def __init__(self, process: Any, tables: Any) -> None:
         self.process, self._tables = process, tables
         self._before: Any = None
+        self.answers: list[bytes] = []
+        """Those that it has stored, and nobody may see yet."""
         self.is_over = False
         """Rolled back, also if a statement of it is still on its way: the server rolls back behind that one."""
 

@@ -7,10 +7,11 @@ import hashlib
 import random
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,7 @@ import asyncpg
 import orjson
 from pydantic import SecretStr
 
-from simulated import desk, postgres
+from simulated import desk, postgres, workshop
 from simulated.invariants import Watch, check
 from simulated.kafka import Broker, Kafka, Membership
 from simulated.loop import EPOCH, ProcessLoop, Scheduler
@@ -40,8 +41,11 @@ from triptych.kernel.worker.jobs import LeaseLostError
 from triptych.planner.__main__ import CONFIG as PLANNER
 from triptych.planner.worker import Planner
 from triptych.schemas import HANDOFF, Control, ControlAction, Playbook, Task, topics
+from triptych.tools import callbacks
+from triptych.tools.callbacks import CallbackSettings, PostgresCallbacks
 from triptych.tools.ledger import PostgresLedger
 from triptych.tools.process import RESULT_TYPE
+from triptych.tools.redaction import Redactor
 from triptych.tools.runtime import ToolWorker
 
 LEASE_MS = 15_000
@@ -115,12 +119,24 @@ class _Datetime:
         return loop.wall_clock() if isinstance(loop, ProcessLoop) else EPOCH
 
 
+@asynccontextmanager
+async def _serve_app(app: Any, *_where: Any) -> AsyncIterator[None]:
+    loop: Any = asyncio.get_running_loop()
+    loop.app = app
+    try:
+        yield
+    finally:
+        loop.app = None
+
+
 def install() -> None:
     """Make this interpreter one that only simulates: its clock is virtual, and idle loops wait as long as they can."""
     cloudevents.datetime = _Datetime  # type: ignore[misc]
     session.time = intake.time = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
     session.IDLE_POLL_MS = intake.POLL_MS = 10_000_000
     outbox.BEAT_S = 10_000.0
+    callbacks.serve_app = _serve_app
+    callbacks.secrets = SimpleNamespace(token_urlsafe=lambda _: asyncio.get_running_loop().token())  # type: ignore[attr-defined]
     Queries.load = cache(Queries.load.__func__.__get__(Queries))  # type: ignore[method-assign]
     Playbook.model_validate_json = cache(Playbook.model_validate_json)  # type: ignore[method-assign]
 
@@ -353,11 +369,11 @@ async def _run_executor(process: Process, service: Service) -> None:
     await loop.run()
 
 
-def _run_worker(config: WorkerConfig, make: Callable[[Process, Any], Any]) -> Callable[..., Awaitable[None]]:
+def _run_worker(config: WorkerConfig, make: Callable[[Process, Any, Service], Any]) -> Callable[..., Awaitable[None]]:
     async def body(process: Process, service: Service) -> None:
         settings = settings_of(process.instance, process.world.batch_max_records)
         pool = postgres.Pool(process, process.world.schemas[service.name])
-        worker, ledger = make(process, pool)
+        worker, ledger, beside = make(process, pool, service)
         await run_worker(
             service,
             settings,
@@ -365,6 +381,7 @@ def _run_worker(config: WorkerConfig, make: Callable[[Process, Any], Any]) -> Ca
             config,
             pool=pool,
             settlement=ledger,
+            beside=beside,
             kafka=Kafka(process),  # type: ignore[arg-type]
         )
 
@@ -377,10 +394,25 @@ def _with(config: WorkerConfig) -> WorkerConfig:
     )
 
 
-def _tool(process: Process, pool: Any) -> tuple[Any, Any]:
-    writes = {f"desk.{name}" for name in ("put", "send", "post")}
-    ledger = PostgresLedger(pool, writes)
-    return ToolWorker(desk.tool, desk.Line(process), ledger, process.log), ledger  # type: ignore[arg-type]
+_REDACTOR = Redactor(desk.tool.secrets)
+_CALLBACKS = CallbackSettings(url=workshop.URL, secret=SecretStr(workshop.SECRET))
+
+
+def _tool(process: Process, pool: Any, service: Service) -> tuple[Any, Any, Any]:
+    operations = desk.tool.operations
+    ledger = PostgresLedger(pool, desk.WRITES)
+    expected = PostgresCallbacks(
+        pool,
+        _CALLBACKS,
+        settings_of(process.instance, process.world.batch_max_records),
+        operations=operations,
+        ledger=ledger,
+        redactor=_REDACTOR,
+    )
+    line: Any = desk.Line(process)
+    log: Any = process.log
+    worker = ToolWorker(desk.tool, line, ledger, log, redactor=_REDACTOR, callbacks=expected)
+    return worker, ledger, partial(expected.listen, service)
 
 
 _registry: Any = desk.Registry()
@@ -389,8 +421,8 @@ _planner = Planner(_registry, None, model_timeout_ms=1)  # type: ignore[arg-type
 _critic = Critic(_registry, None, model_timeout_ms=1)  # type: ignore[arg-type]
 _BODIES: dict[str, Callable[..., Any]] = {
     "executor": _run_executor,
-    "planner": _run_worker(_with(PLANNER), lambda *_: (_planner, None)),
-    "critic": _run_worker(_with(CRITIC), lambda *_: (_critic, None)),
+    "planner": _run_worker(_with(PLANNER), lambda *_: (_planner, None, None)),
+    "critic": _run_worker(_with(CRITIC), lambda *_: (_critic, None, None)),
     "desk": _run_worker(TOOL, _tool),
 }
 
@@ -411,6 +443,13 @@ class Statement:
         if self.transaction is not None:
             self.transaction.roll_back()
 
+    def stored(self, watch: Watch, answers: list[bytes]) -> None:
+        """Answers are in the table; those of a transaction only when it is committed."""
+        if self.transaction is None:
+            watch.answered(answers)
+        else:
+            self.transaction.answers.extend(answers)
+
 
 class World:
     """One schedule, from its seed to its end."""
@@ -420,7 +459,7 @@ class World:
         self._draw = self.random.random
         self.scheduler = Scheduler()
         self.broker = Broker(self)
-        self.upstream = desk.Upstream()
+        self.upstream = desk.Upstream(self)
         self.violations: list[str] = []
         self.trace: list[tuple[Any, ...]] = []
         self.states: dict[Any, Any] = {}
@@ -486,7 +525,7 @@ class World:
 
     def _draw_operations(self, refused: float) -> tuple[str, ...]:
         draw = self.random
-        kinds = ("look", "think", "put", "put", "send", "post")
+        kinds = ("look", "think", "put", "put", "send", "post", "order", "film")
         operations = tuple(draw.choice(kinds) for _ in range(draw.choice((1, 1, 1, 2, 2, 3))))
         return (*operations[:2], REFUSED) if draw.random() < refused else operations
 
@@ -575,7 +614,7 @@ class World:
                     for member in process.memberships:
                         member.catch_up()
 
-    def _strike_process(self, fault: str | None, moment: str, process: Process) -> None:
+    def strike_process(self, fault: str | None, moment: str, process: Process) -> None:
         if fault == f"kill_{moment}":
             process.kill()
         elif fault == f"pause_{moment}":
@@ -606,7 +645,7 @@ class World:
             return
         loop = statement.done.get_loop()
         fault = "lose_before" if self.scheduler.now < self.postgres_away_until else statement.fault
-        self._strike_process(fault, "before", statement.process)
+        self.strike_process(fault, "before", statement.process)
         if loop.is_closed_down:
             if fault != "kill_before" and transaction is None and self.random.random() < 0.5:
                 self._take_effect(statement)
@@ -618,9 +657,9 @@ class World:
         if fault == "lose_after":
             statement.roll_back()
             result = postgres.lost(f"after {statement.name}")
-        self._strike_process(fault, "after", statement.process)
+        self.strike_process(fault, "after", statement.process)
         self.after_a_moment(loop.resolve, statement.done, result)
-        self._look_whether_it_is_over()
+        self.look_whether_it_is_over()
 
     def _lose(self, statement: Statement, *, is_late: bool) -> None:
         """The connection is gone before the statement has taken effect; it may still do so later."""
@@ -648,7 +687,13 @@ class World:
             self.violations.extend(self.watch.committed(before, tables, args))
             self.violations.extend(self.over_limit())
         elif name == "settle":
-            self.watch.answered(args)
+            statement.stored(self.watch, [*args[3], *(answer for answer in args[-1] if answer is not None)])
+        elif name == "callbacks_answer" and rows:
+            statement.stored(self.watch, [args[3]])
+        elif name == postgres.COMMIT:
+            self.watch.answered(statement.transaction.answers)
+            if statement.process.service == "desk":
+                self.violations.extend(self.watch.waiting_in_vain(tables))
         return rows
 
     def keep(self, process: Process, run: Any) -> None:
@@ -678,7 +723,7 @@ class World:
         def arrive() -> None:
             if loop.is_closed_down or done.cancelled():
                 return
-            self._strike_process(fault, "before", process)
+            self.strike_process(fault, "before", process)
             if fault == "kill_before":
                 return
             if fault == "refused":
@@ -687,7 +732,7 @@ class World:
             self.note(process.instance, "upstream", kind)
             self.played[f"calls of {kind}"] += 1
             answer = action()
-            self._strike_process(fault, "after", process)
+            self.strike_process(fault, "after", process)
             self.after_a_moment(loop.resolve, done, desk.answer_lost() if fault == "answer_lost" else answer)
 
         self.after_a_moment(arrive)
@@ -770,7 +815,7 @@ class World:
 
     # --- from beginning to end --------------------------------------------------------------------
 
-    def _look_whether_it_is_over(self) -> None:
+    def look_whether_it_is_over(self) -> None:
         if self.over_at is None and not self._unfinished and not self.left_open():
             self.over_at = self.scheduler.now
             self.note("over")
@@ -800,6 +845,7 @@ class World:
                 left.extend(
                     f"{service} job {job.key} {job.state}" for job in tables.jobs.values() if job.state != "published"
                 )
+        left.extend(f"callback for {message.order.key}" for message in self.upstream.workshop.on_the_way)
         return left
 
     over_at: float | None = None

@@ -89,8 +89,9 @@ class ToolWorker:
         if request.cached_ms is not None:
             return await self._answers.kept(request, request.cached_ms)
         async with self._protection.admit(request.operation) as passage:
-            settled, tried_before = await self._expect(operation, request, attempt, call), False
-            if settled is None and operation.contract.effect is not Effect.READ:
+            if operation.contract.effect is Effect.READ:
+                settled, tried_before = await self._expect(operation, request, attempt, call), False
+            else:
                 settled, tried_before = await self._begin(operation, request, attempt, call)
             if settled is not None:
                 return settled
@@ -193,6 +194,14 @@ class ToolWorker:
             ToolFailure: it must not be made, or nobody can tell.
         """
         entry = await self._ledger.begin(request, attempt)
+        # The address comes after the intent, for a callback may just be telling that the attempt before has failed.
+        # Either that is stored by now, and this attempt gets another address, or two attempts are in the ledger, and
+        # it clears neither.
+        if (
+            entry.standing in {Standing.NEW, Standing.UNKNOWN}
+            and (said := await self._expect(operation, request, attempt, call)) is not None
+        ):
+            return said, True
         match entry.standing:
             case Standing.NEW:
                 return None, False
