@@ -15,9 +15,13 @@ from triptych_chaos.client import Observed
 from triptych_chaos.courier import Parcel
 
 MICROS = 1_000_000
-WRITES = {"acknowledge": "acknowledgements", "stamp": "tags", "post": "assignments"}
-"""By step, the collection of the helpdesk that it writes to. Only an acknowledgement is about the task's ticket; the
-others are about a ticket of the run's own."""
+WRITES = {
+    "errand": {"acknowledge": "acknowledgements", "stamp": "tags", "post": "assignments"},
+    "review": {"assign": "assignments"},
+}
+"""By playbook and step, the collection of the helpdesk that it writes to."""
+ABOUT_THE_TASK = frozenset({"acknowledge", "assign"})
+"""The steps that write to the task's ticket; the others write to a ticket of the run's own."""
 DELIVERS, PARCELS = "deliver", "parcels"
 """The step that some runs have, and what it has the courier do for the run."""
 NOBODY_CAN_TELL = frozenset({"post"})
@@ -43,6 +47,7 @@ class Run:
     run_id: str
     tenant: str
     task_id: str
+    playbook: str
     status: str
     limits: Mapping[str, int]
     journal: Sequence[Event]
@@ -175,7 +180,7 @@ def _budgets(run: Run) -> Iterator[tuple[str, str]]:  # noqa: C901 - one branch 
             used["steps"] = len(steps)
         if event.type == "RetryScheduled" and data.get("postponed") and data["ask"] == "call":
             used["tool_calls"] -= 1  # it was refused before it was made
-        if event.type == "ReplanDecided":
+        if event.type == "ReplanDecided" and not data.get("repair"):
             used["replans"] += 1
         if event.type in _REQUESTS:
             held[data["request_id"]] = data["reserved"]
@@ -203,8 +208,8 @@ def _doubts(run: Run) -> Iterator[tuple[str, str]]:
 def _effects(run: Run, effects: Effects) -> Iterator[tuple[str, str]]:
     """A write took effect once; not at all only where the run did not get there, or a person took it for done."""
     overridden = {event.data["step"] for event in run.journal if event.type == "StepOverridden"}
-    for step, collection in WRITES.items():
-        ticket = _ticket(run.task_id) if step == "acknowledge" else run.run_id
+    for step, collection in WRITES[run.playbook].items():
+        ticket = _ticket(run.task_id) if step in ABOUT_THE_TASK else run.run_id
         count = effects.by_place[ticket, collection]
         if count > 1:
             yield "effect twice", f"step {step} took effect {count} times: {collection} of ticket {ticket}"

@@ -37,6 +37,8 @@ JUDGED = 0.5
 """So many runs ask a model for a draft and another for its judgement."""
 REPEATED = 0.1
 """So many ask what others have asked before, so that the cache of answers has something to answer; no other does."""
+PLANNED = 0.15
+"""So many have a model plan them; all others have a fixed plan."""
 PARCELS = 0.3
 """So many runs wait until a courier has told that a parcel was delivered."""
 
@@ -44,6 +46,8 @@ _SEND_TIMEOUT_S = 20.0
 _DEAF_AFTER_S = 25.0
 """Without any outcome for so long the consumer is replaced by one that reads from the beginning."""
 _ABANDONED: set[asyncio.Future[Any]] = set()
+_ACCOUNT = "Quuxly"
+"""The knowledge base has nothing about it: who has planned to look it up has to plan again."""
 _SUBJECT = "How do I rotate an API key?"
 _BODY = "We have to rotate the API key of our integration without downtime. How do we do that?"
 
@@ -111,19 +115,17 @@ class Client:
         trouble = dice.random()
         mark = next((mark for share, mark in TROUBLED.items() if trouble < share), "-plain-")
         task_id, tenant = f"task{mark}{number}", f"tenant-{dice.randrange(TENANTS)}"
-        has_parcel = dice.random() < PARCELS
+        is_planned = dice.random() < PLANNED
+        has_parcel = dice.random() < PARCELS and not is_planned
+        question = _BODY if dice.random() < REPEATED else f"{_BODY} ({task_id})"
+        errand = {"subject": _SUBJECT, "body": question, "judged": dice.random() < JUDGED, "parcel": has_parcel}
+        review = {"account": _ACCOUNT, "question": question}
         task = {
             "task_id": task_id,
-            "playbook": "errand",
+            "playbook": "review" if is_planned else "errand",
             "tenant": tenant,
             "principal": "user:nemesis",
-            "input": {
-                "ticket_id": f"T-{task_id}",
-                "subject": _SUBJECT,
-                "body": _BODY if dice.random() < REPEATED else f"{_BODY} ({task_id})",
-                "judged": dice.random() < JUDGED,
-                "parcel": has_parcel,
-            },
+            "input": {"ticket_id": f"T-{task_id}", **(review if is_planned else errand)},
         }
         twice, again = dice.random() < DUPLICATED, dice.random() < ASKED_AGAIN
         self.tasks[task_id] = Observed(

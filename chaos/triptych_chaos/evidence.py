@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import asyncpg
@@ -170,10 +170,8 @@ async def _runs(places: Places) -> AsyncIterator[Run]:
             for row in await connection.fetch(_JOURNAL, list(journals)):
                 journals[row["run_id"]].append(Event(row["seq"], row["type"], json.loads(row["data"])))
             for row in rows:
-                playbook = limits[row["playbook"], row["playbook_version"]]
-                yield Run(
-                    row["run_id"], row["tenant"], row["task_id"], row["status"], playbook, journals[row["run_id"]]
-                )
+                known = (row["run_id"], row["tenant"], row["task_id"], row["playbook"], row["status"])
+                yield Run(*known, limits[row["playbook"], row["playbook_version"]], journals[row["run_id"]])
     finally:
         await connection.close()
 
@@ -191,7 +189,7 @@ def _limits(budgets: Mapping[str, float]) -> dict[str, int]:
 
 
 def _without_journal(run: Run) -> Run:
-    return Run(run.run_id, run.tenant, run.task_id, run.status, {}, ())
+    return replace(run, limits={}, journal=())
 
 
 def _with_lines(violation: Violation, lines: tuple[int, ...]) -> Violation:

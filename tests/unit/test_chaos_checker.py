@@ -45,7 +45,7 @@ WRITES = [each for step in ("acknowledge", "stamp", "post") for each in (asked(s
 
 
 def a_run(*events: tuple[str, dict[str, Any]], status: str = "succeeded") -> Run:
-    return Run(RUN_ID, "acme", TASK_ID, status, LIMITS, journal(*(events or (ADMITTED, *WRITES, ENDED))))
+    return Run(RUN_ID, "acme", TASK_ID, "errand", status, LIMITS, journal(*(events or (ADMITTED, *WRITES, ENDED))))
 
 
 def effects(**more: int) -> Effects:
@@ -114,6 +114,14 @@ def test_a_write_that_took_effect_twice_is_found(collection: str) -> None:
 
 def test_a_write_that_counts_as_done_and_was_not_is_found() -> None:
     assert found_in(a_run(), effects(tags=-1)) == ["effect lost"]
+
+
+def test_a_run_with_a_plan_by_a_model_has_another_write() -> None:
+    plan = (("ReplanDecided", {"repair": True}), asked("assign", "assign"), answered("assign"))
+    run = replace(a_run(ADMITTED, *plan, ENDED), playbook="review")
+    assigned = Effects(Counter({(f"T-{TASK_ID}", "assignments"): 1}))
+    assert found_in(run, assigned) == []
+    assert found_in(run, Effects()) == ["effect lost"]
 
 
 def test_a_key_with_two_effects_and_an_effect_of_no_run_are_found() -> None:
