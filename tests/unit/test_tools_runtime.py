@@ -10,12 +10,14 @@ import pytest
 from pydantic import BaseModel, Field
 
 from triptych.kernel.errors import ConfigurationError
-from triptych.schemas import ErrorCode, Grant, Result, ResultStatus, Spend
+from triptych.kernel.worker import JobAttempt
+from triptych.schemas import CallRequest, ErrorCode, Grant, Result, ResultStatus, Spend
 from triptych.tools import Call, Cost, Effect, Tool, ToolFailure, runtime
 from triptych.tools.call import Accepted
 from triptych.tools.failure import ToolDefinitionError
 from triptych.tools.http import check, content, failure_of
 from triptych.tools.kb.articles import parse_article, shipped_articles
+from triptych.tools.ledger import Entry, Standing
 from triptych.tools.process import load_tool
 from triptych.tools.scaffold import ScaffoldError, scaffold
 from triptych.tools.testing import FreshLedger, call, request_for, worker_of
@@ -229,6 +231,26 @@ async def test_an_upstream_that_is_away_is_asked_again_what_happened_before_a_pe
     answers[:] = [away, away, away, "too late"]
     assert (await call(made, "write", {})).error.code is ErrorCode.IN_DOUBT
     assert answers == ["too late"]
+
+
+class BegunLedger:
+    """An earlier attempt began, and nobody knows how it ended."""
+
+    async def begin(self, _request: CallRequest, _attempt: JobAttempt) -> Entry:
+        return Entry(Standing.UNKNOWN)
+
+
+@pytest.mark.parametrize(("ledger", "told"), [(FreshLedger(), {"effect": "none"}), (BegunLedger(), {})])
+async def test_a_refused_repeat_says_nothing_of_what_the_attempt_before_has_done(ledger, told):
+    made = Tool("desk")
+
+    @made.operation(effect=Effect.IDEMPOTENT)
+    async def reply() -> int:
+        """Replies."""
+        raise ToolFailure(ErrorCode.RATE_LIMITED, "too many")
+
+    answer = await worker_of(made, None, None, ledger).execute(request_for(made, "reply", {}), JobAttempt(lease=0))
+    assert answer.result.error.details == told
 
 
 async def test_at_a_conflict_the_tool_is_asked_whether_it_was_our_own_key():

@@ -289,7 +289,8 @@ class ToolWorker:
             return Result.empty() if failure.code is ErrorCode.NOT_FOUND else failure.result()
         if failure.code is ErrorCode.CONFLICT:
             return await self._after_conflict(operation, request, call, failure, tried_before=tried_before)
-        return self._result_of(failure, request)
+        # Of what the attempt before has done, a refusal of this one says nothing.
+        return failure.result() if tried_before else self._result_of(failure, request)
 
     def _result_of(self, failure: ToolFailure, request: CallRequest) -> Result:
         """A write that failed says so where it certainly changed nothing."""
