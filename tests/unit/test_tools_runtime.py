@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
+import asyncpg
 import httpx
 import pytest
 from pydantic import BaseModel, Field
@@ -20,6 +21,7 @@ from triptych.tools.kb.articles import parse_article, shipped_articles
 from triptych.tools.ledger import Entry, Standing
 from triptych.tools.process import load_tool
 from triptych.tools.scaffold import ScaffoldError, scaffold
+from triptych.tools.sql.failures import failure_of as sql_failure_of
 from triptych.tools.testing import FreshLedger, call, request_for, worker_of
 
 
@@ -377,6 +379,15 @@ def test_only_what_never_left_is_certainly_undone(error, code, undone):
     failure = failure_of(error)
     assert (failure.code, failure.undone) == (code, undone)
     assert "hunter2" not in failure.message
+
+
+@pytest.mark.parametrize(
+    ("error", "undone"), [(asyncpg.SerializationError, True), (asyncpg.StatementCompletionUnknownError, False)]
+)
+def test_a_database_that_does_not_know_whether_it_committed_has_not_said_no(error, undone):
+    failure = sql_failure_of(error("restart transaction"), "crm.pay", undone=True)
+    assert failure is not None
+    assert failure.undone is undone
 
 
 def test_a_reference_that_leads_to_no_tool_says_what_is_wrong():

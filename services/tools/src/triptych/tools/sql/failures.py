@@ -31,6 +31,9 @@ SQLSTATES: dict[str, ErrorCode] = {
 """By the whole SQLSTATE, else by its class. `P0001` is what a function of the database raises; `0A000` comes once
 after a change of the schema, when a prepared statement has to be prepared again."""
 
+COMPLETION_UNKNOWN = "40003"
+"""Databases of many servers say so when the one that was asked to commit is lost."""
+
 GONE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
 """There is no answer from the server."""
 
@@ -60,5 +63,6 @@ def _of_server(error: asyncpg.PostgresError, operation: str) -> ToolFailure:
         for name, value in (("constraint", error.constraint_name), ("column", error.column_name))
         if value
     )
-    # The server has said no, and so rolled back: nothing was changed.
-    return ToolFailure(code, f"{operation}: {error.args[0]} (SQLSTATE {state}{where})", undone=True, sqlstate=state)
+    # The server has said no, and so rolled back: nothing was changed. Unless it says that it does not know.
+    undone = state != COMPLETION_UNKNOWN
+    return ToolFailure(code, f"{operation}: {error.args[0]} (SQLSTATE {state}{where})", undone=undone, sqlstate=state)
