@@ -15,6 +15,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from pydantic_ai import ModelResponse, TextPart, ToolCallPart
 
+from triptych.kernel.json_bytes import json_bytes
 from triptych.schemas import ErrorCode, Json
 
 ANSWER_TOOL: Final = "answer"
@@ -70,7 +71,7 @@ class Form:
             found = [(error.instance_path, error.message) for error in validator.iter_errors(output)]
         else:
             try:
-                self.model.model_validate_json(orjson.dumps(output))
+                self.model.model_validate_json(json_bytes(output))
             except ValidationError as error:
                 found = [(list(problem["loc"]), problem["msg"]) for problem in error.errors(include_url=False)]
             else:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import orjson
-
+from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.models.budget import BYTES_A_TOKEN
 from triptych.schemas import Json, ResultStatus, StepRecord
 
@@ -99,9 +98,9 @@ def _named(fact: dict[str, Json]) -> dict[str, Json]:
 
 
 def _cut(data: Json, max_chars: int) -> Json:
-    written = orjson.dumps(data).decode()
+    written = json_bytes(data).decode()
     return data if len(written) <= max_chars else f"{written[:max_chars]}… (cut)"
 
 
 def _bytes(entry: dict[str, Json]) -> int:
-    return len(orjson.dumps(entry)) + 1
+    return len(json_bytes(entry)) + 1

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-import orjson
-
+from triptych.kernel.json_bytes import json_bytes
 from triptych.schemas import Json
 
 
@@ -26,4 +25,4 @@ def system_message(kind: str, frame: str, instructions: str) -> str:
 
 def user_message(payload: Mapping[str, Json], constraints: Sequence[str]) -> str:
     """What others said, as one JSON object, with the constraints at its end, next to the newest input."""
-    return orjson.dumps({**payload, "constraints": list(constraints)}).decode()
+    return json_bytes({**payload, "constraints": list(constraints)}).decode()

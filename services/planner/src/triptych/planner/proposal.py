@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-import orjson
 from pydantic import Field
 
+from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.models import WorkingMemory, estimated_tokens
 from triptych.kernel.registry import Offer
 from triptych.schemas import Authored, Json, PlanByModel, PlanByTurns, PlanRequest, StepSpec, Unmet
@@ -99,7 +99,7 @@ def question(
     if request.known:
         memory = WorkingMemory.of(request.known)
         if isinstance(request.spec, PlanByModel) and max_tokens is not None:
-            left = max(0, max_tokens - estimated_tokens(orjson.dumps(asked)))
+            left = max(0, max_tokens - estimated_tokens(json_bytes(asked)))
             memory = memory.within(min(request.spec.memory_tokens, left))
         asked |= memory.told()
     return asked

@@ -13,10 +13,10 @@ from enum import StrEnum
 from typing import Protocol
 
 import asyncpg
-import orjson
 
 from triptych.kernel import failpoints
 from triptych.kernel.database import Queries
+from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.worker import Connection, Finished, JobAttempt
 from triptych.schemas.result import Result, ResultStatus
 from triptych.schemas.work import CallAnswer, CallRequest
@@ -102,7 +102,7 @@ class PostgresLedger:
 
 def arguments_hash(request: CallRequest) -> str:
     """A content hash: the same key must always come with the same arguments."""
-    return hashlib.sha256(orjson.dumps(request.arguments, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(json_bytes(request.arguments, sort_keys=True)).hexdigest()
 
 
 def _outcome(finished: Finished) -> tuple[object, str, str, bytes | None] | None:
