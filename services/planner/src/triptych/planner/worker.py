@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
 
-import orjson
-
 from triptych.kernel.cloudevents import utc_now
+from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.models import Fault, Memo, ModelClient, ModelFailure, load_prompt, remaining, total
 from triptych.kernel.registry import ContractRegistry, Offer
 from triptych.kernel.worker import JobAttempt
@@ -165,7 +164,7 @@ class Planner:
             constraints=constraints(terms.max_steps, is_repair=bool(errors), repaired_step=request.repair),
             memo=_memo(request, spec, terms),
         )
-        return read(orjson.dumps(reply.output), spec), reply.spend
+        return read(json_bytes(reply.output), spec), reply.spend
 
     async def _note_gaps(
         self, request: PlanRequest, specs: Iterable[StepSpec], terms: Terms, move: Move | None = None
@@ -221,7 +220,7 @@ def _memo(request: PlanRequest, spec: PlanByModel, terms: Terms) -> Memo:
     recall = Recall.YES if is_kept else Recall.NO
 
     def is_sound(output: dict[str, Json]) -> bool:
-        move = read(orjson.dumps(output), spec)
+        move = read(json_bytes(output), spec)
         return not move.missing and not move_problems(move, request, terms)
 
     return Memo(request.tenant, recall, is_sound)
