@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import httpx
 import pytest
 from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
+from triptych.kernel.health import serve_app
 from triptych.kernel.models import ModelClient, ModelFailure, ModelReply, ModelSettings
 from triptych.schemas import ErrorCode, Grant, Spend
 
@@ -120,6 +126,28 @@ async def test_a_connection_that_breaks_after_the_question_counts_as_the_whole_g
     failed = await failure(model_server)
     assert failed.code is ErrorCode.UNAVAILABLE
     assert failed.spend.tokens == WHOLE.tokens
+
+
+async def test_an_answer_whose_usage_cannot_be_is_used_and_counts_as_the_whole_grant() -> None:
+    said = '{"category": "billing", "confidence": 1}'
+    call = {"id": "1", "type": "function", "function": {"name": "answer", "arguments": said}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "finish_reason": "tool_calls", "message": message}
+    cached = {"cached_tokens": 50}
+    usage = {"prompt_tokens": 10, "prompt_tokens_details": cached, "completion_tokens": 5, "total_tokens": 15}
+    completion = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+
+    async def complete(_request: Request) -> JSONResponse:
+        return JSONResponse(completion | {"usage": usage})
+
+    app = Starlette(routes=[Route("/v1/chat/completions", complete, methods=["POST"])])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with serve_app(app, "127.0.0.1", port, "endpoint"):
+        reply = await ask(f"http://127.0.0.1:{port}")
+    assert reply.output == {"category": "billing", "confidence": 1}
+    assert (reply.spend.tokens, reply.spend.usd_micros) == (GRANT.tokens, GRANT.usd_micros)
 
 
 async def test_an_endpoint_that_is_not_there_costs_nothing() -> None:

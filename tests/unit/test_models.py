@@ -18,7 +18,7 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.models import Fault, ModelClient, ModelFailure, ModelSettings, budget, prompts, remaining, total
 from triptych.kernel.models.failure import from_error
 from triptych.kernel.models.form import Form, UnusableOutputError, checked_output
-from triptych.kernel.models.prices import GivenPrice, ListedPrice, price_of
+from triptych.kernel.models.prices import GivenPrice, ListedPrice, Price, price_of
 from triptych.kernel.models.settings import Endpoint, Provider
 from triptych.schemas import Effect, ErrorCode, Grant, ModelCall, Spend, ToolError
 from triptych.tools.kb.tool import Found
@@ -36,6 +36,12 @@ def test_what_the_provider_had_in_its_cache_may_have_a_price_of_its_own() -> Non
     price = GivenPrice.of(1.0, 1.0, 0.1)
     assert price.micros(RequestUsage(input_tokens=100, cache_read_tokens=90, output_tokens=1)) == 20
     assert PRICE.micros(RequestUsage(input_tokens=100, cache_read_tokens=90)) == 50
+
+
+@pytest.mark.parametrize("price", [PRICE, ListedPrice("gpt-4o-mini", "openai")])
+def test_more_tokens_from_the_cache_than_there_were_have_no_price(price: Price) -> None:
+    with pytest.raises(ValueError, match="cache"):
+        price.micros(RequestUsage(input_tokens=10, cache_read_tokens=50))
 
 
 def test_a_public_model_has_a_listed_price() -> None:
@@ -109,6 +115,7 @@ def response(*parts: Any, finish: Any = "tool_call") -> ModelResponse:
         (response(ToolCallPart("answer", '{"x": 1,,')), Fault.MALFORMED),
         (response(ToolCallPart("answer", '{"x": "one"}')), Fault.MALFORMED),
         (response(ToolCallPart("answer", "[]")), Fault.MALFORMED),
+        (response(ToolCallPart("answer", {"x": 1, "why": "\ud800"})), Fault.MALFORMED),
         (response(ToolCallPart("send_money", '{"x": 1}')), Fault.MALFORMED),
         (response(TextPart("It is one.")), Fault.MALFORMED),
         (response(), Fault.MALFORMED),
@@ -125,6 +132,12 @@ def test_each_way_to_answer_badly_has_a_name(answer: ModelResponse, fault: Fault
     assert disposition(ToolError(code=caught.value.code, message="", details={"model": fault}), Effect.READ).reason == (
         f"model_{fault}"
     )
+
+
+@pytest.mark.parametrize("args", [{"x": 10**30}, f'{{"x": {10**30}}}'])
+def test_an_integer_beyond_64_bits_is_answered_as_it_was_written(args: Any) -> None:
+    form = Form.of({"type": "object", "properties": {"x": {"type": "integer"}}})
+    assert checked_output(response(ToolCallPart("answer", args)), form, 100) == {"x": 10**30}
 
 
 @given(st.integers(2_000, 50_000), st.integers(1_000, 100_000), st.integers(0, 1_500))

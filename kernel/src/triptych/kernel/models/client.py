@@ -21,12 +21,14 @@ from pydantic_ai.direct import model_request
 from pydantic_ai.exceptions import ModelAPIError, UnexpectedModelBehavior
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.tools import ToolDefinition
+from pydantic_ai.usage import RequestUsage
 
 from triptych.kernel import failpoints
 from triptych.kernel.models import budget, prompts
 from triptych.kernel.models.cache import AnswerCache, fingerprint
 from triptych.kernel.models.failure import PASSING, ModelFailure, from_error
 from triptych.kernel.models.form import ANSWER_TOOL, Form, UnusableOutputError, checked_output
+from triptych.kernel.models.prices import Price
 from triptych.kernel.models.providers import Candidate, candidate
 from triptych.kernel.models.settings import ModelSettings
 from triptych.schemas import ErrorCode, Grant, Json, ModelCall, Recall, Spend
@@ -242,20 +244,25 @@ async def _send(
         failure = from_error(error, asked.name, unknown=budget.whole(grant, call), unbilled=Spend(model_calls=(call,)))
         failure.spend = _marked(failure.spend, failure.code)
         raise failure from error
-    usage = response.usage
-    call = ModelCall(
-        model=asked.name,
-        tier=question.tier,
-        tokens_in=usage.input_tokens,
-        tokens_cached=usage.cache_read_tokens,
-        tokens_out=usage.output_tokens,
-        usd_micros=asked.price.micros(usage),
-        duration_ms=_since_ms(started),
-    )
+    call = ModelCall(model=asked.name, tier=question.tier, duration_ms=_since_ms(started))
+    return response, _billed(response.usage, asked.price, call) or budget.whole(grant, call)
+
+
+def _billed(usage: RequestUsage, price: Price, call: ModelCall) -> Spend | None:
+    """What a call cost by what its endpoint says; None when it says nothing, or what cannot be."""
     if not usage.has_values():
-        # An endpoint that does not say what it used could have used anything.
-        return response, budget.whole(grant, call)
-    return response, Spend(tokens=call.tokens_in + call.tokens_out, usd_micros=call.usd_micros, model_calls=(call,))
+        return None
+    try:
+        counted = {
+            "tokens_in": usage.input_tokens,
+            "tokens_cached": usage.cache_read_tokens,
+            "tokens_out": usage.output_tokens,
+            "usd_micros": price.micros(usage),
+        }
+        billed = ModelCall.model_validate(call.model_dump() | counted)
+    except ValueError:
+        return None
+    return Spend(tokens=billed.tokens_in + billed.tokens_out, usd_micros=billed.usd_micros, model_calls=(billed,))
 
 
 def _since_ms(started: float) -> int:

@@ -11,9 +11,9 @@ from enum import StrEnum
 from typing import Final
 
 import jsonschema_rs
-import orjson
 from pydantic import BaseModel, ValidationError
 from pydantic_ai import ModelResponse, TextPart, ToolCallPart
+from pydantic_core import from_json
 
 from triptych.kernel.json_bytes import json_bytes
 from triptych.schemas import ErrorCode, Json
@@ -102,8 +102,9 @@ def checked_output(response: ModelResponse, form: Form, max_tokens: int) -> dict
         message = f"called a tool `{name}` that it was not offered; there is only `{ANSWER_TOOL}`"
         raise UnusableOutputError(Fault.MALFORMED, message)
     try:
-        output = orjson.loads(call.args) if isinstance(call.args, str) else call.args
-    except orjson.JSONDecodeError as error:
+        # An SDK may have parsed it, and more leniently: what is kept must be JSON to everybody who reads it.
+        output = from_json(call.args if isinstance(call.args, str) else json_bytes(call.args), allow_inf_nan=False)
+    except ValueError as error:
         raise UnusableOutputError(Fault.MALFORMED, f"gave an output that is not JSON: {error}") from error
     if problems := form.problems(output):
         raise UnusableOutputError(Fault.MALFORMED, f"gave an output that does not fit: {'; '.join(problems)}")

@@ -25,7 +25,7 @@ class Price(Protocol):
     """The price of one model."""
 
     def micros(self, usage: RequestUsage) -> int:
-        """What this usage costs."""
+        """What this usage costs. Raises ValueError for a usage that cannot be."""
         ...
 
 
@@ -45,6 +45,8 @@ class GivenPrice:
 
     def micros(self, usage: RequestUsage) -> int:
         fresh = usage.input_tokens - usage.cache_read_tokens
+        if fresh < 0:
+            raise ValueError(f"{usage.cache_read_tokens} of {usage.input_tokens} tokens in are said to be cached")
         cost = self.tokens_in * fresh + self.tokens_cached * usage.cache_read_tokens
         cost += self.tokens_out * usage.output_tokens
         return int(cost.to_integral_value(ROUND_CEILING))
