@@ -141,6 +141,22 @@ def is_still_broken(url: str) -> bool:
     return bool(armed)
 
 
+async def test_an_answer_that_the_cache_has_no_room_for_is_given_all_the_same(
+    model_server: str, pool: asyncpg.Pool, database: Any
+) -> None:
+    owner = await asyncpg.connect(database.owner_dsn)
+    await owner.execute(
+        "create function refuse() returns trigger language plpgsql as "
+        "$$ begin raise exception 'no room' using errcode = 'disk_full'; end $$;"
+        "create trigger refuse before insert or update on tool_model.model_answers execute function refuse()"
+    )
+    async with client(model_server, pool) as models:
+        replies = [await ask(models), await ask(models)]
+    await owner.execute("drop function refuse cascade")
+    await owner.close()
+    assert not any(is_cached(reply) for reply in replies)
+
+
 async def test_a_cached_answer_needs_no_model_at_all(model_server: str, pool: asyncpg.Pool) -> None:
     async with client(model_server, pool) as models:
         await ask(models)

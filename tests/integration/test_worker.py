@@ -23,6 +23,16 @@ from triptych.kernel.worker import Connection, Finished, JobAttempt
 from triptych.kernel.worker.jobs import Arrival, Jobs, LeaseLostError
 from triptych.schemas import CallAnswer, CallRequest, DeadLetter, ErrorCode, Grant, Result, Spend
 
+REFUSE_ANSWERS = """
+create sequence refusals;
+create function refuse() returns trigger language plpgsql security definer as $$ begin
+    perform nextval('public.refusals');
+    raise exception 'not now' using errcode = '{sqlstate}';
+end $$;
+create trigger refuse before update of answer on tool_echo.jobs execute function refuse();
+"""
+"""A sequence moves although the statement is rolled back."""
+
 
 @pytest.fixture(scope="module")
 async def ends(servers, prefix, database, create_topics) -> AsyncIterator[Ends]:
@@ -356,6 +366,24 @@ async def test_a_costly_attempt_that_died_is_not_repeated_and_counts_as_its_whol
     assert answer.result.error.code is ErrorCode.UNAVAILABLE
     assert answer.spend == Spend(tokens=500, usd_micros=30)
     assert not parrot.attempts_of(one)
+
+
+@pytest.mark.parametrize("sqlstate", ["53100", "53300"], ids=["disk full", "too many connections"])
+async def test_an_answer_that_the_database_has_no_room_for_is_kept_until_it_has(ends, database, eventually, sqlstate):
+    one, gate = call_request(grant=Grant(tokens=70, usd_micros=9)), Gate()
+    parrot = Parrot(gate)
+    owner = await asyncpg.connect(database.owner_dsn)
+    async with running(ends, parrot):
+        await ends.ask(one)
+        await gate.entered.wait()
+        await owner.execute(REFUSE_ANSWERS.format(sqlstate=sqlstate))
+        gate.opened.set()
+        await eventually(lambda: owner.fetchval("select is_called from refusals"))
+        await owner.execute("drop function refuse cascade; drop sequence refusals")
+        answer = await ends.answer_to(one)
+    await owner.close()
+    assert answer.result == Result.ok("hello")
+    assert len(parrot.attempts_of(one)) == 1
 
 
 async def test_at_the_end_work_under_way_is_finished_and_the_rest_handed_back(ends, eventually):

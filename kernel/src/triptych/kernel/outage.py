@@ -13,8 +13,15 @@ from aiokafka.errors import KafkaError
 from triptych.kernel.errors import PublishFailed
 from triptych.kernel.log import Logger
 
-POSTGRES_GONE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError, OSError)
-"""What asyncpg raises when the server is away, restarting or out of reach. A timeout is an OSError too."""
+POSTGRES_GONE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    OSError,
+)
+"""What asyncpg raises when the server is away, restarting, out of reach, or has no room: no disk, no memory, no
+connection. A timeout is an OSError too."""
 
 KAFKA_GONE = (KafkaError, PublishFailed, OSError)
 
