@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator
@@ -132,6 +133,35 @@ async def test_a_callback_that_is_quicker_than_the_acceptance_is_not_lost(ends, 
     one = order("quick")
     await ends.ask(one)
     assert (await ends.answer_to(one)).result == Result.ok({"film": "quick.mp4"})
+
+
+async def test_a_callback_that_comes_while_the_next_attempt_registers_is_heard(
+    ends, studio, process, order, eventually
+) -> None:
+    one = order()
+    async with parked(ends, studio[0], one, eventually) as url, ends.pool.acquire() as connection:
+        await connection.execute(
+            """insert into jobs select (jsonb_populate_record(jobs, '{"request_id": "the next attempt"}')).* from jobs
+            where request_id = $1""",
+            one.request_id,
+        )
+        registering = connection.transaction()
+        await registering.start()
+        await connection.execute(
+            "update callbacks set request_id = 'the next attempt' where request_id = $1", one.request_id
+        )
+        heard = asyncio.create_task(call_back(url, {"state": "done", "film": "a.mp4"}))
+        await eventually(lambda: _waits_for_a_lock(ends))
+        await registering.commit()
+        assert (await heard).json() == {"status": "taken"}
+    assert (await ends.answer_to(one)).result == Result.ok({"film": "a.mp4"})
+
+
+async def _waits_for_a_lock(ends: Ends) -> bool:
+    waiting = (
+        "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database())"
+    )
+    return await ends.pool.fetchval(waiting)
 
 
 async def test_a_process_that_is_killed_while_a_call_waits_loses_nothing(

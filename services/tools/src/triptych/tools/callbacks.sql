@@ -24,9 +24,13 @@ where run_id = $1 and request_id = $2 and lease = $3 and state in ('received', '
 returning true
 
 -- name: find
-select callbacks.operation, callbacks.result, jobs.request, jobs.traceparent
-from callbacks join jobs using (run_id, request_id) where token = $1
-for update of callbacks
+-- The row is locked by itself, and its job is looked for then: who waits here until the next attempt has registered
+-- finds that one's. Joined before the lock, it would be the job of the attempt before, which no longer fits: none.
+with called as (
+    select run_id, request_id, operation, result from callbacks where token = $1 for update
+)
+select called.operation, called.result, jobs.request, jobs.traceparent
+from called join jobs using (run_id, request_id)
 
 -- name: say
 update callbacks set result = $2, failed = $3, called_at = now() where token = $1
