@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from machine_story import RUN_ID, Story, model_playbook, playbook, read, step
@@ -10,6 +11,7 @@ from machine_story import RUN_ID, Story, model_playbook, playbook, read, step
 from triptych.executor import events as ev
 from triptych.executor.messages import final_outcome, messages
 from triptych.executor.state import Ask, RunStatus, StepStatus
+from triptych.executor.store import touched_steps
 from triptych.schemas import (
     CallAnswer,
     Cost,
@@ -23,6 +25,7 @@ from triptych.schemas import (
     Spend,
     StandIn,
     ToolError,
+    VerdictAnswer,
 )
 
 
@@ -542,3 +545,23 @@ def test_a_worker_that_lacks_money_or_tokens_escalates_as_the_budget_that_is_sho
         )
         assert story.run.reason is not None
         assert story.run.reason.code == f"budget_{budget}"
+
+
+def test_an_answer_of_another_kind_than_was_asked_for_changes_nothing() -> None:
+    story = Story()
+    about = {"run_id": story.run.run_id, "tenant": "default"}
+    story.tell(CallAnswer(request_id=story.request(Ask.PLAN), result=Result.ok({}), **about))
+    assert story.last == ()
+    story.plan(step("a"))
+    story.tell(VerdictAnswer(request_id=story.request(Ask.CALL, "a"), decision=Decision.CONTINUE, **about))
+    story.tell(PlanAnswer(request_id=story.request(Ask.CALL, "a"), answer={}, **about))
+    assert (story.last, story.statuses()) == ((), {"a": "running"})
+
+
+def test_the_row_of_a_step_that_waits_no_longer_for_its_retry_is_written_when_another_step_leads_to_a_replan() -> None:
+    story = Story(model_playbook()).plan(step("a"), step("b")).fail("a", ErrorCode.UNAVAILABLE)
+    assert story.statuses()["a"] == "retrying"
+    story.fail("b", ErrorCode.NOT_FOUND)
+    assert story.statuses()["a"] == "waiting"
+    batch = SimpleNamespace(states={RUN_ID: story.run}, events=[(RUN_ID, 0, event) for event in story.last])
+    assert touched_steps(batch)[RUN_ID] == {"a", "b"}

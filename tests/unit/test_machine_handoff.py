@@ -23,6 +23,7 @@ from triptych.schemas import (
     HANDOFF,
     CallAnswer,
     Cost,
+    Decision,
     Effect,
     ErrorCode,
     Playbook,
@@ -38,6 +39,10 @@ GRANT = Cost(tokens=1_000, usd_micros=50_000, tool_calls=5)
 
 def book(name: str, **changes: object) -> Playbook:
     return playbook(**{"handoffs": ("specialist", "other"), "parallel": 9, **changes, "name": name})
+
+
+def model_book() -> Playbook:
+    return book("test", plan={"pattern": "model", "tokens": 100, "usd": 0.01})
 
 
 def hand_over(step_id: str = "a", **fields: object):
@@ -310,3 +315,25 @@ def test_the_clock_of_a_child_is_within_that_of_its_parent() -> None:
     one = Family(book("test", budgets={"wall_ms": 1_000}))
     one.tell(one.parent, lambda story: story.plan(hand_over()))
     assert one.child.deadline_at == one.parent.deadline_at
+
+
+def test_a_later_plan_that_hands_over_in_a_step_of_the_same_name_starts_a_child_of_its_own() -> None:
+    one = family(hand_over(expect="false"), parent=model_book())
+    child = one.child
+    one.tell(child, lambda story: story.result("work"))
+    one.tell(one.parent, lambda story: story.verdict("a", Decision.REPLAN))
+    one.tell(one.parent, lambda story: story.plan(hand_over(arguments={**HANDS_OVER, "input": {"who": "Bea"}})))
+    _, second = one.children
+    assert second.task_id != child.task_id
+    one.tell(second, lambda story: story.plan(step("work")))
+    one.tell(one.children[1], lambda story: story.result("work"))
+    assert one.parent.status is RunStatus.SUCCEEDED
+
+
+def test_what_a_child_had_under_way_at_its_end_counts_in_whole_at_its_parent() -> None:
+    one = Family()
+    one.tell(one.parent, lambda story: story.plan(hand_over()))
+    one.tell(one.child, lambda story: story.plan(step("work", cost=Cost(tokens=900, usd_micros=40_000))))
+    one.tell(one.child, lambda story: story.control("cancel"))
+    assert (one.parent.ledger.tokens, one.parent.ledger.usd_micros) == (900, 40_000)
+    assert one.parent.ledger.reserved_tokens == 0

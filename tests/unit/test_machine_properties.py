@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 from hypothesis import settings
@@ -15,6 +17,7 @@ from triptych.executor.fold import admit, evolve
 from triptych.executor.machine import Message, Start, Tick, begin, decide
 from triptych.executor.messages import messages
 from triptych.executor.state import Ask, Run, RunStatus, StepStatus
+from triptych.executor.store import step_row, touched_steps
 from triptych.schemas import (
     HANDOFF,
     CallAnswer,
@@ -52,6 +55,14 @@ results = st.one_of(
         lambda part: Result.failed(ErrorCode.UNAVAILABLE, "full", retry_after_ms=10, postponed=part, effect="none")
     ),
 )
+child_results = st.sampled_from(
+    [
+        Result.ok({"n": 1}),
+        Result.failed(ErrorCode.CANCELLED, "a person ended it", child="it", reason="aborted"),
+        Result.failed(ErrorCode.INVALID_ARGUMENTS, "no such playbook", effect="none"),
+    ]
+)
+ASKING = ("PlanRequested", "CallRequested", "ReviewRequested", "UndoRequested")
 ORIGINS = ["input", "echo.echo", "steps.a"]
 
 
@@ -136,6 +147,7 @@ class RunMachine(RuleBasedStateMachine):
         self.journal: list[tuple[ev.Event, datetime]] = []
         self.heard: list[Message] = []
         self.commands = 0
+        self.rows: dict[str, tuple[Any, ...]] = {}
         begun = begin(
             Task(playbook="p", task_id="t"),
             task_id="t",
@@ -154,6 +166,8 @@ class RunMachine(RuleBasedStateMachine):
         assert not (was_final and decided.events), "something followed the end"
         self.run_state = decided.run
         self.journal.extend((event, self.now) for event in decided.events)
+        batch = SimpleNamespace(states={RUN_ID: decided.run}, events=[(RUN_ID, 0, event) for event in decided.events])
+        self.rows |= {step: step_row(decided.run, step) for step in touched_steps(batch).get(RUN_ID, ())}
         for send in messages(decided.run, decided.events, self.now):
             if send.event_type in REQUESTS:
                 assert read(send).run_id == RUN_ID
@@ -183,7 +197,8 @@ class RunMachine(RuleBasedStateMachine):
             case Ask.PLAN:
                 message = PlanAnswer(**about, error=error, code=data.draw(st.sampled_from([None, "plan_invalid"])))
             case Ask.CALL:
-                message = CallAnswer(**about, result=data.draw(results), child=request.event.child)
+                child = request.event.child
+                message = CallAnswer(**about, result=data.draw(child_results if child else results), child=child)
             case Ask.UNDO:
                 message = CallAnswer(**about, result=data.draw(results))
             case Ask.REVIEW if is_well:
@@ -251,6 +266,13 @@ class RunMachine(RuleBasedStateMachine):
             run = evolve(run, event, recorded_at)
         assert run == self.run_state
         assert run.seq == len(self.journal)
+
+    @invariant()
+    def every_step_has_the_row_that_the_fold_gives(self) -> None:
+        run = self.run_state
+        begun = (key for key, branch in run.branches.items() if branch.started_at is not None)
+        for step in (*run.steps, *begun):
+            assert self.rows.get(step) == step_row(run, step)
 
     @invariant()
     def budgets_hold(self) -> None:
@@ -342,6 +364,13 @@ class RunMachine(RuleBasedStateMachine):
                     call = event.idempotency_key.partition(":fallback-")[0]
                     keys.setdefault((revision, event.step), set()).add(call)
         assert all(len(found) == 1 for found in keys.values())
+
+    @invariant()
+    def every_request_and_every_child_run_is_another_one(self) -> None:
+        asked = [event.request_id for event, _ in self.journal if type(event).__name__ in ASKING]
+        assert len(asked) == len(set(asked))
+        tasks = [e.idempotency_key for e, _ in self.journal if isinstance(e, ev.CallRequested) and e.child]
+        assert len(tasks) == len(set(tasks))
 
     @invariant()
     def no_model_makes_the_same_call_more_often_than_allowed(self) -> None:

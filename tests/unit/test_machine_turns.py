@@ -127,3 +127,10 @@ def test_branches_have_rounds_of_their_own() -> None:
     assert story.request_of("a.0").call == 2
     story.result("a.0", Result.ok({"value": 2})).result("a.1", Result.ok({"value": 3}))
     assert story.run.status is RunStatus.SUCCEEDED
+
+
+def test_an_answer_that_comes_while_a_person_has_the_run_is_not_asked_for_again() -> None:
+    story = turns().wait(days=1).answer(found=1)
+    assert story.run.status is RunStatus.ESCALATED
+    story.control("resume", extend={"wall_ms": 3_600_000})
+    assert (story.run.status, story.run.answer) == (RunStatus.SUCCEEDED, {"found": 1})

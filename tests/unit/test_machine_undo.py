@@ -122,3 +122,10 @@ def test_what_a_later_plan_leaves_out_is_still_undone() -> None:
     story.plan(step("c")).fail("c", ErrorCode.FORBIDDEN).control("abort", undo=True)
     assert undoing(story).idempotency_key == f"{story.run.run_id}:a:undo"
     assert "undone: a" in story.undone("a").run.reason.message
+
+
+def test_a_plan_that_comes_after_an_undo_has_failed_changes_nothing_either() -> None:
+    story = Story(model_playbook()).plan(write("a", expect="false")).result("a").verdict("a", Decision.REPLAN)
+    story.wait(days=1).control("abort", undo=True).undone("a", Result.failed(ErrorCode.FORBIDDEN, "no"))
+    story.plan(write("a", n=2)).control("abort", "c-2", undo=True)
+    assert undoing(story).arguments == {"of": 1, "id": 1}

@@ -400,7 +400,8 @@ def _revised(run: Run, planned: tuple[Step, ...], revision: int) -> dict[str, St
         # A new plan means other arguments, and other arguments need another idempotency key. A write that took
         # effect keeps its key: the same arguments get the same answer, and others are refused as a conflict.
         took_effect = before is not None and before.took_effect
-        call = before.call + (before.counted and not took_effect) if before else 1
+        keeps_key = before is not None and took_effect and before.has_key_to_keep
+        call = before.call + (before.counted and not keeps_key) if before else 1
         steps[step.id] = StepState(step=step, revision=revision, call=call, took_effect=took_effect)
     return steps
 
@@ -462,7 +463,7 @@ def _resumed(run: Run, event: ev.RunResumed, at: datetime) -> None:
     for step_id, state in run.steps.items():
         if state.status is StepStatus.FAILED:
             _again(run, step_id, state)
-    run.status = RunStatus.RUNNING if run.revision else RunStatus.PLANNING
+    run.status = RunStatus.RUNNING if run.revision or run.answer is not None else RunStatus.PLANNING
     run.replan_due = run.failure is not None
     run.plan_attempts = run.review_attempts = 0
     run.progress = Progress(turns_from=run.revision)

@@ -127,7 +127,12 @@ def answer(run: Run, parent: Parent) -> Send:
         run_id=parent.run_id,
         tenant=run.tenant,
         result=result,
-        spend=Spend(tokens=ledger.tokens, usd_micros=ledger.usd_micros, tool_calls=ledger.tool_calls),
+        # What was under way at its end is still done, and nobody hears what it cost: all that it may cost counts.
+        spend=Spend(
+            tokens=ledger.tokens + ledger.reserved_tokens,
+            usd_micros=ledger.usd_micros + ledger.reserved_usd_micros,
+            tool_calls=ledger.tool_calls + ledger.reserved_tool_calls,
+        ),
         started_at=run.started_at,
         finished_at=run.finished_at,
         child=run.run_id,

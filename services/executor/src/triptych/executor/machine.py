@@ -99,11 +99,11 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
     if run.status.is_final:
         return turn.decided()
     match message:
-        case CallAnswer() if _is_asked_for(run, message):
+        case CallAnswer() if _is_asked_for(run, message, Ask.CALL, Ask.UNDO):
             _on_result(turn, message)
-        case VerdictAnswer() if message.request_id in run.requests:
+        case VerdictAnswer() if _is_asked_for(run, message, Ask.REVIEW):
             _on_verdict(turn, message)
-        case PlanAnswer() if message.request_id in run.requests:
+        case PlanAnswer() if _is_asked_for(run, message, Ask.PLAN):
             _on_plan(turn, message)
         case Control() if message.command_id not in run.commands:
             on_control(turn, message)
@@ -115,10 +115,12 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
     return turn.decided()
 
 
-def _is_asked_for(run: Run, answer: CallAnswer) -> bool:
-    """Whether an answer is to an open request, and by the run that was asked if one was."""
+def _is_asked_for(run: Run, answer: CallAnswer | VerdictAnswer | PlanAnswer, *asks: Ask) -> bool:
+    """Whether an answer is to an open request of its kind, and by the run that was asked if one was."""
     request = run.requests.get(answer.request_id)
-    return request is not None and answer.child == getattr(request.event, "child", None)
+    if request is None or request.ask not in asks:
+        return False
+    return getattr(answer, "child", None) == getattr(request.event, "child", None)
 
 
 def _deadline(playbook: Playbook, start: datetime, parent: Parent | None) -> datetime:
@@ -130,7 +132,7 @@ def _deadline(playbook: Playbook, start: datetime, parent: Parent | None) -> dat
 
 
 def _on_plan(turn: Turn, answer: PlanAnswer) -> None:
-    if turn.run.status is RunStatus.UNDOING:
+    if turn.run.undo is not None:
         # Another plan would forget steps that are being undone.
         late = ToolError(code=ErrorCode.CANCELLED, message="the run is being undone; no plan is wanted any more")
         turn.record(ev.PlanRefused(answer.request_id, late, spend=answer.spend))

@@ -27,7 +27,7 @@ from triptych.kernel.outbox import OutboxKey, OutboxRow
 from triptych.schemas import Playbook
 
 _FENCED = "TR001"
-_ABOUT_ALL_STEPS = (ev.PlanAccepted, ev.RunEscalated, ev.RunResumed)
+_ABOUT_ALL_STEPS = (ev.PlanAccepted, ev.ReplanDecided, ev.RunEscalated, ev.RunResumed)
 _INT = attrgetter("int")
 """The order of UUIDs in Postgres; to compare two of them is a Python function."""
 
@@ -160,7 +160,7 @@ def _queue_row(run: Run) -> tuple[Any, ...]:
 
 def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
     """The arguments of `commit_batch`: a list of rows for each table, in the order of its columns."""
-    runs, touched = [batch.states[run_id] for run_id in sorted(batch.states, key=_INT)], _touched_steps(batch)
+    runs, touched = [batch.states[run_id] for run_id in sorted(batch.states, key=_INT)], touched_steps(batch)
     return (
         [
             (partition, epoch, orjson.dumps(batch.offsets.get(partition, {})).decode())
@@ -169,7 +169,7 @@ def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
         [(run.tenant, run.task_id, run_id) for run_id in batch.created if (run := batch.states[run_id])],
         [_journal_row(batch, *entry) for entry in batch.events],
         [_run_row(run) for run in runs],
-        [_step_row(run, step) for run in runs for step in sorted(touched.get(run.run_id, ()))],
+        [step_row(run, step) for run in runs for step in sorted(touched.get(run.run_id, ()))],
         [_outbox_row(row) for row in batch.outbox],
         [tuple(key) for key in batch.published],
         [(run_id, *batch.armed[run_id]) for run_id in sorted(batch.armed, key=_INT)],
@@ -230,7 +230,7 @@ def _run_row(run: Run) -> tuple[Any, ...]:
     )
 
 
-def _touched_steps(batch: Batch[Run]) -> dict[UUID, set[str]]:
+def touched_steps(batch: Batch[Run]) -> dict[UUID, set[str]]:
     """The steps that some event of this batch is about, and still in the plan."""
     touched: dict[UUID, set[str]] = {}
     for run_id, _, event in batch.events:
@@ -244,7 +244,7 @@ def _touched_steps(batch: Batch[Run]) -> dict[UUID, set[str]]:
     return touched
 
 
-def _step_row(run: Run, step_id: str) -> tuple[Any, ...]:
+def step_row(run: Run, step_id: str) -> tuple[Any, ...]:
     state = run.state(step_id)
     error = state.result.error if state.result else None
     return (
