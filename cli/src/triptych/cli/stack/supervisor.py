@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -207,8 +207,9 @@ class Supervisor:
         if not 1 <= count <= MAX_PROCESSES:
             raise StackError(f"{count} processes", where=service, cure=f"Choose from 1 to {MAX_PROCESSES}.")
         async with self._scaling:
-            for index in range(self._scale[service] + 1, count + 1):
-                self._watch(self._service(service, index))
+            missing = [self._service(service, index) for index in range(self._scale[service] + 1, count + 1)]
+            for unit in missing:
+                self._watch(unit)
             surplus = [process_name(service, index) for index in range(count + 1, self._scale[service] + 1)]
             self._scale[service] = count
             await asyncio.gather(*(self._watched[name].stop() for name in surplus))
@@ -224,7 +225,9 @@ class Supervisor:
             return await self._start_again(service)
 
     async def _start_again(self, service: str) -> list[str]:
-        units = [self._service(service, index) for index in range(1, self._scale[service] + 1)]
+        return await self._replace(self._units(service))
+
+    async def _replace(self, units: Sequence[Unit]) -> list[str]:
         await asyncio.gather(*(self._watched[unit.name].stop() for unit in units))
         for unit in units:
             self._watch(unit)
@@ -244,14 +247,17 @@ class Supervisor:
             if self._prepared is not None and (added or changed):
                 await create_topics(self._kafka, self._options.topic_prefix, after.tools)
                 self._prepared = await asyncio.to_thread(self._prepare, self._prepared.owner, config)
+            # Whatever cannot be had, a port or room on the disk, shows here, before anything is changed.
+            blueprint = replace(self._blueprint, config=config)
+            new = [blueprint.service(name, 1, self._kafka, self._dsns) for name in added]
+            again = [self._units(name, blueprint) for name in changed]
+            self._config, self._blueprint = config, blueprint
             await asyncio.gather(*(self._let_go(name) for name in removed))
-            self._config = config
-            self._blueprint = replace(self._blueprint, config=config)
-            for name in added:
-                self._scale[name] = 1
-                self._watch(self._service(name, 1))
-            for name in changed:
-                await self._start_again(name)
+            self._scale |= dict.fromkeys(added, 1)
+            for unit in new:
+                self._watch(unit)
+            for units in again:
+                await self._replace(units)
             self._changed()
         sections = ("services", "processes", "env", "playbooks", "retention_days")
         needs_up = [section for section in sections if getattr(before, section) != getattr(after, section)]
@@ -272,12 +278,17 @@ class Supervisor:
     def _service(self, name: str, index: int) -> Unit:
         return self._blueprint.service(name, index, self._kafka, self._dsns)
 
+    def _units(self, name: str, blueprint: Blueprint | None = None) -> list[Unit]:
+        """All processes of a service, as the configuration has them now or `blueprint` does."""
+        made = (blueprint or self._blueprint).service
+        return [made(name, index, self._kafka, self._dsns) for index in range(1, self._scale[name] + 1)]
+
     @property
     def _dsns(self) -> Mapping[str, str]:
         return self._prepared.services if self._prepared else {}
 
     def _watch(self, unit: Unit) -> Watched:
-        self._watched[unit.name] = Watched(unit, self._layout, self._log, self._changed)
+        self._watched[unit.name] = Watched(unit, self._layout, self._log, self._noticed)
         return self._watched[unit.name]
 
     def _say(self, doing: str) -> None:
@@ -299,6 +310,13 @@ class Supervisor:
             "kafka": self._kafka or None,
             "processes": processes,
         }
+
+    def _noticed(self) -> None:
+        """A process changed by itself. Whoever watches it goes on watching when that cannot be written down."""
+        try:
+            self._changed()
+        except OSError as error:
+            self._log.warning("stack.json could not be written; it is at the next change", why=str(error))
 
     def _changed(self) -> None:
         """Keep stack.json true. It is there from the moment the services have been started."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
-from triptych.cli.stack.blueprint import Unit
+from triptych.cli.stack.blueprint import Unit, Vitals
 from triptych.cli.stack.errors import ProcessFailedError
 from triptych.cli.stack.layout import Layout, last_lines
 from triptych.kernel.log import Logger
@@ -159,7 +159,7 @@ class Watched:
     async def _watch_health(self) -> None:
         alive_at = time.monotonic()
         while True:
-            vitals = await self.unit.probe()
+            vitals = await self._vitals()
             self._detail = "" if self.state is State.STARTING else vitals.detail
             if vitals.alive:
                 alive_at = time.monotonic()
@@ -172,6 +172,12 @@ class Watched:
                 self._log.error("makes no progress; killed, to be started again", detail=vitals.detail)
                 self._kill()
             await asyncio.sleep(_STEADY_INTERVAL_S if self._ready.is_set() else _STARTING_INTERVAL_S)
+
+    async def _vitals(self) -> Vitals:
+        try:
+            return await self.unit.probe()
+        except Exception as error:  # noqa: BLE001 - nobody waits for this: what it did not expect would end it unheard
+            return Vitals(alive=False, ready=False, detail=repr(error))
 
     def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -188,4 +194,5 @@ class Watched:
 def _ended(code: int) -> str:
     if code >= 0:
         return f"ended with code {code}"
-    return f"was killed by {signal.Signals(-code).name}"
+    known = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {known.get(-code, f'signal {-code}')}"
