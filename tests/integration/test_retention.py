@@ -107,6 +107,12 @@ def weeks_of(owner: psycopg.Connection, table: str) -> set[str]:
     return {row[0].rpartition("_")[2] for row in rows}
 
 
+def test_a_table_that_only_looks_like_a_week_taken_out_is_left_alone(owner, database) -> None:
+    owner.execute("create table executor.runs_2 (like executor.runs)")
+    remove_old(database.owner_dsn, NOW, KEEP)
+    owner.execute("drop table executor.runs_2")
+
+
 def test_what_was_over_before_the_limit_goes_with_its_partitions(database, owner, write) -> None:
     old, young = write("old", OLD), write("young", NOW, finished_at=NOW)
     week = f"{Span.week_of(OLD).begins_at:%Y%m%d}"

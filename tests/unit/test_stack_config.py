@@ -61,6 +61,7 @@ def test_the_block_of_the_memory_in_the_shipped_configuration_only_has_to_be_unc
             "Known here are adapter, options, guard, path, migrations, env",
         ),
         ("[services.x]", "services.x.module", "Field required"),
+        ("retention_days = 1_000_000", "retention_days", "36500"),
         ("[tools.x]\nadapter = 'no_attribute'", "tools.x.adapter", "pattern"),
         ("[services.Loud]\nmodule = 'a'", "services.Loud", "pattern"),
         ("[tools.'my tool']\nadapter = 'a:b'", "tools.my tool", "pattern"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 import structlog
 
+from triptych.cli import retention
 from triptych.cli.stack import supervisor as module
 from triptych.cli.stack.blueprint import Kind, Unit, Vitals
 from triptych.cli.stack.command import Command
@@ -104,6 +106,21 @@ async def test_a_process_is_watched_although_nothing_can_be_written_down(
     watched = supervisor._watch(supervisor._service("brief", 1))
     await eventually(lambda: watched.describe()["restarts"], within_s=20)
     (supervisor._layout.root / "stack.json").rmdir()
+
+
+async def test_retention_that_fails_in_a_way_nobody_foresaw_is_tried_again(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, eventually
+) -> None:
+    tried: list[str] = []
+
+    def remove_old(owner_dsn: str, *_how: object) -> None:
+        tried.append(owner_dsn)
+        raise ValueError("not foreseen")
+
+    monkeypatch.setattr(retention, "remove_old", remove_old)
+    monkeypatch.setattr(module, "_RETENTION_EVERY_S", 0.01)
+    supervisor._retention = asyncio.create_task(supervisor._remove_old_runs("dsn"))
+    await eventually(lambda: len(tried) > 1, within_s=20)
 
 
 def watch(tmp_path: Path, script: str, probe: Callable[[], Awaitable[Vitals]]) -> Watched:

@@ -16,6 +16,7 @@ from rich.table import Table
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir
 from triptych.cli.output import err, out, print_json
 from triptych.cli.retention import Report, remove_old
+from triptych.cli.stack.config import MOST_DAYS
 from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.postgres import OWNER
 from triptych.client import Address, DatabaseUnreachableError, NoStackError
@@ -24,10 +25,10 @@ _DAYS = re.compile(r"(\d+)\s*d")
 
 
 def days(text: str) -> timedelta:
-    """A span of whole days, at least one: `90d`."""
+    """A span of whole days, one to a hundred years: `90d`."""
     found = _DAYS.fullmatch(text.strip())
-    if found is None or int(found[1]) < 1:
-        raise typer.BadParameter(f"{text!r} is no span of days; write 90d")
+    if found is None or not 1 <= int(found[1]) <= MOST_DAYS:
+        raise typer.BadParameter(f"{text!r} is no span of 1 to {MOST_DAYS} days; write 90d")
     return timedelta(days=int(found[1]))
 
 

@@ -4,7 +4,7 @@
 -- Partitions that were taken out of their table and not dropped yet; those of runs first.
 select nspname, relname from pg_class join pg_namespace as n on n.oid = relnamespace
 where relkind = 'r' and not relispartition
-  and (nspname = 'executor' and relname ~ '^(runs|journal|steps)_[0-9]+$' or nspname = 'claims' and relname ~ '^blobs_[0-9]+$')
+  and (nspname = 'executor' and relname ~ '^(runs|journal|steps)_[0-9]{{8}}$' or nspname = 'claims' and relname ~ '^blobs_[0-9]{{8}}$')
 order by relname !~ '^runs', 1, 2
 
 -- name: kept

@@ -29,6 +29,9 @@ SERVERS = ("postgres", "kafka")
 _TOOL = ("triptych.kernel:migrations/worker", "triptych.tools:migrations/tool")
 """Every tool is a worker, and keeps a ledger of its effects."""
 
+MOST_DAYS = 36_500
+"""A hundred years. There must be a moment so long ago."""
+
 PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
 
 
@@ -67,7 +70,7 @@ class StackTable(_Table):
     """The whole file."""
 
     playbooks: str = "playbooks"
-    retention_days: Annotated[int, Field(ge=1)] = 90
+    retention_days: Annotated[int, Field(ge=1, le=MOST_DAYS)] = 90
     env: dict[str, str] = {}
     services: dict[Name, ServiceTable] = {}
     tools: dict[ToolName, ToolTable] = {}
