@@ -180,7 +180,7 @@ class Supervisor:
                 report = await asyncio.to_thread(remove_old, owner_dsn, datetime.now(UTC), keep)
             except psycopg.Error as error:
                 self._log.warning("retention failed; it is tried again tomorrow", why=str(error))
-            except Exception:  # nobody waits for this: what it did not expect would end it unheard
+            except Exception:  # noqa: BLE001 - nobody waits for this: what it did not expect would end it unheard
                 self._log.exception("retention failed; it is tried again tomorrow")
             else:
                 rows, waiting = sum(report.rows.values()), [str(week.week) for week in report.weeks if week.waits]
