@@ -169,7 +169,7 @@ def deployment(operations: tuple[str, ...], review: str, shape: str, child: str 
                 "operation": HANDOFF,
                 "arguments": arguments,
                 "depends_on": [step["id"] for step in steps],
-                "tool_calls": 15,
+                "tool_calls": 30,
                 "tokens": 100,
                 "usd": 0.0005,
             }
@@ -185,7 +185,7 @@ def deployment(operations: tuple[str, ...], review: str, shape: str, child: str 
                 "tools": ["desk.*"],
                 "plan": {"pattern": "fixed", "steps": steps},
                 "review": review,
-                "budgets": {"wall_ms": 7_200_000, "tokens": 200, "usd": 0.001, "steps": 5, "tool_calls": 30},
+                "budgets": {"wall_ms": 7_200_000, "tokens": 200, "usd": 0.001, "steps": 5, "tool_calls": 60},
                 "retry": {"max_attempts": 3, "base_ms": 200, "cap_ms": 2_000},
                 "output": {"last": last},
                 "handoffs": [child] if child else [],
