@@ -565,3 +565,22 @@ def test_the_row_of_a_step_that_waits_no_longer_for_its_retry_is_written_when_an
     assert story.statuses()["a"] == "waiting"
     batch = SimpleNamespace(states={RUN_ID: story.run}, events=[(RUN_ID, 0, event) for event in story.last])
     assert touched_steps(batch)[RUN_ID] == {"a", "b"}
+
+
+@pytest.mark.parametrize("other", ["echo.echo", "echo.other"])
+def test_a_plan_that_gives_the_name_of_a_write_to_something_else_does_not_do_the_write_again(other: str) -> None:
+    write = {"effect": Effect.ONCE, "arguments": {"to": "ana"}}
+    story = Story(model_playbook()).plan(step("a", **write, expect="false")).result("a").verdict("a", Decision.REPLAN)
+    story.plan(step("a", operation=other, effect=Effect.ONCE), step("again", **write))
+    assert story.statuses() == {"a": "running", "again": "succeeded"}
+
+
+def test_a_write_whose_outcome_is_open_keeps_its_key_when_a_plan_gives_its_name_to_something_else() -> None:
+    write = {"effect": Effect.IDEMPOTENT, "arguments": {"to": "ana"}}
+    story = Story(model_playbook()).plan(step("a", **write), step("b"))
+    first = story.request_of("a")
+    story.fail("a", ErrorCode.TIMEOUT).fail("b", ErrorCode.NOT_FOUND).plan(
+        step("a", operation="echo.other", effect=Effect.IDEMPOTENT), step("again", **write)
+    )
+    assert story.request_of("again").idempotency_key == first.idempotency_key
+    assert story.request_of("a").idempotency_key != first.idempotency_key

@@ -63,6 +63,7 @@ child_results = st.sampled_from(
     ]
 )
 ASKING = ("PlanRequested", "CallRequested", "ReviewRequested", "UndoRequested")
+OPERATIONS = {Effect.READ: "echo.echo", Effect.IDEMPOTENT: "echo.put", Effect.ONCE: "echo.post"}
 ORIGINS = ["input", "echo.echo", "steps.a"]
 
 
@@ -86,9 +87,10 @@ def plans(draw: st.DrawFn, revision: int) -> Plan:
     for index, name in enumerate(names):
         earlier = draw(st.sets(st.sampled_from(names[:index]), max_size=2)) if index else set()
         hands_over = draw(st.integers(0, 4)) == 0
+        effect = Effect.IDEMPOTENT if hands_over else draw(st.sampled_from(list(Effect)))
         pin = Pin(
             contract_hash="0" * 16,
-            effect=Effect.IDEMPOTENT if hands_over else draw(st.sampled_from(list(Effect))),
+            effect=effect,
             timeout_ms=1000,
             cost=Cost(
                 tokens=draw(st.integers(0, 60)),
@@ -100,7 +102,7 @@ def plans(draw: st.DrawFn, revision: int) -> Plan:
         other = {"playbook": draw(st.sampled_from(["other", "other", "unheard-of"]))}
         fields = {
             "id": name,
-            "operation": HANDOFF if hands_over else "echo.echo",
+            "operation": HANDOFF if hands_over else OPERATIONS[effect],
             "arguments": other if hands_over else {"n": draw(st.integers(0, 2))},
             "map": draw(st.sampled_from([None, None, None, [], [1, 2, 2], "${{ input.missing }}"])),
             "max_failed": draw(st.integers(0, 1)),
@@ -147,6 +149,8 @@ class RunMachine(RuleBasedStateMachine):
         self.journal: list[tuple[ev.Event, datetime]] = []
         self.heard: list[Message] = []
         self.commands = 0
+        self.written: dict[str, Any] = {}
+        """What came under each idempotency key first; a tool's ledger refuses anything else."""
         self.rows: dict[str, tuple[Any, ...]] = {}
         begun = begin(
             Task(playbook="p", task_id="t"),
@@ -198,7 +202,12 @@ class RunMachine(RuleBasedStateMachine):
                 message = PlanAnswer(**about, error=error, code=data.draw(st.sampled_from([None, "plan_invalid"])))
             case Ask.CALL:
                 child = request.event.child
-                message = CallAnswer(**about, result=data.draw(child_results if child else results), child=child)
+                result = data.draw(child_results if child else results)
+                if self.written.setdefault(request.event.idempotency_key, request.event.arguments) != (
+                    request.event.arguments
+                ):
+                    result = Result.failed(ErrorCode.CONFLICT, "the key was for something else", effect="none")
+                message = CallAnswer(**about, result=result, child=child)
             case Ask.UNDO:
                 message = CallAnswer(**about, result=data.draw(results))
             case Ask.REVIEW if is_well:
@@ -373,17 +382,38 @@ class RunMachine(RuleBasedStateMachine):
         assert len(tasks) == len(set(tasks))
 
     @invariant()
+    def no_plan_makes_a_write_again_that_an_earlier_one_has_made(self) -> None:
+        asked: dict[str, tuple[str, str]] = {}
+        done: dict[str, dict[str, int]] = {}
+        revision, steps = 0, {}
+        for event, _ in self.journal:
+            match event:
+                case ev.PlanAccepted():
+                    revision, steps = event.plan.revision, {step.id: step for step in event.plan.steps}
+                case ev.CallRequested() if ":fallback" not in event.idempotency_key and not event.child:
+                    step = steps[event.step.partition(".")[0]]
+                    write, key = f"{step.operation} {event.arguments}", event.idempotency_key
+                    if step.pin.effect is not Effect.READ:
+                        asked[event.request_id] = write, key
+                        earlier = {key for key, made_in in done.get(write, {}).items() if made_in < revision}
+                        assert not earlier or key in earlier
+                case ev.CallAnswered() if event.request_id in asked and event.result.status != "error":
+                    write, key = asked[event.request_id]
+                    done.setdefault(write, {}).setdefault(key, revision)
+
+    @invariant()
     def no_model_makes_the_same_call_more_often_than_allowed(self) -> None:
         calls: dict[str, set[tuple[int, str]]] = {}
-        revision = 0
+        revision, steps = 0, {}
         for event, _ in self.journal:
             match event:
                 case ev.RunResumed():
                     calls.clear()
                 case ev.PlanAccepted():
-                    revision = event.plan.revision
+                    revision, steps = event.plan.revision, {step.id: step for step in event.plan.steps}
                 case ev.CallRequested() if "." not in event.step and event.child is None:
-                    calls.setdefault(str(event.arguments), set()).add((revision, event.step))
+                    call = f"{steps[event.step].operation} {event.arguments}"
+                    calls.setdefault(call, set()).add((revision, event.step))
         if self.playbook.is_planned_by_model:
             assert all(len(steps) <= self.playbook.same_call for steps in calls.values())
 

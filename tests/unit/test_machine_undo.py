@@ -129,3 +129,23 @@ def test_a_plan_that_comes_after_an_undo_has_failed_changes_nothing_either() -> 
     story.wait(days=1).control("abort", undo=True).undone("a", Result.failed(ErrorCode.FORBIDDEN, "no"))
     story.plan(write("a", n=2)).control("abort", "c-2", undo=True)
     assert undoing(story).arguments == {"of": 1, "id": 1}
+
+
+def test_what_a_later_plan_gives_the_name_of_to_something_else_is_still_undone() -> None:
+    story = Story(model_playbook()).plan(write("a", expect="false")).result("a").verdict("a", Decision.REPLAN)
+    story.plan(step("a", operation="echo.other")).fail("a", ErrorCode.FORBIDDEN).control("abort", undo=True)
+    assert undoing(story).arguments == {"of": 1, "id": 1}
+    assert "undone: a~1" in story.undone("a~1").run.reason.message
+
+
+def test_what_is_undone_is_what_was_written_and_not_what_a_person_said_of_it() -> None:
+    story = Story(playbook()).plan(write("a", expect="false"), step("stop", "a")).result("a", Result.ok({"value": 7}))
+    story.verdict("a", Decision.ESCALATE).control("skip", data={"value": 9})
+    story.fail("stop", ErrorCode.FORBIDDEN).control("abort", "c-2", undo=True)
+    assert undoing(story).arguments == {"of": 1, "id": 7}
+
+
+def test_a_write_that_was_asked_for_again_and_refused_is_still_undone() -> None:
+    story = Story(playbook()).plan(write("a", expect="false")).result("a", Result.ok({"value": 7}))
+    story.verdict("a", Decision.RETRY).wait(seconds=31).fail("a", ErrorCode.FORBIDDEN).control("abort", undo=True)
+    assert undoing(story).arguments == {"of": 1, "id": 7}

@@ -105,7 +105,7 @@ def request_call(turn: Turn, state: StepState) -> None:
 
 
 def _key(run: Run, state: StepState, call: int) -> str:
-    return f"{run.name}:{state.id}:{call}{f':fallback-{state.fallback}' if state.fallback else ''}"
+    return f"{run.name}:{state.name}:{call}{f':fallback-{state.fallback}' if state.fallback else ''}"
 
 
 def _key_of_open(run: Run, state: StepState, arguments: dict[str, Json]) -> str | None:
@@ -117,15 +117,16 @@ def _key_of_open(run: Run, state: StepState, arguments: dict[str, Json]) -> str 
 
 def _done_before(run: Run, state: StepState, arguments: dict[str, Json]) -> str | None:
     """The step of an earlier plan, or the branch of one, that did this write already, with the same arguments."""
-    same = _same_writes(run, state, arguments)
-    return next((each.id for each in same if each.result and each.result.status is not ResultStatus.ERROR), None)
+    return next((each.id for each in _same_writes(run, state, arguments) if each.answer_to_keep is not None), None)
 
 
 def _same_writes(run: Run, state: StepState, arguments: dict[str, Json]) -> Iterator[StepState]:
     """The steps of earlier plans, and the branches of these, whose write with the same arguments may have happened."""
     for earlier in (*run.steps.values(), *run.branches.values()):
-        is_same = earlier.step.operation == state.step.operation and earlier.arguments == arguments
-        if earlier.took_effect and is_same and earlier.revision < state.revision:
+        written = earlier.written
+        if written is None or written.revision >= state.revision or written.arguments != arguments:
+            continue
+        if earlier.step.operation == state.step.operation:
             yield earlier
 
 

@@ -25,6 +25,7 @@ from triptych.executor.state import (
     StepState,
     StepStatus,
     UndoStatus,
+    Written,
     changed,
 )
 from triptych.schemas import Effect, Json, PlanByTurns, Reason, Result, ResultStatus, Spend, Step
@@ -119,8 +120,9 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             run.plan_attempts = 0
             run.failure = run.repair = None
             run.replan_due = False
+            superseded = _superseded(run, plan.steps)
             run.steps = {**_observed(run), **_revised(run, plan.steps, plan.revision)}
-            run.branches = {key: state for key, state in run.branches.items() if _stays(run, state)}
+            run.branches = {key: state for key, state in run.branches.items() if _stays(run, state)} | superseded
         case ev.PlanRefused(request_id, _error, _code, spend):
             _close(run, request_id, spend)
         case ev.FanOutStarted(step, items):
@@ -136,7 +138,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             _child_goes_on(run, step, at)
             run.commands |= {command_id}
         case ev.CallReused(step, source, arguments):
-            result = run.state(source).result
+            result = run.state(source).answer_to_keep
             _change_step(run, step, status=StepStatus.ANSWERED, arguments=arguments, result=result, started_at=at)
         case ev.FallbackTaken():
             _fallback_taken(run, event, at)
@@ -347,7 +349,6 @@ def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
     _close(run, event.request_id, event.spend)
     _child_goes_on(run, event.step, at)
     state, result = run.state(event.step), event.result
-    is_write = state.step.pin.effect is not Effect.READ
     if state.index is None:
         loops.note_result(run, state, result)
     _change_step(
@@ -355,8 +356,19 @@ def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
         event.step,
         status=StepStatus.ANSWERED,
         result=result,
-        took_effect=state.took_effect or (is_write and not _is_known_undone(state, result)),
+        written=_written(state, result),
     )
+
+
+def _written(state: StepState, result: Result) -> Written | None:
+    """What is known of a write after an answer. One that says nothing for certain takes nothing of it away."""
+    if state.step.pin.effect is Effect.READ:
+        return state.written
+    if result.status is not ResultStatus.ERROR:
+        return Written(state.arguments, result, state.revision)
+    if state.written is not None or _is_known_undone(state, result):
+        return state.written
+    return Written(state.arguments, None, state.revision)
 
 
 def _is_known_undone(state: StepState, result: Result) -> bool:
@@ -399,11 +411,26 @@ def _revised(run: Run, planned: tuple[Step, ...], revision: int) -> dict[str, St
         before = run.steps.get(step.id)
         # A new plan means other arguments, and other arguments need another idempotency key. A write that took
         # effect keeps its key: the same arguments get the same answer, and others are refused as a conflict.
-        took_effect = before is not None and before.took_effect
-        keeps_key = before is not None and took_effect and before.has_key_to_keep
+        written = before.written if before is not None and not _is_superseded(before, step) else None
+        keeps_key = before is not None and written is not None and before.has_key_to_keep
         call = before.call + (before.counted and not keeps_key) if before else 1
-        steps[step.id] = StepState(step=step, revision=revision, call=call, took_effect=took_effect)
+        steps[step.id] = StepState(step=step, revision=revision, call=call, written=written)
     return steps
+
+
+def _is_superseded(before: StepState, step: Step) -> bool:
+    """Whether a plan gives the name of a write that took effect to another operation."""
+    return before.took_effect and before.acting.operation != step.operation
+
+
+def _superseded(run: Run, planned: tuple[Step, ...]) -> dict[str, StepState]:
+    """What was written stays known when a plan gives its name to something else: it is not done again, and undone."""
+    found = (
+        changed(state, status=StepStatus.SKIPPED, is_superseded=True)
+        for step in planned
+        if (state := run.steps.get(step.id)) and not state.status.has_ended and _is_superseded(state, step)
+    )
+    return {state.id: state for state in found}
 
 
 def _again(run: Run, step_id: str, state: StepState) -> None:
@@ -456,7 +483,7 @@ def _observed(run: Run) -> dict[str, StepState]:
 
 def _stays(run: Run, branch: StepState) -> bool:
     step = run.steps.get(branch.step.id)
-    return step is not None and step.fan is not None
+    return branch.is_superseded or (step is not None and step.fan is not None)
 
 
 def _resumed(run: Run, event: ev.RunResumed, at: datetime) -> None:

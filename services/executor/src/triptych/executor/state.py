@@ -27,6 +27,7 @@ from triptych.schemas import (
     Playbook,
     Reason,
     Result,
+    ResultStatus,
     Spend,
     StandIn,
     Step,
@@ -136,6 +137,17 @@ class Retry:
     due_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A write that happened, or may have. It stays known, whatever a critic, a person or a later plan says of it."""
+
+    arguments: dict[str, Json]
+    result: Result | None
+    """What it answered; None while nobody knows whether it happened."""
+    revision: int
+    """The plan that wanted it."""
+
+
 @dataclass(frozen=True)
 class StepState:
     """One step of the plan as it stands, or one branch of a step that makes a call for each item."""
@@ -154,8 +166,10 @@ class StepState:
     feedback: dict[str, Json] | None = None
     """What the critic had against the round before."""
     counted: bool = False
-    took_effect: bool = False
-    """A write that happened, or may have: from then on it never gets another idempotency key."""
+    written: Written | None = None
+    """From then on it never gets another idempotency key."""
+    is_superseded: bool = False
+    """A later plan gave its name to another operation. What it wrote stays known, as `<step>~<revision>`."""
     postponed: int = 0
     """How often in a row a breaker refused the call without making it."""
     fallback: int = 0
@@ -171,9 +185,26 @@ class StepState:
     ended_at: datetime | None = None
 
     @property
+    def name(self) -> str:
+        """What its idempotency key calls it."""
+        return self.step.id if self.index is None else branch_id(self.step.id, self.index)
+
+    @property
     def id(self) -> str:
         """What events and requests call it."""
-        return self.step.id if self.index is None else branch_id(self.step.id, self.index)
+        return f"{self.name}~{self.revision}" if self.is_superseded else self.name
+
+    @property
+    def took_effect(self) -> bool:
+        """Whether it is a write that happened, or may have."""
+        return self.written is not None
+
+    @property
+    def answer_to_keep(self) -> Result | None:
+        """What a write has answered; of one that nobody knows of, what a person says that it did."""
+        if self.written is not None and self.written.result is not None:
+            return self.written.result
+        return self.result if self.result is not None and self.result.status is not ResultStatus.ERROR else None
 
     @property
     def stand_in(self) -> StandIn | None:

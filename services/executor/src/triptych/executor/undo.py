@@ -15,7 +15,7 @@ from triptych.executor.handoff import open_children
 from triptych.executor.state import Ask, Run, RunStatus, StepState, UndoStatus
 from triptych.executor.turn import Turn, schedule_retry
 from triptych.kernel.expressions import ExpressionError, render
-from triptych.schemas import CallAnswer, Control, Grant, Reason, ResultStatus, Undo
+from triptych.schemas import CallAnswer, Control, Grant, Reason, Undo
 
 UNDO_WITHIN = timedelta(minutes=10)
 """So long a tool has for one attempt; the wall clock of the run is over or nearly so."""
@@ -40,7 +40,8 @@ def advance(turn: Turn) -> None:
 def request(turn: Turn, state: StepState, undo: Undo) -> None:
     """Ask for one attempt to undo a step."""
     run = turn.run
-    known = {"arguments": state.arguments, "data": state.result.data if state.result else None}
+    answer, written = state.answer_to_keep, state.written
+    known = {"arguments": written.arguments if written else {}, "data": answer.data if answer else None}
     try:
         arguments = render(undo.arguments, known)
     except ExpressionError as error:
@@ -102,8 +103,7 @@ def _next(run: Run) -> StepState | None:
 
 def _can_be_undone(state: StepState) -> bool:
     """What a stand-in did is undone by nobody: the undo is that of the operation in whose place it was done."""
-    is_done = state.result is not None and state.result.status is not ResultStatus.ERROR
-    return is_done and state.step.pin.undo is not None and state.stand_in is None
+    return state.answer_to_keep is not None and state.step.pin.undo is not None and state.stand_in is None
 
 
 def _end(turn: Turn) -> None:
