@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from triptych.cli.stack import Servers, start_servers
@@ -26,6 +27,10 @@ PARTITIONS = 2
 
 CreateTopics = Callable[..., Awaitable[None]]
 Eventually = Callable[..., Awaitable[None]]
+
+# How long an example takes says more of what else the machine does than of what is tested.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True)

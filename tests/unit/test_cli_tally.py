@@ -95,5 +95,11 @@ def test_the_key_of_a_line_is_the_one_that_its_outcome_will_bear(value: bytes, k
     assert task_key(value, receipt(7)) == key
 
 
+def test_an_outcome_of_a_line_without_an_id_says_after_its_place_when_it_was_published() -> None:
+    lines = Tally.of([b"{}"], [receipt(7)])
+    assert lines.add(outcome("triptych.tasks:0:7:1764137245000", tenant="default"))
+    assert lines.settled
+
+
 def test_empty_lines_are_no_tasks() -> None:
     assert lines_of(b"a\n\n  \r\nb") == [b"a", b"b"]

@@ -20,6 +20,7 @@ from triptych.schemas import (
     ErrorCode,
     Fallback,
     Pin,
+    Plan,
     PlanAnswer,
     Result,
     Spend,
@@ -42,6 +43,15 @@ def test_a_run_of_one_step_succeeds_when_its_result_arrives() -> None:
     assert story.kinds() == ["CallAnswered", "StepEnded", "RunEnded"]
     assert story.run.status is RunStatus.SUCCEEDED
     assert story.run.output == {"got": 1}
+
+
+def test_a_plan_of_another_revision_than_was_asked_for_is_asked_for_again() -> None:
+    story = Story()
+    other = Plan(revision=2**40, steps=(step("a"),))
+    story.tell(PlanAnswer(run_id=RUN_ID, tenant="default", request_id=story.request(Ask.PLAN), plan=other))
+    assert story.kinds() == ["PlanRefused", "RetryScheduled"]
+    story.wait(seconds=1).plan(step("a")).result("a")
+    assert story.run.status is RunStatus.SUCCEEDED
 
 
 def test_steps_wait_for_what_they_depend_on_and_branches_run_side_by_side() -> None:

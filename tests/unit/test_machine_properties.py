@@ -464,5 +464,5 @@ class RunMachine(RuleBasedStateMachine):
                 self.tell(VerdictAnswer(**about, decision=Decision.CONTINUE))
 
 
-RunMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+RunMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestAnyStoryOfARunKeepsItsPromises = RunMachine.TestCase

@@ -63,7 +63,7 @@ def test_a_dead_letter_keeps_the_bytes_in_its_row_and_cuts_them_in_its_event():
     value = b"\xff" * (deadletters.EVENT_MAX_BYTES + 1)
     error = UndecodableRecord("not_json", "no \x00 JSON")
     dead = deadletters.dead_record("tool-echo", record(value, ("ce_tenant", b"acme"), ("odd", None)), error, NOW)
-    assert dead.id == "tool-echo:t.calls.echo:1:42"
+    assert dead.id == "tool-echo:t.calls.echo:1:42:0"
     assert dead.value == value
     assert dead.tenant == "acme"
     assert "\x00" not in dead.message

@@ -65,7 +65,7 @@ class Tally:
     def add(self, message: Outcome | DeadLetter) -> bool:
         """Take a message into account; False when it is about something else."""
         if isinstance(message, Outcome):
-            line = self._by_key.get((message.tenant, message.task_id))
+            line = self._by_key.get((message.tenant, message.task_id)) or self._nameless(message)
             if line is None or (line.outcome is not None and line.outcome.final):
                 return False
             line.outcome = message
@@ -75,6 +75,10 @@ class Tally:
             return False
         line.dead_letter = message
         return True
+
+    def _nameless(self, outcome: Outcome) -> Submitted | None:
+        """The line without an id whose outcome this is: its id is its place, and when it was published."""
+        return self._by_key.get((outcome.tenant, outcome.task_id.rpartition(":")[0]))
 
     @property
     def runs(self) -> list[Submitted]:
@@ -102,7 +106,7 @@ class Tally:
 def task_key(value: bytes, receipt: Receipt) -> TaskKey | None:
     """The tenant and task id that a line's outcome will bear; None when it is no JSON object.
 
-    What has no id of its own is known by its place in Kafka.
+    What has no id of its own is known by its place in Kafka; its outcome says after that when it was published.
     """
     try:
         task = orjson.loads(value)

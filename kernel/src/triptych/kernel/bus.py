@@ -28,7 +28,7 @@ from triptych.kernel.errors import PublishFailed
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.values import value
 
-__all__ = ["Kafka", "Outgoing", "Publisher", "Record", "Subscription", "TopicPartition"]
+__all__ = ["Kafka", "Outgoing", "Publisher", "Record", "Subscription", "TopicPartition", "place"]
 
 BATCH_MAX_BYTES = 524_288
 REQUEST_MAX_BYTES = 8 * 1_048_576
@@ -49,6 +49,11 @@ class Outgoing:
     key: bytes
     headers: Headers
     value: bytes
+
+
+def place(record: Record[Any, Any]) -> str:
+    """An id of a record: where it lies, and its time, for a cluster that has lost all begins at offset 0 again."""
+    return f"{record.topic}:{record.partition}:{record.offset}:{record.timestamp}"
 
 
 def fits(key: bytes | None, value: bytes | None, headers: Headers) -> bool:

@@ -18,7 +18,7 @@ from aiokafka import ConsumerRecord
 from pydantic import TypeAdapter, ValidationError
 
 from triptych.kernel import cloudevents
-from triptych.kernel.bus import Outgoing
+from triptych.kernel.bus import Outgoing, place
 from triptych.kernel.errors import UndecodableRecord
 from triptych.schemas.base import Reason, Tenant, shortened
 from triptych.schemas.task import DeadLetter
@@ -75,7 +75,7 @@ def dead_record(
         [_storable(name), None if value is None else base64.b64encode(value).decode()] for name, value in record.headers
     ]
     return DeadRecord(
-        id=f"{service}:{record.topic}:{record.partition}:{record.offset}",
+        id=f"{service}:{place(record)}",
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,

@@ -174,7 +174,7 @@ class Assembly(Generic[StateT]):
             if state is None:
                 return False  # whoever sent it on has other limits; here it waits at least
             raise UndecodableRecord("wrong_partition", f"the run lives on partition {home}, and so must this record")
-        origin = f"{record.topic}:{record.partition}:{record.offset}".encode()
+        origin = bus.place(record).encode()
         headers = [*((name, value or b"") for name, value in record.headers), (FORWARDED, origin)]
         if not bus.fits(record.key, record.value, headers):
             raise UndecodableRecord("wrong_partition", f"the run lives on partition {home}; too large to be forwarded")
@@ -222,4 +222,4 @@ def outbox_rows(envelope: Envelope, run_id: UUID, transition: Transition[Any]) -
 
 def _record_uuid(record: Record[Any, Any]) -> UUID:
     """A stable id for what belongs to a record and to no run."""
-    return uuid5(NAMESPACE_URL, f"kafka:{record.topic}:{record.partition}:{record.offset}")
+    return uuid5(NAMESPACE_URL, f"kafka:{bus.place(record)}")

@@ -23,6 +23,7 @@ from triptych.executor.settings import MAX_ACTIVE_RUNS
 from triptych.executor.state import Run, RunStatus
 from triptych.executor.turn import Decided
 from triptych.kernel import cloudevents
+from triptych.kernel.bus import place
 from triptych.kernel.database import as_in_rows
 from triptych.kernel.decider import (
     FORWARDED,
@@ -51,8 +52,8 @@ from triptych.schemas import (
     topics,
 )
 
-_ORIGIN = re.compile(rb"[A-Za-z0-9._-]{1,100}:[0-9]{1,10}:[0-9]{1,20}")
-"""Topic, partition and offset of a record that was forwarded; anybody may have written the header."""
+_ORIGIN = re.compile(rb"[A-Za-z0-9._-]{1,100}:[0-9]{1,10}:[0-9]{1,20}:-?[0-9]{1,20}")
+"""The place of a record that was forwarded; anybody may have written the header."""
 
 _ANSWERS: dict[str, type[Answer]] = {
     topics.PLANS: PlanAnswer,
@@ -191,7 +192,7 @@ class Executor:
         record = arrival.record
         forwarded = cloudevents.header(record.headers, FORWARDED)
         origin = _ORIGIN.fullmatch(forwarded or b"")
-        derived_id = origin[0].decode() if origin else f"{record.topic}:{record.partition}:{record.offset}"
+        derived_id = origin[0].decode() if origin else place(record)
         try:
             task = Task.model_validate_json(body)
         except ValidationError as error:

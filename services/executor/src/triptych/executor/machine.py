@@ -140,10 +140,13 @@ def _on_plan(turn: Turn, answer: PlanAnswer) -> None:
     if answer.answer is not None:
         turn.record(ev.GoalReached(answer.request_id, answer.answer, answer.spend, answer.ledger))
         return
-    if answer.plan is not None:
+    asked = turn.run.revision + 1
+    if answer.plan is not None and answer.plan.revision == asked:
         turn.record(ev.PlanAccepted(answer.request_id, answer.plan, answer.spend, answer.ledger))
         return
-    error = answer.error or ToolError(code=ErrorCode.INTERNAL, message="the planner gave neither a plan nor an error")
+    said = f"revision {answer.plan.revision} of it" if answer.plan else "neither a plan nor an error"
+    message = f"revision {asked} of the plan was asked for, and the planner gave {said}"
+    error = answer.error or ToolError(code=ErrorCode.INTERNAL, message=message)
     turn.record(ev.PlanRefused(answer.request_id, error, answer.code, answer.spend))
     if not turn.run.status.is_active:
         return
