@@ -337,3 +337,22 @@ def test_what_a_child_had_under_way_at_its_end_counts_in_whole_at_its_parent() -
     one.tell(one.child, lambda story: story.control("cancel"))
     assert (one.parent.ledger.tokens, one.parent.ledger.usd_micros) == (900, 40_000)
     assert one.parent.ledger.reserved_tokens == 0
+
+
+def test_a_call_that_is_asked_while_the_clock_stands_still_has_as_long_as_the_clock_has_left() -> None:
+    one = Family(book("test", budgets={"wall_ms": 60_000}))
+    one.tell(one.parent, lambda story: story.plan(hand_over(), step("b"), step("c", "b")))
+    one.tell(one.child, lambda story: story.plan(step("work")))
+    one.wait(seconds=10)
+    one.tell(one.child, lambda story: story.fail("work", ErrorCode.FORBIDDEN))
+    one.wait(hours=1)
+    one.tell(one.parent, lambda story: story.result("b"))
+    (asked,) = [request.event for request in one.parent.requests.values() if request.step == "c"]
+    assert asked.deadline_at == one.now + timedelta(seconds=50)
+
+
+def test_what_is_sent_again_to_a_child_of_a_run_that_is_being_undone_is_withdrawn_again() -> None:
+    story = Story(book("test")).plan(hand_over(), step("stop")).fail("stop", ErrorCode.FORBIDDEN)
+    story.control("abort", undo=True).wait(minutes=2)
+    tasks = [send.body for send in messages(story.run, story.last, story.now)]
+    assert [task.parent.withdrawn for task in tasks] == [False, True]

@@ -149,3 +149,9 @@ def test_a_write_that_was_asked_for_again_and_refused_is_still_undone() -> None:
     story = Story(playbook()).plan(write("a", expect="false")).result("a", Result.ok({"value": 7}))
     story.verdict("a", Decision.RETRY).wait(seconds=31).fail("a", ErrorCode.FORBIDDEN).control("abort", undo=True)
     assert undoing(story).arguments == {"of": 1, "id": 7}
+
+
+def test_what_nobody_knows_the_outcome_of_is_named_and_not_taken_for_written() -> None:
+    story = Story(playbook()).plan(write("a")).fail("a", ErrorCode.IN_DOUBT).control("abort", undo=True)
+    assert "nobody knows whether these were written, so they are not undone: a" in story.run.reason.message
+    assert "for nothing declares how" not in story.run.reason.message

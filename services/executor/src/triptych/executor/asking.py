@@ -42,7 +42,7 @@ def request_plan(turn: Turn) -> None:
             request_id=_next_request_id(run, "plan"),
             revision=run.revision + 1,
             reserved=grant,
-            deadline_at=run.deadline_at,
+            deadline_at=run.deadline(turn.now),
             reissue_at=_reissue_at(turn.now),
             failure=run.failure or (stalled(run) if isinstance(spec, PlanByTurns) else None),
             turns_left=_turns_left(run),
@@ -98,7 +98,7 @@ def request_call(turn: Turn, state: StepState) -> None:
             idempotency_key=key,
             child=handoff.child_of(turn, key) if state.is_handoff else None,
             reserved=grant,
-            deadline_at=run.deadline_at,
+            deadline_at=run.deadline(turn.now),
             reissue_at=_reissue_at(turn.now, step.pin.timeout_ms),
         )
     )
@@ -141,7 +141,7 @@ def request_step_review(turn: Turn, state: StepState) -> None:
             request_id=_next_request_id(run, f"review-{state.id}"),
             step=state.id,
             reserved=grant,
-            deadline_at=run.deadline_at,
+            deadline_at=run.deadline(turn.now),
             reissue_at=_reissue_at(turn.now),
         )
     )
@@ -159,7 +159,7 @@ def request_final_review(turn: Turn, output: dict[str, Json]) -> None:
             request_id=_next_request_id(run, "review"),
             step=None,
             reserved=grant,
-            deadline_at=run.deadline_at,
+            deadline_at=run.deadline(turn.now),
             reissue_at=_reissue_at(turn.now),
             output=output,
         )

@@ -198,11 +198,12 @@ def on_notice(turn: Turn, command: Control) -> None:
             return
 
 
+def children_of(run: Run, request_id: str) -> tuple[str, ...]:
+    """The step whose child run an open request has asked for, if it has."""
+    event = run.requests[request_id].event
+    return (event.step,) if isinstance(event, ev.CallRequested) and event.child is not None else ()
+
+
 def open_children(run: Run) -> tuple[str, ...] | None:
     """The steps whose child runs have not answered; None when there are none."""
-    steps = [
-        request.event.step
-        for request in run.requests.values()
-        if isinstance(request.event, ev.CallRequested) and request.event.child is not None
-    ]
-    return tuple(steps) or None
+    return tuple(step for request_id in run.requests for step in children_of(run, request_id)) or None

@@ -47,7 +47,7 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
             case ev.PlanRequested() | ev.CallRequested() | ev.ReviewRequested() | ev.UndoRequested():
                 sends.append(_request(run, event))
             case ev.RequestReissued(request_id) if request_id in run.requests:
-                sends.append(_request(run, run.requests[request_id].event))
+                sends.extend(_request_again(run, request_id))
             case ev.RunEscalated(reason, step):
                 event_id = f"{run.name}:escalated:{run.escalations}"
                 outcome = _outcome(run, OutcomeStatus.ESCALATED, reason, now, final=False)
@@ -65,6 +65,13 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
                 sends.extend(_withdrawals(run, children))
                 sends.extend(endings(run))
     return sends
+
+
+def _request_again(run: Run, request_id: str) -> list[Send]:
+    """An open request once more. Whoever has lost the task of a child run has lost its withdrawal too."""
+    is_withdrawn = run.status is RunStatus.UNDOING
+    withdrawn = _withdrawals(run, handoff.children_of(run, request_id)) if is_withdrawn else []
+    return [_request(run, run.requests[request_id].event), *withdrawn]
 
 
 def _withdrawals(run: Run, steps: Iterable[str] | None) -> list[Send]:

@@ -470,6 +470,11 @@ class Run:
             replans=self.ledger.replans,
         )
 
+    def deadline(self, now: datetime) -> datetime:
+        """When the wall clock of this run is over, as far as is known `now`: it may be standing still."""
+        since = self.children_waiting_since
+        return self.deadline_at if since is None else self.deadline_at + (now - since)
+
     def wake_at(self) -> datetime | None:
         """The earliest moment at which time alone may change this run; None when only a message can."""
         is_active = self.status.is_active

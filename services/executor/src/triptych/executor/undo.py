@@ -110,11 +110,15 @@ def _end(turn: Turn) -> None:
     run = turn.run
     assert run.undo is not None  # noqa: S101 - only a run that is being undone ends here
     undone = [state.id for state in (*run.steps.values(), *run.branches.values()) if state.undo is UndoStatus.DONE]
-    left = [state.id for state in _writes(run)]
+    writes = _writes(run)
+    left = [state.id for state in writes if state.answer_to_keep is not None]
+    unknown = [state.id for state in writes if state.answer_to_keep is None]
     parts = [f"aborted by {run.undo.principal}" + (f": {run.undo.note}" if run.undo.note else "")]
     parts.append(f"undone: {', '.join(undone) or 'nothing'}")
     if left:
         parts.append(f"written and not undone, for nothing declares how: {', '.join(left)}")
+    if unknown:
+        parts.append(f"nobody knows whether these were written, so they are not undone: {', '.join(unknown)}")
     turn.record(
         ev.RunEnded(
             status=RunStatus.FAILED,
