@@ -25,6 +25,7 @@ from triptych.client import (
     RunAmbiguousError,
     RunFilter,
     RunNotFoundError,
+    TooLargeError,
     TopicMissingError,
 )
 from triptych.schemas import ControlAction, DeadLetter, Outcome, OutcomeStatus, topics
@@ -190,6 +191,11 @@ async def test_an_escalation_is_an_outcome_that_is_not_final_and_an_abort_makes_
     await client.control(run.run_id, run.partition, ControlAction.ABORT, principal="user:test", note="enough")
     final = await client.wait(task_id, timeout_s=30)
     assert (final.status, final.final) == (OutcomeStatus.FAILED, True)
+
+
+async def test_a_task_that_is_too_large_for_kafka_is_not_to_be_sent_again(client) -> None:
+    with pytest.raises(TooLargeError, match=r"tasks: a message of 9,\d{3},\d{3} bytes .* where a tool can fetch it"):
+        await client.submit("greet", {"name": "x" * 9_000_000})
 
 
 async def test_a_broker_that_is_not_there_is_one_clear_error() -> None:

@@ -15,9 +15,11 @@ import typer
 from triptych.cli.control import amounts
 from triptych.cli.demo import where_to_look_next
 from triptych.cli.main import COMMANDS, Commands
+from triptych.cli.retain import days
 from triptych.cli.runs import since_time
 from triptych.cli.tally import Tally
-from triptych.client import Receipt
+from triptych.client import Address, BrokerInvalidError, DsnInvalidError, Receipt
+from triptych.client.operator import shown
 from triptych.schemas import Outcome, OutcomeStatus, Reason
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +70,46 @@ def test_a_database_that_does_not_answer_is_one_line_without_the_password(tmp_pa
     [line] = done.stderr.splitlines()
     assert "127.0.0.1:1/d" in line
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize("command", ["runs", "retention"])
+def test_a_dsn_that_cannot_be_read_is_one_line_and_not_repeated(command: str, tmp_path: Path) -> None:
+    done = triptych(command, "--postgres", "postgresql://u:hunter2#x@127.0.0.1:1/d", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize("dsn", ["host=localhost password=hunter2", "postgresql://u:1/hunter2@h:1/d", "postgres://h:x"])
+def test_of_a_dsn_nothing_is_shown_unless_it_is_plain_what_is_secret_in_it(dsn: str) -> None:
+    with pytest.raises(DsnInvalidError):
+        shown(dsn)
+
+
+@pytest.mark.parametrize("kafka", ["", "localhost:kafka", "localhost:9092,,", "http://localhost:9092"])
+def test_an_address_that_is_none_is_refused(kafka: str) -> None:
+    with pytest.raises(BrokerInvalidError, match="HOST:PORT"):
+        Address(kafka)
+
+
+@pytest.mark.parametrize("kafka", ["localhost", "a.b:9092, c:1", "[::1]:9092"])
+def test_brokers_are_named_with_or_without_a_port(kafka: str) -> None:
+    assert Address(kafka).kafka == kafka
+
+
+@pytest.mark.parametrize("command", ["up", "down", "status"])
+def test_a_file_for_a_data_directory_is_told_without_a_traceback(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "triptych.toml").touch()
+    done = triptych(command, "--data", "file", cwd=tmp_path)
+    assert "Traceback" not in done.stderr
+    assert "file" in done.stderr
+
+
+@pytest.mark.parametrize("keep", ["0d", "36501d", "99999999999d"])
+def test_nothing_is_kept_for_longer_than_there_has_been_time(keep: str) -> None:
+    with pytest.raises(typer.BadParameter, match="1 to 36500 days"):
+        days(keep)
 
 
 @pytest.mark.parametrize("kind", ["openapi", "mcp"])

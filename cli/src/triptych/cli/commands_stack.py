@@ -111,7 +111,8 @@ def stop(root: Path) -> str | None:
         supervisor = psutil.Process(ask(layout, {"do": "stop"})["pid"])
     except (NotRunningError, psutil.NoSuchProcess):
         orphans = stop_orphans(root)
-        (root / "stack.json").unlink(missing_ok=True)
+        if (file := root / "stack.json").exists():
+            file.unlink()
         return f"No stack is running in {root}; stopped what was left of it: {', '.join(orphans)}." if orphans else None
     with err.status("stopping"):
         if alive_after([supervisor], _DOWN_TIMEOUT_S):

@@ -95,7 +95,9 @@ def main() -> None:
 def _told(error: TriptychError) -> int:
     from triptych.cli.output import err  # noqa: PLC0415 - as below
     from triptych.client import (  # noqa: PLC0415 - most commands end well, and many need no client
+        BrokerInvalidError,
         DatabaseUnreachableError,
+        DsnInvalidError,
         KafkaUnreachableError,
         NoStackError,
         TopicMissingError,
@@ -104,6 +106,8 @@ def _told(error: TriptychError) -> int:
 
     nothing_there = (
         NoStackError,
+        BrokerInvalidError,
+        DsnInvalidError,
         KafkaUnreachableError,
         DatabaseUnreachableError,
         TopicMissingError,

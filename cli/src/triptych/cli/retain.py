@@ -19,7 +19,8 @@ from triptych.cli.retention import Report, remove_old
 from triptych.cli.stack.config import MOST_DAYS
 from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.postgres import OWNER
-from triptych.client import Address, DatabaseUnreachableError, NoStackError
+from triptych.client import Address, DatabaseUnreachableError, DsnInvalidError, NoStackError
+from triptych.client.operator import shown
 
 _DAYS = re.compile(r"(\d+)\s*d")
 
@@ -49,16 +50,30 @@ def retention(
 ) -> None:
     """Remove runs that have been over for long, a week at a time, and make partitions for the weeks ahead."""
     dsn = postgres or _embedded(data)
+    where = _where(dsn)
     try:
         report = remove_old(dsn, datetime.now(UTC), keep, dry_run=dry_run)
     except psycopg.Error as error:
-        parts = conninfo_to_dict(dsn)
-        where = f"{parts.get('host')}:{parts.get('port', 5432)}/{parts.get('dbname')}"
         raise DatabaseUnreachableError(where, error) from error
     if as_json:
         print_json(report)
     else:
         _show(report)
+
+
+def _where(dsn: str) -> str:
+    """Where a DSN leads, which for psycopg may also be `host=… dbname=…`, without what is secret in it.
+
+    Raises:
+        DsnInvalidError: one cannot tell what in it is the password.
+    """
+    if "://" in dsn:
+        return shown(dsn)
+    try:
+        parts = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        raise DsnInvalidError from None
+    return f"{parts.get('host')}:{parts.get('port', 5432)}/{parts.get('dbname')}"
 
 
 def _embedded(data: Path) -> str:

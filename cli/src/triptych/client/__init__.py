@@ -13,8 +13,10 @@ from __future__ import annotations
 from triptych.client.address import Address
 from triptych.client.client import Client, Receipt
 from triptych.client.errors import (
+    BrokerInvalidError,
     ClientError,
     DatabaseUnreachableError,
+    DsnInvalidError,
     KafkaUnreachableError,
     NoOutcomeError,
     NoStackError,
@@ -22,6 +24,7 @@ from triptych.client.errors import (
     RunAmbiguousError,
     RunNotFoundError,
     RunOverError,
+    TooLargeError,
     TopicMissingError,
 )
 from triptych.client.feed import Feed
@@ -29,9 +32,11 @@ from triptych.client.operator import JournalEntry, Operator, RunFilter, RunRow, 
 
 __all__ = [
     "Address",
+    "BrokerInvalidError",
     "Client",
     "ClientError",
     "DatabaseUnreachableError",
+    "DsnInvalidError",
     "Feed",
     "JournalEntry",
     "KafkaUnreachableError",
@@ -46,5 +51,6 @@ __all__ = [
     "RunOverError",
     "RunRow",
     "StepRow",
+    "TooLargeError",
     "TopicMissingError",
 ]

@@ -5,23 +5,32 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
-from triptych.client.errors import NoStackError
+from triptych.client.errors import BrokerInvalidError, NoStackError
 
 STACK_FILE = "stack.json"
+_BROKER = re.compile(r"\s*(\[[^\]]+\]|[^:,\s]+)(:\d{1,5})?\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The addresses of one stack. `postgres` is the DSN of a role that may only read."""
+    """The addresses of one stack. `postgres` is the DSN of a role that may only read.
+
+    Raises BrokerInvalidError when `kafka` names no brokers.
+    """
 
     kafka: str
     topic_prefix: str = "triptych"
     postgres: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not all(_BROKER.fullmatch(broker) for broker in self.kafka.split(",")):
+            raise BrokerInvalidError(self.kafka)
 
     @classmethod
     def from_stack(cls, data_dir: Path) -> Address:
@@ -36,7 +45,7 @@ class Address:
             return cls(written["kafka"], written["topic_prefix"], written["postgres"])
         except FileNotFoundError:
             raise NoStackError(file, "no stack runs here") from None
-        except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise NoStackError(file, f"this is not the file of a stack ({error!r})") from error
 
     def topic(self, noun: str) -> str:

@@ -13,10 +13,16 @@ from pathlib import Path
 from typing import Self
 
 import aiokafka
-from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownTopicOrPartitionError
 
 from triptych.client.address import Address
-from triptych.client.errors import KafkaUnreachableError, NoOutcomeError, NotAcceptedError, TopicMissingError
+from triptych.client.errors import (
+    KafkaUnreachableError,
+    NoOutcomeError,
+    NotAcceptedError,
+    TooLargeError,
+    TopicMissingError,
+)
 from triptych.client.feed import CONNECT_TIMEOUT_MS, Feed
 from triptych.kernel.cloudevents import Headers, binary_headers, utc_now
 from triptych.schemas import Control, ControlAction, Json, Outcome, Task
@@ -98,6 +104,7 @@ class Client:
         Raises:
             pydantic.ValidationError: a field does not have its form.
             NotAcceptedError: Kafka did not acknowledge it. Submitting again with the same id is safe.
+            TooLargeError: Kafka takes no message of this size.
         """
         task = Task(playbook=playbook, input=input, tenant=tenant, principal=principal, task_id=task_id)
         return (await self.submit_many([task]))[0]
@@ -242,6 +249,8 @@ class Client:
                 )
         except UnknownTopicOrPartitionError as error:
             raise TopicMissingError(topic, self._address.kafka) from error
+        except MessageSizeTooLargeError as error:
+            raise TooLargeError(topic, len(value), MAX_MESSAGE_BYTES) from error
         except (KafkaError, TimeoutError) as error:
             raise NotAcceptedError(topic, error) from error
         return Receipt(sent.topic, sent.partition, sent.offset)

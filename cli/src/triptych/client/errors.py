@@ -37,6 +37,24 @@ class DatabaseUnreachableError(ClientError):
         super().__init__(f"Postgres at {where} cannot be used ({cause}); is the stack running? (`triptych status`)")
 
 
+class DsnInvalidError(ClientError):
+    """This is no DSN. It is not repeated, for nobody can tell what in it is a password."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the DSN of Postgres cannot be read; write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with / # ? @ and "
+            "other special characters of the password percent-encoded"
+        )
+
+
+class BrokerInvalidError(ClientError):
+    """This is no address of a Kafka broker."""
+
+    def __init__(self, kafka: str) -> None:
+        self.kafka = kafka
+        super().__init__(f"{kafka!r} is no address of a Kafka broker; write HOST:PORT, or several with commas between")
+
+
 class TopicMissingError(ClientError):
     """A topic of the pipeline does not exist on this broker."""
 
@@ -54,6 +72,17 @@ class NotAcceptedError(ClientError):
         self.topic, self.cause = topic, cause
         super().__init__(
             f"{topic}: Kafka did not acknowledge the message ({cause!r}); send it again with the same task id"
+        )
+
+
+class TooLargeError(ClientError):
+    """A message that is larger than Kafka takes."""
+
+    def __init__(self, topic: str, size_bytes: int, most_bytes: int) -> None:
+        self.topic, self.size_bytes, self.most_bytes = topic, size_bytes, most_bytes
+        super().__init__(
+            f"{topic}: a message of {size_bytes:,} bytes is larger than the {most_bytes:,} that Kafka takes; "
+            "put what is big where a tool can fetch it, and send where that is"
         )
 
 

@@ -18,7 +18,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from triptych.client.errors import DatabaseUnreachableError, RunAmbiguousError, RunNotFoundError
+from triptych.client.errors import DatabaseUnreachableError, DsnInvalidError, RunAmbiguousError, RunNotFoundError
 from triptych.kernel.database import Queries
 from triptych.kernel.run_ids import first_id
 from triptych.schemas import Json, Playbook
@@ -132,8 +132,9 @@ async def operator_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
     Raises:
         DatabaseUnreachableError: the server does not answer, refuses the role, or is not the database of a stack.
+        DsnInvalidError: this is no DSN.
     """
-    where = _shown(dsn)
+    where = shown(dsn)
     try:
         connection = await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT_S, server_settings=_SESSION)
     except (OSError, asyncpg.PostgresError, TimeoutError, ValueError) as error:
@@ -242,7 +243,17 @@ def _id_range(reference: str) -> tuple[UUID, UUID]:
     return UUID(digits.ljust(_ID_DIGITS, "0")), UUID(digits.ljust(_ID_DIGITS, "f"))
 
 
-def _shown(dsn: str) -> str:
-    """Where a DSN leads, without what is secret in it."""
-    parts = urlsplit(dsn)
-    return f"{parts.hostname or 'local socket'}:{parts.port or 5432}{parts.path}"
+def shown(dsn: str) -> str:
+    """Where a DSN leads, without what is secret in it.
+
+    Raises:
+        DsnInvalidError: one cannot tell what in it is the password.
+    """
+    try:
+        parts = urlsplit(dsn)
+        port = parts.port or 5432
+    except ValueError:
+        raise DsnInvalidError from None
+    if parts.scheme not in {"postgres", "postgresql"} or parts.fragment or "@" in parts.path:
+        raise DsnInvalidError
+    return f"{parts.hostname or 'local socket'}:{port}{parts.path}"

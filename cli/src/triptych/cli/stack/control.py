@@ -49,7 +49,7 @@ def ask(layout: Layout, request: dict[str, Any]) -> dict[str, Any]:
             connection.connect(str(socket_path(layout)))
             connection.sendall(json.dumps(request).encode() + b"\n")
             answer = connection.makefile("rb").readline()
-        except (FileNotFoundError, ConnectionError) as error:
+        except (FileNotFoundError, NotADirectoryError, ConnectionError) as error:
             raise NotRunningError(layout.root) from error
         except TimeoutError as error:
             raise NoAnswerError(layout.root, _TIMEOUT_S) from error

@@ -27,6 +27,18 @@ class ConfigInvalidError(StackError):
         self.problem = problem
 
 
+class NoDirectoryError(StackError):
+    """The data directory is not there and cannot be made."""
+
+    def __init__(self, directory: Path, cause: OSError) -> None:
+        super().__init__(
+            f"The data directory cannot be made: {cause.strerror}",
+            where=str(directory),
+            cure="Choose another --data, or make room for it.",
+        )
+        self.directory = directory
+
+
 class JarsUnavailableError(StackError):
     """Apache Kafka's jars are neither cached nor could they be fetched intact."""
 

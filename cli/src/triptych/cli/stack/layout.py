@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from triptych.cli.stack.errors import NoDirectoryError
+
 _LOG_KEEP_BYTES = 16 * 1024
 
 
@@ -28,10 +30,13 @@ class Layout:
 
     @classmethod
     def at(cls, root: Path) -> Layout:
-        """Make the directory if need be and give its layout."""
+        """Make the directory if need be and give its layout. Raises NoDirectoryError."""
         layout = cls.existing(root)
         for directory, mode in ((layout.root, 0o755), (layout.logs, 0o755), (layout.secrets, 0o700)):
-            directory.mkdir(parents=True, exist_ok=True, mode=mode)
+            try:
+                directory.mkdir(parents=True, exist_ok=True, mode=mode)
+            except OSError as error:
+                raise NoDirectoryError(directory, error) from error
         return layout
 
     @property
