@@ -134,3 +134,17 @@ def test_an_answer_that_comes_while_a_person_has_the_run_is_not_asked_for_again(
     assert story.run.status is RunStatus.ESCALATED
     story.control("resume", extend={"wall_ms": 3_600_000})
     assert (story.run.status, story.run.answer) == (RunStatus.SUCCEEDED, {"found": 1})
+
+
+def test_a_planner_may_answer_right_after_a_step_that_failed() -> None:
+    story = turns("manager").plan(step("s1"), step("s2", "s1")).fail("s1", ErrorCode.NOT_FOUND).answer(found=1)
+    assert (story.run.status, story.run.output) == (RunStatus.SUCCEEDED, {"found": 1})
+    assert story.statuses() == {"s1": "skipped", "s2": "skipped"}
+    assert story.run.steps["s1"].reason.code == "not_found"
+
+
+def test_an_answer_that_comes_after_a_resume_calls_nothing_again() -> None:
+    story = turns().plan(step("s1", effect=Effect.ONCE)).fail("s1", ErrorCode.NOT_FOUND).wait(days=1)
+    story.control("resume", extend={"wall_ms": 3_600_000}).answer(found=1)
+    assert story.run.status is RunStatus.SUCCEEDED
+    assert "CallRequested" not in story.kinds()

@@ -139,6 +139,7 @@ def _on_plan(turn: Turn, answer: PlanAnswer) -> None:
         return
     if answer.answer is not None:
         turn.record(ev.GoalReached(answer.request_id, answer.answer, answer.spend, answer.ledger))
+        _leave_what_is_left(turn)
         return
     asked = turn.run.revision + 1
     if answer.plan is not None and answer.plan.revision == asked:
@@ -155,6 +156,14 @@ def _on_plan(turn: Turn, answer: PlanAnswer) -> None:
         schedule_retry(turn, Ask.PLAN, None, WORKER_RETRY, turn.run.plan_attempts, reason, error.retry_after_ms)
     else:
         turn.record(ev.RunEscalated(reason))
+
+
+def _leave_what_is_left(turn: Turn) -> None:
+    """The goal was reached without the steps that failed, and without those that waited for them."""
+    unwanted = Reason(code="not_wanted", message="the goal was reached without it")
+    for state in tuple(turn.run.steps.values()):
+        if not state.status.has_ended:
+            turn.record(ev.StepEnded(state.id, StepStatus.SKIPPED, state.reason or unwanted))
 
 
 def _on_result(turn: Turn, answer: CallAnswer) -> None:
