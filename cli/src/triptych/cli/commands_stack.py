@@ -27,6 +27,7 @@ from triptych.cli.stack.errors import NotRunningError, ProcessFailedError, Start
 from triptych.cli.stack.layout import Layout, last_lines, rotate
 from triptych.cli.stack.options import Options
 from triptych.cli.stack.orphans import alive_after, stop_orphans
+from triptych.cli.stack.postgres import owner_at
 
 _UP_TIMEOUT_S = 300.0
 _DOWN_TIMEOUT_S = 60.0
@@ -57,6 +58,8 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Start Postgres, Kafka and every service, and return when all are ready."""
+    if postgres is not None:
+        owner_at(postgres)  # what Postgres' client says of one that it cannot read may hold the password
     layout = Layout.at(data)
     stack = start(
         layout,

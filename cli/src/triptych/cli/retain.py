@@ -10,7 +10,6 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 import typer
-from psycopg.conninfo import conninfo_to_dict
 from rich.table import Table
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir
@@ -18,9 +17,8 @@ from triptych.cli.output import err, out, print_json
 from triptych.cli.retention import Report, remove_old
 from triptych.cli.stack.config import MOST_DAYS
 from triptych.cli.stack.layout import Layout
-from triptych.cli.stack.postgres import OWNER
-from triptych.client import Address, DatabaseUnreachableError, DsnInvalidError, NoStackError
-from triptych.client.operator import shown
+from triptych.cli.stack.postgres import OWNER, owner_at
+from triptych.client import Address, DatabaseUnreachableError, NoStackError
 
 _DAYS = re.compile(r"(\d+)\s*d")
 
@@ -50,7 +48,7 @@ def retention(
 ) -> None:
     """Remove runs that have been over for long, a week at a time, and make partitions for the weeks ahead."""
     dsn = postgres or _embedded(data)
-    where = _where(dsn)
+    where = owner_at(dsn)
     try:
         report = remove_old(dsn, datetime.now(UTC), keep, dry_run=dry_run)
     except psycopg.Error as error:
@@ -59,21 +57,6 @@ def retention(
         print_json(report)
     else:
         _show(report)
-
-
-def _where(dsn: str) -> str:
-    """Where a DSN leads, which for psycopg may also be `host=… dbname=…`, without what is secret in it.
-
-    Raises:
-        DsnInvalidError: one cannot tell what in it is the password.
-    """
-    if "://" in dsn:
-        return shown(dsn)
-    try:
-        parts = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        raise DsnInvalidError from None
-    return f"{parts.get('host')}:{parts.get('port', 5432)}/{parts.get('dbname')}"
 
 
 def _embedded(data: Path) -> str:

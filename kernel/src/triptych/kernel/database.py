@@ -57,7 +57,7 @@ async def connect(dsn: str, application_name: str, *, max_connections: int = 4) 
     """Open a pool for a service's own role.
 
     Raises:
-        ConfigurationError: the server refuses the role, the password or the database.
+        ConfigurationError: the server refuses the role, the password or the database, or the DSN is none.
     """
     try:
         return await asyncpg.create_pool(
@@ -74,3 +74,9 @@ async def connect(dsn: str, application_name: str, *, max_connections: int = 4) 
         asyncpg.InvalidCatalogNameError,
     ) as error:
         raise ConfigurationError(f"TRIPTYCH_POSTGRES: the server refused the connection: {error}") from error
+    except ValueError:
+        # What it says may hold a part of the password.
+        raise ConfigurationError(
+            "TRIPTYCH_POSTGRES: this is no DSN; write postgresql://role:password@host:port/database, with / # ? @ and "
+            "other special characters of the password percent-encoded"
+        ) from None

