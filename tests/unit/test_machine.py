@@ -594,3 +594,13 @@ def test_a_write_whose_outcome_is_open_keeps_its_key_when_a_plan_gives_its_name_
     )
     assert story.request_of("again").idempotency_key == first.idempotency_key
     assert story.request_of("a").idempotency_key != first.idempotency_key
+
+
+def test_a_verdict_to_retry_what_was_not_called_goes_to_a_person() -> None:
+    write = {"effect": Effect.ONCE, "arguments": {"to": "ana"}}
+    story = Story(model_playbook(review="every_step")).plan(step("a", **write)).result("a")
+    story.verdict("a", Decision.REPLAN).plan(step("again", **write)).verdict("again", Decision.RETRY)
+    assert story.kinds() == ["VerdictGiven", "StepEnded", "RunEscalated"]
+    written = step("a", fallback=[StandIn(fallback=Fallback(data={"n": 1}))], retry={"max_attempts": 1})
+    story = Story(playbook(review="every_step")).plan(written).fail("a", ErrorCode.UNAVAILABLE)
+    assert story.verdict("a", Decision.RETRY).kinds() == ["VerdictGiven", "StepEnded", "RunEscalated"]

@@ -115,7 +115,8 @@ def follow_verdict(
             turn.record(ev.StepEnded(step_id, StepStatus.SUCCEEDED, reason))
         case Decision.RETRY | Decision.REPLAN if state.step.rounds > 1:
             _next_round(turn, state, reason, evidence)
-        case Decision.RETRY if state.attempts < state.step.retry.max_attempts:
+        # What was not called, but reused or written down in the plan, would be the same again.
+        case Decision.RETRY if 0 < state.attempts < state.step.retry.max_attempts:
             schedule_retry(turn, Ask.CALL, step_id, state.step.retry, state.attempts, reason, None)
         case Decision.REPLAN:
             fail_step(turn, step_id, Then.REPLAN, reason)
