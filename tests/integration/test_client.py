@@ -313,6 +313,10 @@ async def test_an_escalated_run_is_resumed_by_a_person(stack, client) -> None:
 async def test_a_skipped_step_counts_as_answered_by_hand(stack, client) -> None:
     await client.submit("greet", {"name": "Nobody"}, task_id="nobody-2")
     await client.wait("nobody-2", final=False, timeout_s=30)
+    for wrong in (["--step", "No Step"], ["--note", "x" * 4_001]):
+        done = await stack.run("skip", "nobody-2", *wrong)
+        assert done.returncode == 2
+        assert f"{wrong[0][2:]}: String should" in done.stderr
     done = await stack.run("skip", "nobody-2", "--answer", '{"value": "by hand"}')
     assert done.returncode == 0, done.stderr
     assert (await client.wait("nobody-2", timeout_s=30)).output == {"said": "by hand"}

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import orjson
 import typer
+from pydantic import ValidationError
 
 from triptych.cli.options import (
     DEFAULT_DATA,
@@ -25,6 +26,7 @@ from triptych.cli.options import (
     broker,
     database,
     principal_of,
+    wrong_option,
 )
 from triptych.cli.output import err, out, print_json
 from triptych.client import Address, Client, JournalEntry, Operator, RunOverError, RunRow
@@ -146,7 +148,10 @@ async def _send(
         run = await operator.run(reference)
         if run.finished_at is not None:
             raise RunOverError(run.run_id, run.status, action.value)
-        command_id = await client.control(run.run_id, run.partition, action, **command)
+        try:
+            command_id = await client.control(run.run_id, run.partition, action, **command)
+        except ValidationError as error:
+            raise wrong_option(error) from None
         answers: list[JournalEntry] = []
         with suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):

@@ -9,6 +9,7 @@ from typing import Annotated
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import typer
+from pydantic import ValidationError
 
 from triptych.cli.stack.layout import Layout
 from triptych.client import Address, NoStackError
@@ -36,6 +37,13 @@ DEFAULT_PREFIX = "triptych"
 def principal_of(given: str | None) -> str:
     """Who gives a command: whom they say they are, else the user of this machine."""
     return given or f"user:{getpass.getuser()}"
+
+
+def wrong_option(error: ValidationError) -> typer.BadParameter:
+    """What is wrong with the first option that does not have its form."""
+    problem = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in problem["loc"])
+    return typer.BadParameter(f"{name}: {problem['msg']}")
 
 
 def broker(data: Path, kafka: str | None, prefix: str | None) -> Address:

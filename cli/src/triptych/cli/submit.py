@@ -11,7 +11,7 @@ import orjson
 import typer
 from pydantic import ValidationError
 
-from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker
+from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker, wrong_option
 from triptych.cli.outcome_table import tally_json, tally_table
 from triptych.cli.output import err, out, print_json
 from triptych.cli.progress import watch
@@ -95,9 +95,7 @@ def _task(playbook: str, input_: str | None, tenant: str, principal: str, task_i
             playbook=playbook, input=_json(input_), tenant=tenant, principal=principal, task_id=task_id
         ).to_bytes()
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in problem["loc"])
-        raise typer.BadParameter(f"{name}: {problem['msg']}") from None
+        raise wrong_option(error) from None
 
 
 def _json(text: str | None) -> Any:

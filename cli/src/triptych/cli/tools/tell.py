@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from triptych.cli.options import (
     DEFAULT_DATA,
@@ -19,6 +20,7 @@ from triptych.cli.options import (
     broker,
     database,
     principal_of,
+    wrong_option,
 )
 from triptych.cli.output import err, out, print_json
 from triptych.client import Address, Client, tool_health
@@ -71,7 +73,11 @@ async def _ask(
     async with operator_connection(dsn) as connection, Client(address.kafka, address.topic_prefix) as client:
         if tool not in (known := await tool_health.tools(connection)):
             raise ConfigurationError(f"there is no tool {tool}; there are {', '.join(known) or 'none'}")
-        command_id = await client.tell_tool(tool, name if operation else None, mode, principal=principal, note=note)
+        about = (tool, name if operation else None, mode)
+        try:
+            command_id = await client.tell_tool(*about, principal=principal, note=note)
+        except ValidationError as error:
+            raise wrong_option(error) from None
         with suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                 while True:
