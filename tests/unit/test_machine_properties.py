@@ -180,8 +180,13 @@ class RunMachine(RuleBasedStateMachine):
         return decided.events
 
     @precondition(lambda self: self.run_state.requests)
-    @rule(data=st.data())
-    def a_worker_answers(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), answers=st.integers(1, 4))
+    def workers_answer(self, data: st.DataObject, answers: int) -> None:
+        for _ in range(answers):
+            if self.run_state.requests:
+                self._answer(data)
+
+    def _answer(self, data: st.DataObject) -> None:
         request_id = data.draw(st.sampled_from(sorted(self.run_state.requests)))
         request = self.run_state.requests[request_id]
         spend = Spend(
@@ -235,17 +240,18 @@ class RunMachine(RuleBasedStateMachine):
         fields = {"command_id": f"n-{self.commands}", "run_id": str(RUN_ID), "action": "child", "principal": "run:x"}
         self.tell(Control.model_validate({**fields, "data": told}, strict=False))
 
+    @precondition(lambda self: self.run_state.status is RunStatus.QUEUED)
     @rule()
     def there_is_room(self) -> None:
-        was_queued = self.run_state.status is RunStatus.QUEUED
-        events = self.tell(Start())
-        assert bool(events) == was_queued
+        assert self.tell(Start())
+        assert not self.tell(Start())
 
     @rule(seconds=st.sampled_from([0, 1, 5, 31, 400]))
     def time_passes(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
         self.tell(Tick())
 
+    @precondition(lambda self: self.run_state.status is RunStatus.ESCALATED or self.heard)
     @rule(
         action=st.sampled_from(["resume", "resume", "resume", "skip", "abort", "cancel"]),
         extend=st.sampled_from([{}, {"tool_calls": 5, "steps": 5, "tokens": 100, "usd": 0.0001, "wall_ms": 60_000.0}]),
@@ -253,7 +259,8 @@ class RunMachine(RuleBasedStateMachine):
         undo=st.booleans(),
     )
     def a_person_interferes(self, action: str, extend: dict[str, float], rarely: int, undo: bool) -> None:  # noqa: FBT001
-        if action in ("abort", "cancel") and rarely:
+        is_escalated = self.run_state.status is RunStatus.ESCALATED
+        if rarely and (action == "cancel" or not is_escalated):
             return
         self.commands += 1
         fields = {
