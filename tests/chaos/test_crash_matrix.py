@@ -126,6 +126,8 @@ class Cell:
     @property
     def needs_models(self) -> bool:
         """Only runs with a draft come by, so every run needs one, lest the others end before the strike."""
+        if self.service == "model":
+            return True
         judging = COSTLY + STORING if self.service == "critic" else COSTLY
         return any(f"{point}={order}" in judging for point, order in self.strikes)
 
