@@ -803,6 +803,9 @@ class World:
     def _cancel(self, mission: Mission) -> None:
         """Its client wants it no more. After that nobody answers for the runs below it either."""
         executor = self.schemas["executor"]
+        if executor.transaction is not None:  # what is not committed is seen by nobody
+            self.scheduler.after(0.1, self._cancel, mission)
+            return
         run_id = executor.tasks.get((TENANT, mission.task_id))
         if run_id is None:
             mission.cancel_after_s = None
