@@ -604,8 +604,12 @@ class World:
                 joined = Process(self, draw.choice(("executor", "desk")), f"late-{number}")
                 self.processes.append(joined)
                 self.scheduler.after(0.0, joined.start)
-            case "stop" if sum(one.service == process.service and not one.is_leaving for one in self.processes) > 1:
-                self.scheduler.after(0.0, process.stop)
+            case "stop":
+                self.scheduler.after(0.0, self._stop_unless_last, process)
+
+    def _stop_unless_last(self, process: Process) -> None:
+        if sum(one.service == process.service and not one.is_leaving for one in self.processes) > 1:
+            process.stop()
 
     def _kafka_is_back(self) -> None:
         if not self.broker.is_away:
