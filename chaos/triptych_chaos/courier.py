@@ -7,13 +7,9 @@ parcel on once for each key, tells at once, later or too late, at times twice, a
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
-import hmac
 import json
 import random
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,6 +25,7 @@ from starlette.routing import Route
 from triptych.kernel.health import serve_app
 from triptych_chaos.history import History
 from triptych_chaos.proxy import HOST
+from triptych_chaos.webhooks import secret_of, signed
 
 AT_ONCE = 0.2
 AT_ONCE_WITHIN_S = 1.0
@@ -80,7 +77,7 @@ class Courier:
         """In which the tool finds the courier."""
         return {
             "COURIER_URL": f"http://{HOST}:{self._port}",
-            "TRIPTYCH_CALLBACK_SECRET": f"whsec_{base64.b64encode(_KEY).decode()}",
+            "TRIPTYCH_CALLBACK_SECRET": secret_of(_KEY),
         }
 
     @property
@@ -138,7 +135,7 @@ class Courier:
         try:
             # A connection for each, so that any process behind the address may get it.
             async with httpx.AsyncClient(timeout=HEARD_WITHIN_S, trust_env=False) as http:
-                answer = await http.post(parcel.callback, content=body, headers=_signed(key, body))
+                answer = await http.post(parcel.callback, content=body, headers=signed(_KEY, key, body))
         except httpx.TransportError as error:
             self._note(key, parcel, NOBODY, repr(error))
             return False
@@ -166,14 +163,6 @@ def _status_of(answer: httpx.Response) -> str:
         return str(answer.json()["status"])
     except (ValueError, KeyError, TypeError):
         return answer.text[:80]
-
-
-def _signed(message_id: str, body: bytes) -> dict[str, str]:
-    """The headers of Standard Webhooks."""
-    stated = str(int(time.time()))
-    digest = hmac.digest(_KEY, b".".join((message_id.encode(), stated.encode(), body)), hashlib.sha256)
-    signature = f"v1,{base64.b64encode(digest).decode()}"
-    return {"webhook-id": message_id, "webhook-timestamp": stated, "webhook-signature": signature}
 
 
 @asynccontextmanager

@@ -6,13 +6,9 @@ It lives in the process of the test, so it outlives whatever is killed.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import json
 import random
 import socket
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -25,6 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from triptych.kernel.health import serve_app
+from triptych_chaos.webhooks import secret_of, signed
 
 KEY = b"the courier's seal, for tests"
 ON_THE_WAY_S = 0.3
@@ -63,7 +60,9 @@ class CourierOffice:
         async with httpx.AsyncClient() as client:
             while True:
                 try:
-                    answer = await client.post(parcel["callback"], content=body, headers=_signed(parcel["key"], body))
+                    answer = await client.post(
+                        parcel["callback"], content=body, headers=signed(KEY, parcel["key"], body)
+                    )
                 except httpx.TransportError:
                     self.heard["nobody"] += 1
                 else:
@@ -71,14 +70,6 @@ class CourierOffice:
                     if answer.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
                         return
                 await asyncio.sleep(AGAIN_AFTER_S)
-
-
-def _signed(message_id: str, body: bytes) -> dict[str, str]:
-    """The headers of Standard Webhooks."""
-    stated = str(int(time.time()))
-    digest = hmac.digest(KEY, b".".join((message_id.encode(), stated.encode(), body)), hashlib.sha256)
-    signature = f"v1,{base64.b64encode(digest).decode()}"
-    return {"webhook-id": message_id, "webhook-timestamp": stated, "webhook-signature": signature}
 
 
 @asynccontextmanager
@@ -91,7 +82,7 @@ async def open_office() -> AsyncIterator[tuple[CourierOffice, dict[str, str]]]:
         "COURIER_URL": f"http://127.0.0.1:{own_port}",
         "TRIPTYCH_CALLBACK_URL": f"http://127.0.0.1:{port}",
         "TRIPTYCH_CALLBACK_PORT": str(port),
-        "TRIPTYCH_CALLBACK_SECRET": f"whsec_{base64.b64encode(KEY).decode()}",
+        "TRIPTYCH_CALLBACK_SECRET": secret_of(KEY),
     }
     async with serve_app(app, "127.0.0.1", own_port, "courier-office"):
         yield office, environment

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import json
 import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +24,7 @@ from starlette.routing import Route
 import triptych.tools
 from triptych.kernel.settings import ServiceSettings
 from triptych.schemas import CallRequest
+from triptych_chaos import webhooks
 
 MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the example of the specification
@@ -63,14 +61,7 @@ async def rendered(body: dict) -> dict[str, str]:
 
 def signed(body: bytes, *, secret: str = SECRET, at: float | None = None) -> dict[str, str]:
     """The headers of Standard Webhooks, as an upstream would make them."""
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    stated = str(int(at or time.time()))
-    digest = hmac.digest(key, b"msg_1." + stated.encode() + b"." + body, hashlib.sha256)
-    return {
-        "webhook-id": "msg_1",
-        "webhook-timestamp": stated,
-        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
-    }
+    return webhooks.signed(base64.b64decode(secret.removeprefix("whsec_")), "msg_1", body, at_s=at)
 
 
 async def call_back(url: str, body: Any, **signing: Any) -> httpx.Response:

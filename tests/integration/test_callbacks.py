@@ -194,13 +194,18 @@ async def test_a_process_that_dies_between_the_callback_and_the_answer_answers_i
         assert (await call_back(url, {"state": "done", "film": "a.mp4"})).json() == {"status": "known"}
 
 
+async def dies_before_it_is_parked(ends: Ends, process: Process, one: CallRequest) -> None:
+    """The upstream has taken the call on, and the process has died of it."""
+    process.arm("callbacks.before_park")
+    await ends.ask(one)
+    await process.ended()
+
+
 async def test_a_process_that_dies_before_a_call_is_parked_makes_it_again_under_the_same_key_and_address(
     ends, studio, process, order, eventually
 ) -> None:
     one = order()
-    process.arm("callbacks.before_park")
-    await ends.ask(one)
-    await process.ended()
+    await dies_before_it_is_parked(ends, process, one)
     await process.start()
     await eventually(lambda: _state_is(ends, one, "parked"))
     first, second = studio[0].orders_of(one)
@@ -213,9 +218,7 @@ async def test_a_failure_that_is_told_while_its_call_is_made_again_is_not_taken_
     ends, studio, process, order, eventually
 ) -> None:
     one = order()
-    process.arm("callbacks.before_park")
-    await ends.ask(one)
-    await process.ended()
+    await dies_before_it_is_parked(ends, process, one)
     (first,) = studio[0].orders_of(one)
     process.arm("ledger.before_intent", "stop")
     await process.start()

@@ -84,6 +84,15 @@ async def held(ends: Ends, parrot: Parrot, gate: Gate) -> CallRequest:
     return one
 
 
+async def answered_meanwhile(ends: Ends, parrot: Parrot) -> list[CallRequest]:
+    """What came after the one behind the gate, and is done."""
+    parrot.act = None
+    later = [await asked(ends) for _ in range(5)]
+    for other in later:
+        await ends.answer_to(other)
+    return later
+
+
 async def test_a_request_that_may_be_repeated_is_stored_with_its_answer(ends, eventually):
     async with running(ends, Parrot(only_reads=True)):
         await begun(ends)
@@ -155,10 +164,7 @@ async def test_what_a_process_had_in_hand_and_in_no_table_is_read_again_by_the_n
     async with running(ends, parrot) as doomed:
         await begun(ends)
         one = await held(ends, parrot, gate)
-        parrot.act = None
-        later = [await asked(ends) for _ in range(5)]
-        for other in later:
-            await ends.answer_to(other)
+        later = await answered_meanwhile(ends, parrot)
 
         async def reached() -> bool:
             return await committed(ends, 1) == await end_of(ends, 1) - len(later) - 1
@@ -187,10 +193,7 @@ async def test_what_is_in_hand_and_in_no_table_is_read_by_whoever_gets_its_parti
     async with running(ends, parrot):
         await begun(ends)
         one = await held(ends, parrot, gate)
-        parrot.act = None
-        later = [await asked(ends) for _ in range(5)]
-        for other in later:
-            await ends.answer_to(other)
+        await answered_meanwhile(ends, parrot)
         async with running(ends, heir, instance="two"):
             await eventually(lambda: bool(heir.attempts_of(one)), within_s=20.0)
             gate.opened.set()

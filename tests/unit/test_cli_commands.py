@@ -72,7 +72,7 @@ def test_a_database_that_does_not_answer_is_one_line_without_the_password(tmp_pa
     assert "hunter2" not in line
 
 
-@pytest.mark.parametrize("command", ["runs", "retention", "up"])
+@pytest.mark.parametrize("command", ["runs", "retention", "up", "dev"])
 def test_a_dsn_that_cannot_be_read_is_one_line_and_not_repeated(command: str, tmp_path: Path) -> None:
     done = triptych(command, "--postgres", "postgresql://u:hunter2#x@127.0.0.1:1/d", cwd=tmp_path)
     assert done.returncode == 2

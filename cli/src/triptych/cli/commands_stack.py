@@ -58,8 +58,6 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Start Postgres, Kafka and every service, and return when all are ready."""
-    if postgres is not None:
-        owner_at(postgres)  # what Postgres' client says of one that it cannot read may hold the password
     layout = Layout.at(data)
     stack = start(
         layout,
@@ -84,7 +82,10 @@ def start(layout: Layout, options: Options) -> dict[str, Any]:
     Raises:
         StartError: something does not start, or not in time.
         ConfigInvalidError: the configuration cannot be used.
+        DsnInvalidError: what `postgres` names is no DSN.
     """
+    if options.postgres is not None:
+        owner_at(options.postgres)  # what Postgres' client says of one that it cannot read may hold the password
     if running := _running(layout):
         err.print(f"A stack is running already in {layout.root} (supervisor {running['pid']}).")
         follow(lambda: _running(layout))

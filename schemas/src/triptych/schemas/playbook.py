@@ -17,6 +17,9 @@ from triptych.schemas.plan import Judge, RetryPolicy, StepSpec
 AllowedOperation = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}\.([a-z][a-z0-9_]{0,62}|\*)$")]
 """`tool.operation`, or `tool.*` for all operations of a tool."""
 
+LONGEST_WALL_MS = 30 * 86_400_000
+"""As long as the wall clock of a run can be."""
+
 
 class Review(StrEnum):
     """When the critic is asked."""
@@ -44,7 +47,7 @@ class Budgets(Authored):
     tool_calls: Annotated[int, Field(ge=1, le=10_000)] = 50
     tokens: Annotated[int, Field(ge=0)] = 100_000
     usd: Annotated[float, Field(ge=0, description="US dollars.")] = 1.0
-    wall_ms: Annotated[int, Field(ge=1, le=30 * 86_400_000)] = 600_000
+    wall_ms: Annotated[int, Field(ge=1, le=LONGEST_WALL_MS)] = 600_000
     replans: Annotated[int, Field(ge=0, le=20)] = 2
 
     @property

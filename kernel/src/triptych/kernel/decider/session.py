@@ -222,14 +222,14 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             assembly.batch.offsets.setdefault(tp.partition, {})[tp.topic] = next_offset
             self._positions[tp] = next_offset
         if rejected:
-            beside = {message.task for _, message in messages}
+            beside = {message.task for _, message in messages if message.task is not None}
             await self._reject(rejected, beside, assembly)
         return messages
 
     async def _reject(
         self,
         rejected: Sequence[tuple[Record[Any, Any], RejectedRecord]],
-        beside: Collection[TaskKey | None],
+        beside: Collection[TaskKey],
         assembly: Assembly[StateT],
     ) -> None:
         """Bury what is refused, but for repeats: a task that is fit, here or before, has its run and one outcome."""
@@ -240,7 +240,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         if known:
             await self._send_again(known)
         for record, error in rejected:
-            if error.task is not None and (error.task in known or error.task in beside):
+            if error.task in known or error.task in beside:
                 self._kit.service.health.count("duplicate_tasks")
             else:
                 assembly.bury(record, error)

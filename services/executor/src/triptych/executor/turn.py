@@ -17,9 +17,7 @@ from triptych.executor.loops import circular_replan
 from triptych.executor.state import Ask, Run, StepStatus
 from triptych.kernel.values import value
 from triptych.schemas import Effect, PlanByTurns, Reason, RetryPolicy
-
-LONGEST_WAIT_MS = 30 * 86_400_000
-"""As long as a wall clock can be. An upstream may ask for any number, also for one that is beyond all dates."""
+from triptych.schemas.playbook import LONGEST_WALL_MS
 
 
 @value
@@ -108,6 +106,7 @@ def schedule_retry(  # noqa: PLR0917
     ceiling_ms = min(policy.cap_ms, policy.base_ms * 2 ** (attempts - 1))
     seed = f"{turn.run.run_id}:{ask}:{step_id}:{turn.run.requested}".encode()
     fraction = int.from_bytes(hashlib.sha256(seed).digest()[:4]) / 2**32
-    delay_ms = min(max(after_ms or 0, ceiling_ms * fraction), LONGEST_WAIT_MS)
+    # An upstream may ask for any wait, also for one that ends beyond all dates.
+    delay_ms = min(max(after_ms or 0, ceiling_ms * fraction), LONGEST_WALL_MS)
     due_at = turn.now + timedelta(milliseconds=delay_ms)
     turn.record(ev.RetryScheduled(ask.value, step_id, due_at, reason, postponed))
