@@ -142,6 +142,18 @@ def test_a_bad_playbook_is_told_with_its_line_and_ends_with_1(tmp_path: Path) ->
     assert done.stderr.startswith("bad.yaml:5:1: plan: ")
 
 
+def test_steps_that_make_the_same_call_are_a_warning_since_they_may_write(tmp_path: Path) -> None:
+    steps = [{"id": name, "operation": "kb.put", "arguments": {"n": 1}} for name in ("a", "b")]
+    lines = ("name: x", "goal: y", "input: {type: object}", "tools: [kb.put]")
+    book = "\n".join((*lines, f"plan: {json.dumps({'pattern': 'fixed', 'steps': steps})}"))
+    (tmp_path / "x.yaml").write_text(book)
+    told = triptych("playbook", "check", "x.yaml", cwd=tmp_path)
+    assert told.returncode == 0
+    assert "step `b` makes the same call as step `a`" in told.stderr
+    (tmp_path / "x.yaml").write_text(f"{book}\nlimits: {{same_call_of: {{kb.put: 2}}}}\n")
+    assert triptych("playbook", "check", "x.yaml", cwd=tmp_path).stderr == ""
+
+
 def test_a_playbook_that_names_a_tool_that_is_not_configured_is_told_the_place_and_the_cure(tmp_path: Path) -> None:
     (tmp_path / "triptych.toml").write_text('[tools.kb]\nadapter = "triptych.tools.kb:tool"\n')
     lines = ("name: x", "goal: y", "input: {type: object}", "tools: [kb.search, weather.*]", "plan: {pattern: model}")

@@ -438,9 +438,9 @@ def test_a_write_whose_outcome_is_open_keeps_its_key_under_another_name() -> Non
     assert story.result("again").run.status is RunStatus.SUCCEEDED
 
 
-def test_a_plan_may_do_the_same_write_twice_if_it_says_so_itself() -> None:
+def test_a_plan_may_do_the_same_write_twice_if_the_playbook_says_so() -> None:
     write = {"effect": Effect.ONCE, "arguments": {"to": "ana"}}
-    story = Story().plan(step("a", **write), step("b", "a", **write)).result("a")
+    story = Story(playbook(limits={"same_call": 2})).plan(step("a", **write), step("b", "a", **write)).result("a")
     assert story.statuses() == {"a": "succeeded", "b": "running"}
 
 

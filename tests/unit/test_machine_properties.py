@@ -422,7 +422,34 @@ class RunMachine(RuleBasedStateMachine):
                     call = f"{steps[event.step].operation} {event.arguments}"
                     calls.setdefault(call, set()).add((revision, event.step))
         if self.playbook.is_planned_by_model:
-            assert all(len(steps) <= self.playbook.same_call for steps in calls.values())
+            assert all(len(steps) <= self.playbook.same_call(call.partition(" ")[0]) for call, steps in calls.items())
+
+    @invariant()
+    def no_write_is_made_twice_under_two_keys(self) -> None:
+        """The same write that may have happened is not asked for again, in whichever step, branch or plan."""
+        writes: dict[str, set[str]] = {}
+        asked: dict[str, tuple[str, str]] = {}
+        unknown: set[str] = set()
+        steps: dict[str, Step] = {}
+        for event, _ in self.journal:
+            match event:
+                case ev.PlanAccepted():
+                    steps |= {step.id: step for step in event.plan.steps}
+                case ev.CallRequested() if ":fallback" not in event.idempotency_key:
+                    step = steps[event.step.partition(".")[0]]
+                    if step.pin.effect is Effect.READ:
+                        continue
+                    asked[event.request_id] = write, key = f"{step.operation} {event.arguments}", event.idempotency_key
+                    writes.setdefault(write, set()).add(key)
+                    assert len(writes[write]) == 1
+                case ev.CallAnswered() if event.request_id in asked:
+                    write, key = asked[event.request_id]
+                    error, hands_over = event.result.error, write.startswith(HANDOFF)
+                    is_undone = error is not None and (hands_over or error.details.get("effect") == "none")
+                    if is_undone and key not in unknown:
+                        writes[write].discard(key)
+                    elif error is not None:
+                        unknown.add(key)
 
     def teardown(self) -> None:
         """From wherever it got to: when everybody answers well, the run ends."""

@@ -53,7 +53,7 @@ def test_an_abort_keeps_what_was_written_unless_it_is_asked_to_undo() -> None:
 
 
 def test_what_nothing_undoes_is_named() -> None:
-    story = stuck(write("c", "b", undo=None)).result("c").control("abort", undo=True).undone("b").undone("a")
+    story = stuck(write("c", "b", n=3, undo=None)).result("c").control("abort", undo=True).undone("b").undone("a")
     assert "written and not undone, for nothing declares how: c" in story.run.reason.message
 
 

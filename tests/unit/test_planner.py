@@ -27,6 +27,7 @@ from triptych.schemas import (
     Fallback,
     FixedPlan,
     Grant,
+    Limits,
     ManagerPlan,
     ModelPlan,
     PlanAnswer,
@@ -104,6 +105,23 @@ def test_a_steps_own_limits_go_before_the_contracts() -> None:
     (step,) = make_plan([own], terms()).steps
     assert (step.pin.timeout_ms, step.pin.cost) == (9, Cost(tokens=1_000, usd_micros=10_000))
     assert step.retry.max_attempts == 1
+
+
+def test_the_same_write_twice_is_refused_unless_the_playbook_says_that_it_is_meant() -> None:
+    again = reply(id="again")
+    assert "step again, arguments: helpdesk.reply is the same write as in step reply" in problems(
+        search(), reply(), again
+    )
+    assert problems(search(), reply(), again, limits=Limits(same_call_of={"helpdesk.reply": 2})) == ""
+    assert problems(search(), reply(), reply(id="again", arguments={"body": "other"})) == ""
+    assert problems(search(), search(id="again")) == "", "a read does no harm"
+    assert problems(search(), reply(when="input.a"), reply(id="again", when="!input.a")) == "", "one of two"
+
+
+def test_equal_items_of_a_list_are_the_same_write_unless_their_places_tell_them_apart() -> None:
+    told = {"arguments": {"body": "${{ item }}"}, "map": ["x", "y", "x"]}
+    assert "the same write as in step reply" in problems(reply(**told))
+    assert problems(reply(**told | {"arguments": {"body": "${{ index }} ${{ item }}"}})) == ""
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def check(
     """Check playbooks without running them. Ends with code 1 when anything is wrong."""
     tools = StackConfig.load(config or DEFAULT_CONFIG).table.tools if config or DEFAULT_CONFIG.exists() else None
     # CEL takes a third of a second to import, and the other commands do without.
-    from triptych.kernel.playbooks import PlaybookErrors, load_playbook  # noqa: PLC0415
+    from triptych.kernel.playbooks import PlaybookErrors, doubtful, load_playbook  # noqa: PLC0415
 
     good: dict[Path, Playbook] = {}
     problems: list[Problem] = []
@@ -50,12 +50,19 @@ def check(
         print_json(
             {
                 "playbooks": [_shown(file, playbook) for file, playbook in good.items()],
+                "warnings": [
+                    {"file": str(file), "message": finding.message, "cure": finding.cure}
+                    for file, playbook in good.items()
+                    for finding in doubtful(playbook)
+                ],
                 "problems": problems_json(problems),
             }
         )
     else:
         for file, playbook in good.items():
             out.print(f"{file}: {playbook.name}@{playbook.version} is good", soft_wrap=True)
+            for finding in doubtful(playbook):
+                err.print(f"{file}: {finding.message}. {finding.cure}.", style="yellow", markup=False, soft_wrap=True)
         for problem in problems:
             err.print(str(problem), style="red", markup=False, soft_wrap=True)
     if problems:

@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 from triptych.kernel import expressions, yaml_source
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.expressions import ExpressionError
+from triptych.kernel.json_bytes import json_bytes
 from triptych.schemas import HANDOFF, FixedPlan, Json, Judge, PlanByTurns, Playbook, Review, StepSpec
 
 Place = tuple[str | int, ...]
@@ -178,6 +179,24 @@ def check_playbook(playbook: Playbook) -> Iterator[Finding]:
     own = expressions.ANSWER if isinstance(playbook.plan, PlanByTurns) else frozenset()
     for name, value in playbook.output.items():
         yield from _check_templates(("output", name), value, known, _BEFORE | own)
+
+
+def doubtful(playbook: Playbook) -> Iterator[Finding]:
+    """What is well-formed and hardly meant: steps that make the same call. Whether it writes, a tool alone can say."""
+    if not isinstance(playbook.plan, FixedPlan):
+        return
+    seen: dict[str, list[str]] = {}
+    for index, step in enumerate(playbook.plan.steps):
+        if step.when is not None:
+            continue
+        names = seen.setdefault(json_bytes([step.operation, step.arguments, step.map], sort_keys=True).decode(), [])
+        names.append(step.id)
+        if len(names) > playbook.same_write(step.operation):
+            yield Finding(
+                ("plan", "steps", index),
+                f"step `{step.id}` makes the same call as step `{names[0]}`; if {step.operation} writes, it is refused",
+                f"Remove it, or set `limits.same_call_of` to `{{{step.operation}: {len(names)}}}` if it is meant",
+            )
 
 
 def _check_tools(playbook: Playbook, known: Collection[str] | None) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import orjson
 from pydantic import Field, StringConstraints
 
-from triptych.schemas.base import Authored, Json, Slug, newer
+from triptych.schemas.base import Authored, Json, OperationName, Slug, newer
 from triptych.schemas.handoff import HANDOFF
 from triptych.schemas.plan import Judge, RetryPolicy, StepSpec
 
@@ -117,6 +117,7 @@ AnyPlan = Annotated[FixedPlan | ModelPlan | ReactPlan | ManagerPlan, Field(discr
 
 
 SAME_CALL = 3
+SAME_WRITE = 1
 
 
 class Limits(Authored):
@@ -126,14 +127,22 @@ class Limits(Authored):
         int | None, Field(ge=1, description="So many may be active at once, in all processes; the others are queued.")
     ] = None
     same_call: Annotated[
-        int,
+        int | None,
         Field(
             ge=1,
             le=100,
-            exclude_if=newer(SAME_CALL),
-            description="So many steps that a model planned may make the same call, arguments and all.",
+            exclude_if=newer(None),
+            description="So often a run may make the same call, arguments and all: 1 write, and 3 steps of a model.",
         ),
-    ] = SAME_CALL
+    ] = None
+    same_call_of: Annotated[
+        dict[OperationName, Annotated[int, Field(ge=1, le=100)]],
+        Field(exclude_if=newer({}), description="The same for one operation, for example `{mail.send: 2}`."),
+    ] = {}
+
+    def same_write(self, operation: str) -> int:
+        """How often a run may make the same write."""
+        return self.same_call_of.get(operation, self.same_call or SAME_WRITE)
 
 
 class Playbook(Authored):
@@ -186,10 +195,14 @@ class Playbook(Authored):
         """Whether the steps are a model's, so that it may plan again, and go round in circles."""
         return isinstance(self.plan, PlanByModel)
 
-    @property
-    def same_call(self) -> int:
-        """How many steps may make the same call."""
-        return self.limits.same_call if self.limits else SAME_CALL
+    def same_call(self, operation: str) -> int:
+        """How many steps that a model planned may make the same call."""
+        limits = self.limits or Limits()
+        return limits.same_call_of.get(operation, limits.same_call or SAME_CALL)
+
+    def same_write(self, operation: str) -> int:
+        """How often a run may make the same write."""
+        return (self.limits or Limits()).same_write(operation)
 
     def allows(self, operation: str) -> bool:
         """Whether a plan of this playbook may call `operation`."""

@@ -21,7 +21,7 @@ from triptych.schemas.base import (
     newer,
 )
 from triptych.schemas.plan import Decision, Judge, Plan, RetryPolicy, Step
-from triptych.schemas.playbook import AnyPlan, Caching
+from triptych.schemas.playbook import AnyPlan, Caching, Limits
 from triptych.schemas.result import Result, ToolError
 
 
@@ -83,6 +83,9 @@ class PlanRequest(Request):
     ] = 0
     ledger: Annotated[TaskLedger | None, Field(exclude_if=newer(None))] = None
     repair: Annotated[Slug | None, Field(description="The step whose arguments alone are to be mended.")] = None
+    limits: Annotated[
+        Limits | None, Field(exclude_if=newer(None), description="How often a plan may make the same write.")
+    ] = None
 
 
 class PlanAnswer(Answer):

@@ -14,7 +14,7 @@ from triptych.executor import events as ev
 from triptych.executor import handoff
 from triptych.executor.budgets import shortfall
 from triptych.executor.dispositions import Then
-from triptych.executor.loops import endless_turns, repeated_call, stalled
+from triptych.executor.loops import call_of, endless_turns, repeated_call, repeated_write, stalled
 from triptych.executor.origins import invented
 from triptych.executor.state import Run, StepState
 from triptych.executor.turn import Turn, fail_step
@@ -68,26 +68,17 @@ def request_call(turn: Turn, state: StepState) -> None:
     if is_again and (done := _done_before(run, state, arguments)) is not None:
         turn.record(ev.CallReused(state.id, done, arguments))
         return
-    if step.must_come_from and (made_up := invented(run, step.must_come_from, arguments)):
-        why = Reason(code=made_up.code, message=f"{step.operation} in step {state.id}: {made_up.message}")
-        fail_step(turn, state.id, Then.REPAIR, why)
-        return
-    is_first = state.started_at is None and state.index is None
-    if is_first and (circle := repeated_call(run, step.operation, arguments)):
-        turn.record(ev.RunEscalated(circle, state.id))
-        return
-    if state.is_handoff and (refused := handoff.refusal(run, arguments)):
-        fail_step(turn, state.id, Then.REPLAN, refused)
-        return
     cost = step.pin.cost
     grant = _grant(cost.tokens, cost.usd_micros, cost.tool_calls)
-    if short := shortfall(run.ledger, grant, steps=0 if state.counted else 1, tool_calls=1):
-        turn.record(ev.RunEscalated(short, state.id))
+    if _is_refused(turn, state, arguments, grant):
         return
     # A read that has already answered is asked anew under another key: its answer was not good enough.
     has_answer = state.result is not None and state.result.status is not ResultStatus.ERROR
     call = state.call + 1 if has_answer and not state.has_key_to_keep else state.call
     key = (is_again and _key_of_open(run, state, arguments)) or _key(run, state, call)
+    if refused := repeated_write(run, state, arguments, key):
+        fail_step(turn, state.id, Then.REPLAN, refused)
+        return
     turn.record(
         ev.CallRequested(
             request_id=handoff.request_id(key) if state.is_handoff else _next_request_id(run, state.id),
@@ -102,6 +93,26 @@ def request_call(turn: Turn, state: StepState) -> None:
             reissue_at=_reissue_at(turn.now, step.pin.timeout_ms),
         )
     )
+
+
+def _is_refused(turn: Turn, state: StepState, arguments: dict[str, Json], grant: Grant) -> bool:
+    """Whether a call may not be asked for; then the turn says why, and what follows."""
+    run, step = turn.run, state.acting
+    if step.must_come_from and (made_up := invented(run, step.must_come_from, arguments)):
+        why = Reason(code=made_up.code, message=f"{step.operation} in step {state.id}: {made_up.message}")
+        fail_step(turn, state.id, Then.REPAIR, why)
+        return True
+    is_first = state.started_at is None and state.index is None
+    if is_first and (circle := repeated_call(run, step.operation, arguments)):
+        turn.record(ev.RunEscalated(circle, state.id))
+        return True
+    if state.is_handoff and (refused := handoff.refusal(run, arguments)):
+        fail_step(turn, state.id, Then.REPLAN, refused)
+        return True
+    if short := shortfall(run.ledger, grant, steps=0 if state.counted else 1, tool_calls=1):
+        turn.record(ev.RunEscalated(short, state.id))
+        return True
+    return False
 
 
 def _key(run: Run, state: StepState, call: int) -> str:
@@ -122,11 +133,13 @@ def _done_before(run: Run, state: StepState, arguments: dict[str, Json]) -> str 
 
 def _same_writes(run: Run, state: StepState, arguments: dict[str, Json]) -> Iterator[StepState]:
     """The steps of earlier plans, and the branches of these, whose write with the same arguments may have happened."""
+    wanted = None
     for earlier in (*run.steps.values(), *run.branches.values()):
         written = earlier.written
-        if written is None or written.revision >= state.revision or written.arguments != arguments:
+        if written is None or written.revision >= state.revision or earlier.step.operation != state.step.operation:
             continue
-        if earlier.step.operation == state.step.operation:
+        wanted = wanted or call_of(state.step.operation, arguments)
+        if call_of(state.step.operation, written.arguments) == wanted:
             yield earlier
 
 

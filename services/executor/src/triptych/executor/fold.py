@@ -286,6 +286,7 @@ def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> None:
     state, ledger = run.state(event.step), run.ledger
     if state.started_at is None and state.index is None:
         loops.note_call(run, state.step.operation, event.arguments)
+    loops.note_write(run, state, event.arguments, event.idempotency_key)
     run.ledger = changed(ledger, tool_calls=ledger.tool_calls + 1, steps=ledger.steps + (not state.counted))
     _change_step(
         run,
@@ -346,9 +347,12 @@ def _stop_waiting(run: Run, at: datetime) -> None:
 def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
     if event.extended is not None:
         run.ledger = run.ledger.widen(event.extended)
+    asked = run.requests[event.request_id].event
     _close(run, event.request_id, event.spend)
     _child_goes_on(run, event.step, at)
     state, result = run.state(event.step), event.result
+    if isinstance(asked, ev.CallRequested) and state.written is None and _is_known_undone(state, result):
+        loops.note_undone(run, state, asked.idempotency_key)
     if state.index is None:
         loops.note_result(run, state, result)
     _change_step(

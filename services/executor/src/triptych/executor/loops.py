@@ -1,7 +1,7 @@
-"""Loop detection: a model that plans may go round in circles, and is stopped with the reason `loop`.
+"""Repeats: a model that plans may go round in circles, and is stopped with the reason `loop`; no run repeats a write.
 
-Two things are counted, both in the run's state: how many steps have made the same call, and whether
-anything was learnt since the last replan. Attempts and retries of one call are no repeats. Pure.
+Counted in the run's state: how many steps have made the same call, whether anything was learnt since
+the last replan, and which writes may have happened. Attempts and retries of one call are no repeats. Pure.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 import math
 
 from triptych.executor.state import Run, StepState, changed
-from triptych.schemas import Json, PlanByTurns, Reason, Result
+from triptych.schemas import Effect, Json, PlanByTurns, Reason, Result
 
 CODE = "loop"
+REPEATED_WRITE = "repeated_write"
 
 
 def call_of(operation: str, arguments: Json) -> str:
@@ -29,7 +30,7 @@ def fact_of(state: StepState, result: Result) -> str:
 
 def repeated_call(run: Run, operation: str, arguments: Json) -> Reason | None:
     """Why this call may not be made by one more step, or None when it may."""
-    allowed = run.playbook.same_call
+    allowed = run.playbook.same_call(operation)
     if not run.playbook.is_planned_by_model or run.progress.calls.get(call_of(operation, arguments), 0) < allowed:
         return None
     message = (
@@ -37,6 +38,38 @@ def repeated_call(run: Run, operation: str, arguments: Json) -> Reason | None:
         f"once more; resume to allow as many again, or abort"
     )
     return Reason(code=CODE, message=message)
+
+
+def repeated_write(run: Run, state: StepState, arguments: Json, key: str) -> Reason | None:
+    """Why this write may not be made under this idempotency key, or None when it may.
+
+    The same write under another key is another effect, and nobody may want it. One that certainly did nothing is none.
+    """
+    operation = state.acting.operation
+    allowed = run.playbook.same_write(operation)
+    others = run.writes.get(call_of(operation, arguments), {}).keys() - {key}
+    if state.acting.pin.effect is Effect.READ or len(others) < allowed:
+        return None
+    done_by = ", ".join(sorted(run.writes[call_of(operation, arguments)][other] for other in others))
+    message = (
+        f"{operation} in step {state.id} repeats the same write as step {done_by}, with the same arguments, so it is "
+        f"not made: {allowed} may be made in a run; skip the step, or raise limits.same_call_of.{operation} in the "
+        f"playbook if the repeat is meant"
+    )
+    return Reason(code=REPEATED_WRITE, message=message)
+
+
+def note_write(run: Run, state: StepState, arguments: Json, key: str) -> None:
+    """For the fold: a write is asked for, under this idempotency key."""
+    if state.acting.pin.effect is not Effect.READ:
+        call = call_of(state.acting.operation, arguments)
+        run.writes[call] = run.writes.get(call, {}) | {key: state.id}
+
+
+def note_undone(run: Run, state: StepState, key: str) -> None:
+    """For the fold: the write with this key has certainly not happened."""
+    call = call_of(state.acting.operation, state.arguments)
+    run.writes[call] = {other: step for other, step in run.writes.get(call, {}).items() if other != key}
 
 
 def circular_replan(run: Run, step_id: str | None, cause: Reason) -> Reason | None:

@@ -147,6 +147,7 @@ def _plan_request(run: Run, event: ev.PlanRequested) -> Fields:
                 turns_left=event.turns_left or None,
                 ledger=run.task_ledger,
                 repair=event.repair,
+                limits=playbook.limits,
             ),
         }
     )

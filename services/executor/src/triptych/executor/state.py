@@ -386,6 +386,8 @@ class Run:
     """Why the last plan did not work out; the planner is told."""
     replan_due: bool = False
     progress: Progress = field(default_factory=Progress)
+    writes: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The writes that may have happened: by the call, the idempotency keys under which, and whose steps they were."""
     repair: str | None = None
     """The step whose arguments are all that the planner is asked to mend."""
     repaired: frozenset[str] = frozenset()
@@ -417,7 +419,7 @@ class Run:
         copy = object.__new__(Run)
         copy.__dict__ = self.__dict__.copy()
         copy.steps, copy.requests, copy.retries = self.steps.copy(), self.requests.copy(), self.retries.copy()
-        copy.branches = self.branches.copy()
+        copy.branches, copy.writes = self.branches.copy(), self.writes.copy()
         return copy
 
     def state(self, state_id: str) -> StepState:

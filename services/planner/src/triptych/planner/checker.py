@@ -8,11 +8,12 @@ repair can mend everything in one go.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 
 from triptych.kernel import expressions
 from triptych.kernel.expressions import ExpressionError
+from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.registry import Offer
 from triptych.planner.arguments import misfits
 from triptych.schemas import (
@@ -22,6 +23,7 @@ from triptych.schemas import (
     Effect,
     Fallback,
     Json,
+    Limits,
     Pin,
     Plan,
     RetryPolicy,
@@ -64,6 +66,8 @@ class Terms:
     revision: int = 1
     known: tuple[StepRecord, ...] = ()
     """Steps of earlier revisions that something is known of."""
+    limits: Limits = field(default_factory=Limits)
+    """How often a run may make the same write."""
 
     @property
     def ended(self) -> dict[str, StepRecord]:
@@ -73,7 +77,7 @@ class Terms:
 
 def find_problems(specs: Sequence[StepSpec], terms: Terms) -> list[Problem]:
     """Everything that is wrong with these steps; nothing when they make a plan."""
-    problems = [*_size(specs, terms), *_ids(specs)]
+    problems = [*_size(specs, terms), *_ids(specs), *_repeats(specs, terms)]
     known_ids = {spec.id for spec in specs} | terms.ended.keys()
     for spec in specs:
         problems.extend(_step(spec, terms, known_ids))
@@ -172,6 +176,31 @@ def _ids(specs: Sequence[StepSpec]) -> Iterator[Problem]:
         if spec.id in seen:
             yield Problem(spec.id, "id", "another step has this id too; ids must be unique")
         seen.add(spec.id)
+
+
+def _repeats(specs: Sequence[StepSpec], terms: Terms) -> Iterator[Problem]:
+    """Writes that are the same before anything is known; the executor finds those that become it."""
+    seen: dict[str, list[str]] = {}
+    for spec in specs:
+        offer = terms.offers.get(spec.operation)
+        if offer is None or offer.contract.effect is Effect.READ or spec.when is not None or spec.id in terms.ended:
+            continue
+        try:
+            counts = any("index" in each for each in expressions.expressions(spec.arguments))
+        except ExpressionError:
+            continue  # named where the expressions are checked
+        for index, item in enumerate(spec.map if isinstance(spec.map, list) else (None,)):
+            written = [spec.operation, spec.arguments, item, spec.map, index if counts else None]
+            call = json_bytes(written, sort_keys=True).decode()
+            names = seen.setdefault(call, [])
+            names.append(spec.id)
+            if len(names) > (allowed := terms.limits.same_write(spec.operation)):
+                message = (
+                    f"{spec.operation} is the same write as in step {names[0]}, and a run may make it {allowed} times; "
+                    f"leave this one out, or raise limits.same_call_of.{spec.operation} if the repeat is meant"
+                )
+                yield Problem(spec.id, "arguments", message)
+                break
 
 
 def _step(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Problem]:

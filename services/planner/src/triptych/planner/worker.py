@@ -26,6 +26,7 @@ from triptych.schemas import (
     ErrorCode,
     FixedPlan,
     Json,
+    Limits,
     Plan,
     PlanAnswer,
     PlanByModel,
@@ -103,7 +104,7 @@ class Planner:
     async def _first_fixed(self, request: PlanRequest, spec: FixedPlan, terms: Terms) -> PlanAnswer:
         """A fixed plan depends on the playbook and the contracts alone, so what was found good is remembered."""
         contracts = tuple(offer.hash for offer in terms.offers.values())
-        key = (spec.to_bytes(), contracts, terms.max_steps, terms.retry, terms.revision)
+        key = (spec.to_bytes(), contracts, terms.max_steps, terms.retry, terms.revision, terms.limits.to_bytes())
         if plan := self._fixed_plans.get(key):
             return _answer(request, plan=plan)
         answer = await self._checked(request, spec, terms)
@@ -191,6 +192,7 @@ class Planner:
             retry=request.retry,
             revision=request.revision,
             known=request.known,
+            limits=request.limits or Limits(),
         )
 
     async def _missing_tools(self, operations: set[str]) -> list[str]:
