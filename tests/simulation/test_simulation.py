@@ -21,6 +21,7 @@ MUTATIONS = {
     "messages_are_published_before_the_commit": "before it was committed",
     "the_outbox_of_the_dead_is_not_published": "not over",
     "intents_are_not_heeded": "took effect 2 times",
+    "odd_answers_count_as_nothing_done": "took effect 2 times",
     "leases_are_not_checked": "with two bodies",
     "known_answers_are_replaced": "with two bodies",
     "jobs_that_nobody_knows_of_stay_where_they_are": "not over",

@@ -234,6 +234,23 @@ def test_a_step_that_is_planned_again_gets_another_key_because_its_arguments_may
     assert story.run.requests[story.request(Ask.CALL, "a")].event.idempotency_key != first.idempotency_key
 
 
+@pytest.mark.parametrize("effect", [Effect.IDEMPOTENT, Effect.ONCE])
+@pytest.mark.parametrize("code", [ErrorCode.INVALID_ARGUMENTS, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT])
+def test_a_write_that_may_have_happened_is_not_planned_again_whatever_code_it_failed_with(
+    code: ErrorCode, effect: Effect
+) -> None:
+    story = Story(model_playbook()).plan(step("a", effect=effect)).fail("a", code)
+    assert story.run.status is RunStatus.ESCALATED
+    assert story.run.reason is not None
+    assert story.run.reason.code == code.value
+
+
+def test_a_refusal_after_an_attempt_that_may_have_happened_is_not_planned_again() -> None:
+    story = Story(model_playbook()).plan(step("a", effect=Effect.IDEMPOTENT)).fail("a", ErrorCode.TIMEOUT)
+    story.wait(seconds=60).result("a", Result.failed(ErrorCode.INVALID_ARGUMENTS, "not so", effect="none"))
+    assert story.run.status is RunStatus.ESCALATED
+
+
 def test_replans_are_capped() -> None:
     story = Story(model_playbook(budgets={"replans": 1})).plan(step("a")).fail("a", ErrorCode.NOT_FOUND)
     story.plan(step("a")).fail("a", ErrorCode.NOT_FOUND)

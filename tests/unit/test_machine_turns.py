@@ -144,7 +144,8 @@ def test_a_planner_may_answer_right_after_a_step_that_failed() -> None:
 
 
 def test_an_answer_that_comes_after_a_resume_calls_nothing_again() -> None:
-    story = turns().plan(step("s1", effect=Effect.ONCE)).fail("s1", ErrorCode.NOT_FOUND).wait(days=1)
+    nothing_done = Result.failed(ErrorCode.NOT_FOUND, "not there", effect="none")
+    story = turns().plan(step("s1", effect=Effect.ONCE)).result("s1", nothing_done).wait(days=1)
     story.control("resume", extend={"wall_ms": 3_600_000}).answer(found=1)
     assert story.run.status is RunStatus.SUCCEEDED
     assert "CallRequested" not in story.kinds()

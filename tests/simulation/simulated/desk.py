@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 from simulated import workshop
 from triptych.kernel.registry import Offer
 from triptych.schemas import Compensation, Cost, Effect, ErrorCode, Json
+from triptych.tools import http
 from triptych.tools.breaker import BreakerPolicy
 from triptych.tools.call import Call, NotYet
 from triptych.tools.failure import ToolFailure
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from simulated.world import Process, World
 
 Answer = dict[str, Json]
+ONCE = frozenset({"send", "post", "film"})
+"""The operations that may take effect more than once when they are made again."""
 CALLING_BACK = frozenset({"order", "film"})
 """The operations whose answer comes later."""
 
@@ -200,6 +205,21 @@ class Line:
 
 def answer_lost() -> ToolFailure:
     return ToolFailure(ErrorCode.UNAVAILABLE, "the connection was lost before the answer")
+
+
+def odd_statuses(kind: str) -> tuple[int, ...]:
+    """HTTP statuses that no list of refusals has; what follows them is known for this kind of call."""
+    return (303, 421, 425, 502) if kind in ONCE else (421, 425, 502)
+
+
+def odd_answer(status: int) -> Exception:
+    """The work is done, and the server answers with a status that does not say so."""
+    response = httpx.Response(status, headers={"location": "/7"}, request=httpx.Request("POST", workshop.URL))
+    try:
+        http.check(response)
+    except ToolFailure as failure:
+        return failure
+    raise AssertionError(f"{status} is a success")
 
 
 def refused() -> ToolFailure:

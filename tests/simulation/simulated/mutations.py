@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
 from simulated.postgres import ExecutorTables, WorkerTables
@@ -14,6 +15,7 @@ from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import Batch
 from triptych.kernel.decider.session import Session
 from triptych.schemas import CallAnswer, Grant
+from triptych.tools import refusals
 from triptych.tools.ledger import Entry, PostgresLedger, Standing
 
 
@@ -77,6 +79,11 @@ def intents_are_not_heeded() -> None:
         return Entry(Standing.NEW) if entry.standing is Standing.UNKNOWN else entry
 
     PostgresLedger.begin = unheeding  # type: ignore[method-assign]
+
+
+def odd_answers_count_as_nothing_done() -> None:
+    """A status below 500 is taken for a refusal, also where no list says so."""
+    refusals.is_refusal_by_status = lambda status: status < HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def leases_are_not_checked() -> None:
@@ -161,6 +168,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         messages_are_published_before_the_commit,
         the_outbox_of_the_dead_is_not_published,
         intents_are_not_heeded,
+        odd_answers_count_as_nothing_done,
         leases_are_not_checked,
         known_answers_are_replaced,
         jobs_that_nobody_knows_of_stay_where_they_are,

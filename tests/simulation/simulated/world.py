@@ -72,7 +72,7 @@ TOOL = WorkerConfig(
 FAULTS: dict[str, tuple[str, ...]] = {
     "statement": ("lose_before", "lose_after", "late", "kill_before", "kill_after", "pause_before", "pause_after"),
     "publish": ("lost", "ack_lost", "late", "part", "kill_before", "kill_after", "pause_before", "pause_after"),
-    "upstream": ("answer_lost", "refused", "kill_before", "kill_after", "pause_before", "pause_after"),
+    "upstream": ("answer_lost", "odd_answer", "refused", "kill_before", "kill_after", "pause_before", "pause_after"),
 }
 MISHAPS = ("cut_off", "kafka_away", "postgres_away", "clock_jump", "join", "stop")
 
@@ -737,7 +737,11 @@ class World:
             self.played[f"calls of {kind}"] += 1
             answer = action()
             self.strike_process(fault, "after", process)
-            self.after_a_moment(loop.resolve, done, desk.answer_lost() if fault == "answer_lost" else answer)
+            if fault == "answer_lost":
+                answer = desk.answer_lost()
+            elif fault == "odd_answer":
+                answer = desk.odd_answer(self.random.choice(desk.odd_statuses(kind)))
+            self.after_a_moment(loop.resolve, done, answer)
 
         self.after_a_moment(arrive)
         return await done

@@ -89,7 +89,12 @@ def _on_error(turn: Turn, state: StepState, error: ToolError) -> None:
     if is_left:
         _fall_back(turn, state, reason)
     else:
-        fail_step(turn, state.id, what.then, reason)
+        fail_step(turn, state.id, Then.ESCALATE if _is_open_what_it_did(state) else what.then, reason)
+
+
+def _is_open_what_it_did(state: StepState) -> bool:
+    """Whether the step is a write that may have happened. Other arguments, or another plan, could do it once more."""
+    return state.written is not None and state.written.result is None
 
 
 def _fall_back(turn: Turn, state: StepState, reason: Reason) -> None:

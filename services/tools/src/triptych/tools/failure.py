@@ -5,19 +5,7 @@ from __future__ import annotations
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode, Result
-
-REFUSALS = frozenset(
-    {
-        ErrorCode.INVALID_ARGUMENTS,
-        ErrorCode.UNAUTHENTICATED,
-        ErrorCode.FORBIDDEN,
-        ErrorCode.NOT_FOUND,
-        ErrorCode.CONFLICT,
-        ErrorCode.RATE_LIMITED,
-        ErrorCode.BUDGET_EXCEEDED,
-    }
-)
-"""With these codes the upstream answered and did nothing. After any other the effect may have happened."""
+from triptych.tools import refusals
 
 EFFECT = "effect"
 NO_EFFECT = "none"
@@ -26,7 +14,8 @@ NO_EFFECT = "none"
 class ToolFailure(Exception):
     """Raise it in an operation to answer with an error. The message must hold no secret.
 
-    `undone` says whether it is certain that the call changed nothing; the code decides when it is None.
+    `undone` says whether it is certain that the call changed nothing. When it is None, the code decides: see
+    `refusals.CODES`.
     """
 
     def __init__(
@@ -39,7 +28,7 @@ class ToolFailure(Exception):
         **details: Json,
     ) -> None:
         self.code, self.message, self.retry_after_ms, self.details = code, message, retry_after_ms, details
-        self.undone = code in REFUSALS if undone is None else undone
+        self.undone = refusals.is_refusal_by_code(code) if undone is None else undone
         super().__init__(f"{code}: {message}")
 
     def result(self, **details: Json) -> Result:

@@ -18,6 +18,7 @@ import orjson
 from triptych.kernel.expressions import ExpressionError, holds
 from triptych.schemas.base import Expression, Json
 from triptych.schemas.result import ErrorCode
+from triptych.tools import refusals
 from triptych.tools.failure import ToolFailure
 
 STATUS_CODES: dict[int, ErrorCode] = {
@@ -28,18 +29,29 @@ STATUS_CODES: dict[int, ErrorCode] = {
     405: ErrorCode.INVALID_ARGUMENTS,
     408: ErrorCode.TIMEOUT,
     409: ErrorCode.CONFLICT,
+    407: ErrorCode.UNAUTHENTICATED,
     410: ErrorCode.NOT_FOUND,
+    412: ErrorCode.CONFLICT,
     413: ErrorCode.INVALID_ARGUMENTS,
     415: ErrorCode.INVALID_ARGUMENTS,
+    421: ErrorCode.UNAVAILABLE,
     422: ErrorCode.INVALID_ARGUMENTS,
+    423: ErrorCode.CONFLICT,
     425: ErrorCode.UNAVAILABLE,
     429: ErrorCode.RATE_LIMITED,
+    451: ErrorCode.FORBIDDEN,
+    499: ErrorCode.TIMEOUT,
 }
+"""What a status means. Whether something was done all the same is not said here, but in refusals.py."""
 PROBLEM = "application/problem+json"
 """RFC 9457: an error, whatever the status says."""
 _EXCERPT_MAX_CHARS = 300
 _SERVER_ERROR = 500
 _CLIENT_ERROR = 400
+REDIRECTS = range(300, 400)
+LOCATION = "location"
+"""The detail of a failure that says where a redirect leads."""
+_LOCATION_MAX_CHARS = 300
 
 _STATED = ("detail", "message", "error_description", "title", "error", "errors", "code", "type")
 """Where APIs say what went wrong, the most telling first."""
@@ -50,21 +62,57 @@ _TRACE = re.compile(
 
 
 def check(response: httpx.Response) -> httpx.Response:
-    """The response itself, or ToolFailure when its status says that it failed."""
-    if response.is_success:
-        return response
+    """The response itself, or ToolFailure when its status is none of a whole success.
+
+    What the server has done is known for the statuses in `refusals.HTTP_STATUSES` alone.
+    """
     status = response.status_code
+    if response.is_success and status != HTTPStatus.PARTIAL_CONTENT:
+        return response
+    where = f"{_target(response.request)} answered {status} {_phrase(status)}"
+    if status in REDIRECTS:
+        raise _redirected(response, where)
     code = _code_of(status)
+    is_undone = refusals.is_refusal_by_status(status)
     if code is ErrorCode.NOT_FOUND and _is_page(response):
         # An API that misses a thing says so in its own form. A page comes from whatever else answers at the address.
-        code = ErrorCode.CONTRACT_VIOLATION
+        code, is_undone = ErrorCode.CONTRACT_VIOLATION, False
     raise ToolFailure(
         code,
-        f"{_target(response.request)} answered {status} {_phrase(status)}: {stated(response)}",
+        f"{where}: {stated(response)}",
         retry_after_ms=retry_after_ms(response.headers.get("retry-after")),
-        undone=True if _CLIENT_ERROR <= status < _SERVER_ERROR and code is not ErrorCode.TIMEOUT else None,
+        undone=is_undone,
         http_status=status,
     )
+
+
+def _redirected(response: httpx.Response, where: str) -> ToolFailure:
+    """A redirect that is not followed. A server may send it after the work, as most do that answer a form with 303."""
+    location = location_of(response)
+    leads = f"and leads to {location}" if location else "and names no other place"
+    details: dict[str, Json] = {"http_status": response.status_code}
+    if location is not None:
+        details[LOCATION] = location
+    return ToolFailure(
+        ErrorCode.CONTRACT_VIOLATION,
+        f"{where} {leads}; it is not followed. If the operation is there, change the tool's base URL or its document",
+        retry_after_ms=None,
+        undone=False,
+        **details,
+    )
+
+
+def location_of(response: httpx.Response) -> str | None:
+    """Where a redirect leads, as it may be told: without a user part, a query or a fragment, which can hold secrets."""
+    stated_location = response.headers.get("location")
+    if not stated_location:
+        return None
+    try:
+        url = response.request.url.join(stated_location)
+        told = f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}"
+    except (httpx.InvalidURL, UnicodeError, ValueError):
+        return "an address that is no URL"
+    return " ".join(told.split())[:_LOCATION_MAX_CHARS]
 
 
 def content(response: httpx.Response, success: Expression | None = None) -> Json:
@@ -89,7 +137,8 @@ def content(response: httpx.Response, success: Expression | None = None) -> Json
     if _media_type(response) == PROBLEM:
         status = body.get("status") if isinstance(body, dict) else None
         code = _code_of(status) if isinstance(status, int) and status >= _CLIENT_ERROR else ErrorCode.INTERNAL
-        raise ToolFailure(code, f"{where}, but its body is an error: {stated(response)}")
+        # The status says that it was done, and the body that it was not.
+        raise ToolFailure(code, f"{where}, but its body is an error: {stated(response)}", undone=False)
     if success is not None:
         _check_success(success, body, response, where)
     return body
@@ -118,24 +167,25 @@ def one_line(reason: str) -> str:
 def failure_of(error: httpx.HTTPError | httpx.InvalidURL) -> ToolFailure:
     """What a request that got no answer means."""
     target = _target(error.request) if isinstance(error, httpx.HTTPError) and error._request else "the upstream"  # noqa: SLF001 - `.request` raises when there is none
+    undone = refusals.was_not_sent(error)
+    kind = type(error).__name__
     match error:
         case httpx.HTTPStatusError():
             try:
                 check(error.response)
             except ToolFailure as failure:
                 return failure
-        case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout():
-            # Nothing was sent, so nothing was done.
-            return ToolFailure(
-                ErrorCode.UNAVAILABLE, f"{target} cannot be reached ({type(error).__name__})", undone=True
-            )
-        case httpx.TimeoutException():
-            return ToolFailure(ErrorCode.TIMEOUT, f"{target} did not answer in time ({type(error).__name__})")
         case httpx.InvalidURL() | httpx.UnsupportedProtocol():
-            return ToolFailure(ErrorCode.INTERNAL, "the tool is configured with an address that is no URL", undone=True)
+            return ToolFailure(
+                ErrorCode.INTERNAL, "the tool is configured with an address that is no URL", undone=undone
+            )
+        case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout() | httpx.ProxyError():
+            return ToolFailure(ErrorCode.UNAVAILABLE, f"{target} cannot be reached ({kind})", undone=undone)
+        case httpx.TimeoutException():
+            return ToolFailure(ErrorCode.TIMEOUT, f"{target} did not answer in time ({kind})", undone=undone)
         case _:
             pass
-    return ToolFailure(ErrorCode.UNAVAILABLE, f"the connection to {target} broke ({type(error).__name__})")
+    return ToolFailure(ErrorCode.UNAVAILABLE, f"the connection to {target} broke ({kind})", undone=undone)
 
 
 def _check_success(success: Expression, body: Json, response: httpx.Response, where: str) -> None:
@@ -167,7 +217,10 @@ def _reasons(body: Json) -> Iterator[str]:
 
 
 def _code_of(status: int) -> ErrorCode:
-    fallback = ErrorCode.UNAVAILABLE if status >= _SERVER_ERROR else ErrorCode.INVALID_ARGUMENTS
+    if status >= _SERVER_ERROR:
+        fallback = ErrorCode.UNAVAILABLE
+    else:
+        fallback = ErrorCode.INVALID_ARGUMENTS if status >= _CLIENT_ERROR else ErrorCode.CONTRACT_VIOLATION
     return STATUS_CODES.get(status, fallback)
 
 

@@ -123,8 +123,8 @@ class Operation:
         if self.reconcile is None:
             raise ToolFailure(
                 ErrorCode.IN_DOUBT,
-                f"an earlier attempt of {self.contract.operation} began and its answer was lost; the tool has no way "
-                f"to ask what happened to key {call.idempotency_key}, so a person must look and decide",
+                f"the tool has no way to ask what {self.contract.operation} did under key {call.idempotency_key}, "
+                "so a person must look and decide",
             )
         found = await self.reconcile(call)
         return None if found is None else self._held_to_contract(found)

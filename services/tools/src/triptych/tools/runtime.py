@@ -22,7 +22,7 @@ from triptych.schemas.base import Json, Spend
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
 from triptych.schemas.work import CallAnswer, CallRequest
-from triptych.tools import http
+from triptych.tools import http, refusals
 from triptych.tools.answers import Answers
 from triptych.tools.board import Alerts
 from triptych.tools.call import Accepted, Call
@@ -253,7 +253,7 @@ class ToolWorker:
         if operation.reconcile is None and not tried_before:
             return self._result_of(conflict, request)
         found = await self._reconcile(operation, request, call, f"the upstream reports a conflict ({conflict.message})")
-        return found or self._result_of(conflict, request)
+        return found or conflict.result(**{EFFECT: NO_EFFECT})
 
     async def _attempt(
         self, operation: Operation, request: CallRequest, call: Call[Any], *, tried_before: bool
@@ -287,6 +287,10 @@ class ToolWorker:
         if operation.contract.effect is Effect.READ:
             # What is not there is an answer to a question, and an error of a write.
             return Result.empty() if failure.code is ErrorCode.NOT_FOUND else failure.result()
+        if operation.contract.effect is Effect.ONCE and _leaves_open_what_it_did(failure):
+            # Neither a repeat nor other arguments may follow, so it is settled now.
+            found = await self._reconcile(operation, request, call, f"nobody knows what it did ({failure.message})")
+            return found or failure.result(**{EFFECT: NO_EFFECT})
         if failure.code is ErrorCode.CONFLICT:
             return await self._after_conflict(operation, request, call, failure, tried_before=tried_before)
         # Of what the attempt before has done, a refusal of this one says nothing.
@@ -298,6 +302,12 @@ class ToolWorker:
         if failure.undone and operation is not None and operation.contract.effect is not Effect.READ:
             return failure.result(**{EFFECT: NO_EFFECT})
         return failure.result()
+
+
+def _leaves_open_what_it_did(failure: ToolFailure) -> bool:
+    """Whether it reads like a refusal, or sends the caller elsewhere, and the work may have been done all the same."""
+    is_redirect = failure.details.get("http_status") in http.REDIRECTS
+    return not failure.undone and (is_redirect or refusals.is_refusal_by_code(failure.code))
 
 
 async def _what_happened(operation: Operation, call: Call[Any]) -> Result | None:

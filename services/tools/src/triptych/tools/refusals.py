@@ -1,0 +1,56 @@
+"""What is known to have done nothing: one closed list for each protocol, and the only place that decides it.
+
+Every reply, status and error that is in none of these lists may have taken effect. An adapter asks this module and
+never decides by itself, so that what nobody has foreseen counts as unknown and not as nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import httpx
+
+from triptych.schemas.result import ErrorCode
+
+CODES: Final = frozenset(
+    {
+        ErrorCode.INVALID_ARGUMENTS,
+        ErrorCode.UNAUTHENTICATED,
+        ErrorCode.FORBIDDEN,
+        ErrorCode.NOT_FOUND,
+        ErrorCode.CONFLICT,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.BUDGET_EXCEEDED,
+    }
+)
+"""What the author of an operation says with a code alone: the upstream refused the call. An adapter that speaks a
+protocol says `undone` itself."""
+
+HTTP_STATUSES: Final = frozenset({400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 429})
+"""With these statuses a server refuses a request (RFC 9110 and RFC 6585). A redirect, a success that is none, another
+4xx and any 5xx can follow after the work."""
+
+HTTP_NOT_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+)
+"""With these errors no byte of the request has left: there is no connection, or the proxy gave none."""
+
+
+def is_refusal_by_code(code: ErrorCode) -> bool:
+    """Whether an operation that fails with this code, and says no more, has done nothing."""
+    return code in CODES
+
+
+def is_refusal_by_status(status: int) -> bool:
+    """Whether a server that answers a request with this HTTP status has done nothing."""
+    return status in HTTP_STATUSES
+
+
+def was_not_sent(error: Exception) -> bool:
+    """Whether the HTTP request that ended with this error never left."""
+    return isinstance(error, HTTP_NOT_SENT)
