@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import uvicorn
@@ -61,7 +62,7 @@ async def rendered(body: dict) -> dict[str, str]:
 
 def signed(body: bytes, *, secret: str = SECRET, at: float | None = None) -> dict[str, str]:
     """The headers of Standard Webhooks, as an upstream would make them."""
-    return webhooks.signed(base64.b64decode(secret.removeprefix("whsec_")), "msg_1", body, at_s=at)
+    return webhooks.signed(base64.b64decode(secret.removeprefix("whsec_")), f"msg_{uuid4()}", body, at_s=at)
 
 
 async def call_back(url: str, body: Any, **signing: Any) -> httpx.Response:

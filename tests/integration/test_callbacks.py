@@ -124,9 +124,28 @@ async def test_only_who_has_the_secret_and_the_address_is_heard(ends, studio, pr
             assert (await client.post(url, content=b"x" * (BODY_MAX_BYTES + 1))).status_code == 413
             assert (await client.post(url, content=b"{", headers=signed(b"{"))).status_code == 400
         assert (await call_back(url[:-4] + "AAAA", done)).status_code == 404
+        assert (await call_back(url[:-4] + "%00", done)).status_code == 404
+        assert (await call_back(url, ["not", "what", "is", "read"])).status_code == 422
         assert await ends.state(one) == "parked"
         await call_back(url, done)
     assert (await ends.answer_to(one)).result == Result.ok({"film": "a.mp4"})
+
+
+async def test_a_copy_of_a_callback_does_nothing_at_the_address_of_another_call(
+    ends, studio, process, order, eventually
+) -> None:
+    one, other = order("a film"), order("another film")
+    async with parked(ends, studio[0], one, eventually) as url, parked(ends, studio[0], other, eventually) as elsewhere:
+        body = b'{"state": "done", "film": "one.mp4"}'
+        copied, bound = signed(body), signed(elsewhere.encode() + b"." + body)
+        async with httpx.AsyncClient() as client:
+            assert (await client.post(url, content=body, headers=bound)).status_code == 401
+            assert (await client.post(url, content=body, headers=copied)).json() == {"status": "taken"}
+            assert (await client.post(elsewhere, content=body, headers=copied)).status_code == 401
+            assert await ends.state(other) == "parked"
+            assert (await client.post(url, content=body, headers=copied)).json() == {"status": "known"}
+            assert (await client.post(elsewhere, content=body, headers=bound)).json() == {"status": "taken"}
+    assert (await ends.answer_to(other)).result == Result.ok({"film": "one.mp4"})
 
 
 async def test_a_callback_that_is_quicker_than_the_acceptance_is_not_lost(ends, process, order) -> None:
@@ -346,7 +365,7 @@ def test_the_example_of_the_specification_is_verified() -> None:
     assert verifier.problem(headers, body, at) is None
     assert verifier.problem(headers, body + b" ", at) == "no signature fits"
     assert verifier.problem(headers | {"webhook-timestamp": "1614265331"}, body, at) == "no signature fits"
-    rotated = Verifier(SecretStr(f"whsec_{base64.b64encode(b'new').decode()} {SECRET}"))
+    rotated = Verifier(SecretStr(f"whsec_{base64.b64encode(b'new' * 8).decode()} {SECRET}"))
     assert rotated.problem(headers, body, at) is None
     with pytest.raises(ConfigurationError, match="base64"):
         Verifier(SecretStr("whsec_!"))

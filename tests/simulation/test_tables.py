@@ -223,6 +223,7 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa:
         "lock": lambda: workers.say("callbacks_lock", draw.choice(RUNS), draw.choice("xyz")),
         "park": callbacks_park,
         "find": lambda: workers.say("callbacks_find", token()),
+        "hear": lambda: workers.say("callbacks_hear", draw.choice((b"1", b"2", b"3")), token()),
         "say": callbacks_say,
         "answer": lambda: workers.say("callbacks_answer", *parked(), draw.choice(leases), b"by a callback"),
     }

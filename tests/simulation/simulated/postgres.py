@@ -355,12 +355,15 @@ class WorkerTables(Schema):
         """State, attempts, operation, arguments_hash, request_id and result."""
         self.callbacks: dict[Any, Callback] = {}
         """By run and idempotency key."""
+        self.heard: dict[bytes, str] = {}
+        """Tokens by the digest of the message that counted there."""
 
     def snapshot(self) -> dict[str, Any]:
         return {
             "jobs": {key: job.__copy__() for key, job in self.jobs.items()},
             "effects": {key: list(effect) for key, effect in self.effects.items()},
             "callbacks": {key: copy.copy(callback) for key, callback in self.callbacks.items()},
+            "heard": dict(self.heard),
         }
 
     def open_lease(self, instance: str, lease_ms: int) -> list[Any]:
@@ -518,6 +521,9 @@ class WorkerTables(Schema):
             if known.token == token and job is not None:
                 return [_Expecting((known.operation, known.result, job.request, job.traceparent))]
         return []
+
+    def callbacks_hear(self, digest: bytes, token: str) -> list[Any]:
+        return [_Value((self.heard.setdefault(digest, token) == token,))]
 
     def callbacks_say(self, token: str, result: bytes, failed: bool) -> list[Any]:  # noqa: FBT001 - as in the statement
         for known in self.callbacks.values():

@@ -128,9 +128,20 @@ async def serve_health(health: Health, host: str, port: int) -> AsyncIterator[No
 
 
 @asynccontextmanager
-async def serve_app(app: Starlette, host: str, port: int, name: str) -> AsyncIterator[None]:
-    """Serve HTTP while the body runs."""
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, lifespan="off")
+async def serve_app(
+    app: Starlette, host: str, port: int, name: str, protocol: type[asyncio.Protocol] | None = None
+) -> AsyncIterator[None]:
+    """Serve HTTP while the body runs, over connections that `protocol` bounds where strangers may come."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=protocol or "auto",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+    )
     server = _QuietServer(config)
     task = asyncio.create_task(server.serve(), name=name)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,8 @@ from typing import Any, BinaryIO
 from triptych.cli.stack.errors import NoDirectoryError
 
 _LOG_KEEP_BYTES = 16 * 1024
+_LETTERS_AND_DIGITS = string.ascii_letters + string.digits
+_SECRET_CHARS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,13 @@ class Layout:
         """The secret of this name, made up at its first use."""
         path = self.secrets / name
         if not path.exists():
-            write_atomically(path, secrets.token_urlsafe(24), mode=0o600)
+            write_atomically(path, new_secret(), mode=0o600)
         return path.read_text()
+
+
+def new_secret() -> str:
+    """32 letters and digits: they mean the same in a URL, in a shell, and in base64, where they are 24 bytes."""
+    return "".join(secrets.choice(_LETTERS_AND_DIGITS) for _ in range(_SECRET_CHARS))
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:

@@ -7,14 +7,10 @@ Standard Webhooks 1.0 (https://www.standardwebhooks.com).
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import hmac
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Protocol
 
@@ -22,16 +18,13 @@ import asyncpg
 import orjson
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
 
 from triptych.kernel import claimcheck, failpoints
 from triptych.kernel.claimcheck import Claim
 from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.database import Queries
-from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.health import serve_app
 from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.service import Service
@@ -41,15 +34,17 @@ from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode, Result
 from triptych.schemas.work import CallAnswer, CallRequest
+from triptych.tools.endpoint import BODY_MAX_BYTES, BoundedProtocol, endpoint, said
 from triptych.tools.failure import EFFECT, NO_EFFECT, ToolFailure
 from triptych.tools.operation import Operation
 from triptych.tools.redaction import Redactor
+from triptych.tools.webhooks import Signed, Verifier
 
-BODY_MAX_BYTES = 1_000_000
-TOLERANCE = timedelta(minutes=5)
-"""A callback that was signed longer ago, or later than now, is refused: it may be a copy."""
+__all__ = ["BODY_MAX_BYTES", "CallbackSettings", "Callbacks", "Expected", "PostgresCallbacks", "Verifier"]
+
 TOKEN_BYTES = 24
-_SIGNATURE = "v1,"
+NOBODY = "nobody waits for this"
+_TOKEN = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
 class CallbackSettings(BaseSettings):
@@ -103,35 +98,12 @@ class Callbacks(Protocol):
         ...
 
 
-class Verifier:
-    """Checks the signatures of Standard Webhooks 1.0."""
+class _UnreadableError(Exception):
+    """The code of an operation failed at the body of a callback."""
 
-    def __init__(self, secret: SecretStr) -> None:
-        """Raises ConfigurationError when the secret is none."""
-        self._keys = [_key(one) for one in secret.get_secret_value().split()]
-        if not self._keys:
-            raise ConfigurationError("TRIPTYCH_CALLBACK_SECRET: it is empty")
-
-    def problem(self, headers: Mapping[str, str], body: bytes, now: datetime) -> str | None:
-        """What is wrong with a request, or None."""
-        message_id, stated = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
-        if not message_id or not stated.isascii() or not stated.isdigit():
-            return "webhook-id or webhook-timestamp is missing or wrong"
-        if abs(now.timestamp() - int(stated)) > TOLERANCE.total_seconds():
-            return "webhook-timestamp is too far from now"
-        content = b".".join((message_id.encode(), stated.encode(), body))
-        wanted = [base64.b64encode(hmac.digest(key, content, hashlib.sha256)) for key in self._keys]
-        given = [one.removeprefix(_SIGNATURE).encode() for one in headers.get("webhook-signature", "").split()]
-        fits = any(hmac.compare_digest(one, other) for one in given for other in wanted)
-        return None if fits else "no signature fits"
-
-
-def _key(secret: str) -> bytes:
-    text = secret.removeprefix("whsec_").replace("-", "+").replace("_", "/")
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except binascii.Error as error:
-        raise ConfigurationError("TRIPTYCH_CALLBACK_SECRET: it is not base64; write whsec_...") from error
+    def __init__(self, operation: str) -> None:
+        self.operation = operation
+        super().__init__(f"{operation} cannot read this body; the log of the tool has the cause")
 
 
 class PostgresCallbacks:
@@ -166,8 +138,7 @@ class PostgresCallbacks:
         )
         if row is None:
             raise _lost()
-        url = f"{self._settings.url.rstrip('/')}/callbacks/{row['token']}"
-        return Expected(url, Result.model_validate_json(row["result"]) if row["result"] else None)
+        return Expected(self._url(row["token"]), Result.model_validate_json(row["result"]) if row["result"] else None)
 
     async def park(self, request: CallRequest, attempt: JobAttempt) -> Result | None:
         failpoints.hit("callbacks.before_park")
@@ -185,50 +156,59 @@ class PostgresCallbacks:
     async def listen(self, service: Service, jobs: Jobs, outbox: Outbox) -> None:
         """Serve the endpoint until cancelled."""
 
-        async def called(request: Request) -> Response:
-            body = b""
-            async for part in request.stream():
-                body += part
-                if len(body) > BODY_MAX_BYTES:
-                    return _said(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {BODY_MAX_BYTES} bytes")
-            if problem := self._verifier.problem(request.headers, body, utc_now()):
+        def refuse(request: Request) -> str | None:
+            problem = self._verifier.problem_of_headers(request.headers, utc_now())
+            if problem is not None:
                 service.health.count("callbacks_refused")
-                return _said(HTTPStatus.UNAUTHORIZED, problem)
-            try:
-                return await self._take(request.path_params["token"], orjson.loads(body), jobs, outbox)
-            except orjson.JSONDecodeError as error:
-                return _said(HTTPStatus.BAD_REQUEST, f"not JSON: {error}")
-            except POSTGRES_GONE:
-                return _said(HTTPStatus.SERVICE_UNAVAILABLE, "try again")
+            return problem
 
-        app = Starlette(routes=[Route("/callbacks/{token}", called, methods=["POST"])])
-        async with serve_app(app, self._settings.host, self._settings.port, "callbacks"):
+        async def called(token: str, body: bytes, request: Request) -> Response:
+            signed = self._verifier.check(request.headers, body, utc_now(), self._url(token))
+            if not isinstance(signed, Signed):
+                service.health.count("callbacks_refused")
+                return said(HTTPStatus.UNAUTHORIZED, signed)
+            if not _TOKEN.fullmatch(token):
+                return said(HTTPStatus.NOT_FOUND, NOBODY)
+            try:
+                return await self._take(token, orjson.loads(body), signed, jobs, outbox)
+            except orjson.JSONDecodeError as error:
+                return said(HTTPStatus.BAD_REQUEST, f"not JSON: {error}")
+            except POSTGRES_GONE:
+                return said(HTTPStatus.SERVICE_UNAVAILABLE, "try again")
+            except _UnreadableError as error:
+                service.log.exception("a callback cannot be read", operation=error.operation)
+                return said(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+
+        app = endpoint(refuse, called)
+        async with serve_app(app, self._settings.host, self._settings.port, "callbacks", BoundedProtocol):
             await asyncio.Event().wait()
 
-    async def _take(self, token: str, body: Json, jobs: Jobs, outbox: Outbox) -> Response:
+    def _url(self, token: str) -> str:
+        return f"{self._settings.url.rstrip('/')}/callbacks/{token}"
+
+    async def _take(self, token: str, body: Json, signed: Signed, jobs: Jobs, outbox: Outbox) -> Response:
         failpoints.hit("callbacks.before_answer")
         async with self._pool.acquire() as connection, connection.transaction():
             row = await connection.fetchrow(self._sql["find"], token)
-            if row is None:
-                return _said(HTTPStatus.NOT_FOUND, "nobody waits for this")
+            operation = self._operations.get(row["operation"]) if row else None
+            if row is None or operation is None:
+                return said(HTTPStatus.NOT_FOUND, NOBODY)
             if row["result"] is not None:
-                return _said(HTTPStatus.OK, "known")
+                return said(HTTPStatus.OK, "known")
             request = CallRequest.model_validate_json(row["request"])
-            operation = self._operations.get(row["operation"])
-            if operation is None:
-                return _said(HTTPStatus.NOT_FOUND, f"there is no operation {row['operation']} any more")
             result = await self._result(operation, body)
             if result is None:
-                return _said(HTTPStatus.ACCEPTED, "not finished yet")
+                return said(HTTPStatus.ACCEPTED, "not finished yet")
+            if not signed.names_address and not await connection.fetchval(self._sql["hear"], signed.digest, token):
+                return said(HTTPStatus.UNAUTHORIZED, "this message was for another address")
             await connection.execute(self._sql["say"], token, result.to_bytes(), result.error is not None)
             answer = await self._answer(connection, request, result, jobs)
         failpoints.hit("callbacks.after_answer")
-        if answer is None:
-            return _said(HTTPStatus.OK, "kept")
         key = (request.run_id, request.request_id)
-        jobs.hold(key)
-        outbox.publish_stored(key, request.partition, request.tenant, row["traceparent"], answer)
-        return _said(HTTPStatus.OK, "taken")
+        if answer is not None:
+            jobs.hold(key)
+            outbox.publish_stored(key, request.partition, request.tenant, row["traceparent"], answer)
+        return said(HTTPStatus.OK, "taken" if answer is not None else "kept")
 
     async def _result(self, operation: Operation, body: Json) -> Result | None:
         try:
@@ -236,6 +216,9 @@ class PostgresCallbacks:
         except ToolFailure as failure:
             is_undone = failure.undone and operation.contract.effect is not Effect.READ
             result = failure.result(**({EFFECT: NO_EFFECT} if is_undone else {}))
+        except Exception as error:
+            # The tool's own code reads the body, and senders are not bound to any form.
+            raise _UnreadableError(operation.contract.operation) from error
         return None if result is None else self._redactor.clean(result)
 
     async def _answer(self, connection: Connection, request: CallRequest, result: Result, jobs: Jobs) -> bytes | None:
@@ -262,8 +245,3 @@ class PostgresCallbacks:
 
 def _lost() -> ToolFailure:
     return ToolFailure(ErrorCode.CANCELLED, "the job belongs to another process now")
-
-
-def _said(status: HTTPStatus, what: str) -> JSONResponse:
-    headers = {"retry-after": "5"} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
-    return JSONResponse({"status": what}, status_code=status, headers=headers)

@@ -32,6 +32,16 @@ with called as (
 select called.operation, called.result, jobs.request, jobs.traceparent
 from called join jobs using (run_id, request_id)
 
+-- name: hear
+-- A message whose signature does not cover the address counts at one address, the first. What is older than its
+-- timestamp may be is refused before it comes here, so the row is needed for minutes only.
+with forgotten as (
+    delete from callback_messages where heard_at < now() - interval '1 hour' and digest <> $1
+)
+insert into callback_messages as known (digest, token) values ($1, $2)
+on conflict (digest) do update set token = known.token
+returning known.token = $2
+
 -- name: say
 update callbacks set result = $2, failed = $3, called_at = now() where token = $1
 
