@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -34,6 +35,7 @@ from triptych.tools.kb import tool as kb_tool
 from triptych.tools.kb.articles import shipped_articles
 from triptych.tools.kb.calibration import THRESHOLD, Calibration, Judged, fit, quality
 from triptych.tools.kb.chunks import Document
+from triptych.tools.kb.reading import Unreadable, read_folder
 from triptych.tools.kb.store import EVERYBODY, SHIPPED, WORDS_ALONE, KnowledgeBase
 from triptych.tools.kb.tool import SHIPPED_COLLECTION
 from triptych.tools.testing import call
@@ -260,23 +262,44 @@ def write_folder(folder: Path) -> None:
     (folder / ".hidden.md").write_text("# Secret", "utf-8")
 
 
-def pdf(text: str) -> bytes:
-    """The smallest PDF that has a text in it."""
-    stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()
+def pdf(text: str, sixth: bytes | None = None, trailing: bytes = b"") -> bytes:
+    """The smallest PDF that has a text in it; a sixth object and what the trailer says of it, if given."""
+    return pdf_of(_stream(f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()), [sixth] if sixth else [], trailing)
+
+
+def pdf_that_doubles(levels: int) -> bytes:
+    """A small PDF whose page draws a form that draws another one twice, and so on: 2^levels texts."""
+
+    def form(content: bytes, resources: bytes = b"") -> bytes:
+        kind = b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</Font<</F1 5 0 R>>%s>>" % resources
+        return _stream(content, kind)
+
+    twice = [form(b"/X Do /X Do", b"/XObject<</X %d 0 R>>" % (7 + level)) for level in range(levels)]
+    return pdf_of(_stream(b"/X Do"), [*twice, form(b"BT /F1 1 Tf (x) Tj ET")])
+
+
+def pdf_of(content: bytes, more: Sequence[bytes], trailing: bytes = b"") -> bytes:
+    resources = b"<</Font<</F1 5 0 R>>/XObject<</X 6 0 R>>>>>>"
     objects = [
         b"<</Type/Catalog/Pages 2 0 R>>",
         b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-        b"<</Length %d>>stream\n%s\nendstream" % (len(stream), stream),
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources " + resources,
+        content,
         b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        *more,
     ]
     out, places = b"%PDF-1.4\n", []
     for number, body in enumerate(objects, 1):
         places.append(len(out))
         out += b"%d 0 obj%s endobj\n" % (number, body)
+    size = len(objects) + 1
     table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    trailer = b"trailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % len(out)
-    return out + b"xref\n0 6\n0000000000 65535 f \n" + table + trailer
+    trailer = b"trailer<</Size %d/Root 1 0 R%s>>\nstartxref\n%d\n%%%%EOF" % (size, trailing, len(out))
+    return out + b"xref\n0 %d\n0000000000 65535 f \n" % size + table + trailer
+
+
+def _stream(content: bytes, entries: bytes = b"") -> bytes:
+    return b"<<%s/Length %d>>\nstream\n%s\nendstream" % (entries, len(content), content)
 
 
 async def triptych(dsn: str, *arguments: str) -> tuple[int, Any]:
@@ -305,6 +328,51 @@ async def test_a_folder_is_ingested_searched_and_calibrated_from_the_command_lin
         assert (badge.data["hits"][0]["title"], badge.data["hits"][0]["id"]) == ("Badges", "security.md")
     code, told = await triptych(dsn, "calibrate", str(QUESTIONS), "--dry-run")
     assert (code, told["questions"]) == (0, 113)
+
+
+async def test_files_that_break_their_reader_are_told_and_all_others_are_loaded(schemas, tmp_path) -> None:
+    write_folder(tmp_path)
+    for name, content in odd_files().items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "elsewhere.md").symlink_to("/etc/hostname")
+    (tmp_path / os.fsdecode(b"name-\xff.md")).write_text("Its name is not UTF-8.")
+    (tmp_path / ("long-" * 45 + ".md")).write_text("Its name is long.")
+    code, told = await triptych(schemas["tool_cli"], "ingest", str(tmp_path), "--collection", "odd")
+    unread = {one["id"]: one["reason"] for one in told["unreadable"]}
+    assert code == 1
+    assert set(told["added"]) == {*FOLDER, "parking.pdf", "surrogate.pdf", "long-" * 45 + ".md"}
+    assert set(unread) == {"certificate.pdf", "latin.txt", "empty.md", "name-\\xff.md"}
+    assert "UTF-8" in unread["name-\\xff.md"]
+    assert all(reason and "\n" not in reason for reason in unread.values())
+
+
+def test_a_file_that_takes_too_long_is_told_and_the_next_is_read(tmp_path) -> None:
+    (tmp_path / "a-slow.pdf").write_bytes(pdf_that_doubles(40))
+    (tmp_path / "b-quick.md").write_text("# Quick\n\nRead at once.")
+    slow, quick = read_folder(tmp_path, read_max_s=6)
+    assert (slow.id, type(slow), quick.title) == ("a-slow.pdf", Unreadable, "Quick")
+    assert "longer than 6 s" in slow.reason
+
+
+async def test_a_document_that_the_database_refuses_leaves_the_others_of_its_batch(own) -> None:
+    good, bad = (
+        Document("good", "Good", "It says something."),
+        Document(secrets.token_hex(5_000), "Bad", "Its id fits no index."),
+    )
+    worse = Document("worse", "Worse", "A lone surrogate: \ud835")
+    report = await own.load(EVERYBODY, "mixed", [good, bad, worse])
+    assert report.added == ["good"]
+    assert set(report.refused) == {bad.id, worse.id}
+
+
+def odd_files() -> dict[str, bytes]:
+    """Files that raise, each in its own way, where a folder is read."""
+    return {
+        "certificate.pdf": pdf("Hello there", b"<</Filter/Adobe.PubSec/V 4>>", b"/Encrypt 6 0 R/ID[<00><00>]"),
+        "surrogate.pdf": pdf("Hello there", b"<</Title<FEFFD835>>>", b"/Info 6 0 R"),
+        "latin.txt": "Gr\xfc\xdfe".encode("latin-1"),
+        "empty.md": b"\xef\xbb\xbf\n \n",
+    }
 
 
 async def test_an_ingest_that_is_killed_is_finished_by_the_next(schemas, tmp_path, eventually) -> None:

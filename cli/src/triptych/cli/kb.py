@@ -97,6 +97,7 @@ def ingest(
                 return asdict(report), knowledge.knows_meaning
 
         report, knows_meaning = asyncio.run(load())
+    unreadable += [Unreadable(name, reason) for name, reason in report.pop("refused").items()]
     told = {"tenant": tenant, "collection": collection, **report, "unreadable": [asdict(one) for one in unreadable]}
     if as_json:
         print_json(told | {"by_meaning": knows_meaning})

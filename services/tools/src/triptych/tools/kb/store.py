@@ -24,6 +24,8 @@ SCORE_MIN = 0.05
 EMBEDDED_QUERY_MAX_CHARS = 8_000
 CANDIDATES = 200
 """So many chunks by either measure are looked at closer."""
+_CONTENT_REFUSED = (asyncpg.DataError, asyncpg.exceptions.ProgramLimitExceededError, UnicodeEncodeError)
+"""What asyncpg raises for what a value says, and never because the database is away."""
 DOCUMENTS_AT_ONCE = 32
 CHUNKS_AT_ONCE = 256
 
@@ -51,6 +53,8 @@ class Report:
     added: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    """By id, why the database does not take a document. What it said before stays."""
     unchanged: int = 0
     chunks_embedded: int = 0
 
@@ -159,9 +163,7 @@ class KnowledgeBase:
                 document.id: (document, chunks(tenant, document))
                 for document in news[start : start + DOCUMENTS_AT_ONCE]
             }
-            # Vectors first: a document that has its new hash has its vectors too.
-            report.chunks_embedded += await self._embed(tenant, [chunk for _, cut in batch.values() for chunk in cut])
-            await self._store(tenant, collection, batch)
+            await self._load_batch(tenant, collection, batch, report)
             progress(len(batch))
         staying = [document.id for document in documents] + list(keep)
         gone = await self._pool.fetch(self._sql["prune"], tenant, collection, staying)
@@ -169,6 +171,26 @@ class KnowledgeBase:
         if self._embedder is not None:
             await self._pool.execute(self._sql["forget"], tenant)
         return report
+
+    async def _load_batch(
+        self, tenant: str, collection: str, batch: Mapping[str, tuple[Document, list[Chunk]]], report: Report
+    ) -> None:
+        """Embed and store documents. When the database refuses them for what they say, store each by itself."""
+        cut = [chunk for _, its_chunks in batch.values() for chunk in its_chunks]
+        try:
+            # Vectors first: a document that has its new hash has its vectors too.
+            report.chunks_embedded += await self._embed(tenant, cut)
+            await self._store(tenant, collection, batch)
+        except _CONTENT_REFUSED as error:
+            if len(batch) > 1:
+                for name, document in batch.items():
+                    await self._load_batch(tenant, collection, {name: document}, report)
+                return
+            (name,) = batch
+            report.refused[name] = f"the database refuses it: {error}"
+            for told in (report.added, report.changed):
+                if name in told:
+                    told.remove(name)
 
     async def complete(self) -> int:
         """Embed what has no vector under this model yet, for instance after another model was configured."""
