@@ -1,0 +1,470 @@
+"""The one definition of the JSON that Triptych accepts and writes.
+
+What `decode` accepts is the same value when `encode` has written it and another service has read it. What either of
+them refuses, it names with its place. Integers are exact, floats are finite, text is Unicode, and depth, number of
+values and bytes are bounded. Nothing else in Triptych calls a JSON library (decision 12; ruff forbids it).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import accumulate
+from typing import Protocol, TypeVar
+
+import orjson
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from triptych.schemas.base import Json
+
+_BOM = b"\xef\xbb\xbf"
+
+MAX_DEPTH = 100
+"""Of a value from outside. Our messages wrap it, and pydantic reads no more than 200 levels."""
+
+MAX_DIGITS = 1_000
+MAX_VALUES = 250_000
+MAX_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a JSON text may be. `max_depth` counts lists and objects around each other."""
+
+    max_bytes: int = MAX_BYTES
+    max_depth: int = MAX_DEPTH
+    max_values: int = MAX_VALUES
+    max_digits: int = MAX_DIGITS
+    """Of a number."""
+
+
+VALUE = Limits()
+"""What comes from outside: a task, arguments, an answer, an output."""
+
+MESSAGE = Limits(max_depth=160, max_values=1_000_000)
+"""What services send to each other and keep: values in their envelopes."""
+
+STORED = Limits(max_bytes=2**30, max_depth=254, max_values=2**30, max_digits=4_300)
+"""What lies in a table already: whatever an older version could write."""
+
+DOCUMENT = Limits(max_bytes=2**28, max_values=5_000_000)
+"""A file that an operator names, such as an OpenAPI document. Whoever fetches one bounds its bytes."""
+
+_T_co = TypeVar("_T_co", covariant=True)
+
+_DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG = b"0" * 19
+"""Digits that may not fit into 64 bits."""
+
+_LONG_FRACTION = b"." + _LONG
+_LONG_WHOLE = b"0" * 16 + b"."
+"""Digits before a point that a double may not hold."""
+
+_EXTREME = re.compile(rb"0e[+-]?0{3,}\s*(?:[,\]}]|$)")
+"""The end of a number that may be too large or too small for a double."""
+
+_DOUBLE_EXACT = 2**53
+_NOT_ZERO = re.compile(r"-?[0.]*[1-9]")
+_STRING = re.compile(rb'(?s)"[^"\\]*+(?:\\.[^"\\]*+)*+\\?"?')
+_STRING_OR_BRACKET = re.compile(_STRING.pattern + rb"|[\[\]{}]")
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_MAX_NAME_CHARS = 40
+_MAX_PLACE_CHARS = 120
+
+
+class InvalidJson(ValueError):
+    """A text or a value is not the JSON that Triptych accepts.
+
+    `reason` says what is wrong and `place` where: a JSON pointer such as `/input/items/3`, `byte 17` of a text, or
+    nothing where the whole value is meant.
+    """
+
+    def __init__(self, reason: str, place: str = "") -> None:
+        super().__init__(f"{reason} (at {place})" if place else reason)
+        self.reason = reason
+        self.place = place
+
+    def within(self, part: str | int) -> InvalidJson:
+        """Say the same of what contains it."""
+        return InvalidJson(self.reason, _shortened(f"/{_escaped(part)}{self.place}"))
+
+
+class Readable(Protocol[_T_co]):
+    """A pydantic model's class."""
+
+    def model_validate_json(self, json_data: bytes) -> _T_co:
+        """Read one from its JSON."""
+        ...
+
+
+def decode(raw: bytes | str, *, limits: Limits = VALUE, unique_names: bool = True) -> Json:
+    """Read a JSON text in UTF-8, with or without a byte order mark.
+
+    Args:
+        raw: the text.
+        limits: how large, how deep and how many.
+        unique_names: whether an object that has a name twice is refused. Otherwise the last one is taken.
+
+    Raises:
+        InvalidJson: it is not JSON, holds what no value can hold exactly, or is beyond the limits.
+    """
+    body = _body(raw, limits)
+    if _is_plain(body, limits):
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            pass  # the exact way says why
+        else:
+            if not unique_names or _has_unique_names(body, value):
+                return value
+    return _decoded(body, limits, unique_names=unique_names)
+
+
+def read(model: Readable[_T_co], raw: bytes | str, *, limits: Limits = MESSAGE, unique_names: bool = False) -> _T_co:
+    """Read a message, as `decode` and then the model would.
+
+    Raises:
+        InvalidJson: as in `decode`.
+        ValidationError: it is JSON, but not the model's.
+    """
+    body = _body(raw, limits)
+    if unique_names or b"NaN" in body or b"Infinity" in body or not _is_plain(body, limits):
+        decode(body, limits=limits, unique_names=unique_names)
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        if any(each["type"] == "json_invalid" for each in error.errors(include_url=False, include_input=False)):
+            decode(body, limits=limits, unique_names=unique_names)
+        raise
+
+
+def encode(
+    value: Json,
+    *,
+    sort_keys: bool = False,
+    indent: bool = False,
+    limits: Limits = MESSAGE,
+    default: Callable[[object], bytes] | None = None,
+) -> bytes:
+    """Write a value as JSON in UTF-8. Sorted, equal values give equal bytes. Times in UTC end in Z.
+
+    Args:
+        value: null, booleans, numbers, text, lists, tuples, and mappings with names; dates, UUIDs and enums as text.
+        sort_keys: whether the names of objects are in order.
+        indent: whether people will read it; it then ends in a line break.
+        limits: how deep, and how many digits.
+        default: the JSON of anything else.
+
+    Raises:
+        InvalidJson: it holds what JSON cannot say, or is beyond the limits.
+    """
+    option = orjson.OPT_UTC_Z
+    if sort_keys:
+        option |= orjson.OPT_SORT_KEYS
+    if indent:
+        option |= orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    fragments = None if default is None else lambda other: orjson.Fragment(default(other))
+    try:
+        written = orjson.dumps(value, default=fragments, option=option)
+    except orjson.JSONEncodeError:
+        pass  # the exact way says why, or can
+    else:
+        if (b"null" not in written or _holds_no_infinity(value)) and _is_shallow(written, limits):
+            return written
+    plain = _plain(value, limits, limits.max_depth, default)
+    separators = None if indent else (",", ":")
+    text = json.dumps(
+        plain,
+        ensure_ascii=False,
+        allow_nan=False,
+        sort_keys=sort_keys,
+        separators=separators,
+        indent=2 if indent else None,
+    )
+    return f"{text}\n".encode() if indent else text.encode()
+
+
+def encode_text(value: Json, *, sort_keys: bool = False, limits: Limits = MESSAGE) -> str:
+    """Write a value as JSON, as text.
+
+    Raises:
+        InvalidJson: as in `encode`.
+    """
+    return encode(value, sort_keys=sort_keys, limits=limits).decode()
+
+
+def check(value: Json, *, limits: Limits = VALUE) -> None:
+    """Make sure that a value can be written, sent and read again unchanged.
+
+    Raises:
+        InvalidJson: as in `encode`.
+    """
+    encode(value, limits=limits)
+
+
+def _body(raw: bytes | str, limits: Limits) -> bytes:
+    """The text's bytes, without a byte order mark."""
+    if isinstance(raw, str):
+        try:
+            raw = raw.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidJson(_HALF_A_PAIR, f"character {error.start}") from None
+    raw = raw.removeprefix(_BOM)
+    if len(raw) > limits.max_bytes:
+        raise InvalidJson(f"the text has {len(raw):,} bytes and may have {limits.max_bytes:,}")
+    return raw
+
+
+def _is_plain(body: bytes, limits: Limits) -> bool:
+    """Whether orjson and pydantic read it exactly, as far as bytes tell. False where a closer look is needed."""
+    digits = body.translate(_DIGITS)
+    if _LONG in digits and digits.count(_LONG) != digits.count(_LONG_FRACTION):
+        return False
+    if _LONG_WHOLE in digits or _EXTREME.search(digits):
+        return False
+    return _is_shallow(body, limits) and _is_small(body, limits)
+
+
+def _is_shallow(text: bytes, limits: Limits) -> bool:
+    if text.count(b"[") + text.count(b"{") <= limits.max_depth:
+        return True
+    brackets = _STRING.sub(b"", text).translate(None, _NOT_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) <= limits.max_depth
+
+
+def _is_small(text: bytes, limits: Limits) -> bool:
+    """Whether it has no more values than it may. Each but the first follows a comma or opens what it is in."""
+    if len(text) <= limits.max_values or _marks(text) < limits.max_values:
+        return True
+    return _marks(_STRING.sub(b"", text)) < limits.max_values
+
+
+def _marks(text: bytes) -> int:
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
+def _has_unique_names(body: bytes, value: Json) -> bool:
+    """Whether every name is in the value: each has its colon, as has every text that holds one."""
+    if b":" not in body:
+        return True
+    return b"\\u003" not in body and body.count(b":") == orjson.dumps(value).count(b":")
+
+
+def _holds_no_infinity(value: Json) -> bool:
+    """Whether orjson wrote null only for null."""
+    try:
+        written = to_json(value, inf_nan_mode="constants")
+    except ValueError:
+        return False
+    return b"NaN" not in written and b"Infinity" not in written
+
+
+# The exact way: in Python, for what the quick way cannot do or has refused.
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Stands in a value where something was refused, until its place is known."""
+
+    reason: str
+
+
+_HALF_A_PAIR = "the text holds half of a surrogate pair; send the whole character"
+
+
+def _decoded(body: bytes, limits: Limits, *, unique_names: bool) -> Json:
+    if not _is_small(body, limits):
+        raise InvalidJson(f"there are more than {limits.max_values:,} values")
+    if not _is_shallow(body, limits):
+        raise InvalidJson(_too_deep(limits), f"byte {_first_too_deep(body, limits)}")
+
+    def integer(digits: str) -> object:
+        return _Refused(_too_long(limits)) if len(digits.lstrip("-")) > limits.max_digits else int(digits)
+
+    def double(text: str) -> object:
+        return _Refused(_too_long(limits)) if len(text) > limits.max_digits else _double(text)
+
+    def named(members: list[tuple[str, object]]) -> object:
+        fields = dict(members)
+        return _twice(members) if unique_names and len(fields) != len(members) else fields
+
+    try:
+        text = body.decode()
+        value = json.loads(
+            text,
+            parse_int=integer,
+            parse_float=double,
+            parse_constant=lambda name: _Refused(f"{name} is not a JSON number"),
+            object_pairs_hook=named,
+        )
+    except UnicodeDecodeError as error:
+        raise InvalidJson("the text is not UTF-8", f"byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        place = len(error.doc[: error.pos].encode())
+        raise InvalidJson(f"the text is not JSON: {_syntax(error)}", f"byte {place}") from None
+    _refuse_marked(value)
+    return value
+
+
+def _double(text: str) -> object:
+    """The nearest double. A number without an exponent must not have more digits before its point than that holds."""
+    double = float(text)
+    if math.isinf(double):
+        return _Refused("a number is too large for a double")
+    if not double and _NOT_ZERO.match(text):
+        return _Refused("a number is too small for a double")
+    if abs(double) < _DOUBLE_EXACT or "e" in text or "E" in text:
+        return double
+    if Decimal(text) not in {Decimal(double), Decimal(repr(double))}:
+        return _Refused("a number has more digits than a double holds; send an integer, or text")
+    return double
+
+
+def _twice(members: list[tuple[str, object]]) -> _Refused:
+    seen: set[str] = set()
+    for name, _ in members:
+        if name in seen:
+            return _Refused(f"the name {_shown(name)} stands twice in an object")
+        seen.add(name)
+    raise AssertionError
+
+
+def _refuse_marked(value: object) -> None:
+    """Raise InvalidJson for the first thing that was refused, and for text that no UTF-8 can hold."""
+    match value:
+        case _Refused():
+            raise InvalidJson(value.reason)
+        case str():
+            _refuse_surrogates(value)
+        case list():
+            for index, each in enumerate(value):
+                try:
+                    _refuse_marked(each)
+                except InvalidJson as error:
+                    raise error.within(index) from None
+        case dict():
+            for name, each in value.items():
+                try:
+                    _refuse_surrogates(name)
+                    _refuse_marked(each)
+                except InvalidJson as error:
+                    raise error.within(name) from None
+
+
+def _plain(value: object, limits: Limits, depth_left: int, default: Callable[[object], bytes] | None) -> Json:
+    """The same value of nothing but JSON's types, or InvalidJson with the place of what cannot be written."""
+    match value:
+        case None | bool():
+            return value
+        case str():
+            return _refuse_surrogates(value)
+        case int():
+            return _refuse_long(value, limits)
+        case float():
+            if not math.isfinite(value):
+                raise InvalidJson(f"{_constant(value)} is not a JSON number")
+            return value
+        case list() | tuple() | Mapping():
+            if not depth_left:
+                raise InvalidJson(_too_deep(limits))
+            return _plain_container(value, limits, depth_left - 1, default)
+        case _:
+            return _plain_other(value, limits, default)
+
+
+def _plain_container(
+    value: list[object] | tuple[object, ...] | Mapping[object, object],
+    limits: Limits,
+    depth_left: int,
+    default: Callable[[object], bytes] | None,
+) -> Json:
+    if not isinstance(value, Mapping):
+        items = []
+        for index, each in enumerate(value):
+            try:
+                items.append(_plain(each, limits, depth_left, default))
+            except InvalidJson as error:
+                raise error.within(index) from None
+        return items
+    fields = {}
+    for name, each in value.items():
+        if not isinstance(name, str):
+            raise InvalidJson(f"the name of a field is not text but {type(name).__name__}")
+        try:
+            fields[_refuse_surrogates(name)] = _plain(each, limits, depth_left, default)
+        except InvalidJson as error:
+            raise error.within(name) from None
+    return fields
+
+
+def _plain_other(value: object, limits: Limits, default: Callable[[object], bytes] | None) -> Json:
+    if default is not None:
+        try:
+            return decode(default(value), limits=limits, unique_names=False)
+        except TypeError:
+            pass  # not one of theirs
+    try:
+        return orjson.loads(orjson.dumps(value, option=orjson.OPT_UTC_Z))
+    except orjson.JSONEncodeError:
+        raise InvalidJson(f"{type(value).__name__} is not a type of JSON") from None
+
+
+def _refuse_surrogates(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidJson(_HALF_A_PAIR) from None
+    return text
+
+
+def _refuse_long(number: int, limits: Limits) -> int:
+    if abs(number) >= 10**limits.max_digits:
+        raise InvalidJson(_too_long(limits))
+    return number
+
+
+def _first_too_deep(body: bytes, limits: Limits) -> int:
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(body):
+        depth += _STEPS.get(body[token.start()], 0)
+        if depth > limits.max_depth:
+            return token.start()
+    raise AssertionError
+
+
+def _too_deep(limits: Limits) -> str:
+    return f"lists and objects are nested deeper than {limits.max_depth} levels"
+
+
+def _too_long(limits: Limits) -> str:
+    return f"a number has more than {limits.max_digits:,} digits"
+
+
+def _constant(number: float) -> str:
+    if math.isnan(number):
+        return "NaN"
+    return "Infinity" if number > 0 else "-Infinity"
+
+
+def _syntax(error: json.JSONDecodeError) -> str:
+    return f"{error.msg[:1].lower()}{error.msg[1:].removesuffix(' at')}"
+
+
+def _escaped(part: str | int) -> str:
+    return _shown(str(part)).replace("~", "~0").replace("/", "~1")
+
+
+def _shown(name: str) -> str:
+    """A name that can be printed, not all of a long one."""
+    printable = name.encode(errors="replace").decode()
+    return printable if len(printable) <= _MAX_NAME_CHARS else f"{printable[:_MAX_NAME_CHARS]}…"
+
+
+def _shortened(place: str) -> str:
+    return place if len(place) <= _MAX_PLACE_CHARS else f"{place[:_MAX_PLACE_CHARS]}…"
