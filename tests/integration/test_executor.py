@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -538,6 +539,37 @@ async def test_cancelling_a_parent_cancels_its_child(bench: Bench, eventually) -
     await bench.send(topics.CONTROL, command, partition)
     await eventually(lambda: bench.of(topics.OUTCOMES, run_id=child_id))
     assert bench.of(topics.OUTCOMES, run_id=child_id)[0]["status"] == "cancelled"
+
+
+async def test_a_client_starts_and_withdraws_no_child_runs(bench: Bench, eventually) -> None:
+    bench.seen = {}
+    await bench.send(topics.TASKS, task("victim"), 0)
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS, playbook="greet"))
+    (request,) = bench.of(topics.PLAN_REQUESTS, playbook="greet")
+    parent = {
+        "run_id": request["run_id"],
+        "request_id": f"{request['run_id']}:say:1:child",
+        "asked_at_ms": int(UUID(request["run_id"]).int >> 80),
+        "grant": {"tokens": 10**9, "usd_micros": 10**9, "tool_calls": 10**6},
+        "deadline_at": "2099-01-01T00:00:00Z",
+        "ancestors": [],
+    }
+    claims = {"intruder": parent, "thief": parent | {"run_id": str(uuid4())}, "victim": parent | {"withdrawn": True}}
+    for task_id, claimed in claims.items():
+        await bench.send(topics.TASKS, task(task_id, parent=claimed), 0)
+        await bench.send(topics.CHILD_TASKS, task(task_id, parent=claimed), 0)
+    await bench.send(topics.TASKS, task("after-claims"), 0)
+    await eventually(lambda: len(bench.of(topics.PLAN_REQUESTS, playbook="greet")) == 2)
+    await eventually(lambda: len(bench.of(topics.DEAD_LETTERS)) >= 5)
+    of_claims = [letter["reason"]["code"] for letter in bench.of(topics.DEAD_LETTERS)]
+    assert (of_claims.count("forged"), of_claims.count("invalid_task")) == (3, 2), "the victim's id has its run"
+    rejected = {outcome["task_id"]: outcome["reason"]["message"] for outcome in bench.of(topics.OUTCOMES)}
+    assert rejected.keys() == {"intruder", "thief"}
+    assert all("`parent`" in message for message in rejected.values())
+    connection = await asyncpg.connect(bench.dsn)
+    rows = await connection.fetch("select task_id, status from runs where task_id = any($1)", list(claims))
+    assert [tuple(row) for row in rows] == [("victim", "planning")]
+    await connection.close()
 
 
 async def test_an_abort_undoes_what_was_written_even_if_the_executor_is_killed_in_between(

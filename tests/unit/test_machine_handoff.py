@@ -11,6 +11,7 @@ from machine_story import NOW, RUN_ID, Story, playbook, step
 
 from triptych.executor import events as ev
 from triptych.executor.deployments import Deployment
+from triptych.executor.family import ForgedRecord
 from triptych.executor.fold import admit, evolve
 from triptych.executor.intake import Executor
 from triptych.executor.machine import Tick
@@ -22,10 +23,15 @@ from triptych.kernel.outbox import Send
 from triptych.schemas import (
     HANDOFF,
     CallAnswer,
+    ChildTask,
+    Control,
+    ControlAction,
     Cost,
     Decision,
     Effect,
     ErrorCode,
+    Grant,
+    Parent,
     Playbook,
     Result,
     Spend,
@@ -62,6 +68,8 @@ class Family:
         self.journals: dict[UUID, list[tuple[ev.Event, datetime]]] = {}
         self.sent: list[Send] = []
         self.offset = 0
+        self.deaf = False
+        """Nobody reads what the runs send."""
         self.publish(Task(playbook="test", task_id="t-1").to_bytes(), topics.TASKS)
         (self.parent_id,) = self.runs
 
@@ -87,7 +95,9 @@ class Family:
         )  # fmt: skip
         message = self.executor.read(Arrival(noun, record, body))
         state = self.runs.get(message.run_id)
-        self.take(message.run_id, self.executor.apply(state, message, 0, self.now, has_room=not state))
+        witness = self.runs.get(message.witness)
+        transition = self.executor.apply(state, message, 0, self.now, has_room=not state, witness=witness)
+        self.take(transition.state.run_id if transition else message.run_id, transition)
 
     def take(self, run_id: UUID, transition) -> None:
         if transition is None:
@@ -97,7 +107,7 @@ class Family:
         self.check(run_id)
         for send in transition.sends:
             self.sent.append(send)
-            if send.noun in topics.EXECUTOR_INPUTS:
+            if not self.deaf and send.noun in topics.EXECUTOR_INPUTS:
                 self.publish(send.body.to_bytes(), send.noun)
 
     def check(self, run_id: UUID) -> None:
@@ -120,7 +130,7 @@ class Family:
         self.check(run.run_id)
         for send in messages(story.run, story.last, self.now):
             self.sent.append(send)
-            if send.noun in topics.EXECUTOR_INPUTS:
+            if not self.deaf and send.noun in topics.EXECUTOR_INPUTS:
                 self.publish(send.body.to_bytes(), send.noun)
         return self
 
@@ -181,7 +191,7 @@ def test_a_request_that_is_sent_again_makes_no_second_run() -> None:
     one.wait(seconds=100)
     assert [event for event, _ in one.journals[one.parent_id] if isinstance(event, ev.RequestReissued)]
     assert one.child.run_id == known.run_id
-    assert len([send for send in one.sent if send.noun == topics.TASKS]) >= 2
+    assert len([send for send in one.sent if send.noun == topics.CHILD_TASKS]) >= 2
 
 
 def test_an_answer_that_was_lost_comes_again_with_the_same_words() -> None:
@@ -200,8 +210,134 @@ def test_only_the_run_that_was_asked_can_answer() -> None:
     request = one.parent.requests[next(iter(one.parent.requests))].event
     forged = CallAnswer(request_id=request.request_id, run_id=one.parent_id, tenant="default", result=Result.ok({}))
     one.publish(forged.to_bytes(), topics.RESULTS)
-    one.publish(forged.model_copy(update={"child": RUN_ID}).to_bytes(), topics.RESULTS)
+    for claimed in (RUN_ID, one.child.run_id, one.parent_id):  # no run, one that has not ended, and no child
+        with pytest.raises(ForgedRecord):
+            one.publish(forged.model_copy(update={"child": claimed}).to_bytes(), topics.RESULTS)
     assert one.parent.status is RunStatus.RUNNING
+
+
+def test_what_a_child_answers_is_taken_from_its_record_and_not_from_the_message() -> None:
+    one = family(output={"said": "${{ steps.work.data.value }}"})
+    one.deaf = True
+    one.tell(one.child, lambda story: story.result("work", spend=Spend(tokens=7)))
+    one.deaf = False
+    (answer,) = [send.body for send in one.sent if send.noun == topics.RESULTS]
+    lie = {"result": Result.ok({"output": "mine"}), "spend": Spend(tokens=10**9), "extended": Grant(tokens=10**9)}
+    one.publish(answer.model_copy(update=lie).to_bytes(), topics.RESULTS)
+    assert one.parent.steps["a"].result.data["output"] == {"said": 1}
+    assert (one.parent.ledger.tokens, one.parent.ledger.max_tokens) == (7, book("test").budgets.tokens)
+
+
+def asked(one: Family) -> ChildTask:
+    """The task that the parent has sent, which nobody has read."""
+    (task,) = [send.body for send in one.sent if send.noun == topics.CHILD_TASKS]
+    return task
+
+
+def asking() -> Family:
+    one = Family()
+    one.deaf = True
+    one.tell(one.parent, lambda story: story.plan(hand_over()))
+    return one
+
+
+LIES = {
+    "another tenant": {"tenant": "bank"},
+    "another principal": {"principal": "user:root"},
+    "another playbook": {"playbook": "test"},
+    "another input": {"input": {"who": "Eve"}},
+    "another task": {"task_id": "mine"},
+    "a larger grant": {"grant": Grant(tokens=10**9, usd_micros=10**9, tool_calls=10**6)},
+    "no grant": {"grant": Grant()},
+    "no ancestors": {"ancestors": ()},
+    "another request": {"request_id": "mine"},
+    "another run": {"run_id": RUN_ID},
+    "another moment": {"asked_at_ms": 1},
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+def test_a_child_that_its_parent_has_not_asked_for_in_these_words_is_none(lie: dict[str, object]) -> None:
+    one = asking()
+    task = asked(one)
+    of_parent = {name: value for name, value in lie.items() if name in Parent.model_fields}
+    of_task = {name: value for name, value in lie.items() if name not in of_parent}
+    forged = task.model_copy(update={**of_task, "parent": task.parent.model_copy(update=of_parent)})
+    before = dict(one.runs)
+    with pytest.raises(ForgedRecord):
+        one.publish(forged.to_bytes(), topics.CHILD_TASKS)
+    assert one.runs == before
+    one.publish(task.to_bytes(), topics.CHILD_TASKS)
+    assert one.child.input == {"who": "Ana"}
+
+
+def test_the_deadline_of_a_child_is_that_of_the_record_of_its_parent() -> None:
+    one = asking()
+    task = asked(one)
+    later = task.parent.model_copy(update={"deadline_at": task.parent.deadline_at + timedelta(days=9)})
+    one.publish(task.model_copy(update={"parent": later}).to_bytes(), topics.CHILD_TASKS)
+    assert one.child.deadline_at == one.parent.deadline_at
+
+
+def test_a_child_whose_task_comes_after_the_end_of_its_parent_does_not_begin() -> None:
+    one = asking()
+    one.tell(one.parent, lambda story: story.control("cancel"))
+    task, withdrawal = (send.body for send in one.sent if send.noun == topics.CHILD_TASKS)
+    one.publish(task.to_bytes(), topics.CHILD_TASKS)
+    one.publish(withdrawal.to_bytes(), topics.CHILD_TASKS)
+    assert one.children == []
+
+
+def test_a_clients_task_that_says_that_a_run_has_sent_it_is_rejected_by_name() -> None:
+    one = Family()
+    task = ChildTask(
+        task_id="t-9", playbook="specialist", parent=Parent(
+            run_id=RUN_ID, request_id="x", asked_at_ms=1, grant=Grant(tokens=1), deadline_at=NOW, ancestors=()
+        )
+    )  # fmt: skip
+    for forged in (task, task.model_copy(update={"parent": task.parent.model_copy(update={"withdrawn": True})})):
+        with pytest.raises(RejectedRecord, match="parent") as refusal:
+            one.publish(forged.to_bytes(), topics.TASKS)
+        (reply,) = refusal.value.replies
+        assert (reply.body.task_id, reply.body.status, reply.body.reason.code) == ("t-9", "rejected", "invalid_task")
+    assert one.children == []
+
+
+def test_a_child_that_was_asked_for_on_the_topic_of_the_clients_by_an_earlier_version_begins() -> None:
+    one = asking()
+    one.publish(asked(one).to_bytes(), topics.TASKS)
+    assert one.child.parent.run_id == one.parent_id
+    one.tell(one.parent, lambda story: story.control("cancel"))
+    withdrawal = next(send.body for send in one.sent if send.noun == topics.CHILD_TASKS and send.body.parent.withdrawn)
+    one.publish(withdrawal.to_bytes(), topics.TASKS)
+    assert one.child.status is RunStatus.CANCELLED
+
+
+def test_a_run_that_goes_on_withdraws_no_child_and_a_run_that_has_ended_only_its_own() -> None:
+    one, other = family(), family()
+    other.tell(other.parent, lambda story: story.control("cancel"))
+    stranger = other.parent.run_id = UUID(int=7)
+    one.runs[stranger] = other.parent
+    (withdrawal,) = [send.body for send in other.sent if send.noun == topics.CHILD_TASKS and send.body.parent.withdrawn]
+    for run_id in (one.parent_id, stranger, RUN_ID):
+        forged = withdrawal.model_copy(update={"parent": withdrawal.parent.model_copy(update={"run_id": run_id})})
+        with pytest.raises(ForgedRecord):
+            one.publish(forged.to_bytes(), topics.CHILD_TASKS)
+    assert one.child.status.is_active
+
+
+def test_nobody_but_a_child_says_how_it_stands() -> None:
+    one = family()
+    for child, principal in ((RUN_ID, "user:eve"), (one.parent_id, f"run:{one.parent_id}")):
+        told = Control(
+            command_id="mine", run_id=one.parent_id, action=ControlAction.CHILD, principal=principal,
+            data={"run_id": str(child), "status": "escalated"},
+        )  # fmt: skip
+        with pytest.raises(ForgedRecord):
+            one.publish(told.to_bytes(), topics.CONTROL)
+    about_the_child = told.model_copy(update={"data": {"run_id": str(one.child.run_id), "status": "escalated"}})
+    one.publish(about_the_child.to_bytes(), topics.CONTROL)
+    assert one.parent.children_waiting == {}, "its record says that it goes on"
 
 
 def test_whoever_ends_a_run_ends_its_children() -> None:
@@ -213,10 +349,10 @@ def test_whoever_ends_a_run_ends_its_children() -> None:
 def test_a_child_that_never_began_is_not_begun_by_its_withdrawal() -> None:
     one = family()
     one.tell(one.parent, lambda story: story.control("cancel"))
-    (withdrawal,) = [send for send in one.sent if send.noun == topics.TASKS and send.body.parent.withdrawn]
+    (withdrawal,) = [send for send in one.sent if send.noun == topics.CHILD_TASKS and send.body.parent.withdrawn]
     assert withdrawal.to == one.child.run_id
     del one.runs[one.child.run_id]
-    one.publish(withdrawal.body.to_bytes(), topics.TASKS)
+    one.publish(withdrawal.body.to_bytes(), topics.CHILD_TASKS)
     assert one.children == []
 
 
@@ -270,12 +406,9 @@ def test_a_child_that_a_person_aborts_fails_the_step_and_a_resume_starts_another
 
 def test_a_child_that_is_refused_fails_the_step_with_the_reason() -> None:
     one = Family(input={"type": "object", "required": ["something else"]})
-    with pytest.raises(RejectedRecord, match="something else") as refusal:
-        one.tell(one.parent, lambda story: story.plan(hand_over()))
-    (_, answer) = refusal.value.replies
-    assert (answer.noun, answer.to) == (topics.RESULTS, one.parent_id)
-    one.publish(answer.body.to_bytes(), topics.RESULTS)
-    assert one.parent.reason.code == "invalid_arguments"
+    one.tell(one.parent, lambda story: story.plan(hand_over()))
+    assert (one.parent.reason.code, one.children) == ("invalid_arguments", [])
+    assert "something else" in one.parent.reason.message
 
 
 @pytest.mark.parametrize(

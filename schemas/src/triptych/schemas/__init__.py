@@ -29,6 +29,7 @@ from triptych.schemas.playbook import (
 )
 from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
 from triptych.schemas.task import (
+    ChildTask,
     Control,
     ControlAction,
     DeadLetter,
@@ -60,6 +61,7 @@ __all__ = [
     "Caching",
     "CallAnswer",
     "CallRequest",
+    "ChildTask",
     "Compensation",
     "Contract",
     "Control",

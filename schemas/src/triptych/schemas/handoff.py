@@ -48,7 +48,7 @@ def handoff_contract(playbooks: Iterable[str]) -> Contract:
 
 
 class Parent(Authored):
-    """The run that a task was handed over by. The executor sets it; clients leave it out."""
+    """The run that a task was handed over by. The executor sets it; a client's task that has it is refused."""
 
     run_id: RunId
     request_id: Annotated[RequestId, Field(description="The request that the outcome answers.")]

@@ -37,9 +37,16 @@ class Task(Authored):
     input: dict[str, Json] = {}
     tenant: Tenant = "default"
     principal: Annotated[Principal, Field(description="On whose behalf, for example `user:ana`.")] = "anonymous"
-    parent: Annotated[
-        Parent | None, Field(exclude_if=newer(None), description="Set by the executor when a run hands over.")
-    ] = None
+
+
+class ChildTask(Task):
+    """The task of a child run, or its withdrawal. Topic `child-tasks`, which no client writes.
+
+    The executor holds it to the record of the parent run before it believes a word of it.
+    """
+
+    task_id: TaskId
+    parent: Parent
 
 
 ParentRunId = Annotated[

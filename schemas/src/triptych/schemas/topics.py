@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from triptych.schemas.contract import ToolContracts
-from triptych.schemas.task import Control, DeadLetter, Escalation, Outcome, Task, ToolControl
+from triptych.schemas.task import ChildTask, Control, DeadLetter, Escalation, Outcome, Task, ToolControl
 from triptych.schemas.work import (
     CallAnswer,
     CallRequest,
@@ -18,6 +18,7 @@ from triptych.schemas.work import (
 )
 
 TASKS = "tasks"
+CHILD_TASKS = "child-tasks"
 PLAN_REQUESTS = "plan-requests"
 PLANS = "plans"
 CALLS = "calls"
@@ -31,7 +32,7 @@ DEAD_LETTERS = "dead-letters"
 CONTRACTS = "contracts"
 TOOL_CONTROLS = "tool-controls"
 
-EXECUTOR_INPUTS = (TASKS, PLANS, RESULTS, VERDICTS, CONTROL)
+EXECUTOR_INPUTS = (TASKS, CHILD_TASKS, PLANS, RESULTS, VERDICTS, CONTROL)
 """One owner holds partition p of all of these, so they have the same number of partitions."""
 
 
@@ -55,6 +56,14 @@ class Topic:
 
 CATALOG: tuple[Topic, ...] = (
     Topic(TASKS, Task, "triptych.task", "clients", "executor", "Ingress: one record is one task."),
+    Topic(
+        CHILD_TASKS,
+        ChildTask,
+        "triptych.child-task",
+        "executor",
+        "executor",
+        "A run starts another, or withdraws it. Clients need no right to write here.",
+    ),
     Topic(PLAN_REQUESTS, PlanRequest, "triptych.plan-request", "executor", "planner", "Asks for a plan."),
     Topic(PLANS, PlanAnswer, "triptych.plan", "planner", "executor", "A plan, or why there is none."),
     Topic(CALLS, CallRequest, "triptych.call", "executor", "one tool", "Asks a tool for one attempt."),

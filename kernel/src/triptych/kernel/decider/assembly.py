@@ -70,6 +70,8 @@ class Assembly(Generic[StateT]):
 
     def __init__(self, kit: Kit[StateT], memory: Memory[StateT], batch: Batch[StateT]) -> None:
         self._kit, self._memory, self.batch = kit, memory, batch
+        self.rejected: list[tuple[Record[Any, Any], RejectedRecord]] = []
+        """What was refused, and is buried unless a run has come of the task before."""
 
     def touched_partitions(self) -> set[int]:
         """The partitions whose ownership this batch depends on."""
@@ -83,7 +85,8 @@ class Assembly(Generic[StateT]):
 
     def take(self, arrival: Arrival | None, message: Addressed) -> None:
         """Decide what follows from a message; `arrival` is None when time alone is the message."""
-        state = self.batch.states.get(message.run_id) or self._memory.cache.get(message.run_id)
+        state = self._state(message.run_id)
+        witness = self._state(message.witness) if message.witness is not None else None
         try:
             if arrival and self._is_astray(arrival, message, state):
                 return
@@ -95,7 +98,13 @@ class Assembly(Generic[StateT]):
                     message.run_id, Line(partition, *message.creates), at_once=message.is_child
                 )
             )
-            transition = self._kit.domain.apply(state, message, partition, self.batch.at, has_room=has_room)
+            transition = self._kit.domain.apply(
+                state, message, partition, self.batch.at, has_room=has_room, witness=witness
+            )
+        except RejectedRecord as error:
+            if arrival:
+                self.rejected.append((arrival.record, error))
+            return
         except UndecodableRecord as error:
             if arrival:
                 self.bury(arrival.record, error)
@@ -111,6 +120,10 @@ class Assembly(Generic[StateT]):
         else:
             self._note_waiting(message.run_id, state, transition.state)
             self._collect(message, transition)
+
+    def _state(self, run_id: UUID) -> StateT | None:
+        """A run as this batch has left it so far."""
+        return self.batch.states.get(run_id) or self._memory.cache.get(run_id)
 
     def _note_waiting(self, run_id: UUID, before: StateT | None, after: StateT) -> None:
         """Whether a run takes or leaves its place in a line."""
@@ -188,6 +201,9 @@ class Assembly(Generic[StateT]):
         dead = deadletters.dead_record(self._kit.service.name, record, error, self.batch.at, tenant=tenant)
         self.batch.dead.append(dead)
         self._kit.service.health.count("dead_letters")
+        self._kit.service.log.warning(
+            "record buried", topic=record.topic, partition=record.partition, offset=record.offset, code=error.code
+        )
         outgoing = deadletters.event(dead, self._kit.service.name, self._kit.settings.topic(topics.DEAD_LETTERS))
         run_id = _record_uuid(record)
         self.batch.outbox.append(OutboxRow(OutboxKey(run_id, 0), record.partition, outgoing))

@@ -49,6 +49,8 @@ class Addressed:
     """The run that comes of it belongs to one that has a place here already: it begins here, and at once."""
     task: TaskKey | None = None
     """The task that it is, if it is one."""
+    witness: UUID | None = None
+    """Another run, whose record says whether this is true."""
 
 
 @value
@@ -113,9 +115,18 @@ class Domain(Protocol[StateT]):
         """When time alone may next change this run."""
 
     def apply(
-        self, state: StateT | None, message: Addressed, partition: int, now: datetime, *, has_room: bool
+        self,
+        state: StateT | None,
+        message: Addressed,
+        partition: int,
+        now: datetime,
+        *,
+        has_room: bool,
+        witness: StateT | None,
     ) -> Transition[StateT] | None:
         """What follows from a message, or None when it changes nothing. A new run waits unless there is room.
+
+        `witness` is the run that the message names as its witness, if there is such a run.
 
         Raises UndecodableRecord.
         """

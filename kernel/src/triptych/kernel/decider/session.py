@@ -190,6 +190,9 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             assembly.take(arrival, message)
             if number % DECIDED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        if assembly.rejected:
+            beside = {message.task for _, message in messages if message.task is not None}
+            await self._reject(assembly.rejected, beside, assembly)
         for run_id in due:
             if run_id not in batch.states:
                 assembly.rearm_untouched(run_id)
@@ -248,7 +251,9 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     async def _warm(self, messages: Sequence[tuple[Arrival | None, Addressed]]) -> None:
         """Bring the runs of this batch into the cache. What is read must have been written before."""
         cache = self._memory.cache
-        missing = {message.run_id for _, message in messages if not message.creates and message.run_id not in cache}
+        wanted = {message.run_id for _, message in messages if not message.creates}
+        wanted.update(message.witness for _, message in messages if message.witness is not None)
+        missing = {run_id for run_id in wanted if run_id not in cache}
         if missing or any(message.run_id in self._creating for _, message in messages):
             await self._written()
             if missing := {run_id for run_id in missing if run_id not in cache}:

@@ -18,6 +18,7 @@ from triptych.kernel.run_ids import derive_run_id, id_time_ms
 from triptych.schemas import (
     MAX_HANDOFFS,
     CallAnswer,
+    ChildTask,
     Control,
     ControlAction,
     ErrorCode,
@@ -28,13 +29,14 @@ from triptych.schemas import (
     Result,
     ResultStatus,
     Spend,
-    Task,
     ToolError,
     topics,
 )
 
 WAITS = RunStatus.ESCALATED.value
 GOES_ON = RunStatus.RUNNING.value
+CHILD = ":child"
+"""What the ids of requests end in that a child run answers."""
 
 
 def refusal(run: Run, arguments: dict[str, Json]) -> Reason | None:
@@ -61,7 +63,13 @@ def child_of(turn: Turn, key: str) -> UUID:
 
 def start(run: Run, event: ev.CallRequested, child: UUID) -> Send:
     """The task that starts a child run, in the same words however often it is sent."""
-    task = Task(
+    task = task_of(run, event, child)
+    return Send(topics.CHILD_TASKS, "triptych.child-task", event.request_id, task, to=child)
+
+
+def task_of(run: Run, event: ev.CallRequested, child: UUID) -> ChildTask:
+    """What a run asks of its child."""
+    return ChildTask(
         task_id=event.idempotency_key,
         playbook=event.arguments["playbook"],
         input=event.arguments.get("input", {}),
@@ -69,7 +77,6 @@ def start(run: Run, event: ev.CallRequested, child: UUID) -> Send:
         principal=run.principal,
         parent=_parent(run, event.request_id, child, event.reserved, event.deadline_at),
     )
-    return Send(topics.TASKS, "triptych.task", event.request_id, task, to=child)
 
 
 def withdraw(run: Run, state: StepState) -> Send:
@@ -77,19 +84,19 @@ def withdraw(run: Run, state: StepState) -> Send:
     assert state.child is not None  # noqa: S101 - only child runs are withdrawn
     key = f"{run.run_id}:{state.id}:{state.call}"
     parent = _parent(run, request_id(key), state.child, Grant(), run.deadline_at)
-    task = Task(
+    task = ChildTask(
         task_id=key,
         playbook=state.arguments["playbook"],
         tenant=run.tenant,
         principal=run.principal,
         parent=parent.model_copy(update={"withdrawn": True}),
     )
-    return Send(topics.TASKS, "triptych.task", f"{key}:withdrawn", task, to=state.child)
+    return Send(topics.CHILD_TASKS, "triptych.child-task", f"{key}:withdrawn", task, to=state.child)
 
 
 def request_id(key: str) -> str:
     """The request that a child run answers: there is one for each child, whatever is sent again."""
-    return f"{key}:child"
+    return f"{key}{CHILD}"
 
 
 def _parent(run: Run, request: str, child: UUID, grant: Grant, deadline_at: datetime) -> Parent:
@@ -108,7 +115,13 @@ def _parent(run: Run, request: str, child: UUID, grant: Grant, deadline_at: date
 
 
 def answer(run: Run, parent: Parent) -> Send:
-    """What a child run ended with, for its parent: the same whenever it is made."""
+    """What a child run ended with, on its way to its parent: the same whenever it is made."""
+    reply = answer_of(run, parent)
+    return Send(topics.RESULTS, "triptych.result", f"{run.run_id}:answer", reply, to=parent.run_id)
+
+
+def answer_of(run: Run, parent: Parent) -> CallAnswer:
+    """What a child run ended with, for its parent."""
     assert run.reason is not None  # noqa: S101 - a run that has ended has a reason
     if run.status is RunStatus.SUCCEEDED:
         result = Result.ok({"run_id": str(run.run_id), "playbook": run.playbook.name, "output": run.output})
@@ -122,7 +135,7 @@ def answer(run: Run, parent: Parent) -> Send:
         usd_micros=ledger.max_usd_micros - first.max_usd_micros,
         tool_calls=ledger.max_tool_calls - first.max_tool_calls,
     )
-    reply = CallAnswer(
+    return CallAnswer(
         request_id=parent.request_id,
         run_id=parent.run_id,
         tenant=run.tenant,
@@ -138,7 +151,6 @@ def answer(run: Run, parent: Parent) -> Send:
         child=run.run_id,
         extended=extended if extended != Grant() else None,
     )
-    return Send(topics.RESULTS, "triptych.result", f"{run.run_id}:answer", reply, to=parent.run_id)
 
 
 def _admission(run: Run) -> ev.RunAdmitted:
@@ -154,34 +166,37 @@ def _admission(run: Run) -> ev.RunAdmitted:
     )
 
 
-def refused(task: Task, parent: Parent, reason: Reason) -> Send:
+def refused(task: ChildTask, child: UUID, reason: Reason) -> CallAnswer:
     """What the parent hears of a child that never became a run."""
-    key = task.task_id or parent.request_id
     error = ToolError(
         code=ErrorCode.INVALID_ARGUMENTS, message=reason.message, details={"effect": "none", "reason": reason.code}
     )
-    reply = CallAnswer(
-        request_id=parent.request_id,
-        run_id=parent.run_id,
+    return CallAnswer(
+        request_id=task.parent.request_id,
+        run_id=task.parent.run_id,
         tenant=task.tenant,
         result=Result(status=ResultStatus.ERROR, error=error),
-        child=derive_run_id(task.tenant, key, parent.asked_at_ms),
+        child=child,
     )
-    return Send(topics.RESULTS, "triptych.result", f"{parent.request_id}:refused", reply, to=parent.run_id)
 
 
 def notice(run: Run, parent: Parent, status: str, reason: Reason | None) -> Send:
     """Word to the parent that a child run waits for a person, or goes on."""
+    command = notice_of(run, parent.run_id, status, reason)
+    return Send(topics.CONTROL, "triptych.control", command.command_id, command, to=parent.run_id)
+
+
+def notice_of(run: Run, parent_id: UUID, status: str, reason: Reason | None) -> Control:
+    """How a child run stands, as a command to its parent."""
     command_id = f"{run.run_id}:{status}:{run.escalations}"
     told = {"run_id": str(run.run_id), "status": status, "reason": reason.model_dump(mode="json") if reason else None}
-    command = Control(
+    return Control(
         command_id=command_id,
-        run_id=parent.run_id,
+        run_id=parent_id,
         action=ControlAction.CHILD,
         principal=f"run:{run.run_id}",
         data=told,
     )
-    return Send(topics.CONTROL, "triptych.control", command_id, command, to=parent.run_id)
 
 
 def on_notice(turn: Turn, command: Control) -> None:

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from triptych.executor.deployments import Deployment
-from triptych.executor.handoff import refused
+from triptych.executor.family import (
+    ChildAdmission,
+    ChildRefusal,
+    Withdrawal,
+    asked_task,
+    child_answer,
+    child_notice,
+    child_refusal,
+    withdrawal,
+)
 from triptych.executor.machine import Message, Start, Tick, begin, decide
 from triptych.executor.messages import endings, messages, rejection
 from triptych.executor.plans import PlanReader
@@ -41,9 +52,9 @@ from triptych.kernel.run_ids import derive_run_id
 from triptych.schemas import (
     Answer,
     CallAnswer,
+    ChildTask,
     Control,
     ControlAction,
-    Parent,
     PlanAnswer,
     Playbook,
     Reason,
@@ -54,6 +65,8 @@ from triptych.schemas import (
 
 _ORIGIN = re.compile(rb"[A-Za-z0-9._-]{1,100}:[0-9]{1,10}:[0-9]{1,20}:-?[0-9]{1,20}")
 """The place of a record that was forwarded; anybody may have written the header."""
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _ANSWERS: dict[str, type[Answer]] = {
     topics.PLANS: PlanAnswer,
@@ -72,10 +85,12 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
-class Withdrawal:
-    """The parent of a child run has ended: the child is cancelled, unless it never began."""
+class Claimed:
+    """What came on the topic of the clients and says that a run has sent it, as runs did in earlier versions."""
 
-    parent: Parent
+    content: object
+    rejection: UndecodableRecord
+    """What becomes of it when no run's record bears it out."""
 
 
 class Executor:
@@ -110,12 +125,11 @@ class Executor:
         body = cloudevents.without_nul(arrival.body)
         if arrival.noun == topics.TASKS:
             return self._read_task(arrival, body)
+        if arrival.noun == topics.CHILD_TASKS:
+            return self._read_child_task(_parsed(ChildTask, body))
         model: type[Answer | Control] = _ANSWERS.get(arrival.noun, Control)
-        try:
-            message = self._plans.read(body) if model is PlanAnswer else model.model_validate_json(body)
-        except ValidationError as error:
-            raise UndecodableRecord(f"invalid_{model.__name__.lower()}", _explain(error)) from error
-        return Addressed(as_in_rows(message.run_id), message)
+        message = self._plans.read(body) if model is PlanAnswer else _parsed(model, body)
+        return Addressed(as_in_rows(message.run_id), message, witness=_child_that_speaks(message))
 
     @property
     def limits(self) -> Limits:
@@ -141,34 +155,42 @@ class Executor:
         return state.wake_at()
 
     def apply(
-        self, state: Run | None, message: Addressed, partition: int, now: datetime, *, has_room: bool = True
+        self,
+        state: Run | None,
+        message: Addressed,
+        partition: int,
+        now: datetime,
+        *,
+        has_room: bool = True,
+        witness: Run | None = None,
     ) -> Transition[Run] | None:
         """What follows from a message; None when it answers nothing open. A new run is queued unless there is room.
 
         Raises:
-            UndecodableRecord: it names a run that does not exist.
+            RejectedRecord: a client's task says that a run has sent it.
+            UndecodableRecord: it names a run that does not exist, or says what the record of a run does not bear out.
         """
-        content = message.content
-        if isinstance(content, Admission):
-            if state is not None:
-                return None
+        if isinstance(message.content, Claimed):
+            honest = replace(message, content=message.content.content)
+            try:
+                return self.apply(state, honest, partition, now, has_room=has_room, witness=witness)
+            except UndecodableRecord as error:
+                raise message.content.rejection from error
+        opening = _opening(state, message, partition, witness)
+        if opening is not None:
             decided = begin(
-                content.task,
-                task_id=content.task_id,
+                opening.task,
+                task_id=opening.task_id,
                 run_id=message.run_id,
-                playbook=content.playbook,
+                playbook=opening.playbook,
                 partition=partition,
                 now=now,
                 has_room=has_room,
             )
             return _transition(decided, first_seq=1, now=now)
-        if state is None:
-            if isinstance(content, Tick | Start | Withdrawal):
-                return None
-            raise UndecodableRecord("unknown_run", f"there is no run {message.run_id}")
-        if isinstance(content, Withdrawal):
-            content = _cancellation(state, content.parent)
-        assert isinstance(content, Message)  # noqa: S101
+        content = _believed(state, message, witness)
+        if content is None or state is None:
+            return None
         decided = decide(state, content, now)
         return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
 
@@ -196,31 +218,114 @@ class Executor:
         try:
             task = Task.model_validate_json(body)
         except ValidationError as error:
+            if (child_task := _as_child_task(body)) is not None:
+                return self._read_claim(body, derived_id, child_task)
             raise _rejected(body, derived_id, "invalid_task", _explain(error)) from error
-        if task.parent is not None and task.parent.withdrawn:
-            run_id = derive_run_id(task.tenant, task.task_id or derived_id, task.parent.asked_at_ms)
-            return Addressed(as_in_rows(run_id), Withdrawal(task.parent))
+        fit = self._fit(task)
+        if isinstance(fit, Reason):
+            raise _rejected(body, derived_id, fit.code, fit.message, task)
+        task_id = task.task_id or derived_id
+        return Addressed(
+            as_in_rows(derive_run_id(task.tenant, task_id, record.timestamp)),
+            Admission(task, task_id, fit),
+            creates=Kind(task.tenant, task.playbook),
+            task=TaskKey(task.tenant, task_id),
+        )
+
+    def _fit(self, task: Task) -> Playbook | Reason:
+        """The playbook that a task is fit for, or why no run can be made of it."""
         deployment = self._deployments.get(task.playbook)
         if deployment is None:
             known = ", ".join(sorted(self._deployments)) or "none"
             message = f"there is no playbook {task.playbook!r}; deployed are: {known}"
-            raise _rejected(body, derived_id, "unknown_playbook", message, task)
+            return Reason(code="unknown_playbook", message=message)
         problems = [
             f"input{''.join(f'.{part}' for part in problem.instance_path)}: {problem.message}"
             for problem in deployment.input_schema.iter_errors(task.input)
         ]
-        if problems:
-            raise _rejected(body, derived_id, "invalid_input", "; ".join(problems[:5]), task)
-        task_id = task.task_id or derived_id
+        return Reason(code="invalid_input", message="; ".join(problems[:5])) if problems else deployment.playbook
+
+    def _read_child_task(self, task: ChildTask) -> Addressed:
+        """What one run says to another that it starts, or withdraws. The parent's record is the witness."""
         # A child's id is known to its parent before the broker has seen its task.
-        began_ms = record.timestamp if task.parent is None else task.parent.asked_at_ms
+        child = as_in_rows(derive_run_id(task.tenant, task.task_id, task.parent.asked_at_ms))
+        parent = as_in_rows(task.parent.run_id)
+        if task.parent.withdrawn:
+            return Addressed(child, Withdrawal(task), witness=parent)
+        fit = self._fit(task)
+        if isinstance(fit, Reason):
+            return Addressed(parent, ChildRefusal(task, child, fit), witness=child)
         return Addressed(
-            as_in_rows(derive_run_id(task.tenant, task_id, began_ms)),
-            Admission(task, task_id, deployment.playbook),
+            child,
+            ChildAdmission(task, fit),
             creates=Kind(task.tenant, task.playbook),
-            is_child=task.parent is not None,
-            task=TaskKey(task.tenant, task_id),
+            is_child=True,
+            witness=parent,
         )
+
+    def _read_claim(self, body: bytes, derived_id: str, task: ChildTask) -> Addressed:
+        """A child's task on the topic of the clients: runs sent them there before they had a topic of their own."""
+        message = "parent: only a run hands over to another one, and no run has sent this; leave `parent` out"
+        addressed = self._read_child_task(task)
+        claimed = Claimed(addressed.content, _rejected(body, derived_id, "invalid_task", message, task))
+        return replace(addressed, content=claimed)
+
+
+def _opening(state: Run | None, message: Addressed, partition: int, witness: Run | None) -> Admission | None:
+    """The task that a message begins a run with; None when it begins none."""
+    match message.content:
+        case Admission() if state is None:
+            return message.content
+        case ChildAdmission(told, playbook):
+            task = asked_task(witness, told, message.run_id, partition)
+            return Admission(task, task.task_id, playbook) if task is not None and state is None else None
+    return None
+
+
+def _believed(state: Run | None, message: Addressed, witness: Run | None) -> Message | None:
+    """What a message tells a run, as far as the records bear it out; None when there is nothing to tell."""
+    content = message.content
+    if isinstance(content, Admission | ChildAdmission) or (state is None and isinstance(content, Tick | Start)):
+        return None
+    if isinstance(content, Withdrawal):
+        return withdrawal(state, witness, content.task)
+    if state is None:
+        raise UndecodableRecord("unknown_run", f"there is no run {message.run_id}")
+    if isinstance(content, ChildRefusal):
+        return child_refusal(state, witness, content)
+    if isinstance(content, CallAnswer) and content.child is not None:
+        return child_answer(state, witness, content)
+    if isinstance(content, Control) and content.action is ControlAction.CHILD:
+        return child_notice(state, witness, content)
+    assert isinstance(content, Message)  # noqa: S101
+    return content
+
+
+def _child_that_speaks(message: Answer | Control) -> UUID | None:
+    """The child run that an answer or a notice is from, if it is from one."""
+    match message:
+        case CallAnswer(child=UUID() as child):
+            return as_in_rows(child)
+        case Control(action=ControlAction.CHILD, data={"run_id": str(name)}):
+            try:
+                return as_in_rows(UUID(name))
+            except ValueError:
+                return None
+    return None
+
+
+def _as_child_task(body: bytes) -> ChildTask | None:
+    try:
+        return ChildTask.model_validate_json(body)
+    except ValidationError:
+        return None
+
+
+def _parsed(model: type[ModelT], body: bytes) -> ModelT:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise UndecodableRecord(f"invalid_{model.__name__.lower()}", _explain(error)) from error
 
 
 def _transition(decided: Decided, first_seq: int, now: datetime) -> Transition[Run]:
@@ -233,16 +338,6 @@ def _transition(decided: Decided, first_seq: int, now: datetime) -> Transition[R
         first_seq=first_seq,
         events=decided.events,
         sends=messages(run, decided.events, now),
-    )
-
-
-def _cancellation(child: Run, parent: Parent) -> Control:
-    return Control(
-        command_id=f"{parent.request_id}:withdrawn",
-        run_id=child.run_id,
-        action=ControlAction.CANCEL,
-        principal=f"run:{parent.run_id}",
-        note="the run that handed over to it has ended",
     )
 
 
@@ -263,11 +358,8 @@ def _rejected(body: bytes, derived_id: str, code: str, message: str, task: Task 
         reason=Reason(code=code, message=message),
         event_id=f"{derived_id}:rejected",
     )
-    replies = [reply]
-    if task is not None and task.parent is not None:
-        replies.append(refused(task, task.parent, Reason(code=code, message=message)))
     key = TaskKey(tenant, task_id) if task is not None and task.task_id else None
-    return RejectedRecord(code, message, tenant=tenant, replies=tuple(replies), task=key)
+    return RejectedRecord(code, message, tenant=tenant, replies=(reply,), task=key)
 
 
 def _text(value: object) -> str:

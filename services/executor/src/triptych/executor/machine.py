@@ -38,6 +38,7 @@ from triptych.executor.turn import Decided, Turn, fail_step, schedule_retry
 from triptych.kernel.expressions import ExpressionError, holds
 from triptych.schemas import (
     CallAnswer,
+    ChildTask,
     Control,
     ErrorCode,
     Parent,
@@ -76,6 +77,7 @@ def begin(
     has_room: bool = True,
 ) -> Decided:
     """Admit a task as a new run and ask for its plan, or queue it until there is room."""
+    parent = task.parent if isinstance(task, ChildTask) else None
     admitted = ev.RunAdmitted(
         tenant=task.tenant,
         task_id=task_id,
@@ -83,8 +85,8 @@ def begin(
         playbook=playbook,
         input=task.input,
         partition=partition,
-        deadline_at=_deadline(playbook, now, task.parent),
-        parent=task.parent,
+        deadline_at=_deadline(playbook, now, parent),
+        parent=parent,
         queued=not has_room,
     )
     turn = Turn(admit(run_id, admitted, now), now)
