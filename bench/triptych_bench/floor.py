@@ -49,7 +49,9 @@ class Ground:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._producer = aiokafka.AIOKafkaProducer(bootstrap_servers=stack.kafka, acks="all", enable_idempotence=True)
-        self._consumer = aiokafka.AIOKafkaConsumer(_TOPIC, bootstrap_servers=stack.kafka, group_id=None)
+        self._consumer = aiokafka.AIOKafkaConsumer(
+            _TOPIC, bootstrap_servers=stack.kafka, group_id=None, isolation_level="read_committed"
+        )
         self._connection: asyncpg.Connection[asyncpg.Record]
         self._run_ids = sorted(uuid.uuid4() for _ in range(BATCH_ROWS))
         self._batches = 0

@@ -30,7 +30,9 @@ class Load:
         self._stack = stack
         self._tasks, self._outcomes = (f"{stack.topic_prefix}.{noun}" for noun in ("tasks", "outcomes"))
         self._producer = aiokafka.AIOKafkaProducer(bootstrap_servers=stack.kafka, acks="all", enable_idempotence=True)
-        self._consumer = aiokafka.AIOKafkaConsumer(self._outcomes, bootstrap_servers=stack.kafka, group_id=None)
+        self._consumer = aiokafka.AIOKafkaConsumer(
+            self._outcomes, bootstrap_servers=stack.kafka, group_id=None, isolation_level="read_committed"
+        )
         self._partitions: list[aiokafka.TopicPartition] = []
         self._sent_at: dict[str, float] = {}
         self._playbook = ""

@@ -191,6 +191,7 @@ class Client:
                 bootstrap_servers=self._kafka,
                 group_id=None,
                 auto_offset_reset="earliest",
+                isolation_level="read_committed",
                 request_timeout_ms=15_000,
                 metadata_max_age_ms=5_000,
             )

@@ -8,13 +8,13 @@ from operator import itemgetter
 from typing import Any
 
 import aiokafka
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from rich.table import Table
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker
 from triptych.cli.output import err, is_narrow, out, print_json
 from triptych.client import Address, KafkaUnreachableError
+from triptych.kernel.kafka_clients import Admin, Consumer
 from triptych.schemas import topics as t
 
 _UNKNOWN = "not a topic of the pipeline"
@@ -50,10 +50,8 @@ def topics(
 
 
 async def _read(address: Address) -> list[TopicRow]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=address.kafka, request_timeout_ms=_TIMEOUT_MS)
-    consumer = aiokafka.AIOKafkaConsumer(
-        bootstrap_servers=address.kafka, enable_auto_commit=False, request_timeout_ms=_TIMEOUT_MS
-    )
+    admin = Admin(bootstrap_servers=address.kafka, request_timeout_ms=_TIMEOUT_MS)
+    consumer = Consumer(bootstrap_servers=address.kafka, enable_auto_commit=False, request_timeout_ms=_TIMEOUT_MS)
     try:
         await admin.start()
         await consumer.start()
@@ -72,7 +70,7 @@ async def _read(address: Address) -> list[TopicRow]:
 Committed = dict[str, dict[aiokafka.TopicPartition, int]]
 
 
-async def _committed(admin: AIOKafkaAdminClient) -> Committed:
+async def _committed(admin: Admin) -> Committed:
     """By group, the committed offsets."""
     found: Committed = {}
     for group, _protocol in await admin.list_consumer_groups():
@@ -81,9 +79,7 @@ async def _committed(admin: AIOKafkaAdminClient) -> Committed:
     return found
 
 
-async def _row(
-    address: Address, consumer: aiokafka.AIOKafkaConsumer, described: dict[str, Any], committed: Committed
-) -> TopicRow:
+async def _row(address: Address, consumer: Consumer, described: dict[str, Any], committed: Committed) -> TopicRow:
     name: str = described["topic"]
     partitions = [aiokafka.TopicPartition(name, each["partition"]) for each in described["partitions"]]
     starts = await consumer.beginning_offsets(partitions)

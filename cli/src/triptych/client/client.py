@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import aiokafka
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownTopicOrPartitionError
 
 from triptych.client.address import Address
@@ -25,6 +24,7 @@ from triptych.client.errors import (
 )
 from triptych.client.feed import CONNECT_TIMEOUT_MS, Feed
 from triptych.kernel.cloudevents import Headers, binary_headers, utc_now
+from triptych.kernel.kafka_clients import Producer
 from triptych.schemas import Control, ControlAction, Json, Outcome, Task
 from triptych.schemas import topics as t
 from triptych.schemas.task import BreakerMode, ToolControl
@@ -50,7 +50,7 @@ class Client:
 
     def __init__(self, kafka: str, topic_prefix: str = "triptych") -> None:
         self._address = Address(kafka, topic_prefix)
-        self._producer: aiokafka.AIOKafkaProducer | None = None
+        self._producer: Producer | None = None
 
     @classmethod
     def from_stack(cls, data_dir: Path = Path(".triptych")) -> Self:
@@ -63,7 +63,7 @@ class Client:
         return cls(address.kafka, address.topic_prefix)
 
     async def __aenter__(self) -> Self:
-        producer = aiokafka.AIOKafkaProducer(
+        producer = Producer(
             bootstrap_servers=self._address.kafka,
             acks="all",
             enable_idempotence=True,

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import aiokafka
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
@@ -20,6 +19,7 @@ from triptych.client.address import Address
 from triptych.client.errors import KafkaUnreachableError, TopicMissingError
 from triptych.kernel import cloudevents
 from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.kafka_clients import Admin, Consumer
 from triptych.schemas import DeadLetter, Outcome
 from triptych.schemas import topics as t
 
@@ -40,10 +40,10 @@ class Feed:
         self._from_start, self._to_end = from_start, to_end
         self._ends: dict[aiokafka.TopicPartition, int] = {}
         self._ready: deque[Outcome | DeadLetter] = deque()
-        self._consumer: aiokafka.AIOKafkaConsumer | None = None
+        self._consumer: Consumer | None = None
 
     async def __aenter__(self) -> Self:
-        consumer = aiokafka.AIOKafkaConsumer(
+        consumer = Consumer(
             bootstrap_servers=self._address.kafka,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -65,7 +65,7 @@ class Feed:
         if self._consumer is not None:
             await self._consumer.stop()
 
-    async def _assign(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
+    async def _assign(self, consumer: Consumer) -> None:
         partitions = await self._partitions()
         consumer.assign(partitions)
         starts = await consumer.beginning_offsets(partitions)
@@ -76,7 +76,7 @@ class Feed:
             self._ends = {partition: end for partition, end in ends.items() if end > starts[partition]}
 
     async def _partitions(self) -> list[aiokafka.TopicPartition]:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._address.kafka, request_timeout_ms=CONNECT_TIMEOUT_MS)
+        admin = Admin(bootstrap_servers=self._address.kafka, request_timeout_ms=CONNECT_TIMEOUT_MS)
         try:
             await admin.start()
             described = await admin.describe_topics(list(self._messages))
@@ -111,9 +111,7 @@ class Feed:
     def _decode(self, record: aiokafka.ConsumerRecord[Any, Any]) -> Outcome | DeadLetter | None:
         """A message, or None for a record of somebody else's that is no message of ours."""
         try:
-            return self._messages[record.topic].model_validate_json(
-                cloudevents.body(dict(record.headers), record.value)
-            )
+            return self._messages[record.topic].model_validate_json(cloudevents.record_body(record))
         except (ValidationError, UndecodableRecord) as error:
             said = str(error).replace("\n", " ")[:_TOLD_CHARS]
             _log.warning("%s[%d]@%d is not readable: %s", record.topic, record.partition, record.offset, said)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import aiokafka
 from aiokafka import ConsumerRecord as Record
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy
@@ -25,6 +25,7 @@ from triptych.kernel import failpoints
 from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.cloudevents import Headers
 from triptych.kernel.errors import PublishFailed
+from triptych.kernel.kafka_clients import Admin, Consumer, Producer
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.values import value
 
@@ -79,6 +80,7 @@ class Subscription:
             logger=None,
             allow_auto_create_topics=False,
             graceful_timeout=1.0,
+            consumer_only=True,
         )
         self._subscriber = self._broker.subscriber(
             *topics,
@@ -97,6 +99,10 @@ class Subscription:
 
     async def __aenter__(self) -> Self:
         try:
+            await self._broker.connect()
+            config = self._broker.config.broker_config
+            connection: Any = config.builder
+            config.builder = partial(Consumer, **connection.keywords)
             await self._broker.start()
         except BaseException:
             # A consumer whose start was cut off would stay in the group, and its connections open.
@@ -115,11 +121,12 @@ class Subscription:
                 await consumer._client.close()  # noqa: SLF001 - nothing public closes it now
 
     @property
-    def consumer(self) -> aiokafka.AIOKafkaConsumer:
+    def consumer(self) -> Consumer:
         """The consumer underneath, for seeking."""
         if self._subscriber.consumer is None:
             raise RuntimeError("the subscription has not been started; use it as a context manager")
-        return self._subscriber.consumer
+        consumer: Consumer = self._subscriber.consumer
+        return consumer
 
     async def probe(self) -> None:
         """Ask the broker something; raises when it does not answer."""
@@ -155,7 +162,7 @@ class Publisher:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
-        self._producer: aiokafka.AIOKafkaProducer | None = None
+        self._producer: Producer | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -164,8 +171,8 @@ class Publisher:
         if self._producer is not None:
             await asyncio.wait_for(self._producer.stop(), PUBLISH_TIMEOUT_S)
 
-    async def _start(self) -> aiokafka.AIOKafkaProducer:
-        producer = aiokafka.AIOKafkaProducer(
+    async def _start(self) -> Producer:
+        producer: Producer = Producer(
             bootstrap_servers=self._settings.kafka,
             client_id=self._settings.instance,
             acks="all",
@@ -208,7 +215,7 @@ class Publisher:
         await self._send(self._producer, messages)
         failpoints.hit("publisher.after")
 
-    async def _send(self, producer: aiokafka.AIOKafkaProducer, messages: Sequence[Outgoing]) -> None:
+    async def _send(self, producer: Producer, messages: Sequence[Outgoing]) -> None:
         grouped: dict[tuple[str, int], list[Outgoing]] = {}
         for message in messages:
             grouped.setdefault((message.topic, message.partition), []).append(message)
@@ -262,7 +269,7 @@ class Kafka:
 
     async def cluster_id(self) -> str:
         """Which cluster this is. Offsets mean nothing in another one."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.kafka, client_id=self.settings.instance)
+        admin = Admin(bootstrap_servers=self.settings.kafka, client_id=self.settings.instance)
         await admin.start()
         try:
             return str((await admin.describe_cluster())["cluster_id"])

@@ -17,6 +17,7 @@ import asyncpg
 
 from triptych.kernel import cloudevents
 from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.record_batches import check_readable
 
 CLAIMED_VALUE = b"{}"
 """What travels in place of a body that was stored; the header `ce_dataref` says where it is."""
@@ -104,6 +105,7 @@ def body(record: HasHeaders, resolved: Mapping[str, bytes]) -> bytes:
     Raises:
         UndecodableRecord: the record is empty, not what it says it is, or its body is not in the database.
     """
+    check_readable(record)
     headers = dict(record.headers)
     cloudevents.check_version(headers)
     reference = _reference(headers)

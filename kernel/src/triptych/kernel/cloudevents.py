@@ -10,11 +10,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 import orjson
+from aiokafka import ConsumerRecord
 
 from triptych.kernel import failpoints
 from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.record_batches import check_readable
 
 Headers = list[tuple[str, bytes]]
 
@@ -101,6 +104,16 @@ def body(headers: Mapping[str, bytes | None], value: bytes | None) -> bytes:
             "not_a_cloudevent",
             "the content type says structured CloudEvent, but the value has no JSON in `data` or `data_base64`",
         ) from error
+
+
+def record_body(record: ConsumerRecord[Any, Any]) -> bytes:
+    """The JSON body of a record that refers to no stored one.
+
+    Raises:
+        UndecodableRecord: as `body`; or the record cannot be read at all.
+    """
+    check_readable(record)
+    return body(dict(record.headers), record.value)
 
 
 def without_nul(body: bytes) -> bytes:

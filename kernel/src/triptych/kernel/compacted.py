@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.kafka_clients import Consumer
 from triptych.kernel.outage import KAFKA_GONE, Outage
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
@@ -82,7 +83,7 @@ class CompactedTopic:
                 await outage.wait(error, unless=self._service.stopping)
 
     async def _consume(self, outage: Outage) -> None:
-        consumer = aiokafka.AIOKafkaConsumer(
+        consumer = Consumer(
             bootstrap_servers=self._settings.kafka,
             client_id=f"{self._settings.instance}-{self._noun}",
             enable_auto_commit=False,

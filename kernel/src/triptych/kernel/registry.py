@@ -97,7 +97,7 @@ class ContractRegistry:
         if record.value is None:
             self._tools.pop((record.key or b"").decode(errors="replace"), None)
             return
-        announced = ToolContracts.model_validate_json(cloudevents.body(dict(record.headers), record.value))
+        announced = ToolContracts.model_validate_json(cloudevents.record_body(record))
         offers = {contract.operation: Offer.of(contract) for contract in announced.contracts}
         if strange := sorted(name for name in offers if name.partition(".")[0] != announced.tool):
             raise ValueError(f"tool {announced.tool} announced {', '.join(strange)}, which belong to another tool")

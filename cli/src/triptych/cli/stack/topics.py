@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from triptych.cli.stack.errors import PartitionsDifferError, TopicError
 from triptych.kernel.bus import REQUEST_MAX_BYTES
+from triptych.kernel.kafka_clients import Admin
 from triptych.schemas import topics
 
 PARTITIONS = 2
@@ -27,7 +28,7 @@ async def create_topics(kafka: str, prefix: str, tools: Iterable[str]) -> None:
         TopicError: the broker cannot be reached, or refuses a topic.
         PartitionsDifferError: topics that were there before do not fit together.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    admin = Admin(bootstrap_servers=kafka)
     try:
         await admin.start()
         wanted = _wanted(prefix, tools, replicas=min(_REPLICAS, len((await admin.describe_cluster())["brokers"])))
@@ -56,7 +57,7 @@ def _wanted(prefix: str, tools: Iterable[str], replicas: int) -> list[NewTopic]:
     ]
 
 
-async def _create(admin: AIOKafkaAdminClient, kafka: str, wanted: list[NewTopic]) -> None:
+async def _create(admin: Admin, kafka: str, wanted: list[NewTopic]) -> None:
     """A broker that has just started may refuse for a moment, until it is part of its own cluster."""
     refusal = ""
     for _ in range(_ATTEMPTS):
@@ -71,7 +72,7 @@ async def _create(admin: AIOKafkaAdminClient, kafka: str, wanted: list[NewTopic]
     raise TopicError(kafka, refusal)
 
 
-async def _partitions(admin: AIOKafkaAdminClient, kafka: str, names: list[str]) -> dict[str, int]:
+async def _partitions(admin: Admin, kafka: str, names: list[str]) -> dict[str, int]:
     """How many partitions each topic has. What the controller has created, the broker may not know for a moment."""
     unknown: list[str] = []
     for _ in range(_ATTEMPTS):

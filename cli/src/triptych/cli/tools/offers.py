@@ -16,6 +16,7 @@ from triptych.cli.stack.config import StackConfig
 from triptych.client import Address, KafkaUnreachableError, NoStackError
 from triptych.kernel import cloudevents
 from triptych.kernel.errors import TriptychError, UndecodableRecord
+from triptych.kernel.kafka_clients import Consumer
 from triptych.schemas import Contract, ToolContracts, topics
 
 _TIMEOUT_MS = 10_000
@@ -65,7 +66,7 @@ def configured(config: StackConfig) -> list[Offered]:
 
 
 async def _announced(address: Address) -> list[Offered]:
-    consumer = aiokafka.AIOKafkaConsumer(
+    consumer = Consumer(
         bootstrap_servers=address.kafka,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -94,7 +95,7 @@ def _learn(found: dict[str, Offered], record: aiokafka.ConsumerRecord[bytes, byt
         found.pop(name, None)
         return
     try:
-        announced = ToolContracts.model_validate_json(cloudevents.body(dict(record.headers), record.value))
+        announced = ToolContracts.model_validate_json(cloudevents.record_body(record))
     except (UndecodableRecord, ValidationError) as error:
         found[name] = Offered(name, problem=f"its announcement cannot be read: {error}")
     else:

@@ -105,7 +105,7 @@ class Board:
     def _hear(self, record: Record) -> None:
         if record.value is None:
             return
-        body = cloudevents.without_nul(cloudevents.body(dict(record.headers), record.value))
+        body = cloudevents.without_nul(cloudevents.record_body(record))
         command = ToolControl.model_validate_json(body)
         if command.tool != self._tool:
             return
