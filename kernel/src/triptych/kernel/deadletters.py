@@ -84,7 +84,7 @@ def dead_record(
         headers=orjson.dumps(headers).decode(),
         code=error.code,
         message=shortened(_storable(error.message)),
-        tenant=tenant or _stated_tenant(record),
+        tenant=tenant or stated_tenant(record),
         failed_at=now,
     )
 
@@ -142,7 +142,7 @@ async def mark_published(conn: asyncpg.Connection | asyncpg.Pool, dead: Sequence
     await conn.execute(_MARK_PUBLISHED, [row.id for row in dead])
 
 
-def _stated_tenant(record: ConsumerRecord[Any, Any]) -> str:
+def stated_tenant(record: ConsumerRecord[Any, Any]) -> str:
     """What the headers say, if it can be a tenant's name."""
     stated = (cloudevents.header(record.headers, "ce_tenant") or b"").decode(errors="replace")
     try:

@@ -15,6 +15,7 @@ from triptych.schemas.contract import Compensation, Contract, Cost, Effect, Pin,
 from triptych.schemas.handoff import HANDOFF, MAX_HANDOFFS, Parent, handoff_contract
 from triptych.schemas.plan import Decision, Fallback, Judge, Plan, RetryPolicy, StandIn, Step, StepSpec, Unmet
 from triptych.schemas.playbook import (
+    TASK_MAX_BYTES,
     Budgets,
     Caching,
     FixedPlan,
@@ -55,6 +56,7 @@ from triptych.schemas.work import (
 __all__ = [
     "HANDOFF",
     "MAX_HANDOFFS",
+    "TASK_MAX_BYTES",
     "Answer",
     "Authored",
     "Budgets",

@@ -117,6 +117,9 @@ AnyPlan = Annotated[FixedPlan | ModelPlan | ReactPlan | ManagerPlan, Field(discr
 
 
 SAME_CALL = 3
+
+TASK_MAX_BYTES = 1_048_576
+"""No task may be larger, whatever a playbook allows: what Kafka takes in one record unless it is told otherwise."""
 SAME_WRITE = 1
 
 
@@ -125,6 +128,15 @@ class Limits(Authored):
 
     active_runs: Annotated[
         int | None, Field(ge=1, description="So many may be active at once, in all processes; the others are queued.")
+    ] = None
+    input_bytes: Annotated[
+        int | None,
+        Field(
+            ge=1_024,
+            le=TASK_MAX_BYTES,
+            exclude_if=newer(None),
+            description="A task may have so many bytes; 256 KiB when absent.",
+        ),
     ] = None
     same_call: Annotated[
         int | None,

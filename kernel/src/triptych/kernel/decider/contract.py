@@ -99,6 +99,9 @@ class Domain(Protocol[StateT]):
     def limits(self) -> Limits:
         """How many runs may be active."""
 
+    def check_size(self, noun: str, record: Record[Any, Any]) -> None:
+        """Refuse a record that is too large to be unpacked. Raises UndecodableRecord."""
+
     def read(self, arrival: Arrival) -> Addressed:
         """What a record says. Raises UndecodableRecord when it says nothing."""
 

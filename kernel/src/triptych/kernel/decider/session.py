@@ -17,7 +17,7 @@ from uuid import UUID
 
 from aiokafka.abc import ConsumerRebalanceListener
 
-from triptych.kernel import claimcheck, cloudevents, failpoints
+from triptych.kernel import bus, claimcheck, cloudevents, failpoints
 from triptych.kernel.bus import Publisher, Record, TopicPartition
 from triptych.kernel.decider.admission import Admission, Line, Standing, Waiting
 from triptych.kernel.decider.assembly import Assembly, Kit, Memory, outbox_rows
@@ -215,12 +215,17 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         for tp, group in polled.items():
             for record in group:
                 try:
+                    self._kit.domain.check_size(self._topics[tp.topic], record)
                     arrival = Arrival(self._topics[tp.topic], record, claimcheck.body(record, resolved))
                     messages.append((arrival, self._kit.domain.read(arrival)))
                 except RejectedRecord as error:
                     rejected.append((record, error))
                 except UndecodableRecord as error:
                     assembly.bury(record, error)
+                except Exception as error:
+                    # Whatever a decoder does with strange bytes, it does it to this record alone.
+                    self._kit.service.log.exception("a record could not be read", record=bus.place(record))
+                    assembly.bury(record, UndecodableRecord("internal", f"{type(error).__name__} while it was read"))
             next_offset = group[-1].offset + 1
             assembly.batch.offsets.setdefault(tp.partition, {})[tp.topic] = next_offset
             self._positions[tp] = next_offset

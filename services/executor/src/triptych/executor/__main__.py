@@ -20,7 +20,9 @@ async def serve(service: Service, settings: ExecutorSettings) -> None:
         await store.deploy(playbooks)
         service.log.info("playbooks deployed", playbooks=[f"{p.name}@{p.version}" for p in playbooks])
         deployments = {playbook.name: Deployment.of(playbook) for playbook in playbooks}
-        executor = Executor(deployments, settings.max_active_runs, settings.tenant_active_runs)
+        executor = Executor(
+            deployments, settings.max_active_runs, settings.tenant_active_runs, settings.input_max_bytes
+        )
         await DeciderLoop(service, settings, executor, store, pool).run()
 
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import jsonschema_rs
-
+from triptych.executor.input_check import InputCheck
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.playbooks import PlaybookErrors, load_playbook
 from triptych.schemas import Playbook
@@ -21,12 +19,12 @@ class Deployment:
     """A playbook that new tasks may name, with its input schema compiled."""
 
     playbook: Playbook
-    input_schema: Any
+    input_check: InputCheck
 
     @classmethod
     def of(cls, playbook: Playbook) -> Deployment:
         """Compile a playbook's input schema."""
-        return cls(playbook, jsonschema_rs.Draft202012Validator(playbook.input))
+        return cls(playbook, InputCheck(playbook.input))
 
 
 def load_playbooks(folder: Path) -> list[Playbook]:

@@ -10,12 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from triptych.executor import task_sizes
 from triptych.executor.deployments import Deployment
 from triptych.executor.family import (
     ChildAdmission,
@@ -30,12 +31,14 @@ from triptych.executor.family import (
 from triptych.executor.machine import Message, Start, Tick, begin, decide
 from triptych.executor.messages import endings, messages, rejection
 from triptych.executor.plans import PlanReader
-from triptych.executor.settings import MAX_ACTIVE_RUNS
+from triptych.executor.settings import INPUT_MAX_BYTES, MAX_ACTIVE_RUNS
 from triptych.executor.state import Run, RunStatus
+from triptych.executor.task_sizes import TaskSizes
 from triptych.executor.turn import Decided
 from triptych.kernel import cloudevents
-from triptych.kernel.bus import place
+from triptych.kernel.bus import REQUEST_MAX_BYTES, Record, place
 from triptych.kernel.database import as_in_rows
+from triptych.kernel.deadletters import stated_tenant
 from triptych.kernel.decider import (
     FORWARDED,
     Addressed,
@@ -50,6 +53,7 @@ from triptych.kernel.decider import (
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.run_ids import derive_run_id
 from triptych.schemas import (
+    TASK_MAX_BYTES,
     Answer,
     CallAnswer,
     ChildTask,
@@ -62,10 +66,14 @@ from triptych.schemas import (
     VerdictAnswer,
     topics,
 )
+from triptych.schemas.base import Tenant
+from triptych.schemas.task import TaskId
 
 _ORIGIN = re.compile(rb"[A-Za-z0-9._-]{1,100}:[0-9]{1,10}:[0-9]{1,20}:-?[0-9]{1,20}")
 """The place of a record that was forwarded; anybody may have written the header."""
 
+_TASK_ID: TypeAdapter[str] = TypeAdapter(TaskId)
+_TENANT: TypeAdapter[str] = TypeAdapter(Tenant)
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _ANSWERS: dict[str, type[Answer]] = {
@@ -105,8 +113,10 @@ class Executor:
         deployments: Mapping[str, Deployment],
         max_active_runs: int = MAX_ACTIVE_RUNS,
         tenant_active_runs: Mapping[str, int] | None = None,
+        input_max_bytes: int = INPUT_MAX_BYTES,
     ) -> None:
         self._deployments = deployments
+        self._sizes = TaskSizes(input_max_bytes, {name: one.playbook for name, one in deployments.items()})
         self._plans = PlanReader()
         playbooks = {name: deployment.playbook.limits for name, deployment in deployments.items()}
         self._limits = Limits(
@@ -114,6 +124,21 @@ class Executor:
             tenant_active_runs or {},
             {name: limits.active_runs for name, limits in playbooks.items() if limits and limits.active_runs},
         )
+
+    def check_size(self, noun: str, record: Record[Any, Any]) -> None:
+        """Refuse what is too large to be unpacked, of whatever content.
+
+        Raises:
+            UndecodableRecord: it is no message that any service of ours would have sent.
+            RejectedRecord: it is a task, larger than any playbook allows.
+        """
+        content = record.value or b""
+        if noun == topics.TASKS:
+            if not self._sizes.may_be_unpacked(content):
+                raise self._too_large(record, content)
+        elif len(content) > REQUEST_MAX_BYTES:
+            message = f"the record has {len(content):,} bytes, and may have {REQUEST_MAX_BYTES:,}"
+            raise UndecodableRecord("record_too_large", message)
 
     def read(self, arrival: Arrival) -> Addressed:
         """What a record says.
@@ -126,7 +151,7 @@ class Executor:
         if arrival.noun == topics.TASKS:
             return self._read_task(arrival, body)
         if arrival.noun == topics.CHILD_TASKS:
-            return self._read_child_task(_parsed(ChildTask, body))
+            return self._read_child_task(_parsed(ChildTask, body), len(body))
         model: type[Answer | Control] = _ANSWERS.get(arrival.noun, Control)
         message = self._plans.read(body) if model is PlanAnswer else _parsed(model, body)
         return Addressed(as_in_rows(message.run_id), message, witness=_child_that_speaks(message))
@@ -212,16 +237,16 @@ class Executor:
 
     def _read_task(self, arrival: Arrival, body: bytes) -> Addressed:
         record = arrival.record
-        forwarded = cloudevents.header(record.headers, FORWARDED)
-        origin = _ORIGIN.fullmatch(forwarded or b"")
-        derived_id = origin[0].decode() if origin else place(record)
+        derived_id = _derived_id(record)
+        if not self._sizes.may_be_read(body):
+            raise self._too_large(record, body)
         try:
             task = Task.model_validate_json(body)
         except ValidationError as error:
             if (child_task := _as_child_task(body)) is not None:
                 return self._read_claim(body, derived_id, child_task)
             raise _rejected(body, derived_id, "invalid_task", _explain(error)) from error
-        fit = self._fit(task)
+        fit = self._fit(task, len(body))
         if isinstance(fit, Reason):
             raise _rejected(body, derived_id, fit.code, fit.message, task)
         task_id = task.task_id or derived_id
@@ -232,27 +257,26 @@ class Executor:
             task=TaskKey(task.tenant, task_id),
         )
 
-    def _fit(self, task: Task) -> Playbook | Reason:
+    def _fit(self, task: Task, size_bytes: int) -> Playbook | Reason:
         """The playbook that a task is fit for, or why no run can be made of it."""
         deployment = self._deployments.get(task.playbook)
         if deployment is None:
             known = ", ".join(sorted(self._deployments)) or "none"
             message = f"there is no playbook {task.playbook!r}; deployed are: {known}"
             return Reason(code="unknown_playbook", message=message)
-        problems = [
-            f"input{''.join(f'.{part}' for part in problem.instance_path)}: {problem.message}"
-            for problem in deployment.input_schema.iter_errors(task.input)
-        ]
-        return Reason(code="invalid_input", message="; ".join(problems[:5])) if problems else deployment.playbook
+        if size_bytes > self._sizes.of(task.playbook):
+            return self._too_large_reason(task.playbook, size_bytes)
+        problems = deployment.input_check.problems(task.input)
+        return Reason(code="invalid_input", message="; ".join(problems)) if problems else deployment.playbook
 
-    def _read_child_task(self, task: ChildTask) -> Addressed:
+    def _read_child_task(self, task: ChildTask, size_bytes: int) -> Addressed:
         """What one run says to another that it starts, or withdraws. The parent's record is the witness."""
         # A child's id is known to its parent before the broker has seen its task.
         child = as_in_rows(derive_run_id(task.tenant, task.task_id, task.parent.asked_at_ms))
         parent = as_in_rows(task.parent.run_id)
         if task.parent.withdrawn:
             return Addressed(child, Withdrawal(task), witness=parent)
-        fit = self._fit(task)
+        fit = self._fit(task, size_bytes)
         if isinstance(fit, Reason):
             return Addressed(parent, ChildRefusal(task, child, fit), witness=child)
         return Addressed(
@@ -266,9 +290,49 @@ class Executor:
     def _read_claim(self, body: bytes, derived_id: str, task: ChildTask) -> Addressed:
         """A child's task on the topic of the clients: runs sent them there before they had a topic of their own."""
         message = "parent: only a run hands over to another one, and no run has sent this; leave `parent` out"
-        addressed = self._read_child_task(task)
+        addressed = self._read_child_task(task, len(body))
         claimed = Claimed(addressed.content, _rejected(body, derived_id, "invalid_task", message, task))
         return replace(addressed, content=claimed)
+
+    def _too_large(self, record: Record[Any, Any], body: bytes) -> RejectedRecord:
+        """The refusal of a task that is not read: what it is, is told from its head."""
+        fields = task_sizes.head(body)
+        playbook, derived_id = _text(fields.get("playbook")), _derived_id(record)
+        task_id = _name(_TASK_ID, fields.get("task_id"))
+        tenant = _name(_TENANT, fields.get("tenant")) or stated_tenant(record)
+        reason = self._too_large_reason(playbook or None, len(body))
+        reply = rejection(
+            task_id=task_id or derived_id,
+            tenant=tenant,
+            playbook=playbook,
+            reason=reason,
+            event_id=f"{derived_id}:rejected",
+        )
+        key = TaskKey(tenant, task_id) if task_id else None
+        return RejectedRecord(reason.code, reason.message, tenant=tenant, replies=(reply,), task=key)
+
+    def _too_large_reason(self, playbook: object, size_bytes: int) -> Reason:
+        return Reason(
+            code="input_too_large",
+            message=f"the task has {size_bytes:,} bytes, and may have {self._sizes.of(playbook):,}; put what is large "
+            "where a tool can read it and send its address, or raise `limits.input_bytes` of the playbook (at most "
+            f"{TASK_MAX_BYTES:,})",
+        )
+
+
+def _derived_id(record: Record[Any, Any]) -> str:
+    """The id of a task that brings none: the place where it first came in."""
+    forwarded = cloudevents.header(record.headers, FORWARDED)
+    origin = _ORIGIN.fullmatch(forwarded or b"")
+    return origin[0].decode() if origin else place(record)
+
+
+def _name(kind: TypeAdapter[str], content: object) -> str | None:
+    """A name of this kind, if it is one."""
+    try:
+        return kind.validate_python(content)
+    except ValidationError:
+        return None
 
 
 def _opening(state: Run | None, message: Addressed, partition: int, witness: Run | None) -> Admission | None:

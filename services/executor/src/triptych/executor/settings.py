@@ -8,8 +8,10 @@ from typing import Annotated
 from pydantic import Field
 
 from triptych.kernel.settings import ServiceSettings
+from triptych.schemas import TASK_MAX_BYTES
 
 MAX_ACTIVE_RUNS = 2_000
+INPUT_MAX_BYTES = 262_144
 
 
 class ExecutorSettings(ServiceSettings):
@@ -28,3 +30,11 @@ class ExecutorSettings(ServiceSettings):
             "`*` is every tenant that is not named; without it these have no limit."
         ),
     ] = None
+    input_max_bytes: Annotated[
+        int,
+        Field(
+            ge=1_024,
+            le=TASK_MAX_BYTES,
+            description="Bytes of a task whose playbook sets no `limits.input_bytes`; a larger one is rejected unread.",
+        ),
+    ] = INPUT_MAX_BYTES

@@ -1,0 +1,48 @@
+"""How large a task may be, told from its bytes before anything of it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic_core import from_json
+
+from triptych.schemas import Json, Playbook
+
+HEAD_BYTES = 65_536
+"""So much of a task that is too large is read, to learn what it is."""
+_ENVELOPE_BYTES = 4_096
+"""What a structured CloudEvent adds to its data, at most, besides base64."""
+
+
+class TaskSizes:
+    """The limits of all playbooks of a process, in bytes."""
+
+    def __init__(self, default: int, playbooks: Mapping[str, Playbook]) -> None:
+        self._default = default
+        self._own = {
+            name: playbook.limits.input_bytes
+            for name, playbook in playbooks.items()
+            if playbook.limits and playbook.limits.input_bytes
+        }
+        self._largest = max((default, *self._own.values()))
+
+    def of(self, playbook: object) -> int:
+        """The limit of a playbook; where nobody knows which one it is, that of the one that allows most."""
+        return self._own.get(playbook, self._default) if isinstance(playbook, str) else self._largest
+
+    def may_be_read(self, body: bytes) -> bool:
+        """Whether any playbook allows a task of this size."""
+        return len(body) <= self._largest
+
+    def may_be_unpacked(self, record_value: bytes) -> bool:
+        """Whether a record of this size can hold a task of an allowed size, whatever mode of CloudEvents it is in."""
+        return len(record_value) <= self._largest * 4 // 3 + _ENVELOPE_BYTES
+
+
+def head(body: bytes) -> dict[str, Json]:
+    """The first fields of a JSON object, as far as they stand whole in its first 64 KiB."""
+    try:
+        fields = from_json(body[:HEAD_BYTES], allow_partial=True)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
