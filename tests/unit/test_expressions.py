@@ -276,3 +276,57 @@ def _outcome(compiled: program._Compiled, scope: Any) -> str:
         return repr(program._evaluate(compiled, scope))
     except ExpressionError as error:
         return str(error)
+
+
+BIG = 12345678901234567890123
+
+
+@pytest.mark.parametrize("big", [2**64, -(2**63) - 1, BIG, 10**999])
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("${{ input.x }}", lambda big: big),
+        ("order ${{ input.x }}", lambda big: f"order {big}"),
+        ("${{ input.list[1].id }}", lambda big: big + 1),
+        ("${{ input.list.filter(i, i.id == input.x) }}", lambda big: [{"id": big}]),
+        ('${{ {"order": input.x} }}', lambda big: {"order": big}),
+    ],
+)
+def test_an_integer_beyond_64_bits_is_passed_on_exactly(big, template, expected):
+    scope = {"input": {"x": big, "list": [{"id": big}, {"id": big + 1}]}, "steps": {}}
+    assert expressions.render(template, scope) == expected(big)
+
+
+def test_integers_beyond_64_bits_are_equal_only_when_they_are():
+    scope = {"input": {"x": BIG, "y": BIG + 1, "z": BIG}, "steps": {}}
+    assert expressions.holds("input.x == input.z", scope)
+    assert not expressions.holds("input.x == input.y", scope)
+    assert not expressions.holds("input.x in [input.y, 1]", scope)
+
+
+@pytest.mark.parametrize(
+    "expression", ["input.x + 1", "input.x > 5", "input.x < input.y", "string(input.x)", "-input.x"]
+)
+def test_counting_with_an_integer_beyond_64_bits_fails_and_says_why(expression):
+    scope = {"input": {"x": BIG, "y": BIG + 1}, "steps": {}}
+    with pytest.raises(ExpressionError, match="integers beyond 64 bits can be passed on"):
+        expressions.evaluate(expression, scope)
+
+
+def nested(depth: int) -> list:
+    return [nested(depth - 1)] if depth > 1 else []
+
+
+def test_what_a_template_puts_in_may_be_as_deep_as_any_value_and_no_deeper():
+    assert expressions.render({"a": "${{ input.x }}"}, {"input": {"x": nested(99)}})
+    with pytest.raises(ExpressionError, match="gives what cannot be sent: lists and objects are nested deeper"):
+        expressions.render({"a": "${{ input.x }}"}, {"input": {"x": nested(100)}})
+    with pytest.raises(ExpressionError, match="nested more than 100 deep"):
+        expressions.render(nested(101), {})
+    assert expressions.render(nested(100), {}) == nested(100)
+
+
+@pytest.mark.parametrize("expression", ["0.0 / 0.0", "1.0 / 0.0", "[-1.0 / 0.0]", "double('NaN')", "double('1e400')"])
+def test_an_expression_never_gives_what_is_not_a_number(expression):
+    with pytest.raises(ExpressionError):
+        expressions.render("${{ " + expression + " }}", {})

@@ -208,6 +208,15 @@ def check(value: Json, *, limits: Limits = VALUE) -> None:
     encode(value, limits=limits)
 
 
+def fits_64_bits(value: Json) -> bool:
+    """Whether every integer in a value certainly fits into 64 bits, for libraries that would make doubles of others."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return False
+    return True
+
+
 def _body(raw: bytes | str, limits: Limits) -> bytes:
     """The text's bytes, without a byte order mark."""
     if isinstance(raw, str):

@@ -15,8 +15,8 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import cel
-import orjson
 
+from triptych.kernel.expressions import integers
 from triptych.kernel.expressions.error import ExpressionError
 from triptych.kernel.expressions.lexer import (
     VARIABLES,
@@ -27,7 +27,7 @@ from triptych.kernel.expressions.lexer import (
     step_names,
     tokens_of,
 )
-from triptych.schemas import Json
+from triptych.schemas import Json, codec
 
 Scope = Mapping[str, Json]
 """The variables of an expression: `input`, `steps` and, in an expectation, `result`."""
@@ -100,7 +100,7 @@ def holds(expression: str, scope: Scope) -> bool:
     value = evaluate(expression, scope)
     if isinstance(value, bool):
         return value
-    shown = orjson.dumps(value).decode()[:100]
+    shown = codec.encode_text(value)[:100]
     raise ExpressionError(expression, f"gives {shown} where true or false is needed; compare it with something")
 
 
@@ -154,7 +154,7 @@ def _evaluate_flat(source: str, flat: _Flat, scope: Scope) -> Json:
         for part in path:
             value = value[part]
         variables[name] = value
-    return _json(source, flat.program.execute(variables))
+    return _json(source, flat.program.execute(integers.hidden(variables)))
 
 
 def _evaluate(compiled: _Compiled, scope: Scope) -> Json:
@@ -170,18 +170,20 @@ def _evaluate(compiled: _Compiled, scope: Scope) -> Json:
         variables["steps"] = {step: steps[step] for step in compiled.steps if step in steps}
     if compiled.macros.count:
         _refuse_cost(compiled, variables)
+    seen = integers.hidden(variables)
     try:
-        value = compiled.program.execute(variables)
+        value = compiled.program.execute(seen)
     except (KeyError, IndexError) as error:
         missing = error.args[0] if error.args else error
         message = f"there is no `{missing}`; guard it with has(...) or size(...)"
         raise ExpressionError(compiled.source, message) from None
     except (ValueError, RuntimeError, TypeError, ArithmeticError) as error:
-        raise ExpressionError(compiled.source, str(error)) from None
+        hint = "" if seen is variables else integers.HINT
+        raise ExpressionError(compiled.source, f"{error}{hint}") from None
     return _json(compiled.source, value)
 
 
-def _json(expression: str, value: Any) -> Json:
+def _json(expression: str, value: Any) -> Json:  # noqa: PLR0911 - one for each kind of value
     """The JSON form of what CEL gave back; times become RFC 3339 text and durations seconds, as in protobuf."""
     match value:
         case None | bool() | int() | str():
@@ -190,6 +192,8 @@ def _json(expression: str, value: Any) -> Json:
             return value
         case list():
             return [_json(expression, item) for item in value]
+        case dict() if (integer := integers.restored(value)) is not None:
+            return integer
         case dict() if all(isinstance(name, str) for name in value):
             return {name: _json(expression, item) for name, item in value.items()}
         case datetime():

@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-import orjson
-
 from triptych.kernel.expressions.error import ExpressionError
 from triptych.kernel.expressions.lexer import OPEN, closing
 from triptych.kernel.expressions.program import MAX_CACHED, Scope, evaluate, references_of
-from triptych.schemas import Json
+from triptych.schemas import Json, codec
 
 MAX_RENDERED_BYTES: Final = 1_048_576
-MAX_DEPTH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +78,7 @@ class _Renderer:
 
     def render(self, value: Json, depth: int) -> Json:
         if isinstance(value, str):
-            return self._text(value) if OPEN in value else value
+            return self._text(value, depth) if OPEN in value else value
         if isinstance(value, dict):
             _refuse_depth(depth)
             return {name: self.render(item, depth + 1) for name, item in value.items()}
@@ -90,15 +87,18 @@ class _Renderer:
             return [self.render(item, depth + 1) for item in value]
         return value
 
-    def _text(self, text: str) -> Json:
+    def _text(self, text: str, depth: int) -> Json:
         parts = _parse(text)
         if len(parts) == 1 and isinstance(parts[0], _Placeholder):
-            return self._value(parts[0])
-        return "".join(part if isinstance(part, str) else _printed(self._value(part)) for part in parts)
+            return self._value(parts[0], depth)
+        return "".join(part if isinstance(part, str) else _printed(self._value(part, 0)) for part in parts)
 
-    def _value(self, placeholder: _Placeholder) -> Json:
+    def _value(self, placeholder: _Placeholder, depth: int) -> Json:
         value = evaluate(placeholder.expression, self._scope)
-        self._bytes_left -= len(orjson.dumps(value))
+        try:
+            self._bytes_left -= len(codec.encode(value, limits=codec.Limits(max_depth=codec.MAX_DEPTH - depth)))
+        except codec.InvalidJson as error:
+            raise ExpressionError(placeholder.expression, f"gives what cannot be sent: {error}") from None
         if self._bytes_left < 0:
             raise ExpressionError(
                 placeholder.expression,
@@ -139,9 +139,9 @@ def _parse(text: str) -> tuple[str | _Placeholder, ...]:
 
 
 def _printed(value: Json) -> str:
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    return value if isinstance(value, str) else codec.encode_text(value)
 
 
 def _refuse_depth(depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise ExpressionError("", f"the value is nested more than {MAX_DEPTH} deep; flatten it")
+    if depth >= codec.MAX_DEPTH:
+        raise ExpressionError("", f"the value is nested more than {codec.MAX_DEPTH} deep; flatten it")
