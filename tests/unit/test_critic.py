@@ -10,7 +10,7 @@ import pytest
 
 from triptych.critic.worker import Critic
 from triptych.kernel.models import ModelFailure, ModelReply
-from triptych.kernel.registry import Offer
+from triptych.kernel.offers import Offer
 from triptych.kernel.worker import JobAttempt
 from triptych.schemas import (
     Contract,

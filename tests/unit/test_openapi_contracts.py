@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.registry import Offer
+from triptych.kernel.offers import Offer
 from triptych.schemas import Contract, Effect
 from triptych.tools import Source
 from triptych.tools.openapi import tool

@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 
 from triptych.kernel.bus import REQUEST_MAX_BYTES
-from triptych.kernel.registry import Offer
+from triptych.kernel.offers import Offer
 from triptych.schemas import Effect, ToolContracts
 from triptych.tools import Source
 from triptych.tools.openapi import tool

@@ -11,9 +11,9 @@ import orjson
 import pytest
 
 from triptych.kernel.models import ModelFailure, ModelReply, estimated_tokens
-from triptych.kernel.registry import Offer
+from triptych.kernel.offers import Offer
+from triptych.kernel.plans import Terms, find_problems, make_plan
 from triptych.kernel.worker import JobAttempt
-from triptych.planner.checker import Terms, find_problems, make_plan
 from triptych.planner.gaps import Gap
 from triptych.planner.worker import Planner
 from triptych.schemas import (

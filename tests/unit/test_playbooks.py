@@ -144,3 +144,33 @@ def test_a_map_that_can_be_no_list_is_a_mistake() -> None:
     assert (problem.path, problem.message) == ("plan.steps[1].map", "a text is no list")
     (unknown,) = problems(mapped("map: ${{ steps.serach.data }}"))
     assert "there is no step `serach`" in unknown.message
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "message"),
+    [
+        ("fallback: [{operation: shop.find}]", "fallback[0].operation", "`tools` does not allow `shop.find`"),
+        ("fallback: [{operation: playbook.run}]", "fallback[0].operation", "cannot stand in"),
+        ('fallback: [{operation: model.ask, arguments: {q: "${{ serach }}"}}]', "fallback[0].arguments.q", "serach"),
+        ('fallback: [{operation: model.ask, arguments: {q: "${{ steps.no.data }}"}}]', "fallback[0].arguments.q", "no"),
+        ("must_come_from: {articles: steps.serach}", "must_come_from", "there is no step `serach`"),
+    ],
+)
+def test_what_stands_in_and_where_arguments_come_from_are_checked_as_the_planner_does(
+    line: str, path: str, message: str
+) -> None:
+    (problem,) = problems(mapped(line))
+    assert problem.path.startswith(f"plan.steps[1].{path}"), problem.path
+    assert message in problem.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'fallback: [{operation: kb.search, arguments: {query: "${{ steps.draft.data }}"}}]',
+        "must_come_from: {query: steps.draft}",
+    ],
+)
+def test_a_circle_through_what_stands_in_or_where_arguments_come_from_is_named(line: str) -> None:
+    (problem,) = problems(GOOD.replace("      operation: kb.search\n", f"      operation: kb.search\n      {line}\n"))
+    assert "wait for each other" in problem.message

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from simulated import workshop
-from triptych.kernel.registry import Offer
+from triptych.kernel.offers import Offer
 from triptych.schemas import Compensation, Cost, Effect, ErrorCode, Json
 from triptych.tools import http
 from triptych.tools.breaker import BreakerPolicy

@@ -23,6 +23,7 @@ from triptych.kernel import expressions, yaml_source
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.expressions import ExpressionError
 from triptych.kernel.json_bytes import json_bytes
+from triptych.kernel.plans import origin_steps, waits_for
 from triptych.schemas import HANDOFF, FixedPlan, Json, Judge, PlanByTurns, Playbook, Review, StepSpec
 
 Place = tuple[str | int, ...]
@@ -267,6 +268,9 @@ def _check_steps(playbook: Playbook, steps: tuple[StepSpec, ...]) -> Iterator[Fi
         yield from _check_condition((*at, "expect"), step.expect, _AFTER | own, known)
         yield from _check_templates((*at, "arguments"), step.arguments, known, _BEFORE | own)
         yield from _check_map((*at, "map"), step.map, known)
+        yield from _check_fallbacks(playbook, step, (*at, "fallback"), known)
+        for name in sorted(origin_steps(step) - known):
+            yield Finding((*at, "must_come_from"), f"there is no step `{name}`", _suggest(name, known))
     yield from _check_cycle(steps, place)
 
 
@@ -295,6 +299,19 @@ def _check_handoff(playbook: Playbook, step: StepSpec, at: Place) -> Iterator[Fi
     if playbook.handoffs and not is_known:
         message = f"`handoffs` does not allow `{named}`" if named else "it is not said to which playbook"
         yield Finding((*at, "arguments", "playbook"), message, f"Use one of {', '.join(playbook.handoffs)}")
+
+
+def _check_fallbacks(playbook: Playbook, step: StepSpec, place: Place, known: set[str]) -> Iterator[Finding]:
+    """What may stand in for the operation of a step, by the rules that hold for the operation itself."""
+    for number, fallback in enumerate(step.fallback):
+        at: Place = (*place, number)
+        if fallback.operation == HANDOFF:
+            yield Finding((*at, "operation"), f"`{HANDOFF}` cannot stand in for an operation", "Make it a step")
+        elif fallback.operation is not None and not playbook.allows(fallback.operation):
+            add = f"Add `{fallback.operation}` to `tools`"
+            yield Finding((*at, "operation"), f"`tools` does not allow `{fallback.operation}`", add)
+        if fallback.arguments is not None:
+            yield from _check_templates((*at, "arguments"), fallback.arguments, known)
 
 
 def _check_map(place: Place, value: Json, known: set[str]) -> Iterator[Finding]:
@@ -350,7 +367,7 @@ def _near(name: str, known: Collection[str]) -> str | None:
 def _check_cycle(steps: tuple[StepSpec, ...], place: Place) -> Iterator[Finding]:
     """Steps that wait for each other. What they wait for can be told only if it compiles."""
     try:
-        TopologicalSorter({step.id: _waits_for(step) for step in steps}).prepare()
+        TopologicalSorter({step.id: {*waits_for(step), *_itself(step)} for step in steps}).prepare()
     except CycleError as error:
         cycle: list[str] = error.args[1]
         index = next((index for index, step in enumerate(steps) if step.id == cycle[0]), 0)
@@ -360,8 +377,7 @@ def _check_cycle(steps: tuple[StepSpec, ...], place: Place) -> Iterator[Finding]
         return
 
 
-def _waits_for(step: StepSpec) -> set[str]:
-    """The steps that must have ended before this one can start or be judged."""
+def _itself(step: StepSpec) -> set[str]:
+    """The step, if it cannot start before it has ended itself. Its `expect` may refer to it."""
     before = set(step.depends_on) | expressions.references_of(step.when) | expressions.references(step.arguments)
-    before |= expressions.references(step.map)
-    return before | (expressions.references_of(step.expect) - {step.id})
+    return (before | expressions.references(step.map)) & {step.id}

@@ -7,40 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Self
-
-import jsonschema_rs
+from typing import Self
 
 from triptych.kernel import cloudevents
 from triptych.kernel.compacted import CompactedTopic, Record
+from triptych.kernel.offers import Offer
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
-from triptych.schemas import Contract, ToolContracts, topics
-
-
-def _refuse_reference(uri: str) -> Any:
-    raise ValueError(f"the schema refers to {uri}; schemas of contracts must stand on their own")
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A contract, with everything that is derived from it once."""
-
-    contract: Contract
-    hash: str
-    arguments: jsonschema_rs.Draft202012Validator
-    result: jsonschema_rs.Draft202012Validator
-
-    @classmethod
-    def of(cls, contract: Contract) -> Offer:
-        """Raises ValueError when one of the contract's schemas is not a JSON Schema."""
-        return cls(
-            contract=contract,
-            hash=contract.hash,
-            arguments=jsonschema_rs.Draft202012Validator(contract.arguments, retriever=_refuse_reference),
-            result=jsonschema_rs.Draft202012Validator(contract.result, retriever=_refuse_reference),
-        )
+from triptych.schemas import ToolContracts, topics
 
 
 class ContractRegistry:

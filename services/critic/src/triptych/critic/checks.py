@@ -14,7 +14,7 @@ import orjson
 from triptych.critic.verdict import Verdict, shortened
 from triptych.kernel import expressions
 from triptych.kernel.expressions import ExpressionError
-from triptych.kernel.registry import Offer
+from triptych.kernel.offers import Offer
 from triptych.schemas import (
     Decision,
     Effect,

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from triptych.planner.checker import Problem, Terms, find_problems
+from triptych.kernel.plans import Problem, Terms, find_problems
 from triptych.planner.proposal import Gaps, Missing, Proposal, ProposedStep
 from triptych.schemas import (
     Authored,

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.models import WorkingMemory, estimated_tokens
-from triptych.kernel.registry import Offer
+from triptych.kernel.offers import Offer
 from triptych.schemas import Authored, Json, PlanByModel, PlanByTurns, PlanRequest, StepSpec, Unmet
 from triptych.schemas.base import Expression, OperationName, Slug
 from triptych.schemas.plan import MAX_ITEMS, FanOutOver, MaxItems

@@ -14,8 +14,8 @@ from graphlib import CycleError, TopologicalSorter
 from triptych.kernel import expressions
 from triptych.kernel.expressions import ExpressionError
 from triptych.kernel.json_bytes import json_bytes
-from triptych.kernel.registry import Offer
-from triptych.planner.arguments import misfits
+from triptych.kernel.offers import Offer
+from triptych.kernel.plans.arguments import misfits
 from triptych.schemas import (
     HANDOFF,
     Contract,
@@ -101,7 +101,7 @@ def waits_for(spec: StepSpec) -> tuple[str, ...]:
         | expressions.references_of(spec.when)
         | expressions.references_of(spec.expect)
         | expressions.references([each.arguments for each in spec.fallback])
-        | _origin_steps(spec)
+        | origin_steps(spec)
     )
     return tuple(dict.fromkeys((*spec.depends_on, *sorted(referred - {spec.id}))))
 
@@ -145,7 +145,7 @@ def _fallbacks(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Pr
             yield Problem(spec.id, place, str(error))
 
 
-def _origin_steps(spec: StepSpec) -> set[str]:
+def origin_steps(spec: StepSpec) -> set[str]:
     sources = (source for sources in spec.must_come_from.values() for source in sources)
     return {source.removeprefix("steps.") for source in sources if source.startswith("steps.")}
 
@@ -214,7 +214,7 @@ def _step(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Problem
     yield from _templates(spec, "map", spec.map, _BEFORE, known_ids)
     yield from _references(spec, "depends_on", spec.depends_on, known_ids)
     yield from _fallbacks(spec, terms, known_ids)
-    yield from _references(spec, "must_come_from", _origin_steps(spec), known_ids)
+    yield from _references(spec, "must_come_from", origin_steps(spec), known_ids)
 
 
 def _templates(

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 
 from triptych.kernel import expressions
-from triptych.kernel.registry import Offer
+from triptych.kernel.offers import Offer
 from triptych.schemas import Json
 
 Path = tuple[str | int, ...]
