@@ -122,7 +122,8 @@ async def test_only_who_has_the_secret_and_the_address_is_heard(ends, studio, pr
         async with httpx.AsyncClient() as client:
             assert (await client.post(url, json=done)).status_code == 401
             assert (await client.post(url, content=b"x" * (BODY_MAX_BYTES + 1))).status_code == 413
-            assert (await client.post(url, content=b"{", headers=signed(b"{"))).status_code == 400
+            for odd in (b"{", b"[" * 100_000, b'{"n": 1' + b"0" * 5_000 + b"}", b'"\\ud800"', b"NaN", b"\xff", b""):
+                assert (await client.post(url, content=odd, headers=signed(odd))).status_code == 400
         assert (await call_back(url[:-4] + "AAAA", done)).status_code == 404
         assert (await call_back(url[:-4] + "%00", done)).status_code == 404
         assert (await call_back(url, ["not", "what", "is", "read"])).status_code == 422

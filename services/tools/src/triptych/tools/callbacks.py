@@ -15,7 +15,6 @@ from http import HTTPStatus
 from typing import Annotated, Protocol
 
 import asyncpg
-import orjson
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from starlette.requests import Request
@@ -30,6 +29,7 @@ from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker import Connection, Finished, JobAttempt, Jobs, Outbox, Settlement
+from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode, Result
@@ -170,9 +170,9 @@ class PostgresCallbacks:
             if not _TOKEN.fullmatch(token):
                 return said(HTTPStatus.NOT_FOUND, NOBODY)
             try:
-                return await self._take(token, orjson.loads(body), signed, jobs, outbox)
-            except orjson.JSONDecodeError as error:
-                return said(HTTPStatus.BAD_REQUEST, f"not JSON: {error}")
+                return await self._take(token, codec.decode(body), signed, jobs, outbox)
+            except codec.InvalidJson as error:
+                return said(HTTPStatus.BAD_REQUEST, f"this JSON cannot be taken: {error}")
             except POSTGRES_GONE:
                 return said(HTTPStatus.SERVICE_UNAVAILABLE, "try again")
             except _UnreadableError as error:

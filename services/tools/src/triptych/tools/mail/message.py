@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from email import policy
 from email.errors import MessageError
 from email.header import Header
-from email.headerregistry import Address, HeaderRegistry
+from email.headerregistry import Address, BaseHeader, HeaderRegistry
 from email.message import EmailMessage
 from email.parser import BytesHeaderParser
 from email.utils import format_datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from triptych.kernel.cloudevents import utc_now
 from triptych.schemas.base import Json
@@ -101,10 +101,10 @@ def _check_headers(encoded: bytes) -> None:
         raise ToolFailure(ErrorCode.INVALID_ARGUMENTS, "the arguments would make headers of their own", undone=True)
 
 
-class _Plain:
+class _Plain(BaseHeader):
     """A header whose value is text from outside: never parsed, and folded without a change of what it says."""
 
-    max_count: ClassVar[int] = 1
+    max_count: ClassVar[Literal[1]] = 1
 
     @classmethod
     def parse(cls, value: str, kwds: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ class _Text(_Plain):
     """Text for people. What is not plain ASCII, or looks encoded, is encoded as a whole."""
 
     def fold(self, *, policy: Any) -> str:  # noqa: ARG002 - the lines have the length that RFC 2047 allows
-        name, value = str(self.name), str(self)  # type: ignore[attr-defined]
+        name, value = str(self.name), str(self)
         is_plain = value.isascii() and value.isprintable() and ENCODED_WORD not in value and value == value.strip()
         if is_plain:
             return f"{name}: {value}\r\n"
@@ -128,7 +128,7 @@ class _Identity(_Plain):
     """The id of a message, which stands there literally however long it is."""
 
     def fold(self, *, policy: Any) -> str:  # noqa: ARG002 - it cannot be divided
-        return f"{self.name}: {self}\r\n"  # type: ignore[attr-defined]
+        return f"{self.name}: {self}\r\n"
 
 
 def _registry() -> HeaderRegistry:
