@@ -53,7 +53,11 @@ def test_the_block_of_the_memory_in_the_shipped_configuration_only_has_to_be_unc
 @pytest.mark.parametrize(
     ("text", "key", "says"),
     [
-        ("[servces.x]", "servces", "Known here are playbooks, retention_days, env, services, tools, processes"),
+        (
+            "[servces.x]",
+            "servces",
+            "Known here are playbooks, retention_days, env, pass_env, services, tools, processes",
+        ),
         ("[services.x]\nmodule = 'a'\nmodul = 'a'", "services.x.modul", "Known here are module, migrations, env"),
         (
             "[tools.x]\nadapter = 'a:b'\nport = 1",

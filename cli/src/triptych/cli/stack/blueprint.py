@@ -17,6 +17,7 @@ import httpx
 
 from triptych.cli.stack.command import Command
 from triptych.cli.stack.config import StackConfig, fill
+from triptych.cli.stack.environment import inherited, named_in
 from triptych.cli.stack.errors import UnknownServiceError
 from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.ports import HOST, Ports
@@ -86,7 +87,7 @@ class Blueprint:
         entry = self.config.table.processes[name]
         port = self.ports.of(name)
         arguments = tuple(self._fill(argument, port) for argument in entry.command)
-        environment = self._environment(entry.env, port)
+        environment = inherited(entry.pass_env) | self._environment(entry.env, port)
         url = f"http://{HOST}:{port}"
         command = Command(arguments, environment, directory=self.config.directory)
         return Unit(
@@ -100,13 +101,16 @@ class Blueprint:
         tool = table.tools.get(name)
         if service := table.services.get(name):
             arguments, own, schema, path = (service.module,), service.env, name, None
+            passed = service.pass_env
         elif tool is not None:
             arguments, own, schema, path = ("triptych.tools", tool.adapter), tool.env, f"tool_{name}", tool.path
+            passed = [*tool.pass_env, *named_in(tool.options)]
         else:
             raise UnknownServiceError(name, (*table.services, *table.tools))
         called = process_name(name, index)
         port = self.ports.of(called)
-        environment = self._environment({**table.env, **own}, port) | {
+        given = inherited([*table.pass_env, *passed]) | self._environment({**table.env, **own}, port)
+        environment = given | {
             "TRIPTYCH_KAFKA": kafka,
             "TRIPTYCH_POSTGRES": dsns[schema],
             "TRIPTYCH_TOPIC_PREFIX": self.topic_prefix,
@@ -120,7 +124,7 @@ class Blueprint:
             if tool.guard is not None:
                 environment[GUARD] = tool.guard.model_dump_json(exclude_unset=True)
         if path is not None:
-            known = os.environ.get("PYTHONPATH")
+            known = environment.get("PYTHONPATH")
             own_path = str(self.config.directory / path)
             environment["PYTHONPATH"] = f"{own_path}{os.pathsep}{known}" if known else own_path
         command = Command((sys.executable, "-m", *arguments), environment, directory=self.config.directory)
@@ -128,8 +132,8 @@ class Blueprint:
         return Unit(called, Kind.SERVICE, command, self._probe(f"{health}/live", f"{health}/ready"), f"{health}/ready")
 
     def _environment(self, configured: Mapping[str, str], port: int) -> dict[str, str]:
-        """What the file gives, but for what whoever called `up` has set already."""
-        return {name: self._fill(text, port) for name, text in configured.items() if name not in os.environ}
+        """Give the variables that the file names. A value in the environment of `triptych up` wins over the file's."""
+        return {name: os.environ.get(name, self._fill(text, port)) for name, text in configured.items()}
 
     def _fill(self, text: str, port: int) -> str:
         def value_of(placeholder: str) -> str:

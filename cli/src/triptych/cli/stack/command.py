@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.subprocess
-import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from triptych.cli.stack.environment import inherited
 from triptych.cli.stack.layout import Layout, rotate
 from triptych.cli.stack.orphans import mark
 
@@ -27,7 +27,7 @@ class CommandFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """The arguments, the environment (added to ours) and, where it must not be root, the user."""
+    """The arguments, the environment (added to what every process gets) and, where it must not be root, the user."""
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Command:
 
     def _options(self, layout: Layout) -> dict[str, Any]:
         return {
-            "env": {**os.environ, **self.environment, **mark(layout.root)},
+            "env": {**inherited(), **self.environment, **mark(layout.root)},
             "user": self.user,
             "group": self.group,
             "extra_groups": None if self.user is None else [],

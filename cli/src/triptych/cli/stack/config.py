@@ -23,6 +23,9 @@ TOOL_NAME = r"[a-z][a-z0-9_-]{0,30}"
 ToolName = Annotated[str, StringConstraints(pattern=rf"^{TOOL_NAME}$")]
 MigrationsReference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[\w./-]+$")]
 
+EnvironmentPattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?$")]
+"""The name of a variable, or its beginning and a star."""
+
 SERVERS = ("postgres", "kafka")
 """Names that a process cannot have, since these are always there."""
 
@@ -45,6 +48,7 @@ class ServiceTable(_Table):
     module: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*$")]
     migrations: list[MigrationsReference] = []
     env: dict[str, str] = {}
+    pass_env: list[EnvironmentPattern] = []
 
 
 class ToolTable(_Table):
@@ -56,6 +60,7 @@ class ToolTable(_Table):
     path: str | None = None
     migrations: list[MigrationsReference] = []
     env: dict[str, str] = {}
+    pass_env: list[EnvironmentPattern] = []
 
 
 class ProcessTable(_Table):
@@ -64,6 +69,7 @@ class ProcessTable(_Table):
     command: Annotated[list[str], Field(min_length=1)]
     health: Annotated[str, StringConstraints(pattern=r"^/")]
     env: dict[str, str] = {}
+    pass_env: list[EnvironmentPattern] = []
 
 
 class StackTable(_Table):
@@ -72,6 +78,7 @@ class StackTable(_Table):
     playbooks: str = "playbooks"
     retention_days: Annotated[int, Field(ge=1, le=MOST_DAYS)] = 90
     env: dict[str, str] = {}
+    pass_env: list[EnvironmentPattern] = []
     services: dict[Name, ServiceTable] = {}
     tools: dict[ToolName, ToolTable] = {}
     processes: dict[Name, ProcessTable] = {}

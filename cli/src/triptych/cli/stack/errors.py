@@ -39,6 +39,19 @@ class NoDirectoryError(StackError):
         self.directory = directory
 
 
+class NotReachableError(StackError):
+    """The user that Postgres runs as cannot reach a folder, and cannot be let in."""
+
+    def __init__(self, folder: Path, user: str, cause: OSError) -> None:
+        super().__init__(
+            f"The user {user}, which Postgres runs as, may not enter the folder: {cause.strerror}",
+            where=str(folder),
+            cure=f"Run `triptych` as an ordinary user, install it where {user} can read it, or use --postgres.",
+        )
+        self.folder = folder
+        self.user = user
+
+
 class JarsUnavailableError(StackError):
     """Apache Kafka's jars are neither cached nor could they be fetched intact."""
 

@@ -62,7 +62,6 @@ class Kafka:
 
     def prepare(self) -> None:
         """Write the configuration, and format the storage if it is new."""
-        self.layout.kafka.mkdir(exist_ok=True)
         data = self.layout.kafka / "data"
         write_atomically(self._properties, self._configuration(data))
         if (self.layout.kafka / "formatted").exists():

@@ -1,6 +1,6 @@
 """The data directory: where everything of one stack lies, and how its small files are read and written.
 
-Files that others read are replaced atomically. Secrets are readable by their owner alone.
+Files that others read are replaced atomically. The directory is open to its owner alone.
 """
 
 from __future__ import annotations
@@ -35,11 +35,16 @@ class Layout:
     def at(cls, root: Path) -> Layout:
         """Make the directory if need be and give its layout. Raises NoDirectoryError."""
         layout = cls.existing(root)
-        for directory, mode in ((layout.root, 0o755), (layout.logs, 0o755), (layout.secrets, 0o700)):
-            try:
-                directory.mkdir(parents=True, exist_ok=True, mode=mode)
-            except OSError as error:
-                raise NoDirectoryError(directory, error) from error
+        directory = layout.root
+        try:
+            # A directory that holds other files as well stays as it is; what is ours in it is closed in any case.
+            ours = not layout.root.exists() or layout.secrets.exists() or not any(layout.root.iterdir())
+            for directory in (layout.root, layout.logs, layout.secrets, layout.kafka):
+                directory.mkdir(parents=True, exist_ok=True)
+                if ours or directory != layout.root:
+                    directory.chmod(0o700)
+        except OSError as error:
+            raise NoDirectoryError(directory, error) from error
         return layout
 
     @property

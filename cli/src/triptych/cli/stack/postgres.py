@@ -11,8 +11,8 @@ import os
 import pwd
 import shutil
 import signal
-import stat
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -25,6 +25,7 @@ from triptych.cli.stack.command import Command
 from triptych.cli.stack.errors import BinariesMissingError
 from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.ports import HOST, Ports
+from triptych.cli.stack.traversal import let_enter
 from triptych.client import DsnInvalidError
 from triptych.client.operator import shown
 
@@ -33,6 +34,7 @@ _SYSTEM_USER = "pgserver"
 OWNER = "postgres"
 """The role that owns the cluster."""
 _INITDB_TIMEOUT_S = 120
+_HERE = "/proc/self/cwd" if Path("/proc/self/cwd").exists() else "."
 
 _SETTINGS = {
     "listen_addresses": HOST,
@@ -81,8 +83,7 @@ class Postgres:
     def prepare(self) -> None:
         """Make the cluster if there is none, and clear away what a killed server left behind."""
         if self.account is not None:
-            _let_traverse(self.binaries)
-            _let_traverse(self.layout.postgres)
+            let_enter(self.binaries, self.account.user, _SYSTEM_USER)
         if (self.layout.postgres / "PG_VERSION").exists():
             self._remove_stale_lock()
             return
@@ -91,8 +92,7 @@ class Postgres:
 
     def command(self) -> Command:
         settings = (f"--{name}={value}" for name, value in _SETTINGS.items())
-        arguments = ("-D", str(self.layout.postgres), f"--port={self.port}", *settings)
-        return self._command("postgres", *arguments)
+        return self._command("postgres", self.layout.postgres, f"--port={self.port}", *settings)
 
     def is_ready(self) -> bool:
         """Whether it accepts a connection."""
@@ -106,20 +106,18 @@ class Postgres:
         draft = self.layout.root / "postgres.initdb"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        password = draft.with_suffix(".password")
-        password.touch(mode=0o600)
-        password.write_text(self.password)
-        if self.account is not None:
-            os.chown(draft, self.account.user, self.account.group)
-            os.chown(password, self.account.user, self.account.group)
-        options = ("--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--locale=C.UTF-8")
-        try:
+        # Not in the data directory, which only its owner can enter.
+        with tempfile.NamedTemporaryFile("w") as password:
+            password.write(self.password)
+            password.flush()
+            if self.account is not None:
+                os.chown(draft, self.account.user, self.account.group)
+                os.chown(password.name, self.account.user, self.account.group)
+            options = ("--auth=scram-sha-256", f"--pwfile={password.name}", "--encoding=UTF8", "--locale=C.UTF-8")
             # Nothing is lost if the machine stops during initdb: the draft is thrown away at the next start.
-            self._command("initdb", "-D", str(draft), "-U", OWNER, "--no-sync", *options).run(
+            self._command("initdb", draft, "-U", OWNER, "--no-sync", *options).run(
                 self.layout, timeout_s=_INITDB_TIMEOUT_S
             )
-        finally:
-            password.unlink(missing_ok=True)
         draft.replace(self.layout.postgres)
 
     def _remove_stale_lock(self) -> None:
@@ -127,7 +125,7 @@ class Postgres:
         lock = self.layout.postgres / "postmaster.pid"
         try:
             holder = psutil.Process(int(lock.read_text().split()[0]))
-            if str(self.layout.postgres) in holder.cmdline():
+            if Path(holder.cwd()) == self.layout.postgres:
                 return
         except FileNotFoundError:
             return
@@ -135,13 +133,17 @@ class Postgres:
             pass  # no such process, or a lock file that was never finished
         lock.unlink()
 
-    def _command(self, program: str, *arguments: str) -> Command:
+    def _command(self, program: str, cluster: Path, *arguments: str) -> Command:
+        """A program on a cluster that it finds as its working directory.
+
+        So the user of Postgres need not enter the data directory, which is closed to all but its owner.
+        """
         return Command(
-            (str(self.binaries / program), *arguments),
+            (str(self.binaries / program), "-D", _HERE, *arguments),
             environment={"LC_ALL": "C.UTF-8"},
             user=self.account.user if self.account else None,
             group=self.account.group if self.account else None,
-            directory=self.layout.root,
+            directory=cluster,
         )
 
 
@@ -178,11 +180,3 @@ def _account() -> Account | None:
         subprocess.run(["useradd", "--system", _SYSTEM_USER], check=True, capture_output=True)  # noqa: S603, S607
         entry = pwd.getpwnam(_SYSTEM_USER)
     return Account(entry.pw_uid, entry.pw_gid)
-
-
-def _let_traverse(path: Path) -> None:
-    """Let other users pass through, not read, the directories above `path`. Only ever needed as root."""
-    for parent in path.resolve().parents:
-        mode = parent.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            parent.chmod(mode | stat.S_IXOTH)

@@ -155,5 +155,8 @@ def _key(endpoint: Endpoint) -> str | None:
         return None
     key = os.environ.get(endpoint.key_env)
     if not key:
-        raise ValueError(f"its endpoint takes the key from {endpoint.key_env}, which is not set")
+        raise ValueError(
+            f"its endpoint takes the key from {endpoint.key_env}, which is not set here; "
+            "set it where the stack is started, and name it under pass_env of this service in triptych.toml"
+        )
     return key
