@@ -42,8 +42,8 @@ process with code 2 and one line on standard error that names it. `triptych up` 
 each other; `triptych.toml` and the environment of `triptych up` set the rest.
 
 Of the environment of `triptych up` a process gets what every program needs (`PATH`, `HOME`, `LANG`, proxies and the
-like), settings of ours (`TRIPTYCH_*`) whose name does not look like a secret, the variables that the table `env` and the
-options of a tool name (`key_env = "CRM_KEY"`), and those that `pass_env` lists, by name or by beginning
+like), settings of ours (`TRIPTYCH_*`) whose name does not look like a secret, the variables that the table `env` and
+the options of a tool name (`key_env = "CRM_KEY"`), and those that `pass_env` lists, by name or by beginning
 (`pass_env = ["AWS_*"]`), at the top of `triptych.toml` or in the table of a service, a tool or a process. It gets no
 other, so no secret of your shell reaches a tool that has no use for it.
 
