@@ -19,7 +19,7 @@ from triptych.client.address import Address
 from triptych.client.errors import KafkaUnreachableError, TopicMissingError
 from triptych.kernel import cloudevents
 from triptych.kernel.errors import UndecodableRecord
-from triptych.kernel.kafka_clients import Admin, Consumer
+from triptych.kernel.kafka_clients import Admin, Consumer, dead_task
 from triptych.schemas import DeadLetter, Outcome
 from triptych.schemas import topics as t
 
@@ -100,6 +100,8 @@ class Feed:
         while not self._ready:
             if self._to_end and not self._ends:
                 raise StopAsyncIteration
+            if (died := dead_task(self._consumer)) is not None:
+                raise KafkaUnreachableError(self._address.kafka, died) from died
             polled = await self._consumer.getmany(timeout_ms=POLL_MS)
             for records in polled.values():
                 self._ready.extend(message for record in records if (message := self._decode(record)))

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import TracebackType
 from typing import Any, Self
 
 import aiokafka
@@ -25,7 +26,7 @@ from triptych.kernel import failpoints
 from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.cloudevents import Headers
 from triptych.kernel.errors import PublishFailed
-from triptych.kernel.kafka_clients import Admin, Consumer, Producer
+from triptych.kernel.kafka_clients import Admin, Consumer, Producer, Watch
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.values import value
 
@@ -34,6 +35,8 @@ __all__ = ["Kafka", "Outgoing", "Publisher", "Record", "Subscription", "TopicPar
 BATCH_MAX_BYTES = 524_288
 REQUEST_MAX_BYTES = 8 * 1_048_576
 PUBLISH_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 30.0
+"""A consumer that has not said goodbye by then is dropped; a batch under way is written well before."""
 REBALANCE_TIMEOUT_MS = 60_000
 
 _FRAME_BYTES = 128
@@ -96,27 +99,42 @@ class Subscription:
             fetch_max_wait_ms=500,
             listener=listener,
         )
+        self._watch = Watch(lambda: self._subscriber.consumer)
 
     async def __aenter__(self) -> Self:
+        await self._watch.__aenter__()
         try:
-            await self._broker.connect()
-            config = self._broker.config.broker_config
-            connection: Any = config.builder
-            config.builder = partial(Consumer, **connection.keywords)
-            await self._broker.start()
-        except BaseException:
+            await self._start()
+        except BaseException as error:
             # A consumer whose start was cut off would stay in the group, and its connections open.
             await self._broker.stop()
+            await self._watch.__aexit__(type(error), error, error.__traceback__)
             raise
         return self
 
-    async def __aexit__(self, *_exc: object) -> None:
+    async def _start(self) -> None:
+        await self._broker.connect()
+        config = self._broker.config.broker_config
+        connection: Any = config.builder
+        config.builder = partial(Consumer, **connection.keywords)
+        await self._broker.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._watch.__aexit__(kind, error, trace)
+        finally:
+            await self._stop()
+
+    async def _stop(self) -> None:
         consumer = self._subscriber.consumer
         try:
             with foreign_cancellation():
-                await self._broker.stop()
-        except ConnectionAbortedError:
-            # The consumer waited for a fetch that it had cancelled, and did not come to closing its connections.
+                await asyncio.wait_for(self._broker.stop(), STOP_TIMEOUT_S)
+        except (ConnectionAbortedError, TimeoutError):
+            # The consumer waited for a fetch that it had cancelled, or for a broker that does not answer, and did not
+            # come to closing its connections.
             if consumer is not None:
                 await consumer._client.close()  # noqa: SLF001 - nothing public closes it now
 

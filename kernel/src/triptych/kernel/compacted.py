@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.errors import UndecodableRecord
-from triptych.kernel.kafka_clients import Consumer
+from triptych.kernel.kafka_clients import Consumer, Watch
 from triptych.kernel.outage import KAFKA_GONE, Outage
+from triptych.kernel.record_batches import check_readable
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.schemas.base import shortened
@@ -92,27 +93,30 @@ class CompactedTopic:
         # The topic has one partition: compaction keeps the newest record of each key in it.
         partition = TopicPartition(self._topic, 0)
         try:
-            await consumer.start()
-            if self._topic not in await consumer.topics():
-                raise ConnectionError(f"there is no topic {self._topic} yet; `triptych up` creates it")
-            consumer.assign([partition])
-            await consumer.seek_to_beginning(partition)
-            end = (await consumer.end_offsets([partition]))[partition]
-            outage.over()
-            while True:
-                polled = await consumer.getmany(
-                    partition, timeout_ms=POLL_MS if self._ready.is_set() else CATCHING_UP_MS
-                )
-                self._service.health.beat(self._noun)
-                await self._learn(polled.get(partition, []))
-                if await consumer.position(partition) >= end:
-                    self._ready.set()
+            async with Watch(lambda: consumer):
+                await self._read(consumer, partition, outage)
         finally:
             await consumer.stop()
+
+    async def _read(self, consumer: Consumer, partition: TopicPartition, outage: Outage) -> None:
+        await consumer.start()
+        if self._topic not in await consumer.topics():
+            raise ConnectionError(f"there is no topic {self._topic} yet; `triptych up` creates it")
+        consumer.assign([partition])
+        await consumer.seek_to_beginning(partition)
+        end = (await consumer.end_offsets([partition]))[partition]
+        outage.over()
+        while True:
+            polled = await consumer.getmany(partition, timeout_ms=POLL_MS if self._ready.is_set() else CATCHING_UP_MS)
+            self._service.health.beat(self._noun)
+            await self._learn(polled.get(partition, []))
+            if await consumer.position(partition) >= end:
+                self._ready.set()
 
     async def _learn(self, records: list[Record]) -> None:
         for record in records:
             try:
+                check_readable(record)
                 self._apply(record)
             except (UndecodableRecord, ValidationError, ValueError) as error:
                 why = shortened(str(error))

@@ -29,6 +29,16 @@ class PublishFailed(TriptychError):
         super().__init__(f"{count} messages to {topic} were not acknowledged ({cause!r}); they stay in the outbox")
 
 
+class KafkaTaskDiedError(TriptychError, ConnectionError):
+    """A background task of the Kafka client is dead, so the client is useless. Whoever uses it makes another."""
+
+    def __init__(self, task: str, cause: BaseException | None) -> None:
+        self.task, self.cause = task, cause
+        super().__init__(
+            f"the task {task!r} of the Kafka client has died ({cause!r}); the client is given up and another begins"
+        )
+
+
 class UndecodableRecord(TriptychError):
     """A record that cannot be understood. It becomes a dead letter with its bytes; the partition goes on."""
 

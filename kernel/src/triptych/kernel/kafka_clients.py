@@ -2,6 +2,7 @@
 
 - A consumer reads `read_committed`, and one odd record or batch never stops it: it comes out as an UnreadableRecord.
 - A dead connection is a lost one, under uvloop too, whose transports raise RuntimeError where asyncio's say nothing.
+- Whoever waits for a consumer does so in a `Watch`: a background task of a client that dies leaves nobody waiting.
 
 aiokafka has no place to put such things in, so methods of it are copied with other names in their reach (`_rebound`).
 Its modules stay as they are, for whoever else uses them in the same process.
@@ -9,10 +10,13 @@ Its modules stay as they are, for whoever else uses them in the same process.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import FunctionType, MethodType
-from typing import Any
+from types import FunctionType, MethodType, TracebackType
+from typing import Any, Self
 
 import aiokafka
 import aiokafka.client
@@ -24,8 +28,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.errors import KafkaConnectionError
 
-from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.errors import KafkaTaskDiedError, UndecodableRecord
 from triptych.kernel.record_batches import Batches, BatchHeader, BatchReader, batch_header, is_intact, last_offset
+
+LOOK_EVERY_S = 0.5
+
+_log = logging.getLogger(__name__)
 
 
 def _rebound(function: Any, **names: Any) -> Any:
@@ -66,8 +74,16 @@ _create_conn = _rebound(aiokafka.conn.create_conn, AIOKafkaConnection=_Connectio
 
 
 class _Client(aiokafka.client.AIOKafkaClient):  # type: ignore[misc]  # aiokafka is untyped
+    _sync_task: asyncio.Task[None] | None
     bootstrap = _rebound(aiokafka.client.AIOKafkaClient.bootstrap, create_conn=_create_conn)
     _get_conn = _rebound(aiokafka.client.AIOKafkaClient._get_conn, create_conn=_create_conn)  # noqa: SLF001
+
+    async def close(self) -> None:
+        """Close all connections, also when the task that keeps the metadata is dead."""
+        if self._sync_task is not None and self._sync_task.done():
+            _cause(self._sync_task)
+            self._sync_task = None
+        await super().close()
 
 
 class _Records(PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped
@@ -128,6 +144,8 @@ class _Records(PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped
 
 
 class _Fetcher(aiokafka.consumer.fetcher.Fetcher):  # type: ignore[misc]  # aiokafka is untyped
+    _fetch_task: asyncio.Task[None]
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         suspects: dict[TopicPartition, int] = {}
         fetch = _rebound(
@@ -137,6 +155,13 @@ class _Fetcher(aiokafka.consumer.fetcher.Fetcher):  # type: ignore[misc]  # aiok
         )
         self._proc_fetch_request = MethodType(fetch, self)
         super().__init__(*arguments, **options)
+
+    async def close(self) -> None:
+        """Stop fetching, also when the task that fetches is dead."""
+        if self._fetch_task.done():
+            _cause(self._fetch_task)
+            self._fetch_task = asyncio.create_task(asyncio.sleep(0))
+        await super().close()
 
 
 class Consumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is untyped
@@ -159,3 +184,85 @@ class Admin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka is untyped
     """What asks about topics, groups and the cluster."""
 
     __init__ = _rebound(AIOKafkaAdminClient.__init__, AIOKafkaClient=_Client)
+
+
+def dead_task(consumer: Consumer | None) -> KafkaTaskDiedError | None:
+    """Which background task of a consumer has died, if any: the consumer is useless then, and does not say so."""
+    if consumer is None:
+        return None
+    fetcher, coordinator = consumer._fetcher, consumer._coordinator  # noqa: SLF001 - nothing public tells
+    endless = {
+        "metadata": consumer._client._sync_task,  # noqa: SLF001
+        "fetch": getattr(fetcher, "_fetch_task", None),
+        "group coordination": getattr(coordinator, "_coordination_task", None),
+        "committed offsets": getattr(coordinator, "_reset_committed_task", None),
+    }
+    for name, task in endless.items():
+        if task is not None and task.done():
+            return KafkaTaskDiedError(name, _cause(task))
+    # These end when the group changes, and the coordination starts others; only of an error they do not.
+    passing = {
+        "heartbeat": getattr(coordinator, "_heartbeat_task", None),
+        "commit refresh": getattr(coordinator, "_commit_refresh_task", None),
+    }
+    for name, task in passing.items():
+        if task is not None and task.done() and (cause := _cause(task)) is not None:
+            return KafkaTaskDiedError(name, cause)
+    return None
+
+
+def _cause(task: asyncio.Task[Any]) -> BaseException | None:
+    """What a task died of; None if it just ended."""
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
+
+
+class Watch:
+    """Ends its body with KafkaTaskDiedError when a background task of the consumer dies. Async context manager.
+
+    The body may wait for something that will never come, so it is cancelled, as `asyncio.timeout` does it.
+    """
+
+    def __init__(self, consumer: Callable[[], Consumer | None]) -> None:
+        """`consumer` gives what is watched, or None as long as there is none."""
+        self._consumer = consumer
+        self._died: KafkaTaskDiedError | None = None
+        self._cancelled = 0
+
+    async def __aenter__(self) -> Self:
+        self._owner = asyncio.current_task()
+        self._watching = asyncio.create_task(self._watch(), name="kafka-watch")
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watching
+        if self._owner is None or not isinstance(error, asyncio.CancelledError | None):
+            return
+        for _ in range(self._cancelled):
+            self._owner.uncancel()
+        if not self._owner.cancelling():
+            # aiokafka lets the cancellation of its own tasks out, at once.
+            self._found(dead_task(self._consumer()) if error is not None else None)
+            if self._died is not None:
+                raise self._died from error
+
+    async def _watch(self) -> None:
+        suspected: str | None = None
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            died = dead_task(self._consumer())
+            # A task that has just ended may be about to be replaced, so it is looked at twice.
+            if died is not None and died.task == suspected:
+                self._found(died)
+                self._cancelled += 1
+                if self._owner is not None:
+                    self._owner.cancel()
+            suspected = None if died is None else died.task
+
+    def _found(self, died: KafkaTaskDiedError | None) -> None:
+        if died is not None and self._died is None:
+            self._died = died
+            _log.warning("%s", died)

@@ -17,6 +17,7 @@ from triptych.client import Address, KafkaUnreachableError, NoStackError
 from triptych.kernel import cloudevents
 from triptych.kernel.errors import TriptychError, UndecodableRecord
 from triptych.kernel.kafka_clients import Consumer
+from triptych.kernel.record_batches import UnreadableRecord
 from triptych.schemas import Contract, ToolContracts, topics
 
 _TIMEOUT_MS = 10_000
@@ -91,7 +92,7 @@ async def _announced(address: Address) -> list[Offered]:
 
 def _learn(found: dict[str, Offered], record: aiokafka.ConsumerRecord[bytes, bytes]) -> None:
     name = (record.key or b"").decode(errors="replace")
-    if record.value is None:
+    if record.value is None and not isinstance(record, UnreadableRecord):
         found.pop(name, None)
         return
     try:

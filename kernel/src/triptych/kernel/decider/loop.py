@@ -59,6 +59,7 @@ class DeciderLoop(Generic[StateT]):
                     service.log.warning("fenced; rejoining", partitions=error.partitions)
                     await outage.wait(error, unless=service.stopping)
                 except (*POSTGRES_GONE, *KAFKA_GONE) as error:
+                    service.health.beat(LOOP)
                     await outage.wait(error, unless=service.stopping)
 
     async def _probe_kafka(self) -> None:
