@@ -33,6 +33,7 @@ def test_a_service_finds_its_own_schema_without_naming_it(prepared: Prepared, sc
         "INSERT INTO leases (instance, until) VALUES ('a', now())",
         "SELECT * FROM migrations_worker",
         "INSERT INTO claims.blobs VALUES (gen_random_uuid(), 'hash', 'acme', 'body')",
+        "SELECT * FROM claims.resolve(array[gen_random_uuid()], array['hash'])",
     ],
 )
 def test_a_service_may_work_with_its_own_rows_and_with_claims(prepared: Prepared, allowed: str) -> None:
@@ -45,6 +46,8 @@ def test_a_service_may_work_with_its_own_rows_and_with_claims(prepared: Prepared
     [
         "SELECT * FROM tool_kb.jobs",
         "DELETE FROM claims.blobs",
+        "SELECT * FROM claims.blobs",
+        "UPDATE claims.blobs SET body = 'mine'",
         "UPDATE triptych.stack SET topic_prefix = 'mine'",
         "UPDATE migrations_worker SET version_num = '0'",
         "DROP TABLE jobs",

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from triptych.kernel import claimcheck, cloudevents
 from triptych.kernel.bus import Kafka
 from triptych.kernel.claimcheck import Claim
 from triptych.kernel.database import Queries, connect
+from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.migrate import WORKER
 from triptych.kernel.worker import Connection, Finished, JobAttempt
 from triptych.kernel.worker.jobs import Arrival, Jobs, LeaseLostError
@@ -472,6 +474,25 @@ async def test_a_big_request_and_a_big_answer_travel_by_claim_check(ends, eventu
     resolved = await claimcheck.resolve(ends.pool, [record])
     answer = CallAnswer.model_validate_json(claimcheck.body(record, resolved))
     assert answer.result == Result.ok(big)
+
+
+async def test_a_stored_body_is_read_by_its_reference_alone_and_only_if_it_is_what_the_reference_says(ends):
+    one, claim = call_request(), Claim(UUID(int=7), "acme", b"{}")
+    headers = [(cloudevents.DATAREF, claim.dataref.encode())]
+    record = SimpleNamespace(headers=headers, value=b"{}")
+    async with ends.pool.acquire() as conn:
+        await claimcheck.store(conn, [claim])
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.fetch("select * from claims.blobs")
+        assert claimcheck.body(record, await claimcheck.resolve(conn, [record])) == b"{}"
+        # Somebody stores another body under the hash of one that is to come.
+        other = Claim(one.run_id, "acme", b"[1]")
+        row = (other.run_id, other.hash, "acme", b"[2]")
+        await conn.execute("insert into claims.blobs (run_id, hash, tenant, body) values ($1, $2, $3, $4)", *row)
+        record.headers = [(cloudevents.DATAREF, other.dataref.encode())]
+        with pytest.raises(UndecodableRecord) as raised:
+            claimcheck.body(record, await claimcheck.resolve(conn, [record]))
+    assert raised.value.code == "claim_damaged"
 
 
 async def test_answers_find_their_jobs_by_key_on_tables_without_statistics(database):

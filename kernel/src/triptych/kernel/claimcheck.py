@@ -32,10 +32,10 @@ order by run_id, hash
 on conflict do nothing
 """
 
-_RESOLVE = """
-select run_id, hash, body
-from claims.blobs join unnest($1::uuid[], $2::text[]) as t (run_id, hash) using (run_id, hash)
-"""
+_RESOLVE = "select run_id, hash, body from claims.resolve($1::uuid[], $2::text[])"
+
+Resolved = Mapping[str, bytes | None]
+"""Stored bodies by reference; None where what is stored is not what the reference says."""
 
 
 class HasHeaders(Protocol):
@@ -89,21 +89,28 @@ async def store(conn: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 
 async def resolve(
     conn: asyncpg.Connection | asyncpg.Pool | asyncpg.pool.PoolConnectionProxy[Any], records: Iterable[HasHeaders]
-) -> dict[str, bytes]:
-    """The stored bodies of a batch, by reference. One query for the batch; none when nothing was claimed."""
+) -> Resolved:
+    """The stored bodies of a batch, by reference. One query for the batch; none when nothing was claimed.
+
+    A service may read those bodies whose reference it was given, and no others.
+    """
     wanted = {reference for record in records if (reference := _reference(dict(record.headers))) is not None}
     pairs = [pair for reference in wanted if (pair := _parse(reference)) is not None]
     if not pairs:
         return {}
     rows = await conn.fetch(_RESOLVE, [run_id for run_id, _ in pairs], [digest for _, digest in pairs])
-    return {f"{_SCHEME}{row['run_id']}/{row['hash']}": row["body"] for row in rows}
+    return {
+        f"{_SCHEME}{row['run_id']}/{row['hash']}": row["body"] if _is(row["body"], row["hash"]) else None
+        for row in rows
+    }
 
 
-def body(record: HasHeaders, resolved: Mapping[str, bytes]) -> bytes:
+def body(record: HasHeaders, resolved: Resolved) -> bytes:
     """The JSON body of a record, from the record itself or from what `resolve` found.
 
     Raises:
-        UndecodableRecord: the record is empty, not what it says it is, or its body is not in the database.
+        UndecodableRecord: the record is empty, not what it says it is, or its body is not in the
+            database, or is another than its reference names.
     """
     check_readable(record)
     headers = dict(record.headers)
@@ -115,7 +122,16 @@ def body(record: HasHeaders, resolved: Mapping[str, bytes]) -> bytes:
         raise UndecodableRecord(
             "claim_missing", f"the body {reference} is not in claims.blobs; store it and send the record again"
         )
-    return resolved[reference]
+    stored = resolved[reference]
+    if stored is None:
+        raise UndecodableRecord(
+            "claim_damaged", f"the body stored as {reference} has another hash; restore claims.blobs and send it again"
+        )
+    return stored
+
+
+def _is(body: bytes, digest: str) -> bool:
+    return hashlib.sha256(body).hexdigest() == digest
 
 
 def _reference(headers: Mapping[str, bytes | None]) -> str | None:

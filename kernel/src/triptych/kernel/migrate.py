@@ -223,7 +223,9 @@ def _grant(connection: psycopg.Connection, schema: str, role: str) -> None:
     _execute(connection, "GRANT USAGE ON ALL SEQUENCES IN SCHEMA {} TO {}", *names)
     _execute(connection, "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {} TO {}", *names)
     _execute(connection, "GRANT USAGE ON SCHEMA claims TO {}", sql.Identifier(role))
-    _execute(connection, "GRANT SELECT, INSERT ON claims.blobs TO {}", sql.Identifier(role))
+    _execute(connection, "REVOKE SELECT ON claims.blobs FROM {}", sql.Identifier(role))
+    _execute(connection, "GRANT INSERT ON claims.blobs TO {}", sql.Identifier(role))
+    _execute(connection, "GRANT EXECUTE ON FUNCTION claims.resolve(uuid[], text[]) TO {}", sql.Identifier(role))
 
 
 def _grant_reading(connection: psycopg.Connection, schema: str, role: str) -> None:

@@ -242,7 +242,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                         arrival.key, arrival.partition, arrival.tenant, arrival.traceparent, answer
                     )
 
-    def _decode(self, record: ConsumerRecord[Any, Any], resolved: dict[str, bytes]) -> tuple[Arrival, RequestT]:
+    def _decode(self, record: ConsumerRecord[Any, Any], resolved: claimcheck.Resolved) -> tuple[Arrival, RequestT]:
         body = claimcheck.body(record, resolved)
         try:
             request = self._worker.request_type.model_validate_json(body)

@@ -164,7 +164,7 @@ class Jobs:
         """Kafka has acknowledged the events of these dead letters."""
         await deadletters.mark_published(self._pool, dead)
 
-    async def resolve_claims(self, records: Sequence[HasHeaders]) -> dict[str, bytes]:
+    async def resolve_claims(self, records: Sequence[HasHeaders]) -> claimcheck.Resolved:
         """The stored bodies of a batch of records, by reference."""
         return await claimcheck.resolve(self._pool, records)
 
