@@ -216,6 +216,44 @@ async def test_two_processes_cannot_have_one_name(ends):
     await second.renew()
 
 
+async def test_processes_that_begin_in_the_same_microsecond_have_leases_of_their_own(ends, database):
+    lives = [Jobs(ends.pool, f"crowd-{number}", lease_ms=60_000) for number in range(20)]
+    owner = await asyncpg.connect(database.owner_dsn)
+    default = await owner.fetchval(
+        "select pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid = 'tool_echo.leases'::regclass"
+    )
+    still = default.replace("clock_timestamp()", "'2026-11-30 12:00:00.000001Z'::timestamptz")
+    assert still != default
+    await owner.execute(f"alter table tool_echo.leases alter column id set default {still}")  # the clock stands
+    try:
+        await asyncio.gather(*(life.open() for life in lives))
+    finally:
+        await owner.execute(f"alter table tool_echo.leases alter column id set default {default}")
+        await owner.close()
+    assert len({life.lease for life in lives}) == 20
+    for life in lives:
+        await life.renew()
+        await life.close()
+
+
+async def test_a_lease_that_somebody_else_has_drawn_is_drawn_again(ends, database):
+    owner = await asyncpg.connect(database.owner_dsn)
+    default = await owner.fetchval(
+        "select pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid = 'tool_echo.leases'::regclass"
+    )
+    await owner.execute("create sequence public.draws; grant usage on sequence public.draws to public")
+    await owner.execute("alter table tool_echo.leases alter column id set default nextval('public.draws') / 2")
+    lives = [Jobs(ends.pool, f"drawn-{number}", lease_ms=60_000) for number in range(3)]
+    try:
+        for life in lives:
+            await life.open()
+    finally:
+        await owner.execute(f"alter table tool_echo.leases alter column id set default {default}")
+        await owner.execute("drop sequence public.draws")
+        await owner.close()
+    assert [life.lease for life in lives] == [0, 1, 2]
+
+
 async def test_a_statement_whose_outcome_is_unknown_may_be_said_again(ends):
     one = call_request()
     arrival = Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)

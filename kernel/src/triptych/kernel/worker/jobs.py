@@ -100,7 +100,10 @@ class Jobs:
 
     async def open(self) -> None:
         """Begin this life; what earlier lives of this instance held can be taken over at once."""
-        self.lease = await self._pool.fetchval(self._sql["open_lease"], self._instance, self._lease_ms)
+        lease = None
+        while lease is None:
+            lease = await self._pool.fetchval(self._sql["open_lease"], self._instance, self._lease_ms)
+        self.lease = lease
 
     async def renew(self) -> None:
         """Say that this process lives; one statement, however many jobs it holds.

@@ -1,11 +1,14 @@
 -- Every statement of the worker loop. What writes to a job names the lease under which it may.
 
 -- name: open_lease
--- A new life of this instance. Its earlier lives are over, so what they held is free at once.
+-- A new life of this instance. Its earlier lives are over, so what they held is free at once. No row: somebody else has
+-- drawn this id, and it is asked again.
 with over as (
     delete from leases where instance = $1 or until < now() - interval '1 day'
 )
-insert into leases (instance, until) values ($1, now() + $2::int * interval '1 millisecond') returning id
+insert into leases (instance, until) values ($1, now() + $2::int * interval '1 millisecond')
+on conflict (id) do nothing
+returning id
 
 -- name: renew_lease
 update leases set until = now() + $2::int * interval '1 millisecond' where id = $1 returning true
