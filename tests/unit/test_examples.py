@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import jsonschema_rs
 import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -23,6 +22,7 @@ from triptych.examples.model_server.misbehaviour import Misbehaviour, Temper, wi
 from triptych.examples.model_server.plan import plan
 from triptych.examples.model_server.prompt import ChatRequest, Prompt, PromptError, TaskKind, understand
 from triptych.examples.model_server.words import sentences, words
+from triptych.kernel.json_schema import JsonSchema
 from triptych.kernel.playbooks import load_playbook
 from triptych.schemas import Playbook, StepSpec, Task
 
@@ -45,10 +45,10 @@ def accepted(line: str) -> Task | None:
     """The task in a line, if a run would come of it."""
     try:
         task = Task.model_validate_json(line)
-        jsonschema_rs.validate(PLAYBOOKS[task.playbook].input, task.input)
-    except (ValidationError, KeyError, jsonschema_rs.ValidationError):
+        fits = JsonSchema.of(PLAYBOOKS[task.playbook].input).is_valid(task.input)
+    except (ValidationError, KeyError):
         return None
-    return task
+    return task if fits else None
 
 
 TASKS = [task for task in map(accepted, LINES) if task is not None]

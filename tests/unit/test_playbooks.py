@@ -75,7 +75,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
         ("goal: Answer the ticket", "goal: !!python/none x", 2, "goal", "no form in JSON"),
         ("type: object", "type: objekt", 4, "input.type", "not a valid JSON Schema"),
         ("type: object", "type: array", 4, "input.type", "Use `type: object`"),
-        ("type: object", "$ref: 'http://localhost:1/schema'", 3, "input", "which is not in this file"),
+        ("type: object", "$ref: 'http://localhost:1/schema'", 3, "input", "which is not in this schema"),
         ("[kb.search, model.*]", "[search]", 7, "tools[0]", "must match"),
         ("[kb.search, model.*]", "[model.*]", 12, "plan.steps[0].operation", "Add `kb.search` to `tools`"),
         ("id: draft", "id: search", 15, "plan.steps[1].id", "another step is called `search`"),

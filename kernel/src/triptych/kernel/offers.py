@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import jsonschema_rs
-
+from triptych.kernel.json_schema import JsonSchema
 from triptych.schemas import Contract
-
-
-def _refuse_reference(uri: str) -> Any:
-    raise ValueError(f"the schema refers to {uri}; schemas of contracts must stand on their own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +14,15 @@ class Offer:
 
     contract: Contract
     hash: str
-    arguments: jsonschema_rs.Draft202012Validator
-    result: jsonschema_rs.Draft202012Validator
+    arguments: JsonSchema
+    result: JsonSchema
 
     @classmethod
     def of(cls, contract: Contract) -> Offer:
-        """Raises ValueError when one of the contract's schemas is not a JSON Schema."""
+        """Raises InvalidSchemaError when one of the contract's schemas cannot be used."""
         return cls(
             contract=contract,
             hash=contract.hash,
-            arguments=jsonschema_rs.Draft202012Validator(contract.arguments, retriever=_refuse_reference),
-            result=jsonschema_rs.Draft202012Validator(contract.result, retriever=_refuse_reference),
+            arguments=JsonSchema.of(contract.arguments),
+            result=JsonSchema.of(contract.result),
         )

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
 
-import jsonschema_rs
 import orjson
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -23,6 +21,7 @@ from triptych.kernel import expressions, yaml_source
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.expressions import ExpressionError
 from triptych.kernel.json_bytes import json_bytes
+from triptych.kernel.json_schema import InvalidSchemaError, JsonSchema
 from triptych.kernel.plans import origin_steps, waits_for
 from triptych.schemas import HANDOFF, FixedPlan, Json, Judge, PlanByTurns, Playbook, Review, StepSpec
 
@@ -211,23 +210,17 @@ def _check_tools(playbook: Playbook, known: Collection[str] | None) -> Iterator[
 
 def _check_input(schema: dict[str, Json]) -> Iterator[Finding]:
     try:
-        jsonschema_rs.Draft202012Validator(schema, retriever=_retrieve_nothing)
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-        inside = tuple(getattr(error, "instance_path", ()))
-        message = getattr(error, "message", str(error))
+        JsonSchema.of(schema)
+    except InvalidSchemaError as error:
         yield Finding(
-            ("input", *inside),
-            f"this is not a valid JSON Schema: {message}",
+            ("input", *error.place),
+            f"this is not a valid JSON Schema: {error.message}",
             "See https://json-schema.org, draft 2020-12",
         )
         return
     kinds = schema.get("type", "object")
     if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
         yield Finding(("input", "type"), "a task's input is always an object", "Use `type: object`")
-
-
-def _retrieve_nothing(uri: str) -> Any:
-    raise ValueError(f"the schema refers to {uri}, which is not in this file")
 
 
 def _check_judge(judge: Judge | None, review: Review) -> Iterator[Finding]:

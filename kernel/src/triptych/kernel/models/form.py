@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-import jsonschema_rs
 from pydantic import BaseModel, ValidationError
 from pydantic_ai import ModelResponse, TextPart, ToolCallPart
 from pydantic_core import from_json
 
 from triptych.kernel.json_bytes import json_bytes
+from triptych.kernel.json_schema import JsonSchema
 from triptych.schemas import ErrorCode, Json
 
 ANSWER_TOOL: Final = "answer"
@@ -67,8 +67,7 @@ class Form:
         if not isinstance(output, dict):
             return [f"it is a {type(output).__name__}, not an object"]
         if self.model is None:
-            validator = jsonschema_rs.Draft202012Validator(self.schema)
-            found = [(error.instance_path, error.message) for error in validator.iter_errors(output)]
+            found = [(list(each.place), each.message) for each in JsonSchema.of(self.schema).misfits(output)]
         else:
             try:
                 self.model.model_validate_json(json_bytes(output))

@@ -14,6 +14,8 @@ from triptych.kernel.offers import Offer
 from triptych.schemas import Json
 
 Path = tuple[str | int, ...]
+MISFITS_MAX = 100
+"""So many are looked at; those that a template may still mend are not told."""
 
 _ABOUT_THE_SHAPE = frozenset(
     {
@@ -38,12 +40,11 @@ def misfits(arguments: Mapping[str, Json], offer: Offer) -> Iterator[tuple[Path,
     for name in sorted(unknown):
         yield (name,), f"the operation has no argument `{name}`; {_suggestion(name, known or set())}"
     unknowable = dict(_templated(arguments, ()))
-    for error in offer.arguments.iter_errors(dict(arguments)):
-        path, keyword = tuple(error.instance_path), str(error.schema_path[-1])
+    for path, message, keyword in offer.arguments.misfits(dict(arguments), MISFITS_MAX):
         if unknown and not path and keyword == "additionalProperties":
             continue
         if not _hangs_on(path, keyword, unknowable):
-            yield path, f"{error.message}; see the operation's schema of arguments"
+            yield path, f"{message}; see the operation's schema of arguments"
 
 
 def _closed_names(schema: Mapping[str, Json]) -> set[str] | None:

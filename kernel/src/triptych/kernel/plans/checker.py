@@ -133,8 +133,8 @@ def _fallbacks(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Pr
         if fallback.operation == HANDOFF:
             yield Problem(spec.id, place, f"{HANDOFF} cannot stand in for an operation; make it a step of its own")
         if own is not None and fallback.data is not None:
-            for error in own.result.iter_errors(fallback.data):
-                yield Problem(spec.id, f"{place}.data", f"{error.message}; see the result of {spec.operation}")
+            for misfit in own.result.misfits(fallback.data):
+                yield Problem(spec.id, f"{place}.data", f"{misfit.message}; see the result of {spec.operation}")
         arguments = spec.arguments if fallback.arguments is None else fallback.arguments
         try:
             written = list(expressions.expressions(arguments))

@@ -86,11 +86,11 @@ def _against_schema(step: Step, result: Result, offer: Offer | None) -> Verdict 
     """Hold the data to the contract that the plan pinned. A contract that has changed since says nothing."""
     if result.status is not ResultStatus.OK or offer is None or offer.hash != step.pin.contract_hash:
         return None
-    error = next(offer.result.iter_errors(result.data), None)
-    if error is None:
+    misfit = next(iter(offer.result.misfits(result.data, 1)), None)
+    if misfit is None:
         return None
-    place = ".".join(("result.data", *map(str, error.instance_path)))
-    message = f"step {step.id}: {step.operation} broke its contract at {place}: {shortened(error.message)}"
+    place = ".".join(("result.data", *map(str, misfit.place)))
+    message = f"step {step.id}: {step.operation} broke its contract at {place}: {shortened(misfit.message)}"
     # A read can simply be asked again; a write has happened, whatever it answered.
     decision = Decision.RETRY if step.pin.effect is Effect.READ else Decision.ESCALATE
     return Verdict(decision, Reason(code="contract_violation", message=message), (f"contract {offer.hash}",))

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from triptych.executor.input_check import InputCheck
 from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.json_schema import JsonSchema
 from triptych.kernel.playbooks import PlaybookErrors, load_playbook
 from triptych.schemas import Playbook
 
@@ -19,12 +19,12 @@ class Deployment:
     """A playbook that new tasks may name, with its input schema compiled."""
 
     playbook: Playbook
-    input_check: InputCheck
+    input_schema: JsonSchema
 
     @classmethod
     def of(cls, playbook: Playbook) -> Deployment:
         """Compile a playbook's input schema."""
-        return cls(playbook, InputCheck(playbook.input))
+        return cls(playbook, JsonSchema.of(playbook.input))
 
 
 def load_playbooks(folder: Path) -> list[Playbook]:

@@ -51,6 +51,7 @@ from triptych.kernel.decider import (
     Transition,
 )
 from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.json_schema import MAX_PROBLEMS, told
 from triptych.kernel.run_ids import derive_run_id
 from triptych.schemas import (
     TASK_MAX_BYTES,
@@ -266,8 +267,8 @@ class Executor:
             return Reason(code="unknown_playbook", message=message)
         if size_bytes > self._sizes.of(task.playbook):
             return self._too_large_reason(task.playbook, size_bytes)
-        problems = deployment.input_check.problems(task.input)
-        return Reason(code="invalid_input", message="; ".join(problems)) if problems else deployment.playbook
+        misfits = deployment.input_schema.misfits(task.input, MAX_PROBLEMS + 1)
+        return Reason(code="invalid_input", message=told(misfits, "input")) if misfits else deployment.playbook
 
     def _read_child_task(self, task: ChildTask, size_bytes: int) -> Addressed:
         """What one run says to another that it starts, or withdraws. The parent's record is the witness."""

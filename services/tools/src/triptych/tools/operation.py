@@ -6,20 +6,16 @@ the contract comes from is not its business: a function's type hints, an OpenAPI
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jsonschema_rs
-
+from triptych.kernel.json_schema import MAX_PROBLEMS, InvalidSchemaError, JsonSchema, told
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract
 from triptych.schemas.result import ErrorCode, Result
 from triptych.tools.call import Call, NotYet
 from triptych.tools.failure import ToolDefinitionError, ToolFailure
-
-PROBLEMS_MAX = 5
-_PROBLEM_MAX_CHARS = 300
 
 Perform = Callable[[dict[str, Json], Call[Any]], Awaitable[Json]]
 """Does the work once: arguments that fit the contract, and the call they came with. None where nothing was found."""
@@ -64,8 +60,8 @@ class Operation:
         """Hashes of the contracts under which a call may have been planned."""
         self.reconcile, self.completion = reconcile, completion
         self._perform, self._may_be_empty = perform, may_be_empty
-        self._arguments_validator = _validator(contract, "arguments", contract.arguments)
-        self._result_validator = _validator(contract, "result", contract.result)
+        self._arguments_schema = _schema(contract, "arguments", contract.arguments)
+        self._result_schema = _schema(contract, "result", contract.result)
 
     def follow(self, before: Operation) -> None:
         """Take calls that were planned under the contract before as well: this one breaks none of them."""
@@ -81,14 +77,12 @@ class Operation:
 
     def refuses(self, data: Json) -> bool:
         """Whether this could not be the data of a result."""
-        return not self._result_validator.is_valid(data) and not (data is None and self._may_be_empty)
+        return not self._result_schema.is_valid(data) and not (data is None and self._may_be_empty)
 
     def check_arguments(self, arguments: dict[str, Json]) -> None:
         """Raise ToolFailure (`invalid_arguments`) that names every path and what is allowed there."""
-        if self._arguments_validator.is_valid(arguments):
-            return
-        problems = _problems(self._arguments_validator.iter_errors(arguments), "arguments")
-        if problems:
+        if misfits := self._arguments_schema.misfits(arguments, MAX_PROBLEMS + 1):
+            problems = told(misfits, "arguments")
             if "were unexpected" in problems or "was unexpected" in problems:
                 known = self.contract.arguments.get("properties", {})
                 problems += f"; the arguments are {', '.join(known) or 'none'}"
@@ -132,30 +126,18 @@ class Operation:
     def _held_to_contract(self, data: Json) -> Result:
         if data is None and self._may_be_empty:
             return Result.empty()
-        if not self._result_validator.is_valid(data):
-            problems = _problems(self._result_validator.iter_errors(data), "result")
+        if misfits := self._result_schema.misfits(data, MAX_PROBLEMS + 1):
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,
                 f"{self.contract.operation} answered something that its contract (version {self.contract.version}) "
-                f"does not allow: {problems}",
+                f"does not allow: {told(misfits, 'result')}",
             )
         return Result.ok(data)
 
 
-def _validator(contract: Contract, what: str, schema: dict[str, Json]) -> jsonschema_rs.Draft202012Validator:
+def _schema(contract: Contract, what: str, schema: dict[str, Json]) -> JsonSchema:
     try:
-        return jsonschema_rs.Draft202012Validator(schema)
-    except (ValueError, jsonschema_rs.ValidationError) as error:
+        return JsonSchema.of(schema)
+    except InvalidSchemaError as error:
         place = f"operation {contract.operation.partition('.')[2]}, {what}"
         raise ToolDefinitionError(contract.tool, place, f"not a JSON Schema (2020-12): {error}") from error
-
-
-def _problems(errors: Iterable[jsonschema_rs.ValidationError], root: str) -> str:
-    told = []
-    for number, error in enumerate(errors):
-        if number == PROBLEMS_MAX:
-            told.append("and more")
-            break
-        where = root + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
-        told.append(f"{where}: {error.message[:_PROBLEM_MAX_CHARS]}")
-    return "; ".join(told)

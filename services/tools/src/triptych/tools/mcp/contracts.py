@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jsonschema_rs
-
+from triptych.kernel.json_schema import InvalidSchemaError, JsonSchema
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract, Effect
 from triptych.tools.mcp.options import McpOptions, Override
@@ -104,8 +103,8 @@ def _offer(operation: str, tool: PinnedTool, override: Override, timeout_ms: int
     result = CONTENT if tool.output_schema is None else as_2020_12(tool.output_schema)
     for what, schema in (("arguments", arguments), ("result", result)):
         try:
-            jsonschema_rs.Draft202012Validator(schema)
-        except (ValueError, jsonschema_rs.ValidationError) as error:
+            JsonSchema.of(schema)
+        except InvalidSchemaError as error:
             raise _Unusable(f"the schema of its {what} is no JSON Schema: {error}") from None
     contract = Contract(
         operation=operation,

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-import jsonschema_rs
-
+from triptych.kernel.json_schema import check_pattern
 from triptych.schemas.base import Json
 from triptych.tools.openapi.closing import is_closed
 from triptych.tools.openapi.document import Document, UnresolvedError
@@ -177,9 +176,9 @@ class _Conversion:
         self._without_hidden(schema, written)
         _mend(written)
         if "pattern" in written and not is_pattern(written["pattern"]):
-            self._into.loosened[f"the pattern {written.pop('pattern')!r} is of another dialect and is not checked"] = (
-                None
-            )
+            self._into.loosened[
+                f"the pattern {written.pop('pattern')!r} is of another dialect, or too large, and is not checked"
+            ] = None
         if self._direction is Direction.REQUEST:
             _take_example(schema, written)
         return written
@@ -203,10 +202,12 @@ class _Conversion:
 
 
 def is_pattern(pattern: Json) -> bool:
-    """Whether the validator understands this regular expression; documents have some of other dialects."""
+    """Whether values can be held to this regular expression; documents have some of other dialects, or too large."""
+    if not isinstance(pattern, str):
+        return False
     try:
-        jsonschema_rs.Draft202012Validator({"pattern": pattern})
-    except (ValueError, jsonschema_rs.ValidationError):
+        check_pattern(pattern)
+    except ValueError:
         return False
     return True
 

@@ -10,10 +10,10 @@ import difflib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import jsonschema_rs
 from pydantic import ValidationError
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.json_schema import InvalidSchemaError, JsonSchema
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract, Effect
 from triptych.tools.guard import Rate
@@ -255,10 +255,9 @@ def _check_contract(contract: Contract) -> None:
     """Raises LeftOutError where nobody could hold anything to this contract."""
     for what, schema in (("arguments", contract.arguments), ("result", contract.result)):
         try:
-            jsonschema_rs.Draft202012Validator(schema)
-        except (ValueError, jsonschema_rs.ValidationError) as error:
-            message = str(getattr(error, "message", error))
-            raise LeftOutError(Reason.SCHEMA, f"the schema of its {what} is none: {message[:300]}") from None
+            JsonSchema.of(schema)
+        except InvalidSchemaError as error:
+            raise LeftOutError(Reason.SCHEMA, f"the schema of its {what} cannot be used: {error}") from None
     size = len(contract.to_bytes())
     if size > CONTRACT_MAX_BYTES:
         raise LeftOutError(Reason.TOO_LARGE, f"its contract has {size} bytes, and {CONTRACT_MAX_BYTES} are the most")
