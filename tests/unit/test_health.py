@@ -66,3 +66,10 @@ async def test_what_keeps_it_from_working_is_logged_once_and_so_is_the_end_of_it
     broker.is_there = True
     await eventually(lambda: len(log) > 1)
     assert log[-1]["event"] == "ready again"
+
+
+async def test_a_loop_that_is_stuck_keeps_it_from_being_ready(health: Health, broker: Broker) -> None:
+    broker.is_there = True
+    health.started()
+    health.expect("intake", -1.0)
+    assert list(await health.unready()) == ["intake"]

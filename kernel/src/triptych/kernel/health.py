@@ -1,7 +1,7 @@
 """Health over HTTP: alive while every loop makes progress, ready while every dependency answers.
 
 `/health/live` fails when a loop has not beaten within its limit, so that a stuck consumer gets
-restarted; `/health/ready` fails when Kafka or Postgres is gone, which a restart would not cure.
+restarted; `/health/ready` fails then too, and when Kafka or Postgres is gone, which a restart would not cure.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Health:
     def stuck(self) -> dict[str, float]:
         """Loops that are silent for too long, with the seconds since their last beat."""
         now = time.monotonic()
-        return {loop: round(now - at, 1) for loop, (at, limit) in self._beats.items() if now - at > limit}
+        # Another thread asks as well, so it looks at a copy.
+        return {loop: round(now - at, 1) for loop, (at, limit) in self._beats.copy().items() if now - at > limit}
 
     async def _failure(self, probe: Probe) -> str | None:
         try:
@@ -69,7 +70,9 @@ class Health:
         return None
 
     async def unready(self) -> dict[str, str]:
-        """What keeps this process from working, with the reason: it has not started, or a dependency is gone."""
+        """What keeps this process from working: a loop is stuck, it has not started, or a dependency is gone."""
+        if stuck := self.stuck():
+            return {loop: f"the loop has made no progress for {silent_s} s" for loop, silent_s in stuck.items()}
         if not self._is_started:
             return {"start": "the process has not taken up its work yet"}
         failures = await asyncio.gather(*(self._failure(probe) for probe in self._probes.values()))

@@ -22,6 +22,7 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.health import Health, serve_health
 from triptych.kernel.log import Logger, configure_logging
 from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.watchdog import Watchdog
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
@@ -37,7 +38,7 @@ class Service:
 
 
 def run(name: str, settings: SettingsT, body: Callable[[Service, SettingsT], Awaitable[None]]) -> None:
-    """Run `body` until it returns or a signal ends it. Exit codes: 0 stopped, 1 failed, 2 misconfigured."""
+    """Run `body` until it returns or a signal ends it. Exit codes: 0 stopped, 1 failed, 2 misconfigured, 3 stuck."""
     _calm_garbage_collector()
     log = configure_logging(settings.log_level, settings.log_format, service=name, instance=settings.instance)
     if settings.failpoints is not None:
@@ -68,6 +69,18 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     service = Service(name, log, Health(name, settings.instance), stopping)
+    watchdog = Watchdog(service.health, log, settings.stuck_exit_ms / 1_000)
+    watchdog.start()
+    try:
+        await _serve_watched(service, settings, body)
+    finally:
+        watchdog.stop()
+
+
+async def _serve_watched(
+    service: Service, settings: SettingsT, body: Callable[[Service, SettingsT], Awaitable[None]]
+) -> None:
+    log, stopping = service.log, service.stopping
     async with serve_health(service.health, settings.health_host, settings.health_port):
         work = asyncio.ensure_future(body(service, settings))
         stopped = asyncio.create_task(stopping.wait(), name="signal")

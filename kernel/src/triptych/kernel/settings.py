@@ -55,6 +55,14 @@ class ServiceSettings(BaseSettings):
     shutdown_timeout_ms: Annotated[
         int, Field(ge=100, description="After SIGTERM, work not finished by then is handed back.")
     ] = 8_000
+    stuck_exit_ms: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="A process of which a loop has been stuck for so long ends itself with code 3, to be started "
+            "again: /health/live names the loop, and a blocked event loop is one. 0: it never does.",
+        ),
+    ] = 30_000
     inline_max_bytes: Annotated[
         int, Field(ge=1_024, description="Larger message bodies are stored in Postgres and sent by reference.")
     ] = 262_144
