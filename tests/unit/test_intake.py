@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
 from aiokafka import ConsumerRecord
+from hypothesis import example, given
+from hypothesis import strategies as st
 from machine_story import playbook
 
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
-from triptych.kernel.decider import FORWARDED, Addressed, Arrival
+from triptych.executor.unreadable import sender_of
+from triptych.kernel import cloudevents
+from triptych.kernel.decider import FORWARDED, Addressed, Arrival, RejectedRecord
+from triptych.kernel.errors import UndecodableRecord
 from triptych.schemas import topics
 
 TASK = b'{"playbook": "test", "input": {}}'
@@ -32,3 +43,111 @@ def test_a_task_without_an_id_keeps_the_one_of_its_first_place_when_it_is_forwar
     first = read(7, 1_000)
     assert first.task is not None
     assert read(3, 2_000, ((FORWARDED, first.task.task_id.encode()),)).task == first.task
+
+
+def refusal(body: bytes, *headers: tuple[str, bytes]) -> tuple[str, str, Any]:
+    """The code and message of a task's dead letter, and the outcome beside it if there is one."""
+    record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, None, -1, len(body), headers)
+    with pytest.raises(UndecodableRecord) as refused:
+        Executor({"test": Deployment.of(playbook())}).read(
+            Arrival(topics.TASKS, record, cloudevents.body(dict(headers), body))
+        )
+    replies = refused.value.replies if isinstance(refused.value, RejectedRecord) else ()
+    return refused.value.code, refused.value.message, replies[0].body if replies else None
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"NaN", "NaN is not a JSON number (at /input/x)"),
+        (b"[1e400]", "a number is too large for a double (at /input/x/0)"),
+        (b"1" * 5_000, "a number has more than 1,000 digits (at /input/x)"),
+        (rb'"great \ud83d"', "the text holds half of a surrogate pair; send the whole character (at /input/x)"),
+        (rb'{"te\ud83d": 1}', "the text holds half of a surrogate pair; send the whole character (at /input/x/te?)"),
+        (b"[" * 100 + b"]" * 100, "lists and objects are nested deeper than 101 levels (at byte 163)"),
+        (b"[" * 5_000, "lists and objects are nested deeper than 101 levels (at byte 163)"),
+        (b'{"a": 1, "a": 2}', "the name a stands twice in an object (at /input/x)"),
+        (b"[1 2]", "the text is not JSON: expecting ',' delimiter (at byte 67)"),
+        (b'"', "the text is not JSON: unterminated string starting (at byte 64)"),
+        (b'"\xff"', "the text is not UTF-8 (at byte 65)"),
+    ],
+)
+def test_a_task_that_json_cannot_carry_on_is_rejected_under_its_own_id_with_the_place(
+    content: bytes, told: str
+) -> None:
+    body = b'{"task_id":"t-1","playbook":"test","tenant":"acme","input":{"x":' + content + b"}}"
+    code, message, outcome = refusal(body)
+    assert (code, message) == ("invalid_json", told)
+    assert (outcome.task_id, outcome.tenant, outcome.playbook, outcome.status) == ("t-1", "acme", "test", "rejected")
+    assert outcome.reason.message == told
+
+
+def test_half_a_character_in_a_task_id_is_replaced_so_that_the_refusal_can_be_told() -> None:
+    _, message, outcome = refusal(rb'{"task_id":"\ud83d-1","playbook":"test"}')
+    assert outcome.task_id == "\ufffd-1"
+    assert "(at /task_id)" in message
+
+
+TASK_1 = b'{"task_id":"t-1","playbook":"test","input":{}}'
+EVENT = b'{"specversion":"1.0","type":"x","source":"y","id":"1","data":%s}' % TASK_1
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (EVENT, "send it with the header `content-type: application/cloudevents+json`"),
+        (b"\x00\x00\x00\x00\x07" + TASK_1, "the five bytes of a schema registry"),
+        (TASK_1.decode().encode("utf-16"), "the record is UTF-16; send JSON in UTF-8"),
+        (json.dumps(TASK_1.decode()).encode(), "encode the task once, not twice"),
+    ],
+)
+def test_a_task_in_another_form_is_rejected_under_its_own_id_and_told_the_cure(body: bytes, told: str) -> None:
+    _, message, outcome = refusal(body)
+    assert told in message
+    assert (outcome.task_id, outcome.status) == ("t-1", "rejected")
+
+
+def test_an_event_in_structured_mode_is_refused_with_the_place_of_what_is_wrong_in_it() -> None:
+    event = EVENT.replace(b'"input":{}', b'"input":{"x":NaN}')
+    _, message, outcome = refusal(event, ("content-type", b"application/cloudevents+json"))
+    assert (message, outcome.task_id) == ("NaN is not a JSON number (at /data/input/x)", "t-1")
+
+
+@pytest.mark.parametrize("name", ["content-type", "Content-Type", "content_type"])
+def test_an_event_in_structured_mode_is_known_by_its_header_in_any_letters(name: str) -> None:
+    assert cloudevents.body({name: b"application/cloudevents+json"}, EVENT) == TASK_1
+
+
+@pytest.mark.parametrize("body", [b"\xff\x00", b"hello", b'{"x":', b"\x00\x00"])
+def test_what_says_nothing_of_itself_is_a_dead_letter_alone(body: bytes) -> None:
+    code, _, outcome = refusal(body)
+    assert (code, outcome) == ("not_json", None)
+
+
+def test_a_task_with_a_byte_order_mark_and_any_integer_is_read() -> None:
+    body = b'\xef\xbb\xbf{"playbook":"test","input":{"order":12345678901234567890123}}'
+    record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, None, -1, len(body), ())
+    admission = Executor({"test": Deployment.of(playbook())}).read(Arrival(topics.TASKS, record, body)).content
+    assert admission.task.input == {"order": 12345678901234567890123}
+
+
+@given(st.binary(max_size=80) | st.text('{}[]:,"\\task_idat 1', max_size=60).map(str.encode))
+@example(b'{"task_id":"')
+@example(b'{"task_id":{"a":"b"},"playbook"::"c"}')
+@example(b"}}}}{{{")
+def test_any_bytes_on_the_topic_of_tasks_are_refused_and_nothing_worse(body: bytes) -> None:
+    with suppress(UndecodableRecord):
+        record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, None, -1, len(body), ())
+        Executor({"test": Deployment.of(playbook())}).read(Arrival(topics.TASKS, record, body))
+    sender_of(body)
+
+
+@pytest.mark.parametrize("piece", [b'"', b'\\"', b"{", b'{"data":', b'"a":"b",', b"\\"])
+def test_whose_a_task_is_takes_time_that_grows_as_the_task_does(piece: bytes) -> None:
+    def seconds(count: int) -> float:
+        began = time.process_time()
+        sender_of(b'{"' + piece * count)
+        return time.process_time() - began
+
+    short = min(seconds(20_000) for _ in range(3))
+    assert seconds(200_000) < 60 * short + 0.5

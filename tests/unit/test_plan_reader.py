@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from triptych.executor.plans import MAX_KNOWN, PlanReader
 from triptych.schemas import PlanAnswer
+from triptych.schemas.codec import InvalidJson
 
 PIN = {"contract_hash": "0" * 16, "version": "1", "effect": "read", "timeout_ms": 1_000, "cost": {}}
 PLAN = {"revision": 1, "steps": [{"id": "a", "operation": "echo.echo", "pin": PIN}]}
@@ -50,7 +51,7 @@ def test_a_known_plan_in_an_answer_that_is_no_answer_is_refused() -> None:
     reader.read(body)
     with pytest.raises(ValidationError):
         reader.read(body.replace(b'"run_id":"', b'"run_id":"x'))
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidJson):
         reader.read(b"[" + body)
 
 

@@ -12,18 +12,20 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-import orjson
 from aiokafka import ConsumerRecord
 
 from triptych.kernel import failpoints
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.record_batches import check_readable
+from triptych.schemas import codec
+from triptych.schemas.codec import InvalidJson, NotJson
 
 Headers = list[tuple[str, bytes]]
 
 _SPECVERSION = b"1.0"
 _STRUCTURED = b"application/cloudevents+json"
 DATAREF = "ce_dataref"
+_ENVELOPE_LIMITS = codec.Limits(max_depth=codec.MAX_DEPTH + 10)
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
@@ -91,19 +93,35 @@ def body(headers: Mapping[str, bytes | None], value: bytes | None) -> bytes:
     """
     if not value:
         raise UndecodableRecord("empty_record", "the record has no value; publish a JSON object")
-    content_type = headers.get("content-type") or headers.get("content_type") or b""
-    if not content_type.lower().startswith(_STRUCTURED):
+    if not _content_type(headers).lower().startswith(_STRUCTURED):
         return value
     try:
-        envelope = orjson.loads(value)
+        envelope = codec.decode(value, limits=_ENVELOPE_LIMITS)
         if "data_base64" in envelope:
             return base64.b64decode(envelope["data_base64"], validate=True)
-        return orjson.dumps(envelope["data"])
+        return codec.encode(envelope["data"])
+    except NotJson:
+        raise _no_event() from None
+    except InvalidJson:
+        return value  # for who reads it: the place of what is wrong, and whose it is, are told there
     except (ValueError, KeyError, TypeError) as error:
-        raise UndecodableRecord(
-            "not_a_cloudevent",
-            "the content type says structured CloudEvent, but the value has no JSON in `data` or `data_base64`",
-        ) from error
+        raise _no_event() from error
+
+
+def _content_type(headers: Mapping[str, bytes | None]) -> bytes:
+    """As stated, whatever letters its name has: clients over HTTP write it `Content-Type`."""
+    stated = headers.get("content-type")
+    if stated is None:
+        names = (name for name in headers if name.lower() in {"content-type", "content_type"})
+        stated = next((headers[name] for name in names), None)
+    return stated or b""
+
+
+def _no_event() -> UndecodableRecord:
+    return UndecodableRecord(
+        "not_a_cloudevent",
+        "the content type says structured CloudEvent, but the value has no JSON in `data` or `data_base64`",
+    )
 
 
 def record_body(record: ConsumerRecord[Any, Any]) -> bytes:

@@ -72,6 +72,7 @@ _DOUBLE_EXACT = 2**53
 _NOT_ZERO = re.compile(r"-?[0.]*[1-9]")
 _STRING = re.compile(rb'(?s)"[^"\\]*+(?:\\.[^"\\]*+)*+\\?"?')
 _STRING_OR_BRACKET = re.compile(_STRING.pattern + rb"|[\[\]{}]")
+_STRING_OR_LARGE = re.compile(_STRING.pattern + rb"|-?[0-9][0-9.]*e\+?[0-9]+")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _MAX_NAME_CHARS = 40
@@ -93,6 +94,10 @@ class InvalidJson(ValueError):
     def within(self, part: str | int) -> InvalidJson:
         """Say the same of what contains it."""
         return InvalidJson(self.reason, _shortened(f"/{_escaped(part)}{self.place}"))
+
+
+class NotJson(InvalidJson):
+    """A text is not JSON at all, whoever reads it."""
 
 
 class Readable(Protocol[_T_co]):
@@ -208,6 +213,23 @@ def check(value: Json, *, limits: Limits = VALUE) -> None:
     encode(value, limits=limits)
 
 
+def for_jsonb(written: bytes) -> bytes:
+    """The same JSON with large doubles in full, as `1e22` becomes an integer in a jsonb column of Postgres."""
+    if b"e+" not in written:
+        return written
+    return _STRING_OR_LARGE.sub(lambda found: _in_full(found.group()), written)
+
+
+def repaired_text(token: bytes) -> str:
+    """What a JSON text in quotes says, with U+FFFD for what is not a character: of what is refused, for people."""
+    written = token.decode(errors="replace")
+    try:
+        text = str(json.loads(written, strict=False))
+    except json.JSONDecodeError:
+        return written
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def fits_64_bits(value: Json) -> bool:
     """Whether every integer in a value certainly fits into 64 bits, for libraries that would make doubles of others."""
     try:
@@ -313,10 +335,10 @@ def _decoded(body: bytes, limits: Limits, *, unique_names: bool) -> Json:
             object_pairs_hook=named,
         )
     except UnicodeDecodeError as error:
-        raise InvalidJson("the text is not UTF-8", f"byte {error.start}") from None
+        raise NotJson("the text is not UTF-8", f"byte {error.start}") from None
     except json.JSONDecodeError as error:
         place = len(error.doc[: error.pos].encode())
-        raise InvalidJson(f"the text is not JSON: {_syntax(error)}", f"byte {place}") from None
+        raise NotJson(f"the text is not JSON: {_syntax(error)}", f"byte {place}") from None
     _refuse_marked(value)
     return value
 
@@ -463,6 +485,10 @@ def _constant(number: float) -> str:
 
 def _syntax(error: json.JSONDecodeError) -> str:
     return f"{error.msg[:1].lower()}{error.msg[1:].removesuffix(' at')}"
+
+
+def _in_full(token: bytes) -> bytes:
+    return token if token.startswith(b'"') else b"%d.0" % int(float(token))
 
 
 def _escaped(part: str | int) -> str:

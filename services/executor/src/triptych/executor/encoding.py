@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import orjson
-from pydantic_core import to_json
-
 from triptych.kernel.values import value
-from triptych.schemas import Authored, FixedPlan, Grant, Json, Message, Result, Spend, Step
+from triptych.schemas import Authored, FixedPlan, Grant, Json, Message, Result, Spend, Step, codec
 
 
 @value
@@ -26,11 +23,12 @@ class Fields:
 
 
 def encoded(fields: Mapping[str, Json]) -> bytes:
-    """The JSON of an object: times in UTC end in Z, and what is no number is null. Models write themselves."""
-    try:
-        return orjson.dumps(fields, default=_model, option=orjson.OPT_UTC_Z)
-    except orjson.JSONEncodeError:  # an integer beyond 64 bits
-        return to_json(fields, inf_nan_mode="null", exclude_none=True)
+    """The JSON of an object: times in UTC end in Z. Models write themselves.
+
+    Raises:
+        InvalidJson: a value cannot be written; the edge that let it in is wrong.
+    """
+    return codec.encode(fields, limits=codec.STORED, default=_model)
 
 
 def given(**fields: Json) -> dict[str, Json]:
@@ -58,10 +56,10 @@ def result(of: Result) -> Json:
     return {"status": of.status, "data": of.data}
 
 
-def _model(content: object) -> orjson.Fragment:
+def _model(content: object) -> bytes:
     match content:
         case Step() | FixedPlan():
-            return orjson.Fragment(content.encoded)
+            return content.encoded
         case Message() | Authored():
-            return orjson.Fragment(content.to_bytes())
+            return content.to_bytes()
     raise TypeError(type(content).__name__)

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import Field, TypeAdapter
-from pydantic_core import from_json, to_json
 
 from triptych.executor import encoding
 from triptych.executor.encoding import encoded, given
@@ -30,6 +29,7 @@ from triptych.schemas import (
     Spend,
     TaskLedger,
     ToolError,
+    codec,
 )
 
 MaybeStep = Annotated[str | None, Field(default=None)]
@@ -407,12 +407,15 @@ _ADMITTED = tuple(each.name for each in fields(RunAdmitted))
 def encode(event: Event) -> tuple[str, str]:
     """The journal's columns `type` and `data` for an event.
 
-    Whatever a message could hold can be written: integers of any size, and what is no number becomes null.
+    What a message could hold can be written, and is the same when it is read again.
+
+    Raises:
+        InvalidJson: a value cannot be written; the edge that let it in is wrong.
     """
     name = type(event).__name__
     write = _WRITERS.get(name)
     data = write(event) if write else _ADAPTERS[name].serializer.to_json(event, exclude_none=True)
-    return name, data.decode()
+    return name, codec.for_jsonb(data).decode()
 
 
 def _run_admitted(event: RunAdmitted) -> bytes:
@@ -420,12 +423,12 @@ def _run_admitted(event: RunAdmitted) -> bytes:
     fields["playbook"] = {"name": event.playbook.name, "version": event.playbook.version}
     if event.parent is None:
         del fields["parent"]
-    return to_json(fields, inf_nan_mode="null")
+    return encoded(fields)
 
 
 def _plan_accepted(event: PlanAccepted) -> bytes:
     around = {"request_id": event.request_id, "spend": event.spend, **given(ledger=event.ledger)}
-    return to_json(around, exclude_none=True)[:-1] + b',"plan":' + event.plan.encoded + b"}"
+    return encoded(around)[:-1] + b',"plan":' + event.plan.encoded + b"}"
 
 
 def _call_requested(event: CallRequested) -> bytes:
@@ -500,7 +503,7 @@ def decode(event_type: str, data: str, playbooks: PlaybookLookup) -> Event:
         LookupError: the run's playbook version is not in the catalogue.
     """
     if event_type == RunAdmitted.__name__:
-        fields = from_json(data)
+        fields = codec.decode(data, limits=codec.STORED, unique_names=False)
         pinned = fields.pop("playbook")
         fields["deadline_at"] = datetime.fromisoformat(fields["deadline_at"])
         if parent := fields.pop("parent", None):

@@ -7,13 +7,13 @@ offsets or Postgres: the loop around it does.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from triptych.executor import task_sizes
@@ -30,11 +30,12 @@ from triptych.executor.family import (
 )
 from triptych.executor.machine import Message, Start, Tick, begin, decide
 from triptych.executor.messages import endings, messages, rejection
-from triptych.executor.plans import PlanReader
+from triptych.executor.plans import LIMITS, PlanReader
 from triptych.executor.settings import INPUT_MAX_BYTES, MAX_ACTIVE_RUNS
 from triptych.executor.state import Run, RunStatus
 from triptych.executor.task_sizes import TaskSizes
 from triptych.executor.turn import Decided
+from triptych.executor.unreadable import Sender, sender_of
 from triptych.kernel import cloudevents
 from triptych.kernel.bus import REQUEST_MAX_BYTES, Record, place
 from triptych.kernel.database import as_in_rows
@@ -65,9 +66,11 @@ from triptych.schemas import (
     Reason,
     Task,
     VerdictAnswer,
+    codec,
     topics,
 )
 from triptych.schemas.base import Tenant
+from triptych.schemas.codec import InvalidJson, NotJson
 from triptych.schemas.task import TaskId
 
 _ORIGIN = re.compile(rb"[A-Za-z0-9._-]{1,100}:[0-9]{1,10}:[0-9]{1,20}:-?[0-9]{1,20}")
@@ -76,6 +79,9 @@ _ORIGIN = re.compile(rb"[A-Za-z0-9._-]{1,100}:[0-9]{1,10}:[0-9]{1,20}:-?[0-9]{1,
 _TASK_ID: TypeAdapter[str] = TypeAdapter(TaskId)
 _TENANT: TypeAdapter[str] = TypeAdapter(Tenant)
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_TASK_LIMITS = codec.Limits(max_depth=codec.MAX_DEPTH + 1)
+"""An input may be as deep as any value."""
 
 _ANSWERS: dict[str, type[Answer]] = {
     topics.PLANS: PlanAnswer,
@@ -152,9 +158,14 @@ class Executor:
         if arrival.noun == topics.TASKS:
             return self._read_task(arrival, body)
         if arrival.noun == topics.CHILD_TASKS:
-            return self._read_child_task(_parsed(ChildTask, body), len(body))
+            return self._read_child_task(_parsed(partial(codec.read, ChildTask), ChildTask, body), len(body))
         model: type[Answer | Control] = _ANSWERS.get(arrival.noun, Control)
-        message = self._plans.read(body) if model is PlanAnswer else _parsed(model, body)
+        readable: codec.Readable[Answer | Control] = model
+        message: Answer | Control
+        if model is PlanAnswer:
+            message = _parsed(self._plans.read, model, body)
+        else:
+            message = _parsed(lambda raw: codec.read(readable, raw, limits=LIMITS), model, body)
         return Addressed(as_in_rows(message.run_id), message, witness=_child_that_speaks(message))
 
     @property
@@ -242,7 +253,9 @@ class Executor:
         if not self._sizes.may_be_read(body):
             raise self._too_large(record, body)
         try:
-            task = Task.model_validate_json(body)
+            task = codec.read(Task, body, limits=_TASK_LIMITS, unique_names=True)
+        except InvalidJson as error:
+            raise _unreadable(body, derived_id, error) from error
         except ValidationError as error:
             if (child_task := _as_child_task(body)) is not None:
                 return self._read_claim(body, derived_id, child_task)
@@ -297,10 +310,10 @@ class Executor:
 
     def _too_large(self, record: Record[Any, Any], body: bytes) -> RejectedRecord:
         """The refusal of a task that is not read: what it is, is told from its head."""
-        fields = task_sizes.head(body)
-        playbook, derived_id = _text(fields.get("playbook")), _derived_id(record)
-        task_id = _name(_TASK_ID, fields.get("task_id"))
-        tenant = _name(_TENANT, fields.get("tenant")) or stated_tenant(record)
+        sender = sender_of(body[: task_sizes.HEAD_BYTES]) or Sender()
+        playbook, derived_id = sender.playbook, _derived_id(record)
+        task_id = _name(_TASK_ID, sender.task_id)
+        tenant = _name(_TENANT, sender.tenant) or stated_tenant(record)
         reason = self._too_large_reason(playbook or None, len(body))
         reply = rejection(
             task_id=task_id or derived_id,
@@ -381,14 +394,16 @@ def _child_that_speaks(message: Answer | Control) -> UUID | None:
 
 def _as_child_task(body: bytes) -> ChildTask | None:
     try:
-        return ChildTask.model_validate_json(body)
-    except ValidationError:
+        return codec.read(ChildTask, body)
+    except (InvalidJson, ValidationError):
         return None
 
 
-def _parsed(model: type[ModelT], body: bytes) -> ModelT:
+def _parsed(read: Callable[[bytes], ModelT], model: type[BaseModel], body: bytes) -> ModelT:
     try:
-        return model.model_validate_json(body)
+        return read(body)
+    except InvalidJson as error:
+        raise UndecodableRecord("invalid_json", str(error)) from error
     except ValidationError as error:
         raise UndecodableRecord(f"invalid_{model.__name__.lower()}", _explain(error)) from error
 
@@ -406,29 +421,38 @@ def _transition(decided: Decided, first_seq: int, now: datetime) -> Transition[R
     )
 
 
+def _unreadable(body: bytes, derived_id: str, error: InvalidJson) -> UndecodableRecord:
+    """What is not JSON cannot be answered, unless it says itself whose it is."""
+    sender = sender_of(body)
+    if not isinstance(error, NotJson):
+        return _rejection(sender, derived_id, "invalid_json", str(error), may_be_known=True)
+    if sender is None or not (sender.task_id or sender.hint):
+        return UndecodableRecord("not_json", f"the task is not JSON: {error}")
+    return _rejection(sender, derived_id, "invalid_json", sender.hint or str(error), may_be_known=True)
+
+
 def _rejected(body: bytes, derived_id: str, code: str, message: str, task: Task | None = None) -> UndecodableRecord:
     """A dead letter, and a `rejected` outcome when the record is JSON enough to say whose it was."""
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        return UndecodableRecord("not_json", f"the task is not JSON: {error}")
-    if not isinstance(fields, dict):
-        return UndecodableRecord(code, f"a task is a JSON object, not a {type(fields).__name__}")
-    task_id = _text(fields.get("task_id")) or derived_id
-    tenant = _text(fields.get("tenant")) or "default"
+    sender = sender_of(body)
+    told = sender.hint if sender and sender.hint else message
+    return _rejection(sender, derived_id, code, told, may_be_known=task is not None)
+
+
+def _rejection(
+    sender: Sender | None, derived_id: str, code: str, message: str, *, may_be_known: bool
+) -> UndecodableRecord:
+    if sender is None:
+        return UndecodableRecord(code, f"a task is a JSON object: {message}")
+    tenant = sender.tenant or "default"
     reply = rejection(
-        task_id=task_id,
+        task_id=sender.task_id or derived_id,
         tenant=tenant,
-        playbook=_text(fields.get("playbook")),
+        playbook=sender.playbook,
         reason=Reason(code=code, message=message),
         event_id=f"{derived_id}:rejected",
     )
-    key = TaskKey(tenant, task_id) if task is not None and task.task_id else None
+    key = TaskKey(tenant, sender.task_id) if may_be_known and sender.task_id else None
     return RejectedRecord(code, message, tenant=tenant, replies=(reply,), task=key)
-
-
-def _text(value: object) -> str:
-    return value[:200] if isinstance(value, str) else ""
 
 
 def _explain(error: ValidationError) -> str:

@@ -7,11 +7,9 @@ the last replan, and which writes may have happened. Attempts and retries of one
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 
 from triptych.executor.state import Run, StepState, changed
-from triptych.schemas import Effect, Json, PlanByTurns, Reason, Result
+from triptych.schemas import Effect, Json, PlanByTurns, Reason, Result, codec
 
 CODE = "loop"
 REPEATED_WRITE = "repeated_write"
@@ -139,8 +137,7 @@ def _cause(run: Run, step_id: str | None, cause: Reason) -> str:
 
 
 def _hash(*values: Json) -> str:
-    text = json.dumps(_canonical(values), sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(codec.encode(_canonical(values), sort_keys=True), digest_size=12).hexdigest()
 
 
 def _canonical(value: Json) -> Json:
@@ -150,8 +147,6 @@ def _canonical(value: Json) -> Json:
             return {name: _canonical(item) for name, item in value.items()}
         case list() | tuple():
             return [_canonical(item) for item in value]
-        case float() if not math.isfinite(value):
-            return None
         case float() if value.is_integer():
             return int(value)
         case _:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from decimal import Decimal
 from functools import partial
 from uuid import UUID
 
@@ -32,9 +31,6 @@ from triptych.schemas import (
 )
 
 Requested = ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested
-
-FIRST_WITH_EXPONENT = 1e16
-"""From here on JSON has a whole float as `1e16`, and Postgres as an integer."""
 
 
 def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
@@ -91,14 +87,12 @@ def final_outcome(run: Run) -> Send:
 
 
 def _as_read_back(value: Json) -> Json:
-    """JSON as Postgres gives it back, up to the order of keys: so they are sorted, and no number has an exponent."""
+    """JSON as Postgres gives it back, up to the order of keys: so they are sorted."""
     match value:
         case dict():
             return {key: _as_read_back(value[key]) for key in sorted(value)}
         case list():
             return [_as_read_back(item) for item in value]
-        case float() if value.is_integer() and abs(value) >= FIRST_WITH_EXPONENT:
-            return int(Decimal(repr(value)))
         case _:
             return value
 

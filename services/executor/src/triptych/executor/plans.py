@@ -10,9 +10,13 @@ from collections import OrderedDict
 
 from pydantic import ValidationError
 
-from triptych.schemas import Plan, PlanAnswer
+from triptych.schemas import Plan, PlanAnswer, codec
+from triptych.schemas.codec import InvalidJson
 
 MAX_KNOWN = 256
+LIMITS = codec.Limits(max_depth=codec.MAX_DEPTH + 10)
+"""Of an answer of any worker: it holds values as deep as any, a few levels within a message."""
+
 _PLAN = b'"plan":'
 _NO_PLAN = b'"plan":null}'
 
@@ -25,15 +29,18 @@ class PlanReader:
         """By what follows the key `plan` to the end of the answer."""
 
     def read(self, body: bytes) -> PlanAnswer:
-        """The answer. Raises pydantic's ValidationError."""
+        """The answer. Raises InvalidJson and pydantic's ValidationError."""
         before, _, rest = body.partition(_PLAN)
         if (plan := self._known.get(rest)) is not None:
             self._known.move_to_end(rest)
             try:
-                return PlanAnswer.model_validate_json(before + _NO_PLAN).model_copy(update={"plan": plan})
-            except ValidationError:  # `plan` is not a key of the answer itself here: what it is, its whole says
-                return PlanAnswer.model_validate_json(body)
-        answer = PlanAnswer.model_validate_json(body)
+                return codec.read(PlanAnswer, before + _NO_PLAN, limits=LIMITS).model_copy(update={"plan": plan})
+            except (
+                InvalidJson,
+                ValidationError,
+            ):  # `plan` is not a key of the answer itself here: what it is, its whole says
+                return codec.read(PlanAnswer, body, limits=LIMITS)
+        answer = codec.read(PlanAnswer, body, limits=LIMITS)
         if answer.plan is not None and _ends_with_plan(before, answer):
             self._known[rest] = answer.plan
             while len(self._known) > MAX_KNOWN:
@@ -44,7 +51,7 @@ class PlanReader:
 def _ends_with_plan(before: bytes, answer: PlanAnswer) -> bool:
     """Whether the answer says nothing after its plan."""
     try:
-        alone = PlanAnswer.model_validate_json(before + _NO_PLAN)
-    except ValidationError:
+        alone = codec.read(PlanAnswer, before + _NO_PLAN, limits=LIMITS)
+    except (InvalidJson, ValidationError):
         return False
     return alone.model_copy(update={"plan": answer.plan}) == answer

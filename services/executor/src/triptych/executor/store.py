@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import orjson
 
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, record
@@ -24,7 +23,7 @@ from triptych.kernel.decider import HEAD, Batch, Claim, Line, TaskKey, Waiting
 from triptych.kernel.errors import Fenced
 from triptych.kernel.log import Logger
 from triptych.kernel.outbox import OutboxKey, OutboxRow
-from triptych.schemas import Playbook
+from triptych.schemas import Playbook, codec
 
 _FENCED = "TR001"
 _ABOUT_ALL_STEPS = (ev.PlanAccepted, ev.ReplanDecided, ev.RunEscalated, ev.RunResumed)
@@ -43,7 +42,7 @@ class ExecutorStore:
     async def deploy(self, playbooks: Sequence[Playbook]) -> None:
         """Record these versions, and learn every version that a run may refer to."""
         for playbook in playbooks:
-            definition = playbook.to_bytes().decode()
+            definition = codec.for_jsonb(playbook.to_bytes()).decode()
             await self._pool.execute(self._sql["deploy_playbook"], playbook.name, playbook.version, definition)
         await self._learn_playbooks()
 
@@ -53,7 +52,7 @@ class ExecutorStore:
 
     async def claim(self, partitions: Sequence[int], owner: str, cluster_id: str) -> list[Claim]:
         rows = await self._pool.fetch(self._sql["claim"], list(partitions), owner, cluster_id)
-        return [Claim(row["partition"], row["epoch"], orjson.loads(row["offsets"])) for row in rows]
+        return [Claim(row["partition"], row["epoch"], codec.decode(row["offsets"])) for row in rows]
 
     async def load(self, run_ids: Sequence[UUID]) -> dict[UUID, Run]:
         return await self._fold_all(await self._pool.fetch(self._sql["load"], list(run_ids)))
@@ -163,7 +162,7 @@ def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
     runs, touched = [batch.states[run_id] for run_id in sorted(batch.states, key=_INT)], touched_steps(batch)
     return (
         [
-            (partition, epoch, orjson.dumps(batch.offsets.get(partition, {})).decode())
+            (partition, epoch, codec.encode_text(batch.offsets.get(partition, {})))
             for partition, epoch in sorted(batch.epochs.items())
         ],
         [(run.tenant, run.task_id, run_id) for run_id in batch.created if (run := batch.states[run_id])],
@@ -261,8 +260,8 @@ def step_row(run: Run, step_id: str) -> tuple[Any, ...]:
 
 
 def _encode_headers(headers: Sequence[tuple[str, bytes]]) -> str:
-    return orjson.dumps([[name, base64.b64encode(value).decode()] for name, value in headers]).decode()
+    return codec.encode_text([[name, base64.b64encode(value).decode()] for name, value in headers])
 
 
 def _decode_headers(encoded: str) -> list[tuple[str, bytes]]:
-    return [(name, base64.b64decode(value)) for name, value in orjson.loads(encoded)]
+    return [(name, base64.b64decode(value)) for name, value in codec.decode(encoded)]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic_core import from_json
-
-from triptych.schemas import Json, Playbook
+from triptych.schemas import Playbook
 
 HEAD_BYTES = 65_536
 """So much of a task that is too large is read, to learn what it is."""
@@ -37,12 +35,3 @@ class TaskSizes:
     def may_be_unpacked(self, record_value: bytes) -> bool:
         """Whether a record of this size can hold a task of an allowed size, whatever mode of CloudEvents it is in."""
         return len(record_value) <= self._largest * 4 // 3 + _ENVELOPE_BYTES
-
-
-def head(body: bytes) -> dict[str, Json]:
-    """The first fields of a JSON object, as far as they stand whole in its first 64 KiB."""
-    try:
-        fields = from_json(body[:HEAD_BYTES], allow_partial=True)
-    except ValueError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
