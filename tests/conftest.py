@@ -91,13 +91,17 @@ def database(servers: Servers, prefix: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 async def create_topics(servers: Servers, prefix: str) -> AsyncIterator[CreateTopics]:
-    """`await create_topics("results", "calls.echo")` creates them under the module's prefix, and drops them after."""
+    """`await create_topics("results", "calls.echo")` creates them under the module's prefix, and drops them after.
+
+    That on which calls are withdrawn is created with the first, for every worker reads it.
+    """
     admin = AIOKafkaAdminClient(bootstrap_servers=servers.kafka)
     await admin.start()
     created: list[str] = []
 
     async def create(*nouns: str, partitions: int = PARTITIONS) -> None:
-        names = [f"{prefix}.{noun}" for noun in nouns]
+        more = [] if created or "withdrawals" in nouns else ["withdrawals"]
+        names = [f"{prefix}.{noun}" for noun in (*nouns, *more)]
         await admin.create_topics([NewTopic(name, partitions, 1) for name in names])
         created.extend(names)
 

@@ -16,7 +16,7 @@ from triptych.kernel.migrate import WORKER
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker import JobAttempt, WorkerConfig, run_worker
-from triptych.schemas import CallAnswer, CallRequest, Result, Spend, ToolError
+from triptych.schemas import CallAnswer, CallRequest, Request, Result, Spend, ToolError
 
 SCHEMA = "tool_echo"
 CONFIG = WorkerConfig(
@@ -47,7 +47,7 @@ class Parrot:
             await self.act(request, attempt)
         return self._answer(request, Result.ok(request.arguments["value"]), Spend())
 
-    def failed(self, request: CallRequest, error: ToolError, spend: Spend) -> CallAnswer:
+    def failed(self, request: Request, error: ToolError, spend: Spend) -> CallAnswer:
         return self._answer(request, Result.failed(error.code, error.message), spend)
 
     def may_repeat(self, _request: CallRequest) -> bool:

@@ -278,7 +278,7 @@ async def test_after_kill_9_in_a_write_the_next_process_answers_and_it_took_effe
     await eventually(arrived)
     process.send_signal(signal.SIGKILL)
     await process.wait()
-    assert await ends.state(one) == "received"
+    assert await ends.state(one) == "started"
     async with running(ends, helpdesk.tool, helpdesk_settings):
         assert (await ends.answer_to(one)).result.status is ResultStatus.OK
     assert await times_done(desk, one) == 1

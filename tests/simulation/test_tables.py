@@ -144,6 +144,12 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa:
             *(map(list, zip(*unrecorded, strict=True)) if unrecorded else [[]] * 8),
         )
 
+    async def withdraw() -> None:
+        columns = [(*key, "acme", 1, None, deadline, b"called off") for key in some()]
+        await workers.say(
+            "withdraw", draw.choice(leases), *(map(list, zip(*columns, strict=True)) if columns else [[]] * 7)
+        )
+
     async def stored_answers() -> None:
         keys = some()
         await workers.say("stored_answers", [run_id for run_id, _ in keys], [request_id for _, request_id in keys])
@@ -217,6 +223,7 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa:
         "close": lambda: workers.say("close_lease", draw.choice(leases)),
         "settle": settle,
         "stored_answers": stored_answers,
+        "withdraw": withdraw,
         "begin": effects_begin,
         "settle_effects": effects_settle,
         "register": callbacks_register,

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from simulated.desk import WRITES
 from simulated.postgres import STATUS_COLUMN
 from triptych.executor import events as ev
@@ -35,7 +37,7 @@ REFUSALS = frozenset({"identity"})
 UNDOABLE = frozenset({"desk.put", "desk.order"})
 """The operations whose contracts say how to undo them."""
 
-ANSWERS = ev.CallAnswered | ev.PlanAccepted | ev.PlanRefused | ev.VerdictGiven | ev.ReviewFailed
+ANSWERS = ev.CallAnswered | ev.PlanAccepted | ev.PlanRefused | ev.VerdictGiven | ev.ReviewFailed | ev.AnsweredLate
 LASTING = frozenset(f"triptych.{noun}" for noun in (topics.OUTCOMES, topics.PLANS, topics.RESULTS, topics.VERDICTS))
 """Where one event id always comes with one body."""
 
@@ -167,10 +169,34 @@ def _problems(world: World, run: Run, events: list[tuple[Any, datetime]]) -> Ite
     if (shown := world.schemas["executor"].runs[run.run_id][STATUS_COLUMN]) != run.status.value:
         yield f"the table says {shown}, the journal {run.status}"
     yield from _undone(world, run)
+    yield from _called_off(world, run, [event for event, _ in events])
     yield from _unreceipted(world, run)
     answered = [event.request_id for event, _ in events if isinstance(event, ANSWERS)]
     if len(answered) != len(set(answered)):
         yield f"a request was answered twice: {answered}"
+
+
+def _called_off(world: World, run: Run, events: list[Any]) -> Iterator[str]:
+    """What is wrong with the calls that were open when a run ended, or began to be undone."""
+    asked = {event.request_id: event for event in events if isinstance(event, ev.CallRequested) and event.child is None}
+    late = {event.request_id for event in events if isinstance(event, ev.AnsweredLate)}
+    children = {event.request_id for event in events if isinstance(event, ev.CallRequested) and event.child}
+    if missing := (late | run.left_open.keys()) - children - _withdrawals(world):
+        yield f"it ended, and {sorted(missing)} were not called off"
+    for event in events:
+        is_told = isinstance(event, ev.CallAnswered | ev.AnsweredLate) and event.result is not None
+        if not is_told or event.request_id not in asked or event.result.error is None:
+            continue
+        key = asked[event.request_id].idempotency_key
+        before = sum(other.idempotency_key == key for other in asked.values())
+        if event.result.error.details.get("withdrawn") and before == 1 and world.upstream.executions[key]:
+            yield f"{key} was withdrawn before it began, and was done"
+
+
+def _withdrawals(world: World) -> set[str]:
+    """The requests that were called off, as the broker has it."""
+    logs = (log for source, log in world.broker.logs.items() if source.topic == f"triptych.{topics.WITHDRAWALS}")
+    return {orjson.loads(record.value)["request_id"] for log in logs for record in log}
 
 
 def _undone(world: World, run: Run) -> Iterator[str]:

@@ -47,7 +47,7 @@ class Broker:
         self.world = world
         self.logs: dict[TopicPartition, list[Record]] = {}
         self.groups: dict[str, Group] = {}
-        self._readers: dict[str, Group] = {}
+        self._readers: dict[str, list[Group]] = {}
         self.away_until = 0.0
 
     @property
@@ -64,7 +64,8 @@ class Broker:
         group = self.groups.get(name)
         if group is None:
             group = self.groups[name] = Group(self, topics)
-            self._readers.update(dict.fromkeys(topics, group))
+            for topic in topics:
+                self._readers.setdefault(topic, []).append(group)
         return group
 
     def append(self, message: Outgoing) -> None:
@@ -72,7 +73,7 @@ class Broker:
         log = self.log(partition)
         timestamp = int(EPOCH.timestamp() * 1000 + self.world.scheduler.now * 1000)
         log.append(Record(message, len(log), timestamp))
-        if (group := self._readers.get(message.topic)) is not None:
+        for group in self._readers.get(message.topic, ()):
             for member in group.members.values():
                 if partition in member.positions:
                     self.world.after_a_moment(member.arrive, partition)
@@ -258,11 +259,11 @@ class Membership:
     def consumer(self) -> Membership:
         return self
 
-    async def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
+    async def poll(self, timeout_ms: int, only: Sequence[TopicPartition] = ()) -> dict[TopicPartition, list[Record]]:
         if self._broker.is_away or self.process.is_cut_off:
             polled: dict[TopicPartition, list[Record]] = {}
         else:
-            polled = self._take()
+            polled = self._take(only)
         if not polled and timeout_ms > 0:
             wait_s = timeout_ms / 1000 if self._idle_polls >= IDLE_POLLS else min(timeout_ms / 1000, IDLE_POLL_S)
             self._waiter = waiter = self.process.loop.create_future()
@@ -378,12 +379,14 @@ class Membership:
             if self._waiter is not None:  # a loop that was idle has something to look at now
                 self._world.scheduler.after(IDLE_POLL_S, self._give_up, self._waiter)
 
-    def _take(self) -> dict[TopicPartition, list[Record]]:
+    def _take(self, only: Sequence[TopicPartition] = ()) -> dict[TopicPartition, list[Record]]:
         taken: dict[TopicPartition, list[Record]] = {}
         if not self._visible:
             return taken
         left = self._world.batch_max_records
         for partition, position in self.positions.items():
+            if only and partition not in only:
+                continue
             end = min(self._visible.get(partition, 0), position + left)
             if end > position:
                 taken[partition] = self._broker.log(partition)[position:end]

@@ -14,6 +14,7 @@ from triptych.executor.state import Ask, OpenRequest, Run, changed
 from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import Batch
 from triptych.kernel.decider.session import Session
+from triptych.kernel.worker.bench import Bench
 from triptych.schemas import CallAnswer, Grant
 from triptych.tools import refusals
 from triptych.tools.ledger import Entry, PostgresLedger, Standing
@@ -122,6 +123,38 @@ def children_are_not_withdrawn() -> None:
     messages._withdrawals = lambda *_args: []
 
 
+def calls_of_a_run_that_is_over_are_not_called_off() -> None:
+    """A run that ends leaves the calls that wait to the workers."""
+    messages._called_off = lambda *_args: []
+
+
+def withdrawn_calls_are_begun_all_the_same() -> None:
+    """Who begins a job does not ask whether it was answered as withdrawn meanwhile."""
+    start = WorkerTables.start
+
+    def unheeding(self: WorkerTables, lease: int, run_id: Any, request_id: str) -> Any:
+        job = self.jobs.get((run_id, request_id))
+        if job is not None and job.answer is not None and b"withdrawn" in job.answer:
+            return [(True,)]
+        return start(self, lease, run_id, request_id)
+
+    WorkerTables.start = unheeding  # type: ignore[method-assign]
+    Bench.withdraw = lambda *_args: None  # type: ignore[method-assign]
+
+
+def what_has_begun_is_answered_as_withdrawn() -> None:
+    """A withdrawal does not look whether its job has begun."""
+    withdraw = WorkerTables.withdraw
+
+    def careless(self: WorkerTables, lease: int, *columns: Any) -> Any:
+        for key in zip(columns[0], columns[1], strict=True):
+            if (job := self.jobs.get(key)) is not None and job.state == "started":
+                job.state, job.started_at = "received", None
+        return withdraw(self, lease, *columns)
+
+    WorkerTables.withdraw = careless  # type: ignore[method-assign]
+
+
 def undos_are_made_under_the_key_of_the_write() -> None:
     """The tool takes the undo for a repeat of the write, or of an undo that was made already."""
     request = messages._undo_request
@@ -174,6 +207,9 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         jobs_that_nobody_knows_of_stay_where_they_are,
         a_new_owner_forgets_who_is_active,
         children_are_not_withdrawn,
+        calls_of_a_run_that_is_over_are_not_called_off,
+        withdrawn_calls_are_begun_all_the_same,
+        what_has_begun_is_answered_as_withdrawn,
         undos_are_made_under_the_key_of_the_write,
         callbacks_that_are_quicker_than_the_acceptance_are_overlooked,
         callbacks_answer_what_is_not_parked_any_more,

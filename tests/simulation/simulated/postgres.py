@@ -62,6 +62,7 @@ _Taken = _row_type(
     "was_parked",
 )
 _TakenIn = _row_type("run_id", "request_id", "fresh", "answer")
+_Withdrawn = _row_type("run_id", "request_id", "answer", "fresh")
 _Key = _row_type("run_id", "request_id")
 _Answer = _row_type("run_id", "request_id", "answer")
 _Value = _row_type("value")
@@ -460,6 +461,22 @@ class WorkerTables(Schema):
             job.state, job.answer = "answered", answer
         return [_Key(key) for key in (*recorded, *(job.key for job, _ in accepted))]
 
+    def withdraw(self, lease: int, *columns: Sequence[Any]) -> list[Any]:
+        rows = []
+        for run_id, request_id, tenant, partition, traceparent, deadline_at, answer in zip(*columns, strict=True):
+            key = (run_id, request_id)
+            known = self.jobs.get(key)
+            if known is None:
+                known = self.jobs[key] = Job(key, tenant, partition, None, traceparent, deadline_at, lease)
+            elif known.answer is not None:
+                rows.append(_Withdrawn((*key, known.answer, False)))
+                continue
+            elif known.state != "received" or known.started_at is not None:
+                continue
+            known.state, known.answer, known.lease = "answered", answer, lease
+            rows.append(_Withdrawn((*key, answer, True)))
+        return rows
+
     def stored_answers(self, run_ids: Any, request_ids: Any) -> list[Any]:
         found = [self.jobs.get(key) for key in zip(run_ids, request_ids, strict=True)]
         return [_Answer((*job.key, job.answer)) for job in found if job is not None and job.answer is not None]
@@ -467,8 +484,7 @@ class WorkerTables(Schema):
     def effects_begin(  # noqa: PLR0917
         self, run_id: Any, request_id: str, lease: int, key: str, tenant: str, operation: str, arguments_hash: str
     ) -> list[Any]:
-        job = self.jobs.get((run_id, request_id))
-        ours = job is not None and job.lease == lease
+        ours = bool(self.start(lease, run_id, request_id))
         known = self.effects.get((run_id, key))
         before = (None, None, None, None) if known is None else (known[0], known[2], known[3], known[5])
         attempts = None
@@ -494,8 +510,7 @@ class WorkerTables(Schema):
     def callbacks_register(  # noqa: PLR0917
         self, run_id: Any, request_id: str, lease: int, key: str, _tenant: str, operation: str, token: str
     ) -> list[Any]:
-        job = self.jobs.get((run_id, request_id))
-        if job is None or job.lease != lease:
+        if not self.start(lease, run_id, request_id):
             return []
         known = self.callbacks.setdefault((run_id, key), Callback(request_id, operation, token))
         known.request_id = request_id

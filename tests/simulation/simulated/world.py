@@ -692,6 +692,8 @@ class World:
             self.violations.extend(self.over_limit())
         elif name == "settle":
             statement.stored(self.watch, [*args[3], *(answer for answer in args[-1] if answer is not None)])
+        elif name == "withdraw":
+            statement.stored(self.watch, [row["answer"] for row in rows if row["fresh"]])
         elif name == "callbacks_answer" and rows:
             statement.stored(self.watch, [args[3]])
         elif name == postgres.COMMIT:

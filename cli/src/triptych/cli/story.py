@@ -185,6 +185,17 @@ def _call_answered(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     return f"<- {result['status']}{by}", tone, {"data": result.get("data")}
 
 
+def _answered_late(entry: JournalEntry, operations: dict[str, str]) -> Told:
+    data = entry.data
+    if data.get("result") is None:
+        error = data.get("error")
+        said = f"{error['code']}: {error['message']}" if error else "an answer that nobody needs any more"
+        return f"<- after the end: {said}", "yellow", {}
+    told, tone, details = _call_answered(entry, operations)
+    was_withdrawn = (data["result"].get("error") or {}).get("details", {}).get("withdrawn")
+    return (told, "dim", {}) if was_withdrawn else (f"{told} (after the end of the run)", tone, details)
+
+
 def _child_escalated(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     data = entry.data
     return f"child run {data['child']} waits for a person{_because(data)}; the clock stands still", "yellow", {}
@@ -288,7 +299,14 @@ def _ended(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     data = entry.data
     by = f" by {data['principal']}" if data.get("principal") else ""
     tone = {"succeeded": "bold green", "failed": "bold red"}.get(data["status"], "bold")
-    return f"{data['status'].upper()}{by}{_because(data)}", tone, {"output": data.get("output")}
+    under_way = [
+        f"{each['step']}: {each['operation']} under key {each['idempotency_key']} ({_KNOWN[each['known']]})"
+        for each in data.get("under_way") or ()
+    ]
+    return f"{data['status'].upper()}{by}{_because(data)}", tone, {"output": data.get("output"), "under_way": under_way}
+
+
+_KNOWN = {"asked": "asked, no answer yet", "in_doubt": "nobody knows whether it happened"}
 
 
 _TELLERS: dict[str, Callable[[JournalEntry, dict[str, str]], Told]] = {
@@ -322,6 +340,7 @@ _TELLERS: dict[str, Callable[[JournalEntry, dict[str, str]], Told]] = {
     "UndoRequested": _undo_requested,
     "UndoAnswered": _undo_answered,
     "RunEnded": _ended,
+    "AnsweredLate": _answered_late,
 }
 
 

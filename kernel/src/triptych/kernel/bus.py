@@ -150,14 +150,16 @@ class Subscription:
         """Ask the broker something; raises when it does not answer."""
         await self.consumer.topics()
 
-    async def poll(self, timeout_ms: int) -> dict[TopicPartition, list[Record[Any, Any]]]:
-        """The next records of each partition, in order; empty after `timeout_ms` without any.
+    async def poll(
+        self, timeout_ms: int, only: Sequence[TopicPartition] = ()
+    ) -> dict[TopicPartition, list[Record[Any, Any]]]:
+        """The next records of each partition, or of these, in order; empty after `timeout_ms` without any.
 
         Raises:
             KafkaError: the broker refused; polling again is right unless the consumer was fenced.
         """
         polled: dict[TopicPartition, list[Record[Any, Any]]] = await self.consumer.getmany(
-            timeout_ms=timeout_ms, max_records=self._max_records
+            *only, timeout_ms=timeout_ms, max_records=self._max_records
         )
         return polled
 

@@ -39,6 +39,7 @@ from triptych.schemas.task import (
     Outcome,
     OutcomeStatus,
     Task,
+    UnderWay,
     Usage,
 )
 from triptych.schemas.work import (
@@ -51,6 +52,7 @@ from triptych.schemas.work import (
     StepRecord,
     TaskLedger,
     VerdictAnswer,
+    Withdrawal,
 )
 
 __all__ = [
@@ -113,9 +115,11 @@ __all__ = [
     "TaskLedger",
     "ToolContracts",
     "ToolError",
+    "UnderWay",
     "Undo",
     "Unmet",
     "Usage",
     "VerdictAnswer",
+    "Withdrawal",
     "handoff_contract",
 ]

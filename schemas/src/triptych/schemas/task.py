@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -81,6 +81,18 @@ class FallbackUse(Message):
     age_ms: Annotated[int | None, Field(description="Of a cached answer.")] = None
 
 
+class UnderWay(Message):
+    """A write of which nobody knew at the end of its run whether it takes effect."""
+
+    step: str
+    operation: str
+    idempotency_key: Annotated[str, Field(description="What its upstream knows it by.")]
+    known: Annotated[
+        Literal["asked", "in_doubt"],
+        Field(description="`asked`: no answer yet. `in_doubt`: an attempt was answered without saying."),
+    ]
+
+
 class Outcome(Message):
     """What a client gets back. Topic `outcomes`, keyed by run id; exactly one has `final: true`."""
 
@@ -99,6 +111,10 @@ class Outcome(Message):
     parent_run_id: ParentRunId = None
     fallbacks: Annotated[
         tuple[FallbackUse, ...], Field(exclude_if=newer(()), description="Where the output rests on what stood in.")
+    ] = ()
+    under_way: Annotated[
+        tuple[UnderWay, ...],
+        Field(exclude_if=newer(()), description="Writes that may still take effect, or may have; the trace has more."),
     ] = ()
 
 

@@ -15,6 +15,7 @@ from triptych.schemas.work import (
     PlanRequest,
     ReviewRequest,
     VerdictAnswer,
+    Withdrawal,
 )
 
 TASKS = "tasks"
@@ -31,6 +32,7 @@ ESCALATIONS = "escalations"
 DEAD_LETTERS = "dead-letters"
 CONTRACTS = "contracts"
 TOOL_CONTROLS = "tool-controls"
+WITHDRAWALS = "withdrawals"
 
 EXECUTOR_INPUTS = (TASKS, CHILD_TASKS, PLANS, RESULTS, VERDICTS, CONTROL)
 """One owner holds partition p of all of these, so they have the same number of partitions."""
@@ -70,6 +72,7 @@ CATALOG: tuple[Topic, ...] = (
     Topic(RESULTS, CallAnswer, "triptych.result", "tools", "executor", "What became of one attempt."),
     Topic(REVIEWS, ReviewRequest, "triptych.review", "executor", "critic", "Asks for a verdict."),
     Topic(VERDICTS, VerdictAnswer, "triptych.verdict", "critic", "executor", "Continue, retry, replan or escalate."),
+    Topic(WITHDRAWALS, Withdrawal, "triptych.withdrawal", "executor", "every worker", "Calls off what has not begun."),
     Topic(CONTROL, Control, "triptych.control", "operators", "executor", "Cancel, resume, skip or abort a run."),
     Topic(OUTCOMES, Outcome, "triptych.outcome", "executor", "clients", "Egress: what became of a task."),
     Topic(ESCALATIONS, Escalation, "triptych.escalation", "executor", "people", "A run that needs a person."),

@@ -128,6 +128,15 @@ class CallRequest(Request):
     recall: Annotated[Recall, Field(exclude_if=newer(Recall.NO))] = Recall.NO
 
 
+class Withdrawal(Request):
+    """The run of a request is over: what has not begun is not begun any more. Topic `withdrawals`.
+
+    It may come before its request, or after the answer. What is under way is not stopped.
+    """
+
+    topic: Annotated[str, Field(description="The noun of the topic on which it was asked, for example `calls.crm`.")]
+
+
 class CallAnswer(Answer):
     """What became of one attempt. Topic `results`."""
 

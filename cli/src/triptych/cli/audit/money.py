@@ -49,7 +49,15 @@ class Account:
             self.used["tool_calls"] -= 1  # it was refused before it was made
         if "reserved" in data:
             self.reserved[data["request_id"]] = data["reserved"]
-        if event in ("PlanAccepted", "GoalReached", "PlanRefused", "CallAnswered", "VerdictGiven", "ReviewFailed"):
+        if event in (
+            "PlanAccepted",
+            "GoalReached",
+            "PlanRefused",
+            "CallAnswered",
+            "VerdictGiven",
+            "ReviewFailed",
+            "AnsweredLate",
+        ):
             self.reserved.pop(data["request_id"], None)
             _add(self.used, data.get("spend", {}))
             _add(self.limits, data.get("extended") or {})

@@ -84,11 +84,13 @@ def _check_sequence(recorded: Recorded) -> None:
 
 
 def _check_end(recorded: Recorded) -> Iterator[tuple[Check, str]]:
+    """Nothing follows the end but answers to what was open then."""
     ends = [row["seq"] for row in recorded.journal if row["type"] == ev.RunEnded.__name__]
+    late = sum(row["type"] == ev.AnsweredLate.__name__ for row in recorded.journal)
     if len(ends) > 1:
         yield Check.END, f"it ended {len(ends)} times, at events {', '.join(map(str, ends))}"
-    elif ends and ends[0] != len(recorded.journal):
-        yield Check.END, f"it ended at event {ends[0]}, and {len(recorded.journal) - ends[0]} events followed"
+    elif ends and ends[0] + late != len(recorded.journal):
+        yield Check.END, f"it ended at event {ends[0]}, and {len(recorded.journal) - ends[0] - late} events followed"
     elif bool(ends) != (recorded.run["finished_at"] is not None):
         yield Check.END, "runs says that it has ended and the journal does not" if not ends else "runs does not say so"
 

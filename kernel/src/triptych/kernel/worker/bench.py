@@ -7,6 +7,7 @@ It never writes answers; the outbox does.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Generic, NamedTuple
 
@@ -16,7 +17,7 @@ from triptych.kernel.outage import POSTGRES_GONE, Outage
 from triptych.kernel.service import Service
 from triptych.kernel.time_limit import TimeLimit
 from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig
-from triptych.kernel.worker.jobs import Jobs
+from triptych.kernel.worker.jobs import JobKey, Jobs
 from triptych.kernel.worker.line import Line
 from triptych.kernel.worker.outbox import Finished, Outbox
 from triptych.schemas.base import Answer, Spend
@@ -54,6 +55,8 @@ class Bench(Generic[RequestT]):
         self._waiting: Line[Job[RequestT] | None] = Line()
         self._moved = asyncio.Event()
         self._quarantine = asyncio.Lock()
+        self._withdrawn: set[JobKey] = set()
+        """Jobs in hand that are answered already, since their runs are over."""
         self._outage = Outage(service.log, "postgres")
 
     @property
@@ -75,6 +78,10 @@ class Bench(Generic[RequestT]):
     def put(self, job: Job[RequestT]) -> None:
         """Let a job wait for its turn."""
         self._waiting.put(job)
+
+    def withdraw(self, keys: Iterable[JobKey]) -> None:
+        """These jobs, which this process has in hand, are answered: they are not to be done, unless they have begun."""
+        self._withdrawn = {key for key in self._withdrawn if self._jobs.holds(key)} | set(keys)
 
     async def run(self, finish_within_s: float) -> None:
         """Execute jobs until the process stops; then finish what is under way, or cut it off."""
@@ -103,6 +110,14 @@ class Bench(Generic[RequestT]):
                 await self._finish(job)
 
     async def _finish(self, job: Job[RequestT]) -> None:
+        key = (job.request.run_id, job.request.request_id)
+        if key in self._withdrawn:
+            self._withdrawn.discard(key)
+            return
+        await self._do(job)
+        self._withdrawn.discard(key)
+
+    async def _do(self, job: Job[RequestT]) -> None:
         started_at = utc_now()
         answer = self._refusal(job, started_at)
         if answer is None:

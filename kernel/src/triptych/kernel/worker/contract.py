@@ -38,8 +38,8 @@ class Worker(Protocol[RequestT]):
         """
         ...
 
-    def failed(self, request: RequestT, error: ToolError, spend: Spend) -> Answer:
-        """Wrap an error as this worker's kind of answer."""
+    def failed(self, request: Request, error: ToolError, spend: Spend) -> Answer:
+        """Wrap an error as this worker's kind of answer, to a request or to its withdrawal."""
         ...
 
     def may_repeat(self, request: RequestT) -> bool:

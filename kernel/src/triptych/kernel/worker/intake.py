@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Generic
+from typing import Any, Generic, TypeAlias
 
 import asyncpg
 from aiokafka import ConsumerRecord
@@ -18,7 +18,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 from pydantic import ValidationError
 
 from triptych.kernel import claimcheck, cloudevents, failpoints
-from triptych.kernel.bus import Kafka, Subscription, TopicPartition
+from triptych.kernel.bus import Kafka, Record, Subscription, TopicPartition
 from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.deadletters import DeadRecord, dead_record
 from triptych.kernel.errors import UndecodableRecord
@@ -30,6 +30,8 @@ from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, Worker
 from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
 from triptych.kernel.worker.outbox import Outbox
 from triptych.kernel.worker.unrecorded import OVERDUE_S, Unrecorded
+from triptych.kernel.worker.withdrawals import Withdrawals
+from triptych.schemas.topics import WITHDRAWALS
 
 POLL_MS = 250
 FULL_WAIT_S = 0.25
@@ -40,6 +42,7 @@ OFFSET_COMMIT_EVERY_S = 1.0
 after each batch kept the next one waiting, longer than it took to store it."""
 FORESEEABLE = timedelta(days=365)
 PARTITION_END = 2**31
+Polled: TypeAlias = "dict[TopicPartition, list[Record[Any, Any]]]"
 LOOP = "intake"
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -59,11 +62,14 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         bench: Bench[RequestT],
         outbox: Outbox,
         unrecorded: Unrecorded,
+        withdrawals: Withdrawals[RequestT],
         kafka: Kafka,
     ) -> None:
         self._service, self._settings, self._config, self._worker = service.name, settings, config, worker
         self._jobs, self._bench, self._outbox, self._kafka = jobs, bench, outbox, kafka
-        self._unrecorded = unrecorded
+        self._unrecorded, self._withdrawals = unrecorded, withdrawals
+        self._requests_topic = settings.topic(config.request_noun)
+        self._withdrawals_topic = settings.topic(WITHDRAWALS)
         self._health, self._stopping = service.health, service.stopping
         self._postgres_outage, self._kafka_outage = Outage(service.log, "postgres"), Outage(service.log, "kafka")
         self._subscription: Subscription | None = None
@@ -80,8 +86,8 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         self._health.expect(LOOP, 60.0)
         self._health.depend("kafka", self._probe)
         while not self._stopping.is_set():
-            topic, group = self._config.request_noun, self._config.group
-            subscription = self._kafka.subscribe([self._settings.topic(topic)], self._settings.topic(group), self)
+            topics = [self._requests_topic, self._withdrawals_topic]
+            subscription = self._kafka.subscribe(topics, self._settings.topic(self._config.group), self)
             self._joining = subscription
             try:
                 with foreign_cancellation():
@@ -119,7 +125,8 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         self._unrecorded.release()
         try:
             with foreign_cancellation():
-                ends = await self._joining.consumer.end_offsets(list(assigned)) if self._joining else {}
+                asked = [source for source in assigned if source.topic == self._requests_topic]
+                ends = await self._joining.consumer.end_offsets(asked) if self._joining else {}
         except KAFKA_GONE:
             ends = {}
         self._ends = {source.partition: (source, end) for source, end in ends.items()}
@@ -129,6 +136,8 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         while not self._stopping.is_set():
             self._health.beat(LOOP)
             if not await self._bench.wait_for_room(FULL_WAIT_S):
+                if not await self._take(await self._poll_withdrawals(subscription)):
+                    return
                 left_alone_s += FULL_WAIT_S
                 if left_alone_s >= STAY_IN_GROUP_S:
                     left_alone_s = 0.0
@@ -140,13 +149,23 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             if not polled:
                 await self._commit_offsets(subscription)
                 continue
-            records = [record for batch in polled.values() for record in batch]
-            positions = self._positions
-            if not await self._accept_patiently(records):
+            if not await self._take(polled):
                 return
-            positions.update({partition: batch[-1].offset + 1 for partition, batch in polled.items()})
             if time.monotonic() - self._offsets_committed_at >= OFFSET_COMMIT_EVERY_S:
                 await self._commit_offsets(subscription)
+
+    async def _poll_withdrawals(self, subscription: Subscription) -> Polled:
+        """What waits on the bench may have been called off, and to read that needs no room."""
+        ours = [source for source in subscription.consumer.assignment() if source.topic == self._withdrawals_topic]
+        return await subscription.poll(0, only=ours) if ours else {}
+
+    async def _take(self, polled: Polled) -> bool:
+        """Accept what was polled, and remember how far; False when the process stops first."""
+        positions = self._positions
+        if not await self._accept_patiently([record for batch in polled.values() for record in batch]):
+            return False
+        positions.update({partition: batch[-1].offset + 1 for partition, batch in polled.items()})
+        return True
 
     async def _commit_offsets(self, subscription: Subscription) -> None:
         ours = subscription.consumer.assignment()
@@ -179,7 +198,8 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         requests: dict[JobKey, tuple[Arrival, RequestT]] = {}
         dead: list[DeadRecord] = []
         now, now_s = cloudevents.utc_now(), time.monotonic()
-        for record in records:
+        called_off = [record for record in records if record.topic == self._withdrawals_topic]
+        for record in (each for each in records if each.topic != self._withdrawals_topic):
             try:
                 arrival, request = self._decode(record, resolved)
             except UndecodableRecord as error:
@@ -193,10 +213,11 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 self._bench.put(Job(request, self._attempt, arrival.traceparent))
             else:
                 requests.setdefault(key, (arrival, request))
-        if not requests and not dead:
-            return
         try:
-            await self._store(list(requests.values()), dead)
+            if called_off:
+                dead.extend(await self._withdrawals.take(called_off, resolved))
+            if requests or dead:
+                await self._store(list(requests.values()), dead)
         except asyncpg.DataError as error:
             # Something in the batch does not fit the database: find it, one record at a time.
             if len(records) == 1:

@@ -139,6 +139,23 @@ class Jobs:
             self._held |= intake.fresh
         return intake
 
+    async def withdraw(self, withdrawals: Sequence[tuple[Arrival, bytes]]) -> Intake:
+        """Answer as withdrawn what has not begun; `fresh` are those, and all answers that are known come back."""
+        arrivals = [arrival for arrival, _ in withdrawals]
+        run_ids, request_ids, tenants, partitions, _, traceparents, deadlines = _columns(arrivals, [])
+        answers = [answer for _, answer in withdrawals]
+        async with self._taking:
+            failpoints.hit("worker.before_withdraw")
+            rows = await self._pool.fetch(
+                self._sql["withdraw"],
+                self.lease,
+                *(run_ids, request_ids, tenants, partitions, traceparents, deadlines, answers),
+            )
+            failpoints.hit("worker.after_withdraw")
+            fresh = frozenset((row["run_id"], row["request_id"]) for row in rows if row["fresh"])
+            self._held |= fresh
+        return Intake(fresh, {(row["run_id"], row["request_id"]): row["answer"] for row in rows})
+
     async def take_over(self, limit: int) -> list[Taken]:
         """Take over up to `limit` jobs that nobody holds any more, and all that the table gave us without our knowing.
 

@@ -20,6 +20,7 @@ from triptych.kernel.worker.jobs import Jobs
 from triptych.kernel.worker.keeper import Keeper
 from triptych.kernel.worker.outbox import Outbox, Settlement
 from triptych.kernel.worker.unrecorded import Unrecorded
+from triptych.kernel.worker.withdrawals import Withdrawals
 
 Beside = Callable[[Jobs, Outbox], Coroutine[Any, Any, None]]
 
@@ -55,8 +56,18 @@ async def run_worker(
         unrecorded = Unrecorded()
         outbox = Outbox(service, settings, config, jobs, publisher, unrecorded=unrecorded, settlement=settlement)
         bench = Bench(worker, config, jobs, outbox, instance=settings.instance, service=service)
+        withdrawals = Withdrawals(service, config.request_noun, worker, jobs=jobs, bench=bench, outbox=outbox)
         intake = Intake(
-            service, settings, config, worker, jobs=jobs, bench=bench, outbox=outbox, unrecorded=unrecorded, kafka=kafka
+            service,
+            settings,
+            config,
+            worker,
+            jobs=jobs,
+            bench=bench,
+            outbox=outbox,
+            unrecorded=unrecorded,
+            withdrawals=withdrawals,
+            kafka=kafka,
         )
         keeper = Keeper(worker.request_type, jobs, bench, outbox, lease_ms=config.lease_ms, service=service)
         async with asyncio.TaskGroup() as tasks:

@@ -111,6 +111,29 @@ with published as (
 )
 select run_id, request_id from unrecorded union all select run_id, request_id from settled
 
+-- name: withdraw
+-- What has not begun is answered as withdrawn, also before its request has come. What has begun goes on, and what was
+-- answered comes back with that answer. Whoever begins a job asks in the same statement whether it is still to be done.
+with called_off as (
+    select * from unnest($2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::timestamptz[], $8::bytea[])
+        as t (run_id, request_id, tenant, partition, traceparent, deadline_at, answer)
+), withdrawn as (
+    insert into jobs as known (
+        run_id, request_id, tenant, partition, traceparent, deadline_at, lease, state, answer, answered_at
+    )
+    select run_id, request_id, tenant, partition, traceparent, deadline_at, $1, 'answered', answer, now()
+    from called_off order by run_id, request_id
+    on conflict (run_id, request_id) do update
+        set state = 'answered', answer = excluded.answer, answered_at = excluded.answered_at, lease = $1
+        where known.state is not distinct from 'received' and known.started_at is null and known.answer is null
+    returning run_id, request_id, answer
+)
+select run_id, request_id, answer, true as fresh from withdrawn
+union all
+select jobs.run_id, jobs.request_id, jobs.answer, false
+from called_off join jobs using (run_id, request_id)
+where jobs.answer is not null
+
 -- name: stored_answers
 select run_id, request_id, answer from jobs join unnest($1::uuid[], $2::text[]) as t (run_id, request_id)
     using (run_id, request_id)

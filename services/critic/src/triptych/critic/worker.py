@@ -17,6 +17,7 @@ from triptych.schemas import (
     Decision,
     ErrorCode,
     Judge,
+    Request,
     ResultStatus,
     ReviewRequest,
     Spend,
@@ -47,7 +48,7 @@ class Critic:
             return _answer(request, verdict)
         return await self._judged(request, request.judge)
 
-    def failed(self, request: ReviewRequest, error: ToolError, spend: Spend) -> VerdictAnswer:
+    def failed(self, request: Request, error: ToolError, spend: Spend) -> VerdictAnswer:
         """Wrap an error as an answer."""
         return VerdictAnswer(
             request_id=request.request_id, run_id=request.run_id, tenant=request.tenant, error=error, spend=spend

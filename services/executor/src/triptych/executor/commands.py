@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from triptych.executor import events as ev
 from triptych.executor import undo
+from triptych.executor.ending import end
 from triptych.executor.fan import step_of
 from triptych.executor.handoff import on_notice, open_children
 from triptych.executor.state import RunStatus
@@ -37,14 +38,13 @@ def on_control(turn: Turn, command: Control) -> None:
 
 def _end_by_command(turn: Turn, command: Control, status: RunStatus, code: str) -> None:
     message = f"{code} by {command.principal}" + (f": {command.note}" if command.note else "")
-    turn.record(
-        ev.RunEnded(
-            status=status,
-            reason=Reason(code=code, message=message),
-            command_id=command.command_id,
-            principal=command.principal,
-            children=open_children(turn.run),
-        )
+    end(
+        turn,
+        status,
+        Reason(code=code, message=message),
+        command_id=command.command_id,
+        principal=command.principal,
+        children=open_children(turn.run),
     )
 
 

@@ -29,6 +29,7 @@ from triptych.schemas import (
     Spend,
     TaskLedger,
     ToolError,
+    UnderWay,
     codec,
 )
 
@@ -329,6 +330,25 @@ class RunEnded:
     principal: str | None = None
     children: tuple[str, ...] | None = None
     """The steps whose child runs were under way: these are cancelled."""
+    under_way: tuple[UnderWay, ...] | None = None
+    """The writes that may still take effect, or may have."""
+
+
+@value
+class AnsweredLate:
+    """A worker answered after the run had ended: what it did and cost is known. The outcome stays as it is."""
+
+    request_id: str
+    step: MaybeStep
+    result: Result | None = None
+    """What became of a call."""
+    error: ToolError | None = None
+    """Why a planner or a critic gave nothing."""
+    spend: Spend = field(default_factory=Spend)
+    worker: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    extended: Grant | None = None
 
 
 @value
@@ -395,6 +415,7 @@ Event = (
     | UndoRequested
     | UndoAnswered
     | RunEnded
+    | AnsweredLate
 )
 
 _TYPES: dict[str, type[Any]] = {event_type.__name__: event_type for event_type in Event.__args__}

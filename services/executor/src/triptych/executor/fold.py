@@ -185,8 +185,11 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             run.status = RunStatus(status)
             run.reason = reason
             run.output = output
+            run.left_open, run.ledger_at_end, run.under_way = run.requests, run.ledger, event.under_way or ()
             run.requests, run.retries = {}, {}
             run.finished_at = at
+        case ev.AnsweredLate():
+            _answered_late(run, event)
         case ev.UndoStarted(command_id=command_id):
             _undo_started(run, event)
             run.commands |= {command_id}
@@ -199,6 +202,21 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             _change_step(run, step, undo=UndoStatus.FAILED if has_failed else UndoStatus.DONE)
         case ev.RunAdmitted():
             raise ValueError(f"run {run.run_id} was admitted twice")
+
+
+def _answered_late(run: Run, event: ev.AnsweredLate) -> None:
+    """What was done is known, and what it cost. How the run ended stays as it is."""
+    request = run.left_open.pop(event.request_id)
+    if event.extended is not None:
+        run.ledger = run.ledger.widen(event.extended)
+    run.ledger = run.ledger.settle(request.reserved, event.spend)
+    if event.step is None or event.result is None:
+        return
+    state = run.state(event.step)
+    if isinstance(request.event, ev.CallRequested):
+        _change_step(run, event.step, written=_written(state, event.result, request.event.idempotency_key))
+    elif event.result.status is not ResultStatus.ERROR:
+        _change_step(run, event.step, undo=UndoStatus.DONE)
 
 
 def _undo_started(run: Run, event: ev.UndoStarted) -> None:
@@ -351,8 +369,10 @@ def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
     _close(run, event.request_id, event.spend)
     _child_goes_on(run, event.step, at)
     state, result = run.state(event.step), event.result
-    if isinstance(asked, ev.CallRequested) and state.written is None and _is_known_undone(state, result):
-        loops.note_undone(run, state, asked.idempotency_key)
+    assert isinstance(asked, ev.CallRequested)  # noqa: S101 - what answers a call was asked as one
+    key = asked.idempotency_key
+    if state.written is None and _is_known_undone(state, result):
+        loops.note_undone(run, state, key)
     if state.index is None:
         loops.note_result(run, state, result)
     _change_step(
@@ -360,19 +380,19 @@ def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
         event.step,
         status=StepStatus.ANSWERED,
         result=result,
-        written=_written(state, result),
+        written=_written(state, result, key),
     )
 
 
-def _written(state: StepState, result: Result) -> Written | None:
+def _written(state: StepState, result: Result, key: str) -> Written | None:
     """What is known of a write after an answer. One that says nothing for certain takes nothing of it away."""
     if state.step.pin.effect is Effect.READ:
         return state.written
     if result.status is not ResultStatus.ERROR:
-        return Written(state.arguments, result, state.revision)
+        return Written(state.arguments, result, state.revision, key)
     if state.written is not None or _is_known_undone(state, result):
         return state.written
-    return Written(state.arguments, None, state.revision)
+    return Written(state.arguments, None, state.revision, key)
 
 
 def _is_known_undone(state: StepState, result: Result) -> bool:

@@ -128,7 +128,7 @@ def answer_of(run: Run, parent: Parent) -> CallAnswer:
     else:
         message = f"run {run.run_id} of {run.playbook.name} ended as {run.status.value}: {run.reason.message}"
         result = Result.failed(ErrorCode.CANCELLED, message, child=str(run.run_id), reason=run.reason.code)
-    ledger = run.ledger
+    ledger = run.ledger_at_end or run.ledger
     first = admit(run.run_id, _admission(run), run.started_at).ledger
     extended = Grant(
         tokens=ledger.max_tokens - first.max_tokens,

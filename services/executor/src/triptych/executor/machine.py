@@ -22,6 +22,7 @@ from triptych.executor.asking import (
 from triptych.executor.branches import branch_to_start, fan_out
 from triptych.executor.commands import on_control
 from triptych.executor.dispositions import Then
+from triptych.executor.ending import note_late
 from triptych.executor.fan import FanOut
 from triptych.executor.fold import admit
 from triptych.executor.settling import (
@@ -96,9 +97,11 @@ def begin(
 
 
 def decide(run: Run, message: Message, now: datetime) -> Decided:
-    """What follows from a message. Answers to nothing open, and anything to a finished run, change nothing."""
+    """What follows from a message. Answers to nothing open, and commands to a finished run, change nothing."""
     turn = Turn(run, now)
     if run.status.is_final:
+        if isinstance(message, CallAnswer | VerdictAnswer | PlanAnswer):
+            note_late(turn, message)
         return turn.decided()
     match message:
         case CallAnswer() if _is_asked_for(run, message, Ask.CALL, Ask.UNDO):

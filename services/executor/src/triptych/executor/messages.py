@@ -14,7 +14,7 @@ from triptych.executor import encoding, handoff
 from triptych.executor import events as ev
 from triptych.executor.caching import recall_of_call, recall_of_review
 from triptych.executor.encoding import Fields, given
-from triptych.executor.state import Run, RunStatus, StepState, StepStatus
+from triptych.executor.state import Ask, OpenRequest, Run, RunStatus, StepState, StepStatus
 from triptych.kernel.expressions import references_of
 from triptych.kernel.outbox import Send
 from triptych.schemas import (
@@ -57,21 +57,55 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
                 sends.append(handoff.notice(run, run.parent, handoff.GOES_ON, None))
             case ev.UndoStarted(children=children):
                 sends.extend(_withdrawals(run, children))
+                # Writes that are made to undo others are wanted; all else was asked for before.
+                sends.extend(_called_off(run, (each for each in run.requests.values() if each.ask is not Ask.UNDO)))
             case ev.RunEnded(children=children):
                 sends.extend(_withdrawals(run, children))
+                sends.extend(_called_off(run, run.left_open.values()))
                 sends.extend(endings(run))
     return sends
 
 
 def _request_again(run: Run, request_id: str) -> list[Send]:
-    """An open request once more. Whoever has lost the task of a child run has lost its withdrawal too."""
-    is_withdrawn = run.status is RunStatus.UNDOING
-    withdrawn = _withdrawals(run, handoff.children_of(run, request_id)) if is_withdrawn else []
-    return [_request(run, run.requests[request_id].event), *withdrawn]
+    """An open request once more. Who has lost a request that was called off has lost that as well."""
+    request = run.requests[request_id]
+    if run.status is not RunStatus.UNDOING or request.ask is Ask.UNDO:
+        return [_request(run, request.event)]
+    if children := handoff.children_of(run, request_id):
+        return [_request(run, request.event), *_withdrawals(run, children)]
+    return _called_off(run, [request])  # it is answered by this too, wherever it has got to
 
 
 def _withdrawals(run: Run, steps: Iterable[str] | None) -> list[Send]:
     return [handoff.withdraw(run, run.state(step)) for step in steps or ()]
+
+
+def _called_off(run: Run, requests: Iterable[OpenRequest]) -> list[Send]:
+    """The withdrawals of open requests to workers. A child run is withdrawn by its task."""
+    sends = []
+    for request in requests:
+        event = request.event
+        if isinstance(event, ev.CallRequested) and event.child is not None:
+            continue
+        fields = Fields({**_request_fields(run, event), "topic": _noun(run, event)})
+        sends.append(Send(topics.WITHDRAWALS, "triptych.withdrawal", f"{event.request_id}:withdrawn", fields))
+    return sends
+
+
+def _noun(run: Run, event: Requested) -> str:
+    """The topic on which a worker was asked."""
+    match event:
+        case ev.PlanRequested():
+            return topics.PLAN_REQUESTS
+        case ev.ReviewRequested():
+            return topics.REVIEWS
+        case ev.CallRequested():
+            operation = run.state(event.step).acting.operation
+        case ev.UndoRequested():
+            undo = run.state(event.step).step.pin.undo
+            assert undo is not None  # noqa: S101 - only what can be undone is asked for
+            operation = undo.operation
+    return topics.calls(operation.partition(".")[0])
 
 
 def endings(run: Run) -> list[Send]:
@@ -276,6 +310,7 @@ def _outcome(run: Run, status: OutcomeStatus, reason: Reason, now: datetime, *, 
         finished_at=run.finished_at,
         parent_run_id=run.parent.run_id if run.parent else None,
         fallbacks=tuple(_fallbacks(run)) if status is not OutcomeStatus.REJECTED else (),
+        under_way=run.under_way,
     )
 
 

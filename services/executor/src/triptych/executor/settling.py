@@ -13,6 +13,7 @@ from triptych.executor.asking import (
 )
 from triptych.executor.branches import fan_in
 from triptych.executor.dispositions import Then, disposition, may_be_stood_in_for, postponed_by
+from triptych.executor.ending import end
 from triptych.executor.state import Ask, Run, RunStatus, StepState, StepStatus
 from triptych.executor.turn import Turn, fail_step, replan_or_escalate, schedule_retry
 from triptych.kernel.expressions import ExpressionError, holds, render
@@ -165,7 +166,7 @@ def finish(turn: Turn) -> None:
 
 def _succeed(turn: Turn, output: dict[str, Json] | None = None) -> None:
     reason = Reason(code="done", message="every step ended as expected")
-    turn.record(ev.RunEnded(RunStatus.SUCCEEDED, reason, turn.run.output if output is None else output))
+    end(turn, RunStatus.SUCCEEDED, reason, output=turn.run.output if output is None else output)
 
 
 def may_retry(error: ToolError) -> bool:

@@ -33,6 +33,7 @@ from triptych.schemas import (
     Step,
     StepRecord,
     TaskLedger,
+    UnderWay,
     Usage,
 )
 
@@ -146,6 +147,7 @@ class Written:
     """What it answered; None while nobody knows whether it happened."""
     revision: int
     """The plan that wanted it."""
+    idempotency_key: str
 
 
 @dataclass(frozen=True)
@@ -403,6 +405,12 @@ class Run:
     undo: ev.UndoStarted | None = None
     """What a person asked for who wants it undone."""
     output: dict[str, Json] = field(default_factory=dict)
+    left_open: dict[str, OpenRequest] = field(default_factory=dict)
+    """What nobody had answered when it ended."""
+    ledger_at_end: Ledger | None = None
+    """What its outcome says that it used; late answers cost more."""
+    under_way: tuple[UnderWay, ...] = ()
+    """The writes of which nobody knew when it ended whether they take effect."""
     commands: frozenset[str] = frozenset()
     active_since: datetime | None = None
     """When it started: as it was admitted, or later, after it had been queued."""
@@ -419,7 +427,7 @@ class Run:
         copy = object.__new__(Run)
         copy.__dict__ = self.__dict__.copy()
         copy.steps, copy.requests, copy.retries = self.steps.copy(), self.requests.copy(), self.retries.copy()
-        copy.branches, copy.writes = self.branches.copy(), self.writes.copy()
+        copy.branches, copy.writes, copy.left_open = self.branches.copy(), self.writes.copy(), self.left_open.copy()
         return copy
 
     def state(self, state_id: str) -> StepState:
@@ -463,13 +471,14 @@ class Run:
         """What the run has used up to `now`."""
         until = self.finished_at or now
         since = self.active_since or until
+        ledger = self.ledger_at_end or self.ledger
         return Usage(
-            steps=self.ledger.steps,
-            tool_calls=self.ledger.tool_calls,
-            tokens=self.ledger.tokens,
-            usd=self.ledger.usd_micros / 1_000_000,
+            steps=ledger.steps,
+            tool_calls=ledger.tool_calls,
+            tokens=ledger.tokens,
+            usd=ledger.usd_micros / 1_000_000,
             wall_ms=max(0, round((until - since).total_seconds() * 1000)),
-            replans=self.ledger.replans,
+            replans=ledger.replans,
         )
 
     def deadline(self, now: datetime) -> datetime:

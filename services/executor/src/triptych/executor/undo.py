@@ -11,6 +11,7 @@ from datetime import timedelta
 from triptych.executor import events as ev
 from triptych.executor.asking import REISSUE_AFTER_MS
 from triptych.executor.dispositions import disposition
+from triptych.executor.ending import end
 from triptych.executor.handoff import open_children
 from triptych.executor.state import Ask, Run, RunStatus, StepState, UndoStatus
 from triptych.executor.turn import Turn, schedule_retry
@@ -119,10 +120,5 @@ def _end(turn: Turn) -> None:
         parts.append(f"written and not undone, for nothing declares how: {', '.join(left)}")
     if unknown:
         parts.append(f"nobody knows whether these were written, so they are not undone: {', '.join(unknown)}")
-    turn.record(
-        ev.RunEnded(
-            status=RunStatus.FAILED,
-            reason=Reason(code="aborted", message="; ".join(parts)),
-            principal=run.undo.principal,
-        )
-    )
+    reason = Reason(code="aborted", message="; ".join(parts))
+    end(turn, RunStatus.FAILED, reason, principal=run.undo.principal)

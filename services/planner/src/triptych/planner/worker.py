@@ -33,6 +33,7 @@ from triptych.schemas import (
     PlanByModel,
     PlanRequest,
     Recall,
+    Request,
     Spend,
     StepSpec,
     TaskLedger,
@@ -75,7 +76,7 @@ class Planner:
             case PlanByModel():
                 return await self._by_model(request, request.spec)
 
-    def failed(self, request: PlanRequest, error: ToolError, spend: Spend) -> PlanAnswer:
+    def failed(self, request: Request, error: ToolError, spend: Spend) -> PlanAnswer:
         """Wrap an error as an answer."""
         return _answer(request, error=error, spend=spend)
 
@@ -247,7 +248,7 @@ def _invalid(request: PlanRequest, message: str, spend: Spend | None = None) -> 
 
 
 def _answer(
-    request: PlanRequest,
+    request: Request,
     *,
     plan: Plan | None = None,
     error: ToolError | None = None,

@@ -2,7 +2,9 @@
 -- Before the call, by the process that holds the job's lease. A later attempt gets the same token, and what was said;
 -- only after a failure it begins anew, under another token, so that a repeated callback is not taken for its own.
 with ours as (
-    select true from jobs where run_id = $1 and request_id = $2 and lease = $3 for share
+    update jobs set state = 'started', started_at = coalesce(started_at, now())
+    where run_id = $1 and request_id = $2 and lease = $3 and state in ('received', 'started')
+    returning true
 )
 insert into callbacks (run_id, request_id, idempotency_key, tenant, operation, token)
 select $1, $2, $4, $5, $6, $7 from ours

@@ -1,7 +1,10 @@
 -- name: begin
--- The intent, committed before the call. Only the process that holds the job's lease may write it.
+-- The intent, committed before the call. Only the process that holds the job's lease may write it, and the job has
+-- begun from here on: whoever withdraws it finds that, or this finds that it was withdrawn.
 with ours as (
-    select true from jobs where run_id = $1 and request_id = $2 and lease = $3 for share
+    update jobs set state = 'started', started_at = coalesce(started_at, now())
+    where run_id = $1 and request_id = $2 and lease = $3 and state in ('received', 'started')
+    returning true
 ), known as (
     select state, operation, arguments_hash, result from effects where run_id = $1 and idempotency_key = $4
 ), begun as (

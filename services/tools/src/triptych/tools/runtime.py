@@ -18,7 +18,7 @@ from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.log import Logger
 from triptych.kernel.time_limit import TimeLimit
 from triptych.kernel.worker import JobAttempt
-from triptych.schemas.base import Json, Spend
+from triptych.schemas.base import Json, Request, Spend
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
 from triptych.schemas.work import CallAnswer, CallRequest
@@ -75,7 +75,7 @@ class ToolWorker:
             return None
         return _answer(request, self._redactor.clean(result), call.spent)
 
-    def failed(self, request: CallRequest, error: ToolError, spend: Spend) -> CallAnswer:
+    def failed(self, request: Request, error: ToolError, spend: Spend) -> CallAnswer:
         return _answer(request, Result(status=ResultStatus.ERROR, error=error), spend)
 
     def may_repeat(self, request: CallRequest) -> bool:
@@ -324,7 +324,7 @@ async def _what_happened(operation: Operation, call: Call[Any]) -> Result | None
     return await operation.ask_what_happened(call)
 
 
-def _answer(request: CallRequest, result: Result, spend: Spend) -> CallAnswer:
+def _answer(request: Request, result: Result, spend: Spend) -> CallAnswer:
     return CallAnswer(
         request_id=request.request_id, run_id=request.run_id, tenant=request.tenant, spend=spend, result=result
     )
