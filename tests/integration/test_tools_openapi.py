@@ -76,6 +76,7 @@ def test_adding_reports_every_operation_and_stores_the_document_beside_the_confi
         "spec": "tools/shop.openapi.json",
         "source": f"{upstream}/openapi.json",
         "auth": {"kind": "api_key", "name": "X-Api-Key", "key_env": "SHOP_KEY"},
+        "hosts": [upstream],
     }
 
 

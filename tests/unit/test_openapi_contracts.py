@@ -78,8 +78,14 @@ def test_two_operations_that_want_one_name_both_get_one_and_it_is_told() -> None
         "/b": {"get": {"operationId": "get_it", "responses": OK}},
     }
     first, second = look(document(paths)).generated
-    assert (first.endpoint.contract.operation, second.endpoint.contract.operation) == ("crm.get_it", "crm.get_it_2")
-    assert second.notes == ("called get_it_2, since get_it is the name of another operation",)
+    names = first.endpoint.contract.operation, second.endpoint.contract.operation
+    assert names == ("crm.get_it_f302dfbc", "crm.get_it_db789e7b")
+    assert second.notes == ("called get_it_db789e7b, since another operation wants get_it as well",)
+    backwards = look(document(dict(reversed(paths.items())))).generated
+    assert {each.endpoint.name: each.place.path for each in backwards} == {
+        "get_it_f302dfbc": "/a",
+        "get_it_db789e7b": "/b",
+    }
 
 
 # Effects and keys

@@ -151,3 +151,111 @@ async def test_a_source_that_is_away_or_speaks_nonsense_changes_nothing(crm, fol
     (folder / "upstream.json").write_text("<html>")
     await watch(crm).look()
     assert (crm.operations, crm.quarantined) == (before, {})
+
+
+# Where a call goes, and how it is made
+
+
+def plans(**operation: Any) -> dict[str, Any]:
+    """The document, with a write whose description is given."""
+    changed = document()
+    changed["components"] = {
+        "securitySchemes": {
+            "tokens": {"type": "oauth2", "flows": {"clientCredentials": {"tokenUrl": "https://id.test/token"}}}
+        }
+    }
+    body = {"content": {"application/json": {"schema": {"type": "object"}}}}
+    key = [{"name": "Idempotency-Key", "in": "header"}, {"name": "q", "in": "query", "schema": {"type": "string"}}]
+    stated = {"operationId": "make_plan", "requestBody": body, "parameters": key, "security": [{"tokens": []}]}
+    changed["paths"]["/plans"]["post"] = {**stated, "responses": {"204": {}}, **operation}
+    return changed
+
+
+def with_server(url: str) -> dict[str, Any]:
+    return {**plans(), "servers": [{"url": url}]}
+
+
+def with_token_url(url: str) -> dict[str, Any]:
+    changed = plans()
+    changed["components"]["securitySchemes"]["tokens"]["flows"]["clientCredentials"]["tokenUrl"] = url
+    return changed
+
+
+def with_path(path: str, method: str = "post") -> dict[str, Any]:
+    changed = plans()
+    changed["paths"].setdefault(path, {})[method] = changed["paths"]["/plans"].pop("post")
+    return changed
+
+
+KEY = {"name": "Idempotency-Key", "in": "header"}
+QUERY = {"name": "q", "in": "query", "schema": {"type": "string"}}
+FORM = {"content": {"application/x-www-form-urlencoded": {"schema": {"type": "object"}}}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (with_server("https://127.0.0.1:9"), "request: it was POST http://127.0.0.1:9/plans and is POST https://127.0.0.1:9/plans"),
+        (with_server("http://evil.test:9"), "and is POST http://evil.test:9/plans"),
+        (with_server("http://127.0.0.1:10"), "and is POST http://127.0.0.1:10/plans"),
+        (with_server("http://127.0.0.1:9/v2"), "and is POST http://127.0.0.1:9/v2/plans"),
+        (with_path("/plans/purge"), "and is POST http://127.0.0.1:9/plans/purge"),
+        (with_path("/plans", "patch"), "and is PATCH http://127.0.0.1:9/plans"),
+        (with_token_url("https://evil.test/token"), "authentication: it was tokens (oauth2, clientCredentials https://id.test/token) and"),
+        (plans(security=[]), "authentication: it was tokens"),
+        (plans(servers=[{"url": "https://evil.test"}]), "and is POST https://evil.test/plans"),
+        (plans(parameters=[KEY, {**QUERY, "in": "header"}]), "parameter q: it was query q (form, explode) and is header q (simple)"),
+        (plans(parameters=[KEY, {**QUERY, "allowReserved": True}]), "parameter q: it was query q (form, explode) and is"),
+        (plans(parameters=[KEY]), "parameter q: it was query q (form, explode) and is gone"),
+        (plans(parameters=[QUERY]), "idempotency key: it was header Idempotency-Key and is none"),
+        (plans(requestBody=FORM), "body: it was application/json (json) and is application/x-www-form-urlencoded (form)"),
+    ],
+)  # fmt: skip
+async def test_a_refresh_changes_nothing_of_where_a_call_goes_and_how_it_is_made(folder, upstream, changed, told):
+    (folder / "crm.json").write_text(json.dumps(plans()))
+    crm = openapi(Source("crm", {"spec": "crm.json", "source": "upstream.json"}, folder))
+    accepted = crm.operations["crm.make_plan"]
+    upstream(changed)
+    await watch(crm).look()
+    assert told in crm.quarantined["crm.make_plan"]
+    assert crm.operations["crm.make_plan"] is accepted
+    done = await at_a_terminal(["tools", "diff", "crm", "--config", str(folder / "triptych.toml")])
+    assert done.exit_code == 1
+    assert told in done.output
+
+
+async def test_a_parameter_that_is_new_and_optional_is_taken_over_with_its_place(folder, upstream):
+    (folder / "crm.json").write_text(json.dumps(plans()))
+    crm = openapi(Source("crm", {"spec": "crm.json", "source": "upstream.json"}, folder))
+    upstream(plans(parameters=[KEY, QUERY, {"name": "verbose", "in": "query", "schema": {"type": "boolean"}}]))
+    watching = watch(crm)
+    await watching.look()
+    assert crm.quarantined == {}
+    assert crm.operations["crm.make_plan"].facts["parameter verbose"] == "query verbose (form, explode)"
+    crm.changed.clear()
+    await watching.look()
+    assert not crm.changed.is_set(), "nothing is announced again"
+
+
+async def test_an_operation_that_is_put_in_gives_no_name_another_meaning(folder, upstream):
+    long = "/companies/{company}/apiCredentials/{credential}/allowedOrigins/and/whatever/else"
+
+    def purging(*ends: str) -> dict[str, Any]:
+        return {**document(), "paths": {f"{long}/{end}": {"put": {"responses": {"204": {}}}} for end in ends}}
+
+    (folder / "crm.json").write_text(json.dumps(purging("suspend", "resume")))
+    crm = openapi(Source("crm", {"spec": "crm.json", "source": "upstream.json"}, folder))
+    before = {name: each.facts["request"] for name, each in crm.operations.items()}
+    upstream(purging("suspend", "purge", "resume"))
+    await watch(crm).look()
+    assert crm.quarantined == {}
+    assert {name: each.facts["request"] for name, each in crm.operations.items()} == before
+
+
+async def test_names_that_change_places_are_quarantined(crm, upstream):
+    swapped = document()
+    customers, plans = swapped["paths"]["/customers/{id}"]["get"], swapped["paths"]["/plans"]["get"]
+    customers["operationId"], plans["operationId"] = plans["operationId"], customers["operationId"]
+    upstream(swapped)
+    await watch(crm).look()
+    assert crm.quarantined.keys() == {"crm.get_customer", "crm.list_plans"}

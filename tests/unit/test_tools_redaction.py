@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+import re
+import time
+from urllib.parse import quote, quote_plus
+
 import pytest
 import structlog
 from pydantic import SecretStr
@@ -105,3 +112,92 @@ def test_a_long_text_that_looks_like_many_tokens_takes_no_minutes() -> None:
 def test_a_secret_is_found_in_data_whatever_json_makes_of_its_characters(secret):
     data = {"echo": [f"it is {secret}", 2**70]}
     assert Redactor([SecretStr(secret)]).clean(Result.ok(data)).data == {"echo": ["it is ***", 2**70]}
+
+
+HARD = 'p&ss "w/ö=rd" <+~>\\'
+
+
+def forms_of(secret: str) -> dict[str, str]:
+    """How a secret may be quoted by somebody who was sent it."""
+    raw = secret.encode()
+    return {
+        "plain": secret,
+        "json": json.dumps(secret),
+        "json in unicode": json.dumps(secret, ensure_ascii=False),
+        "json in json": json.dumps(json.dumps(secret, ensure_ascii=False), ensure_ascii=False),
+        "json of php": json.dumps(secret, ensure_ascii=False).replace("/", "\\/"),
+        "url": quote(secret),
+        "url, all of it": quote(secret, safe=""),
+        "url, small": re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), quote(secret, safe="")),
+        "form": quote_plus(secret),
+        "url twice": quote(quote(secret, safe=""), safe=""),
+        "html": html.escape(secret),
+        "html, quotes as they are": html.escape(secret, quote=False),
+        "hex": raw.hex(),
+        "HEX": raw.hex().upper(),
+        "base64": base64.b64encode(raw).decode(),
+        "base64 for urls": base64.urlsafe_b64encode(raw).decode().rstrip("="),
+        **{
+            f"basic, {len(user)}": "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()
+            for user in ("a", "an", "ana", "anna", "x" * 200)
+        },
+        **{f"in base64, {n}": base64.b64encode(b"y" * n + raw + b"more of it").decode() for n in range(4)},
+    }
+
+
+@pytest.mark.parametrize("form", forms_of(HARD))
+@pytest.mark.parametrize("secret", [KEY, HARD, "six-ch"])
+def test_a_secret_is_masked_in_every_form_in_which_it_leaves(form, secret):
+    redactor = Redactor([SecretStr(secret)])
+    said = forms_of(secret)[form]
+    quoted = f"you sent <{said}>, and that is wrong"
+    as_data = redactor.clean(Result.ok({"echo": [quoted], quoted: 1})).data
+    as_error = redactor.clean(Result.failed(ErrorCode.INTERNAL, quoted, said=quoted)).error
+    for told in (as_data["echo"][0], *list(as_data)[1:], as_error.message, as_error.details["said"]):
+        assert said not in told
+        assert "***" in told
+        assert told.startswith("you sent <")
+        assert told.endswith(">, and that is wrong")
+
+
+def test_secrets_that_overlap_leave_nothing_of_each_other():
+    redactor = Redactor([SecretStr("abcdefgh"), SecretStr("efghijkl")])
+    assert redactor.clean(Result.ok("xabcdefghijklx")).data == "x***x"
+
+
+def test_a_token_that_is_fetched_later_is_masked_and_so_are_those_before_it():
+    source = Source("desk")
+    redactor = Redactor(learnt=source.secrets)
+    for number in range(100):
+        source.learn(f"token-{number:04}")
+        assert redactor.clean(Result.ok(f"you sent token-{number:04}")).data == "you sent ***"
+    assert redactor.clean(Result.ok("before: token-0098")).data == "before: ***"
+    assert len(source.secrets) <= 64
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    ["A" * 4_000_000, "token" + " " * 1_000_000, "x://a:" * 200_000, "Bearer " * 200_000, "a" * 1_000_000 + "://", "\n" * 1_000_000],
+    ids=lambda text: text[:8],
+)  # fmt: skip
+def test_a_text_of_any_length_is_masked_within_seconds(text):
+    secrets = [SecretStr(f"{n}-{HARD}") for n in range(10)] + [SecretStr("AAAAAA")]
+    began = time.perf_counter()
+    Redactor(secrets).clean(Result.failed(ErrorCode.INTERNAL, "it failed", said=text))
+    assert time.perf_counter() - began < 20
+
+
+async def test_the_log_of_an_unforeseen_error_holds_no_secret(monkeypatch, capsys):
+    made = Tool("desk")
+    made.secrets = source_with(monkeypatch).secrets
+
+    @made.operation(effect=Effect.READ)
+    async def look(call: Call[None]) -> str:
+        """Looks."""
+        raise RuntimeError(f"cannot look with {KEY}")
+
+    assert (await call(made, "look", {})).error.code is ErrorCode.INTERNAL
+    logged = capsys.readouterr()
+    assert "cannot look with ***" in logged.out + logged.err
+    assert KEY not in logged.out + logged.err

@@ -7,7 +7,7 @@ import pytest
 
 from triptych.schemas import Contract, Effect, ErrorCode
 from triptych.tools import ToolFailure
-from triptych.tools.rest.endpoint import Endpoint, Parameter, Place, Style
+from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, Parameter, Place, Style
 from triptych.tools.rest.request import build
 
 CONTRACT = Contract(
@@ -31,3 +31,82 @@ async def test_a_header_carries_a_name() -> None:
     async with httpx.AsyncClient() as client:
         request = build(client, NOTE, "https://crm.test", {"author": "Ana M."}, "key")
     assert request.headers["x-author"] == "Ana M."
+
+
+FILE = Endpoint(CONTRACT, "GET", "/files/{name}", (Parameter("name", "name", Place.PATH, Style.SIMPLE, explode=False),))
+
+
+def url_of(endpoint: Endpoint, **arguments: object) -> str:
+    return str(build(httpx.AsyncClient(), endpoint, "https://crm.test/v1", arguments, "key").url)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".", "..", "...", "../../admin", "a/..", "a/../../b", "..\\..\\admin", "a\\..", "%2e%2e", "%2E%2e/x", ".%2e",
+        "..%2fadmin", "..%5cadmin", "%252e%252e%252fadmin", "%25252e%25252e", "%2e%2e%2f%2e%2e", "..;/admin", "..;a=b/x",
+        ".. /x", " ..", "\uff0e\uff0e\uff0fadmin", "..\u2215admin", "..\u2044admin", "\u2025/x", "\u2026", "%c0%ae%c0%ae/x",
+        "..%c0%afx", "..%c1%9cx", "%e0%80%ae%e0%80%ae/x", "%u002e%u002e/x", "..%u2215x", "a//b", "/etc/passwd", "a/", "\\\\host\\x",
+        "https://evil.test/x", "//evil.test", "%2f%2fevil.test", "", "..\0", "a\r\nHost: evil.test", "%0d%0aX: y", "a%00",
+        "%" + "25" * 9 + "2e",
+    ],
+)  # fmt: skip
+def test_what_could_leave_its_place_in_a_path_is_refused_however_it_is_written(name: str) -> None:
+    with pytest.raises(ToolFailure, match=r"arguments\.name") as refused:
+        url_of(FILE, name=name)
+    assert (refused.value.code, refused.value.undone) == (ErrorCode.INVALID_ARGUMENTS, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("a/b", "a%2Fb"), ("a?x=1#y", "a%3Fx%3D1%23y"), ("100%", "100%25"), ("a..b", "a..b"), ("v1.2", "v1.2"), (".git", ".git"),
+        ("a@evil.test", "a%40evil.test"), ("a:b", "a%3Ab"), ("ü", "%C3%BC"), ("a b", "a%20b"), (7, "7"), ("a;b", "a%3Bb"),
+    ],
+)  # fmt: skip
+def test_what_stays_in_its_place_in_a_path_is_sent_as_it_is(name: object, path: str) -> None:
+    assert url_of(FILE, name=name) == f"https://crm.test/v1/files/{path}"
+
+
+def in_path(name: str, style: Style = Style.SIMPLE, *, explode: bool = False) -> Parameter:
+    return Parameter(name, name, Place.PATH, style, explode)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "arguments"),
+    [
+        (Endpoint(CONTRACT, "GET", "/x/{a}{b}/y", (in_path("a"), in_path("b"))), {"a": ".", "b": "."}),
+        (Endpoint(CONTRACT, "GET", "/x/.{a}/y", (in_path("a"),)), {"a": "."}),
+        (Endpoint(CONTRACT, "GET", "/x/{a}/y", (in_path("a", Style.LABEL, explode=True),)), {"a": [""]}),
+        (Endpoint(CONTRACT, "GET", "/x/{a}/y", (in_path("a", Style.MATRIX),)), {"a": ["..", "x"]}),
+        (Endpoint(CONTRACT, "GET", "/x/{a}/y", (in_path("a"),)), {"a": {"..": "x"}}),
+        (Endpoint(CONTRACT, "GET", "/x/.%2{a}/y", (in_path("a"),)), {"a": "e"}),
+        (Endpoint(CONTRACT, "GET", "/x/{a}/y", (in_path("a"),)), {}),
+    ],
+)
+def test_values_cannot_come_to_a_dot_segment_together_and_none_may_be_missing(
+    endpoint: Endpoint, arguments: dict[str, object]
+) -> None:
+    with pytest.raises(ToolFailure) as refused:
+        url_of(endpoint, **arguments)
+    assert (refused.value.code, refused.value.undone) == (ErrorCode.INVALID_ARGUMENTS, True)
+
+
+def test_a_reserved_character_that_a_document_allows_cannot_end_the_value() -> None:
+    parameter = Parameter("q", "q", Place.QUERY, Style.FORM, explode=True, allow_reserved=True)
+    url = url_of(Endpoint(CONTRACT, "GET", "/x", (parameter,)), q="a/b?c&admin=1#;+d")
+    assert url == "https://crm.test/v1/x?q=a/b?c%26admin%3D1%23%3B%2Bd"
+
+
+@pytest.mark.parametrize("content_type", ["text/plain\r\nX-Admin: yes", "text", "a/b; c", "text/plain\0", ""])
+def test_the_media_type_of_a_file_cannot_hold_another_header(content_type: str) -> None:
+    body = Body("body", BodyForm.MULTIPART, "multipart/form-data")
+    file = {"text": "x", "content_type": content_type}
+    with pytest.raises(ToolFailure, match="not a media type"):
+        build(
+            httpx.AsyncClient(),
+            Endpoint(CONTRACT, "POST", "/x", body=body),
+            "https://crm.test",
+            {"body": {"f": file}},
+            "k",
+        )

@@ -5,11 +5,11 @@ The document is stored beside triptych.toml, so that no tool depends on an addre
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import typer
 
 from triptych.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from triptych.tools.openapi.survey import Survey
 
 ADAPTER = "triptych.tools.openapi:tool"
-FETCH_TIMEOUT_S = 30.0
 CONTRACTS_MAX_BYTES = REQUEST_MAX_BYTES - 262_144
 """What is left of a message for headers is more than they need."""
 
@@ -70,10 +69,11 @@ def openapi(
     """Make a tool of an API that has an OpenAPI document, and report what is offered and what is left out."""
     from triptych.tools.openapi.document import Document  # noqa: PLC0415 - the tools' runtime is slow to import
     from triptych.tools.openapi.survey import survey  # noqa: PLC0415
+    from triptych.tools.rest.address import shown  # noqa: PLC0415
 
     stack = StackConfig.load(config)
     raw, source = _read(document, stack.directory)
-    parsed = Document.parse(raw, document)
+    parsed = Document.parse(raw, shown(document))
     table: dict[str, Any] = {
         "spec": f"tools/{name}.openapi.json",
         "source": source,
@@ -91,9 +91,11 @@ def openapi(
     }
     options = _checked(name, {key: value for key, value in table.items() if value is not None}, stack)
     made = survey(parsed, name, options)
+    if options.auth is not None and (hosts := made.hosts(options)):
+        table["hosts"] = list(hosts)
     if not made.generated:
         first = f": {made.left_out[0].place.title}: {made.left_out[0].why}" if made.left_out else ""
-        raise ConfigurationError(f"{document}: none of its {made.operations} operations can be offered{first}")
+        raise ConfigurationError(f"{shown(document)}: none of its {made.operations} operations can be offered{first}")
     _check_size(made, name)
     if not dry_run:
         spec = stack.directory / options.spec
@@ -124,32 +126,16 @@ def _check_size(made: Survey, name: str) -> None:
 
 def _read(document: str, directory: Path) -> tuple[bytes, str]:
     """The document's bytes, and where to find it again: a URL, or a path from triptych.toml."""
+    from triptych.tools.openapi.adapter import downloaded, read_file  # noqa: PLC0415
+
     if document.startswith(("http://", "https://")):
-        return _fetch(document), document
+        if "@" in document.partition("://")[2].partition("/")[0]:
+            raise ConfigurationError(
+                "the URL holds a user, and no secret is stored: save the document and name the file"
+            )
+        return asyncio.run(downloaded(document)), document
     path = Path(document).expanduser()
-    try:
-        return path.read_bytes(), os.path.relpath(path.resolve(), directory)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _fetch(url: str) -> bytes:
-    from triptych.tools.openapi.document import DOCUMENT_MAX_BYTES  # noqa: PLC0415
-
-    parts: list[bytes] = []
-    size = 0
-    try:
-        with httpx.stream("GET", url, timeout=FETCH_TIMEOUT_S, follow_redirects=True) as response:
-            if not response.is_success:
-                raise ConfigurationError(f"{url} answered {response.status_code}; save the document and name the file")
-            for part in response.iter_bytes():
-                parts.append(part)
-                size += len(part)
-                if size > DOCUMENT_MAX_BYTES:
-                    raise ConfigurationError(f"{url} has more than {DOCUMENT_MAX_BYTES} bytes")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ConfigurationError(f"{url} cannot be fetched: {error}") from None
-    return b"".join(parts)
+    return read_file(path), os.path.relpath(path.resolve(), directory)
 
 
 def _checked(name: str, table: dict[str, Any], stack: StackConfig) -> OpenApiOptions:

@@ -20,6 +20,7 @@ from triptych.tools.board import Alerts
 
 if TYPE_CHECKING:
     from triptych.tools.operation import Operation
+    from triptych.tools.origin import Origin
     from triptych.tools.tool import Tool
 
 KIND = "drift"
@@ -57,10 +58,20 @@ def compare(accepted: Mapping[str, Operation], now: Mapping[str, Operation]) -> 
             found.append(Difference(name, Change.GONE, ("the source does not offer it any more",)))
         elif before is None:
             found.append(Difference(name, Change.NEW))
-        elif before.contract != after.contract:
-            broken = tuple(differences(before.contract, after.contract))
+        elif (before.contract, before.facts) != (after.contract, after.facts):
+            broken = tuple(changes(before, after))
             found.append(Difference(name, Change.BREAKING if broken else Change.COMPATIBLE, broken))
     return found
+
+
+def changes(old: Operation, new: Operation) -> list[str]:
+    """What a refresh may not change unasked: all that breaks the contract, and every fact beside it."""
+    moved = [
+        f"{name}: it was {value} and is {new.facts.get(name, 'gone')}"
+        for name, value in old.facts.items()
+        if new.facts.get(name) != value
+    ]
+    return [*moved, *differences(old.contract, new.contract)]
 
 
 def differences(old: Contract, new: Contract) -> list[str]:
@@ -76,11 +87,16 @@ def differences(old: Contract, new: Contract) -> list[str]:
     return told
 
 
+def _accepted(origin: Origin) -> Tool:
+    return origin.build(origin.file.read_bytes())
+
+
 class Watch:
     """Compares on a schedule, and whenever somebody asks."""
 
     def __init__(self, tool: Tool, every_s: int, alerts: Alerts, log: Logger) -> None:
         self._tool, self._every_s, self._alerts, self._log = tool, every_s, alerts, log
+        self._accepted: Mapping[str, Operation] = dict(tool.operations)
 
     async def run(self) -> None:
         """Compare at once, and then on schedule, until cancelled."""
@@ -94,8 +110,9 @@ class Watch:
         if origin is None or origin.is_watched:
             return
         try:
-            accepted = origin.build(await asyncio.to_thread(origin.file.read_bytes))
-            now = origin.build(await origin.fetch())
+            # Built in a thread, for a document may be large, and calls go on meanwhile.
+            accepted = await asyncio.to_thread(_accepted, origin)
+            now = await asyncio.to_thread(origin.build, await origin.fetch())
         except (TriptychError, OSError) as error:
             self._log.warning("the contracts could not be compared with their source", error=str(error))
             return
@@ -114,11 +131,12 @@ class Watch:
     def _take_over(self, accepted: Tool) -> None:
         """What somebody has accepted since this process was started."""
         for name, operation in accepted.operations.items():
-            before = self._tool.operations.get(name)
-            if before is not None and differences(before.contract, operation.contract):
+            before = self._accepted.get(name)
+            if before is not None and name in self._tool.operations and changes(before, operation):
                 self._tool.operations[name] = operation
                 self._tool.changed.set()
                 self._log.info("an accepted contract was taken over", operation=name)
+        self._accepted = accepted.operations
 
     def _settle(self, name: str, difference: Difference | None, now: Operation | None) -> None:
         if difference is not None and difference.breaks:

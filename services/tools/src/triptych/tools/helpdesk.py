@@ -12,8 +12,9 @@ from pydantic import Field, HttpUrl, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from typing_extensions import TypedDict
 
-from triptych.tools import Call, Effect, Resources, Tool
+from triptych.tools import Call, Effect, ErrorCode, Resources, Tool, ToolFailure, web
 from triptych.tools.http import content
+from triptych.tools.rest.address import problem_of_value
 
 
 class HelpdeskSettings(BaseSettings):
@@ -25,21 +26,17 @@ class HelpdeskSettings(BaseSettings):
     token: Annotated[SecretStr, Field(description="Bearer token of the helpdesk's API.")]
 
 
-KEEPALIVE_S = 1.0
-
-
 @asynccontextmanager
 async def _client(resources: Resources) -> AsyncIterator[httpx.AsyncClient]:
     settings: HelpdeskSettings = resources.settings
     headers = {"Authorization": f"Bearer {settings.token.get_secret_value()}"}
-    # Servers drop idle connections after some seconds; a write on one that is being dropped has an unknown outcome.
-    limits = httpx.Limits(keepalive_expiry=KEEPALIVE_S)
-    # The runtime sets the time limit of each call; the client's own would only hide it.
-    async with httpx.AsyncClient(base_url=str(settings.url), headers=headers, limits=limits, timeout=None) as client:  # noqa: S113
+    async with web.client(base_url=str(settings.url), headers=headers) as client:
         yield client
 
 
 tool = Tool("helpdesk", settings=HelpdeskSettings, lifespan=_client, concurrency=16)
+
+ANSWER_MAX_BYTES = 4 * 1_048_576
 
 HelpdeskCall = Call[httpx.AsyncClient]
 TicketId = Annotated[str, Field(min_length=1, max_length=100, description="The ticket's id in the helpdesk.")]
@@ -98,18 +95,27 @@ async def assign(
 @tool.operation(effect=Effect.READ, timeout_ms=5_000)
 async def lookup(call: HelpdeskCall, ticket_id: TicketId) -> Ticket | None:
     """A ticket with its tags, replies, acknowledgements and assignments. Empty when there is none."""
-    response = await call.state.get(_path(ticket_id))
-    ticket: Ticket = content(response)
+    client = call.state
+    ticket: Ticket = await _data(client, client.build_request("GET", _path(ticket_id)), is_read=True)
     return ticket
 
 
 async def _write(call: HelpdeskCall, ticket_id: str, collection: str, body: dict[str, Any]) -> Written:
-    response = await call.state.post(
-        f"{_path(ticket_id)}/{collection}", json=body, headers={"Idempotency-Key": call.idempotency_key}
-    )
-    written: Written = content(response)
+    client, headers = call.state, {"Idempotency-Key": call.idempotency_key}
+    request = client.build_request("POST", f"{_path(ticket_id)}/{collection}", json=body, headers=headers)
+    written: Written = await _data(client, request, is_read=False)
     return written
 
 
+async def _data(client: httpx.AsyncClient, request: httpx.Request, *, is_read: bool) -> Any:
+    response = await web.exchange(client, request, is_read=is_read)
+    try:
+        return content(await web.whole(response, ANSWER_MAX_BYTES))
+    finally:
+        await response.aclose()
+
+
 def _path(ticket_id: str) -> str:
+    if problem := problem_of_value(ticket_id):
+        raise ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"arguments.ticket_id: {problem}", undone=True)
     return f"/tickets/{quote(ticket_id, safe='')}"

@@ -6,6 +6,7 @@ because people and models read it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ import orjson
 from triptych.kernel.expressions import ExpressionError, holds
 from triptych.schemas.base import Expression, Json
 from triptych.schemas.result import ErrorCode
-from triptych.tools import refusals
+from triptych.tools import refusals, web
 from triptych.tools.failure import ToolFailure
 
 STATUS_CODES: dict[int, ErrorCode] = {
@@ -57,8 +58,14 @@ _STATED = ("detail", "message", "error_description", "title", "error", "errors",
 """Where APIs say what went wrong, the most telling first."""
 _PAGE = re.compile(r"<!doctype|<html|<body|<head", re.IGNORECASE)
 _TRACE = re.compile(
-    r"Traceback \(most recent|^\s+at \S+.*[:(]|File \".+\", line \d+|\.\w+:\d+\)|goroutine \d+", re.MULTILINE
+    r"Traceback \(most recent|^[ \t]{1,40}at [^\n]{1,300}[:(]|File \"[^\"\n]{1,300}\", line \d|\.\w{1,100}:\d{1,9}\)"
+    r"|goroutine \d",
+    re.MULTILINE,
 )
+_LOOKED_AT_MAX_CHARS = 4_000
+"""Of what somebody else says went wrong, so much is looked at: others choose the text."""
+_NESTED_MAX = 5
+_RETRY_AFTER_MAX_MS = 24 * 3_600_000
 
 
 def check(response: httpx.Response) -> httpx.Response:
@@ -74,7 +81,7 @@ def check(response: httpx.Response) -> httpx.Response:
         raise _redirected(response, where)
     code = _code_of(status)
     is_undone = refusals.is_refusal_by_status(status)
-    if code is ErrorCode.NOT_FOUND and _is_page(response):
+    if code is ErrorCode.NOT_FOUND and is_page(response):
         # An API that misses a thing says so in its own form. A page comes from whatever else answers at the address.
         code, is_undone = ErrorCode.CONTRACT_VIOLATION, False
     raise ToolFailure(
@@ -104,8 +111,8 @@ def _redirected(response: httpx.Response, where: str) -> ToolFailure:
 
 def location_of(response: httpx.Response) -> str | None:
     """Where a redirect leads, as it may be told: without a user part, a query or a fragment, which can hold secrets."""
-    stated_location = response.headers.get("location")
-    if not stated_location:
+    stated_location = web.location_of(response)
+    if stated_location is None:
         return None
     try:
         url = response.request.url.join(stated_location)
@@ -152,12 +159,13 @@ def stated(response: httpx.Response) -> str:
         except orjson.JSONDecodeError:
             reason = ""
     else:
-        reason = "" if _is_page(response) else response.text
+        reason = "" if is_page(response) else web.text_of(response)
     return one_line(reason)
 
 
 def one_line(reason: str) -> str:
     """What somebody else says went wrong, short, and nothing of it when it is a page or a stack trace."""
+    reason = reason[:_LOOKED_AT_MAX_CHARS]
     if _TRACE.search(reason) or _PAGE.search(reason):
         reason = ""
     line = " ".join(reason.split())
@@ -198,7 +206,7 @@ def _check_success(success: Expression, body: Json, response: httpx.Response, wh
         raise ToolFailure(ErrorCode.INTERNAL, f"{where}, but by `{success}` it failed: {stated(response)}")
 
 
-def _reasons(body: Json) -> Iterator[str]:
+def _reasons(body: Json, depth: int = 0) -> Iterator[str]:
     """What a body says went wrong, looked for where APIs put it."""
     match body:
         case str():
@@ -210,8 +218,8 @@ def _reasons(body: Json) -> Iterator[str]:
                         pass
                     case str() as reason:
                         yield reason
-                    case Mapping() as nested if name == "error":
-                        yield from _reasons(nested)
+                    case Mapping() as nested if name == "error" and depth < _NESTED_MAX:
+                        yield from _reasons(nested, depth + 1)
                     case found:
                         yield orjson.dumps(found).decode()
 
@@ -241,8 +249,9 @@ def _is_json(response: httpx.Response) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-def _is_page(response: httpx.Response) -> bool:
-    return "html" in _media_type(response) or (not _is_json(response) and bool(_PAGE.search(response.text)))
+def is_page(response: httpx.Response) -> bool:
+    """Whether a response is a web page, which people read and no program."""
+    return "html" in _media_type(response) or (not _is_json(response) and bool(_PAGE.search(web.text_of(response))))
 
 
 def _target(request: httpx.Request) -> str:
@@ -251,16 +260,17 @@ def _target(request: httpx.Request) -> str:
 
 
 def retry_after_ms(stated: str | None) -> int | None:
-    """What a `Retry-After` asks for (RFC 9110, 10.2.3: seconds, or a date)."""
+    """What a `Retry-After` asks for (RFC 9110, 10.2.3: seconds, or a date), at most a day."""
     if not stated:
         return None
     try:
-        return max(0, int(float(stated) * 1_000))
-    except (ValueError, OverflowError):
-        pass
-    try:
-        at = parsedate_to_datetime(stated)
+        wait_s = float(stated)
     except ValueError:
+        try:
+            at = parsedate_to_datetime(stated)
+        except ValueError:
+            return None
+        wait_s = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    if math.isnan(wait_s):
         return None
-    left = at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)
-    return max(0, int(left.total_seconds() * 1_000))
+    return int(min(max(0.0, wait_s * 1_000), _RETRY_AFTER_MAX_MS))

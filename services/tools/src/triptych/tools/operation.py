@@ -6,7 +6,7 @@ the contract comes from is not its business: a function's type hints, an OpenAPI
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,17 @@ class Operation:
         reconcile: Reconcile | None = None,
         completion: Completion | None = None,
         may_be_empty: bool = False,
+        facts: Mapping[str, str] | None = None,
     ) -> None:
         """`may_be_empty`: None is the result `empty`, and not data.
+
+        `facts` are accepted together with the contract, by name: where a call goes, and how it is made.
 
         Raises:
             ToolDefinitionError: a schema of the contract is not a JSON Schema.
         """
         self.contract, self.contract_hash = contract, contract.hash
+        self.facts: Mapping[str, str] = facts or {}
         self.takes: frozenset[str] = frozenset({self.contract_hash})
         """Hashes of the contracts under which a call may have been planned."""
         self.reconcile, self.completion = reconcile, completion
@@ -70,7 +74,11 @@ class Operation:
     def wrapped(self, around: Callable[[Perform], Perform]) -> Operation:
         """The same operation, with something around what performs it."""
         wrapped = Operation(
-            self.contract, around(self._perform), reconcile=self.reconcile, may_be_empty=self._may_be_empty
+            self.contract,
+            around(self._perform),
+            reconcile=self.reconcile,
+            may_be_empty=self._may_be_empty,
+            facts=self.facts,
         )
         wrapped.follow(self)
         return wrapped

@@ -92,12 +92,12 @@ async def serve(
         announcing = asyncio.create_task(_announce_again(service, kafka, tool, told), name="announce")
         writes = {name for name, operation in tool.operations.items() if operation.contract.effect is not Effect.READ}
         ledger = PostgresLedger(pool, writes)
-        redactor = Redactor((*tool.secrets, *secrets_in(own_settings)))
+        redactor = Redactor(secrets_in(own_settings), learnt=tool.secrets)
         protection = Protection.of(tool, pool)
         alerts = Alerts(service.log)
         callbacks = None
         if callback_settings is not None:
-            redactor = Redactor((*tool.secrets, *secrets_in(own_settings), callback_settings.secret))
+            redactor = Redactor((*secrets_in(own_settings), callback_settings.secret), learnt=tool.secrets)
             callbacks = PostgresCallbacks(
                 pool, callback_settings, settings, operations=tool.operations, ledger=ledger, redactor=redactor
             )

@@ -35,10 +35,9 @@ HTTP_NOT_SENT: Final = (
     httpx.ConnectTimeout,
     httpx.PoolTimeout,
     httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpx.InvalidURL,
 )
-"""With these errors no byte of the request has left: there is no connection, or the proxy gave none."""
+"""With these errors no byte of the request has left: there is no connection, or the proxy gave none. InvalidURL and
+UnsupportedProtocol are not among them: httpx raises both for the `Location` of an answer as well."""
 
 
 def is_refusal_by_code(code: ErrorCode) -> bool:

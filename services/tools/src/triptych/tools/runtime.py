@@ -7,6 +7,7 @@ check what came back. It never retries; the executor does, and each attempt come
 from __future__ import annotations
 
 import asyncio
+import traceback
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -37,6 +38,9 @@ from triptych.tools.tool import Tool
 ASK_AGAIN_AFTER_S = (0.2, 0.5, 1.0, 2.0)
 """So often it is asked what became of a call, within the time of a call: an upstream that starts again is back then."""
 
+TRACEBACK_MAX_CHARS = 16_000
+"""The end of a traceback says what happened."""
+
 
 class ToolWorker:
     """Answers the calls of one tool."""
@@ -58,7 +62,7 @@ class ToolWorker:
     ) -> None:
         """Without a redactor it knows no secrets but the tool's; without protection, no rates."""
         self._tool, self._state, self._ledger, self._log = tool, state, ledger, log
-        self._redactor = redactor or Redactor(tool.secrets)
+        self._redactor = redactor or Redactor(learnt=tool.secrets)
         self._protection = protection or Protection.of(tool)
         self._alerts, self._answers = alerts or Alerts(log), answers or Answers(None, log)
         self._callbacks = callbacks
@@ -234,7 +238,7 @@ class ToolWorker:
         except ToolFailure as failure:
             answer = failure.message
         except Exception as error:  # noqa: BLE001 - whatever it is, it means that the tool cannot tell
-            self._log.exception("reconciliation failed", operation=request.operation, run_id=str(request.run_id))
+            self._tell(error, "reconciliation failed", operation=request.operation, run_id=str(request.run_id))
             answer = type(error).__name__
         raise ToolFailure(
             ErrorCode.IN_DOUBT,
@@ -275,7 +279,7 @@ class ToolWorker:
             if limit.expired():
                 failure = ToolFailure(ErrorCode.TIMEOUT, f"{request.operation} did not answer within {timeout_ms} ms")
             else:
-                self._log.exception("operation failed", operation=request.operation, request_id=request.request_id)
+                self._tell(error, "operation failed", operation=request.operation, request_id=request.request_id)
                 # The text of an unforeseen exception can hold anything, secrets too: it stays in the log.
                 failure = ToolFailure(
                     ErrorCode.INTERNAL,
@@ -295,6 +299,11 @@ class ToolWorker:
             return await self._after_conflict(operation, request, call, failure, tried_before=tried_before)
         # Of what the attempt before has done, a refusal of this one says nothing.
         return failure.result() if tried_before else self._result_of(failure, request)
+
+    def _tell(self, error: Exception, what: str, **fields: str) -> None:
+        """Log an error that nobody has foreseen. Its text can hold anything, secrets of this process too."""
+        told = self._redactor.masked("".join(traceback.format_exception(error)))
+        self._log.error(what, exception=told[-TRACEBACK_MAX_CHARS:], **fields)
 
     def _result_of(self, failure: ToolFailure, request: CallRequest) -> Result:
         """A write that failed says so where it certainly changed nothing."""

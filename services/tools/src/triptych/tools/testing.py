@@ -67,7 +67,7 @@ async def running(
 
 def worker_of(tool: Tool, state: Any, settings: BaseSettings | None, ledger: Ledger) -> ToolWorker:
     """What answers calls in the tool's process, around a ledger of one's own."""
-    redactor = Redactor((*tool.secrets, *secrets_in(settings)))
+    redactor = Redactor(secrets_in(settings), learnt=tool.secrets)
     return ToolWorker(tool, state, ledger, structlog.get_logger(), redactor=redactor)
 
 

@@ -9,9 +9,10 @@ from collections import Counter
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.base import Json
-from triptych.tools.openapi.document import Document, UnresolvedError
+from triptych.tools.openapi.document import Document, Place, UnresolvedError
 from triptych.tools.rest.auth import CREDENTIAL_HEADERS, ApiKey, Auth, Basic, Bearer, ClientCredentials
 
+_URLS = ("authorizationUrl", "tokenUrl", "refreshUrl")
 _KEY_HEADERS = CREDENTIAL_HEADERS - {"authorization", "cookie", "proxy-authorization"}
 
 
@@ -58,6 +59,26 @@ def chosen_auth(document: Document, tool: str, chosen: str) -> Auth:
         known = ", ".join((*schemes, "none", "bearer", "basic", "header:NAME", "query:NAME", "cookie:NAME"))
         raise ConfigurationError(f"{document.origin}: there is no way to authenticate called {chosen!r}; use {known}")
     return auth
+
+
+def described(document: Document, place: Place) -> str:
+    """How the document wants callers of an operation to authenticate, in words that change whenever that does."""
+    schemes = _schemes(document)
+    alternatives = place.operation.get("security", document.content.get("security"))
+    told = []
+    for each in alternatives if isinstance(alternatives, list) else ():
+        names = sorted(each) if isinstance(each, dict) else []
+        told.append(" and ".join(_in_words(schemes.get(name, {}), name) for name in names) or "nothing")
+    return " or ".join(told)
+
+
+def _in_words(scheme: dict[str, Json], name: str) -> str:
+    words = [str(scheme.get(key)) for key in ("type", "scheme", "in", "name", "openIdConnectUrl") if key in scheme]
+    flows = scheme.get("flows")
+    for flow, stated in sorted(flows.items()) if isinstance(flows, dict) else ():
+        urls = [str(stated[key]) for key in _URLS if key in stated] if isinstance(stated, dict) else []
+        words.append(f"{flow} {' '.join(urls)}")
+    return f"{name} ({', '.join(words) or 'not described'})"
 
 
 def auth_of(scheme: dict[str, Json], tool: str) -> Auth | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from urllib.parse import urljoin
 
+import httpx
+
 from triptych.schemas.base import Json
 from triptych.tools.openapi.document import Document, Place
 from triptych.tools.openapi.errors import LeftOutError, Reason
 from triptych.tools.openapi.options import OpenApiOptions
+from triptych.tools.rest.address import problem_of_base_url, problem_of_template, shown
 
 
 def address_of(document: Document, place: Place, options: OpenApiOptions) -> str:
@@ -16,6 +19,8 @@ def address_of(document: Document, place: Place, options: OpenApiOptions) -> str
     Raises:
         LeftOutError: nobody says where the server is.
     """
+    if problem := problem_of_template(place.path):
+        raise LeftOutError(Reason.ADDRESS, f"its path cannot be used: {problem}")
     if options.base_url is not None or options.base_url_env is not None:
         return place.path
     server = _first(place.operation) or _first(place.item) or _first(document.content)
@@ -26,6 +31,12 @@ def address_of(document: Document, place: Place, options: OpenApiOptions) -> str
                 Reason.ADDRESS, f"the document says {url!r} of its server and no host; give --base-url https://..."
             )
         url = urljoin(options.source, url)
+    problem = problem_of_base_url(url) or ("it holds a user" if httpx.URL(url).userinfo else None)
+    if problem is not None:
+        stated = str(server["url"]) if server else url
+        raise LeftOutError(
+            Reason.ADDRESS, f"its server {shown(stated)!r} cannot be used: {problem}; give --base-url https://..."
+        )
     return url.rstrip("/") + place.path
 
 

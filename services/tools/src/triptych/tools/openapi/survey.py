@@ -10,12 +10,14 @@ import difflib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import httpx
 from pydantic import ValidationError
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.json_schema import InvalidSchemaError, JsonSchema
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract, Effect
+from triptych.tools import web
 from triptych.tools.guard import Rate
 from triptych.tools.openapi import naming
 from triptych.tools.openapi.arguments import ArgumentsReader
@@ -23,8 +25,10 @@ from triptych.tools.openapi.document import Document, Place, UnresolvedError
 from triptych.tools.openapi.errors import LeftOutError, Reason
 from triptych.tools.openapi.options import OpenApiOptions, OperationOptions
 from triptych.tools.openapi.results import ResultReader
+from triptych.tools.openapi.security import described
 from triptych.tools.openapi.servers import address_of
 from triptych.tools.rest import Endpoint, KeyCarrier, KeyPlace
+from triptych.tools.rest.auth import ClientCredentials
 
 DESCRIPTION_MAX_CHARS = 1_000
 _EFFECTS = {
@@ -76,6 +80,17 @@ class Survey:
     @property
     def operations(self) -> int:
         return len(self.generated) + len(self.left_out)
+
+    def hosts(self, options: OpenApiOptions) -> tuple[str, ...]:
+        """The origins that the credential goes to: those of the operations, and where its token comes from."""
+        if options.base_url_env is not None:
+            return ()  # It is known where the tool runs.
+        urls = [each.endpoint.url.partition("{")[0] for each in self.generated if each.endpoint.authenticated]
+        if options.base_url is not None:
+            urls = [options.base_url]
+        if isinstance(options.auth, ClientCredentials):
+            urls.append(options.auth.token_url)
+        return tuple(sorted({web.origin_of(httpx.URL(url)) for url in urls}))
 
 
 def survey(document: Document, tool: str, options: OpenApiOptions) -> Survey:
@@ -165,7 +180,7 @@ class _Writer:
         answer = self._results.read(place)
         notes = [*arguments.notes, *answer.notes]
         if name != naming.wanted_name(place):
-            notes.append(f"called {name}, since {naming.wanted_name(place)} is the name of another operation")
+            notes.append(f"called {name}, since another operation wants {naming.wanted_name(place)} as well")
         key = self._key(place, stated, arguments.key)
         try:
             contract = Contract(
@@ -190,6 +205,7 @@ class _Writer:
             key=None if contract.effect is Effect.READ else key,
             accept=answer.accept,
             authenticated=self._is_authenticated(place),
+            security=described(self._document, place),
             success=stated.success,
             empty_at=stated.empty_at,
         )

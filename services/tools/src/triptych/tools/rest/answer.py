@@ -6,23 +6,24 @@ What comes back is only given a form here; whether it keeps the contract is chec
 from __future__ import annotations
 
 import base64
+from http import HTTPStatus
 
 import httpx
 
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
+from triptych.tools import web
 from triptych.tools.failure import ToolFailure
-from triptych.tools.http import check, content
+from triptych.tools.http import check, content, is_page
 from triptych.tools.rest.endpoint import Endpoint
 
 ANSWER_MAX_BYTES = 4 * 1_048_576
 """More is not read: an answer has to fit into a message of a run, or be stored as one claim."""
 ERROR_MAX_BYTES = 65_536
 _TEXTUAL = ("text/", "application/xml", "application/x-ndjson", "application/x-jsonl", "application/jsonl")
-_KEPT = ("content-type", "retry-after")
 NOTHING = "*/*"
-"""What is asked for where the upstream promises no content: whatever comes is not read."""
+"""What is asked for where the upstream promises no content: whatever comes is no data."""
 
 BINARY_SCHEMA: dict[str, Json] = {
     "type": "object",
@@ -42,14 +43,17 @@ async def read(endpoint: Endpoint, response: httpx.Response) -> Json:
     is_read = endpoint.contract.effect is Effect.READ
     if not response.is_success:
         try:
-            check(await _whole(response, ERROR_MAX_BYTES, cut=True))
+            check(await web.whole(response, ERROR_MAX_BYTES, cut=True))
         except ToolFailure as failure:
             if is_read and failure.code is ErrorCode.NOT_FOUND:
                 return None
             raise
+    if response.status_code == HTTPStatus.PARTIAL_CONTENT:
+        check(response)
     if endpoint.accept == NOTHING:
+        _refuse_page(await web.whole(response, ERROR_MAX_BYTES, cut=True))
         return None
-    whole = await _whole(response, ANSWER_MAX_BYTES, cut=False)
+    whole = await web.whole(response, ANSWER_MAX_BYTES)
     kind = whole.headers.get("content-type", "").lower()
     # A page that nobody asked for is no data, even where text would do.
     is_stray = "html" in kind and "html" not in endpoint.accept
@@ -71,25 +75,12 @@ def is_text(media_type: str) -> bool:
     return media_type.strip().lower().startswith(_TEXTUAL)
 
 
-async def _whole(response: httpx.Response, max_bytes: int, *, cut: bool) -> httpx.Response:
-    """The response with its body, read up to a limit."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.aiter_bytes():
-        parts.append(part)
-        size += len(part)
-        if size > max_bytes:
-            if cut:
-                break
-            request = response.request
-            raise ToolFailure(
-                ErrorCode.CONTRACT_VIOLATION,
-                f"{request.method} {request.url.host}{request.url.path} answered more than {max_bytes} bytes; "
-                f"ask for less at once",
-            )
-    kept = {name: response.headers[name] for name in _KEPT if name in response.headers}
-    body = b"".join(parts)[:max_bytes]
-    return httpx.Response(response.status_code, headers=kept, content=body, request=response.request)
+def _refuse_page(response: httpx.Response) -> None:
+    """Raise ToolFailure where a web page comes instead of nothing: a login or an error that says 200."""
+    if response.is_success and is_page(response):
+        where = f"{response.request.method} {response.request.url.host}{response.request.url.path}"
+        message = f"{where} answered {response.status_code} with a web page where nothing belongs"
+        raise ToolFailure(ErrorCode.CONTRACT_VIOLATION, message, undone=False)
 
 
 def _other(response: httpx.Response) -> Json:
@@ -98,7 +89,7 @@ def _other(response: httpx.Response) -> Json:
     if not response.content:
         return None
     if is_text(media_type) or not media_type:
-        return response.content.decode(response.charset_encoding or "utf-8", errors="replace")
+        return web.text_of(response)
     return {
         "content_type": media_type.partition(";")[0].strip(),
         "base64": base64.b64encode(response.content).decode(),

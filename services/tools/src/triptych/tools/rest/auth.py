@@ -6,6 +6,7 @@ What this adds to a request never reaches a log, a message or an error: those te
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Generator
 from http import HTTPStatus
@@ -16,6 +17,7 @@ import orjson
 from pydantic import Field, SecretStr, StringConstraints
 
 from triptych.schemas.result import ErrorCode
+from triptych.tools import http, web
 from triptych.tools.failure import ToolFailure
 from triptych.tools.source import Options, Source
 
@@ -30,6 +32,10 @@ CREDENTIAL_HEADERS = frozenset(
 _RENEW_BEFORE_S = 30.0
 _LIFETIME_S = 300.0
 """How long a token counts as good when its issuer does not say."""
+_LIFETIME_MAX_S = 86_400.0
+TOKEN_MAX_BYTES = 65_536
+_TOKEN = re.compile(r"[!-~]{1,16384}")
+"""What can stand in a header."""
 
 
 class Bearer(Options):
@@ -69,8 +75,8 @@ class ClientCredentials(Options):
 Auth = Annotated[Bearer | Basic | ApiKey | ClientCredentials, Field(discriminator="kind")]
 
 
-def authentication(auth: Auth, source: Source) -> httpx.Auth:
-    """What httpx applies to each request.
+def authentication(auth: Auth, source: Source, client: httpx.AsyncClient) -> httpx.Auth:
+    """What httpx applies to each request. With `client` tokens are fetched.
 
     Raises:
         ConfigurationError: a variable is not set.
@@ -88,7 +94,7 @@ def authentication(auth: Auth, source: Source) -> httpx.Auth:
         case ApiKey():
             return _Header(auth.name, "", source.secret(auth.key_env))
         case ClientCredentials():
-            return _ClientCredentials(auth, source.secret(auth.client_id_env), source.secret(auth.client_secret_env))
+            return _ClientCredentials(auth, source, client)
 
 
 class _Header(httpx.Auth):
@@ -122,8 +128,10 @@ class _Cookie(httpx.Auth):
 class _ClientCredentials(httpx.Auth):
     """One token for all calls of the process; a 401 makes it stale once, since nothing was done."""
 
-    def __init__(self, options: ClientCredentials, client_id: SecretStr, client_secret: SecretStr) -> None:
-        self._options, self._client_id, self._client_secret = options, client_id, client_secret
+    def __init__(self, options: ClientCredentials, source: Source, client: httpx.AsyncClient) -> None:
+        self._options, self._source, self._client = options, source, client
+        self._client_id = source.secret(options.client_id_env)
+        self._client_secret = source.secret(options.client_secret_env)
         self._token = ""
         self._good_until_s = 0.0
         self._fetching = asyncio.Lock()
@@ -132,8 +140,7 @@ class _ClientCredentials(httpx.Auth):
         for is_last in (False, True):
             async with self._fetching:
                 if time.monotonic() >= self._good_until_s:
-                    token_response = yield self._token_request()
-                    await self._keep(token_response)
+                    await self._fetch()
                 used = self._token
             request.headers["authorization"] = f"Bearer {used}"
             response = yield request
@@ -142,26 +149,57 @@ class _ClientCredentials(httpx.Auth):
             if used == self._token:
                 self._good_until_s = 0.0
 
-    def _token_request(self) -> httpx.Request:
+    async def _fetch(self) -> None:
+        """Ask for a token. Whatever goes wrong, the call itself has not been made, or was refused with a 401.
+
+        Raises:
+            ToolFailure: there is none to be had.
+        """
         form = {"grant_type": "client_credentials"}
         if self._options.scopes:
             form["scope"] = " ".join(self._options.scopes)
-        request = httpx.Request("POST", self._options.token_url, data=form, headers={"accept": "application/json"})
+        headers = {"accept": "application/json", "accept-encoding": web.ENCODINGS}
         who = httpx.BasicAuth(self._client_id.get_secret_value(), self._client_secret.get_secret_value())
-        return next(who.auth_flow(request))
+        # Not made by the client: that would add the headers which go to the upstream.
+        request = httpx.Request("POST", self._options.token_url, data=form, headers=headers)
+        host = request.url.host
+        try:
+            response = await self._client.send(request, stream=True, auth=who)
+            try:
+                content = await web.read(response, TOKEN_MAX_BYTES)
+            finally:
+                await response.aclose()
+        except httpx.HTTPError as error:
+            message = f"{host} gave no token ({type(error).__name__}); the call was not made"
+            raise ToolFailure(ErrorCode.UNAVAILABLE, message, undone=True) from error
+        except ToolFailure as failure:
+            message = f"{host} gave no token: {failure.message}; the call was not made"
+            raise ToolFailure(ErrorCode.UNAVAILABLE, message, undone=True) from failure
+        self._keep(response, content)
 
-    async def _keep(self, response: httpx.Response) -> None:
-        content = await response.aread()
-        host = response.request.url.host
+    def _keep(self, response: httpx.Response, content: bytes) -> None:
+        host, status = response.request.url.host, response.status_code
         if not response.is_success:
+            leads = http.location_of(response)
+            cure = (
+                f"it leads to {leads}, and credentials go nowhere else: change auth.token_url if that is right"
+                if leads
+                else "check the client id, its secret and the scopes"
+            )
             code = ErrorCode.UNAVAILABLE if response.is_server_error else ErrorCode.UNAUTHENTICATED
-            message = f"{host} gave no token ({response.status_code}); check the client id, its secret and the scopes"
-            raise ToolFailure(code, message, undone=True, http_status=response.status_code)
+            raise ToolFailure(code, f"{host} gave no token ({status}); {cure}", undone=True, http_status=status)
         try:
             answered = orjson.loads(content)
-            self._token = str(answered["access_token"])
+            token = answered["access_token"]
             lifetime_s = float(answered.get("expires_in") or _LIFETIME_S)
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            token, lifetime_s = None, _LIFETIME_S
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             message = f"{host} answered the request for a token with something that is none"
             raise ToolFailure(ErrorCode.UNAUTHENTICATED, message, undone=True) from None
-        self._good_until_s = time.monotonic() + max(0.0, lifetime_s - min(_RENEW_BEFORE_S, lifetime_s / 2))
+        self._token = token
+        self._source.learn(token)
+        if isinstance(refresh := answered.get("refresh_token"), str):
+            self._source.learn(refresh)
+        lifetime_s = min(max(0.0, lifetime_s), _LIFETIME_MAX_S)
+        self._good_until_s = time.monotonic() + lifetime_s - min(_RENEW_BEFORE_S, lifetime_s / 2)

@@ -99,6 +99,8 @@ class Endpoint:
     key: KeyCarrier | None = None
     accept: str = "application/json"
     authenticated: bool = True
+    security: str = ""
+    """How the document wants a caller to authenticate, in words."""
     empty_at: str | None = None
     """Where in the data (dotted) a list stands whose emptiness means that nothing was found."""
     success: str | None = None
@@ -107,6 +109,24 @@ class Endpoint:
     """Rendered for each call, where the arguments do not go into the request as they are."""
     defaults: dict[str, Json] = field(default_factory=dict)
     """What templates see of an argument that is not given."""
+
+    def facts(self, base_url: str) -> dict[str, str]:
+        """Where a call goes and how it is made, by name. It is accepted together with the contract.
+
+        What an accepted fact says never changes unasked. A fact that is added, such as a new parameter, may be.
+        """
+        address = base_url + self.url
+        known = {
+            "request": f"{self.method} {address}",
+            "authentication": (self.security or "as configured") if self.authenticated else "none",
+            "body": "none" if self.body is None else f"{self.body.media_type} ({self.body.form})",
+            "idempotency key": "none" if self.key is None else f"{self.key.place} {self.key.name}",
+        }
+        for each in self.parameters:
+            known[f"parameter {each.argument}"] = _written(each)
+        for each, value in self.fixed:
+            known[f"fixed parameter {each.argument}"] = f"{_written(each)} = {value!r}"
+        return known
 
     @property
     def is_done_when_gone(self) -> bool:
@@ -117,3 +137,10 @@ class Endpoint:
     def name(self) -> str:
         """The operation's name without the tool's."""
         return self.contract.operation.partition(".")[2]
+
+
+def _written(parameter: Parameter) -> str:
+    """Where a parameter stands, and how its value is written there."""
+    style = "json" if parameter.as_json else parameter.style.value
+    more = [word for word, is_so in (("explode", parameter.explode), ("reserved", parameter.allow_reserved)) if is_so]
+    return f"{parameter.place} {parameter.name} ({', '.join((style, *more))})"

@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -18,10 +20,11 @@ import orjson
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
 from triptych.tools.failure import ToolFailure
-from triptych.tools.rest import styles
+from triptych.tools.rest import address, styles
 from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, KeyCarrier, KeyPlace, Parameter, Place
 
 _TEMPLATE = re.compile(r"\{([^{}]+)\}")
+_MEDIA_TYPE = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(?:; ?[\w-]{1,40}=[\w.+:-]{1,100}){0,5}", re.ASCII)
 _UNSAFE_IN_HEADER = re.compile(r"[^\t -~]")
 
 
@@ -38,7 +41,8 @@ class _Draft:
     def put(self, parameter: Parameter, value: Json) -> None:
         match parameter.place:
             case Place.PATH:
-                self.in_path[parameter.name] = _safe_in_path(parameter, styles.in_path(parameter, value))
+                _check_in_path(parameter, value)
+                self.in_path[parameter.name] = styles.in_path(parameter, value)
             case Place.QUERY:
                 self.query.extend(styles.in_query(parameter, value))
             case Place.HEADER:
@@ -51,7 +55,7 @@ class _Draft:
             case KeyPlace.HEADER:
                 self.headers[carrier.name] = key
             case KeyPlace.QUERY:
-                self.query.append(f"{carrier.name}={key}")
+                self.query.append(f"{quote(carrier.name, safe='')}={quote(key, safe='')}")
             case KeyPlace.FIELD:
                 self.body = {**(self.body or {}), carrier.name: key}
             case KeyPlace.NATURAL:
@@ -73,7 +77,7 @@ def build(
         draft.carry(key, endpoint.key)
     if draft.cookies:
         draft.headers["cookie"] = "; ".join(draft.cookies)
-    url = base_url + _TEMPLATE.sub(lambda found: draft.in_path.get(found[1], found[0]), endpoint.url)
+    url = base_url + _filled(endpoint, draft.in_path)
     if draft.query:
         url += ("&" if "?" in url else "?") + "&".join(draft.query)
     encoded = _encode(endpoint.body, draft.body)
@@ -91,15 +95,39 @@ def _values(endpoint: Endpoint, arguments: dict[str, Json]) -> list[tuple[Parame
     return [*endpoint.fixed, *given]
 
 
-def _safe_in_path(parameter: Parameter, text: str) -> str:
-    # `quote` leaves dots alone, and servers resolve `/customers/..` to `/`.
-    if text.strip(".") == "":
-        raise ToolFailure(
-            ErrorCode.INVALID_ARGUMENTS,
-            f"arguments.{parameter.argument}: {text!r} cannot stand in a path; give the thing's id",
-            undone=True,
-        )
-    return text
+def _filled(endpoint: Endpoint, in_path: dict[str, str]) -> str:
+    """The address, with the values in their places."""
+    missing = [name for name in _TEMPLATE.findall(endpoint.url) if name not in in_path]
+    if missing:
+        raise _cannot_stand(missing[0], "it is missing")
+    filled = _TEMPLATE.sub(lambda found: in_path[found[1]], endpoint.url)
+    if filled != endpoint.url and (problem := address.problem_of_path(filled.partition("?")[0])):
+        raise _cannot_stand(", ".join(in_path), problem)
+    return filled
+
+
+def _check_in_path(parameter: Parameter, value: Json) -> None:
+    for text in _texts(value):
+        if problem := address.problem_of_value(text):
+            raise _cannot_stand(parameter.argument, problem)
+
+
+def _texts(value: Json) -> Iterator[str]:
+    """Every text that a value puts into the path."""
+    match value:
+        case dict():
+            for name, item in value.items():
+                yield from (name, *_texts(item))
+        case list():
+            for item in value:
+                yield from _texts(item)
+        case _:
+            yield styles.text_of(value)
+
+
+def _cannot_stand(argument: str, problem: str) -> ToolFailure:
+    message = f"arguments.{argument}: this cannot stand in a path: {problem}; give the thing's id"
+    return ToolFailure(ErrorCode.INVALID_ARGUMENTS, message, undone=True)
 
 
 def _safe_in_header(parameter: Parameter, text: str) -> str:
@@ -151,13 +179,21 @@ def _parts(body: Body, value: dict[str, Json]) -> list[tuple[str, Any]]:
                     if "text" in each
                     else _decoded(f"arguments.{body.argument}.{name}", each["base64"])
                 )
-                media_type = each.get("content_type", "application/octet-stream")
+                media_type = _media_type(f"arguments.{body.argument}.{name}", each)
                 parts.append((name, (each.get("filename", name), content, media_type)))
             elif isinstance(each, dict):
                 parts.append((name, (None, orjson.dumps(each), "application/json")))
             else:
                 parts.append((name, (None, styles.text_of(each).encode())))
     return parts
+
+
+def _media_type(where: str, file: dict[str, Json]) -> str:
+    stated = str(file.get("content_type", "application/octet-stream"))
+    if not _MEDIA_TYPE.fullmatch(stated):
+        message = f"{where}.content_type: not a media type, such as text/plain"
+        raise ToolFailure(ErrorCode.INVALID_ARGUMENTS, message, undone=True)
+    return stated
 
 
 FILE_SCHEMA: dict[str, Json] = {

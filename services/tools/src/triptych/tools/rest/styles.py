@@ -13,7 +13,8 @@ import orjson
 from triptych.schemas.base import Json
 from triptych.tools.rest.endpoint import Parameter, Style
 
-_RESERVED = ":/?#[]@!$&'()*+,;="
+_RESERVED = ":/?[]@!$'()*,"
+"""The reserved characters that end no value of a query. `&`, `;`, `#`, `=` and `+` would say something else."""
 _DELIMITERS = {Style.FORM: ",", Style.SPACE_DELIMITED: "%20", Style.PIPE_DELIMITED: "%7C"}
 
 
