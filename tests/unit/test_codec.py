@@ -13,8 +13,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from triptych.schemas import Reason, Task
+from triptych.kernel.models.prompts import user_message
+from triptych.schemas import Effect, Reason, Task
 from triptych.schemas.codec import MAX_DEPTH, MAX_DIGITS, InvalidJson, Limits, check, decode, encode, encode_text, read
+from triptych.tools import Tool
+from triptych.tools.ledger import arguments_hash
+from triptych.tools.testing import request_for
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 JSON = st.recursive(
@@ -234,3 +238,22 @@ def test_time_grows_as_the_text_does(piece):
 
     short = min(seconds(20_000) for _ in range(3))
     assert seconds(200_000) < 60 * short + 0.5  # ten times the text; a hundred times the time would be its square
+
+
+HUGE = 10**25
+
+
+def test_a_model_is_told_of_a_task_with_an_integer_beyond_64_bits():
+    assert json.loads(user_message({"input": {"order": HUGE}}, ()))["input"] == {"order": HUGE}
+
+
+def test_a_write_with_an_integer_beyond_64_bits_has_a_hash_of_its_own():
+    made = Tool("desk")
+
+    @made.operation(effect=Effect.IDEMPOTENT)
+    async def close(order: int) -> int:
+        """Closes."""
+        return order
+
+    hashes = {arguments_hash(request_for(made, "close", {"order": order})) for order in (HUGE, HUGE, HUGE + 1)}
+    assert len(hashes) == 2

@@ -11,7 +11,6 @@ import math
 from contextlib import suppress
 from typing import Annotated, Any
 
-import orjson
 import typer
 from pydantic import ValidationError
 
@@ -30,7 +29,7 @@ from triptych.cli.options import (
 )
 from triptych.cli.output import err, out, print_json
 from triptych.client import Address, Client, JournalEntry, Operator, RunOverError, RunRow
-from triptych.schemas import ControlAction
+from triptych.schemas import ControlAction, codec
 
 _ANSWER_TIMEOUT_S = 15.0
 _POLL_S = 0.1
@@ -135,9 +134,9 @@ def amounts(pairs: list[str]) -> dict[str, float]:
 
 def _json(text: str | None) -> Any:
     try:
-        return None if text is None else orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise typer.BadParameter(f"--answer is not JSON: {error}") from None
+        return None if text is None else codec.decode(text)
+    except codec.InvalidJson as error:
+        raise typer.BadParameter(f"--answer: {error}") from None
 
 
 async def _send(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-import orjson
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -20,6 +19,7 @@ from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, tool_role
 from triptych.cli.output import err, out, print_json
 from triptych.client import DatabaseUnreachableError
 from triptych.kernel.errors import TriptychError
+from triptych.schemas import codec
 
 if TYPE_CHECKING:
     from triptych.tools.kb.store import KnowledgeBase
@@ -196,11 +196,11 @@ def calibrate(
 
 def _questions(file: Path) -> list[tuple[str, bool]]:
     try:
-        lines = [orjson.loads(line) for line in file.read_bytes().splitlines() if line.strip()]
+        lines = [codec.decode(line) for line in file.read_bytes().splitlines() if line.strip()]
         return [(str(line["question"]), line["article"] is not None) for line in lines]
     except OSError as error:
         raise QuestionsError(file, f"it cannot be read: {error.strerror}") from error
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (codec.InvalidJson, KeyError, TypeError) as error:
         raise QuestionsError(file, f"{type(error).__name__}: {error}") from error
 
 

@@ -7,10 +7,11 @@ import sys
 from datetime import datetime, timedelta
 from typing import Any
 
-import orjson
 from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
+
+from triptych.schemas import codec
 
 _FILE_WIDTH = 160
 """A file or a pipe has no width of its own; what is written there is read by eye or by grep."""
@@ -47,14 +48,17 @@ def is_narrow(needed: int = NARROW) -> bool:
 
 def print_json(value: Any) -> None:
     """One JSON value on one line of standard output, whatever the terminal."""
-    text = orjson.dumps(value, default=_encode, option=orjson.OPT_APPEND_NEWLINE).decode()
-    out.file.write(text)
+    out.file.write(_text(value) + "\n")
     out.file.flush()
 
 
-def _encode(value: object) -> Any:
+def _text(value: Any) -> str:
+    return codec.encode(value, limits=codec.STORED, default=_encode).decode()
+
+
+def _encode(value: object) -> bytes:
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", exclude_none=True)
+        return value.model_dump_json(exclude_none=True).encode()
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
@@ -83,5 +87,5 @@ def local_time(at: datetime) -> str:
 
 def compact(value: Any, width: int | None) -> str:
     """A JSON value on one line, cut at `width` characters if one is given."""
-    text = orjson.dumps(value, default=_encode).decode()
+    text = _text(value)
     return text if width is None or len(text) <= width else f"{text[: width - 1]}…"

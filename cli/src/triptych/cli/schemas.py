@@ -6,12 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 from ruamel.yaml import YAML
 
 from triptych.cli.options import AsJson
 from triptych.cli.output import out, print_json
+from triptych.schemas import codec
 from triptych.schemas.export import asyncapi, json_schemas
 
 app = typer.Typer(help="The wire contract: JSON Schema and AsyncAPI.", no_args_is_help=True)
@@ -30,7 +30,7 @@ def export(
     document = asyncapi(version("triptych-schemas"))
     written.append(_write(directory / "asyncapi.json", document))
     with (directory / "asyncapi.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe", pure=True).dump(orjson.loads(orjson.dumps(document)), file)
+        YAML(typ="safe", pure=True).dump(codec.decode(codec.encode(document)), file)
     written.append(directory / "asyncapi.yaml")
     _report(written, as_json=as_json)
 
@@ -53,7 +53,7 @@ def write_schemas(directory: Path) -> list[Path]:
 
 
 def _write(path: Path, value: Any) -> Path:
-    path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))
+    path.write_bytes(codec.encode(value, indent=True, sort_keys=True))
     return path
 
 

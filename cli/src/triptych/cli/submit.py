@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 from pydantic import ValidationError
 
@@ -17,7 +16,7 @@ from triptych.cli.output import err, out, print_json
 from triptych.cli.progress import watch
 from triptych.cli.tally import Tally, lines_of
 from triptych.client import Address, Client
-from triptych.schemas import Task
+from triptych.schemas import Task, codec
 
 
 def submit(
@@ -103,6 +102,6 @@ def _json(text: str | None) -> Any:
         return {}
     content = _read(Path(text[1:])) if text.startswith("@") else text.encode()
     try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise typer.BadParameter(f"--input is not JSON: {error}") from None
+        return codec.decode(content)
+    except codec.InvalidJson as error:
+        raise typer.BadParameter(f"--input: {error}") from None

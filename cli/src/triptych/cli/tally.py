@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import orjson
-
 from triptych.client import Receipt
-from triptych.schemas import DeadLetter, Outcome
+from triptych.executor.unreadable import sender_of
+from triptych.schemas import DeadLetter, Outcome, codec
 
 TaskKey = tuple[str, str]
 """Tenant and task id."""
@@ -108,18 +107,21 @@ def task_key(value: bytes, receipt: Receipt) -> TaskKey | None:
 
     What has no id of its own is known by its place in Kafka; its outcome says after that when it was published.
     """
-    try:
-        task = orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(task, dict):
+    sender = sender_of(value)
+    if sender is None or not (sender.task_id or sender.hint or _is_json(value)):
         return None
     place = f"{receipt.topic}:{receipt.partition}:{receipt.offset}"
-    return _text(task.get("tenant")) or _DEFAULT_TENANT, _text(task.get("task_id")) or place
+    return sender.tenant or _DEFAULT_TENANT, sender.task_id or place
 
 
-def _text(value: object) -> str:
-    return value[:_MAX_ID_CHARS] if isinstance(value, str) else ""
+def _is_json(value: bytes) -> bool:
+    try:
+        codec.decode(value)
+    except codec.NotJson:
+        return False
+    except codec.InvalidJson:
+        pass  # refused under its own name
+    return True
 
 
 def lines_of(content: bytes) -> list[bytes]:

@@ -9,9 +9,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import orjson
-
 from triptych.client.errors import BrokerInvalidError, NoStackError
+from triptych.schemas import codec
 
 STACK_FILE = "stack.json"
 _BROKER = re.compile(r"\s*(\[[^\]]+\]|[^:,\s]+)(:\d{1,5})?\s*")
@@ -41,11 +40,11 @@ class Address:
         """
         file = data_dir / STACK_FILE
         try:
-            written = orjson.loads(file.read_bytes())
+            written = codec.decode(file.read_bytes())
             return cls(written["kafka"], written["topic_prefix"], written["postgres"])
         except FileNotFoundError:
             raise NoStackError(file, "no stack runs here") from None
-        except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, codec.InvalidJson, KeyError, TypeError, AttributeError) as error:
             raise NoStackError(file, f"this is not the file of a stack ({error!r})") from error
 
     def topic(self, noun: str) -> str:

@@ -20,7 +20,7 @@ from triptych.client.errors import KafkaUnreachableError, TopicMissingError
 from triptych.kernel import cloudevents
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka_clients import Admin, Consumer, dead_task
-from triptych.schemas import DeadLetter, Outcome
+from triptych.schemas import DeadLetter, Outcome, codec
 from triptych.schemas import topics as t
 
 POLL_MS = 500
@@ -113,8 +113,8 @@ class Feed:
     def _decode(self, record: aiokafka.ConsumerRecord[Any, Any]) -> Outcome | DeadLetter | None:
         """A message, or None for a record of somebody else's that is no message of ours."""
         try:
-            return self._messages[record.topic].model_validate_json(cloudevents.record_body(record))
-        except (ValidationError, UndecodableRecord) as error:
+            return codec.read(self._messages[record.topic], cloudevents.record_body(record), limits=codec.STORED)
+        except (ValidationError, codec.InvalidJson, UndecodableRecord) as error:
             said = str(error).replace("\n", " ")[:_TOLD_CHARS]
             _log.warning("%s[%d]@%d is not readable: %s", record.topic, record.partition, record.offset, said)
             return None

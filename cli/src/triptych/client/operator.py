@@ -16,12 +16,11 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
-import orjson
 
 from triptych.client.errors import DatabaseUnreachableError, DsnInvalidError, RunAmbiguousError, RunNotFoundError
 from triptych.kernel.database import Queries
 from triptych.kernel.run_ids import first_id
-from triptych.schemas import Json, Playbook
+from triptych.schemas import Json, Playbook, codec
 
 _QUERIES = Queries.load("triptych.client", "operator.sql")
 _MAX_CANDIDATES = 10
@@ -204,12 +203,12 @@ class Operator:
     async def playbooks(self) -> list[Playbook]:
         """The playbooks that were ever deployed, each as it was last."""
         records = await self._connection.fetch(_QUERIES["playbooks"])
-        return [Playbook.model_validate_json(record["definition"]) for record in records]
+        return [codec.read(Playbook, record["definition"], limits=codec.STORED) for record in records]
 
     async def budgets(self, run: RunRow) -> dict[str, Any]:
         """The limits that the run's playbook sets, before any extension."""
         found = await self._connection.fetchval(_QUERIES["budgets"], run.playbook, run.playbook_version)
-        budgets: dict[str, Any] = orjson.loads(found) if found else {}
+        budgets: dict[str, Any] = codec.decode(found, limits=codec.STORED) if found else {}
         return budgets
 
     async def children(self, run_id: UUID) -> list[RunRow]:
@@ -223,7 +222,7 @@ class Operator:
     async def journal(self, run_id: UUID) -> list[JournalEntry]:
         """Every event of a run, in order."""
         return [
-            JournalEntry(record["seq"], record["type"], record["at"], orjson.loads(record["data"]))
+            JournalEntry(record["seq"], record["type"], record["at"], codec.decode(record["data"], limits=codec.STORED))
             for record in await self._connection.fetch(_QUERIES["journal"], run_id)
         ]
 

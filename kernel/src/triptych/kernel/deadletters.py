@@ -13,13 +13,13 @@ from datetime import datetime
 from typing import Any
 
 import asyncpg
-import orjson
 from aiokafka import ConsumerRecord
 from pydantic import TypeAdapter, ValidationError
 
 from triptych.kernel import cloudevents
 from triptych.kernel.bus import Outgoing, place
 from triptych.kernel.errors import UndecodableRecord
+from triptych.schemas import codec
 from triptych.schemas.base import Reason, Tenant, shortened
 from triptych.schemas.task import DeadLetter
 
@@ -81,7 +81,7 @@ def dead_record(
         offset=record.offset,
         key=record.key,
         value=record.value,
-        headers=orjson.dumps(headers).decode(),
+        headers=codec.encode_text(headers),
         code=error.code,
         message=shortened(_storable(error.message)),
         tenant=tenant or stated_tenant(record),

@@ -13,17 +13,15 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import orjson
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from triptych.kernel import expressions, yaml_source
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.expressions import ExpressionError
-from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.json_schema import InvalidSchemaError, JsonSchema
 from triptych.kernel.plans import origin_steps, waits_for
-from triptych.schemas import HANDOFF, FixedPlan, Json, Judge, PlanByTurns, Playbook, Review, StepSpec
+from triptych.schemas import HANDOFF, FixedPlan, Json, Judge, PlanByTurns, Playbook, Review, StepSpec, codec
 
 Place = tuple[str | int, ...]
 
@@ -93,7 +91,9 @@ def parse_playbook(text: str, file: Path, tools: Collection[str] | None = None) 
             [Problem(file, at.line, at.column, _dotted(error.path), error.message, error.cure)]
         ) from error
     try:
-        playbook = Playbook.model_validate_json(orjson.dumps(document.value))
+        playbook = codec.read(Playbook, codec.encode(document.value, limits=codec.VALUE))
+    except codec.InvalidJson as error:
+        found = [Finding(error.path, error.reason, "Write a value that JSON can say")]
     except ValidationError as error:
         found = _findings(error.errors(include_url=False, include_input=False))
     else:
@@ -189,7 +189,7 @@ def doubtful(playbook: Playbook) -> Iterator[Finding]:
     for index, step in enumerate(playbook.plan.steps):
         if step.when is not None:
             continue
-        names = seen.setdefault(json_bytes([step.operation, step.arguments, step.map], sort_keys=True).decode(), [])
+        names = seen.setdefault(codec.encode_text([step.operation, step.arguments, step.map], sort_keys=True), [])
         names.append(step.id)
         if len(names) > playbook.same_write(step.operation):
             yield Finding(

@@ -14,7 +14,7 @@ from triptych.kernel.compacted import CompactedTopic, Record
 from triptych.kernel.offers import Offer
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
-from triptych.schemas import ToolContracts, topics
+from triptych.schemas import ToolContracts, codec, topics
 
 
 class ContractRegistry:
@@ -71,7 +71,7 @@ class ContractRegistry:
         if record.value is None:
             self._tools.pop((record.key or b"").decode(errors="replace"), None)
             return
-        announced = ToolContracts.model_validate_json(cloudevents.record_body(record))
+        announced = codec.read(ToolContracts, cloudevents.record_body(record))
         offers = {contract.operation: Offer.of(contract) for contract in announced.contracts}
         if strange := sorted(name for name in offers if name.partition(".")[0] != announced.tool):
             raise ValueError(f"tool {announced.tool} announced {', '.join(strange)}, which belong to another tool")

@@ -81,7 +81,7 @@ def parse(text: str) -> Document:
     except MarkedYAMLError as error:
         context = f" {error.context}" if error.context else ""
         raise YamlProblem(_mark(error), (), f"this is not YAML: {error.problem}{context}", "Mend the syntax") from error
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:
         raise YamlProblem(START, (), f"this is not YAML: {error}", "Mend the syntax") from error
     positions: dict[Path, Position] = {(): START}
     return Document(_Plain(positions).convert(loaded, (), START), positions)

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import accumulate
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from triptych.schemas.base import Json
@@ -56,6 +56,7 @@ DOCUMENT = Limits(max_bytes=2**28, max_values=5_000_000)
 """A file that an operator names, such as an OpenAPI document. Whoever fetches one bounds its bytes."""
 
 _T_co = TypeVar("_T_co", covariant=True)
+_ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG = b"0" * 19
@@ -86,14 +87,16 @@ class InvalidJson(ValueError):
     nothing where the whole value is meant.
     """
 
-    def __init__(self, reason: str, place: str = "") -> None:
+    def __init__(self, reason: str, place: str = "", path: tuple[str | int, ...] = ()) -> None:
         super().__init__(f"{reason} (at {place})" if place else reason)
         self.reason = reason
         self.place = place
+        self.path = path
+        """The names and indexes of the pointer; empty where the place is not one."""
 
     def within(self, part: str | int) -> InvalidJson:
         """Say the same of what contains it."""
-        return InvalidJson(self.reason, _shortened(f"/{_escaped(part)}{self.place}"))
+        return InvalidJson(self.reason, _shortened(f"/{_escaped(part)}{self.place}"), (part, *self.path))
 
 
 class NotJson(InvalidJson):
@@ -131,7 +134,11 @@ def decode(raw: bytes | str, *, limits: Limits = VALUE, unique_names: bool = Tru
     return _decoded(body, limits, unique_names=unique_names)
 
 
-def read(model: Readable[_T_co], raw: bytes | str, *, limits: Limits = MESSAGE, unique_names: bool = False) -> _T_co:
+@overload
+def read(model: type[_ModelT], raw: bytes | str, *, limits: Limits = ..., unique_names: bool = ...) -> _ModelT: ...
+@overload
+def read(model: Readable[_T_co], raw: bytes | str, *, limits: Limits = ..., unique_names: bool = ...) -> _T_co: ...
+def read(model: Any, raw: bytes | str, *, limits: Limits = MESSAGE, unique_names: bool = False) -> Any:
     """Read a message, as `decode` and then the model would.
 
     Raises:
@@ -202,6 +209,21 @@ def encode_text(value: Json, *, sort_keys: bool = False, limits: Limits = MESSAG
         InvalidJson: as in `encode`.
     """
     return encode(value, sort_keys=sort_keys, limits=limits).decode()
+
+
+def plain_text(value: Json) -> str:
+    """Write a value as one reads it in an address or a form: text as it is, numbers in full without an exponent.
+
+    Raises:
+        InvalidJson: as in `encode`.
+    """
+    match value:
+        case str():
+            return value
+        case float() if math.isfinite(value):
+            return f"{Decimal(repr(value)):f}"
+        case _:
+            return encode_text(value)
 
 
 def check(value: Json, *, limits: Limits = VALUE) -> None:

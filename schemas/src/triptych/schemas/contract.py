@@ -6,9 +6,9 @@ import hashlib
 from enum import StrEnum
 from typing import Annotated
 
-import orjson
 from pydantic import Field, StringConstraints
 
+from triptych.schemas import codec
 from triptych.schemas.base import Json, Message, OperationName, Slug, ToolCalls, newer
 
 
@@ -66,7 +66,7 @@ class Contract(Message):
     @property
     def hash(self) -> str:
         """A short content hash; a plan pins it, and an adapter refuses a call that pins another."""
-        canonical = orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+        canonical = codec.encode(self.model_dump(mode="json"), sort_keys=True, limits=codec.STORED)
         return hashlib.sha256(canonical).hexdigest()[:16]
 
 

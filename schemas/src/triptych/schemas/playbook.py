@@ -7,9 +7,9 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Literal
 
-import orjson
 from pydantic import Field, StringConstraints
 
+from triptych.schemas import codec
 from triptych.schemas.base import Authored, Json, OperationName, Slug, newer
 from triptych.schemas.handoff import HANDOFF
 from triptych.schemas.plan import Judge, RetryPolicy, StepSpec
@@ -199,7 +199,7 @@ class Playbook(Authored):
 
         Fields that are newer than some deployed versions are left out (`exclude_if`) where nobody has set them.
         """
-        canonical = orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+        canonical = codec.encode(self.model_dump(mode="json"), sort_keys=True, limits=codec.STORED)
         return hashlib.sha256(canonical).hexdigest()[:12]
 
     @cached_property

@@ -19,7 +19,7 @@ from triptych.cli.audit.problem import Check, Problem
 from triptych.cli.audit.run import Recorded, problems_of
 from triptych.executor.events import PlaybookLookup
 from triptych.kernel.database import Queries
-from triptych.schemas import Playbook
+from triptych.schemas import Playbook, codec
 
 BATCH_RUNS = 200
 GRACE = timedelta(seconds=60)
@@ -52,7 +52,7 @@ async def audit(connection: asyncpg.Connection, progress: Callable[[int, int], N
     queries = Queries.load("triptych.cli.audit", "audit.sql")
     found = Audit()
     rows = await connection.fetch(queries["playbooks"])
-    playbooks = PlaybookLookup(tuple(Playbook.model_validate_json(row["definition"]) for row in rows))
+    playbooks = PlaybookLookup(tuple(codec.read(Playbook, row["definition"], limits=codec.STORED) for row in rows))
     total = await connection.fetchval(queries["count"])
     after: UUID | None = _BEFORE_ALL
     while after is not None:

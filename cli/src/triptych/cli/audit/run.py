@@ -11,14 +11,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
-import orjson
 
 from triptych.cli.audit.money import Account
 from triptych.cli.audit.problem import Check, Problem
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.state import Run, StepState
-from triptych.schemas import Playbook
+from triptych.schemas import Playbook, codec
 
 LATE_TIMER = timedelta(seconds=60)
 """So late may the timer of a run be that could not be decided the last time."""
@@ -58,7 +57,7 @@ def _findings(recorded: Recorded, playbooks: ev.PlaybookLookup) -> Iterator[tupl
     run: Run | None = None
     for row in recorded.journal:
         run = _folded(run, row, recorded, playbooks)
-        for excess in account.book(row["type"], orjson.loads(row["data"])):
+        for excess in account.book(row["type"], codec.decode(row["data"], limits=codec.STORED)):
             yield Check.BUDGET, f"after event {row['seq']} ({row['type']}): {excess}"
         if run.ledger.steps > run.ledger.max_steps or run.ledger.replans > run.ledger.max_replans:
             yield Check.BUDGET, f"after event {row['seq']}: {run.ledger.steps} steps, {run.ledger.replans} replans"
@@ -96,7 +95,7 @@ def _check_end(recorded: Recorded) -> Iterator[tuple[Check, str]]:
 
 
 def _playbook(recorded: Recorded, playbooks: ev.PlaybookLookup) -> Playbook:
-    pinned = orjson.loads(recorded.journal[0]["data"])["playbook"]
+    pinned = codec.decode(recorded.journal[0]["data"], limits=codec.STORED)["playbook"]
     try:
         return playbooks.get(pinned["name"], pinned["version"])
     except LookupError as error:

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import typer
 
 from triptych.cli.output import err, out, print_json
 from triptych.cli.stack.config import PLACEHOLDER, StackConfig
 from triptych.cli.stack.servers import start_postgres
 from triptych.kernel.errors import ConfigurationError
+from triptych.schemas import codec
 
 if TYPE_CHECKING:
     from triptych.tools.conformance import Report, Subject
@@ -89,8 +89,8 @@ def _owner_dsn(postgres: str | None) -> Iterator[str]:
 
 def _json(text: str) -> dict[str, Any]:
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        value = codec.decode(text)
+    except codec.InvalidJson as error:
         raise typer.BadParameter(f"it is not JSON: {error}", param_hint="--arguments") from None
     if not isinstance(value, dict):
         raise typer.BadParameter("it is not a JSON object", param_hint="--arguments")

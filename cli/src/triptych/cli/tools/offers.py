@@ -18,7 +18,7 @@ from triptych.kernel import cloudevents
 from triptych.kernel.errors import TriptychError, UndecodableRecord
 from triptych.kernel.kafka_clients import Consumer
 from triptych.kernel.record_batches import UnreadableRecord
-from triptych.schemas import Contract, ToolContracts, topics
+from triptych.schemas import Contract, ToolContracts, codec, topics
 
 _TIMEOUT_MS = 10_000
 
@@ -96,8 +96,8 @@ def _learn(found: dict[str, Offered], record: aiokafka.ConsumerRecord[bytes, byt
         found.pop(name, None)
         return
     try:
-        announced = ToolContracts.model_validate_json(cloudevents.record_body(record))
-    except (UndecodableRecord, ValidationError) as error:
+        announced = codec.read(ToolContracts, cloudevents.record_body(record))
+    except (UndecodableRecord, codec.InvalidJson, ValidationError) as error:
         found[name] = Offered(name, problem=f"its announcement cannot be read: {error}")
     else:
         found[announced.tool] = Offered(announced.tool, announced.contracts)

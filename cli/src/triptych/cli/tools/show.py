@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from typing import Annotated
 
-import orjson
 import typer
 from rich.json import JSON
 
@@ -14,7 +13,7 @@ from triptych.cli.output import duration, out, print_json
 from triptych.cli.tools.ls import OtherConfig, contracts_table
 from triptych.cli.tools.offers import Offered, offers
 from triptych.kernel.errors import ConfigurationError
-from triptych.schemas import Contract
+from triptych.schemas import Contract, codec
 
 
 def show(
@@ -69,4 +68,4 @@ def _tell(contract: Contract) -> None:
     )
     for heading, schema in (("arguments", contract.arguments), ("result", contract.result)):
         out.print(f"\n{heading}", style="bold")
-        out.print(JSON(orjson.dumps(schema).decode(), indent=2), soft_wrap=True)
+        out.print(JSON(codec.encode_text(schema), indent=2), soft_wrap=True)

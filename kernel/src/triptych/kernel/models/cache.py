@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
-from pydantic_core import from_json
 
 from triptych.kernel.database import Queries
-from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.outage import POSTGRES_GONE
-from triptych.schemas import Json, Spend
+from triptych.schemas import Json, Spend, codec
 
 _QUERIES = Queries.load("triptych.kernel.models", "cache.sql")
 _EXPIRED_AT_ONCE: Final = 20
@@ -54,14 +52,16 @@ class AnswerCache:
             row = await self._pool.fetchrow(_QUERIES["find"], tenant, question)
         except POSTGRES_GONE:
             return None
-        return Known(from_json(row["answer"]), row["model"]) if row else None
+        if row is None:
+            return None
+        return Known(codec.decode(row["answer"], limits=codec.STORED, unique_names=False), row["model"])
 
     async def keep(
         self, tenant: str, question: bytes, *, kind: str, tier: str, output: dict[str, Json], spend: Spend
     ) -> None:
         """Keep an answer, and drop a few that nobody may be given any more."""
         model = spend.model_calls[-1].model
-        answer = json_bytes(output)
+        answer = codec.encode(output)
         row = (tenant, question, kind, tier, model, answer, spend.tokens, spend.usd_micros, float(self._ttl_s))
         try:
             await self._pool.execute(_QUERIES["keep"], *row)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 import asyncpg
-import orjson
 from pydantic import BaseModel
 from pydantic_ai import ModelRequest, ModelResponse, SystemPromptPart, UserPromptPart
 from pydantic_ai.direct import model_request
@@ -31,7 +30,7 @@ from triptych.kernel.models.form import ANSWER_TOOL, Form, UnusableOutputError, 
 from triptych.kernel.models.prices import Price
 from triptych.kernel.models.providers import Candidate, candidate
 from triptych.kernel.models.settings import ModelSettings
-from triptych.schemas import ErrorCode, Grant, Json, ModelCall, Recall, Spend
+from triptych.schemas import ErrorCode, Grant, Json, ModelCall, Recall, Spend, codec
 
 REST_S: Final = 10.0
 """A model that was not there is asked after the others of its tier for so long, or for as long as it says."""
@@ -70,11 +69,11 @@ class _Question:
     form: Form
 
     def fingerprint(self, tenant: str, models: Iterable[str]) -> bytes:
-        schema = orjson.dumps(self.form.schema, option=orjson.OPT_SORT_KEYS)
+        schema = codec.encode(self.form.schema, sort_keys=True)
         return fingerprint((tenant, ",".join(models), self.system, self.user, schema))
 
     def estimated_tokens(self) -> int:
-        return budget.estimated_tokens(self.system.encode(), self.user.encode(), orjson.dumps(self.form.schema))
+        return budget.estimated_tokens(self.system.encode(), self.user.encode(), codec.encode(self.form.schema))
 
 
 class ModelClient:

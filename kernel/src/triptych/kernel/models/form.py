@@ -12,11 +12,9 @@ from typing import Final
 
 from pydantic import BaseModel, ValidationError
 from pydantic_ai import ModelResponse, TextPart, ToolCallPart
-from pydantic_core import from_json
 
-from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.json_schema import JsonSchema
-from triptych.schemas import ErrorCode, Json
+from triptych.schemas import ErrorCode, Json, codec
 
 ANSWER_TOOL: Final = "answer"
 MAX_PROBLEMS: Final = 5
@@ -70,7 +68,7 @@ class Form:
             found = [(list(each.place), each.message) for each in JsonSchema.of(self.schema).misfits(output)]
         else:
             try:
-                self.model.model_validate_json(json_bytes(output))
+                self.model.model_validate_json(codec.encode(output))
             except ValidationError as error:
                 found = [(list(problem["loc"]), problem["msg"]) for problem in error.errors(include_url=False)]
             else:
@@ -102,7 +100,7 @@ def checked_output(response: ModelResponse, form: Form, max_tokens: int) -> dict
         raise UnusableOutputError(Fault.MALFORMED, message)
     try:
         # An SDK may have parsed it, and more leniently: what is kept must be JSON to everybody who reads it.
-        output = from_json(call.args if isinstance(call.args, str) else json_bytes(call.args), allow_inf_nan=False)
+        output = codec.decode(call.args if isinstance(call.args, str) else codec.encode(call.args))
     except ValueError as error:
         raise UnusableOutputError(Fault.MALFORMED, f"gave an output that is not JSON: {error}") from error
     if problems := form.problems(output):

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.models.budget import BYTES_A_TOKEN
-from triptych.schemas import Json, ResultStatus, StepRecord
+from triptych.schemas import Json, ResultStatus, StepRecord, codec
 
 MAX_FACT_CHARS: Final = 6_000
 """So much of one result is told at most; the rest a plan can only refer to."""
@@ -98,9 +97,9 @@ def _named(fact: dict[str, Json]) -> dict[str, Json]:
 
 
 def _cut(data: Json, max_chars: int) -> Json:
-    written = json_bytes(data).decode()
+    written = codec.encode_text(data)
     return data if len(written) <= max_chars else f"{written[:max_chars]}… (cut)"
 
 
 def _bytes(entry: dict[str, Json]) -> int:
-    return len(json_bytes(entry)) + 1
+    return len(codec.encode(entry)) + 1

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-from triptych.kernel.json_bytes import json_bytes
-from triptych.schemas import Json
+from triptych.schemas import Json, codec
 
 
 def load_prompt(package: str, name: str) -> str:
@@ -25,4 +24,4 @@ def system_message(kind: str, frame: str, instructions: str) -> str:
 
 def user_message(payload: Mapping[str, Json], constraints: Sequence[str]) -> str:
     """What others said, as one JSON object, with the constraints at its end, next to the newest input."""
-    return json_bytes({**payload, "constraints": list(constraints)}).decode()
+    return codec.encode_text({**payload, "constraints": list(constraints)})

@@ -13,7 +13,6 @@ from graphlib import CycleError, TopologicalSorter
 
 from triptych.kernel import expressions
 from triptych.kernel.expressions import ExpressionError
-from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.offers import Offer
 from triptych.kernel.plans.arguments import misfits
 from triptych.schemas import (
@@ -32,6 +31,7 @@ from triptych.schemas import (
     StepRecord,
     StepSpec,
     Undo,
+    codec,
 )
 
 _BEFORE = frozenset({"input", "steps"})
@@ -191,7 +191,7 @@ def _repeats(specs: Sequence[StepSpec], terms: Terms) -> Iterator[Problem]:
             continue  # named where the expressions are checked
         for index, item in enumerate(spec.map if isinstance(spec.map, list) else (None,)):
             written = [spec.operation, spec.arguments, item, spec.map, index if counts else None]
-            call = json_bytes(written, sort_keys=True).decode()
+            call = codec.encode_text(written, sort_keys=True)
             names = seen.setdefault(call, [])
             names.append(spec.id)
             if len(names) > (allowed := terms.limits.same_write(spec.operation)):

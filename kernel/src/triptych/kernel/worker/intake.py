@@ -31,6 +31,7 @@ from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
 from triptych.kernel.worker.outbox import Outbox
 from triptych.kernel.worker.unrecorded import OVERDUE_S, Unrecorded
 from triptych.kernel.worker.withdrawals import Withdrawals
+from triptych.schemas import codec
 from triptych.schemas.topics import WITHDRAWALS
 
 POLL_MS = 250
@@ -266,12 +267,14 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
     def _decode(self, record: ConsumerRecord[Any, Any], resolved: claimcheck.Resolved) -> tuple[Arrival, RequestT]:
         body = claimcheck.body(record, resolved)
         try:
-            request = self._worker.request_type.model_validate_json(body)
+            request = codec.read(self._worker.request_type, body)
+        except codec.NotJson as error:
+            raise UndecodableRecord("not_json", f"the value is not JSON: {error}") from error
+        except codec.InvalidJson as error:
+            raise UndecodableRecord("invalid_json", str(error)) from error
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            if first["type"] == "json_invalid":
-                raise UndecodableRecord("not_json", f"the value is not JSON: {first['msg']}") from error
             raise UndecodableRecord(
                 "invalid_request",
                 f"{self._worker.request_type.__name__}.{where}: {first['msg']} ({error.error_count()} problems in all)",

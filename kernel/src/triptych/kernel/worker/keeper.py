@@ -16,6 +16,7 @@ from triptych.kernel.worker.bench import Bench, Job
 from triptych.kernel.worker.contract import JobAttempt, RequestT
 from triptych.kernel.worker.jobs import Jobs, Taken
 from triptych.kernel.worker.outbox import Outbox
+from triptych.schemas import codec
 
 TAKEOVER_MAX = 200
 DEAD_LETTERS_MAX = 200
@@ -75,8 +76,8 @@ class Keeper(Generic[RequestT]):
             self._outbox.publish_stored(job.key, job.partition, job.tenant, job.traceparent, job.answer)
             return
         try:
-            request = self._request_type.model_validate_json(job.request or b"")
-        except ValidationError as error:
+            request = codec.read(self._request_type, job.request or b"", limits=codec.STORED)
+        except (codec.InvalidJson, ValidationError) as error:
             # It was valid when it was stored, so another version stored it. The executor's deadline answers.
             self._log.error("stored request cannot be read", request_id=job.request_id, error=str(error))
             return

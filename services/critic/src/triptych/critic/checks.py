@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-import orjson
-
 from triptych.critic.verdict import Verdict, shortened
 from triptych.kernel import expressions
 from triptych.kernel.expressions import ExpressionError
@@ -27,6 +25,7 @@ from triptych.schemas import (
     Step,
     StepRecord,
     ToolError,
+    codec,
 )
 
 MAX_EXPECTATIONS = 1_024
@@ -125,7 +124,7 @@ def _values(expression: str, variables: Mapping[str, Json]) -> Iterable[str]:
     """What the paths in an expression were, so that nobody has to look them up."""
     for path in _operands(expression):
         try:
-            value = orjson.dumps(expressions.evaluate(path, variables)).decode()
+            value = codec.encode_text(expressions.evaluate(path, variables))
         except ExpressionError as error:
             value = error.message
         yield shortened(f"{path} = {value}")

@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from triptych.critic.verdict import Verdict, shortened
-from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.models import WorkingMemory, estimated_tokens
-from triptych.schemas import Decision, Json, Judge, Reason, ReviewRequest, Step, Unmet
+from triptych.schemas import Decision, Json, Judge, Reason, ReviewRequest, Step, Unmet, codec
 
 MAX_EVIDENCE: Final = 5
 
@@ -43,7 +42,7 @@ def question(request: ReviewRequest, judge: Judge) -> dict[str, Json]:
         answer, sources = request.output, list(request.steps)
     own = {} if request.index is None else {"item": request.item}
     # What is judged is told whole; its sources get what it leaves of half the grant.
-    told = estimated_tokens(json_bytes((own, judge.criteria, request.goal, request.input, answer)))
+    told = estimated_tokens(codec.encode((own, judge.criteria, request.goal, request.input, answer)))
     left = max(0, judge.tokens // 2 - told)
     return {
         **own,

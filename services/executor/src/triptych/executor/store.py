@@ -48,7 +48,8 @@ class ExecutorStore:
 
     async def _learn_playbooks(self) -> None:
         rows = await self._pool.fetch(self._sql["playbooks"])
-        self._playbooks = ev.PlaybookLookup(tuple(Playbook.model_validate_json(row["definition"]) for row in rows))
+        found = (codec.read(Playbook, row["definition"], limits=codec.STORED) for row in rows)
+        self._playbooks = ev.PlaybookLookup(tuple(found))
 
     async def claim(self, partitions: Sequence[int], owner: str, cluster_id: str) -> list[Claim]:
         rows = await self._pool.fetch(self._sql["claim"], list(partitions), owner, cluster_id)

@@ -24,6 +24,7 @@ from triptych.schemas import (
     ReactPlan,
     StepSpec,
     TaskLedger,
+    codec,
 )
 
 PROMPTS = ("plan", "react", "manager", "steps")
@@ -97,7 +98,7 @@ def steps_at_once(spec: PlanByModel) -> int:
 
 def read(output: bytes, spec: PlanByModel) -> Move:
     """The move in a model's answer. Raises ValidationError."""
-    said = form_of(spec).model_validate_json(output)
+    said = codec.read(form_of(spec), output)
     if isinstance(said, Proposal):
         return Move([step.spec() for step in said.steps], missing=said.missing)
     return said.move()

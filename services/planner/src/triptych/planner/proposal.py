@@ -11,10 +11,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.models import WorkingMemory, estimated_tokens
 from triptych.kernel.offers import Offer
-from triptych.schemas import Authored, Json, PlanByModel, PlanByTurns, PlanRequest, StepSpec, Unmet
+from triptych.schemas import Authored, Json, PlanByModel, PlanByTurns, PlanRequest, StepSpec, Unmet, codec
 from triptych.schemas.base import Expression, OperationName, Slug
 from triptych.schemas.plan import MAX_ITEMS, FanOutOver, MaxItems
 
@@ -99,7 +98,7 @@ def question(
     if request.known:
         memory = WorkingMemory.of(request.known)
         if isinstance(request.spec, PlanByModel) and max_tokens is not None:
-            left = max(0, max_tokens - estimated_tokens(json_bytes(asked)))
+            left = max(0, max_tokens - estimated_tokens(codec.encode(asked)))
             memory = memory.within(min(request.spec.memory_tokens, left))
         asked |= memory.told()
     return asked

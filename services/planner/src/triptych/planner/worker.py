@@ -11,7 +11,6 @@ from datetime import datetime
 from functools import lru_cache
 
 from triptych.kernel.cloudevents import utc_now
-from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.models import Fault, Memo, ModelClient, ModelFailure, load_prompt, remaining, total
 from triptych.kernel.offers import Offer
 from triptych.kernel.plans import Terms, find_problems, make_plan
@@ -38,6 +37,7 @@ from triptych.schemas import (
     StepSpec,
     TaskLedger,
     ToolError,
+    codec,
     handoff_contract,
 )
 
@@ -167,7 +167,7 @@ class Planner:
             constraints=constraints(terms.max_steps, is_repair=bool(errors), repaired_step=request.repair),
             memo=_memo(request, spec, terms),
         )
-        return read(json_bytes(reply.output), spec), reply.spend
+        return read(codec.encode(reply.output), spec), reply.spend
 
     async def _note_gaps(
         self, request: PlanRequest, specs: Iterable[StepSpec], terms: Terms, move: Move | None = None
@@ -224,7 +224,7 @@ def _memo(request: PlanRequest, spec: PlanByModel, terms: Terms) -> Memo:
     recall = Recall.YES if is_kept else Recall.NO
 
     def is_sound(output: dict[str, Json]) -> bool:
-        move = read(json_bytes(output), spec)
+        move = read(codec.encode(output), spec)
         return not move.missing and not move_problems(move, request, terms)
 
     return Memo(request.tenant, recall, is_sound)

@@ -10,6 +10,7 @@ import asyncpg
 from triptych.kernel.database import Queries
 from triptych.kernel.log import Logger
 from triptych.kernel.outage import POSTGRES_GONE
+from triptych.schemas import codec
 from triptych.schemas.result import ErrorCode, Result
 from triptych.schemas.work import CallRequest
 from triptych.tools.failure import ToolFailure
@@ -44,7 +45,7 @@ class Answers:
             age = "none was kept" if row is None else f"the last is {row['age_ms'] / 1_000:.0f} s old"
             message = f"{request.operation} has no answer to fall back on: {age}"
             raise ToolFailure(ErrorCode.UNAVAILABLE, message, undone=True)
-        kept = Result.model_validate_json(row["result"])
+        kept = codec.read(Result, row["result"], limits=codec.STORED)
         return kept.model_copy(update={"age_ms": max(0, round(row["age_ms"]))})
 
     async def prune(self) -> None:

@@ -21,7 +21,7 @@ from triptych.kernel.log import Logger
 from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
-from triptych.schemas import topics
+from triptych.schemas import codec, topics
 from triptych.schemas.task import ToolControl
 from triptych.tools.protection import Protection
 
@@ -106,7 +106,7 @@ class Board:
         if record.value is None:
             return
         body = cloudevents.without_nul(cloudevents.record_body(record))
-        command = ToolControl.model_validate_json(body)
+        command = codec.read(ToolControl, body)
         if command.tool != self._tool:
             return
         if command.breaker is not None:

@@ -138,7 +138,8 @@ class PostgresCallbacks:
         )
         if row is None:
             raise _lost()
-        return Expected(self._url(row["token"]), Result.model_validate_json(row["result"]) if row["result"] else None)
+        said = codec.read(Result, row["result"], limits=codec.STORED) if row["result"] else None
+        return Expected(self._url(row["token"]), said)
 
     async def park(self, request: CallRequest, attempt: JobAttempt) -> Result | None:
         failpoints.hit("callbacks.before_park")
@@ -146,7 +147,7 @@ class PostgresCallbacks:
             # The row of the callback is locked first here and where it is answered: one of the two sees the other.
             said = await connection.fetchval(self._sql["lock"], request.run_id, request.idempotency_key)
             if said is not None:
-                return Result.model_validate_json(said)
+                return codec.read(Result, said, limits=codec.STORED)
             key = (request.run_id, request.request_id)
             if not await connection.fetchval(self._sql["park"], *key, attempt.lease, request.timeout_ms):
                 raise _lost()
@@ -195,7 +196,7 @@ class PostgresCallbacks:
                 return said(HTTPStatus.NOT_FOUND, NOBODY)
             if row["result"] is not None:
                 return said(HTTPStatus.OK, "known")
-            request = CallRequest.model_validate_json(row["request"])
+            request = codec.read(CallRequest, row["request"], limits=codec.STORED)
             result = await self._result(operation, body)
             if result is None:
                 return said(HTTPStatus.ACCEPTED, "not finished yet")

@@ -9,13 +9,14 @@ from triptych.tools import refusals
 
 EFFECT = "effect"
 NO_EFFECT = "none"
+DONE = "done"
 
 
 class ToolFailure(Exception):
     """Raise it in an operation to answer with an error. The message must hold no secret.
 
     `undone` says whether it is certain that the call changed nothing. When it is None, the code decides: see
-    `refusals.CODES`.
+    `refusals.CODES`. `done` says that the upstream has certainly done it, and only its answer is of no use.
     """
 
     def __init__(
@@ -25,9 +26,11 @@ class ToolFailure(Exception):
         *,
         retry_after_ms: int | None = None,
         undone: bool | None = None,
+        done: bool = False,
         **details: Json,
     ) -> None:
         self.code, self.message, self.retry_after_ms, self.details = code, message, retry_after_ms, details
+        self.done = done
         self.undone = refusals.is_refusal_by_code(code) if undone is None else undone
         super().__init__(f"{code}: {message}")
 

@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Self
 
-import orjson
 from pydantic import AfterValidator, Field, ValidationError
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.tools.source import Options
 
@@ -108,7 +108,9 @@ class Guard(OperationGuard):
         """
         text = os.environ.get(GUARD, "{}")
         try:
-            return Guard.model_validate({**self.model_dump(exclude_unset=True), **orjson.loads(text)})
+            return Guard.model_validate({**self.model_dump(exclude_unset=True), **codec.decode(text)})
+        except codec.InvalidJson as error:
+            raise ConfigurationError(f"{GUARD}: {error}") from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             key = ".".join(str(part) for part in ("guard", *first["loc"]))

@@ -14,9 +14,9 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import httpx
-import orjson
 
 from triptych.kernel.expressions import ExpressionError, holds
+from triptych.schemas import codec
 from triptych.schemas.base import Expression, Json
 from triptych.schemas.result import ErrorCode
 from triptych.tools import refusals, web
@@ -138,9 +138,13 @@ def content(response: httpx.Response, success: Expression | None = None) -> Json
         kind = _media_type(response) or "no content type"
         raise ToolFailure(ErrorCode.CONTRACT_VIOLATION, f"{where} with {kind} where JSON belongs")
     try:
-        body = orjson.loads(response.content)
-    except orjson.JSONDecodeError as error:
-        raise ToolFailure(ErrorCode.CONTRACT_VIOLATION, f"{where} with JSON that cannot be read: {error}") from None
+        body = codec.decode(response.content)
+    except codec.InvalidJson as error:
+        raise ToolFailure(
+            ErrorCode.CONTRACT_VIOLATION,
+            f"{where} with JSON that cannot be read: {error}",
+            done=not isinstance(error, codec.NotJson),
+        ) from None
     if _media_type(response) == PROBLEM:
         status = body.get("status") if isinstance(body, dict) else None
         code = _code_of(status) if isinstance(status, int) and status >= _CLIENT_ERROR else ErrorCode.INTERNAL
@@ -155,8 +159,8 @@ def stated(response: httpx.Response) -> str:
     """The reason that a failed response states, in one line: never a page, never a stack trace."""
     if _is_json(response):
         try:
-            reason = " · ".join(dict.fromkeys(_reasons(orjson.loads(response.content))))
-        except orjson.JSONDecodeError:
+            reason = " · ".join(dict.fromkeys(_reasons(codec.decode(response.content))))
+        except codec.InvalidJson:
             reason = ""
     else:
         reason = "" if is_page(response) else web.text_of(response)
@@ -221,7 +225,7 @@ def _reasons(body: Json, depth: int = 0) -> Iterator[str]:
                     case Mapping() as nested if name == "error" and depth < _NESTED_MAX:
                         yield from _reasons(nested, depth + 1)
                     case found:
-                        yield orjson.dumps(found).decode()
+                        yield codec.encode_text(found)
 
 
 def _code_of(status: int) -> ErrorCode:

@@ -16,11 +16,11 @@ import asyncpg
 
 from triptych.kernel import failpoints
 from triptych.kernel.database import Queries
-from triptych.kernel.json_bytes import json_bytes
 from triptych.kernel.worker import Connection, Finished, JobAttempt
+from triptych.schemas import codec
 from triptych.schemas.result import Result, ResultStatus
 from triptych.schemas.work import CallAnswer, CallRequest
-from triptych.tools.failure import EFFECT, NO_EFFECT
+from triptych.tools.failure import DONE, EFFECT, NO_EFFECT
 
 
 class Standing(StrEnum):
@@ -81,7 +81,7 @@ class PostgresLedger:
             return Entry(Standing.CONFLICT)
         match row["state"]:
             case "receipt":
-                return Entry(Standing.DONE, Result.model_validate_json(row["result"]))
+                return Entry(Standing.DONE, codec.read(Result, row["result"], limits=codec.STORED))
             case None | "refused" if row["attempts"] == 1:
                 return Entry(Standing.NEW)
             case _:
@@ -102,7 +102,7 @@ class PostgresLedger:
 
 def arguments_hash(request: CallRequest) -> str:
     """A content hash: the same key must always come with the same arguments."""
-    return hashlib.sha256(json_bytes(request.arguments, sort_keys=True)).hexdigest()
+    return hashlib.sha256(codec.encode(request.arguments, sort_keys=True)).hexdigest()
 
 
 def _outcome(finished: Finished) -> tuple[object, str, str, bytes | None] | None:
@@ -113,6 +113,9 @@ def _outcome(finished: Finished) -> tuple[object, str, str, bytes | None] | None
     result = answer.result
     if result.status is not ResultStatus.ERROR:
         return request.run_id, request.idempotency_key, request.request_id, result.to_bytes()
-    if result.error is not None and result.error.details.get(EFFECT) == NO_EFFECT:
-        return request.run_id, request.idempotency_key, request.request_id, None
+    match result.error.details.get(EFFECT) if result.error is not None else None:
+        case effect if effect == NO_EFFECT:
+            return request.run_id, request.idempotency_key, request.request_id, None
+        case effect if effect == DONE:
+            return request.run_id, request.idempotency_key, request.request_id, result.to_bytes()
     return None

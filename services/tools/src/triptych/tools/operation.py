@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from triptych.kernel.json_schema import MAX_PROBLEMS, InvalidSchemaError, JsonSchema, told
+from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract
 from triptych.schemas.result import ErrorCode, Result
@@ -134,6 +135,14 @@ class Operation:
     def _held_to_contract(self, data: Json) -> Result:
         if data is None and self._may_be_empty:
             return Result.empty()
+        try:
+            codec.check(data)
+        except codec.InvalidJson as error:
+            raise ToolFailure(
+                ErrorCode.CONTRACT_VIOLATION,
+                f"{self.contract.operation} answered something that is not JSON: {error}",
+                done=True,
+            ) from None
         if misfits := self._result_schema.misfits(data, MAX_PROBLEMS + 1):
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,

@@ -16,11 +16,11 @@ from string import ascii_letters, digits
 from typing import Final
 from urllib.parse import quote, quote_plus
 
-import orjson
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from triptych.kernel.log import MASK
+from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.result import Result
 
@@ -67,7 +67,7 @@ def needles_of(values: Iterable[str]) -> tuple[Needle, ...]:
             found[value] = Needle(value, value)
             continue
         for form in _written(value):
-            found.setdefault(form, Needle(form, orjson.dumps(form).decode()[1:-1]))
+            found.setdefault(form, Needle(form, codec.encode_text(form)[1:-1]))
         for form in _in_base64(value.encode()):
             found.setdefault(form, Needle(form, form, is_base64=True))
     return tuple(found.values())
@@ -78,10 +78,10 @@ def _written(value: str) -> Iterator[str]:
     yield value
     if len(value.strip()) >= SHORTEST_CHARS:
         yield value.strip()
-    for in_json in (orjson.dumps(value).decode()[1:-1], json.dumps(value)[1:-1]):
+    for in_json in (codec.encode_text(value)[1:-1], json.dumps(value)[1:-1]):
         yield in_json
         yield in_json.replace("/", "\\/")
-        yield orjson.dumps(in_json).decode()[1:-1]
+        yield codec.encode_text(in_json)[1:-1]
     for safe in ("", "/", "~()*!.'", _UNRESERVED_FORM):
         for encoded in (quote(value, safe=safe), quote_plus(value, safe=safe)):
             yield encoded
@@ -150,10 +150,7 @@ class Redactor:
         """Most data holds none, and to look at it as one text is far quicker than to look at all that is in it."""
         if not self._needles:
             return False
-        try:
-            whole = orjson.dumps(data).decode()
-        except orjson.JSONEncodeError:  # an integer beyond 64 bits
-            return True
+        whole = codec.encode_text(data)
         return any(needle.in_json in whole for needle in self._needles)
 
     def _without_known(self, text: str) -> str:

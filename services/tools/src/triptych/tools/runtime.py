@@ -28,7 +28,7 @@ from triptych.tools.answers import Answers
 from triptych.tools.board import Alerts
 from triptych.tools.call import Accepted, Call
 from triptych.tools.callbacks import Callbacks
-from triptych.tools.failure import EFFECT, NO_EFFECT, ToolFailure
+from triptych.tools.failure import DONE, EFFECT, NO_EFFECT, ToolFailure
 from triptych.tools.ledger import Ledger, Standing
 from triptych.tools.operation import Operation
 from triptych.tools.protection import Protection
@@ -288,9 +288,17 @@ class ToolWorker:
                 )
         else:
             return result
+        return await self._after_failure(operation, request, call, failure, tried_before=tried_before)
+
+    async def _after_failure(
+        self, operation: Operation, request: CallRequest, call: Call[Any], failure: ToolFailure, *, tried_before: bool
+    ) -> Result:
+        """What a failed attempt is answered with, by what is known of its effect."""
         if operation.contract.effect is Effect.READ:
             # What is not there is an answer to a question, and an error of a write.
             return Result.empty() if failure.code is ErrorCode.NOT_FOUND else failure.result()
+        if operation.contract.effect is Effect.ONCE and failure.done:
+            return failure.result(**{EFFECT: DONE})
         if operation.contract.effect is Effect.ONCE and _leaves_open_what_it_did(failure):
             # Neither a repeat nor other arguments may follow, so it is settled now.
             found = await self._reconcile(operation, request, call, f"nobody knows what it did ({failure.message})")

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import orjson
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.schemas import codec
 
 NAME, OPTIONS, DIRECTORY = "TRIPTYCH_TOOL_NAME", "TRIPTYCH_TOOL_OPTIONS", "TRIPTYCH_TOOL_DIRECTORY"
 
@@ -55,8 +55,8 @@ class Source:
                 f"{NAME} is not set; a tool that is built from options needs the name of its table"
             )
         try:
-            options = orjson.loads(os.environ.get(OPTIONS, "{}"))
-        except orjson.JSONDecodeError as error:
+            options = codec.decode(os.environ.get(OPTIONS, "{}"))
+        except codec.InvalidJson as error:
             raise ConfigurationError(f"{OPTIONS} of tool {name} is not JSON: {error}") from None
         if not isinstance(options, dict):
             raise ConfigurationError(f"{OPTIONS} of tool {name} is not a JSON object")
@@ -64,7 +64,7 @@ class Source:
 
     def environment(self) -> dict[str, str]:
         """What `from_environment` reads."""
-        return {NAME: self.name, OPTIONS: orjson.dumps(self.options).decode(), DIRECTORY: str(self.directory)}
+        return {NAME: self.name, OPTIONS: codec.encode_text(self.options), DIRECTORY: str(self.directory)}
 
     def read(self, form: type[OptionsT]) -> OptionsT:
         """The options in their form.

@@ -18,6 +18,7 @@ from triptych.kernel.log import configure_logging
 from triptych.kernel.settings import load_settings
 from triptych.kernel.worker import Connection, Finished, JobAttempt
 from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
+from triptych.schemas import codec
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import Result
 from triptych.schemas.work import CallAnswer, CallRequest
@@ -68,7 +69,7 @@ def live(life: Life) -> None:
 
 async def _live(life: Life) -> None:
     tool = load_tool(life.reference)
-    request = CallRequest.model_validate_json(life.request)
+    request = codec.read(CallRequest, life.request)
     own_settings = load_settings(tool.settings) if tool.settings is not None else None
     pool = await database.connect(life.dsn, life.instance)
     async with pool, tool.lifespan(Resources(own_settings, pool)) as state:
@@ -133,4 +134,4 @@ def _write(life: Life, answer: bytes, took_s: float) -> None:
 def read(life: Life) -> tuple[Result, float]:
     """What a life has left: the result, and how many seconds it took."""
     took_s, _, answer = life.answer.read_bytes().partition(b"\n")
-    return CallAnswer.model_validate_json(answer).result, float(took_s)
+    return codec.read(CallAnswer, answer).result, float(took_s)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.log import Logger
+from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
@@ -57,7 +58,7 @@ def tool(source: Source) -> Tool:
         return (await ask(source, options)).text().encode()
 
     def build(raw: bytes) -> Tool:
-        return _made(source, options, file, Pins.model_validate_json(raw))
+        return _made(source, options, file, codec.read(Pins, raw, limits=codec.DOCUMENT))
 
     made.origin = Origin(file, fetch, build, is_watched=True)
     return made

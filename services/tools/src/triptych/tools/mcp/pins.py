@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.schemas import codec
 
 
 class _Form(BaseModel):
@@ -57,9 +58,11 @@ class Pins(_Form):
         """Read a file of pins. Raises ConfigurationError that names it and the cure."""
         cure = "`triptych tools add mcp --replace` writes it anew"
         try:
-            return cls.model_validate_json(file.read_bytes())
+            return codec.read(cls, file.read_bytes(), limits=codec.DOCUMENT)
         except OSError as error:
             raise ConfigurationError(f"{file}: {error.strerror or error}; {cure}") from None
+        except codec.InvalidJson as error:
+            raise ConfigurationError(f"{file}: {error}; {cure}") from None
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
-import orjson
 from mcp import types
 from mcp.client.streamable_http import streamable_http_client
 
+from triptych.schemas import codec
 from triptych.tools.http import retry_after_ms
 from triptych.tools.mcp.answers import HTTP_STATUS, RETRY_AFTER_MS
 
@@ -73,8 +73,8 @@ async def _is_json_rpc(response: httpx2.Response) -> bool:
     if not response.headers.get("content-type", "").startswith("application/json"):
         return False
     try:
-        body = orjson.loads(await response.aread())
-    except orjson.JSONDecodeError:
+        body = codec.decode(await response.aread())
+    except codec.InvalidJson:
         return False
     return isinstance(body, dict) and "jsonrpc" in body
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
 
-import orjson
 import yaml
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.schemas import codec
 from triptych.schemas.base import Json
 
 DOCUMENT_MAX_BYTES: Final = 32 * 1_048_576
@@ -82,7 +82,7 @@ class Document:
 
     def to_bytes(self) -> bytes:
         """The document as it is stored: JSON, since that is read in no time, in lines that a review can read."""
-        return orjson.dumps(self.content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return codec.encode(self.content, indent=True)
 
     @property
     def is_3_0(self) -> bool:
@@ -203,8 +203,8 @@ for _tag, (_pattern, _first) in _CORE.items():
 def _load(raw: bytes, origin: str) -> Json:
     if raw.lstrip()[:1] in {b"{", b"["}:
         try:
-            return orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
+            return codec.decode(raw, limits=codec.DOCUMENT, unique_names=False)
+        except codec.InvalidJson as error:
             # YAML is a superset of JSON, and a flow mapping may open a YAML file.
             problem = f"not JSON: {error}"
     else:

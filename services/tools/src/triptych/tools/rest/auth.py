@@ -13,9 +13,9 @@ from http import HTTPStatus
 from typing import Annotated, Literal
 
 import httpx
-import orjson
 from pydantic import Field, SecretStr, StringConstraints
 
+from triptych.schemas import codec
 from triptych.schemas.result import ErrorCode
 from triptych.tools import http, web
 from triptych.tools.failure import ToolFailure
@@ -189,10 +189,10 @@ class _ClientCredentials(httpx.Auth):
             code = ErrorCode.UNAVAILABLE if response.is_server_error else ErrorCode.UNAUTHENTICATED
             raise ToolFailure(code, f"{host} gave no token ({status}); {cure}", undone=True, http_status=status)
         try:
-            answered = orjson.loads(content)
+            answered = codec.decode(content)
             token = answered["access_token"]
             lifetime_s = float(answered.get("expires_in") or _LIFETIME_S)
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             token, lifetime_s = None, _LIFETIME_S
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             message = f"{host} answered the request for a token with something that is none"

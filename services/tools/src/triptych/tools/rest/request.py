@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-import orjson
 
+from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
 from triptych.tools.failure import ToolFailure
@@ -150,7 +150,7 @@ def _encode(body: Body | None, value: Json) -> dict[str, Any]:
         return {} if body is None or body.form is not BodyForm.JSON or value is None else {"content": b"null"}
     match body.form:
         case BodyForm.JSON:
-            return {"content": orjson.dumps(value)}
+            return {"content": codec.encode(value)}
         case BodyForm.FORM:
             return {"data": _grouped(styles.form_fields(value))}
         case BodyForm.MULTIPART:
@@ -182,7 +182,7 @@ def _parts(body: Body, value: dict[str, Json]) -> list[tuple[str, Any]]:
                 media_type = _media_type(f"arguments.{body.argument}.{name}", each)
                 parts.append((name, (each.get("filename", name), content, media_type)))
             elif isinstance(each, dict):
-                parts.append((name, (None, orjson.dumps(each), "application/json")))
+                parts.append((name, (None, codec.encode(each), "application/json")))
             else:
                 parts.append((name, (None, styles.text_of(each).encode())))
     return parts

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import quote
 
-import orjson
-
+from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.tools.rest.endpoint import Parameter, Style
 
@@ -20,15 +19,13 @@ _DELIMITERS = {Style.FORM: ",", Style.SPACE_DELIMITED: "%20", Style.PIPE_DELIMIT
 
 def text_of(value: Json) -> str:
     """A value as text: strings as they are, nothing for null, and everything else as JSON."""
-    if isinstance(value, str):
-        return value
-    return "" if value is None else orjson.dumps(value).decode()
+    return "" if value is None else codec.plain_text(value)
 
 
 def in_path(parameter: Parameter, value: Json) -> str:
     """What stands in the path for this value."""
     if parameter.as_json:
-        return _encoded(orjson.dumps(value).decode())
+        return _encoded(codec.encode_text(value))
     name = _encoded(parameter.name)
     match parameter.style:
         case Style.LABEL:
@@ -47,7 +44,7 @@ def in_query(parameter: Parameter, value: Json) -> Iterable[str]:
     """The `name=value` pairs of the query, encoded."""
     name, safe = _encoded(parameter.name), _RESERVED if parameter.allow_reserved else ""
     if parameter.as_json:
-        return [f"{name}={_encoded(orjson.dumps(value).decode())}"]
+        return [f"{name}={_encoded(codec.encode_text(value))}"]
     match value:
         case dict() if parameter.style is Style.DEEP_OBJECT:
             return [f"{_encoded(key)}={_encoded(text, safe)}" for key, text in _deep(parameter.name, value)]
@@ -65,7 +62,7 @@ def in_query(parameter: Parameter, value: Json) -> Iterable[str]:
 def in_header(parameter: Parameter, value: Json) -> str:
     """The value of a header. It is not percent-encoded: headers are read as they are."""
     if parameter.as_json:
-        return orjson.dumps(value).decode()
+        return codec.encode_text(value)
     if isinstance(value, dict) and parameter.explode:
         return ",".join(f"{key}={text_of(item)}" for key, item in value.items())
     return ",".join(_flat(value)) if isinstance(value, (list, dict)) else text_of(value)

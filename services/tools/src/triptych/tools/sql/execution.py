@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import asyncpg
-import orjson
 from asyncpg.types import Type
 
 from triptych.kernel.database import Queries
+from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
@@ -73,6 +73,9 @@ class Performer:
                 return result
         except ToolFailure:
             raise
+        except codec.InvalidJson as error:
+            message = f"{self.operation}: a row holds JSON that cannot be read: {error}"
+            raise ToolFailure(ErrorCode.CONTRACT_VIOLATION, message, undone=not committing) from None
         except Exception as error:
             failure = failure_of(error, self.operation, undone=not committing)
             if failure is None:
@@ -83,7 +86,7 @@ class Performer:
         self, connection: _Connection, values: Sequence[Any], arguments: dict[str, Json], call: Call[asyncpg.Pool]
     ) -> Json:
         """The write and its key in one commit; what is there already is the answer."""
-        fingerprint = hashlib.sha256(orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        fingerprint = hashlib.sha256(codec.encode(arguments, sort_keys=True)).hexdigest()
         key = call.idempotency_key
         if not await connection.fetchval(SQL["begin"], key, self.operation, call.tenant, fingerprint):
             known = await connection.fetchrow(SQL["known"], key)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import asyncpg
-import orjson
 from pydantic import Field
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract
 from triptych.tools.call import Resources
@@ -78,9 +78,7 @@ def tool(source: Source) -> Tool:
 
 async def _speak_json(connection: asyncpg.Connection) -> None:
     for name in ("json", "jsonb"):
-        await connection.set_type_codec(
-            name, encoder=lambda value: orjson.dumps(value).decode(), decoder=orjson.loads, schema="pg_catalog"
-        )
+        await connection.set_type_codec(name, encoder=codec.encode_text, decoder=codec.decode, schema="pg_catalog")
 
 
 async def _prepare(dsn_env: str, dsn: str, statements: Sequence[tuple[Path, Statement]]) -> list[Prepared]:
