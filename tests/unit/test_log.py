@@ -29,8 +29,9 @@ def test_a_long_text_that_looks_like_a_dsn_takes_no_minutes(piece: str) -> None:
 
 ODD_LIBRARY = """
 import asyncio, gc, logging, threading, warnings
-from triptych.kernel.log import configure_logging
+from triptych.kernel.log import configure_logging, log_what_python_says
 
+log_what_python_says()
 log = configure_logging("info", "json", service="worker", instance="one")
 log.info("ours")
 logging.getLogger("aiokafka.conn").error("cannot connect to %s", "postgresql://me:hunter2@db/x")

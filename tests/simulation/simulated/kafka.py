@@ -75,7 +75,7 @@ class Broker:
         log.append(Record(message, len(log), timestamp))
         for group in self._readers.get(message.topic, ()):
             for member in group.members.values():
-                if partition in member.positions:
+                if partition in member.reads_at:
                     self.world.after_a_moment(member.arrive, partition)
         self.world.published(message)
 
@@ -231,7 +231,7 @@ class Membership:
         self._broker = process.world.broker
         self.instance = process.instance
         self._group = self._broker.group(group, topics)
-        self.positions: dict[TopicPartition, int] = {}
+        self.reads_at: dict[TopicPartition, int] = {}
         self._visible: dict[TopicPartition, int] = {}
         self._waiter: asyncio.Future[Any] | None = None
         self._coordination = asyncio.Lock()
@@ -251,7 +251,7 @@ class Membership:
 
     async def __aexit__(self, *_exc: object) -> None:
         self._is_closed = True
-        self.positions = {}
+        self.reads_at = {}
         if not self.process.is_dead:  # a static member does not say good-bye
             self._world.scheduler.after(SESSION_TIMEOUT_S, self._group.leave, self)
 
@@ -272,19 +272,24 @@ class Membership:
         self._idle_polls = 0 if polled else self._idle_polls + 1
         return polled
 
+    @staticmethod
+    def positions() -> dict[TopicPartition, int]:
+        """Nothing lies in a simulated log but records, so there is nothing to pass."""
+        return {}
+
     async def commit(self, offsets: dict[TopicPartition, int]) -> None:
         await self._world.pause_briefly(self.process)
         if self._group.counts(self) and not self._broker.is_away and not self.process.is_cut_off:
             self._group.committed.update(offsets)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
-        if partition in self.positions:
-            self.positions[partition] = offset
+        if partition in self.reads_at:
+            self.reads_at[partition] = offset
             self._visible.pop(partition, None)
             self._fetch(partition)
 
     def assignment(self) -> set[TopicPartition]:
-        return set(self.positions)
+        return set(self.reads_at)
 
     def partitions_for_topic(self, topic: str) -> set[int]:
         return set(range(self._world.partitions))
@@ -313,7 +318,7 @@ class Membership:
 
     def arrive(self, partition: TopicPartition) -> None:
         """What is in a partition by now has been fetched."""
-        if partition not in self.positions or process_is_deaf(self.process) or self._broker.is_away:
+        if partition not in self.reads_at or process_is_deaf(self.process) or self._broker.is_away:
             return
         self._visible[partition] = len(self._broker.log(partition))
         if self._waiter is not None and (taken := self._take()):
@@ -322,7 +327,7 @@ class Membership:
 
     def catch_up(self) -> None:
         """The broker can be reached again."""
-        for partition in self.positions:
+        for partition in self.reads_at:
             self._fetch(partition)
         self._world.scheduler.after(self._world.random.uniform(0.0, HEARTBEAT_S), self.heartbeat)
 
@@ -354,9 +359,9 @@ class Membership:
         async with self._coordination:
             if self._group.counts(self) or self._group.awaits(self):
                 return
-            if self.positions and self._listener is not None:
-                await self._listener.on_partitions_revoked(set(self.positions))
-            self.positions, self._visible = {}, {}
+            if self.reads_at and self._listener is not None:
+                await self._listener.on_partitions_revoked(set(self.reads_at))
+            self.reads_at, self._visible = {}, {}
             self._world.after_a_moment(self._ask_to_join)
 
     def _ask_to_join(self) -> None:
@@ -369,7 +374,7 @@ class Membership:
         async with self._coordination:
             if generation != self._group.generation or self._is_closed:
                 return
-            self.positions = {partition: self._group.committed.get(partition, 0) for partition in partitions}
+            self.reads_at = {partition: self._group.committed.get(partition, 0) for partition in partitions}
             self._visible = {}
             for partition in partitions:
                 self._fetch(partition)
@@ -384,13 +389,13 @@ class Membership:
         if not self._visible:
             return taken
         left = self._world.batch_max_records
-        for partition, position in self.positions.items():
+        for partition, position in self.reads_at.items():
             if only and partition not in only:
                 continue
             end = min(self._visible.get(partition, 0), position + left)
             if end > position:
                 taken[partition] = self._broker.log(partition)[position:end]
-                self.positions[partition] = end
+                self.reads_at[partition] = end
                 left -= end - position
                 if end == self._visible[partition]:
                     del self._visible[partition]

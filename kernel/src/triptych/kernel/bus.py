@@ -146,6 +146,10 @@ class Subscription:
         consumer: Consumer = self._subscriber.consumer
         return consumer
 
+    def positions(self) -> dict[TopicPartition, int]:
+        """Where each partition is read on: also behind what is no record, such as the marker of a transaction."""
+        return self.consumer.positions()
+
     async def probe(self) -> None:
         """Ask the broker something; raises when it does not answer."""
         await self.consumer.topics()

@@ -141,6 +141,7 @@ async def serve_app(
         port=port,
         http=protocol or "auto",
         ws="none",
+        log_config=None,  # it logs as everybody does
         log_level="warning",
         access_log=False,
         lifespan="off",

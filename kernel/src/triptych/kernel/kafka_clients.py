@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FunctionType, MethodType, TracebackType
@@ -32,6 +33,8 @@ from triptych.kernel.errors import KafkaTaskDiedError, UndecodableRecord
 from triptych.kernel.record_batches import Batches, BatchHeader, BatchReader, batch_header, is_intact, last_offset
 
 LOOK_EVERY_S = 0.5
+HELD_BACK_AFTER_S = 10.0
+"""A transaction that is open for so long, with its partition waiting behind it, is told of."""
 
 _log = logging.getLogger(__name__)
 
@@ -173,6 +176,29 @@ class Consumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is 
     def __init__(self, *topics: str, **options: Any) -> None:
         self._made(*topics, **options | {"isolation_level": "read_committed"})
 
+    def positions(self) -> dict[TopicPartition, int]:
+        """Where each partition is read on, as far as that is known.
+
+        It lies behind the last record that was handed out, and behind what is no record: markers of transactions, what
+        was aborted, what compaction took out.
+        """
+        return {tp: state.position for tp, state in self._states() if state.has_valid_position}
+
+    def held_back(self) -> dict[TopicPartition, int]:
+        """How many offsets of each partition wait for the end of a transaction, where all before them was read."""
+        return {
+            tp: state.highwater - state.lso
+            for tp, state in self._states()
+            if state.has_valid_position and state.lso is not None and state.position >= state.lso < state.highwater
+        }
+
+    def _states(self) -> list[tuple[TopicPartition, Any]]:
+        subscription = self._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        if assignment is None or not assignment.active:
+            return []
+        return [(tp, assignment.state_value(tp)) for tp in assignment.tps]
+
 
 class Producer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is untyped
     """A producer."""
@@ -216,6 +242,32 @@ def _cause(task: asyncio.Task[Any]) -> BaseException | None:
     return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
+class _HeldBack:
+    """Says once of each partition that an open transaction holds it back, and once that it goes on."""
+
+    def __init__(self) -> None:
+        self._since: dict[TopicPartition, float] = {}
+        self._told: set[TopicPartition] = set()
+
+    def look(self, held_back: dict[TopicPartition, int], now_s: float) -> None:
+        for tp in self._since.keys() - held_back.keys():
+            del self._since[tp]
+            if tp in self._told:
+                self._told.remove(tp)
+                _log.warning("%s[%d] goes on: the transaction has ended", tp.topic, tp.partition)
+        for tp, offsets in held_back.items():
+            since = self._since.setdefault(tp, now_s)
+            if now_s - since >= HELD_BACK_AFTER_S and tp not in self._told:
+                self._told.add(tp)
+                _log.warning(
+                    "%s[%d] is held back by an open transaction of a producer: %d offsets wait until it ends, or until "
+                    "its transaction.timeout.ms is over",
+                    tp.topic,
+                    tp.partition,
+                    offsets,
+                )
+
+
 class Watch:
     """Ends its body with KafkaTaskDiedError when a background task of the consumer dies. Async context manager.
 
@@ -251,9 +303,13 @@ class Watch:
 
     async def _watch(self) -> None:
         suspected: str | None = None
+        held_back = _HeldBack()
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            died = dead_task(self._consumer())
+            consumer = self._consumer()
+            if consumer is not None:
+                held_back.look(consumer.held_back(), time.monotonic())
+            died = dead_task(consumer)
             # A task that has just ended may be about to be replaced, so it is looked at twice.
             if died is not None and died.task == suspected:
                 self._found(died)

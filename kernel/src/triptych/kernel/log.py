@@ -38,7 +38,7 @@ def mask_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
 def configure_logging(level: str, style: Literal["json", "console"], **bound: str) -> Logger:
     """Set up logging for this process and return its logger, bound to `bound` (service, instance).
 
-    What libraries, asyncio and the interpreter itself have to say goes the same way: each line is one event.
+    What libraries and asyncio have to say goes the same way: each line is one event.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -74,9 +74,13 @@ def _take_over_libraries(shared: Sequence[structlog.typing.Processor], bound: Ma
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.captureWarnings(capture=True)
     # The pool retries on its own and prints a traceback each time; the loops log an outage once.
     logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
+
+
+def log_what_python_says() -> None:
+    """Let warnings, and exceptions that nobody catches, go the way of all lines."""
+    logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
     sys.unraisablehook = _log_unraisable

@@ -20,7 +20,7 @@ import uvloop
 from triptych.kernel import failpoints
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.health import Health, serve_health
-from triptych.kernel.log import Logger, configure_logging
+from triptych.kernel.log import Logger, configure_logging, log_what_python_says
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.watchdog import Watchdog
 
@@ -41,6 +41,7 @@ def run(name: str, settings: SettingsT, body: Callable[[Service, SettingsT], Awa
     """Run `body` until it returns or a signal ends it. Exit codes: 0 stopped, 1 failed, 2 misconfigured, 3 stuck."""
     _calm_garbage_collector()
     log = configure_logging(settings.log_level, settings.log_format, service=name, instance=settings.instance)
+    log_what_python_says()
     if settings.failpoints is not None:
         log.warning("fail points are on: this process may be made to die", folder=str(settings.failpoints))
         failpoints.enable(settings.failpoints / settings.instance)

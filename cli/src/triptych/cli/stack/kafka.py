@@ -108,6 +108,8 @@ class Kafka:
             "offsets.topic.num.partitions": "4",
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
+            # An open transaction of anybody's holds its partition back: for a minute at most, the default of producers.
+            "transaction.max.timeout.ms": "60000",
             "share.coordinator.state.topic.replication.factor": "1",
             "share.coordinator.state.topic.min.isr": "1",
             # A killed node may only come back when its old session is over, and it retries in steps of this length.

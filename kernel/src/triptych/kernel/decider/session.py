@@ -59,6 +59,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._leaves_rows = False
         """Rows were left to the next owner, and nothing may overtake them."""
         self._positions: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int] = {}
         self._offsets_committed_at = time.monotonic()
 
     async def probe(self) -> None:
@@ -176,6 +177,9 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         if not polled and not due and not starts:
             await self._written()
             await self._forget_published()
+            # What is no record, such as the marker of a transaction, is passed without a batch.
+            self._positions |= self._subscription.positions()
+            await self._commit_offsets()
             self._kit.outage.over()
             return
         published, self._published = self._published, []
@@ -323,8 +327,12 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         if duplicates:
             await self._send_again([self._kit.domain.task(batch.states[run_id]) for run_id in sorted(duplicates)])
         await self._choose_starts()
-        if time.monotonic() - self._offsets_committed_at > OFFSET_COMMIT_EVERY_S:
-            self._offsets_committed_at = time.monotonic()
+        await self._commit_offsets()
+
+    async def _commit_offsets(self) -> None:
+        """Tell Kafka how far we are, now and then, for whoever looks at the lag."""
+        if time.monotonic() - self._offsets_committed_at > OFFSET_COMMIT_EVERY_S and self._positions != self._committed:
+            self._offsets_committed_at, self._committed = time.monotonic(), dict(self._positions)
             await self._subscription.commit(dict(self._positions))
 
     def _line(self, state: StateT) -> Line:

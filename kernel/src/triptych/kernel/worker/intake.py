@@ -80,6 +80,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         self._attempt = JobAttempt(lease=jobs.lease)
         self._positions: dict[TopicPartition, int] = {}
         """How far each partition was taken in, and is not yet committed. Each assignment begins another."""
+        self._committed: dict[TopicPartition, int] = {}
         self._offsets_committed_at = time.monotonic()
 
     async def run(self) -> None:
@@ -122,7 +123,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         It is stored before anything is done with it, so that its deliveries are counted. How far we had got is past:
         whoever has a partition now begins at what was committed, so until now no more than that may be committed.
         """
-        self._positions = {}
+        self._positions, self._committed = {}, {}
         self._unrecorded.release()
         try:
             with foreign_cancellation():
@@ -148,6 +149,9 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             if self._unrecorded:
                 self._outbox.record(self._unrecorded.overdue(time.monotonic()))
             if not polled:
+                self._positions |= {
+                    tp: at for tp, at in subscription.positions().items() if at > self._committed.get(tp, 0)
+                }
                 await self._commit_offsets(subscription)
                 continue
             if not await self._take(polled):
@@ -178,6 +182,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         if positions:
             failpoints.hit("worker.before_offset_commit")
             await subscription.commit(positions)
+            self._committed |= positions
             failpoints.hit("worker.after_offset_commit")
 
     async def _accept_patiently(self, records: Sequence[ConsumerRecord[Any, Any]]) -> bool:
