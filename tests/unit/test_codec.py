@@ -7,6 +7,7 @@ import math
 import time
 from decimal import Decimal
 from enum import StrEnum
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -257,3 +258,17 @@ def test_a_write_with_an_integer_beyond_64_bits_has_a_hash_of_its_own():
 
     hashes = {arguments_hash(request_for(made, "close", {"order": order})) for order in (HUGE, HUGE, HUGE + 1)}
     assert len(hashes) == 2
+
+
+ROOT = Path(__file__).parents[2]
+READ_BY_PYDANTIC = {
+    "schemas/src/triptych/schemas/codec.py": "after the bytes were looked at",
+    "services/executor/src/triptych/executor/events.py": "its own journal, of any version",
+}
+
+
+def test_no_service_reads_a_message_past_the_codec():
+    sources = [file for member in ("schemas", "kernel", "services", "cli") for file in (ROOT / member).rglob("*.py")]
+    assert sources
+    found = {str(file.relative_to(ROOT)) for file in sources if "validate_json(" in file.read_text("utf-8")}
+    assert found == READ_BY_PYDANTIC.keys()

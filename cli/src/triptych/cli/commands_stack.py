@@ -5,7 +5,6 @@ They start, ask and show; what they ask is done by the supervisor.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from triptych.cli.stack.layout import Layout, last_lines, rotate
 from triptych.cli.stack.options import Options
 from triptych.cli.stack.orphans import alive_after, stop_orphans
 from triptych.cli.stack.postgres import owner_at
+from triptych.schemas import codec
 
 _UP_TIMEOUT_S = 300.0
 _DOWN_TIMEOUT_S = 60.0
@@ -94,7 +94,7 @@ def start(layout: Layout, options: Options) -> dict[str, Any]:
         supervisor = _start_supervisor(layout, options)
         if follow(lambda: _still_there(layout, supervisor))["database_created"]:
             err.print(f"The database {options.topic_prefix} was created.")
-    stack: dict[str, Any] = json.loads((layout.root / "stack.json").read_text())
+    stack: dict[str, Any] = codec.decode((layout.root / "stack.json").read_bytes())
     return stack
 
 

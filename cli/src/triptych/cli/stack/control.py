@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,6 +17,7 @@ from typing import Any
 from triptych.cli.stack.errors import FailedError, NoAnswerError, NotRunningError, RefusedError, StackError
 from triptych.cli.stack.layout import Layout
 from triptych.kernel.log import Logger
+from triptych.schemas import codec
 
 Answer = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -47,7 +47,7 @@ def ask(layout: Layout, request: dict[str, Any]) -> dict[str, Any]:
         connection.settimeout(_TIMEOUT_S)
         try:
             connection.connect(str(socket_path(layout)))
-            connection.sendall(json.dumps(request).encode() + b"\n")
+            connection.sendall(codec.encode(request) + b"\n")
             answer = connection.makefile("rb").readline()
         except (FileNotFoundError, NotADirectoryError, ConnectionError) as error:
             raise NotRunningError(layout.root) from error
@@ -55,7 +55,7 @@ def ask(layout: Layout, request: dict[str, Any]) -> dict[str, Any]:
             raise NoAnswerError(layout.root, _TIMEOUT_S) from error
     if not answer:
         raise NotRunningError(layout.root)
-    content: dict[str, Any] = json.loads(answer)
+    content: dict[str, Any] = codec.decode(answer)
     if "refused" in content:
         raise RefusedError(content["refused"], layout.root)
     if "failed" in content:
@@ -71,7 +71,7 @@ async def serve(layout: Layout, answer: Answer, log: Logger) -> AsyncIterator[No
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            request = json.loads(await reader.readline())
+            request = codec.decode(await reader.readline())
             try:
                 reply = await answer(request)
             except StackError as error:
@@ -79,7 +79,7 @@ async def serve(layout: Layout, answer: Answer, log: Logger) -> AsyncIterator[No
             except Exception as error:
                 reply = {"failed": f"{type(error).__name__}: {error}"}
                 log.exception("a request failed", request=request)
-            writer.write(json.dumps(reply).encode() + b"\n")
+            writer.write(codec.encode(reply) + b"\n")
             await writer.drain()
         except (ConnectionError, ValueError):
             pass  # whoever asked is gone, or did not ask in JSON

@@ -5,7 +5,6 @@ Files that others read are replaced atomically. The directory is open to its own
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import string
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from triptych.cli.stack.errors import NoDirectoryError
+from triptych.schemas import codec
 
 _LOG_KEEP_BYTES = 16 * 1024
 _LETTERS_AND_DIGITS = string.ascii_letters + string.digits
@@ -91,7 +91,7 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
 
 
 def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
-    write_atomically(path, json.dumps(value, indent=2) + "\n", mode=mode)
+    write_atomically(path, codec.encode(value, indent=True).decode(), mode=mode)
 
 
 def last_lines(log: Path, count: int = 12) -> str:

@@ -5,13 +5,13 @@ A port is chosen once in the life of a supervisor, for by then it is not free: t
 
 from __future__ import annotations
 
-import json
 import random
 import socket
 import threading
 from pathlib import Path
 
 from triptych.cli.stack.layout import Layout, write_json
+from triptych.schemas import codec
 
 HOST = "127.0.0.1"
 
@@ -26,7 +26,7 @@ class Ports:
 
     def __init__(self, layout: Layout) -> None:
         self._file: Path = layout.root / "ports.json"
-        self._remembered: dict[str, int] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._remembered: dict[str, int] = codec.decode(self._file.read_bytes()) if self._file.exists() else {}
         self._chosen: dict[str, int] = {}
         self._lock = threading.Lock()  # servers are prepared in threads
 

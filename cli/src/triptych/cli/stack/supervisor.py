@@ -37,6 +37,7 @@ from triptych.cli.stack.topics import create_topics
 from triptych.cli.stack.watched import State, Watched
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.log import Logger, configure_logging
+from triptych.schemas import codec
 
 if TYPE_CHECKING:
     from triptych.kernel.migrate import Prepared
@@ -372,7 +373,7 @@ async def _main(options: Options, layout: Layout, log: Logger) -> int:
 
 
 def main() -> int:
-    options = Options.model_validate_json(sys.stdin.read())
+    options = codec.read(Options, sys.stdin.read())
     layout = Layout.at(options.data)
     log = configure_logging("info", "console", service="supervisor")
     try:

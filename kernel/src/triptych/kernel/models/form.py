@@ -68,7 +68,7 @@ class Form:
             found = [(list(each.place), each.message) for each in JsonSchema.of(self.schema).misfits(output)]
         else:
             try:
-                self.model.model_validate_json(codec.encode(output))
+                codec.read(self.model, codec.encode(output))
             except ValidationError as error:
                 found = [(list(problem["loc"]), problem["msg"]) for problem in error.errors(include_url=False)]
             else:

@@ -20,6 +20,7 @@ from triptych.kernel.worker.bench import Bench
 from triptych.kernel.worker.contract import RequestT, Worker
 from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
 from triptych.kernel.worker.outbox import Outbox
+from triptych.schemas import codec
 from triptych.schemas.base import Spend
 from triptych.schemas.result import ErrorCode, ToolError
 from triptych.schemas.work import Withdrawal
@@ -85,7 +86,9 @@ class Withdrawals(Generic[RequestT]):
 
 def _decode(body: bytes) -> Withdrawal:
     try:
-        return Withdrawal.model_validate_json(body)
+        return codec.read(Withdrawal, body)
+    except codec.InvalidJson as error:
+        raise UndecodableRecord("invalid_json", str(error)) from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "value"
