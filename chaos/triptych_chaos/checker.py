@@ -188,6 +188,8 @@ def _budgets(run: Run) -> Iterator[tuple[str, str]]:  # noqa: C901 - one branch 
             held.pop(data["request_id"], None)
             for name in ("tokens", "usd_micros"):
                 used[name] += data.get("spend", {}).get(name, 0)
+        if event.type == "Overspent":  # it is on record and has stopped the run
+            limits.update({name: max(0, n - data["granted"].get(name, 0)) for name, n in data["spent"].items()})
         if event.type == "RunResumed":
             for name, more in data.get("extend", {}).items():
                 limits["usd_micros" if name == "usd" else name] += round(more * MICROS if name == "usd" else more)

@@ -14,10 +14,58 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 import triptych.executor
-from triptych.schemas import topics
+from triptych.kernel.offers import Offer
+from triptych.kernel.plans import Terms, make_plan
+from triptych.schemas import (
+    Compensation,
+    Contract,
+    Effect,
+    FixedPlan,
+    Limits,
+    PlanRequest,
+    ToolContracts,
+    handoff_contract,
+    topics,
+)
 
-PIN = {"contract_hash": "0" * 16, "effect": "read", "timeout_ms": 1000, "cost": {}}
+ECHO = Contract(
+    operation="echo.echo",
+    description="Says it again.",
+    arguments={"type": "object"},
+    result={"type": "object"},
+    effect=Effect.READ,
+    timeout_ms=1_000,
+)
+WRITE = ECHO.model_copy(
+    update={
+        "operation": "echo.write",
+        "effect": Effect.IDEMPOTENT,
+        "compensate": Compensation(operation="echo.back", arguments={"of": "${{ data.value }}"}),
+    }
+)
+BACK = ECHO.model_copy(update={"operation": "echo.back", "effect": Effect.IDEMPOTENT})
 MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")
+
+
+def announcement(*contracts: Contract) -> bytes:
+    """What a tool says that it offers."""
+    return ToolContracts(tool=contracts[0].tool, contracts=contracts).to_bytes()
+
+
+def plan_of(raw: bytes, *contracts: Contract) -> dict[str, Any]:
+    """The plan that an honest planner makes of a request for one with a fixed plan."""
+    request = PlanRequest.model_validate_json(raw)
+    offered = (*contracts, handoff_contract(request.handoffs))
+    terms = Terms(
+        offers={contract.operation: Offer.of(contract) for contract in offered},
+        max_steps=request.max_steps,
+        retry=request.retry,
+        revision=request.revision,
+        known=request.known,
+        limits=request.limits or Limits(),
+    )
+    assert isinstance(request.spec, FixedPlan)
+    return json.loads(make_plan(request.spec.steps, terms).to_bytes())
 
 
 class Bench:
@@ -25,6 +73,8 @@ class Bench:
 
     def __init__(self, kafka: str, prefix: str, dsn: str, playbooks: Path, log: Path) -> None:
         self.kafka, self.prefix, self.dsn, self.playbooks, self.log = kafka, prefix, dsn, playbooks, log
+        self.contracts: tuple[Contract, ...] = ()
+        self.operator_dsn = ""
         self.process: subprocess.Popen[bytes] | None = None
         self.seen: dict[str, list[dict[str, Any]]] = {}
         self.partitions: dict[str, list[int]] = {}
@@ -62,7 +112,15 @@ class Bench:
         )
         await self.consumer.start()
         self.reading = asyncio.create_task(self._read())
+        await self.announce(ECHO, WRITE, BACK)
         return self
+
+    async def announce(self, *contracts: Contract) -> None:
+        """A tool says what it offers."""
+        self.contracts += contracts
+        await self.producer.send_and_wait(
+            f"{self.prefix}.{topics.CONTRACTS}", announcement(*contracts), key=contracts[0].tool.encode(), partition=0
+        )
 
     async def __aexit__(self, *_exc: object) -> None:
         self.reading.cancel()
@@ -94,9 +152,7 @@ class Bench:
     async def answer_plans(self) -> None:
         answers = []
         for request in self.seen.pop(topics.PLAN_REQUESTS, []):
-            step = request["spec"]["steps"][0]
-            pin = {**PIN, "effect": "idempotent", "cost": {"tool_calls": 5}} if "playbook" in step["operation"] else PIN
-            plan = {"revision": 1, "steps": [{**step, "pin": pin}]}
+            plan = plan_of(request["_raw"], *self.contracts)
             answers.append(self.send(topics.PLANS, self._reply(request) | {"plan": plan}, request["partition"]))
         await asyncio.gather(*answers)
 

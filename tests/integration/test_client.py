@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from executor_bench import ECHO, announcement, plan_of
 
 import triptych.executor
 from triptych.client import (
@@ -47,7 +48,6 @@ plan:
       retry: {max_attempts: 1}
 output: {said: "${{ steps.say.data.value }}"}
 """
-PIN = {"contract_hash": "0" * 16, "effect": "read", "timeout_ms": 1000, "cost": {}}
 MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")
 
 
@@ -65,17 +65,18 @@ class Stack:
         )
         producer = AIOKafkaProducer(bootstrap_servers=self.kafka)
         async with consumer, producer:
+            offered = announcement(ECHO)
+            await producer.send_and_wait(f"{self.prefix}.{topics.CONTRACTS}", offered, key=b"echo", partition=0)
             async for record in consumer:
                 request = json.loads(record.value)
-                noun, answer = self.answer(request)
+                noun, answer = self.answer(request, record.value)
                 reply = {name: request[name] for name in ("request_id", "run_id", "tenant")} | answer
                 topic = f"{self.prefix}.{noun}"
                 await producer.send_and_wait(topic, json.dumps(reply).encode(), partition=request["partition"])
 
-    def answer(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    def answer(self, request: dict[str, Any], raw: bytes) -> tuple[str, dict[str, Any]]:
         if "spec" in request:
-            step = {"retry": {"max_attempts": 1}, **request["spec"]["steps"][0], "pin": PIN}
-            return topics.PLANS, {"plan": {"revision": request["revision"], "steps": [step]}}
+            return topics.PLANS, {"plan": plan_of(raw, ECHO)}
         if self.refusing and "Nobody" in request["arguments"]["value"]:
             error = {"code": "forbidden", "message": "nobody is not greeted"}
             return topics.RESULTS, {"result": {"status": "error", "error": error}}

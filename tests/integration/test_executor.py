@@ -7,13 +7,16 @@ import base64
 import json
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from executor_bench import MIGRATIONS, PIN, Bench
+from executor_bench import BACK, MIGRATIONS, Bench, plan_of
 
+from triptych.cli.audit import audit
+from triptych.client.operator import operator_connection
 from triptych.schemas import topics
 
 PLAYBOOK = """
@@ -67,6 +70,18 @@ plan:
 output: {child: "${{ steps.hand.data }}"}
 """
 
+UNDONE = """
+name: undone
+goal: Write something, and fail afterwards.
+input: {type: object}
+tools: [echo.*]
+plan:
+  pattern: fixed
+  steps:
+    - {id: write, operation: echo.write, arguments: {value: x}}
+    - {id: say, operation: echo.echo, depends_on: [write], expect: result.status == "nonsense"}
+"""
+
 
 @pytest.fixture(scope="module")
 async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Bench]:
@@ -75,10 +90,12 @@ async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> A
     (folder / "passing.yaml").write_text(PLAYBOOK.replace("name: greet", "name: passing"))
     (folder / "each.yaml").write_text(EACH)
     (folder / "desk.yaml").write_text(DESK)
+    (folder / "undone.yaml").write_text(UNDONE)
     nouns = [topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS]
     await create_topics(*nouns, "calls.echo")
-    dsn = database.prepare({"executor": (MIGRATIONS,)}).services["executor"]
-    async with Bench(servers.kafka, prefix, dsn, folder, folder / "log") as bench:
+    prepared = database.prepare({"executor": (MIGRATIONS,)})
+    async with Bench(servers.kafka, prefix, prepared.services["executor"], folder, folder / "log") as bench:
+        bench.operator_dsn = prepared.operator
         bench.start()
         yield bench
     sys.stdout.write(bench.log.read_text()[-4000:])  # pytest shows it when a test fails
@@ -322,8 +339,8 @@ async def test_numbers_and_depths_that_json_or_postgres_cannot_hold_still_lead_t
     assert bench.of(topics.OUTCOMES, task_id=task_id)[0]["status"] in {"succeeded", "escalated"}
 
 
-@pytest.mark.parametrize("spend", [{"tokens": 2**63}, {"usd_micros": 10**30}, {"tool_calls": 2**31}])
-async def test_an_answer_that_says_it_cost_more_than_a_row_can_hold_does_not_stop_the_partition(
+@pytest.mark.parametrize("spend", [{"tokens": 2**63}, {"usd_micros": 10**30}, {"tool_calls": 10**17}])
+async def test_an_answer_that_says_it_cost_more_than_anything_can_is_buried_and_the_next_one_counts(
     bench: Bench, eventually, spend: dict[str, int]
 ) -> None:
     task_id = f"dear-{'-'.join(spend)}"
@@ -340,7 +357,107 @@ async def test_an_answer_that_says_it_cost_more_than_a_row_can_hold_does_not_sto
         await bench.work()
         return bench.of(topics.OUTCOMES, task_id=f"after-{task_id}")
 
-    await eventually(done, within_s=20.0)
+    buried = len(bench.of(topics.DEAD_LETTERS))
+    await eventually(done)
+    await eventually(lambda: len(bench.of(topics.DEAD_LETTERS)) > buried)
+    assert bench.of(topics.DEAD_LETTERS)[-1]["reason"]["code"] == "forged"
+    await bench.send(topics.RESULTS, answer, request["partition"])
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id=task_id))
+    (outcome,) = bench.of(topics.OUTCOMES, task_id=task_id)
+    assert (outcome["status"], outcome["usage"]["tokens"]) == ("succeeded", 0)
+
+
+async def test_an_answer_that_cost_more_than_its_grant_is_counted_and_stops_the_run(bench: Bench, eventually) -> None:
+    await bench.send(topics.TASKS, task("overspent"), 0)
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
+    await bench.answer_plans()
+    await eventually(lambda: bench.of("calls.echo"))
+    (request,) = bench.seen.pop("calls.echo")
+    answer = bench._reply(request) | {"result": {"status": "ok", "data": {"value": "dear"}}}
+    spend = {"tokens": 10**9, "usd_micros": 10**12, "tool_calls": 1}
+    await bench.send(topics.RESULTS, answer | {"spend": spend}, request["partition"])
+    await eventually(lambda: bench.of(topics.ESCALATIONS, task_id="overspent"))
+    (escalation,) = bench.of(topics.ESCALATIONS, task_id="overspent")
+    assert (escalation["reason"]["code"], escalation["usage"]["tokens"]) == ("overspent", 10**9)
+    assert '"event":"alert"' in bench.log.read_text()
+    command = {"command_id": "o", "run_id": request["run_id"], "action": "abort", "principal": "user:ana"}
+    await bench.send(topics.CONTROL, command, request["partition"])
+    await eventually(lambda: [each for each in bench.of(topics.OUTCOMES, task_id="overspent") if each["final"]])
+    async with operator_connection(bench.operator_dsn) as connection:
+        found = [each for each in (await audit(connection, lambda *_: None)).problems if each.task_id == "overspent"]
+    assert found == []
+
+
+FORGERIES: dict[str, dict[str, object]] = {
+    "an operation that the playbook does not allow": {"operation": "bank.pay"},
+    "other arguments than the playbook has": {"arguments": {"value": "you have been had"}},
+    "a write that passes for a read": {"pin.effect": "idempotent"},
+    "more time than the contract gives": {"pin.timeout_ms": 600_000},
+    "a grant that the playbook does not have": {"pin.cost": {"tokens": 10**6, "usd_micros": 10**6}},
+    "more attempts": {"retry": {"max_attempts": 20, "base_ms": 1, "cap_ms": 1}},
+    "more rounds": {"rounds": 10},
+    "another name": {"id": "other"},
+    "a condition": {"when": "false"},
+    "a map": {"map": [1, 2, 3]},
+    "an undo": {
+        "pin.undo": {"operation": "echo.back", "contract_hash": BACK.hash, "effect": "idempotent", "timeout_ms": 1_000}
+    },
+    "a stand-in": {"fallback": [{"fallback": {"data": {"value": "me"}}}]},
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES.values(), ids=FORGERIES.keys())
+async def test_a_plan_that_no_honest_planner_can_have_made_is_buried_and_the_honest_one_is_carried_out(
+    bench: Bench, eventually, forgery: dict[str, object]
+) -> None:
+    task_id, buried = f"planned-{uuid4()}", len(bench.of(topics.DEAD_LETTERS))
+    await bench.send(topics.TASKS, task(task_id), 0)
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
+    (request,) = bench.of(topics.PLAN_REQUESTS)
+    plan = plan_of(request["_raw"], *bench.contracts)
+    (step,) = plan["steps"]
+    for name, changed in forgery.items():
+        of_pin, _, field = name.rpartition(".")
+        (step["pin"] if of_pin else step)[field] = changed
+    await bench.send(topics.PLANS, bench._reply(request) | {"plan": plan}, request["partition"])
+    await eventually(lambda: len(bench.of(topics.DEAD_LETTERS)) > buried)
+    assert bench.of(topics.DEAD_LETTERS)[-1]["reason"]["code"] == "forged"
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id=task_id)
+
+    await eventually(done)
+    assert bench.of(topics.OUTCOMES, task_id=task_id)[0]["output"] == {"said": "Hello Ana"}
+
+
+async def test_an_answer_of_another_tenant_kind_or_tool_is_buried_and_the_right_one_counts(
+    bench: Bench, eventually
+) -> None:
+    buried = len(bench.of(topics.DEAD_LETTERS))
+    await bench.send(topics.TASKS, task("misdirected"), 0)
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
+    await bench.answer_plans()
+    await eventually(lambda: bench.of("calls.echo"))
+    (request,) = bench.seen.pop("calls.echo")
+    reply, lie = bench._reply(request), {"result": {"status": "ok", "data": {"value": "a lie"}}}
+    partition = request["partition"]
+    await bench.send(topics.RESULTS, reply | lie | {"tenant": "evil"}, partition)
+    await bench.send(topics.VERDICTS, reply | {"decision": "continue"}, partition)
+    await bench.send(topics.PLANS, reply | {"answer": {"said": "a lie"}}, partition)
+    await bench.send(topics.RESULTS, reply | lie, partition, ce_source="/triptych/tool-other")
+    await bench.send(topics.RESULTS, reply | {"result": {"status": "ok", "data": "no object"}}, partition)
+    await bench.send(topics.RESULTS, reply | {"result": {"status": "error"}}, partition)
+    await bench.send(topics.RESULTS, reply | lie | {"extended": {"tokens": 10**9}}, partition)
+    for spend in ({"tokens": -1}, {"tokens": 1.5}, {"usd_micros": "1"}):
+        await bench.send(topics.RESULTS, reply | lie | {"spend": spend}, partition)
+    await eventually(lambda: len(bench.of(topics.DEAD_LETTERS)) >= buried + 10)
+    codes = Counter(letter["reason"]["code"] for letter in bench.of(topics.DEAD_LETTERS)[buried:])
+    assert codes == {"misdirected": 4, "forged": 3, "invalid_callanswer": 3}
+    truth = {"result": {"status": "ok", "data": {"value": "the truth"}}}
+    await bench.send(topics.RESULTS, reply | truth, partition, ce_source="/triptych/tool-echo")
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id="misdirected"))
+    assert bench.of(topics.OUTCOMES, task_id="misdirected")[0]["output"] == {"said": "the truth"}
 
 
 async def test_an_output_too_large_for_a_message_is_left_out_and_the_outcome_says_where_it_is(
@@ -575,17 +692,10 @@ async def test_a_client_starts_and_withdraws_no_child_runs(bench: Bench, eventua
 async def test_an_abort_undoes_what_was_written_even_if_the_executor_is_killed_in_between(
     bench: Bench, eventually
 ) -> None:
-    undo = {**PIN, "operation": "echo.back", "arguments": {"of": "${{ data.value }}"}, "effect": "idempotent"}
-    pin = {**PIN, "effect": "idempotent", "undo": undo}
-    await bench.send(topics.TASKS, task("undo"))
-    await eventually(lambda: bench.of(topics.PLAN_REQUESTS, playbook="greet"))
-    (request,) = bench.seen.pop(topics.PLAN_REQUESTS)
-    steps = [
-        {"id": "write", "operation": "echo.echo", "arguments": {"value": "x"}, "pin": pin},
-        {"id": "say", "operation": "echo.echo", "depends_on": ["write"], "expect": "result.nonsense", "pin": PIN},
-    ]
-    plan = bench._reply(request) | {"plan": {"revision": 1, "steps": steps}}
-    await bench.send(topics.PLANS, plan, request["partition"])
+    await bench.send(topics.TASKS, task("undo", playbook="undone"))
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS, playbook="undone"))
+    (request,) = bench.of(topics.PLAN_REQUESTS, playbook="undone")
+    await bench.answer_plans()
     await eventually(lambda: bench.of("calls.echo", step="write"))
     await bench.answer_calls()
     await eventually(lambda: bench.of("calls.echo", step="say"))

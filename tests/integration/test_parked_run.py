@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import asyncpg
 import pytest
 from executor_bench import MIGRATIONS as EXECUTOR
-from executor_bench import Bench
+from executor_bench import Bench, plan_of
 from studio import MIGRATIONS, TOOL, Process, Studio, answers, call_back, open_studio
 
 from triptych.kernel.database import connect
 from triptych.kernel.migrate import WORKER
 from triptych.kernel.settings import ServiceSettings
-from triptych.schemas import topics
+from triptych.schemas import Contract, topics
 from triptych.tools.process import load_tool
 
 PLAYBOOK = """
@@ -58,21 +57,21 @@ async def scene(servers, prefix, database, create_topics, tmp_path) -> AsyncIter
 
 
 @pytest.fixture
-def pin(tmp_path, monkeypatch) -> dict[str, Any]:
-    """What a planner pins of the operation."""
+def contract(tmp_path, monkeypatch) -> Contract:
+    """What the tool offers."""
     (tmp_path / "studio_tool.py").write_text(TOOL, "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    contract = load_tool("studio_tool:tool").operations["studio.render"].contract
-    return {"contract_hash": contract.hash, "effect": "idempotent", "timeout_ms": contract.timeout_ms}
+    return load_tool("studio_tool:tool").operations["studio.render"].contract
 
 
-async def test_a_run_is_parked_until_the_callback_whoever_dies_meanwhile(scene, pin, eventually) -> None:
+async def test_a_run_is_parked_until_the_callback_whoever_dies_meanwhile(scene, contract, eventually) -> None:
     bench, tool = scene.bench, scene.tool
+    await bench.announce(contract)
     await bench.send(topics.TASKS, {"playbook": "film", "task_id": "t-1", "input": {}})
 
     async def is_parked() -> bool:
         for request in bench.seen.pop(topics.PLAN_REQUESTS, []):
-            plan = {"revision": 1, "steps": [{**request["spec"]["steps"][0], "pin": pin}]}
+            plan = plan_of(request["_raw"], contract)
             reply = {name: request[name] for name in ("request_id", "run_id", "tenant")}
             await bench.send(topics.PLANS, reply | {"plan": plan}, request["partition"])
         return bool(await scene.pool.fetchval("select count(*) from jobs where state = 'parked'"))

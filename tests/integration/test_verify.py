@@ -28,6 +28,7 @@ from triptych.kernel.migrate import WORKER
 from triptych.kernel.run_ids import derive_run_id
 from triptych.schemas import (
     CallAnswer,
+    Cost,
     Effect,
     FixedPlan,
     Pin,
@@ -51,7 +52,7 @@ PLAYBOOK = Playbook(
     tools=("post.send",),
     plan=FixedPlan(steps=(StepSpec(id="send", operation="post.send", tokens=500),)),
 )
-PIN = Pin(contract_hash="0" * 16, effect=Effect.IDEMPOTENT, timeout_ms=1_000)
+PIN = Pin(contract_hash="0" * 16, effect=Effect.IDEMPOTENT, timeout_ms=1_000, cost=Cost(tokens=7))
 AN_HOUR_AGO = datetime.now(UTC) - timedelta(hours=1)
 
 Record = Callable[[], Awaitable[UUID]]

@@ -31,3 +31,15 @@ def test_an_attempt_that_failed_counts() -> None:
     list(account.book("CallRequested", {"request_id": "put:1", "reserved": {}}))
     list(account.book("RetryScheduled", retry()))
     assert account.used["tool_calls"] == 1
+
+
+def test_what_an_answer_cost_beyond_its_grant_is_no_fault_once_it_is_on_record() -> None:
+    def exceeded(*events: tuple[str, dict[str, object]]) -> list[str]:
+        account = Account.of(PLAYBOOK)
+        return [problem for event, data in events for problem in account.book(event, data)]
+
+    asked = ("CallRequested", {"request_id": "put:1", "reserved": {"tokens": 10}})
+    answered = ("CallAnswered", {"request_id": "put:1", "spend": {"tokens": 10**9, "usd_micros": 0}})
+    noted = ("Overspent", {"request_id": "put:1", "granted": {"tokens": 10}, "spent": {"tokens": 10**9}})
+    assert exceeded(asked, answered)
+    assert exceeded(asked, noted, answered) == []

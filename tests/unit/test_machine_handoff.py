@@ -11,12 +11,12 @@ from machine_story import NOW, RUN_ID, Story, playbook, step
 
 from triptych.executor import events as ev
 from triptych.executor.deployments import Deployment
-from triptych.executor.family import ForgedRecord
 from triptych.executor.fold import admit, evolve
 from triptych.executor.intake import Executor
 from triptych.executor.machine import Tick
 from triptych.executor.messages import messages
 from triptych.executor.state import Run, RunStatus
+from triptych.executor.trust import ForgedRecord, MisdirectedRecord
 from triptych.kernel.bus import Record
 from triptych.kernel.decider import Arrival, RejectedRecord
 from triptych.kernel.outbox import Send
@@ -35,6 +35,7 @@ from triptych.schemas import (
     Playbook,
     Result,
     Spend,
+    Step,
     Task,
     topics,
 )
@@ -141,12 +142,12 @@ class Family:
         return self
 
 
-def family(*steps, **fields: object) -> Family:
+def family(*steps, work: Step | None = None, **fields: object) -> Family:
     """A parent that has handed over, and its child that has its plan."""
     one = Family(**fields)
     one.tell(one.parent, lambda story: story.plan(*(steps or [hand_over()])))
     for child in one.children:
-        one.tell(child, lambda story: story.plan(step("work")))
+        one.tell(child, lambda story: story.plan(work or step("work")))
     return one
 
 
@@ -168,7 +169,7 @@ def test_a_step_starts_a_run_of_another_playbook_and_answers_with_its_output() -
 
 
 def test_a_child_draws_on_what_its_parent_has_reserved_and_is_settled_at_its_end() -> None:
-    one = family()
+    one = family(work=step("work", cost=Cost(tokens=100, usd_micros=10)))
     ledger = one.parent.ledger
     assert (ledger.reserved_tokens, ledger.reserved_usd_micros, ledger.reserved_tool_calls) == (1_000, 50_000, 5)
     limits = one.child.ledger
@@ -209,7 +210,8 @@ def test_only_the_run_that_was_asked_can_answer() -> None:
     one = family()
     request = one.parent.requests[next(iter(one.parent.requests))].event
     forged = CallAnswer(request_id=request.request_id, run_id=one.parent_id, tenant="default", result=Result.ok({}))
-    one.publish(forged.to_bytes(), topics.RESULTS)
+    with pytest.raises(MisdirectedRecord):
+        one.publish(forged.to_bytes(), topics.RESULTS)
     for claimed in (RUN_ID, one.child.run_id, one.parent_id):  # no run, one that has not ended, and no child
         with pytest.raises(ForgedRecord):
             one.publish(forged.model_copy(update={"child": claimed}).to_bytes(), topics.RESULTS)
@@ -217,7 +219,7 @@ def test_only_the_run_that_was_asked_can_answer() -> None:
 
 
 def test_what_a_child_answers_is_taken_from_its_record_and_not_from_the_message() -> None:
-    one = family(output={"said": "${{ steps.work.data.value }}"})
+    one = family(work=step("work", cost=Cost(tokens=7)), output={"said": "${{ steps.work.data.value }}"})
     one.deaf = True
     one.tell(one.child, lambda story: story.result("work", spend=Spend(tokens=7)))
     one.deaf = False
@@ -384,8 +386,8 @@ def test_the_time_in_which_persons_have_both_parent_and_child_is_given_back_once
 
 
 def test_what_a_person_gives_a_child_the_parent_has_too() -> None:
-    one = family()
-    one.tell(one.child, lambda story: story.fail("work", ErrorCode.FORBIDDEN))
+    one = family(work=step("work", cost=Cost(tokens=4_000)))
+    assert one.child.reason.code == "budget_tokens"
     one.tell(one.child, lambda story: story.control("resume", extend={"tokens": 5_000, "tool_calls": 3}))
     before = one.parent.ledger
     one.tell(one.child, lambda story: story.result("work", spend=Spend(tokens=4_000)))

@@ -112,6 +112,7 @@ async def was_filmed(call: Call[Any]) -> Answer | None:
 
 WRITES = {name for name, one in tool.operations.items() if one.contract.effect is not Effect.READ}
 OFFERS = {name: Offer.of(operation.contract) for name, operation in tool.operations.items()}
+BY_HASH = {offer.hash: offer for offer in OFFERS.values()}
 
 
 class Registry:
@@ -125,6 +126,9 @@ class Registry:
 
     def get(self, operation: str) -> Offer | None:
         return OFFERS.get(operation)
+
+    def remembered(self, contract_hash: str) -> Offer | None:
+        return BY_HASH.get(contract_hash)
 
     def knows_tool(self, name: str) -> bool:
         return name == tool.name

@@ -361,7 +361,7 @@ async def _run_executor(process: Process, service: Service) -> None:
     loop = DeciderLoop(
         service,
         settings,
-        Executor(world.deployments, world.max_active_runs, world.tenant_active_runs),
+        Executor(world.deployments, world.max_active_runs, world.tenant_active_runs, contracts=_registry),
         store,
         store._pool,
         kafka=Kafka(process),  # type: ignore[arg-type]

@@ -278,6 +278,12 @@ def _refused(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     return f"{data['action']} by {data['principal']} refused{_because(data)}", "yellow", {}
 
 
+def _overspent(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    spent, granted = entry.data["spent"], entry.data["granted"]
+    over = [f"{name} {n:,} of {granted.get(name, 0):,}" for name, n in spent.items() if n > granted.get(name, 0)]
+    return f"the answer cost more than it was granted: {', '.join(over)}", "bold red", {}
+
+
 def _undo_started(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     data = entry.data
     return f"aborted by {data['principal']}{_noted(data)}; what was written is undone", "bold yellow", {}
@@ -336,6 +342,7 @@ _TELLERS: dict[str, Callable[[JournalEntry, dict[str, str]], Told]] = {
     "RunResumed": _resumed,
     "StepOverridden": _overridden,
     "CommandRefused": _refused,
+    "Overspent": _overspent,
     "UndoStarted": _undo_started,
     "UndoRequested": _undo_requested,
     "UndoAnswered": _undo_answered,

@@ -6,6 +6,7 @@ It never refuses to start because of what a tool announced: what cannot be read 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Self
 
@@ -16,12 +17,16 @@ from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.schemas import ToolContracts, codec, topics
 
+MAX_REMEMBERED = 20_000
+"""So many contracts are known by their hash, those of today among them."""
+
 
 class ContractRegistry:
     """A view of the contracts of all tools. Context manager; `ready` waits until it is complete."""
 
     def __init__(self, service: Service, settings: ServiceSettings) -> None:
         self._tools: dict[str, dict[str, Offer]] = {}
+        self._remembered: OrderedDict[str, Offer] = OrderedDict()
         self._changed = asyncio.Condition()
         self._topic = CompactedTopic(service, settings, topics.CONTRACTS, self._apply, self._told)
 
@@ -39,6 +44,10 @@ class ContractRegistry:
     def get(self, operation: str) -> Offer | None:
         """What is offered under this name, or None."""
         return self._tools.get(operation.partition(".")[0], {}).get(operation)
+
+    def remembered(self, contract_hash: str) -> Offer | None:
+        """The contract with this hash, also one that its tool has replaced since this process began."""
+        return self._remembered.get(contract_hash)
 
     def knows_tool(self, tool: str) -> bool:
         """Whether this tool has announced itself, whatever it offers."""
@@ -76,3 +85,8 @@ class ContractRegistry:
         if strange := sorted(name for name in offers if name.partition(".")[0] != announced.tool):
             raise ValueError(f"tool {announced.tool} announced {', '.join(strange)}, which belong to another tool")
         self._tools[announced.tool] = offers
+        for offer in offers.values():
+            self._remembered[offer.hash] = offer
+            self._remembered.move_to_end(offer.hash)
+        while len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)

@@ -117,6 +117,14 @@ class Grant(Message):
         """Whether nothing can be spent under it."""
         return not (self.tokens or self.usd_micros or self.tool_calls)
 
+    def plus(self, other: Grant) -> Grant:
+        """Both together."""
+        return Grant(
+            tokens=self.tokens + other.tokens,
+            usd_micros=self.usd_micros + other.usd_micros,
+            tool_calls=self.tool_calls + other.tool_calls,
+        )
+
 
 class Request(Message):
     """What the executor asks of a worker. The worker makes one attempt and answers."""

@@ -118,6 +118,9 @@ class Assembly(Generic[StateT]):
         if transition is None:
             self._kit.service.health.count("duplicates")
         else:
+            for alert in transition.alerts:
+                self._kit.service.health.count("alerts")
+                self._kit.service.log.error("alert", run_id=transition.name, message=alert)
             self._note_waiting(message.run_id, state, transition.state)
             self._collect(message, transition)
 

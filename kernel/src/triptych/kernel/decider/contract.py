@@ -51,6 +51,8 @@ class Addressed:
     """The task that it is, if it is one."""
     witness: UUID | None = None
     """Another run, whose record says whether this is true."""
+    source: str | None = None
+    """The service that says that it has sent it."""
 
 
 @value
@@ -65,6 +67,8 @@ class Transition(Generic[StateT]):
     first_seq: int
     events: Sequence[object]
     sends: Sequence[Send]
+    alerts: Sequence[str] = ()
+    """What people who watch the log should see."""
 
 
 class RejectedRecord(UndecodableRecord):

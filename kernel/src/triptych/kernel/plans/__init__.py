@@ -7,7 +7,8 @@ from triptych.kernel.plans.checker import (
     make_plan,
     origin_steps,
     origins,
+    steps_at_once,
     waits_for,
 )
 
-__all__ = ["Problem", "Terms", "find_problems", "make_plan", "origin_steps", "origins", "waits_for"]
+__all__ = ["Problem", "Terms", "find_problems", "make_plan", "origin_steps", "origins", "steps_at_once", "waits_for"]

@@ -23,8 +23,11 @@ from triptych.schemas import (
     Fallback,
     Json,
     Limits,
+    ManagerPlan,
+    ModelPlan,
     Pin,
     Plan,
+    PlanByModel,
     RetryPolicy,
     StandIn,
     Step,
@@ -87,6 +90,11 @@ def find_problems(specs: Sequence[StepSpec], terms: Terms) -> list[Problem]:
 def make_plan(specs: Sequence[StepSpec], terms: Terms) -> Plan:
     """The plan that these steps make. They must be free of problems."""
     return Plan(revision=terms.revision, steps=tuple(_pinned(spec, terms) for spec in specs))
+
+
+def steps_at_once(spec: PlanByModel) -> int:
+    """How many steps one answer may have."""
+    return spec.max_steps if isinstance(spec, ModelPlan | ManagerPlan) else 1
 
 
 def waits_for(spec: StepSpec) -> tuple[str, ...]:

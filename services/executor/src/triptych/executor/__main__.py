@@ -8,6 +8,7 @@ from triptych.executor.settings import ExecutorSettings
 from triptych.executor.store import ExecutorStore
 from triptych.kernel import database
 from triptych.kernel.decider import DeciderLoop
+from triptych.kernel.registry import ContractRegistry
 from triptych.kernel.service import Service, run
 from triptych.kernel.settings import load_settings
 
@@ -15,14 +16,18 @@ from triptych.kernel.settings import load_settings
 async def serve(service: Service, settings: ExecutorSettings) -> None:
     """Run the decider loop over the runs of this process's partitions."""
     playbooks = load_playbooks(settings.playbooks)
-    async with await database.connect(settings.postgres.get_secret_value(), settings.instance) as pool:
+    async with (
+        await database.connect(settings.postgres.get_secret_value(), settings.instance) as pool,
+        ContractRegistry(service, settings) as contracts,
+    ):
         store = ExecutorStore(pool, service.log)
         await store.deploy(playbooks)
         service.log.info("playbooks deployed", playbooks=[f"{p.name}@{p.version}" for p in playbooks])
         deployments = {playbook.name: Deployment.of(playbook) for playbook in playbooks}
         executor = Executor(
-            deployments, settings.max_active_runs, settings.tenant_active_runs, settings.input_max_bytes
+            deployments, settings.max_active_runs, settings.tenant_active_runs, settings.input_max_bytes, contracts
         )
+        await contracts.ready()
         await DeciderLoop(service, settings, executor, store, pool).run()
 
 

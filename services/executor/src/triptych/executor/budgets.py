@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from triptych.executor.state import Ledger
-from triptych.schemas import Grant, Reason
+from triptych.schemas import Grant, Reason, Spend
 
 
 def shortfall(ledger: Ledger, grant: Grant, *, steps: int = 0, tool_calls: int = 0) -> Reason | None:
@@ -32,6 +32,23 @@ def _short(name: str, needed: float, limit: float) -> Reason:
         message=f"the budget of {name} is {limit:g} and the next request needs {needed:g} in all; "
         f"resume with more ({name}) or abort",
     )
+
+
+def overspent(grant: Grant, spend: Spend) -> Reason | None:
+    """Why a run stops whose request was granted less than it has cost, or None when it was within."""
+    over = [
+        f"{name}: {spent:,} of {granted:,}"
+        for name, spent, granted in (
+            ("tokens", spend.tokens, grant.tokens),
+            ("usd_micros", spend.usd_micros, grant.usd_micros),
+            ("tool_calls", spend.tool_calls, grant.tool_calls),
+        )
+        if spent > granted
+    ]
+    if not over:
+        return None
+    message = f"an answer cost more than it was granted ({'; '.join(over)}); find out why, then resume or abort"
+    return Reason(code="overspent", message=message)
 
 
 def replans_exhausted(ledger: Ledger, cause: Reason) -> Reason | None:

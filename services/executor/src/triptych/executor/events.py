@@ -352,6 +352,16 @@ class AnsweredLate:
 
 
 @value
+class Overspent:
+    """An answer cost more than its request was granted. All of it counts, and the run stops."""
+
+    request_id: str
+    step: MaybeStep
+    granted: Grant
+    spent: Grant
+
+
+@value
 class UndoStarted:
     """A person aborted the run and wants undone what it has written. It ends when that is done."""
 
@@ -411,6 +421,7 @@ Event = (
     | RunResumed
     | StepOverridden
     | CommandRefused
+    | Overspent
     | UndoStarted
     | UndoRequested
     | UndoAnswered

@@ -13,18 +13,8 @@ from triptych.executor import events as ev
 from triptych.executor import handoff
 from triptych.executor.fan import step_of
 from triptych.executor.state import Run, RunStatus
-from triptych.kernel.errors import UndecodableRecord
+from triptych.executor.trust import ForgedRecord
 from triptych.schemas import CallAnswer, ChildTask, Control, ControlAction, Parent, Playbook, Reason
-
-FORGED = "forged"
-"""The code of a dead letter that says of a run what its journal does not say."""
-
-
-class ForgedRecord(UndecodableRecord):
-    """A record that says of a run what the journal of that run does not say."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(FORGED, message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,6 +200,8 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             _close(run, request_id, Spend())
             has_failed = result.status is ResultStatus.ERROR
             _change_step(run, step, undo=UndoStatus.FAILED if has_failed else UndoStatus.DONE)
+        case ev.Overspent():
+            pass  # the answer that follows is settled with all that it cost
         case ev.RunAdmitted():
             raise ValueError(f"run {run.run_id} was admitted twice")
 

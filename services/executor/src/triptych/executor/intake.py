@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from triptych.executor import task_sizes
 from triptych.executor.deployments import Deployment
+from triptych.executor.events import Overspent
 from triptych.executor.family import (
     ChildAdmission,
     ChildRefusal,
@@ -34,6 +35,7 @@ from triptych.executor.plans import LIMITS, PlanReader
 from triptych.executor.settings import INPUT_MAX_BYTES, MAX_ACTIVE_RUNS
 from triptych.executor.state import Run, RunStatus
 from triptych.executor.task_sizes import TaskSizes
+from triptych.executor.trust import AnyAnswer, Contracts, Trust
 from triptych.executor.turn import Decided
 from triptych.executor.unreadable import Sender, sender_of
 from triptych.kernel import cloudevents
@@ -121,7 +123,10 @@ class Executor:
         max_active_runs: int = MAX_ACTIVE_RUNS,
         tenant_active_runs: Mapping[str, int] | None = None,
         input_max_bytes: int = INPUT_MAX_BYTES,
+        contracts: Contracts | None = None,
     ) -> None:
+        """Without `contracts`, plans and results are not held to any: for tests of what has nothing to do with them."""
+        self._trust = Trust(contracts)
         self._deployments = deployments
         self._sizes = TaskSizes(input_max_bytes, {name: one.playbook for name, one in deployments.items()})
         self._plans = PlanReader()
@@ -166,7 +171,13 @@ class Executor:
             message = _parsed(self._plans.read, model, body)
         else:
             message = _parsed(lambda raw: codec.read(readable, raw, limits=LIMITS), model, body)
-        return Addressed(as_in_rows(message.run_id), message, witness=_child_that_speaks(message))
+        stated = cloudevents.header(arrival.record.headers, "ce_source") if model is CallAnswer else None
+        return Addressed(
+            as_in_rows(message.run_id),
+            message,
+            witness=_child_that_speaks(message),
+            source=stated.decode(errors="replace") if stated is not None else None,
+        )
 
     @property
     def limits(self) -> Limits:
@@ -228,6 +239,11 @@ class Executor:
         content = _believed(state, message, witness)
         if content is None or state is None:
             return None
+        if isinstance(content, AnyAnswer):
+            answer = self._trust.believed(state, content, message.source)
+            if answer is None:
+                return None
+            content = answer
         decided = decide(state, content, now)
         return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
 
@@ -418,6 +434,7 @@ def _transition(decided: Decided, first_seq: int, now: datetime) -> Transition[R
         first_seq=first_seq,
         events=decided.events,
         sends=messages(run, decided.events, now),
+        alerts=[_alert(event) for event in decided.events if isinstance(event, Overspent)],
     )
 
 
@@ -429,6 +446,11 @@ def _unreadable(body: bytes, derived_id: str, error: InvalidJson) -> Undecodable
     if sender is None or not (sender.task_id or sender.hint):
         return UndecodableRecord("not_json", f"the task is not JSON: {error}")
     return _rejection(sender, derived_id, "invalid_json", sender.hint or str(error), may_be_known=True)
+
+
+def _alert(event: Overspent) -> str:
+    spent, granted = event.spent.model_dump(), event.granted.model_dump()
+    return f"the answer to {event.request_id} has cost {spent}, and was granted {granted}"
 
 
 def _rejected(body: bytes, derived_id: str, code: str, message: str, task: Task | None = None) -> UndecodableRecord:

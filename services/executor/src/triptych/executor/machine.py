@@ -7,8 +7,10 @@ retry that is due, or its deadline; it never waits for nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 from uuid import UUID
 
 from triptych.executor import events as ev
@@ -20,6 +22,7 @@ from triptych.executor.asking import (
     request_step_review,
 )
 from triptych.executor.branches import branch_to_start, fan_out
+from triptych.executor.budgets import overspent
 from triptych.executor.commands import on_control
 from triptych.executor.dispositions import Then
 from triptych.executor.ending import note_late
@@ -42,6 +45,7 @@ from triptych.schemas import (
     ChildTask,
     Control,
     ErrorCode,
+    Grant,
     Parent,
     PlanAnswer,
     PlanByTurns,
@@ -63,6 +67,8 @@ class Tick:
 class Start:
     """There is room for a run that was queued."""
 
+
+AnswerT = TypeVar("AnswerT", CallAnswer, VerdictAnswer, PlanAnswer)
 
 Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | Tick | Start
 
@@ -105,11 +111,11 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
         return turn.decided()
     match message:
         case CallAnswer() if _is_asked_for(run, message, Ask.CALL, Ask.UNDO):
-            _on_result(turn, message)
+            _within_grant(turn, message, _on_result)
         case VerdictAnswer() if _is_asked_for(run, message, Ask.REVIEW):
-            _on_verdict(turn, message)
+            _within_grant(turn, message, _on_verdict)
         case PlanAnswer() if _is_asked_for(run, message, Ask.PLAN):
-            _on_plan(turn, message)
+            _within_grant(turn, message, _on_plan)
         case Control() if message.command_id not in run.commands:
             on_control(turn, message)
         case Tick():
@@ -134,6 +140,20 @@ def _deadline(playbook: Playbook, start: datetime, parent: Parent | None) -> dat
 
 
 # --- what came in ---------------------------------------------------------------------------------
+
+
+def _within_grant(turn: Turn, answer: AnswerT, follow: Callable[[Turn, AnswerT], None]) -> None:
+    """Do what follows from an answer; one that cost more than its grant is recorded as it is, and stops the run."""
+    request = turn.run.requests[answer.request_id]
+    extended = answer.extended if isinstance(answer, CallAnswer) else None
+    granted = request.reserved if extended is None else request.reserved.plus(extended)
+    if reason := overspent(granted, answer.spend):
+        spend = answer.spend
+        spent = Grant(tokens=spend.tokens, usd_micros=spend.usd_micros, tool_calls=spend.tool_calls)
+        turn.record(ev.Overspent(answer.request_id, request.step, granted, spent))
+        if turn.run.status.is_active:
+            turn.record(ev.RunEscalated(reason, request.step))
+    follow(turn, answer)
 
 
 def _on_plan(turn: Turn, answer: PlanAnswer) -> None:

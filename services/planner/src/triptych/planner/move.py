@@ -17,7 +17,6 @@ from triptych.schemas import (
     Authored,
     Json,
     ManagerPlan,
-    ModelPlan,
     PlanByModel,
     PlanByTurns,
     PlanRequest,
@@ -89,11 +88,6 @@ def prompts_of(spec: PlanByModel) -> tuple[str, ...]:
             return ("manager", "steps")
         case _:
             return ("plan",)
-
-
-def steps_at_once(spec: PlanByModel) -> int:
-    """How many steps one answer may have."""
-    return spec.max_steps if isinstance(spec, ModelPlan | ManagerPlan) else 1
 
 
 def read(output: bytes, spec: PlanByModel) -> Move:

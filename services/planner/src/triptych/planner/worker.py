@@ -13,11 +13,11 @@ from functools import lru_cache
 from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.models import Fault, Memo, ModelClient, ModelFailure, load_prompt, remaining, total
 from triptych.kernel.offers import Offer
-from triptych.kernel.plans import Terms, find_problems, make_plan
+from triptych.kernel.plans import Terms, find_problems, make_plan, steps_at_once
 from triptych.kernel.registry import ContractRegistry
 from triptych.kernel.worker import JobAttempt
 from triptych.planner.gaps import Gap, GapKind, Gaps
-from triptych.planner.move import PROMPTS, Move, form_of, move_problems, prompts_of, read, steps_at_once
+from triptych.planner.move import PROMPTS, Move, form_of, move_problems, prompts_of, read
 from triptych.planner.proposal import constraints, question
 from triptych.schemas import (
     HANDOFF,
