@@ -122,8 +122,7 @@ def test_a_recursive_schema_takes_trees_of_any_size() -> None:
 
 
 def test_work_that_doubles_with_each_level_of_a_value_is_refused_for_deep_values_only() -> None:
-    branch = {"required": ["stop"], "properties": {"c": {"$ref": "#"}}}
-    schema = JsonSchema.of({"allOf": [{"properties": {"c": {"$ref": "#"}}}, {"anyOf": [branch, True]}]})
+    schema = JsonSchema.of({"allOf": [{"properties": {"c": {"$ref": "#"}}}] * 2})
 
     def chain(depth: int) -> dict[str, Any]:
         return {} if depth == 0 else {"c": chain(depth - 1)}
@@ -229,6 +228,12 @@ def test_no_value_takes_long(schema: dict[str, Any], value: Any) -> None:
     with bounded():
         compiled.is_valid(value)
         compiled.misfits(value)
+
+
+def test_a_long_text_is_held_to_a_simple_pattern() -> None:
+    schema = JsonSchema.of({"pattern": "^[a-z ]+$"})
+    assert schema.is_valid("many words " * 20_000)
+    assert "too large to say where" in told(schema.misfits("many words " * 20_000 + "1"), "input")
 
 
 def test_what_a_pattern_costs_grows_with_what_it_compiles_to() -> None:

@@ -172,6 +172,9 @@ def check_playbook(playbook: Playbook) -> Iterator[Finding]:
     """Everything that is wrong with a well-formed playbook."""
     yield from _check_input(playbook.input)
     yield from _check_judge(playbook.judge, playbook.review)
+    if too_many := list(_check_volume(playbook)):
+        yield from too_many
+        return
     known: set[str] | None = None
     if isinstance(playbook.plan, FixedPlan):
         known = {step.id for step in playbook.plan.steps}
@@ -197,6 +200,18 @@ def doubtful(playbook: Playbook) -> Iterator[Finding]:
                 f"step `{step.id}` makes the same call as step `{names[0]}`; if {step.operation} writes, it is refused",
                 f"Remove it, or set `limits.same_call_of` to `{{{step.operation}: {len(names)}}}` if it is meant",
             )
+
+
+def _check_volume(playbook: Playbook) -> Iterator[Finding]:
+    """Whether there are more expressions than may be compiled. What is malformed is told elsewhere."""
+    steps = playbook.plan.steps if isinstance(playbook.plan, FixedPlan) else ()
+    conditions = [each for step in steps for each in (step.when, step.expect)]
+    templates = [value for step in steps for value in (step.arguments, step.map)]
+    try:
+        expressions.refuse_volume(conditions, [*templates, *playbook.output.values()])
+    except ExpressionError as error:
+        if not error.expression:
+            yield Finding(("plan",), str(error), "Make two playbooks of it")
 
 
 def _check_tools(playbook: Playbook, known: Collection[str] | None) -> Iterator[Finding]:

@@ -7,10 +7,18 @@ Limits of the CEL library to know about: integers beyond 64 bits become floats, 
 different kinds can be compared but not added. A literal `${{` is written `${{ "${{" }}`.
 """
 
+from triptych.kernel.expressions.budget import metered
 from triptych.kernel.expressions.error import ExpressionError
 from triptych.kernel.expressions.lexer import ANSWER, BRANCH, FEEDBACK, OPEN, VARIABLES, operands
 from triptych.kernel.expressions.program import FUNCTIONS, Scope, check, evaluate, holds, references_of
-from triptych.kernel.expressions.templates import expressions, has_templates, is_reference, references, render
+from triptych.kernel.expressions.templates import (
+    expressions,
+    has_templates,
+    is_reference,
+    references,
+    refuse_volume,
+    render,
+)
 
 __all__ = [
     "ANSWER",
@@ -27,8 +35,10 @@ __all__ = [
     "has_templates",
     "holds",
     "is_reference",
+    "metered",
     "operands",
     "references",
     "references_of",
+    "refuse_volume",
     "render",
 ]

@@ -7,12 +7,14 @@ deep its macros are nested and where a template ends are read from its tokens he
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from triptych.kernel.expressions.error import ExpressionError
+from triptych.schemas import Json
 
+MAX_EXPRESSION_CHARS: Final = 2_000
 MAX_MACROS: Final = 8
 MAX_MACRO_DEPTH: Final = 2
 BRANCH: Final = frozenset({"item", "index"})
@@ -48,6 +50,23 @@ class Token(NamedTuple):
     start: int
 
 
+class Operand(NamedTuple):
+    """A path into a variable, such as `input.items`."""
+
+    path: tuple[str, ...]
+    is_repeated: bool
+    """Whether it stands inside a macro, which meets it for each element."""
+
+    def within(self, variables: Mapping[str, Json]) -> Json:
+        """What is there, or around what is not there."""
+        value: Json = variables
+        for part in self.path:
+            if not isinstance(value, Mapping) or part not in value:
+                break
+            value = value[part]
+        return value
+
+
 @dataclass(frozen=True, slots=True)
 class Macros:
     """The macros of an expression."""
@@ -59,7 +78,9 @@ class Macros:
 
 
 def tokens_of(expression: str) -> list[Token]:
-    """The tokens, without spaces and comments."""
+    """The tokens, without spaces and comments. Raises ExpressionError where it is longer than any may be."""
+    if len(expression) > MAX_EXPRESSION_CHARS:
+        raise ExpressionError(expression, f"longer than {MAX_EXPRESSION_CHARS} characters; split it over steps")
     return [
         Token(match.lastgroup or "", match.group(), match.start())
         for match in _TOKEN.finditer(expression)
@@ -74,7 +95,7 @@ def macros_of(expression: str, tokens: Sequence[Token]) -> Macros:
     count = deepest = 0
     for index, token in enumerate(tokens):
         if token.text == "(":
-            macro = index > 1 and tokens[index - 1].text in _MACROS and tokens[index - 2].text == "."
+            macro = _begins_macro(tokens, index)
             brackets.append(macro)
             if macro:
                 count += 1
@@ -103,6 +124,31 @@ def step_names(expression: str, tokens: Sequence[Token]) -> Iterator[str]:
             case _:
                 message = 'name the step that is meant, as in steps.search or steps["search"]'
                 raise ExpressionError(expression, message, token.start)
+
+
+def operands_of(tokens: Sequence[Token], known: Collection[str]) -> Iterator[Operand]:
+    """Each path into these variables, as often as it stands there."""
+    inside = _indexes_in_macros(tokens)
+    for start, end in _paths(tokens, known):
+        yield Operand(tuple(token.text for token in tokens[start:end:2]), start in inside)
+
+
+def _indexes_in_macros(tokens: Sequence[Token]) -> set[int]:
+    found: set[int] = set()
+    brackets: list[bool] = []
+    for index, token in enumerate(tokens):
+        if token.text == "(":
+            brackets.append(_begins_macro(tokens, index))
+        elif token.text == ")" and brackets:
+            brackets.pop()
+        elif any(brackets):
+            found.add(index)
+    return found
+
+
+def _begins_macro(tokens: Sequence[Token], index: int) -> bool:
+    """Whether the bracket at this index holds what a macro does."""
+    return index > 1 and tokens[index - 1].text in _MACROS and tokens[index - 2].text == "."
 
 
 def operands(expression: str) -> list[str]:
@@ -149,7 +195,8 @@ def _paths(tokens: Sequence[Token], known: Collection[str]) -> Iterator[tuple[in
 def closing(text: str, start: int) -> int:
     """Where the `}}` stands that closes the template at `start`; map literals and strings may hold braces."""
     depth = 0
-    for match in _TOKEN.finditer(text, start + len(OPEN)):
+    # An expression that is longer than any may be is not searched: quotes that are not closed take the square.
+    for match in _TOKEN.finditer(text, start + len(OPEN), start + len(OPEN) + MAX_EXPRESSION_CHARS + len("}}")):
         if match.group() == "{":
             depth += 1
         elif match.group() == "}":

@@ -1,8 +1,8 @@
 """Compiling and evaluating expressions, within limits.
 
 CEL cannot loop for ever, but nested macros over long lists take minutes, hold the interpreter lock
-and cannot be interrupted. So the cost is bounded before an expression runs, from its shape and the
-sizes of what it would see; it must never be found out by running it.
+and cannot be interrupted. So the cost is estimated before an expression runs, from its shape and the
+sizes of what it would see. What cannot be shown to be quick runs in a process that can be killed.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from typing import Any, Final, NamedTuple
 
 import cel
 
+from triptych.kernel import killable
 from triptych.kernel.expressions import integers
+from triptych.kernel.expressions.budget import Budget, current
 from triptych.kernel.expressions.error import ExpressionError
+from triptych.kernel.expressions.estimate import Shape, estimate_us, handing_us, shape_of
 from triptych.kernel.expressions.lexer import (
     VARIABLES,
-    Macros,
+    Operand,
     Token,
     flattened,
     macros_of,
+    operands_of,
     step_names,
     tokens_of,
 )
+from triptych.kernel.expressions.patterns import MATCHED, matched, with_own_matches
 from triptych.schemas import Json, codec
 
 Scope = Mapping[str, Json]
 """The variables of an expression: `input`, `steps` and, in an expectation, `result`."""
 
-MAX_EXPRESSION_CHARS: Final = 2_000
-MAX_WORK: Final = 4_000_000
-"""Bound on `longest ** (depth + 1)`, where `longest` is the longest list that a macro can meet. Lists
-are copied when an element is added, so that one level costs the square; 4 million are some 0.2 s."""
-MAX_WORKING_CHARS: Final = 64 * 1_048_576
 MAX_CACHED: Final = 2_048
+_SMALL_CHARS: Final = 256
 
 _TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"})
 FUNCTIONS = frozenset(
@@ -63,10 +64,12 @@ class _Compiled(NamedTuple):
     program: cel.Program
     variables: frozenset[str]
     steps: frozenset[str]
-    macros: Macros
-    growth: int
-    """How many times longer than its input a list can get inside the macros."""
+    compiled_source: str
+    shape: Shape
+    operands: tuple[Operand, ...]
     flat: _Flat | None
+    path: tuple[str, ...] | None
+    """Where the value lies, if the expression is a path and nothing else."""
 
 
 def check(expression: str, variables: frozenset[str] = VARIABLES) -> None:
@@ -115,25 +118,25 @@ def references_of(expression: str | None) -> set[str]:
 
 @lru_cache(maxsize=MAX_CACHED)
 def _compile(expression: str) -> _Compiled:
-    if len(expression) > MAX_EXPRESSION_CHARS:
-        raise ExpressionError(expression, f"longer than {MAX_EXPRESSION_CHARS} characters; split it over steps")
     tokens = tokens_of(expression)
+    source, pattern_us_per_char = with_own_matches(expression, tokens)
     try:
-        program = cel.compile(expression)
+        program = cel.compile(source)
     except ValueError as error:
         raise _parse_error(expression, str(error)) from None
     _refuse_unknown_functions(expression, program, tokens)
     macros = macros_of(expression, tokens)
-    # Each addition or list element inside a macro may repeat what the macro before it made.
-    repeats = sum(token.text in {"+", ","} for token in tokens) - macros.count
+    flat = _flat(source, tokens_of(source))
     return _Compiled(
         source=expression,
         program=program,
         variables=frozenset(program.variables()) - macros.bound - _TYPES,
         steps=frozenset(step_names(expression, tokens)),
-        macros=macros,
-        growth=(1 + max(0, repeats)) ** macros.count,
-        flat=_flat(expression, tokens),
+        compiled_source=source,
+        shape=shape_of(tokens, macros, pattern_us_per_char),
+        operands=tuple(operands_of(tokens, VARIABLES - macros.bound)),
+        flat=flat,
+        path=_path(flat),
     )
 
 
@@ -147,20 +150,44 @@ def _flat(expression: str, tokens: Sequence[Token]) -> _Flat | None:
         return None
 
 
-def _evaluate_flat(source: str, flat: _Flat, scope: Scope) -> Json:
-    variables: dict[str, Any] = {}
-    for name, path in flat.paths.items():
-        value: Any = scope
-        for part in path:
-            value = value[part]
-        variables[name] = value
-    return _json(source, flat.program.execute(integers.hidden(variables)))
+def _path(flat: _Flat | None) -> tuple[str, ...] | None:
+    if flat is None or flat.program.source.strip() not in flat.paths:
+        return None
+    return flat.paths[flat.program.source.strip()]
+
+
+def _at(scope: Scope, path: tuple[str, ...]) -> Any:
+    value: Any = scope
+    for part in path:
+        value = value[part]
+    return value
+
+
+def _evaluate_flat(compiled: _Compiled, flat: _Flat, scope: Scope, budget: Budget) -> tuple[Json] | None:
+    """The value, or None where it may take long."""
+    variables = {name: _at(scope, path) for name, path in flat.paths.items()}
+    if not compiled.shape.pattern_us_per_char and all(map(_is_small, variables.values())):
+        # Without macros nothing is done twice, so that this takes microseconds, as most expectations do.
+        return (_json(compiled.source, flat.program.execute(integers.hidden(variables))),)
+    estimated_us = estimate_us(compiled.shape, map(budget.size_of, variables.values()), ())
+    if not budget.is_quick(estimated_us):
+        return None
+    seen = _context(compiled, integers.hidden(variables))
+    return (_json(compiled.source, budget.counted(lambda: flat.program.execute(seen), estimated_us)),)
+
+
+def _is_small(value: Json) -> bool:
+    return len(value) <= _SMALL_CHARS if isinstance(value, str) else not isinstance(value, Mapping | list | tuple)
 
 
 def _evaluate(compiled: _Compiled, scope: Scope) -> Json:
+    budget = current()
     if compiled.flat is not None:
         try:
-            return _evaluate_flat(compiled.source, compiled.flat, scope)
+            if compiled.path is not None:
+                return _at(scope, compiled.path)
+            if (found := _evaluate_flat(compiled, compiled.flat, scope, budget)) is not None:
+                return found[0]
         except (LookupError, ValueError, RuntimeError, TypeError, ArithmeticError, ExpressionError):
             pass  # of the expression as it is written the library says what is wrong
     variables: dict[str, Any] = {name: scope[name] for name in compiled.variables if name in scope}
@@ -168,11 +195,9 @@ def _evaluate(compiled: _Compiled, scope: Scope) -> Json:
         # Everything handed over is converted, so hand over only what is referred to.
         steps = variables["steps"]
         variables["steps"] = {step: steps[step] for step in compiled.steps if step in steps}
-    if compiled.macros.count:
-        _refuse_cost(compiled, variables)
     seen = integers.hidden(variables)
     try:
-        value = compiled.program.execute(seen)
+        value = _value(compiled, variables, seen, budget)
     except (KeyError, IndexError) as error:
         missing = error.args[0] if error.args else error
         message = f"there is no `{missing}`; guard it with has(...) or size(...)"
@@ -181,6 +206,26 @@ def _evaluate(compiled: _Compiled, scope: Scope) -> Json:
         hint = "" if seen is variables else integers.HINT
         raise ExpressionError(compiled.source, f"{error}{hint}") from None
     return _json(compiled.source, value)
+
+
+def _value(compiled: _Compiled, variables: Mapping[str, Json], seen: dict[str, Any], budget: Budget) -> Any:
+    """The value as the library gives it."""
+    sizes = [(operand.is_repeated, budget.size_of(operand.within(variables))) for operand in compiled.operands]
+    outside = [size for is_repeated, size in sizes if not is_repeated]
+    estimated_us = estimate_us(compiled.shape, outside, [size for is_repeated, size in sizes if is_repeated])
+    estimated_us += handing_us(map(budget.size_of, variables.values()))
+    if budget.is_quick(estimated_us):
+        return budget.counted(lambda: compiled.program.execute(_context(compiled, seen)), estimated_us)
+    try:
+        return budget.evaluate(compiled.source, compiled.compiled_source, seen)
+    except killable.WorkFailed as error:
+        if error.missing is not None:
+            raise KeyError(error.missing) from None
+        raise ValueError(error.message) from None
+
+
+def _context(compiled: _Compiled, variables: dict[str, Any]) -> dict[str, Any] | cel.Context:
+    return cel.Context(variables, {MATCHED: matched}) if compiled.shape.pattern_us_per_char else variables
 
 
 def _json(expression: str, value: Any) -> Json:  # noqa: PLR0911 - one for each kind of value
@@ -212,34 +257,6 @@ def _refuse_unknown_functions(expression: str, program: cel.Program, tokens: Seq
         at = next((token.start for token in tokens if token.text == name), None)
         if at is not None:
             raise ExpressionError(expression, f"there is no function `{name}`; known are {_either(FUNCTIONS)}", at)
-
-
-def _refuse_cost(compiled: _Compiled, variables: Mapping[str, Json]) -> None:
-    longest, characters = _measure(variables)
-    longest = max(longest, compiled.source.count(",") + 1) * compiled.growth
-    if longest ** (compiled.macros.depth + 1) > MAX_WORK or characters * compiled.growth > MAX_WORKING_CHARS:
-        raise ExpressionError(
-            compiled.source,
-            f"too costly: {compiled.macros.count} macros, nested {compiled.macros.depth} deep, "
-            f"over lists that may reach {longest} elements; use fewer macros, or a step that returns less",
-        )
-
-
-def _measure(value: Json) -> tuple[int, int]:
-    """The length of the longest list or map in a value, and how much text it holds."""
-    longest = characters = 0
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, str):
-            characters += len(item)
-        elif isinstance(item, Mapping):
-            longest = max(longest, len(item))
-            pending.extend(item.values())
-        elif isinstance(item, list | tuple):
-            longest = max(longest, len(item))
-            pending.extend(item)
-    return longest, characters
 
 
 def _parse_error(expression: str, text: str) -> ExpressionError:

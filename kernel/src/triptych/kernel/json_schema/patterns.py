@@ -19,9 +19,8 @@ PATTERN_MAX_BYTES: Final = 1_048_576
 """Size of one compiled pattern; `[a-z]{1,255}` has 16 KiB, `.{1,255}` has 512."""
 CACHE_MAX_BYTES: Final = 131_072
 """What the engine may remember of the states that it met, for each pattern."""
-OPTIONS: Final = jsonschema_rs.FancyRegexOptions(
-    backtrack_limit=BACKTRACKS_MAX, size_limit=PATTERN_MAX_BYTES, dfa_size_limit=CACHE_MAX_BYTES
-)
+LIMITS: Final = {"backtrack_limit": BACKTRACKS_MAX, "size_limit": PATTERN_MAX_BYTES, "dfa_size_limit": CACHE_MAX_BYTES}
+OPTIONS: Final = jsonschema_rs.FancyRegexOptions(**LIMITS)
 
 _SIZES_BYTES: Final = (4_096, 16_384, 65_536, 262_144, PATTERN_MAX_BYTES)
 _UNITS_PER_KIB: Final = 40
@@ -43,6 +42,8 @@ class PatternCost(NamedTuple):
     size_bytes: int
     units_per_char: int
     """Units of work, see `structure`, at the very most."""
+    is_linear: bool
+    """Whether it needs no look-around and no back-reference."""
 
 
 @lru_cache(maxsize=4_096)
@@ -57,9 +58,9 @@ def check_pattern(pattern: str) -> PatternCost:
         raise PatternTooLargeError(pattern)
     for size_bytes in _SIZES_BYTES:
         if _compiles(pattern, jsonschema_rs.RegexOptions(size_limit=size_bytes)):
-            return PatternCost(size_bytes, size_bytes // 1_024 * _UNITS_PER_KIB)
+            return PatternCost(size_bytes, size_bytes // 1_024 * _UNITS_PER_KIB, is_linear=True)
     if _compiles(pattern, OPTIONS):
-        return PatternCost(PATTERN_MAX_BYTES, _UNITS_BACKTRACKING)
+        return PatternCost(PATTERN_MAX_BYTES, _UNITS_BACKTRACKING, is_linear=False)
     if _compiles(pattern, jsonschema_rs.FancyRegexOptions()):
         raise PatternTooLargeError(pattern)
     raise ValueError(f"{pattern[:80]!r} is not a regular expression")

@@ -15,13 +15,15 @@ from typing import Final, NamedTuple
 
 import jsonschema_rs
 
-from triptych.kernel.json_schema.patterns import OPTIONS
+from triptych.kernel import killable
+from triptych.kernel.json_schema.patterns import LIMITS, OPTIONS
 from triptych.kernel.json_schema.structure import InvalidSchemaError, Node, Place, Structure
 from triptych.schemas import Json
 from triptych.schemas.codec import InvalidJson, encode
 
-MAX_UNITS: Final = 4_000_000
-"""Work of one check, in units of at most 25 ns."""
+MAX_UNITS: Final = 2_000_000
+"""Work of one check, in units of at most 25 ns. What may take more is done where it can be killed."""
+CHECK_MAX_S: Final = 0.12
 MAX_PROBLEMS: Final = 5
 MESSAGE_MAX_CHARS: Final = 300
 _EXPLAINED_MAX_UNITS: Final = 20_000
@@ -73,31 +75,36 @@ class JsonSchema:
 
     def is_valid(self, value: Json) -> bool:
         """Whether a value fits. One that would cost too much to check does not."""
-        if self._is_too_costly(_levels(value)):
-            return False
         try:
-            return self._validator.is_valid(value)
-        except ValueError:
+            return self._fits(value, _levels(value))
+        except (killable.OverrunError, ValueError):
             return False
 
     def misfits(self, value: Json, at_most: int = MAX_PROBLEMS) -> list[Misfit]:
         """The first things that are wrong with a value; none where it fits."""
         levels = _levels(value)
-        if self._is_too_costly(levels):
-            message = (
-                f"it is too large to be checked: {sum(count for count, _ in levels)} values, {len(levels)} deep, "
-                f"{sum(chars for _, chars in levels)} characters; send less, or use a simpler schema"
-            )
-            return [Misfit((), message, "")]
         try:
-            if self._validator.is_valid(value):
+            if self._fits(value, levels):
                 return []
+            if self._is_costly(levels):
+                return [Misfit((), "it does not fit its schema; it is too large to say where", "")]
             searches = max(3, _SEARCH_MAX_VALUES // sum(count for count, _ in levels))
             return list(islice(self._search(self._structure.root, value, (), searches), at_most))
+        except killable.OverrunError as error:
+            return [Misfit((), f"it is too large to be checked: {error}; send less, or use a simpler schema", "")]
         except ValueError as error:
             return [Misfit((), _cut(f"it is not JSON: {error}"), "")]
 
-    def _is_too_costly(self, levels: Levels) -> bool:
+    def _fits(self, value: Json, levels: Levels) -> bool:
+        if not self._is_costly(levels):
+            return self._validator.is_valid(value)
+        try:
+            return killable.is_valid(self._schema, value, LIMITS, CHECK_MAX_S)
+        except killable.WorkFailed as error:
+            raise ValueError(error.message) from None
+
+    def _is_costly(self, levels: Levels) -> bool:
+        """Whether it cannot be shown that a check is quick."""
         return self._structure.cost(self._structure.root, levels) > MAX_UNITS
 
     def _is_small(self, node: Node, levels: Levels) -> bool:

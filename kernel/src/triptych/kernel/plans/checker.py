@@ -78,8 +78,11 @@ class Terms:
         return {record.id: record for record in self.known if record.status in ENDED}
 
 
+@expressions.metered()
 def find_problems(specs: Sequence[StepSpec], terms: Terms) -> list[Problem]:
     """Everything that is wrong with these steps; nothing when they make a plan."""
+    if too_many := list(_volume(specs)):
+        return too_many
     problems = [*_size(specs, terms), *_ids(specs), *_repeats(specs, terms)]
     known_ids = {spec.id for spec in specs} | terms.ended.keys()
     for spec in specs:
@@ -176,6 +179,18 @@ def _size(specs: Sequence[StepSpec], terms: Terms) -> Iterator[Problem]:
     fresh = sum(spec.id not in terms.ended for spec in specs)
     if fresh > terms.max_steps:
         yield Problem("", "steps", f"{fresh} steps are too many; at most {terms.max_steps} are left")
+
+
+def _volume(specs: Sequence[StepSpec]) -> Iterator[Problem]:
+    """Whether there are more expressions than may be compiled. What is malformed is told of its step."""
+    templates = [
+        value for spec in specs for value in (spec.arguments, spec.map, *(each.arguments for each in spec.fallback))
+    ]
+    try:
+        expressions.refuse_volume((each for spec in specs for each in (spec.when, spec.expect)), templates)
+    except ExpressionError as error:
+        if not error.expression:
+            yield Problem("", "", str(error))
 
 
 def _ids(specs: Sequence[StepSpec]) -> Iterator[Problem]:

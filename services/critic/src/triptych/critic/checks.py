@@ -43,6 +43,7 @@ _OPINION: Mapping[ErrorCode, Decision] = {
 """An opinion only: retries of errors are decided in the executor's table, before the critic is asked."""
 
 
+@expressions.metered()
 def check_step(request: ReviewRequest, step: Step, result: Result, offer: Offer | None) -> Verdict:
     """The verdict on a step as far as code can tell. `offer` is what the step's operation offers today."""
     if result.status is ResultStatus.ERROR:

@@ -39,7 +39,7 @@ from triptych.executor.settling import (
 )
 from triptych.executor.state import Ask, Run, RunStatus, StepState, StepStatus
 from triptych.executor.turn import Decided, Turn, fail_step, schedule_retry
-from triptych.kernel.expressions import ExpressionError, holds
+from triptych.kernel.expressions import ExpressionError, holds, metered
 from triptych.schemas import (
     CallAnswer,
     ChildTask,
@@ -102,6 +102,7 @@ def begin(
     return turn.decided()
 
 
+@metered()
 def decide(run: Run, message: Message, now: datetime) -> Decided:
     """What follows from a message. Answers to nothing open, and commands to a finished run, change nothing."""
     turn = Turn(run, now)
