@@ -79,7 +79,9 @@ class Bench:
         self.seen: dict[str, list[dict[str, Any]]] = {}
         self.partitions: dict[str, list[int]] = {}
 
-    def start(self, instance: str = "executor-1", **settings: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, instance: str = "executor-1", program: tuple[str, ...] = ("-m", "triptych.executor"), **settings: str
+    ) -> subprocess.Popen[bytes]:
         env = os.environ | {
             "TRIPTYCH_KAFKA": self.kafka,
             "TRIPTYCH_POSTGRES": self.dsn,
@@ -90,7 +92,7 @@ class Bench:
             **{f"TRIPTYCH_{name.upper()}": value for name, value in settings.items()},
         }
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "triptych.executor"], env=env, stderr=log)
+            self.process = subprocess.Popen([sys.executable, *program], env=env, stderr=log)
         return self.process
 
     def stop(self) -> None:

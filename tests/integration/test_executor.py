@@ -293,7 +293,7 @@ async def test_what_is_no_task_becomes_a_dead_letter_with_its_bytes_and_a_reason
 async def test_a_refusal_that_quotes_something_huge_is_an_outcome_that_every_client_can_read(
     bench: Bench, eventually
 ) -> None:
-    await bench.send(topics.TASKS, task("huge", input={"name": ["x" * 400_000]}))
+    await bench.send(topics.TASKS, task("huge", input={"name": ["x" * 200_000]}))
     await eventually(lambda: bench.of(topics.OUTCOMES, task_id="huge"))
     (outcome,) = bench.of(topics.OUTCOMES, task_id="huge")
     assert (outcome["status"], outcome["reason"]["code"]) == ("rejected", "invalid_input")
@@ -468,7 +468,7 @@ async def test_an_output_too_large_for_a_message_is_left_out_and_the_outcome_say
     await bench.answer_plans()
     await eventually(lambda: bench.of("calls.echo"))
     (request,) = bench.seen.pop("calls.echo")
-    result = {"status": "ok", "data": {"value": "x" * 400_000}}
+    result = {"status": "ok", "data": {"value": "x" * 200_000}}
     await bench.send(topics.RESULTS, bench._reply(request) | {"result": result}, request["partition"])
     await eventually(lambda: bench.of(topics.OUTCOMES, task_id="large"))
     (outcome,) = bench.of(topics.OUTCOMES, task_id="large")

@@ -342,6 +342,10 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
         "ended": lambda: executors.say("ended", ["default"] * 3, [f"task-{draw.randrange(30)}" for _ in range(3)]),
         "left_behind": lambda: executors.say("left_behind", [draw.randrange(3)]),
         "timers": lambda: executors.say("timers", [draw.randrange(3)]),
+        "readings": lambda: executors.say("readings", [draw.randrange(3)]),
+        "reading": lambda: executors.say(
+            "reading", ["t.a", "t.b"], [draw.randrange(3)] * 2, *[[draw.randrange(2)] * 2] * 2, draw.choice("xy")
+        ),
         "forget": lambda: executors.say(
             "forget", draw.sample(sorted(executors.tables.outbox), min(1, len(executors.tables.outbox)))
         ),

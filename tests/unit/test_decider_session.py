@@ -34,7 +34,7 @@ async def test_what_is_decided_while_the_process_stops_does_not_overtake_what_wa
     service = SimpleNamespace(name="executor", stopping=stopping, health=SimpleNamespace(beat=lambda _loop: None))
     kit = SimpleNamespace(
         service=service,
-        settings=SimpleNamespace(topic=str, topic_prefix="t"),
+        settings=SimpleNamespace(topic=str, topic_prefix="t", batch_max_records=1),
         domain=SimpleNamespace(nouns=("tasks",), limits=None),
         kafka=SimpleNamespace(subscribe=lambda *_: None),
     )

@@ -78,6 +78,14 @@ def test_a_task_over_the_limit_whose_head_says_nothing_is_rejected_under_its_pla
     assert (outcome["task_id"], outcome["tenant"]) == ("triptych.tasks:0:7:1000", "acme")
 
 
+def test_a_task_over_the_limit_is_told_by_its_id_where_that_stands_behind_the_input() -> None:
+    value = b'{"playbook":"small","input":{"task_id":"no","a":[%s0]},"tenant":"acme","task_id":"t-1"}' % (
+        b"0," * 400_000
+    )
+    _, outcome = rejection(executor(), value)
+    assert (outcome["task_id"], outcome["tenant"]) == ("t-1", "acme")
+
+
 def test_a_structured_event_over_the_limit_is_rejected_before_it_is_unpacked() -> None:
     value = b'{"specversion":"1.0","data":{"task_id":"t-1","input":{"a":"%s"}}}' % (b"x" * 900_000)
     with pytest.raises(RejectedRecord):

@@ -49,6 +49,7 @@ _Timer = _row_type("run_id", "due_at")
 _Definition = _row_type("definition")
 _Line = _row_type("run_id", "partition", "tenant", "playbook")
 _Waiting = _row_type("partition", "tenant", "playbook", "queued_at", "run_id")
+_Reading = _row_type("topic", "partition", "first", "last", "life", "lives")
 _Taken = _row_type(
     "run_id",
     "request_id",
@@ -121,6 +122,7 @@ class ExecutorTables(Schema):
         self.timers_: dict[Any, tuple[int, datetime]] = {}
         self.queue: dict[Any, tuple[Any, ...]] = {}
         self.dead_letters: dict[str, tuple[Any, ...]] = {}
+        self.readings_: dict[tuple[int, str], tuple[Any, ...]] = {}
 
     def deploy_playbook(self, name: str, version: str, definition: str) -> list[Any]:
         self.playbooks_.setdefault((name, version), definition)
@@ -146,6 +148,20 @@ class ExecutorTables(Schema):
             for run_id in sorted(run_ids)
             for _, event in sorted(self.journal.get(run_id, {}).items())
         ]
+
+    def readings(self, partitions: Sequence[int]) -> list[Any]:
+        return [_Reading(row) for (partition, _), row in self.readings_.items() if partition in partitions]
+
+    def reading(self, *columns: Any) -> list[Any]:
+        *rows, life = columns
+        noted = []
+        for topic, partition, first, last in zip(*rows, strict=True):
+            known = self.readings_.get((partition, topic))
+            is_same = known is not None and known[2:4] == (first, last)
+            lives = known[5] + (known[4] != life) if is_same else 1
+            self.readings_[partition, topic] = (topic, partition, first, last, life, lives)
+            noted.append(_Reading(self.readings_[partition, topic]))
+        return noted
 
     def known(self, tenants: Sequence[str], task_ids: Sequence[str]) -> list[Any]:
         return [_Task(key) for key in zip(tenants, task_ids, strict=True) if key in self.tasks]

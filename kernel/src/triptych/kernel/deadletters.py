@@ -7,6 +7,7 @@ This module never decides what is undecodable; whoever decodes does.
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,20 +26,26 @@ from triptych.schemas.task import DeadLetter
 
 EVENT_TYPE = "triptych.dead-letter"
 EVENT_MAX_BYTES = 262_144
-"""The event carries at most this much of the record; the row carries all of it."""
+"""The event carries at most this much of the record's value."""
 EVENT_KEY_MAX_BYTES = 1_024
+
+VALUE_MAX_BYTES = 1_048_576
+"""The row carries at most this much of the value: all that Kafka takes in one record unless it is told otherwise."""
+KEY_MAX_BYTES = 65_536
+HEADERS_MAX_BYTES = 65_536
+HEADERS_MAX_COUNT = 200
 
 _TENANT: TypeAdapter[str] = TypeAdapter(Tenant)
 
 _STORE = """
-insert into dead_letters (id, topic, partition, "offset", key, value, headers, code, message, tenant, failed_at)
+insert into dead_letters (id, topic, partition, "offset", key, value, headers, code, message, tenant, failed_at, cut)
 select * from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::bytea[], $6::bytea[], $7::jsonb[],
-                     $8::text[], $9::text[], $10::text[], $11::timestamptz[])
+                     $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::jsonb[])
 on conflict do nothing
 """
 
 _UNPUBLISHED = """
-select id, topic, partition, "offset", key, value, headers, code, message, tenant, failed_at
+select id, topic, partition, "offset", key, value, headers, code, message, tenant, failed_at, cut
 from dead_letters where not published order by id limit $1
 """
 
@@ -60,6 +67,8 @@ class DeadRecord:
     message: str
     tenant: str
     failed_at: datetime
+    cut: str | None = None
+    """What of the record is too large to be kept, as JSON: its whole length and its SHA-256."""
 
 
 def dead_record(
@@ -70,23 +79,46 @@ def dead_record(
     *,
     tenant: str | None = None,
 ) -> DeadRecord:
-    """The row for a record. Its tenant is the one given, else what the headers say, else `default`."""
-    headers = [
-        [_storable(name), None if value is None else base64.b64encode(value).decode()] for name, value in record.headers
-    ]
+    """The row for a record. Its tenant is the one given, else what the headers say, else `default`.
+
+    However large the record is, its row has a bounded size and can be stored.
+    """
+    cut: dict[str, Any] = {}
     return DeadRecord(
         id=f"{service}:{place(record)}",
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
-        key=record.key,
-        value=record.value,
-        headers=codec.encode_text(headers),
+        key=_kept("key", record.key, KEY_MAX_BYTES, cut),
+        value=_kept("value", record.value, VALUE_MAX_BYTES, cut),
+        headers=codec.encode_text(_kept_headers(record, cut)),
         code=error.code,
         message=shortened(_storable(error.message)),
         tenant=tenant or stated_tenant(record),
         failed_at=now,
+        cut=codec.encode_text(cut) if cut else None,
     )
+
+
+def _kept(part: str, content: bytes | None, max_bytes: int, cut: dict[str, Any]) -> bytes | None:
+    if content is None or len(content) <= max_bytes:
+        return content
+    cut[part] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return content[:max_bytes]
+
+
+def _kept_headers(record: ConsumerRecord[Any, Any], cut: dict[str, Any]) -> list[list[str | None]]:
+    """The first headers, as many as there is room for."""
+    kept: list[list[str | None]] = []
+    left_bytes = HEADERS_MAX_BYTES
+    for name, content in record.headers:
+        left_bytes -= len(name) + len(content or b"")
+        if left_bytes < 0 or len(kept) == HEADERS_MAX_COUNT:
+            size_bytes = sum(len(name) + len(content or b"") for name, content in record.headers)
+            cut["headers"] = {"count": len(record.headers), "bytes": size_bytes}
+            break
+        kept.append([_storable(name), None if content is None else base64.b64encode(content).decode()])
+    return kept
 
 
 def event(dead: DeadRecord, service: str, topic: str) -> Outgoing:
@@ -102,7 +134,7 @@ def event(dead: DeadRecord, service: str, topic: str) -> Outgoing:
         offset=dead.offset,
         key_base64=None if key is None else base64.b64encode(key[:EVENT_KEY_MAX_BYTES]).decode(),
         value_base64=None if value is None else base64.b64encode(value[:EVENT_MAX_BYTES]).decode(),
-        truncated=len(value or b"") > EVENT_MAX_BYTES or len(key or b"") > EVENT_KEY_MAX_BYTES,
+        truncated=dead.cut is not None or len(value or b"") > EVENT_MAX_BYTES or len(key or b"") > EVENT_KEY_MAX_BYTES,
         reason=Reason(code=dead.code, message=dead.message),
         tenant=dead.tenant,
         failed_at=dead.failed_at,
@@ -129,6 +161,7 @@ async def store(conn: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
             [row.message for row in dead],
             [row.tenant for row in dead],
             [row.failed_at for row in dead],
+            [row.cut for row in dead],
         )
 
 
@@ -152,5 +185,5 @@ def stated_tenant(record: ConsumerRecord[Any, Any]) -> str:
 
 
 def _storable(text: str) -> str:
-    """Postgres text holds no NUL."""
-    return text.replace("\x00", "�")
+    """Postgres text holds no NUL and no half of a surrogate pair."""
+    return text.replace("\x00", "�").encode(errors="replace").decode()

@@ -45,3 +45,18 @@ class UndecodableRecord(TriptychError):
     def __init__(self, code: str, message: str) -> None:
         self.code, self.message = code, message
         super().__init__(f"{code}: {message}")
+
+
+class StatementTooLarge(TriptychError):
+    """What one statement would write is more than Postgres should be asked to take at once."""
+
+    def __init__(self, size_bytes: int, max_bytes: int) -> None:
+        self.size_bytes, self.max_bytes = size_bytes, max_bytes
+        super().__init__(f"it makes {size_bytes:,} bytes to be written at once, and may make {max_bytes:,}")
+
+
+class BatchRefused(TriptychError):
+    """Postgres refuses a batch for what is in it. Its records are taken one by one now, to find the one."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(f"the database refuses what a batch holds ({type(cause).__name__}); it is taken one by one")

@@ -10,7 +10,7 @@ import asyncio
 import asyncpg
 from aiokafka.errors import KafkaError
 
-from triptych.kernel.errors import PublishFailed
+from triptych.kernel.errors import PublishFailed, StatementTooLarge
 from triptych.kernel.log import Logger
 
 POSTGRES_GONE = (
@@ -22,6 +22,28 @@ POSTGRES_GONE = (
 )
 """What asyncpg raises when the server is away, restarting, out of reach, or has no room: no disk, no memory, no
 connection. A timeout is an OSError too."""
+
+_CONTENT = (
+    asyncpg.DataError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ConfigurationLimitExceededError,
+    StatementTooLarge,
+    UnicodeError,
+    OverflowError,
+)
+_TOO_LARGE_TO_HOLD = ("invalid memory alloc request size", "enlarge string buffer")
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether Postgres, or its client, refuses a statement for what is in it: waiting changes nothing then.
+
+    Look at this first: some of these are an outage by their class alone.
+    """
+    if isinstance(error, asyncpg.PostgresError) and any(text in str(error) for text in _TOO_LARGE_TO_HOLD):
+        return True
+    return isinstance(error, _CONTENT)
+
 
 KAFKA_GONE = (KafkaError, PublishFailed, OSError)
 

@@ -66,6 +66,12 @@ class ServiceSettings(BaseSettings):
     inline_max_bytes: Annotated[
         int, Field(ge=1_024, description="Larger message bodies are stored in Postgres and sent by reference.")
     ] = 262_144
+    max_deaths: Annotated[
+        int,
+        Field(
+            ge=1, le=100, description="A record that was alone in hand when so many processes died is buried unread."
+        ),
+    ] = 3
     allow_failpoints: Annotated[
         Literal["", "i-know"], Field(description="`i-know`: this process may be made to die. For tests of crashes.")
     ] = ""

@@ -12,8 +12,10 @@ from triptych.kernel.decider.contract import (
     Store,
     TaskKey,
     Transition,
+    Unread,
 )
 from triptych.kernel.decider.loop import DeciderLoop
+from triptych.kernel.decider.suspicion import Reading
 
 __all__ = [
     "FORWARDED",
@@ -27,10 +29,12 @@ __all__ = [
     "Kind",
     "Limits",
     "Line",
+    "Reading",
     "RejectedRecord",
     "Standing",
     "Store",
     "TaskKey",
     "Transition",
+    "Unread",
     "Waiting",
 ]

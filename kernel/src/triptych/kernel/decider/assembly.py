@@ -27,6 +27,7 @@ from triptych.kernel.decider.contract import (
     Store,
     Transition,
 )
+from triptych.kernel.decider.suspicion import Suspicion
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outage import Outage
 from triptych.kernel.outbox import Envelope, OutboxKey, OutboxRow
@@ -52,6 +53,7 @@ class Kit(Generic[StateT]):
     envelope: Envelope
     outage: Outage
     kafka: Kafka
+    suspicion: Suspicion = field(default_factory=Suspicion)
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from triptych.kernel import cloudevents
 from triptych.kernel.bus import Record
 from triptych.kernel.deadletters import DeadRecord
 from triptych.kernel.decider.admission import Kind, Limits, Line, Standing, Waiting
+from triptych.kernel.decider.suspicion import Reading
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outbox import OutboxKey, OutboxRow, Send
 from triptych.kernel.values import value
@@ -84,6 +85,14 @@ class RejectedRecord(UndecodableRecord):
         self.tenant, self.replies, self.task = tenant, replies, task
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """What stands for a record that is buried unread: why, and what its run is told in its place."""
+
+    error: UndecodableRecord
+    told: Addressed | None = None
+
+
 class Domain(Protocol[StateT]):
     """What a service decides. All of it is synchronous and pure."""
 
@@ -105,6 +114,14 @@ class Domain(Protocol[StateT]):
 
     def check_size(self, noun: str, record: Record[Any, Any]) -> None:
         """Refuse a record that is too large to be unpacked. Raises UndecodableRecord."""
+
+    def unread(
+        self, noun: str, record: Record[Any, Any], error: UndecodableRecord, task: TaskKey | None = None
+    ) -> Unread:
+        """What is told of a record that nobody may read, as far as its key and headers say whose it is.
+
+        `task` is what it is known to be.
+        """
 
     def read(self, arrival: Arrival) -> Addressed:
         """What a record says. Raises UndecodableRecord when it says nothing."""
@@ -184,6 +201,12 @@ class Store(Protocol[StateT]):
 
     async def left_behind(self, partitions: Sequence[int]) -> list[OutboxRow]:
         """Outbox rows that an earlier owner has committed and perhaps not published, in order."""
+
+    async def readings(self, partitions: Sequence[int]) -> list[Reading]:
+        """What earlier owners had in hand, and perhaps have still."""
+
+    async def note(self, readings: Sequence[Reading]) -> list[Reading]:
+        """Write down what is about to be read, and return it with the number of lives that had the same in hand."""
 
     async def timers(self, partitions: Sequence[int]) -> list[tuple[UUID, datetime]]:
         """The timers of these partitions."""

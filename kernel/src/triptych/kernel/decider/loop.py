@@ -16,7 +16,7 @@ from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.decider.assembly import Kit
 from triptych.kernel.decider.contract import Domain, StateT, Store
 from triptych.kernel.decider.session import LOOP, Session
-from triptych.kernel.errors import Fenced
+from triptych.kernel.errors import BatchRefused, Fenced
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
 from triptych.kernel.outbox import Envelope
 from triptych.kernel.service import Service
@@ -58,6 +58,8 @@ class DeciderLoop(Generic[StateT]):
                     service.health.count("fenced")
                     service.log.warning("fenced; rejoining", partitions=error.partitions)
                     await outage.wait(error, unless=service.stopping)
+                except BatchRefused as error:
+                    service.log.warning("a batch was refused; taking its records one by one", error=str(error))
                 except (*POSTGRES_GONE, *KAFKA_GONE) as error:
                     service.health.beat(LOOP)
                     await outage.wait(error, unless=service.stopping)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 from typing import Any, Generic
 from uuid import UUID
 
@@ -21,9 +22,11 @@ from triptych.kernel import bus, claimcheck, cloudevents, failpoints
 from triptych.kernel.bus import Publisher, Record, TopicPartition
 from triptych.kernel.decider.admission import Admission, Line, Standing, Waiting
 from triptych.kernel.decider.assembly import Assembly, Kit, Memory, outbox_rows
-from triptych.kernel.decider.contract import Addressed, Arrival, Batch, Claim, RejectedRecord, StateT, TaskKey
-from triptych.kernel.errors import PublishFailed, TriptychError, UndecodableRecord
-from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE
+from triptych.kernel.decider.backlog import Backlog, Portion, Records
+from triptych.kernel.decider.contract import Addressed, Arrival, Batch, Claim, RejectedRecord, StateT, TaskKey, Unread
+from triptych.kernel.decider.suspicion import Reading
+from triptych.kernel.errors import BatchRefused, PublishFailed, TriptychError, UndecodableRecord
+from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, is_refusal
 from triptych.kernel.outbox import OutboxKey, OutboxRow
 from triptych.kernel.timers import Timers
 
@@ -36,7 +39,19 @@ OVERLAP_FROM_MESSAGES = 250
 """A batch of so many is worth deciding the next one meanwhile. Of smaller ones, fewer and larger cost less."""
 DECIDED_AT_ONCE = 50
 """So many messages are decided before the batch under way is given a moment to go on."""
+LARGE_BYTES = 65_536
+"""After a record of this size others get a turn."""
 OFFSET_COMMIT_EVERY_S = 5.0
+REFUSED_RUN_DELAY = timedelta(minutes=10)
+"""A run that the database cannot store is looked at again after this."""
+
+
+class _Refused(Exception):
+    """The database refuses a batch that was written alone."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]  # aiokafka is untyped
@@ -52,6 +67,9 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._failure: BaseException | None = None
         self._claims: dict[int, Claim] = {}
         self._memory = self._blank_memory(partitions=1)
+        self._backlog = Backlog(kit.settings.batch_max_records)
+        self._held: dict[TopicPartition, int] = {}
+        """Where each partition ended when it was claimed: what it held may have ended the process before this one."""
         self._under_way: asyncio.Task[None] | None = None
         self._creating: frozenset[UUID] = frozenset()
         """Runs that the batch under way creates, unless their tasks turn out to be known."""
@@ -79,9 +97,9 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 await self._abandon()
 
     async def _take_one(self) -> None:
-        """Poll once, and do what is to be done then."""
+        """Poll once, unless there is enough, and do what is to be done then."""
         generation = self._generation
-        polled = await self._subscription.poll(self._wait_ms())
+        polled = {} if self._backlog else await self._subscription.poll(self._wait_ms())
         async with self._busy:
             self._kit.service.health.beat(LOOP)
             if self._failure is not None:
@@ -89,7 +107,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             if generation != self._generation:
                 self._put_back(polled)
             elif self._claims:
-                await self._turn(polled)
+                self._backlog.put(polled)
+                await self._take(self._backlog.take(self._kit.suspicion.is_suspect))
 
     def _wait_ms(self) -> int:
         """How long there is nothing to do unless a record comes in."""
@@ -110,6 +129,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             self._generation += 1
             self._claims, self._memory = {}, self._blank_memory(partitions=1)
             self._positions.clear()
+            self._backlog.clear()
             self._kit.service.log.debug("partitions revoked", count=len(revoked))
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
@@ -133,7 +153,11 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         failpoints.hit("decider.after_left_behind")
         self._memory = await self._read_memory(partitions)
         self._claims = {claim.partition: claim for claim in claims}
+        self._backlog.clear()
         self._positions = {tp: await self._start_offset(tp) for tp in assigned}
+        self._held = await self._subscription.consumer.end_offsets(list(assigned))
+        starts = {(tp.topic, tp.partition): offset for tp, offset in self._positions.items()}
+        self._kit.suspicion.believe(await self._kit.store.readings(partitions), starts)
         for tp, offset in self._positions.items():
             self._subscription.consumer.seek(tp, offset)
         self._generation += 1  # what was polled meanwhile came from before the seek
@@ -163,14 +187,133 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         first: int = (await self._subscription.consumer.beginning_offsets([tp]))[tp]
         return first
 
-    def _put_back(self, polled: dict[TopicPartition, list[Record[Any, Any]]]) -> None:
+    def _put_back(self, polled: Records) -> None:
         """A poll that spans a rebalance may hold records from before or after the seek: read them again."""
         for tp in polled.keys() & self._positions.keys():
             self._subscription.consumer.seek(tp, self._positions[tp])
 
     # --- a batch ----------------------------------------------------------------------------------
 
-    async def _turn(self, polled: dict[TopicPartition, list[Record[Any, Any]]]) -> None:
+    async def _take(self, portion: Portion) -> None:
+        """Decide and write a portion. Nothing that may end this process is touched before it is written down."""
+        if portion.is_suspect:
+            await self._written()
+            ((record,),) = portion.records.values()
+            await self._take_alone(record)
+            return
+        readings = [
+            Reading(tp.topic, tp.partition, records[0].offset, records[-1].offset, self._kit.suspicion.life)
+            for tp, records in portion.records.items()
+            if records[0].offset < self._held.get(tp, 0)
+        ]
+        if readings:
+            await self._written()
+            await self._kit.store.note(readings)
+        if self._kit.suspicion.runs:
+            await self._take_time_alone()
+        await self._turn(portion.records)
+
+    async def _take_alone(self, record: Record[Any, Any]) -> None:
+        """Take a record that may end this process, or that the database may refuse."""
+        place = Reading(record.topic, record.partition, record.offset, record.offset, self._kit.suspicion.life)
+        (noted,) = await self._kit.store.note([place])
+        if noted.lives > self._kit.settings.max_deaths:
+            batch = await self._unread(record, noted.lives - 1)
+        else:
+            batch = await self._decided([record])
+        try:
+            await self._write_alone(batch)
+        except _Refused as refused:
+            self._kit.service.log.warning("a record is refused by the database", record=bus.place(record))
+            await self._bury_refused(record, batch, refused.cause)
+        self._kit.suspicion.passed(record)
+
+    async def _bury_refused(self, record: Record[Any, Any], batch: Batch[StateT], cause: BaseException) -> None:
+        """Go past a record whose batch the database refuses, and say so to whom it concerns, if that can be stored."""
+        error = UndecodableRecord("unstorable", f"the database cannot store what it leads to: {cause}")
+        task = next((self._kit.domain.task(batch.states[run_id]) for run_id in batch.created), None)
+        unread = self._kit.domain.unread(self._topics[record.topic], record, error, task)
+        try:
+            await self._write_alone(await self._buried(record, unread, batch.published))
+        except _Refused:
+            await self._write_alone(await self._buried(record, Unread(error), batch.published))
+
+    async def _take_time_alone(self) -> None:
+        """Look at the runs whose time came in a batch that the database refused, each alone."""
+        runs, self._kit.suspicion.runs = self._kit.suspicion.runs, set()
+        for run_id in sorted(runs):
+            batch = self._new_batch()
+            assembly = Assembly(self._kit, self._memory, batch)
+            message = Addressed(run_id, self._kit.domain.tick)
+            await self._warm([(None, message)])
+            assembly.take(None, message)
+            batch.epochs = {partition: self._claims[partition].epoch for partition in assembly.touched_partitions()}
+            try:
+                await self._write_alone(batch)
+            except _Refused as refused:
+                self._kit.service.log.exception(
+                    "a run cannot be stored; it is left alone", run_id=str(run_id), error=str(refused.cause)
+                )
+                self._published = [*batch.published, *self._published]
+                self._memory.timers.arm(run_id, batch.at + REFUSED_RUN_DELAY)
+
+    def _new_batch(self) -> Batch[StateT]:
+        published, self._published = self._published, []
+        return Batch(at=cloudevents.utc_now(), published=published)
+
+    async def _decided(self, records: Sequence[Record[Any, Any]]) -> Batch[StateT]:
+        """What follows from these records, and from nothing else."""
+        batch = self._new_batch()
+        assembly = Assembly(self._kit, self._memory, batch)
+        polled: Records = {}
+        for record in records:
+            polled.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
+        messages = await self._read(polled, assembly)
+        await self._decide(messages, assembly)
+        batch.epochs = {partition: self._claims[partition].epoch for partition in assembly.touched_partitions()}
+        return batch
+
+    async def _unread(self, record: Record[Any, Any], deaths: int) -> Batch[StateT]:
+        """Bury a record of which nothing is read but its key and headers."""
+        message = f"{deaths} processes have died with this record alone in hand; it was not read again"
+        error = UndecodableRecord("deadly_record", message)
+        self._kit.service.log.error("a record is buried unread", record=bus.place(record), deaths=deaths)
+        published, self._published = self._published, []
+        return await self._buried(record, self._kit.domain.unread(self._topics[record.topic], record, error), published)
+
+    async def _buried(self, record: Record[Any, Any], unread: Unread, published: list[OutboxKey]) -> Batch[StateT]:
+        """A batch that goes past a record, leaves a dead letter, and tells the run what stands in its place."""
+        batch: Batch[StateT] = Batch(at=cloudevents.utc_now(), published=published)
+        batch.offsets = {record.partition: {record.topic: record.offset + 1}}
+        self._positions[TopicPartition(record.topic, record.partition)] = record.offset + 1
+        assembly = Assembly(self._kit, self._memory, batch)
+        if isinstance(unread.error, RejectedRecord):
+            await self._reject([(record, unread.error)], (), assembly)
+        else:
+            assembly.bury(record, unread.error)
+        if unread.told is not None:
+            await self._warm([(None, unread.told)])
+            state = self._memory.cache.get(unread.told.run_id)
+            if state is not None and self._kit.domain.partition(state) == record.partition:
+                assembly.take(None, unread.told)
+        batch.epochs = {partition: self._claims[partition].epoch for partition in assembly.touched_partitions()}
+        return batch
+
+    async def _write_alone(self, batch: Batch[StateT]) -> None:
+        """Write a batch before anything of it is remembered. Raises _Refused, and then nothing has happened."""
+        self._creating = frozenset(batch.created)
+        try:
+            duplicates = await self._commit(batch)
+        except Exception as error:
+            self._memory.admission.settled(but=self._memory.starts)
+            if is_refusal(error):
+                raise _Refused(error) from error
+            raise
+        self._remember_decided(batch)
+        await self._written_through(batch, duplicates)
+        self._creating = frozenset()
+
+    async def _turn(self, polled: Records) -> None:
         now = cloudevents.utc_now()
         due = self._memory.timers.take_due(now, MAX_TIMERS_A_BATCH)
         starts, self._memory.starts = self._memory.starts, []
@@ -189,6 +332,20 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         messages = [(None, Addressed(run_id, self._kit.domain.start)) for run_id in starts]
         messages.extend(await self._read(polled, assembly))
         messages.extend((None, Addressed(run_id, self._kit.domain.tick)) for run_id in due)
+        await self._decide(messages, assembly)
+        for run_id in due:
+            if run_id not in batch.states:
+                assembly.rearm_untouched(run_id)
+        batch.epochs = {partition: self._claims[partition].epoch for partition in assembly.touched_partitions()}
+        await self._written()
+        self._remember_decided(batch)
+        self._creating = frozenset(batch.created)
+        timed = {message.run_id for arrival, message in messages if arrival is None}
+        self._under_way = asyncio.create_task(self._write(batch, timed), name="batch")
+        if len(messages) < OVERLAP_FROM_MESSAGES or batch.queued or self._memory.admission.has_lines:
+            await self._written()  # who begins next is read from the database
+
+    async def _decide(self, messages: Sequence[tuple[Arrival | None, Addressed]], assembly: Assembly[StateT]) -> None:
         await self._warm(messages)
         for number, (arrival, message) in enumerate(messages, start=1):
             assembly.take(arrival, message)
@@ -197,20 +354,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         if assembly.rejected:
             beside = {message.task for _, message in messages if message.task is not None}
             await self._reject(assembly.rejected, beside, assembly)
-        for run_id in due:
-            if run_id not in batch.states:
-                assembly.rearm_untouched(run_id)
-        batch.epochs = {partition: self._claims[partition].epoch for partition in assembly.touched_partitions()}
-        await self._written()
-        self._remember_decided(batch)
-        self._creating = frozenset(batch.created)
-        self._under_way = asyncio.create_task(self._write(batch), name="batch")
-        if len(messages) < OVERLAP_FROM_MESSAGES or batch.queued or self._memory.admission.has_lines:
-            await self._written()  # who begins next is read from the database
 
-    async def _read(
-        self, polled: dict[TopicPartition, list[Record[Any, Any]]], assembly: Assembly[StateT]
-    ) -> list[tuple[Arrival | None, Addressed]]:
+    async def _read(self, polled: Records, assembly: Assembly[StateT]) -> list[tuple[Arrival | None, Addressed]]:
         """Decode record by record; what does not decode becomes a dead letter."""
         records = [record for group in polled.values() for record in group]
         resolved = await claimcheck.resolve(self._kit.pool, records)
@@ -229,7 +374,16 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 except Exception as error:
                     # Whatever a decoder does with strange bytes, it does it to this record alone.
                     self._kit.service.log.exception("a record could not be read", record=bus.place(record))
-                    assembly.bury(record, UndecodableRecord("internal", f"{type(error).__name__} while it was read"))
+                    defect = UndecodableRecord("internal", f"{type(error).__name__} while it was read")
+                    unread = self._kit.domain.unread(self._topics[tp.topic], record, defect)
+                    if isinstance(unread.error, RejectedRecord):
+                        rejected.append((record, unread.error))
+                    else:
+                        assembly.bury(record, unread.error)
+                    if unread.told is not None:
+                        messages.append((Arrival(self._topics[tp.topic], record, b""), unread.told))
+                if len(record.value or b"") > LARGE_BYTES:
+                    await asyncio.sleep(0)
             next_offset = group[-1].offset + 1
             assembly.batch.offsets.setdefault(tp.partition, {})[tp.topic] = next_offset
             self._positions[tp] = next_offset
@@ -292,7 +446,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         for run_id, state in batch.states.items():
             if run_id not in created:
                 self._remember(run_id, state)
-        self._memory.admission.settled(but=created)
+        self._memory.admission.settled(but=created.union(self._memory.starts))
         while len(self._memory.cache) > MAX_CACHED:
             self._memory.cache.popitem(last=False)
 
@@ -317,11 +471,32 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             cache[run_id] = state
             cache.move_to_end(run_id)
 
-    async def _write(self, batch: Batch[StateT]) -> None:
-        """Commit a batch, then publish what it sends."""
+    async def _write(self, batch: Batch[StateT], timed: Collection[UUID]) -> None:
+        """Commit a batch, then publish what it sends.
+
+        Raises:
+            BatchRefused: the database refuses what is in it; its parts are under suspicion now.
+        """
+        try:
+            duplicates = await self._commit(batch)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            for partition, offsets in batch.offsets.items():
+                for topic, offset in offsets.items():
+                    self._kit.suspicion.distrust(topic, partition, offset)
+            self._kit.suspicion.runs.update(timed)
+            raise BatchRefused(error) from error
+        await self._written_through(batch, duplicates)
+
+    async def _commit(self, batch: Batch[StateT]) -> set[UUID]:
         failpoints.hit("decider.before_commit")
         duplicates = await self._kit.store.commit(batch)
         failpoints.hit("decider.after_commit")
+        return duplicates
+
+    async def _written_through(self, batch: Batch[StateT], duplicates: set[UUID]) -> None:
+        """Remember what has been committed, and publish what it sends."""
         self._remember_created(batch, duplicates)
         await self._publish([row for row in batch.outbox if row.key.run_id not in duplicates])
         if duplicates:
@@ -359,7 +534,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         admission = self._memory.admission
         if short := admission.short():
             admission.fill(short, await self._kit.store.heads(short))
-        self._memory.starts = admission.take(MAX_STARTS_A_BATCH)
+        self._memory.starts += admission.take(MAX_STARTS_A_BATCH)
 
     async def _send_again(self, repeated: Collection[TaskKey]) -> None:
         """Whoever publishes a task again may have lost its outcome. If it is lost here, it is asked for again."""

@@ -54,6 +54,24 @@ insert into queue select * from unnest($1::queue[])
 -- name: dequeue
 delete from queue where run_id = any($1)
 
+-- name: readings
+select topic, partition, first, last, life, lives from readings where partition = any($1)
+
+-- name: reading
+-- What this life is about to read. The same in another life counts.
+insert into readings as r (topic, partition, first, last, life, lives)
+select topic, partition, first, last, $5, 1
+from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as t (topic, partition, first, last)
+order by partition, topic
+on conflict (partition, topic) do update set
+    first = excluded.first, last = excluded.last, life = excluded.life,
+    lives = case
+        when (r.first, r.last) <> (excluded.first, excluded.last) then 1
+        when r.life = excluded.life then r.lives
+        else r.lives + 1
+    end
+returning topic, partition, first, last, life, lives
+
 -- name: commit
 select commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 

@@ -52,6 +52,7 @@ from triptych.kernel.decider import (
     Standing,
     TaskKey,
     Transition,
+    Unread,
 )
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.json_schema import MAX_PROBLEMS, told
@@ -63,10 +64,14 @@ from triptych.schemas import (
     ChildTask,
     Control,
     ControlAction,
+    ErrorCode,
     PlanAnswer,
     Playbook,
     Reason,
+    Result,
+    ResultStatus,
     Task,
+    ToolError,
     VerdictAnswer,
     codec,
     topics,
@@ -80,6 +85,9 @@ _ORIGIN = re.compile(rb"[A-Za-z0-9._-]{1,100}:[0-9]{1,10}:[0-9]{1,20}:-?[0-9]{1,
 
 _TASK_ID: TypeAdapter[str] = TypeAdapter(TaskId)
 _TENANT: TypeAdapter[str] = TypeAdapter(Tenant)
+ANSWER_SUFFIX = ":answer"
+"""Ends the `ce_id` of an answer; what comes before is the request that it answers."""
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _TASK_LIMITS = codec.Limits(max_depth=codec.MAX_DEPTH + 1)
@@ -151,6 +159,19 @@ class Executor:
         elif len(content) > REQUEST_MAX_BYTES:
             message = f"the record has {len(content):,} bytes, and may have {REQUEST_MAX_BYTES:,}"
             raise UndecodableRecord("record_too_large", message)
+
+    def unread(
+        self, noun: str, record: Record[Any, Any], error: UndecodableRecord, task: TaskKey | None = None
+    ) -> Unread:
+        """What is told of a record that nobody may read. Our own messages say in their headers what they answer."""
+        event_id, tenant = cloudevents.event_id(record.headers) or "", stated_tenant(record)
+        reason = Reason(code=error.code, message=error.message)
+        if noun == topics.TASKS:
+            task_id = _name(_TASK_ID, event_id.removeprefix(f"task:{tenant}:")) if "task:" in event_id else None
+            known = task or TaskKey(tenant, task_id or "")
+            return Unread(_refusal(record, known.task_id or None, known.tenant, "", reason))
+        answer = _answer_in_place(noun, record, event_id.removesuffix(ANSWER_SUFFIX), tenant, reason)
+        return Unread(error, Addressed(as_in_rows(answer.run_id), answer) if answer is not None else None)
 
     def read(self, arrival: Arrival) -> Addressed:
         """What a record says.
@@ -325,21 +346,12 @@ class Executor:
         return replace(addressed, content=claimed)
 
     def _too_large(self, record: Record[Any, Any], body: bytes) -> RejectedRecord:
-        """The refusal of a task that is not read: what it is, is told from its head."""
-        sender = sender_of(body[: task_sizes.HEAD_BYTES]) or Sender()
-        playbook, derived_id = sender.playbook, _derived_id(record)
-        task_id = _name(_TASK_ID, sender.task_id)
+        """The refusal of a task that is not read: whose it is, is told from its names alone."""
+        sender = task_sizes.sender(body)
+        playbook = sender.playbook
         tenant = _name(_TENANT, sender.tenant) or stated_tenant(record)
         reason = self._too_large_reason(playbook or None, len(body))
-        reply = rejection(
-            task_id=task_id or derived_id,
-            tenant=tenant,
-            playbook=playbook,
-            reason=reason,
-            event_id=f"{derived_id}:rejected",
-        )
-        key = TaskKey(tenant, task_id) if task_id else None
-        return RejectedRecord(reason.code, reason.message, tenant=tenant, replies=(reply,), task=key)
+        return _refusal(record, _name(_TASK_ID, sender.task_id), tenant, playbook, reason)
 
     def _too_large_reason(self, playbook: object, size_bytes: int) -> Reason:
         return Reason(
@@ -348,6 +360,45 @@ class Executor:
             "where a tool can read it and send its address, or raise `limits.input_bytes` of the playbook (at most "
             f"{TASK_MAX_BYTES:,})",
         )
+
+
+def _refusal(
+    record: Record[Any, Any], task_id: str | None, tenant: str, playbook: str, reason: Reason
+) -> RejectedRecord:
+    """The refusal of a task that was not parsed. Without an id of its own it is told by its place."""
+    derived_id = _derived_id(record)
+    reply = rejection(
+        task_id=task_id or derived_id,
+        tenant=tenant,
+        playbook=playbook,
+        reason=reason,
+        event_id=f"{derived_id}:rejected",
+    )
+    key = TaskKey(tenant, task_id) if task_id else None
+    return RejectedRecord(reason.code, reason.message, tenant=tenant, replies=(reply,), task=key)
+
+
+def _answer_in_place(
+    noun: str, record: Record[Any, Any], request_id: str, tenant: str, reason: Reason
+) -> Answer | None:
+    """An error in place of an answer that nobody may read; None where nobody knows what it answered."""
+    error = ToolError(code=ErrorCode.CONTRACT_VIOLATION, message=reason.message, details={"reason": reason.code})
+    try:
+        known: dict[str, Any] = {
+            "request_id": request_id,
+            "run_id": UUID((record.key or b"").decode()),
+            "tenant": tenant,
+        }
+        match noun:
+            case topics.PLANS:
+                return PlanAnswer(**known, error=error)
+            case topics.RESULTS:
+                return CallAnswer(**known, result=Result(status=ResultStatus.ERROR, error=error))
+            case topics.VERDICTS:
+                return VerdictAnswer(**known, error=error)
+    except ValueError:  # the key or the id is none of ours
+        pass
+    return None
 
 
 def _derived_id(record: Record[Any, Any]) -> str:

@@ -19,14 +19,17 @@ from triptych.kernel import claimcheck
 from triptych.kernel.bus import Outgoing
 from triptych.kernel.database import Queries
 from triptych.kernel.deadletters import DeadRecord
-from triptych.kernel.decider import HEAD, Batch, Claim, Line, TaskKey, Waiting
-from triptych.kernel.errors import Fenced
+from triptych.kernel.decider import HEAD, Batch, Claim, Line, Reading, TaskKey, Waiting
+from triptych.kernel.errors import Fenced, StatementTooLarge
 from triptych.kernel.log import Logger
 from triptych.kernel.outbox import OutboxKey, OutboxRow
 from triptych.schemas import Playbook, codec
 
 _FENCED = "TR001"
 _ABOUT_ALL_STEPS = (ev.PlanAccepted, ev.ReplanDecided, ev.RunEscalated, ev.RunResumed)
+STATEMENT_MAX_BYTES = 134_217_728
+"""Postgres takes no message of a gigabyte, and a process should not hold one."""
+_DEAD_VALUE = 5
 _INT = attrgetter("int")
 """The order of UUIDs in Postgres; to compare two of them is a Python function."""
 
@@ -101,6 +104,13 @@ class ExecutorStore:
             for row in rows
         ]
 
+    async def readings(self, partitions: Sequence[int]) -> list[Reading]:
+        return [Reading(*row) for row in await self._pool.fetch(self._sql["readings"], list(partitions))]
+
+    async def note(self, readings: Sequence[Reading]) -> list[Reading]:
+        columns = ([reading[column] for reading in readings] for column in range(4))
+        return [Reading(*row) for row in await self._pool.fetch(self._sql["reading"], *columns, readings[0].life)]
+
     async def timers(self, partitions: Sequence[int]) -> list[tuple[UUID, datetime]]:
         rows = await self._pool.fetch(self._sql["timers"], list(partitions))
         return [(row["run_id"], row["due_at"]) for row in rows]
@@ -118,13 +128,15 @@ class ExecutorStore:
 
     async def commit(self, batch: Batch[Run]) -> set[UUID]:
         claims = [row.claim for row in batch.outbox if row.claim is not None]
+        rows = _rows(batch)
+        _check_size(rows, claims)
         async with self._pool.acquire() as conn:
             await claimcheck.store(conn, claims)
             try:
                 if not (batch.queued or batch.dequeued):
-                    return set(await conn.fetchval(self._sql["commit"], *_rows(batch)))
+                    return set(await conn.fetchval(self._sql["commit"], *rows))
                 async with conn.transaction():
-                    duplicates = set(await conn.fetchval(self._sql["commit"], *_rows(batch)))
+                    duplicates = set(await conn.fetchval(self._sql["commit"], *rows))
                     await self._move_queue(conn, batch, duplicates)
             except asyncpg.PostgresError as error:
                 # A journal row that is there already means that another owner has written this run.
@@ -178,6 +190,19 @@ def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
     )
 
 
+def _check_size(rows: tuple[list[Any], ...], claims: Sequence[claimcheck.Claim]) -> None:
+    """Refuse what is too much for one statement, however it came to be so much."""
+    _, _, journal, _, _, outbox, _, _, _, dead = rows
+    size_bytes = (
+        sum(len(row[-1]) for row in journal)
+        + sum(len(row[-1]) for row in outbox)
+        + sum(len(row[_DEAD_VALUE] or b"") for row in dead)
+        + sum(len(claim.body) for claim in claims)
+    )
+    if size_bytes > STATEMENT_MAX_BYTES:
+        raise StatementTooLarge(size_bytes, STATEMENT_MAX_BYTES)
+
+
 def _journal_row(batch: Batch[Run], run_id: UUID, seq: int, event: Any) -> tuple[Any, ...]:
     event_type, data = ev.encode(event)
     return run_id, seq, event_type, batch.at, data
@@ -201,6 +226,7 @@ def _dead_letter_row(dead: DeadRecord) -> tuple[Any, ...]:
         dead.tenant,
         dead.failed_at,
         is_published,
+        dead.cut,
     )
 
 

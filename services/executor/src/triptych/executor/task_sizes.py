@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from triptych.schemas import Playbook
+from pydantic import BaseModel, ConfigDict
+
+from triptych.executor.unreadable import Sender, sender_of
+from triptych.schemas import TASK_MAX_BYTES, Playbook
 
 HEAD_BYTES = 65_536
-"""So much of a task that is too large is read, to learn what it is."""
+"""So much of a task that is too large is read first, to learn whose it is."""
 _ENVELOPE_BYTES = 4_096
 """What a structured CloudEvent adds to its data, at most, besides base64."""
 
@@ -35,3 +38,28 @@ class TaskSizes:
     def may_be_unpacked(self, record_value: bytes) -> bool:
         """Whether a record of this size can hold a task of an allowed size, whatever mode of CloudEvents it is in."""
         return len(record_value) <= self._largest * 4 // 3 + _ENVELOPE_BYTES
+
+
+class _Names(BaseModel):
+    """The fields of a task that say whose it is; all others are skipped, and no objects are made of them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    task_id: str = ""
+    tenant: str = ""
+    playbook: str = ""
+
+
+def sender(body: bytes) -> Sender:
+    """Who sent a task that is too large, as far as it can be told cheaply.
+
+    The names may stand before or behind the input. Beyond 1 MiB only the first 64 KiB are looked at.
+    """
+    told = sender_of(body[:HEAD_BYTES]) or Sender()
+    if told.task_id or len(body) > TASK_MAX_BYTES:
+        return told
+    try:
+        names = _Names.model_validate_json(body)
+    except ValueError:
+        return told
+    return Sender(names.task_id, names.tenant, names.playbook)

@@ -1,0 +1,149 @@
+"""A record that ends its reader, or that the database refuses, costs nobody else anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from executor_bench import MIGRATIONS, Bench
+
+from triptych.schemas import topics
+
+PLAYBOOK = """
+name: greet
+goal: Greet somebody.
+input: {type: object}
+tools: [echo.echo]
+plan:
+  pattern: fixed
+  steps:
+    - {id: say, operation: echo.echo, arguments: {value: "Hello ${{ input.name }}"}}
+output: {said: "${{ steps.say.data.value }}"}
+"""
+DEADLY = (str(Path(__file__).with_name("deadly_executor.py")),)
+
+
+@pytest.fixture(scope="module")
+async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Bench]:
+    folder = tmp_path_factory.mktemp("executor")
+    (folder / "greet.yaml").write_text(PLAYBOOK)
+    nouns = [topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS]
+    await create_topics(*nouns, "calls.echo")
+    dsn = database.prepare({"executor": (MIGRATIONS,)}).services["executor"]
+    async with Bench(servers.kafka, prefix, dsn, folder, folder / "log") as bench:
+        bench.start(program=DEADLY)
+        yield bench
+    sys.stdout.write(bench.log.read_text()[-8000:])  # pytest shows it when a test fails
+
+
+def task(task_id: str, **fields: object) -> dict[str, Any]:
+    return {"playbook": "greet", "input": {"name": "Ana"}, "task_id": task_id, "tenant": "acme", **fields}
+
+
+def restarting(bench: Bench, condition: Any) -> Any:
+    """A condition under a supervisor that starts the executor again whenever it has died."""
+
+    async def look() -> object:
+        assert bench.process is not None
+        if bench.process.poll() is not None:
+            bench.start(program=DEADLY)
+        await bench.work()
+        return condition()
+
+    return look
+
+
+async def test_a_record_that_kills_its_reader_is_buried_unread_and_its_client_told(bench: Bench, eventually) -> None:
+    headers = {"ce_tenant": "acme", "ce_id": "task:acme:deadly"}
+    for number in range(5):
+        await bench.send(topics.TASKS, task(f"before-{number}"), 0)
+    await bench.send(topics.TASKS, task("deadly", input={"name": "DEADLY"}), 0, **headers)
+    for number in range(5):
+        await bench.send(topics.TASKS, task(f"after-{number}"), 0)
+    wanted = {f"{when}-{number}" for when in ("before", "after") for number in range(5)}
+
+    def done() -> object:
+        succeeded = {outcome["task_id"] for outcome in bench.of(topics.OUTCOMES, status="succeeded")}
+        return wanted <= succeeded and bench.of(topics.OUTCOMES, task_id="deadly")
+
+    await eventually(restarting(bench, done), within_s=120)
+    (outcome,) = bench.of(topics.OUTCOMES, task_id="deadly")
+    assert (outcome["status"], outcome["tenant"], outcome["reason"]["code"]) == ("rejected", "acme", "deadly_record")
+    letters = [one for one in bench.of(topics.DEAD_LETTERS) if one["reason"]["code"] == "deadly_record"]
+    assert len(letters) == 1
+    assert not [one for one in bench.of(topics.OUTCOMES, status="rejected") if one["task_id"] != "deadly"]
+
+
+@pytest.mark.parametrize("word", ["EXHAUSTING", "BOTTOMLESS"])
+async def test_a_record_whose_reading_fails_in_an_unforeseen_way_is_buried_at_once(
+    bench: Bench, eventually, word: str
+) -> None:
+    pid = bench.process.pid
+    headers = {"ce_tenant": "acme", "ce_id": f"task:acme:odd-{word.lower()}"}
+    await bench.send(topics.TASKS, task(f"odd-{word.lower()}", input={"name": word}), 0, **headers)
+    await bench.send(topics.TASKS, task(f"beside-{word.lower()}"), 0)
+    await eventually(
+        restarting(bench, lambda: bench.of(topics.OUTCOMES, task_id=f"beside-{word.lower()}")), within_s=60
+    )
+    assert [one for one in bench.of(topics.DEAD_LETTERS) if one["reason"]["code"] == "internal"]
+    assert bench.of(topics.OUTCOMES, task_id=f"odd-{word.lower()}", status="rejected")
+    assert bench.process.pid == pid, "the process has not ended"
+
+
+async def test_an_answer_that_kills_its_reader_is_answered_in_its_place(bench: Bench, eventually) -> None:
+    await bench.send(topics.TASKS, task("answered"), 1)
+    await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
+    await bench.answer_plans()
+    await eventually(lambda: bench.of("calls.echo"))
+    (request,) = bench.seen.pop("calls.echo")
+    answer = bench._reply(request) | {"result": {"status": "ok", "data": {"value": "DEADLY"}}}
+    await bench.producer.send_and_wait(
+        f"{bench.prefix}.{topics.RESULTS}",
+        str(answer).encode(),
+        key=request["run_id"].encode(),
+        partition=request["partition"],
+        headers=[("ce_id", f"{request['request_id']}:answer".encode()), ("ce_tenant", b"acme")],
+    )
+    await eventually(
+        restarting(bench, lambda: bench.of(topics.OUTCOMES, task_id="answered") or bench.of("calls.echo")),
+        within_s=120,
+    )
+
+
+async def test_what_the_database_refuses_is_found_among_the_others_and_buried(bench: Bench, eventually) -> None:
+    names = [f"fit-{number}" for number in range(6)]
+    for name in (*names[:3], "refused-1", *names[3:5], "refused-2", names[5]):
+        await bench.send(topics.TASKS, task(name), 1)
+
+    def done() -> object:
+        return {one["task_id"] for one in bench.of(topics.OUTCOMES, status="succeeded")} >= set(names)
+
+    await eventually(restarting(bench, done), within_s=60)
+    letters = [one for one in bench.of(topics.DEAD_LETTERS) if one["reason"]["code"] == "unstorable"]
+    assert len(letters) == 2
+    assert "requested length too large" in letters[0]["reason"]["message"]
+    told = {one["task_id"]: one["reason"]["code"] for one in bench.of(topics.OUTCOMES, status="rejected")}
+    assert (told.get("refused-1"), told.get("refused-2")) == ("unstorable", "unstorable")
+
+
+async def test_a_huge_record_is_cut_in_its_dead_letter_and_told_by_its_whole_size(bench: Bench, eventually) -> None:
+    value = b'{"task_id":"huge","playbook":"greet","tenant":"acme","input":{"name":"%s"}}' % (b"x" * 6_000_000)
+    await bench.producer.stop()
+    bench.producer = type(bench.producer)(
+        bootstrap_servers=bench.kafka, max_request_size=20_000_000, compression_type="gzip"
+    )
+    await bench.producer.start()
+    await bench.send(topics.TASKS, value, 0)
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id="huge"))
+    (outcome,) = bench.of(topics.OUTCOMES, task_id="huge")
+    assert outcome["reason"]["code"] == "input_too_large"
+    connection = await asyncpg.connect(bench.dsn)
+    row = await connection.fetchrow(
+        "select length(value) as kept, cut->'value'->>'bytes' as whole from dead_letters where code = 'input_too_large'"
+    )
+    await connection.close()
+    assert (row["kept"], row["whole"]) == (1_048_576, str(len(value)))
