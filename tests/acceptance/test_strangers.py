@@ -264,7 +264,7 @@ def test_a_wrong_record_is_told_and_the_next_task_of_its_partition_is_run(
     refused = {kind: _named(value, name) for kind, value in REFUSED.items()}
     wrong = [*WRONG.values(), *refused.values()]
     good = f"{name}-after-all"
-    records = [record(value, partition=0) for value in wrong] + [record(task(good), partition=0)]
+    records = [record(value, partition=0, key=b64(b"key")) for value in wrong] + [record(task(good), partition=0)]
     before = _dead_letters(stack)
     client.send(stack.kafka, stack.tasks, records)
     ids = {f"{name}-{kind}" for kind in refused}
