@@ -113,7 +113,7 @@ class Domain(Protocol[StateT]):
         """How many runs may be active."""
 
     def check_size(self, noun: str, record: Record[Any, Any]) -> None:
-        """Refuse a record that is too large to be unpacked. Raises UndecodableRecord."""
+        """Refuse a record that cannot be read, or is too large to be unpacked. Raises UndecodableRecord."""
 
     def unread(
         self, noun: str, record: Record[Any, Any], error: UndecodableRecord, task: TaskKey | None = None

@@ -56,6 +56,7 @@ from triptych.kernel.decider import (
 )
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.json_schema import MAX_PROBLEMS, told
+from triptych.kernel.record_batches import UnreadableRecord
 from triptych.kernel.run_ids import derive_run_id
 from triptych.schemas import (
     TASK_MAX_BYTES,
@@ -146,12 +147,14 @@ class Executor:
         )
 
     def check_size(self, noun: str, record: Record[Any, Any]) -> None:
-        """Refuse what is too large to be unpacked, of whatever content.
+        """Refuse what cannot be read at all, or is too large to be unpacked, of whatever content.
 
         Raises:
             UndecodableRecord: it is no message that any service of ours would have sent.
             RejectedRecord: it is a task, larger than any playbook allows.
         """
+        if isinstance(record, UnreadableRecord):
+            raise self._unparsed(noun, record)
         content = record.value or b""
         if noun == topics.TASKS:
             if not self._sizes.may_be_unpacked(content):
@@ -172,6 +175,15 @@ class Executor:
             return Unread(_refusal(record, known.task_id or None, known.tenant, "", reason))
         answer = _answer_in_place(noun, record, event_id.removesuffix(ANSWER_SUFFIX), tenant, reason)
         return Unread(error, Addressed(as_in_rows(answer.run_id), answer) if answer is not None else None)
+
+    def _unparsed(self, noun: str, record: UnreadableRecord) -> UndecodableRecord:
+        """Why a record that cannot be read is refused. If its value is a task, whoever sent that is told."""
+        body, is_batch = record.value or b"", record.first_offset < record.offset
+        if noun != topics.TASKS or is_batch or not self._sizes.may_be_read(body):
+            return record.error
+        if not body.startswith(b"{") or (sender := sender_of(body)) is None:
+            return record.error
+        return _rejection(sender, _derived_id(record), record.error.code, record.error.message, may_be_known=True)
 
     def read(self, arrival: Arrival) -> Addressed:
         """What a record says.

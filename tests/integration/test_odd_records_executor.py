@@ -1,0 +1,74 @@
+"""Records that the Kafka client cannot parse, on every topic that the executor reads: its runs go on."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+
+import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.codec import zstd_encode
+from executor_bench import MIGRATIONS, Bench
+from test_executor import PLAYBOOK, task
+from wire import produce
+
+from batches import ZSTD, batch, framed, record
+from triptych.schemas import codec, topics
+
+LATIN_1 = ((b"caf\xe9", b"1"),)
+
+
+@pytest.fixture(scope="module")
+async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Bench]:
+    folder = tmp_path_factory.mktemp("executor")
+    (folder / "greet.yaml").write_text(PLAYBOOK)
+    await create_topics(*(topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS), "calls.echo")
+    dsn = database.prepare({"executor": (MIGRATIONS,)}).services["executor"]
+    async with Bench(servers.kafka, prefix, dsn, folder, folder / "log") as bench:
+        bench.start()
+        yield bench
+
+
+@pytest.fixture(scope="module")
+async def wire(servers) -> AsyncIterator[AIOKafkaClient]:
+    client = AIOKafkaClient(bootstrap_servers=servers.kafka)
+    await client.bootstrap()
+    yield client
+    await client.close()
+
+
+async def test_on_every_topic_of_the_executor_an_odd_record_is_a_dead_letter_and_runs_go_on(
+    bench, wire, prefix, eventually
+):
+    swelling = batch(zstd_encode(framed(record(0, b"x" * 40_000_000))), count=1, attributes=ZSTD)
+    for noun in topics.EXECUTOR_INPUTS:
+        for partition in (0, 1):
+            for raw in (batch(framed(record(0, b"[]", b"x", LATIN_1)), count=1), swelling):
+                assert (await produce(wire, f"{prefix}.{noun}", partition, raw))[0] == 0
+    for partition in (0, 1):
+        await bench.send(topics.TASKS, task(f"behind-{partition}"), partition)
+
+    async def ended() -> bool:
+        await bench.work()
+        return all(bench.of(topics.OUTCOMES, task_id=f"behind-{partition}") for partition in (0, 1))
+
+    await eventually(ended)
+    await eventually(lambda: len(bench.of(topics.DEAD_LETTERS)) == 4 * len(topics.EXECUTOR_INPUTS))
+    codes = {(letter["topic"], letter["reason"]["code"]) for letter in bench.of(topics.DEAD_LETTERS)}
+    for noun in topics.EXECUTOR_INPUTS:
+        assert {(f"{prefix}.{noun}", "unreadable_record"), (f"{prefix}.{noun}", "batch_too_large")} <= codes
+
+
+async def test_who_sends_a_task_with_an_odd_header_is_told(bench, wire, prefix, eventually):
+    value = codec.encode(task("odd-header", tenant="acme"))
+    await produce(wire, f"{prefix}.tasks", 0, batch(framed(record(0, value, b"x", LATIN_1)), count=1))
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id="odd-header"))
+    (outcome,) = bench.of(topics.OUTCOMES, task_id="odd-header")
+    assert (outcome["status"], outcome["tenant"], outcome["reason"]["code"]) == (
+        "rejected",
+        "acme",
+        "unreadable_record",
+    )
+    assert "not UTF-8" in outcome["reason"]["message"]
+    (letter,) = [each for each in bench.of(topics.DEAD_LETTERS) if each["tenant"] == "acme"]
+    assert base64.b64decode(letter["value_base64"]) == value
