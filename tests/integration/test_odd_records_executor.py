@@ -52,7 +52,7 @@ async def test_on_every_topic_of_the_executor_an_odd_record_is_a_dead_letter_and
         await bench.work()
         return all(bench.of(topics.OUTCOMES, task_id=f"behind-{partition}") for partition in (0, 1))
 
-    await eventually(ended)
+    await eventually(ended, within_s=300)
     await eventually(lambda: len(bench.of(topics.DEAD_LETTERS)) == 4 * len(topics.EXECUTOR_INPUTS))
     codes = {(letter["topic"], letter["reason"]["code"]) for letter in bench.of(topics.DEAD_LETTERS)}
     for noun in topics.EXECUTOR_INPUTS:
