@@ -9,6 +9,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from executor_bench import MIGRATIONS, Bench
 
 from triptych.schemas import topics
@@ -147,3 +149,29 @@ async def test_a_huge_record_is_cut_in_its_dead_letter_and_told_by_its_whole_siz
     )
     await connection.close()
     assert (row["kept"], row["whole"]) == (1_048_576, str(len(value)))
+
+
+async def test_a_message_that_kafka_never_takes_does_not_hold_up_those_behind_it(bench: Bench, eventually) -> None:
+    outcomes = f"{bench.prefix}.{topics.OUTCOMES}"
+
+    async def limit(size_bytes: int) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=bench.kafka)
+        await admin.start()
+        limits = {"max.message.bytes": str(size_bytes)}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, outcomes, configs=limits)])
+        await admin.close()
+
+    await limit(4_000)
+    try:
+        await bench.send(topics.TASKS, task("long", input={"name": "x" * 8_000}), 0)
+        await eventually(restarting(bench, lambda: bench.of(topics.DEAD_LETTERS, topic=outcomes)), within_s=60)
+        await bench.send(topics.TASKS, task("short"), 0)
+        await eventually(restarting(bench, lambda: bench.of(topics.OUTCOMES, task_id="short")), within_s=60)
+    finally:
+        await limit(8_388_608)
+    (letter,) = bench.of(topics.DEAD_LETTERS, topic=outcomes)
+    assert (letter["reason"]["code"], letter["tenant"]) == ("unpublishable", "acme")
+    connection = await asyncpg.connect(bench.dsn)
+    kept = await connection.fetchval("select value from dead_letters where code = 'unpublishable'")
+    await connection.close()
+    assert b'"task_id":"long"' in kept, "nothing is lost"

@@ -18,14 +18,21 @@ import aiokafka
 from aiokafka import ConsumerRecord as Record
 from aiokafka import TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    RecordTooLargeError,
+)
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 
 from triptych.kernel import failpoints
 from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.cloudevents import Headers
-from triptych.kernel.errors import PublishFailed
+from triptych.kernel.errors import MessagesRefused, PublishFailed
 from triptych.kernel.kafka_clients import Admin, Consumer, Producer, Watch
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.values import value
@@ -38,6 +45,16 @@ PUBLISH_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 30.0
 """A consumer that has not said goodbye by then is dropped; a batch under way is written well before."""
 REBALANCE_TIMEOUT_MS = 60_000
+
+_REFUSED = (
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    RecordTooLargeError,
+    InvalidTimestampError,
+    PolicyViolationError,
+    UnicodeError,
+)
+"""What Kafka or its client says of a message that it never takes. Trying again would block what is behind it."""
 
 _FRAME_BYTES = 128
 """What a batch of one record adds to it, at most."""
@@ -218,13 +235,36 @@ class Publisher:
         Raises:
             PublishFailed: at least one batch was not acknowledged. Some messages may have arrived; all
                 of them must be sent again, and receivers drop what they have seen.
+            MessagesRefused: Kafka never takes some of them. All others have been acknowledged.
         """
         if not messages:
             return
         try:
+            await self._publish_in_time(messages)
+        except _REFUSED as error:
+            if len(messages) == 1:
+                raise MessagesRefused((0,), error) from error
+            await self._publish_each(messages)
+
+    async def _publish_each(self, messages: Sequence[Outgoing]) -> None:
+        """Publish one by one, in order: one of them is refused, and a batch does not say which."""
+        refused: dict[int, BaseException] = {}
+        for position, message in enumerate(messages):
+            try:
+                await self._publish_in_time([message])
+            except _REFUSED as error:
+                refused[position] = error
+        if refused:
+            raise MessagesRefused(tuple(refused), next(iter(refused.values())))
+
+    async def _publish_in_time(self, messages: Sequence[Outgoing]) -> None:
+        try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                 with foreign_cancellation():
                     await self._publish(messages)
+        except _REFUSED:
+            await self._discard_producer()
+            raise
         except (KafkaError, OSError, ValueError) as error:
             await self._discard_producer()
             raise PublishFailed(messages[0].topic, len(messages), error) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -34,6 +34,8 @@ VALUE_MAX_BYTES = 1_048_576
 KEY_MAX_BYTES = 65_536
 HEADERS_MAX_BYTES = 65_536
 HEADERS_MAX_COUNT = 200
+NEVER_WRITTEN = -1
+"""In place of the offset of a message that Kafka has not taken."""
 
 _TENANT: TypeAdapter[str] = TypeAdapter(Tenant)
 
@@ -100,6 +102,25 @@ def dead_record(
     )
 
 
+def dead_message(service: str, message: Outgoing, position: str, cause: BaseException, now: datetime) -> DeadRecord:
+    """The row for a message of ours that Kafka never takes; `position` is an id of its own."""
+    record: ConsumerRecord[Any, Any] = ConsumerRecord(
+        message.topic,
+        message.partition,
+        NEVER_WRITTEN,
+        0,
+        0,
+        message.key,
+        message.value,
+        None,
+        len(message.key),
+        len(message.value),
+        tuple(message.headers),
+    )
+    dead = dead_record(service, record, UndecodableRecord("unpublishable", f"Kafka refuses it: {cause!r}"), now)
+    return replace(dead, id=f"{service}:outbox:{position}")
+
+
 def _kept(part: str, content: bytes | None, max_bytes: int, cut: dict[str, Any]) -> bytes | None:
     if content is None or len(content) <= max_bytes:
         return content
@@ -145,7 +166,9 @@ def event(dead: DeadRecord, service: str, topic: str) -> Outgoing:
     return Outgoing(topic, dead.partition, dead.id.encode(), headers, letter.to_bytes())
 
 
-async def store(conn: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any], dead: Sequence[DeadRecord]) -> None:
+async def store(
+    conn: asyncpg.Connection | asyncpg.Pool | asyncpg.pool.PoolConnectionProxy[Any], dead: Sequence[DeadRecord]
+) -> None:
     """Store rows, in the transaction of `conn`. A record that is there already is left as it is."""
     if dead:
         await conn.execute(

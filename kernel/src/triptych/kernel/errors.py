@@ -39,6 +39,17 @@ class KafkaTaskDiedError(TriptychError, ConnectionError):
         )
 
 
+class MessagesRefused(TriptychError):
+    """Kafka takes none of these messages, however often they are sent: too large, or against a rule of their topic.
+
+    `positions` are their places among the messages that were to be published. All others have been acknowledged.
+    """
+
+    def __init__(self, positions: tuple[int, ...], cause: BaseException) -> None:
+        self.positions, self.cause = positions, cause
+        super().__init__(f"{len(positions)} messages are refused by Kafka for what they are ({cause!r})")
+
+
 class UndecodableRecord(TriptychError):
     """A record that cannot be understood. It becomes a dead letter with its bytes; the partition goes on."""
 

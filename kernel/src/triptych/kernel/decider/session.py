@@ -18,17 +18,18 @@ from uuid import UUID
 
 from aiokafka.abc import ConsumerRebalanceListener
 
-from triptych.kernel import bus, claimcheck, cloudevents, failpoints
+from triptych.kernel import bus, claimcheck, cloudevents, deadletters, failpoints
 from triptych.kernel.bus import Publisher, Record, TopicPartition
 from triptych.kernel.decider.admission import Admission, Line, Standing, Waiting
 from triptych.kernel.decider.assembly import Assembly, Kit, Memory, outbox_rows
 from triptych.kernel.decider.backlog import Backlog, Portion, Records
 from triptych.kernel.decider.contract import Addressed, Arrival, Batch, Claim, RejectedRecord, StateT, TaskKey, Unread
 from triptych.kernel.decider.suspicion import Reading
-from triptych.kernel.errors import BatchRefused, PublishFailed, TriptychError, UndecodableRecord
+from triptych.kernel.errors import BatchRefused, MessagesRefused, PublishFailed, TriptychError, UndecodableRecord
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, is_refusal
 from triptych.kernel.outbox import OutboxKey, OutboxRow
 from triptych.kernel.timers import Timers
+from triptych.schemas import topics
 
 LOOP = "decider"
 IDLE_POLL_MS = 500
@@ -554,9 +555,30 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                     self._leaves_rows = True  # the next owner publishes them
                     return
                 await self._kit.outage.wait(error, unless=self._kit.service.stopping)
+            except MessagesRefused as error:
+                await self._bury_messages([rows[position] for position in error.positions], error.cause)
+                self._published.extend(row.key for row in rows)
+                return
             else:
                 self._published.extend(row.key for row in rows)
                 return
+
+    async def _bury_messages(self, rows: Sequence[OutboxRow], cause: BaseException) -> None:
+        """Keep what Kafka never takes as dead letters, so that nothing waits behind it."""
+        name, now = self._kit.service.name, cloudevents.utc_now()
+        dead = [
+            deadletters.dead_message(name, row.outgoing, f"{row.key.run_id}:{row.key.position}", cause, now)
+            for row in rows
+        ]
+        for row in rows:
+            self._kit.service.log.error(
+                "a message is refused by Kafka", topic=row.outgoing.topic, run_id=str(row.key.run_id), error=repr(cause)
+            )
+        await deadletters.store(self._kit.pool, dead)
+        topic = self._kit.settings.topic(topics.DEAD_LETTERS)
+        events = [deadletters.event(one, name, topic) for one in dead]
+        if rows[0].outgoing.topic != topic:
+            await self._publisher.publish(events)
 
     async def _forget_published(self) -> None:
         if self._published:

@@ -180,6 +180,10 @@ class Jobs:
         """Dead letters whose event Kafka has not acknowledged."""
         return await deadletters.unpublished(self._pool, limit)
 
+    async def bury(self, dead: Sequence[DeadRecord]) -> None:
+        """Store dead letters, and nothing else."""
+        await deadletters.store(self._pool, dead)
+
     async def mark_buried(self, dead: Sequence[DeadRecord]) -> None:
         """Kafka has acknowledged the events of these dead letters."""
         await deadletters.mark_published(self._pool, dead)

@@ -16,6 +16,7 @@ from triptych.kernel import claimcheck, cloudevents, deadletters
 from triptych.kernel.bus import Outgoing, Publisher
 from triptych.kernel.claimcheck import CLAIMED_VALUE, Claim
 from triptych.kernel.deadletters import DeadRecord
+from triptych.kernel.errors import MessagesRefused
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
@@ -211,6 +212,11 @@ class Outbox:
         events = [deadletters.event(row, self._service, self._dead_letters) for row in dead]
         try:
             await self._publisher.publish([message for _, message in stored] + events)
+        except MessagesRefused as error:
+            if not await self._keep_refused(
+                [stored[position] for position in error.positions if position < len(stored)], error
+            ):
+                return False
         except KAFKA_GONE as error:
             await self._kafka.wait(error, unless=self._closing)
             return False
@@ -224,6 +230,21 @@ class Outbox:
         except POSTGRES_GONE as error:
             # They are published once more then; receivers drop what they have seen.
             await self._postgres.wait(error, unless=self._closing)
+        return True
+
+    async def _keep_refused(self, refused: Sequence[tuple[JobKey, Outgoing]], error: MessagesRefused) -> bool:
+        """Keep answers that Kafka never takes as dead letters, so that nothing waits behind them."""
+        dead = [
+            deadletters.dead_message(self._service, message, f"{run_id}:{name}", error.cause, cloudevents.utc_now())
+            for (run_id, name), message in refused
+        ]
+        try:
+            await self._jobs.bury(dead)
+        except POSTGRES_GONE as gone:
+            await self._postgres.wait(gone, unless=self._closing)
+            return False
+        self._health.count("answers_refused", len(dead))
+        self._dead.extend(dead)
         return True
 
     def _keep(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> None:

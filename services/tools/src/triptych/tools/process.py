@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings
 from triptych.kernel import cloudevents, database
 from triptych.kernel.bus import REQUEST_MAX_BYTES, Kafka, Outgoing, fits
 from triptych.kernel.cancellation import foreign_cancellation
-from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.errors import ConfigurationError, MessagesRefused
 from triptych.kernel.outage import KAFKA_GONE, Outage
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
@@ -186,6 +186,11 @@ async def _announce(service: Service, kafka: Kafka, tool: Tool) -> str | None:
                 cluster = await kafka.cluster_id()
                 async with kafka.publisher() as publisher:
                     await publisher.publish([message])
+        except MessagesRefused as error:
+            raise ConfigurationError(
+                f"Kafka refuses the contracts of tool {tool.name}, {len(message.value)} bytes ({error.cause!r}): set "
+                f"`max.message.bytes` of the topic {message.topic} to {REQUEST_MAX_BYTES}"
+            ) from error
         except KAFKA_GONE as error:
             await outage.wait(error, unless=service.stopping)
         else:
