@@ -60,6 +60,10 @@ class Pipeline:
         finally:
             await connection.close()
 
+    async def change(self, statement: str) -> None:
+        """Change what the database says, behind everybody's back."""
+        await self.rows(statement)
+
     async def problems(self) -> list[str]:
         """What `triptych verify` finds."""
         connection = await asyncpg.connect(self.owner_dsn)

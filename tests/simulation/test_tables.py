@@ -329,7 +329,18 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
         queue = sorted(executors.tables.queue)
         await executors.say("dequeue", draw.sample(queue, min(1, len(queue))))
 
+    def wanted() -> tuple[Any, ...]:
+        """A call that wants a business key, for no time or for long."""
+        return *draw.choice([("a", "x"), ("a", "y"), ("b", "x")]), draw.choice(RUNS), "s", draw.choice("kl")
+
+    async def take_key() -> None:
+        claims = [known[3] for known in executors.tables.business_keys.values()]
+        await executors.say("take_key", *wanted(), draw.choice((0, 3_600_000)), draw.choice(claims or [1]))
+
     said = {
+        "reserve_key": lambda: executors.say("reserve_key", *wanted(), draw.choice((0, 3_600_000))),
+        "key_holder": lambda: executors.say("key_holder", draw.choice("ab"), draw.choice("xy")),
+        "take_key": take_key,
         "claim": claim,
         "enqueue": enqueue,
         "dequeue": dequeue,

@@ -110,6 +110,14 @@ def test_of_what_nobody_tells_the_whole_grant_counts_as_spent() -> None:
     assert (story.run.ledger.reserved_tokens, story.run.ledger.reserved_usd_micros) == (50, 70)
 
 
+def test_a_late_answer_that_cost_more_than_its_grant_is_on_record_with_what_it_cost() -> None:
+    story = Story().plan(step("a", cost=Cost(tokens=50), **WRITE))
+    request = story.request(Ask.CALL, "a")
+    late(story.control("cancel"), request, Result.ok({}), spend=Spend(tokens=80))
+    assert story.kinds() == ["Overspent", "AnsweredLate"]
+    assert story.run.ledger.tokens == 80
+
+
 def test_a_plan_that_comes_late_is_recorded_with_its_cost() -> None:
     story = Story(model_playbook())
     request = story.request(Ask.PLAN)

@@ -45,6 +45,7 @@ _Task = _row_type("tenant", "task_id")
 _Claimed = _row_type("partition", "epoch", "offsets")
 _Event = _row_type("run_id", "type", "at", "data")
 _Outgoing = _row_type("run_id", "position", "partition", "target", "topic", "key", "headers", "value")
+_Holder = _row_type("run_id", "step", "idempotency_key", "claim", "is_expired")
 _Timer = _row_type("run_id", "due_at")
 _Definition = _row_type("definition")
 _Line = _row_type("run_id", "partition", "tenant", "playbook")
@@ -123,6 +124,8 @@ class ExecutorTables(Schema):
         self.queue: dict[Any, tuple[Any, ...]] = {}
         self.dead_letters: dict[str, tuple[Any, ...]] = {}
         self.readings_: dict[tuple[int, str], tuple[Any, ...]] = {}
+        self.business_keys: dict[tuple[str, str], list[Any]] = {}
+        """Run, step, idempotency key, claim and end, by tenant and key."""
 
     def deploy_playbook(self, name: str, version: str, definition: str) -> list[Any]:
         self.playbooks_.setdefault((name, version), definition)
@@ -225,6 +228,33 @@ class ExecutorTables(Schema):
         for key in published:
             self.outbox.pop(tuple(key), None)
         return []
+
+    def reserve_key(  # noqa: PLR0917
+        self, tenant: str, key: str, run_id: Any, step: str, call_key: str, for_ms: int
+    ) -> list[Any]:
+        known = self.business_keys.get((tenant, key))
+        if known is None:
+            until = self._clock() + timedelta(milliseconds=for_ms)
+            self.business_keys[tenant, key] = [run_id, step, call_key, 1, until]
+        elif (known[0], known[2]) == (run_id, call_key):
+            known[3] += 1
+        else:
+            return []
+        return [_Value((True,))]
+
+    def key_holder(self, tenant: str, key: str) -> list[Any]:
+        known = self.business_keys.get((tenant, key))
+        return [] if known is None else [_Holder((*known[:4], known[4] <= self._clock()))]
+
+    def take_key(  # noqa: PLR0917
+        self, tenant: str, key: str, run_id: Any, step: str, call_key: str, for_ms: int, claim: int
+    ) -> list[Any]:
+        known = self.business_keys.get((tenant, key))
+        if known is None or known[3] != claim:
+            return []
+        until = self._clock() + timedelta(milliseconds=for_ms)
+        self.business_keys[tenant, key] = [run_id, step, call_key, claim + 1, until]
+        return [_Value((True,))]
 
     def owns(self, partition: int, epoch: int) -> bool:
         held = self.partitions.get(partition)

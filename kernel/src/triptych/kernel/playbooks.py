@@ -276,6 +276,9 @@ def _check_steps(playbook: Playbook, steps: tuple[StepSpec, ...]) -> Iterator[Fi
         yield from _check_condition((*at, "expect"), step.expect, _AFTER | own, known)
         yield from _check_templates((*at, "arguments"), step.arguments, known, _BEFORE | own)
         yield from _check_map((*at, "map"), step.map, known)
+        if step.business_key is not None:
+            unique = step.business_key.value
+            yield from _check_templates((*at, "business_key"), unique, None, frozenset({"arguments"}))
         yield from _check_fallbacks(playbook, step, (*at, "fallback"), known)
         for name in sorted(origin_steps(step) - known):
             yield Finding((*at, "must_come_from"), f"there is no step `{name}`", _suggest(name, known))

@@ -11,7 +11,17 @@ from triptych.schemas.base import (
     Request,
     Spend,
 )
-from triptych.schemas.contract import Compensation, Contract, Cost, Effect, Pin, ToolContracts, Undo
+from triptych.schemas.contract import (
+    BusinessKey,
+    Compensation,
+    Contract,
+    Cost,
+    Effect,
+    OnRepeat,
+    Pin,
+    ToolContracts,
+    Undo,
+)
 from triptych.schemas.handoff import HANDOFF, MAX_HANDOFFS, Parent, handoff_contract
 from triptych.schemas.plan import Decision, Fallback, Judge, Plan, RetryPolicy, StandIn, Step, StepSpec, Unmet
 from triptych.schemas.playbook import (
@@ -62,6 +72,7 @@ __all__ = [
     "Answer",
     "Authored",
     "Budgets",
+    "BusinessKey",
     "Caching",
     "CallAnswer",
     "CallRequest",
@@ -87,6 +98,7 @@ __all__ = [
     "Message",
     "ModelCall",
     "ModelPlan",
+    "OnRepeat",
     "Outcome",
     "OutcomeStatus",
     "Parent",

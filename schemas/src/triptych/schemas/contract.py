@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from triptych.schemas import codec
-from triptych.schemas.base import Json, Message, OperationName, Slug, ToolCalls, newer
+from triptych.schemas.base import Authored, Json, Message, OperationName, Slug, ToolCalls, newer
 
 
 class Effect(StrEnum):
@@ -44,6 +45,48 @@ class Compensation(Message):
     ] = {}
 
 
+class OnRepeat(StrEnum):
+    """What a second write gets whose business key is taken."""
+
+    CONFLICT = "conflict"
+    """It is not made, and its step fails with `conflict`."""
+    RECEIPT = "receipt"
+    """It is not made, and its step gets the answer of the first."""
+
+
+_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+KEY_FOR_MAX_MS = 400 * _UNITS_MS["d"]
+
+
+class BusinessKey(Authored):
+    """What makes two writes the same to the business, for example `refund:${{ arguments.invoice }}`.
+
+    In a tenant, for a time, only one write under a key takes effect, whichever run or step makes it.
+    """
+
+    value: Annotated[
+        str, Field(min_length=1, max_length=500, description="May refer to `${{ arguments.NAME }}` of the write.")
+    ]
+    for_ms: Annotated[
+        int, Field(ge=1_000, le=KEY_FOR_MAX_MS, description="So long it is taken; may be written as `for: 30d`.")
+    ] = 30 * _UNITS_MS["d"]
+    on_repeat: Annotated[OnRepeat, Field(strict=False)] = OnRepeat.CONFLICT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, written: object) -> object:
+        """A text is the key; `for` is a number and a unit (s, m, h, d)."""
+        if isinstance(written, str):
+            return {"value": written}
+        if not isinstance(written, dict) or "for" not in written:
+            return written
+        stated = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", str(written["for"]))
+        if stated is None or "for_ms" in written:
+            raise ValueError("`for` is a number and a unit (s, m, h, d), for example 30d, and stands without `for_ms`")
+        rest = {name: value for name, value in written.items() if name != "for"}
+        return {**rest, "for_ms": int(stated[1]) * _UNITS_MS[stated[2]]}
+
+
 class Contract(Message):
     """One operation of a tool, with JSON Schemas (2020-12) of its arguments and its result."""
 
@@ -57,6 +100,9 @@ class Contract(Message):
     cost: Cost = Cost()
     compensate: Annotated[
         Compensation | None, Field(exclude_if=newer(None), description="What undoes it, if anything does.")
+    ] = None
+    business_key: Annotated[
+        BusinessKey | None, Field(exclude_if=newer(None), description="What makes two of its writes the same.")
     ] = None
 
     @property
@@ -99,4 +145,7 @@ class Pin(Message):
     cost: Cost = Cost()
     undo: Annotated[
         Undo | None, Field(exclude_if=newer(None), description="Absent where nothing undoes it, or may not.")
+    ] = None
+    business_key: Annotated[
+        BusinessKey | None, Field(exclude_if=newer(None), description="The step's own, or the contract's.")
     ] = None

@@ -13,7 +13,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from triptych.schemas.base import Authored, Expression, Json, Message, OperationName, Slug, newer
-from triptych.schemas.contract import TIMEOUT_MAX_MS, Pin
+from triptych.schemas.contract import TIMEOUT_MAX_MS, BusinessKey, Pin
 
 
 class Decision(StrEnum):
@@ -164,6 +164,10 @@ class StepSpec(Authored):
     ] = ()
     tokens: Annotated[int | None, Field(ge=1, description="Reserve this instead of the contract's cost.")] = None
     usd: Annotated[float | None, Field(ge=0, description="Reserve this instead of the contract's cost.")] = None
+    business_key: Annotated[
+        BusinessKey | None,
+        Field(exclude_if=newer(None), description="What makes two writes the same, in place of the contract's key."),
+    ] = None
     tool_calls: Annotated[
         int | None,
         Field(ge=1, exclude_if=newer(None), description="For `playbook.run`: so many calls the other run may make."),

@@ -21,6 +21,19 @@ from executor.steps where run_id = any($1) order by run_id, step_id
 -- name: timers
 select run_id, due_at from executor.timers where run_id = any($1)
 
+-- name: stray_keys
+select k.run_id, null as task_id, 'it has business key ' || k.key || ', and never asked for it' as message
+from executor.business_keys as k
+where k.run_id >= (select removed_before from executor.retention) and not exists (
+    select from executor.journal as j
+    where j.run_id = k.run_id and j.type = 'KeyRequested'
+      and j.data::jsonb ->> 'key' = k.key and j.data::jsonb ->> 'idempotency_key' = k.idempotency_key
+)
+
+-- name: known_keys
+select tenant, key from executor.business_keys
+where (tenant, key) in (select * from unnest($1::text[], $2::text[]))
+
 -- name: worker_schemas
 select jobs.table_schema as name, exists (
     select from information_schema.tables as effects

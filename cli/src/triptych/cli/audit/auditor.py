@@ -72,6 +72,13 @@ async def _check_batch(
         journals = _by_run(await connection.fetch(queries["journal"], run_ids))
         steps = _by_run(await connection.fetch(queries["steps"], run_ids))
         timers = {row["run_id"]: row["due_at"] for row in await connection.fetch(queries["timers"], run_ids)}
+        used = _business_keys(runs, journals)
+        columns = [tenant for tenant, _ in used], [key for _, key in used]
+        known = {tuple(row) for row in await connection.fetch(queries["known_keys"], *columns)} if used else set()
+    for at, run in used.items():
+        if at not in known:
+            message = f"it made a call under business key {at[1]}, which nobody has"
+            found.problems.append(Problem.of(Check.KEYS, message, run["run_id"], run["task_id"]))
     for run in runs:
         run_id = run["run_id"]
         recorded = Recorded(run, journals.get(run_id, []), steps.get(run_id, []), timers.get(run_id))
@@ -82,6 +89,18 @@ async def _check_batch(
     return run_ids[-1] if run_ids else None
 
 
+def _business_keys(
+    runs: list[asyncpg.Record], journals: dict[UUID, list[asyncpg.Record]]
+) -> dict[tuple[str, str], asyncpg.Record]:
+    """The tenants and keys under which these runs made calls, and which of them did."""
+    return {
+        (run["tenant"], codec.decode(row["data"], limits=codec.STORED)["business_key"]): run
+        for run in runs
+        for row in journals.get(run["run_id"], [])
+        if row["type"] == "CallRequested" and '"business_key"' in row["data"]
+    }
+
+
 async def _check_the_rest(connection: asyncpg.Connection, queries: Queries, found: Audit) -> None:
     for name in _ORPHANS:
         _collect(found, Check.ORPHAN, await connection.fetch(queries[name]))
@@ -89,6 +108,7 @@ async def _check_the_rest(connection: asyncpg.Connection, queries: Queries, foun
     _collect(found, Check.CHILDREN, await connection.fetch(queries["unasked_children"]))
     _collect(found, Check.CHILDREN, await connection.fetch(queries["left_children"], GRACE))
     _collect(found, Check.OUTBOX, await connection.fetch(queries["old_outbox"], GRACE))
+    _collect(found, Check.KEYS, await connection.fetch(queries["stray_keys"]))
     for schema in await connection.fetch(queries["worker_schemas"]):
         name = '"' + schema["name"].replace('"', '""') + '"'
 

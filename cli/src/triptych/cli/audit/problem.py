@@ -34,6 +34,8 @@ class Check(StrEnum):
     """Every job belongs to a run, and none is open long after its run has ended."""
     EFFECTS = "effects"
     """Every receipt belongs to a call in the journal."""
+    KEYS = "keys"
+    """Every business key was asked for by the run that has it, and every call under one has been granted it."""
     ORPHAN = "orphan"
     """A row of a run that does not exist."""
 

@@ -83,9 +83,10 @@ def _check_sequence(recorded: Recorded) -> None:
 
 
 def _check_end(recorded: Recorded) -> Iterator[tuple[Check, str]]:
-    """Nothing follows the end but answers to what was open then."""
+    """Nothing follows the end but answers to what was open then, and what they cost beyond their grant."""
     ends = [row["seq"] for row in recorded.journal if row["type"] == ev.RunEnded.__name__]
-    late = sum(row["type"] == ev.AnsweredLate.__name__ for row in recorded.journal)
+    after = recorded.journal[ends[0] :] if ends else ()
+    late = sum(row["type"] in {ev.AnsweredLate.__name__, ev.Overspent.__name__} for row in after)
     if len(ends) > 1:
         yield Check.END, f"it ended {len(ends)} times, at events {', '.join(map(str, ends))}"
     elif ends and ends[0] + late != len(recorded.journal):

@@ -224,6 +224,7 @@ class _Retention:
             self._sweep(table.schema, table.default, _IS_OLD[table.name])
         for schema, name in self._execute("worker_tables", {}):
             self._sweep(schema, name, _IS_OLD[name])
+        self._sweep("executor", "business_keys", sql.SQL("expires_at < now()"))
 
     def _sweep(self, schema: str, name: str, is_old: sql.SQL) -> None:
         table = sql.Identifier(schema, name)

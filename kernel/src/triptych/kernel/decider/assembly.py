@@ -65,6 +65,8 @@ class Memory(Generic[StateT]):
     timers: Timers = field(default_factory=Timers)
     starts: list[UUID] = field(default_factory=list)
     """Runs that waited and are to begin with the next batch."""
+    told: list[Addressed] = field(default_factory=list)
+    """What the database has answered to runs, for the next batch."""
 
 
 class Assembly(Generic[StateT]):

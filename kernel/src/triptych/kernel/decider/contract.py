@@ -223,6 +223,9 @@ class Store(Protocol[StateT]):
     async def commit(self, batch: Batch[StateT]) -> set[UUID]:
         """Write the batch in one statement and return created runs that existed already. Raises Fenced."""
 
+    async def asked_of_it(self, batch: Batch[StateT]) -> list[Addressed]:
+        """What runs of a committed batch ask of the database, answered. Asking again must be harmless."""
+
     async def known(self, tasks: Collection[TaskKey]) -> set[TaskKey]:
         """Those of which a run has come."""
 

@@ -113,7 +113,11 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
 
     def _wait_ms(self) -> int:
         """How long there is nothing to do unless a record comes in."""
-        return 0 if self._memory.starts else self._memory.timers.wait_ms(cloudevents.utc_now(), IDLE_POLL_MS)
+        return (
+            0
+            if self._memory.starts or self._memory.told
+            else self._memory.timers.wait_ms(cloudevents.utc_now(), IDLE_POLL_MS)
+        )
 
     def _blank_memory(self, partitions: int) -> Memory[StateT]:
         return Memory(Admission(self._kit.domain.limits, partitions))
@@ -318,7 +322,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         now = cloudevents.utc_now()
         due = self._memory.timers.take_due(now, MAX_TIMERS_A_BATCH)
         starts, self._memory.starts = self._memory.starts, []
-        if not polled and not due and not starts:
+        told, self._memory.told = self._memory.told, []
+        if not polled and not due and not starts and not told:
             await self._written()
             await self._forget_published()
             # What is no record, such as the marker of a transaction, is passed without a batch.
@@ -331,6 +336,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         assembly = Assembly(self._kit, self._memory, batch)
         messages: list[tuple[Arrival | None, Addressed]]
         messages = [(None, Addressed(run_id, self._kit.domain.start)) for run_id in starts]
+        messages.extend((None, answer) for answer in told)
         messages.extend(await self._read(polled, assembly))
         messages.extend((None, Addressed(run_id, self._kit.domain.tick)) for run_id in due)
         await self._decide(messages, assembly)
@@ -499,6 +505,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     async def _written_through(self, batch: Batch[StateT], duplicates: set[UUID]) -> None:
         """Remember what has been committed, and publish what it sends."""
         self._remember_created(batch, duplicates)
+        self._memory.told.extend(await self._kit.store.asked_of_it(batch))
         await self._publish([row for row in batch.outbox if row.key.run_id not in duplicates])
         if duplicates:
             await self._send_again([self._kit.domain.task(batch.states[run_id]) for run_id in sorted(duplicates)])

@@ -17,6 +17,7 @@ from triptych.kernel.offers import Offer
 from triptych.kernel.plans.arguments import misfits
 from triptych.schemas import (
     HANDOFF,
+    BusinessKey,
     Contract,
     Cost,
     Effect,
@@ -39,6 +40,7 @@ from triptych.schemas import (
 
 _BEFORE = frozenset({"input", "steps"})
 _AFTER = _BEFORE | {"result"}
+_OF_A_KEY = frozenset({"arguments"})
 
 ENDED = frozenset({"succeeded", "skipped"})
 """The statuses of steps that the executor keeps: they are not run again."""
@@ -117,12 +119,18 @@ def waits_for(spec: StepSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*spec.depends_on, *sorted(referred - {spec.id}))))
 
 
-def _pin_of(fallback: Fallback, terms: Terms) -> Pin | None:
+def _pin_of(fallback: Fallback, own: BusinessKey | None, terms: Terms) -> Pin | None:
     if fallback.operation is None:
         return None
     offer = terms.offers[fallback.operation]
     contract = offer.contract
-    return Pin(contract_hash=offer.hash, effect=contract.effect, timeout_ms=contract.timeout_ms, cost=contract.cost)
+    return Pin(
+        contract_hash=offer.hash,
+        effect=contract.effect,
+        timeout_ms=contract.timeout_ms,
+        cost=contract.cost,
+        business_key=own or contract.business_key,
+    )
 
 
 def _fallbacks(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Problem]:
@@ -276,6 +284,9 @@ def _operation(spec: StepSpec, terms: Terms) -> Iterator[Problem]:
         allowed = ", ".join(sorted(terms.offers)) or "none"
         yield Problem(spec.id, "operation", f"{spec.operation} is not offered to this playbook; offered are: {allowed}")
         return
+    unique = spec.business_key or offer.contract.business_key
+    if unique is not None:
+        yield from _business_key(spec, unique, offer.contract.effect)
     if spec.rounds > 1 and offer.contract.effect is not Effect.READ:
         yield Problem(spec.id, "rounds", f"{spec.operation} changes something, so it cannot be made over again")
     try:
@@ -284,6 +295,16 @@ def _operation(spec: StepSpec, terms: Terms) -> Iterator[Problem]:
         return  # A malformed template is named where the expressions are checked.
     for path, message in unfitting:
         yield Problem(spec.id, ".".join(("arguments", *map(str, path))), message)
+
+
+def _business_key(spec: StepSpec, unique: BusinessKey, effect: Effect) -> Iterator[Problem]:
+    if effect is Effect.READ or spec.operation == HANDOFF:
+        yield Problem(spec.id, "business_key", f"{spec.operation} writes nothing itself, so it has no business key")
+    try:
+        for expression in expressions.expressions(unique.value):
+            expressions.check(expression, _OF_A_KEY)
+    except ExpressionError as error:
+        yield Problem(spec.id, "business_key", str(error))
 
 
 def _references(spec: StepSpec, place: str, names: Iterable[str], known_ids: set[str]) -> Iterator[Problem]:
@@ -342,7 +363,7 @@ def _pinned(spec: StepSpec, terms: Terms) -> Step:
         rounds=spec.rounds,
         retry=spec.retry or terms.retry,
         tier=spec.tier,
-        fallback=tuple(StandIn(fallback=each, pin=_pin_of(each, terms)) for each in spec.fallback),
+        fallback=tuple(StandIn(fallback=each, pin=_pin_of(each, spec.business_key, terms)) for each in spec.fallback),
         must_come_from=dict(origins(contract.arguments)) | spec.must_come_from,
         pin=Pin(
             contract_hash=offer.hash,
@@ -350,5 +371,6 @@ def _pinned(spec: StepSpec, terms: Terms) -> Step:
             timeout_ms=spec.timeout_ms or contract.timeout_ms,
             cost=cost,
             undo=_undo(contract, terms),
+            business_key=spec.business_key or contract.business_key,
         ),
     )

@@ -19,10 +19,13 @@ from triptych.executor.origins import invented
 from triptych.executor.state import Run, StepState
 from triptych.executor.turn import Turn, fail_step
 from triptych.kernel.expressions import ExpressionError, render
-from triptych.schemas import Effect, Grant, Json, Judge, PlanByModel, PlanByTurns, Reason, ResultStatus
+from triptych.schemas import Effect, Grant, Json, Judge, PlanByModel, PlanByTurns, Reason, ResultStatus, codec
 
 REISSUE_AFTER_MS = 30_000
 """An open request is sent again after this and its timeout; workers drop what they have seen."""
+BUSINESS_KEY_MAX_CHARS = 300
+KEY_ASKED_AGAIN_AFTER = timedelta(seconds=5)
+"""The database answers at once; who asked may be gone by then."""
 REISSUE_TIMEOUT_MAX_MS = 600_000
 """What somebody outside completes may take days, and a request that Kafka has lost should not lie as long."""
 
@@ -56,7 +59,8 @@ def _turns_left(run: Run) -> int:
     return spec.max_turns - (run.revision - run.progress.turns_from) if isinstance(spec, PlanByTurns) else 0
 
 
-def request_call(turn: Turn, state: StepState) -> None:
+def request_call(turn: Turn, state: StepState, granted: str | None = None) -> None:
+    """Ask for a call; first for its business key, if it has one that is not granted."""
     run, step = turn.run, state.acting
     try:
         arguments = render(step.arguments, run.scope_of(state))
@@ -76,6 +80,8 @@ def request_call(turn: Turn, state: StepState) -> None:
     has_answer = state.result is not None and state.result.status is not ResultStatus.ERROR
     call = state.call + 1 if has_answer and not state.has_key_to_keep else state.call
     key = (is_again and _key_of_open(run, state, arguments)) or _key(run, state, call)
+    if _wants_key(turn, state, arguments, key, granted):
+        return
     if refused := repeated_write(run, state, arguments, key):
         fail_step(turn, state.id, Then.REPLAN, refused)
         return
@@ -88,6 +94,7 @@ def request_call(turn: Turn, state: StepState) -> None:
             arguments=arguments,
             idempotency_key=key,
             child=handoff.child_of(turn, key) if state.is_handoff else None,
+            business_key=granted,
             reserved=grant,
             deadline_at=run.deadline(turn.now),
             reissue_at=_reissue_at(turn.now, step.pin.timeout_ms),
@@ -113,6 +120,41 @@ def _is_refused(turn: Turn, state: StepState, arguments: dict[str, Json], grant:
         turn.record(ev.RunEscalated(short, state.id))
         return True
     return False
+
+
+def _wants_key(turn: Turn, state: StepState, arguments: dict[str, Json], call_key: str, granted: str | None) -> bool:
+    """Whether a call has to wait for its business key, or fails for want of one; then the turn says so."""
+    unique = state.acting.pin.business_key
+    if unique is None or state.acting.pin.effect is Effect.READ or state.business_key is not None:
+        return False
+    try:
+        key = render(unique.value, {"arguments": arguments})
+    except ExpressionError as error:
+        reason = Reason(code="expression_error", message=f"step {state.id}, business_key: {error}")
+        fail_step(turn, state.id, Then.REPLAN, reason)
+        return True
+    text = key if isinstance(key, str) else codec.encode_text(key, sort_keys=True)
+    if not text.strip() or not text.isprintable() or len(text) > BUSINESS_KEY_MAX_CHARS:
+        most = BUSINESS_KEY_MAX_CHARS
+        message = (
+            f"step {state.id}: its business key, of {len(text)} characters, is none; 1 to {most} that print are one"
+        )
+        fail_step(turn, state.id, Then.REPLAN, Reason(code="expression_error", message=message))
+        return True
+    if granted == text:
+        return False
+    turn.record(
+        ev.KeyRequested(
+            request_id=_next_request_id(turn.run, f"key-{state.id}"),
+            step=state.id,
+            key=text,
+            idempotency_key=call_key,
+            for_ms=unique.for_ms,
+            on_repeat=unique.on_repeat,
+            reissue_at=turn.now + KEY_ASKED_AGAIN_AFTER,
+        )
+    )
+    return True
 
 
 def _key(run: Run, state: StepState, call: int) -> str:

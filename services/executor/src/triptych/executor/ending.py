@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from triptych.executor import events as ev
+from triptych.executor.budgets import overspent
 from triptych.executor.state import Ask, OpenRequest, Run, RunStatus
 from triptych.executor.turn import Turn
-from triptych.schemas import CallAnswer, Effect, Json, PlanAnswer, Reason, UnderWay, VerdictAnswer
+from triptych.schemas import CallAnswer, Effect, Grant, Json, PlanAnswer, Reason, UnderWay, VerdictAnswer
 
 
 def end(
@@ -76,6 +77,11 @@ def note_late(turn: Turn, answer: CallAnswer | PlanAnswer | VerdictAnswer) -> No
             result, extended = answer.result, answer.extended
         case PlanAnswer() | VerdictAnswer():
             error = answer.error
+    granted = request.reserved if extended is None else request.reserved.plus(extended)
+    if overspent(granted, answer.spend):
+        spend = answer.spend
+        spent = Grant(tokens=spend.tokens, usd_micros=spend.usd_micros, tool_calls=spend.tool_calls)
+        turn.record(ev.Overspent(answer.request_id, request.step, granted, spent))
     turn.record(
         ev.AnsweredLate(
             request_id=answer.request_id,

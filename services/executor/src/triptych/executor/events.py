@@ -21,6 +21,7 @@ from triptych.schemas import (
     Decision,
     Grant,
     Json,
+    OnRepeat,
     Parent,
     Plan,
     Playbook,
@@ -137,6 +138,38 @@ class CallRequested:
     reissue_at: datetime
     child: UUID | None = None
     """The run that is started for it, when it is no tool that is asked but another playbook."""
+    business_key: str | None = None
+    """The key that was granted for it."""
+
+
+@value
+class KeyRequested:
+    """A write has a business key: it is made when the key is free, or ours already."""
+
+    request_id: str
+    step: str
+    key: str
+    idempotency_key: str
+    """Of the call that wants it."""
+    for_ms: int
+    on_repeat: OnRepeat
+    reissue_at: datetime
+    reserved: Grant = field(default_factory=Grant)
+
+
+@value
+class KeyAnswered:
+    """How a business key stands: `granted`, `held` by a call under way, `receipt` or `conflict`."""
+
+    request_id: str
+    step: str
+    standing: str
+    holder: UUID | None = None
+    """The run that has it."""
+    holder_step: str = ""
+    result: Result | None = None
+    """For `receipt`: what the first write answered."""
+    arguments: dict[str, Json] = field(default_factory=dict)
 
 
 @value
@@ -403,6 +436,8 @@ Event = (
     | PlanRefused
     | FanOutStarted
     | FanInDone
+    | KeyRequested
+    | KeyAnswered
     | CallRequested
     | CallAnswered
     | ChildEscalated
@@ -475,7 +510,7 @@ def _call_requested(event: CallRequested) -> bytes:
         "deadline_at": event.deadline_at,
         "reissue_at": event.reissue_at,
     }
-    return encoded(fields if event.child is None else {**fields, "child": event.child})
+    return encoded(fields | given(child=event.child, business_key=event.business_key))
 
 
 def _call_answered(event: CallAnswered) -> bytes:

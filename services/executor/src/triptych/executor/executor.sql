@@ -75,6 +75,26 @@ returning topic, partition, first, last, life, lives
 -- name: commit
 select commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
+-- name: reserve_key
+-- Who has a key already, for the same call, has it still. The claim grows, so that who looked before does not take it.
+insert into business_keys as known (tenant, key, run_id, step, idempotency_key, expires_at)
+values ($1, $2, $3, $4, $5, now() + $6::bigint * interval '1 millisecond')
+on conflict (tenant, key) do update set claim = known.claim + 1
+where known.run_id = excluded.run_id and known.idempotency_key = excluded.idempotency_key
+returning true
+
+-- name: key_holder
+select run_id, step, idempotency_key, claim, expires_at <= now() as is_expired from business_keys
+where tenant = $1 and key = $2
+
+-- name: take_key
+-- From a call that did nothing, or whose time is over; only if nobody has touched it since that was seen.
+update business_keys set
+    run_id = $3, step = $4, idempotency_key = $5, claim = claim + 1, reserved_at = now(),
+    expires_at = now() + $6::bigint * interval '1 millisecond'
+where tenant = $1 and key = $2 and claim = $7
+returning true
+
 -- name: forget
 delete from outbox o using unnest($1::outbox_key[]) k where o.run_id = k.run_id and o.position = k.position
 

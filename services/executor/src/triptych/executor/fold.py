@@ -137,6 +137,12 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
         case ev.ChildResumed(command_id=command_id, step=step):
             _child_goes_on(run, step, at)
             run.commands |= {command_id}
+        case ev.KeyRequested():
+            run.retries.pop((Ask.CALL, event.step), None)
+            _open(run, Ask.KEY, event.step, event)
+            _change_step(run, event.step, status=StepStatus.RUNNING)
+        case ev.KeyAnswered():
+            _key_answered(run, event, at)
         case ev.CallReused(step, source, arguments):
             result = run.state(source).answer_to_keep
             _change_step(run, step, status=StepStatus.ANSWERED, arguments=arguments, result=result, started_at=at)
@@ -235,7 +241,7 @@ def _open(
     run: Run,
     ask: Ask,
     step: str | None,
-    event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested,
+    event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested | ev.KeyRequested,
 ) -> None:
     run.requested += 1
     run.requests[event.request_id] = OpenRequest(ask, step, event.reserved, event.reissue_at, event)
@@ -317,9 +323,26 @@ def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> None:
         counted=True,
         arguments=event.arguments,
         child=event.child,
+        business_key=event.business_key or state.business_key,
         result=None,
         started_at=state.started_at or at,
     )
+
+
+def _key_answered(run: Run, event: ev.KeyAnswered, at: datetime) -> None:
+    _close(run, event.request_id, Spend())
+    if event.standing == "receipt":
+        _change_step(
+            run,
+            event.step,
+            status=StepStatus.ANSWERED,
+            arguments=event.arguments,
+            result=event.result,
+            started_at=run.state(event.step).started_at or at,
+        )
+        return
+    waits = run.state(event.step).key_waits
+    _change_step(run, event.step, status=StepStatus.WAITING, key_waits=waits + 1 if event.standing == "held" else 0)
 
 
 def _fallback_taken(run: Run, event: ev.FallbackTaken, at: datetime) -> None:
@@ -373,7 +396,8 @@ def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
     state, result = run.state(event.step), event.result
     assert isinstance(asked, ev.CallRequested)  # noqa: S101 - what answers a call was asked as one
     key = asked.idempotency_key
-    if state.written is None and _is_known_undone(state, result):
+    is_undone = state.written is None and _is_known_undone(state, result)
+    if is_undone:
         loops.note_undone(run, state, key)
     if state.index is None:
         loops.note_result(run, state, result)
@@ -383,6 +407,7 @@ def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
         status=StepStatus.ANSWERED,
         result=result,
         written=_written(state, result, key),
+        business_key=None if is_undone else state.business_key,
     )
 
 
@@ -440,7 +465,8 @@ def _revised(run: Run, planned: tuple[Step, ...], revision: int) -> dict[str, St
         written = before.written if before is not None and not _is_superseded(before, step) else None
         keeps_key = before is not None and written is not None and before.has_key_to_keep
         call = before.call + (before.counted and not keeps_key) if before else 1
-        steps[step.id] = StepState(step=step, revision=revision, call=call, written=written)
+        unique = before.business_key if before is not None and written is not None else None
+        steps[step.id] = StepState(step=step, revision=revision, call=call, written=written, business_key=unique)
     return steps
 
 

@@ -28,6 +28,7 @@ from triptych.executor.dispositions import Then
 from triptych.executor.ending import note_late
 from triptych.executor.fan import FanOut
 from triptych.executor.fold import admit
+from triptych.executor.keys import KeyTold, on_key
 from triptych.executor.settling import (
     WORKER_RETRY,
     finish,
@@ -70,7 +71,7 @@ class Start:
 
 AnswerT = TypeVar("AnswerT", CallAnswer, VerdictAnswer, PlanAnswer)
 
-Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | Tick | Start
+Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | Tick | Start | KeyTold
 
 
 def begin(
@@ -119,6 +120,8 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
             _within_grant(turn, message, _on_plan)
         case Control() if message.command_id not in run.commands:
             on_control(turn, message)
+        case KeyTold() if (open_one := run.requests.get(message.request_id)) and open_one.ask is Ask.KEY:
+            on_key(turn, message)
         case Tick():
             _on_tick(turn)
         case Start() if run.status is RunStatus.QUEUED:

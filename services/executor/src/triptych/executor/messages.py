@@ -69,6 +69,8 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
 def _request_again(run: Run, request_id: str) -> list[Send]:
     """An open request once more. Who has lost a request that was called off has lost that as well."""
     request = run.requests[request_id]
+    if isinstance(request.event, ev.KeyRequested):
+        return []  # the database is asked, with the commit
     if run.status is not RunStatus.UNDOING or request.ask is Ask.UNDO:
         return [_request(run, request.event)]
     if children := handoff.children_of(run, request_id):
@@ -85,7 +87,7 @@ def _called_off(run: Run, requests: Iterable[OpenRequest]) -> list[Send]:
     sends = []
     for request in requests:
         event = request.event
-        if isinstance(event, ev.CallRequested) and event.child is not None:
+        if isinstance(event, ev.KeyRequested) or (isinstance(event, ev.CallRequested) and event.child is not None):
             continue
         fields = Fields({**_request_fields(run, event), "topic": _noun(run, event)})
         sends.append(Send(topics.WITHDRAWALS, "triptych.withdrawal", f"{event.request_id}:withdrawn", fields))

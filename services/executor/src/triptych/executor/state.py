@@ -109,6 +109,8 @@ class Ask(StrEnum):
     CALL = "call"
     REVIEW = "review"
     UNDO = "undo"
+    KEY = "key"
+    """A business key, of the database and not of a worker."""
 
 
 class UndoStatus(StrEnum):
@@ -125,7 +127,7 @@ class OpenRequest:
     step: str | None
     reserved: Grant
     reissue_at: datetime
-    event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested
+    event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested | ev.KeyRequested
     reissues: int = 0
 
 
@@ -170,6 +172,10 @@ class StepState:
     counted: bool = False
     written: Written | None = None
     """From then on it never gets another idempotency key."""
+    business_key: str | None = None
+    """What it may do nobody else may, until it is known that it did nothing."""
+    key_waits: int = 0
+    """How often in a row its business key was held by a call under way."""
     is_superseded: bool = False
     """A later plan gave its name to another operation. What it wrote stays known, as `<step>~<revision>`."""
     postponed: int = 0

@@ -14,12 +14,13 @@ import asyncpg
 
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, record
+from triptych.executor.keys import Holding, KeyTold, Standing, holding_of, told_of
 from triptych.executor.state import Run
 from triptych.kernel import claimcheck
 from triptych.kernel.bus import Outgoing
 from triptych.kernel.database import Queries
 from triptych.kernel.deadletters import DeadRecord
-from triptych.kernel.decider import HEAD, Batch, Claim, Line, Reading, TaskKey, Waiting
+from triptych.kernel.decider import HEAD, Addressed, Batch, Claim, Line, Reading, TaskKey, Waiting
 from triptych.kernel.errors import Fenced, StatementTooLarge
 from triptych.kernel.log import Logger
 from triptych.kernel.outbox import OutboxKey, OutboxRow
@@ -151,6 +152,33 @@ class ExecutorStore:
             await conn.execute(self._sql["enqueue"], rows)
         if batch.dequeued:
             await conn.execute(self._sql["dequeue"], sorted(batch.dequeued))
+
+    async def asked_of_it(self, batch: Batch[Run]) -> list[Addressed]:
+        """Business keys: who wants one is told how it stands. Once the batch is committed, and as often as it takes."""
+        told = []
+        for run_id, _, event in batch.events:
+            run = batch.states[run_id]
+            if isinstance(event, ev.KeyRequested | ev.RequestReissued) and event.request_id in run.requests:
+                asked = run.requests[event.request_id].event
+                if isinstance(asked, ev.KeyRequested):
+                    told.append(Addressed(run_id, await self._reserve(run, asked)))
+        return told
+
+    async def _reserve(self, run: Run, asked: ev.KeyRequested) -> KeyTold:
+        wanted = (run.tenant, asked.key, run.run_id, asked.step, asked.idempotency_key, asked.for_ms)
+        granted = KeyTold(asked.request_id, Standing.GRANTED)
+        if await self._pool.fetchval(self._sql["reserve_key"], *wanted):
+            return granted
+        row = await self._pool.fetchrow(self._sql["key_holder"], run.tenant, asked.key)
+        if row is None:  # it was removed just now; the request comes again
+            return KeyTold(asked.request_id, Standing.HELD)
+        holder = (await self.load([row["run_id"]])).get(row["run_id"])
+        held = Holding() if holder is None else holding_of(holder, row["idempotency_key"])
+        if held.is_free or (row["is_expired"] and not held.is_under_way):
+            if await self._pool.fetchval(self._sql["take_key"], *wanted, row["claim"]):
+                return granted
+            return KeyTold(asked.request_id, Standing.HELD, row["run_id"], row["step"])
+        return told_of(asked, run.state(asked.step).acting.operation, row["run_id"], held)
 
     async def forget(self, published: Sequence[OutboxKey]) -> None:
         await self._pool.execute(self._sql["forget"], list(published))

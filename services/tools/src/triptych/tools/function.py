@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
 
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Compensation, Contract, Cost, Effect
+from triptych.schemas.contract import BusinessKey, Compensation, Contract, Cost, Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.call import Call
 from triptych.tools.failure import ToolDefinitionError, ToolFailure
@@ -31,6 +31,7 @@ class Terms:
     arguments: dict[str, Json] | None
     result: dict[str, Json] | None
     compensate: Compensation | None = None
+    business_key: BusinessKey | None = None
 
 
 class TypedFunction:
@@ -62,6 +63,7 @@ class TypedFunction:
             timeout_ms=terms.timeout_ms,
             cost=terms.cost,
             compensate=terms.compensate,
+            business_key=terms.business_key,
         )
         self._name = contract.operation
         self.operation = Operation(contract, self._perform, may_be_empty=may_be_empty)

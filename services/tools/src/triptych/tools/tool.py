@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Compensation, Contract, Cost, Effect, ToolContracts
+from triptych.schemas.contract import BusinessKey, Compensation, Contract, Cost, Effect, ToolContracts
 from triptych.tools.breaker import BreakerPolicy
 from triptych.tools.call import Resources
 from triptych.tools.failure import ToolDefinitionError
@@ -104,15 +104,20 @@ class Tool:
         arguments: dict[str, Json] | None = None,
         result: dict[str, Json] | None = None,
         compensate: Compensation | None = None,
+        business_key: BusinessKey | str | None = None,
     ) -> Callable[[FunctionT], FunctionT]:
         """Offer a function as an operation. `arguments` and `result` are JSON Schemas to use instead of its hints.
 
-        `compensate` is the operation that undoes it.
+        `compensate` is the operation that undoes it. `business_key` makes two of its writes the same, whichever runs
+        make them, for example `refund:${{ arguments.invoice }}`.
 
         Raises:
             ToolDefinitionError: the function cannot be offered as it is.
         """
-        terms = Terms(effect, version, timeout_ms, cost or Cost(), arguments, result, compensate)
+        unique = (
+            BusinessKey.model_validate(business_key, strict=False) if isinstance(business_key, str) else business_key
+        )
+        terms = Terms(effect, version, timeout_ms, cost or Cost(), arguments, result, compensate, unique)
 
         def offer(function: FunctionT) -> FunctionT:
             typed = TypedFunction(self.name, function, terms)

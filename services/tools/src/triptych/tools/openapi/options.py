@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Effect
+from triptych.schemas.contract import BusinessKey, Effect
 from triptych.tools.rest import Connection, KeyOption, LookupOption, Success
 from triptych.tools.source import Options
 
@@ -21,6 +21,8 @@ class OperationOptions(Options):
     timeout_ms: _TimeoutMs | None = None
     key: KeyOption | None = None
     lookup: LookupOption | None = None
+    business_key: BusinessKey | None = None
+    """What makes two of its writes the same, whichever runs make them."""
     success: Success | None = None
     """CEL over `body`: true when it worked, for an API that answers 200 whatever happened."""
     empty_at: str | None = None

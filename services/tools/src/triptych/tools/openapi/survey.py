@@ -191,6 +191,7 @@ class _Writer:
                 result=answer.schema,
                 effect=stated.effect or self._effect(place, key),
                 timeout_ms=stated.timeout_ms or self._options.timeout_ms,
+                business_key=stated.business_key,
             )
         except ValidationError as error:
             raise LeftOutError(Reason.SCHEMA, error.errors(include_url=False)[0]["msg"]) from None
