@@ -32,6 +32,7 @@ class Health:
     def __init__(self, service: str, instance: str) -> None:
         self.service, self.instance = service, instance
         self.counters: dict[str, int] = {}
+        self.warnings: dict[str, str] = {}
         self._beats: dict[str, tuple[float, float]] = {}
         self._probes: dict[str, Probe] = {}
         self._is_started = False
@@ -51,6 +52,10 @@ class Health:
     def started(self) -> None:
         """The process takes work now; before this it is alive and not ready."""
         self._is_started = True
+
+    def warn(self, name: str, message: str) -> None:
+        """Tell with the readiness what is wrong here and keeps nothing else from working."""
+        self.warnings[name] = message
 
     def count(self, name: str, by: int = 1) -> None:
         """Count something that an operator may want to see, for example duplicates dropped."""
@@ -109,7 +114,7 @@ class Health:
         async def ready(_request: Request) -> JSONResponse:
             missing = await self.unready()
             return JSONResponse(
-                {"service": self.service, "instance": self.instance, "unready": missing},
+                {"service": self.service, "instance": self.instance, "unready": missing, "warnings": self.warnings},
                 status_code=503 if missing else 200,
             )
 

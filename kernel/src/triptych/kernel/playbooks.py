@@ -72,12 +72,9 @@ def load_playbook(path: Path, tools: Collection[str] | None = None) -> Playbook:
         PlaybookErrors: with every problem found, each with its line.
     """
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise PlaybookErrors(
-            [Problem(path, 1, 1, "", f"the file cannot be read: {message}", "Give a UTF-8 YAML file")]
-        ) from error
+        text = yaml_source.load_text(path)
+    except yaml_source.YamlProblem as error:
+        raise _unreadable(path, error) from error
     return parse_playbook(text, path, tools)
 
 
@@ -86,10 +83,7 @@ def parse_playbook(text: str, file: Path, tools: Collection[str] | None = None) 
     try:
         document = yaml_source.parse(text)
     except yaml_source.YamlProblem as error:
-        at = error.position
-        raise PlaybookErrors(
-            [Problem(file, at.line, at.column, _dotted(error.path), error.message, error.cure)]
-        ) from error
+        raise _unreadable(file, error) from error
     try:
         playbook = codec.read(Playbook, codec.encode(document.value, limits=codec.VALUE))
     except codec.InvalidJson as error:
@@ -101,6 +95,11 @@ def parse_playbook(text: str, file: Path, tools: Collection[str] | None = None) 
         if not found:
             return playbook
     raise PlaybookErrors(_located(finding, document, file) for finding in found)
+
+
+def _unreadable(file: Path, error: yaml_source.YamlProblem) -> PlaybookErrors:
+    at = error.position
+    return PlaybookErrors([Problem(file, at.line, at.column, _dotted(error.path), error.message, error.cure)])
 
 
 def _located(finding: Finding, document: yaml_source.Document, file: Path) -> Problem:

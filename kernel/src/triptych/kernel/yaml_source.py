@@ -6,24 +6,34 @@ here, and never a surprise later. It must never build a Python object from a tag
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError, RoundTripConstructor
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
 from triptych.schemas import Json
 
 Path = tuple[str | int, ...]
 
-MAX_BYTES = 1_048_576
+MAX_BYTES = 131_072
+"""The parser takes some 60 µs for each byte."""
 MAX_DEPTH = 64
+MAX_BRACKETS = 200
+"""Brackets inside each other in the text, with those in strings; the parser takes the square of them."""
 MAX_NODES = 100_000
 """Counted after aliases are expanded, so that a few nested aliases cannot fill the memory."""
+
+
+_BRACKET = re.compile(r"[\[\]{}]")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -71,20 +81,78 @@ def parse(text: str) -> Document:
     Raises:
         YamlProblem: with the position, the message and the cure.
     """
-    if len(text.encode()) > MAX_BYTES:
+    if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
         raise YamlProblem(START, (), f"the file is larger than {MAX_BYTES} bytes", "Split it")
+    _refuse_brackets(text)
+    yaml = YAML(typ="rt", pure=True)
+    yaml.Constructor = _Constructor
     try:
-        loaded = YAML(typ="rt", pure=True).load(text)
+        loaded = yaml.load(text)
+    except _Unreadable as error:
+        message = f"this value cannot be read: {error.message[:200]}"
+        raise YamlProblem(error.position, (), message, "Write another value, or put it in quotes") from error
     except DuplicateKeyError as error:
         name = str(error.problem).partition('"')[2].partition('"')[0]
         raise YamlProblem(_mark(error), (), f"the key `{name}` stands here twice", "Keep one of the two") from error
     except MarkedYAMLError as error:
         context = f" {error.context}" if error.context else ""
         raise YamlProblem(_mark(error), (), f"this is not YAML: {error.problem}{context}", "Mend the syntax") from error
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise YamlProblem(START, (), f"this is not YAML: {error}", "Mend the syntax") from error
+    except RecursionError as error:
+        raise YamlProblem(START, (), f"the document has more than {MAX_DEPTH} levels", "Use fewer levels") from error
+    except Exception as error:  # the library raises much, and what it meant is no YAML in any case
+        raise YamlProblem(START, (), f"this is not YAML: {str(error)[:200]}", "Mend the syntax") from error
     positions: dict[Path, Position] = {(): START}
     return Document(_Plain(positions).convert(loaded, (), START), positions)
+
+
+def load_text(path: FilePath) -> str:
+    """The text of a file that is one: it has a size, it is UTF-8, and reading it waits for nothing.
+
+    Raises:
+        YamlProblem: it is something else, or too large.
+    """
+    try:
+        # A pipe that nobody writes to would wait for ever, and a device has no end.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise YamlProblem(START, (), "this is not a file", "Give a UTF-8 YAML file")
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise YamlProblem(START, (), f"the file is larger than {MAX_BYTES} bytes", "Split it")
+        return raw.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise YamlProblem(START, (), f"the file cannot be read: {message}", "Give a UTF-8 YAML file") from error
+
+
+class _Unreadable(Exception):
+    """A value that the library takes for a number or a date, and cannot read."""
+
+    def __init__(self, position: Position, message: str) -> None:
+        self.position, self.message = position, message
+        super().__init__(message)
+
+
+class _Constructor(RoundTripConstructor):
+    """Says where a value stands that cannot be read; the library does not."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - the library's signature
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError, LookupError, TypeError, AttributeError) as error:
+            position = Position(node.start_mark.line + 1, node.start_mark.column + 1)
+            raise _Unreadable(position, str(error)) from error
+
+
+def _refuse_brackets(text: str) -> None:
+    depth = 0
+    for number, line in enumerate(text.splitlines(), 1):
+        for place in _BRACKET.finditer(line):
+            depth += 1 if place[0] in "[{" else -1
+            if depth > MAX_BRACKETS:
+                message = f"there are more than {MAX_BRACKETS} brackets inside each other"
+                raise YamlProblem(Position(number, place.start() + 1), (), message, "Use fewer levels")
+        depth = max(depth, 0)
 
 
 def _mark(error: MarkedYAMLError) -> Position:
@@ -123,9 +191,15 @@ class _Plain:
             case float():
                 return float(value)
             case str():
-                return str(value)
+                return _text(value, path, position)
         kind = type(value).__name__
         raise YamlProblem(position, path, f"a value of kind {kind} has no form in JSON", "Put it in quotes")
+
+
+def _text(value: str, path: Path, position: Position) -> str:
+    if "\0" in value:
+        raise YamlProblem(position, path, "the text holds a NUL character, which Postgres cannot store", "Leave it out")
+    return str(value)
 
 
 def _entries(mapping: CommentedMap, path: Path, position: Position) -> Iterator[tuple[str, Any, Position]]:
@@ -133,7 +207,7 @@ def _entries(mapping: CommentedMap, path: Path, position: Position) -> Iterator[
         at = _at(mapping, key, position)
         if not isinstance(key, str):
             raise YamlProblem(at, path, f"the key {key!r} is not text", "Put it in quotes")
-        yield key, item, at
+        yield _text(key, path, at), item, at
 
 
 def _at(container: CommentedMap | CommentedSeq, key: str | int, otherwise: Position) -> Position:

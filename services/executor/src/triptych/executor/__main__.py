@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from triptych.executor.deployments import Deployment, load_playbooks
+import asyncio
+
+from triptych.executor.deployments import Deployment, load_playbooks, shown
 from triptych.executor.intake import Executor
 from triptych.executor.settings import ExecutorSettings
 from triptych.executor.store import ExecutorStore
@@ -15,7 +17,12 @@ from triptych.kernel.settings import load_settings
 
 async def serve(service: Service, settings: ExecutorSettings) -> None:
     """Run the decider loop over the runs of this process's partitions."""
-    playbooks = load_playbooks(settings.playbooks)
+    # In a thread of its own, for a folder of odd files takes long to read, and this process must stay alive.
+    folder = await asyncio.to_thread(load_playbooks, settings.playbooks)
+    playbooks = folder.playbooks
+    for each in folder.left_out:
+        service.log.error("playbook left out", playbook=each.name, file=shown(each.file), why=shown(each.why))
+        service.health.warn(f"playbook {shown(each.name)}", f"left out: {shown(each.why)}")
     async with (
         await database.connect(settings.postgres.get_secret_value(), settings.instance) as pool,
         ContractRegistry(service, settings) as contracts,
@@ -25,7 +32,12 @@ async def serve(service: Service, settings: ExecutorSettings) -> None:
         service.log.info("playbooks deployed", playbooks=[f"{p.name}@{p.version}" for p in playbooks])
         deployments = {playbook.name: Deployment.of(playbook) for playbook in playbooks}
         executor = Executor(
-            deployments, settings.max_active_runs, settings.tenant_active_runs, settings.input_max_bytes, contracts
+            deployments,
+            settings.max_active_runs,
+            settings.tenant_active_runs,
+            settings.input_max_bytes,
+            contracts,
+            left_out={each.name: each for each in folder.left_out},
         )
         await contracts.ready()
         await DeciderLoop(service, settings, executor, store, pool).run()

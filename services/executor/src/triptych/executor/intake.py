@@ -17,7 +17,7 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from triptych.executor import task_sizes
-from triptych.executor.deployments import Deployment
+from triptych.executor.deployments import Deployment, LeftOut
 from triptych.executor.events import Overspent
 from triptych.executor.family import (
     ChildAdmission,
@@ -133,10 +133,12 @@ class Executor:
         tenant_active_runs: Mapping[str, int] | None = None,
         input_max_bytes: int = INPUT_MAX_BYTES,
         contracts: Contracts | None = None,
+        *,
+        left_out: Mapping[str, LeftOut] | None = None,
     ) -> None:
         """Without `contracts`, plans and results are not held to any: for tests of what has nothing to do with them."""
         self._trust = Trust(contracts)
-        self._deployments = deployments
+        self._deployments, self._left_out = deployments, left_out or {}
         self._sizes = TaskSizes(input_max_bytes, {name: one.playbook for name, one in deployments.items()})
         self._plans = PlanReader()
         playbooks = {name: deployment.playbook.limits for name, deployment in deployments.items()}
@@ -324,6 +326,9 @@ class Executor:
         """The playbook that a task is fit for, or why no run can be made of it."""
         deployment = self._deployments.get(task.playbook)
         if deployment is None:
+            if (left_out := self._left_out.get(task.playbook)) is not None:
+                message = f"the playbook {task.playbook!r} was left out when the executor started: {left_out.told}"
+                return Reason(code="unknown_playbook", message=message)
             known = ", ".join(sorted(self._deployments)) or "none"
             message = f"there is no playbook {task.playbook!r}; deployed are: {known}"
             return Reason(code="unknown_playbook", message=message)

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+from pydantic import ValidationError
 
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, record
@@ -52,8 +53,15 @@ class ExecutorStore:
 
     async def _learn_playbooks(self) -> None:
         rows = await self._pool.fetch(self._sql["playbooks"])
-        found = (codec.read(Playbook, row["definition"], limits=codec.STORED) for row in rows)
-        self._playbooks = ev.PlaybookLookup(tuple(found))
+        self._playbooks = ev.PlaybookLookup(tuple(each for row in rows if (each := self._read(row)) is not None))
+
+    def _read(self, row: asyncpg.Record) -> Playbook | None:
+        """A version that runs may refer to. One that cannot be read stops its own runs alone."""
+        try:
+            return codec.read(Playbook, row["definition"], limits=codec.STORED)
+        except (ValidationError, codec.InvalidJson) as error:
+            self._log.error("a stored playbook cannot be read", reason=str(error)[:500])
+            return None
 
     async def claim(self, partitions: Sequence[int], owner: str, cluster_id: str) -> list[Claim]:
         rows = await self._pool.fetch(self._sql["claim"], list(partitions), owner, cluster_id)
