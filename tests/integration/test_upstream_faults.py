@@ -193,7 +193,7 @@ def task_of(row: Row) -> str:
 
 @pytest.fixture(scope="module")
 async def story(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Story]:
-    await create_topics("tasks", "plans", "results", "verdicts", "control", "plan-requests", "reviews")
+    await create_topics("tasks", "child-tasks", "plans", "results", "verdicts", "control", "plan-requests", "reviews")
     await create_topics("outcomes", "escalations", "dead-letters", "calls.helpdesk")
     await create_topics("contracts", partitions=1)
     folder = tmp_path_factory.mktemp("faults")

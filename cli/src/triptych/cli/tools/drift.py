@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from triptych.tools.drift import Difference
     from triptych.tools.origin import Origin
 
+REQUEST = "request:"
+"""The beginning of a difference in where a call goes."""
 Name = Annotated[str, typer.Argument(help="A tool of triptych.toml, such as crm.")]
 
 
@@ -36,6 +38,13 @@ def accept(name: Name, *, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson =
     draft.replace(origin.file)
     _tell(found, as_json=as_json)
     if not as_json:
+        if any(detail.startswith(REQUEST) for each in found for detail in each.details):
+            out.print(
+                f"the credential goes only to tools.{name}.options.hosts: add a new host there if it may have it",
+                style="yellow",
+                markup=False,
+                soft_wrap=True,
+            )
         out.print(f"accepted in {origin.file}; `triptych tools test {name}` lets a running tool take it over now")
 
 

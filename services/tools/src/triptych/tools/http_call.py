@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from triptych.kernel import expressions
 from triptych.kernel.errors import ConfigurationError
@@ -32,6 +32,8 @@ from triptych.tools.rest import (
     completion_of,
     lookup_of,
 )
+from triptych.tools.rest.address import problem_of_template
+from triptych.tools.rest.auth import ROUTING_HEADERS, TOKEN
 from triptych.tools.source import Options, Source
 from triptych.tools.tool import Tool
 
@@ -44,15 +46,27 @@ _MEDIA_TYPES = {
 }
 
 
+def _is_path(path: str) -> str:
+    if problem := problem_of_template(path):
+        raise ValueError(problem)
+    return path
+
+
+def _is_header(name: str) -> str:
+    if not TOKEN.fullmatch(name) or name.lower() in ROUTING_HEADERS:
+        raise ValueError(f"{name[:100]!r} cannot be the name of a header of a call")
+    return name
+
+
 class DeclaredCall(Options):
     """One operation. Templates (`${{ arguments.city }}`) may stand in `query`, `headers` and `body`."""
 
     description: Annotated[str, Field(min_length=1)]
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "GET"
-    path: Annotated[str, StringConstraints(pattern=r"^/")]
+    path: Annotated[str, AfterValidator(_is_path)]
     """After the base URL; `{city}` stands for the argument `city`."""
     query: dict[str, Json] = Field(default_factory=dict)
-    headers: dict[str, Json] = Field(default_factory=dict)
+    headers: dict[Annotated[str, AfterValidator(_is_header)], Json] = Field(default_factory=dict)
     body: Json = None
     form: BodyForm = BodyForm.JSON
     """How the body is written."""

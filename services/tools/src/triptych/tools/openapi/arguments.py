@@ -18,7 +18,7 @@ from triptych.tools.openapi.schemas import Converted, Direction, SchemaWriter
 from triptych.tools.rest import Body, BodyForm, KeyCarrier, KeyPlace, Parameter, Style
 from triptych.tools.rest import Place as Where
 from triptych.tools.rest.answer import is_json
-from triptych.tools.rest.auth import CREDENTIAL_HEADERS, ApiKey
+from triptych.tools.rest.auth import CREDENTIAL_HEADERS, ROUTING_HEADERS, TOKEN, ApiKey
 
 _IN_PATH = re.compile(r"\{([^{}]+)\}")
 _SPEC_IGNORES: Final = frozenset({"accept", "content-type", "authorization"})
@@ -92,9 +92,13 @@ class ArgumentsReader:
         """Those of the path item, as far as the operation does not say otherwise, and its own."""
         known: dict[tuple[str, str], dict[str, Json]] = {}
         for level in (place.item, place.operation):
-            listed = level.get("parameters")
-            for each in listed if isinstance(listed, list) else ():
+            listed = level.get("parameters") or []
+            if not isinstance(listed, list):
+                raise LeftOutError(Reason.PARAMETER, "its parameters are no list")
+            for each in listed:
                 stated = self._document.resolved(each)
+                if not isinstance(stated.get("name"), str) or not stated["name"]:
+                    raise LeftOutError(Reason.PARAMETER, "a parameter has no name")
                 known[str(stated.get("in")), str(stated.get("name"))] = stated
         in_order = {where.value: number for number, where in enumerate(Where)}
         return sorted(known.values(), key=lambda each: in_order.get(str(each.get("in")), len(in_order)))
@@ -105,6 +109,8 @@ class ArgumentsReader:
             where = Where(str(stated.get("in")))
         except ValueError:
             raise LeftOutError(Reason.PARAMETER, f"parameter {name} stands in {stated.get('in')!r}") from None
+        if where in {Where.HEADER, Where.COOKIE} and not TOKEN.fullmatch(name):
+            raise LeftOutError(Reason.PARAMETER, f"{name[:100]!r} cannot be the name of a {where}")
         if self._is_ours(found, where, name):
             return
         parameter, schema = self._parameter(name, where, stated, self._free_name(found, name, where))
@@ -121,22 +127,24 @@ class ArgumentsReader:
             found.required.append(parameter.argument)
 
     def _is_ours(self, found: Arguments, where: Where, name: str) -> bool:
-        """Whether the runtime sends this itself, so that it is no argument."""
+        """Whether the runtime sends this itself, or nobody does, so that it is no argument."""
         lowered = name.lower()
-        if where is Where.HEADER and lowered in IDEMPOTENCY_HEADERS:
-            found.key = KeyCarrier(KeyPlace.HEADER, name)
-            return True
         auth = self._options.auth
         if isinstance(auth, ApiKey) and auth.place == where.value and auth.name.lower() == lowered:
             return True
         if where is not Where.HEADER:
             return False
-        if lowered in {header.lower() for header in self._options.headers} or lowered in _SPEC_IGNORES:
-            return True
-        if lowered in CREDENTIAL_HEADERS:
+        if lowered in IDEMPOTENCY_HEADERS:
+            found.key = KeyCarrier(KeyPlace.HEADER, name)
+        elif lowered in {header.lower() for header in self._options.headers} | _SPEC_IGNORES:
+            pass
+        elif lowered in ROUTING_HEADERS:
+            found.notes.append(f"the header {name} says where a request goes and is no argument")
+        elif lowered in CREDENTIAL_HEADERS:
             found.notes.append(f"the header {name} holds a credential and is no argument; give it as `auth`")
-            return True
-        return False
+        else:
+            return False
+        return True
 
     def _parameter(self, name: str, where: Where, stated: dict[str, Json], argument: str) -> tuple[Parameter, Json]:
         content = stated.get("content")

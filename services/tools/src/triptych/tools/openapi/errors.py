@@ -22,6 +22,8 @@ class Reason(StrEnum):
     ADDRESS = "address"
     """The document does not say where its server is."""
     TOO_LARGE = "too_large"
+    UNREADABLE = "unreadable"
+    """It is not what OpenAPI has in its place."""
 
 
 class LeftOutError(Exception):

@@ -13,9 +13,11 @@ from enum import Enum
 from typing import Final
 
 from triptych.kernel.json_schema import check_pattern
+from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.tools.openapi.closing import is_closed
 from triptych.tools.openapi.document import Document, UnresolvedError
+from triptych.tools.openapi.errors import LeftOutError, Reason
 from triptych.tools.rest.request import FILE_SCHEMA
 
 _COMPONENT = "#/components/schemas/"
@@ -35,6 +37,8 @@ _PLAIN = frozenset(
 )  # fmt: skip
 _ANNOTATIONS = frozenset({"default", "deprecated", "description", "title"})
 """For whoever writes arguments. Nobody writes results, and these are half of a document."""
+DEFINITIONS_MAX_BYTES: Final = 1_048_576
+"""What refers to more would be no contract that anybody reads."""
 EXAMPLE_MAX_CHARS: Final = 200
 
 
@@ -61,6 +65,7 @@ class SchemaWriter:
         """`files`: text of the format `binary` is a file, as in the parts of a multipart body."""
         self._document, self._direction, self._files = document, direction, files
         self._known: dict[str, Converted] = {}
+        self._sizes: dict[str, int] = {}
 
     def convert(self, schema: Json) -> Converted:
         """The schema, with references to `#/$defs/...` that `definitions` gives.
@@ -77,13 +82,19 @@ class SchemaWriter:
 
         Raises:
             UnresolvedError: a reference leads nowhere, or out of the document.
+            LeftOutError: they are too large together.
         """
         found: dict[str, Json] = {}
+        size = 0
         open_references = list(wanted.references)
         seen = set(open_references)
         while open_references:
             reference = open_references.pop()
             converted = self._definition(reference)
+            size += self._size(reference, converted)
+            if size > DEFINITIONS_MAX_BYTES:
+                why = f"what it refers to has more than {DEFINITIONS_MAX_BYTES} bytes"
+                raise LeftOutError(Reason.TOO_LARGE, why)
             found[definition_name(reference)] = converted.schema
             wanted.loosened |= converted.loosened
             new = converted.references.keys() - seen
@@ -95,8 +106,17 @@ class SchemaWriter:
         known = self._known.get(reference)
         if known is None:
             known = self._known[reference] = Converted(None)
-            known.schema = self._conversion(known, reference).of(self._document.at(reference))
+            try:
+                known.schema = self._conversion(known, reference).of(self._document.at(reference))
+            except BaseException:
+                del self._known[reference]
+                raise
         return known
+
+    def _size(self, reference: str, converted: Converted) -> int:
+        if reference not in self._sizes:
+            self._sizes[reference] = len(codec.encode(converted.schema, limits=codec.STORED))
+        return self._sizes[reference]
 
     def _conversion(self, into: Converted, home: str | None) -> _Conversion:
         return _Conversion(self._document, self._direction, into, home, files=self._files)

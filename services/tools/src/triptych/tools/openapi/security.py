@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from pydantic import ValidationError
+
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.base import Json
 from triptych.tools.openapi.document import Document, Place, UnresolvedError
@@ -38,7 +40,8 @@ def proposed_auth(document: Document, tool: str) -> Auth | None:
 def _needs_a_person(scheme: dict[str, Json]) -> bool:
     """Whether a token comes out of a browser in which somebody has logged in."""
     flows = scheme.get("flows")
-    return scheme.get("type") in {"oauth2", "openIdConnect"} and "clientCredentials" not in (flows or {})
+    # A tuple, since what stands there need not be hashable.
+    return scheme.get("type") in ("oauth2", "openIdConnect") and "clientCredentials" not in (flows or {})
 
 
 def chosen_auth(document: Document, tool: str, chosen: str) -> Auth:
@@ -83,7 +86,13 @@ def _in_words(scheme: dict[str, Json], name: str) -> str:
 
 def auth_of(scheme: dict[str, Json], tool: str) -> Auth | None:
     """The `auth` of one security scheme, with variables named for the tool; None where it is of no known kind."""
-    prefix = tool.upper().replace("-", "_")
+    try:
+        return _auth_of(scheme, tool.upper().replace("-", "_"))
+    except ValidationError:
+        return None  # a name or a URL that nothing can be sent with
+
+
+def _auth_of(scheme: dict[str, Json], prefix: str) -> Auth | None:
     match scheme:
         case {"type": "apiKey", "in": "header" | "query" | "cookie" as place, "name": str(name)}:
             return ApiKey(kind="api_key", place=place, name=name, key_env=f"{prefix}_KEY")

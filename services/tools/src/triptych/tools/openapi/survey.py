@@ -7,6 +7,7 @@ operation. What is offered is what the document says; where it says too little, 
 from __future__ import annotations
 
 import difflib
+import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -38,6 +39,8 @@ _EFFECTS = {
     "post": Effect.ONCE,
     "patch": Effect.ONCE,
 }
+OPERATIONS_MAX = 20_000
+SURVEY_MAX_S = 300
 CONTRACT_MAX_BYTES = 1_048_576
 """A larger contract would not be read by anybody, and least of all by a model."""
 
@@ -100,11 +103,16 @@ def survey(document: Document, tool: str, options: OpenApiOptions) -> Survey:
         ConfigurationError: an option names something that is not in the document, or nothing is left.
     """
     places = list(document.places())
+    if len(places) > OPERATIONS_MAX:
+        raise ConfigurationError(
+            f"{document.origin}: {len(places)} operations, and {OPERATIONS_MAX} are the most; cut out what you need"
+        )
     given = naming.names(places)
     _check_names(tool, options, places, given)
     writer = _Writer(document, tool, options)
+    until = time.monotonic() + SURVEY_MAX_S
     generated: list[Generated] = []
-    left_out: list[LeftOut] = []
+    left_out = [LeftOut(place, Reason.UNREADABLE, why) for place, why in document.unreadable()]
     for place, name in zip(places, given, strict=True):
         try:
             generated.append(writer.write(place, name))
@@ -112,6 +120,10 @@ def survey(document: Document, tool: str, options: OpenApiOptions) -> Survey:
             left_out.append(LeftOut(place, error.reason, error.why))
         except UnresolvedError as error:
             left_out.append(LeftOut(place, Reason.REFERENCE, str(error)))
+        except Exception as error:  # noqa: BLE001 - a document can be wrong in any way, and this costs one operation
+            left_out.append(LeftOut(place, Reason.UNREADABLE, f"it cannot be read ({type(error).__name__})"))
+        if time.monotonic() > until:
+            raise ConfigurationError(f"{document.origin}: it takes more than {SURVEY_MAX_S} s; cut out what you need")
     if unused := options.set.keys() - writer.arguments.fixed_used:
         key = f"tools.{tool}.options.set.{min(unused)}"
         raise ConfigurationError(f"{key}: no operation that is offered has a parameter of this name")

@@ -13,12 +13,13 @@ from http import HTTPStatus
 from typing import Annotated, Literal
 
 import httpx
-from pydantic import Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
 from triptych.schemas import codec
 from triptych.schemas.result import ErrorCode
 from triptych.tools import http, web
 from triptych.tools.failure import ToolFailure
+from triptych.tools.rest.address import problem_of_base_url
 from triptych.tools.source import Options, Source
 
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -29,13 +30,33 @@ CREDENTIAL_HEADERS = frozenset(
 )
 """Headers that hold a secret wherever they are used; a secret is neither an argument nor an option."""
 
+ROUTING_HEADERS = frozenset(
+    {
+        "connection", "content-length", "expect", "forwarded", "host", "http-host", "keep-alive", "proxy-connection",
+        "te", "trailer", "transfer-encoding", "upgrade", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port",
+        "x-forwarded-prefix", "x-forwarded-proto", "x-forwarded-server", "x-host", "x-http-method",
+        "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url",
+    }
+)  # fmt: skip
+"""Headers that say where a request ends or goes, or as what it counts; no argument decides that."""
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
+"""The name of a header or a cookie (RFC 9110, 5.6.2)."""
+
 _RENEW_BEFORE_S = 30.0
 _LIFETIME_S = 300.0
 """How long a token counts as good when its issuer does not say."""
 _LIFETIME_MAX_S = 86_400.0
 TOKEN_MAX_BYTES = 65_536
-_TOKEN = re.compile(r"[!-~]{1,16384}")
+_GIVEN_OUT = re.compile(r"[!-~]{1,16384}")
 """What can stand in a header."""
+
+
+def _is_token_url(url: str) -> str:
+    if problem := problem_of_base_url(url.partition("?")[0]):
+        raise ValueError(problem)
+    if httpx.URL(url).userinfo:
+        raise ValueError("it holds a user, and no secret stands in a file")
+    return url
 
 
 class Bearer(Options):
@@ -58,7 +79,7 @@ class ApiKey(Options):
 
     kind: Literal["api_key"]
     place: Literal["header", "query", "cookie"] = "header"
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x20\x7f:;,=\"]+$")]
     key_env: Variable
 
 
@@ -66,7 +87,7 @@ class ClientCredentials(Options):
     """OAuth2 client credentials: a token that is fetched, kept for as long as it is good, and fetched again."""
 
     kind: Literal["client_credentials"]
-    token_url: Annotated[str, StringConstraints(pattern=r"^https?://")]
+    token_url: Annotated[str, AfterValidator(_is_token_url)]
     client_id_env: Variable
     client_secret_env: Variable
     scopes: tuple[str, ...] = ()
@@ -194,7 +215,7 @@ class _ClientCredentials(httpx.Auth):
             lifetime_s = float(answered.get("expires_in") or _LIFETIME_S)
         except (KeyError, TypeError, ValueError):
             token, lifetime_s = None, _LIFETIME_S
-        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        if not isinstance(token, str) or not _GIVEN_OUT.fullmatch(token):
             message = f"{host} answered the request for a token with something that is none"
             raise ToolFailure(ErrorCode.UNAUTHENTICATED, message, undone=True) from None
         self._token = token
