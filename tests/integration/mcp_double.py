@@ -57,7 +57,7 @@ async def slow(seconds: float, ctx: Context) -> str:
     return "done"
 
 
-@server.tool()
+@server.tool(annotations=ToolAnnotations(idempotent_hint=True))
 def fail(why: str) -> str:
     """Fails, and says why."""
     raise ToolError(why)

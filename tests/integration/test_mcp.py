@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import getpass
 import http.server
 import json
 import socket
@@ -37,12 +38,16 @@ from triptych.tools.testing import Calls, running
 
 MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")
 DOUBLE = Path(__file__).with_name("mcp_double.py")
+ME = getpass.getuser()
+"""Most servers here write where only we may."""
 TOKEN_ENV = "DOUBLE_TOKEN"  # noqa: S105 - a variable's name
 
 
 async def added(directory: Path, name: str, **options: Any) -> Tool:
     """The tool of a server, after its contracts were pinned as `add` pins them."""
-    source = Source(name, {"pins": f"{name}.mcp.json", **options}, directory)
+    source = Source(
+        name, {"pins": f"{name}.mcp.json", **({"user": ME} if "command" in options else {}), **options}, directory
+    )
     (directory / f"{name}.mcp.json").write_text((await ask(source, source.read(McpOptions))).text())
     return bridge(source)
 
@@ -56,7 +61,7 @@ async def double(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tool
     def build(folder: Path, **options: Any) -> Tool:
         command = [sys.executable, str(DOUBLE), str(folder)]
         pins = str(directory / "double.mcp.json")
-        return bridge(Source("double", {"pins": pins, "command": command, **options}, folder))
+        return bridge(Source("double", {"pins": pins, "command": command, "user": ME, **options}, folder))
 
     return build
 
@@ -239,7 +244,9 @@ async def test_a_breaking_change_is_refused_with_the_difference(
         await call("change", {"how": how})
 
         async def refused() -> bool:
-            return (await call("add", {"a": 1, "b": 2})).status is ResultStatus.ERROR
+            # Until it has been listed again, the server itself refuses the call.
+            error = (await call("add", {"a": 1, "b": 2})).error
+            return error is not None and error.code is ErrorCode.CONTRACT_VIOLATION
 
         await eventually(refused)
         result = await call("add", {"a": 1, "b": 2})

@@ -19,9 +19,9 @@ from triptych.cli.tools.options import DryRun, Name, Replace, pairs
 from triptych.kernel.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from triptych.tools.mcp.contracts import LeftOut, Offer
+    from triptych.tools.mcp.contracts import Offer
     from triptych.tools.mcp.options import McpOptions
-    from triptych.tools.mcp.pins import Pins
+    from triptych.tools.mcp.pins import LeftOut, Pins
 
 ADAPTER = "triptych.tools.mcp:tool"
 
@@ -33,6 +33,10 @@ def mcp(
     *,
     name: Name,
     env: Annotated[list[str], typer.Option(metavar="VARIABLE", help="A variable that the command gets too.")] = [],  # noqa: B006 - typer wants a list
+    user: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Who the command runs as, where you are root; nobody."),
+    ] = None,
     token_env: Annotated[
         str | None, typer.Option(metavar="VARIABLE", help="The variable with the bearer token for a URL.")
     ] = None,
@@ -63,6 +67,7 @@ def mcp(
         "url": server[0] if is_url else None,
         "command": None if is_url else server,
         "env": env or None,
+        "user": user,
         "token_env": token_env,
         "headers_env": pairs(header_env, "--header-env") or None,
         "only": only or None,
@@ -73,6 +78,7 @@ def mcp(
     options = source.read(McpOptions)
     pins = asyncio.run(ask(source, options))
     offered, left_out = offers(name, pins.tools, options)
+    left_out += pins.left_out
     _check({*operation_names(each.name for each in pins.tools).values()}, offered, left_out, options)
     if not dry_run:
         edit.add_tool(stack.file, name, {"adapter": ADAPTER, "options": table}, replace=replace)

@@ -7,7 +7,7 @@ difference, until somebody accepts it. What is new is not offered: nobody has al
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from triptych.tools.tool import Tool
 
 KIND = "drift"
+QUOTED_MAX_CHARS = 200
 
 
 class Change(StrEnum):
@@ -60,7 +61,8 @@ def compare(accepted: Mapping[str, Operation], now: Mapping[str, Operation]) -> 
             found.append(Difference(name, Change.NEW))
         elif (before.contract, before.facts) != (after.contract, after.facts):
             broken = tuple(changes(before, after))
-            found.append(Difference(name, Change.BREAKING if broken else Change.COMPATIBLE, broken))
+            told = broken or rewordings(before.contract, after.contract)
+            found.append(Difference(name, Change.BREAKING if broken else Change.COMPATIBLE, told))
     return found
 
 
@@ -72,6 +74,19 @@ def changes(old: Operation, new: Operation) -> list[str]:
         if new.facts.get(name) != value
     ]
     return [*moved, *differences(old.contract, new.contract)]
+
+
+def rewordings(old: Contract, new: Contract) -> tuple[str, ...]:
+    """What is said otherwise than before, where nothing else has changed."""
+    if old.description == new.description:
+        return ()
+    return (f"description: it was {quoted(old.description)} and is {quoted(new.description)}",)
+
+
+def quoted(text: str) -> str:
+    """Somebody else's words, on one line and not too many of them."""
+    line = " ".join(text.split())
+    return repr(line if len(line) <= QUOTED_MAX_CHARS else f"{line[:QUOTED_MAX_CHARS]}...")
 
 
 def differences(old: Contract, new: Contract) -> list[str]:
@@ -97,17 +112,39 @@ class Watch:
     def __init__(self, tool: Tool, every_s: int, alerts: Alerts, log: Logger) -> None:
         self._tool, self._every_s, self._alerts, self._log = tool, every_s, alerts, log
         self._accepted: Mapping[str, Operation] = dict(tool.operations)
+        self._told: dict[str, str] = {}
 
     async def run(self) -> None:
         """Compare at once, and then on schedule, until cancelled."""
+        if self._tool.origin is not None and self._tool.origin.is_watched:
+            await self._hear()
         while self._tool.origin is not None and self._every_s:
             await self.look()
             await asyncio.sleep(self._every_s)
 
+    async def _hear(self) -> None:
+        """Tell what the adapter itself has found, whenever it has looked."""
+        while True:
+            self._tool.compared.clear()
+            self._tell()
+            await self._tool.compared.wait()
+
+    def _tell(self) -> None:
+        found = self._tool.reworded | self._tool.quarantined
+        for name, what in found.items():
+            if self._told.get(name) != what:
+                self._alerts.open(name, KIND, what)
+        self._alerts.close_others(KIND, found)
+        self._told = found
+
     async def look(self) -> None:
         """Compare once. A source that does not answer changes nothing; the probe is there to tell."""
         origin = self._tool.origin
-        if origin is None or origin.is_watched:
+        if origin is None:
+            return
+        if origin.is_watched:
+            if origin.reload is not None:
+                await self._reload(origin, origin.reload)
             return
         try:
             # Built in a thread, for a document may be large, and calls go on meanwhile.
@@ -127,6 +164,13 @@ class Watch:
         self._alerts.close_others(KIND, self._tool.quarantined)
         if new := sorted(name for name, each in found.items() if each.change is Change.NEW):
             self._log.info("the source offers more than was accepted", operations=new)
+
+    async def _reload(self, origin: Origin, reload: Callable[[bytes], None]) -> None:
+        """Let the adapter take over what somebody has accepted since it read the file."""
+        try:
+            reload(await asyncio.to_thread(origin.file.read_bytes))
+        except (TriptychError, OSError, ValueError) as error:
+            self._log.warning("what was accepted cannot be read", file=str(origin.file), error=str(error))
 
     def _take_over(self, accepted: Tool) -> None:
         """What somebody has accepted since this process was started."""

@@ -22,3 +22,5 @@ class Origin:
     """The tool that this would make."""
     is_watched: bool = False
     """Whether the adapter itself compares while it runs."""
+    reload: Callable[[bytes], None] | None = None
+    """Lets such an adapter take over what the file keeps now."""

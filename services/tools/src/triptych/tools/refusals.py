@@ -39,6 +39,23 @@ HTTP_NOT_SENT: Final = (
 """With these errors no byte of the request has left: there is no connection, or the proxy gave none. InvalidURL and
 UnsupportedProtocol are not among them: httpx raises both for the `Location` of an answer as well."""
 
+JSON_RPC_CODES: Final = frozenset({-32_602, -32_601, -32_020, -32_022})
+"""With these codes a server of MCP refuses a request before it does anything: invalid parameters, an unknown method, a
+header that does not fit, a version that it does not speak."""
+
+SMTP_REPLIES: Final = range(400, 600)
+"""With a well-formed reply of these codes a mail server has not taken a message (RFC 5321, 4.2.1)."""
+
+
+def is_refusal_by_json_rpc(code: int) -> bool:
+    """Whether a server that answers a request with this error of JSON-RPC has done nothing."""
+    return code in JSON_RPC_CODES
+
+
+def is_refusal_by_smtp(reply: int) -> bool:
+    """Whether a server that answers a message with this reply has not taken it."""
+    return reply in SMTP_REPLIES
+
 
 def is_refusal_by_code(code: ErrorCode) -> bool:
     """Whether an operation that fails with this code, and says no more, has done nothing."""

@@ -58,6 +58,10 @@ class Tool:
         """Where its contracts come from, when that is outside of its code."""
         self.quarantined: dict[str, str] = {}
         """Operations whose calls are refused, and how they have drifted."""
+        self.reworded: dict[str, str] = {}
+        """Operations that the source describes otherwise than it did when they were accepted, and how."""
+        self.compared = asyncio.Event()
+        """Set when an adapter has compared by itself."""
         self.changed = asyncio.Event()
         """Set when contracts are others than those that were announced."""
         self._functions: dict[Function, TypedFunction] = {}

@@ -20,6 +20,7 @@ from aiosmtplib.response import SMTPResponse
 
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
+from triptych.tools import refusals
 from triptych.tools.call import Call
 from triptych.tools.failure import ToolFailure
 from triptych.tools.mail.message import message_id, message_of, receipt, recipients_of
@@ -30,7 +31,7 @@ QUIT_WITHIN_S = 2.0
 _REASON_MAX_CHARS = 300
 _MALFORMED = -1
 """What aiosmtplib gives as the code of a reply that is none."""
-_TRANSIENT, _PERMANENT = range(400, 500), range(500, 600)
+_PERMANENT = range(500, 600)
 _REFUSALS = {
     530: ErrorCode.UNAUTHENTICATED,
     534: ErrorCode.UNAUTHENTICATED,
@@ -153,7 +154,7 @@ class Post:
         try:
             await client.data(message)
         except aiosmtplib.SMTPResponseException as error:
-            if error.code in _TRANSIENT or error.code in _PERMANENT:
+            if refusals.is_refusal_by_smtp(error.code):
                 raise _refusal(error.code, error.message, "the message") from error
             raise self._unknown(f"answered {_said(error.code, error.message)!r}") from error
         except Exception as error:

@@ -13,9 +13,11 @@ from mcp import MCPError, types
 
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
+from triptych.tools import refusals
 from triptych.tools.failure import ToolFailure
 from triptych.tools.http import STATUS_CODES, one_line
 from triptych.tools.mcp.contracts import Offer
+from triptych.tools.mcp.wire import NOT_SENT, UNREADABLE
 
 HTTP_STATUS, RETRY_AFTER_MS = "http_status", "retry_after_ms"
 """What our own transport puts into the `data` of a JSON-RPC error."""
@@ -27,6 +29,9 @@ _SERVER_ERROR = 500
 _TRACE = "Traceback (most recent"
 
 _PROTOCOL: dict[int, ErrorCode] = {
+    UNREADABLE: ErrorCode.CONTRACT_VIOLATION,
+    NOT_SENT: ErrorCode.INVALID_ARGUMENTS,
+    types.PARSE_ERROR: ErrorCode.CONTRACT_VIOLATION,
     types.CONNECTION_CLOSED: ErrorCode.UNAVAILABLE,
     types.REQUEST_TIMEOUT: ErrorCode.TIMEOUT,
     types.INVALID_PARAMS: ErrorCode.INVALID_ARGUMENTS,
@@ -35,7 +40,7 @@ _PROTOCOL: dict[int, ErrorCode] = {
     types.HEADER_MISMATCH: ErrorCode.CONTRACT_VIOLATION,
     types.UNSUPPORTED_PROTOCOL_VERSION: ErrorCode.CONTRACT_VIOLATION,
 }
-"""JSON-RPC codes; any other is `internal`."""
+"""JSON-RPC codes; any other is `internal`. Which of them say that nothing was done stands in `refusals`."""
 
 _SAID: tuple[tuple[ErrorCode, re.Pattern[str]], ...] = tuple(
     (code, re.compile(words, re.IGNORECASE))
@@ -95,8 +100,9 @@ def failure_of_error(error: MCPError, offer: Offer, *, is_listed: bool) -> ToolF
     if (status := data.get(HTTP_STATUS)) is not None:
         return ToolFailure(
             _code_of_status(status),
-            f"{operation}: the MCP server answered HTTP {status}",
+            f"{operation}: {told}",
             retry_after_ms=data.get(RETRY_AFTER_MS),
+            undone=refusals.is_refusal_by_status(status),
             http_status=status,
         )
     if error.message in _NOT_HERE or error.code == types.MISSING_REQUIRED_CLIENT_CAPABILITY:
@@ -106,15 +112,18 @@ def failure_of_error(error: MCPError, offer: Offer, *, is_listed: bool) -> ToolF
             undone=False,
         )
     code = _PROTOCOL.get(error.code, ErrorCode.INTERNAL)
-    if code is ErrorCode.INVALID_ARGUMENTS and not is_listed:
+    undone = error.code == NOT_SENT or refusals.is_refusal_by_json_rpc(error.code)
+    if error.code == UNREADABLE:
+        return ToolFailure(code, f"{operation} was answered, and the answer cannot be read: {told}", undone=False)
+    if error.code == types.INVALID_PARAMS and not is_listed:
         return ToolFailure(
             ErrorCode.CONTRACT_VIOLATION,
             f"{operation}: the server does not offer {offer.tool.name} any more: {told}",
             undone=True,
         )
     if code is ErrorCode.CONTRACT_VIOLATION:
-        return ToolFailure(code, f"{operation}: the server does not understand the call: {told}", undone=True)
-    return ToolFailure(code, f"{operation}: {told}")
+        return ToolFailure(code, f"{operation}: the server does not understand the call: {told}", undone=undone)
+    return ToolFailure(code, f"{operation}: {told}", undone=undone)
 
 
 def failure_of_shape(error: Exception, offer: Offer) -> ToolFailure:
@@ -122,6 +131,7 @@ def failure_of_shape(error: Exception, offer: Offer) -> ToolFailure:
     return ToolFailure(
         ErrorCode.CONTRACT_VIOLATION,
         f"{offer.contract.operation} answered something that is not what it promised: {one_line(str(error))}",
+        undone=False,
     )
 
 

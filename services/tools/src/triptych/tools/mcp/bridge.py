@@ -1,15 +1,18 @@
 """An MCP server as a Tool: built from the pins before the server runs, held to them while it does.
 
 At each listing the server's tools are compared with the pins. What changed compatibly is taken over and
-announced; what broke is quarantined, with the difference, until somebody accepts it. A tool that is
+announced; what broke is quarantined, with the difference, until somebody accepts it. Other words (a title, a
+description, a hint) are told, never shown to a model, and quarantine an operation that writes. A tool that is
 new on the server is not offered: nobody has allowed it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,14 +27,14 @@ from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.call import Call, Resources
-from triptych.tools.drift import differences
+from triptych.tools.drift import differences, quoted
 from triptych.tools.failure import ToolFailure
 from triptych.tools.mcp.answers import data_of, failure_of_error, failure_of_result, failure_of_shape
 from triptych.tools.mcp.connection import Connection, NotConnectedError
 from triptych.tools.mcp.contracts import Offer, offers
-from triptych.tools.mcp.listing import ask
+from triptych.tools.mcp.listing import Listing, ask
 from triptych.tools.mcp.options import McpOptions
-from triptych.tools.mcp.pins import PinnedTool, Pins
+from triptych.tools.mcp.pins import LeftOut, Pins
 from triptych.tools.mcp.transport import transport_of
 from triptych.tools.operation import Operation
 from triptych.tools.origin import Origin
@@ -52,19 +55,25 @@ def tool(source: Source) -> Tool:
     """
     options = source.read(McpOptions)
     file = source.path(options.pins)
-    made = _made(source, options, file, Pins.load(file))
+    bridge = _Bridge(source, options, _offered(source, options, file, Pins.load(file)))
+    made = bridge.tool
 
     async def fetch() -> bytes:
         return (await ask(source, options)).text().encode()
 
     def build(raw: bytes) -> Tool:
-        return _made(source, options, file, codec.read(Pins, raw, limits=codec.DOCUMENT))
+        return _Bridge(
+            source, options, _offered(source, options, file, codec.read(Pins, raw, limits=codec.DOCUMENT))
+        ).tool
 
-    made.origin = Origin(file, fetch, build, is_watched=True)
+    def reload(raw: bytes) -> None:
+        bridge.accept(_offered(source, options, file, codec.read(Pins, raw, limits=codec.DOCUMENT)))
+
+    made.origin = Origin(file, fetch, build, is_watched=True, reload=reload)
     return made
 
 
-def _made(source: Source, options: McpOptions, file: Path, pins: Pins) -> Tool:
+def _offered(source: Source, options: McpOptions, file: Path, pins: Pins) -> list[Offer]:
     offered, left_out = offers(source.name, pins.tools, options)
     if not offered:
         why = "; ".join(f"{each.name}: {each.why}" for each in left_out)
@@ -74,7 +83,7 @@ def _made(source: Source, options: McpOptions, file: Path, pins: Pins) -> Tool:
         raise ConfigurationError(
             f"tools.{source.name}.options.operations: the server has no {', '.join(sorted(unknown))}"
         )
-    return _Bridge(source, options, offered).tool
+    return offered
 
 
 class _Bridge:
@@ -85,6 +94,7 @@ class _Bridge:
         self._pinned = {offer.contract.operation: offer for offer in pinned}
         self._log: Logger = structlog.get_logger().bind(tool=source.name)
         self._listed: Mapping[str, Offer] = self._pinned
+        self._left_out: tuple[LeftOut, ...] = ()
         self.tool = Tool(source.name, lifespan=self._lifespan, concurrency=options.concurrency)
         for offer in pinned:
             self.tool.add(self._operation(offer))
@@ -99,7 +109,8 @@ class _Bridge:
         async def perform(arguments: dict[str, Json], call: Call[Connection]) -> Json:
             return await self._perform(offer, arguments, call)
 
-        return Operation(offer.contract, perform, may_be_empty=offer.contract.effect is Effect.READ)
+        is_read = offer.contract.effect is Effect.READ
+        return Operation(offer.contract, perform, may_be_empty=is_read, facts={} if is_read else words_of(offer))
 
     async def _perform(self, offer: Offer, arguments: dict[str, Json], call: Call[Connection]) -> Json:
         try:
@@ -110,6 +121,7 @@ class _Bridge:
                 f"the MCP server of {self._source.name} is not there: {error.why}",
                 retry_after_ms=error.retry_after_ms,
                 undone=True,
+                postponed="breaker",
             ) from None
         if offer.key_argument is not None:
             arguments = {**arguments, offer.key_argument: call.idempotency_key}
@@ -130,31 +142,79 @@ class _Bridge:
         data = data_of(result, offer)
         return {"text": "", "attachments": []} if data is None and offer.contract.effect is not Effect.READ else data
 
-    def _compare(self, tools: Sequence[PinnedTool]) -> None:
+    def accept(self, accepted: Sequence[Offer]) -> None:
+        """Take over what somebody has accepted: it is what the server is held to from now on."""
+        before, self._pinned = self._pinned, {offer.contract.operation: offer for offer in accepted}
+        for name, offer in self._pinned.items():
+            if name in self.tool.operations and before.get(name) != offer:
+                self.tool.operations[name] = self._operation(offer)
+                self.tool.changed.set()
+                self._log.info("an accepted contract was taken over", operation=name)
+        self._hold()
+
+    def _compare(self, listing: Listing) -> None:
         """Hold what the server offers now against the pins."""
-        now, _ = offers(self._source.name, tools, self._options)
+        now, _ = offers(self._source.name, listing.tools, self._options)
         self._listed = {offer.contract.operation: offer for offer in now}
-        for name, pinned in self._pinned.items():
-            offer = self._listed.get(name)
-            if offer is None:
-                self._refuse(pinned, ["the server does not offer it any more"])
-            elif broken := differences(pinned.contract, offer.contract):
-                self._refuse(pinned, broken)
-            else:
-                self._offer(offer)
+        if listing.left_out and listing.left_out != self._left_out:
+            told = {each.name: each.why for each in listing.left_out}
+            self._log.warning("the MCP server lists tools that cannot be offered", left_out=told)
+        self._left_out = listing.left_out
+        self._hold()
         if new := sorted(self._listed.keys() - self._pinned.keys()):
             self._log.info("the MCP server offers more than was added; add it again to allow it", operations=new)
 
-    def _offer(self, offer: Offer) -> None:
-        name = offer.contract.operation
-        self.tool.quarantined.pop(name, None)
-        if self.tool.operations[name].contract != offer.contract:
-            self._log.info("a compatible change of a contract was taken over", operation=name)
-            self.tool.replace(self._operation(offer))
+    def _hold(self) -> None:
+        for name in self.tool.operations:
+            pinned, offer = self._pinned.get(name), self._listed.get(name)
+            if pinned is None:
+                self._refuse(name, ["it is not accepted any more"])
+            elif offer is None:
+                self._refuse(name, ["the server does not offer it any more"])
+            else:
+                self._settle(name, pinned, offer)
+        self.tool.compared.set()
 
-    def _refuse(self, pinned: Offer, broken: Sequence[str]) -> None:
-        self._log.error("the MCP server broke a contract", operation=pinned.contract.operation, differences=broken)
-        self.tool.quarantined[pinned.contract.operation] = "; ".join(broken)
+    def _settle(self, name: str, pinned: Offer, offer: Offer) -> None:
+        broken = differences(pinned.contract, offer.contract)
+        words = rewordings_of(pinned, offer)
+        if broken or (words and pinned.contract.effect is not Effect.READ):
+            self._refuse(name, [*broken, *words])
+            return
+        self.tool.quarantined.pop(name, None)
+        self.tool.reworded.pop(name, None)
+        if words:
+            self.tool.reworded[name] = "; ".join(words)
+            self._log.warning("the MCP server describes an operation otherwise", operation=name, differences=words)
+        # The words that were accepted stay: a model reads no others.
+        kept = offer.contract.model_copy(update={"description": pinned.contract.description})
+        if self.tool.operations[name].contract != kept:
+            self._log.info("a compatible change of a contract was taken over", operation=name)
+            self.tool.replace(self._operation(replace(offer, contract=kept)))
+
+    def _refuse(self, name: str, broken: Sequence[str]) -> None:
+        told = "; ".join(broken)
+        if self.tool.quarantined.get(name) != told:
+            self._log.error("the MCP server broke a contract", operation=name, differences=broken)
+        self.tool.quarantined[name] = told
+
+
+def words_of(offer: Offer) -> dict[str, str]:
+    """What a server says of a tool to models, and of its effect."""
+    tool = offer.tool
+    hints = tool.annotations.model_dump(exclude_none=True) if tool.annotations else {}
+    return {
+        "title": quoted(tool.title or ""),
+        "description": quoted(tool.description or ""),
+        "hints": ", ".join(f"{name} {value}" for name, value in sorted(hints.items())) or "none",
+        "words": hashlib.sha256(f"{tool.title}\0{tool.description}".encode()).hexdigest()[:12],
+    }
+
+
+def rewordings_of(old: Offer, new: Offer) -> list[str]:
+    """What a server says otherwise than it did when the tool was accepted."""
+    before, now = words_of(old), words_of(new)
+    return [f"{name}: it was {before[name]} and is {now[name]}" for name in before if before[name] != now[name]]
 
 
 def _meta(call: Call[Any]) -> types.RequestParamsMeta:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from mcp import Client, MCPError, types
@@ -15,16 +15,20 @@ from mcp.client.subscriptions import SubscriptionLost
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
 from triptych.kernel.log import Logger
-from triptych.tools.mcp.listing import CLIENT, CONNECT_WITHIN_S, list_tools, told
-from triptych.tools.mcp.pins import PinnedTool
+from triptych.tools.mcp.listing import CLIENT, CONNECT_WITHIN_S, Listing, list_tools, told
+from triptych.tools.mcp.stdio import Said
 from triptych.tools.mcp.transport import Transport, watched
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
 STABLE_AFTER_S = 30.0
 CLOSE_WITHIN_S = 8.0
 RELISTEN_AFTER_S = 5.0
+LIST_EVERY_S, LIST_IN_A_ROW_MAX = 1.0, 5
+"""A server that says all the time that its tools have changed is asked for them this often, after so many times."""
+START_TAKES_S = 1.0
+"""After the next try has begun; a call that comes back sooner would come for nothing."""
 
-Listed = Callable[[Sequence[PinnedTool]], None]
+Listed = Callable[[Listing], None]
 
 
 class NotConnectedError(Exception):
@@ -41,13 +45,15 @@ class Connection:
     def __init__(self, transport: Transport, listed: Listed, log: Logger) -> None:
         """`listed` is told the server's tools at each connection and at each change."""
         self._transport, self._listed, self._log = transport, listed, log
+        self._said = Said(log)
         self._client: Client | None = None
         self._why = "it has not been started yet"
-        self._next_try_at = 0.0
+        self._next_try_at = self._listed_at = 0.0
         self._tried = asyncio.Event()
         self._closing = asyncio.Event()
         self._wake = asyncio.Event()
         self._is_lost = False
+        self._in_a_row = 0
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Connection]:
@@ -72,8 +78,8 @@ class Connection:
             NotConnectedError: the server is gone; says when it is tried again.
         """
         if self._client is None:
-            left_s = max(0.0, self._next_try_at - time.monotonic())
-            raise NotConnectedError(int(left_s * 1_000) + 1, self._why)
+            left_s = self._next_try_at + START_TAKES_S - time.monotonic()
+            raise NotConnectedError(int(max(left_s, START_TAKES_S) * 1_000), self._why)
         return self._client
 
     def lost(self) -> None:
@@ -89,13 +95,16 @@ class Connection:
         backoff_s = FIRST_BACKOFF_S
         while not self._closing.is_set():
             began = time.monotonic()
+            self._said.last = ""
             try:
                 await self._connected()
                 self._why = "its connection ended"
-            except Exception as error:  # noqa: BLE001 - a server can fail in any way, and is then tried again
+            except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - it can fail in any way, and is then tried again
                 self._why = told(error)
             finally:
                 self._client = None
+            if self._said.last:
+                self._why += f" ({self._said.last})"
             if time.monotonic() - began > STABLE_AFTER_S:
                 backoff_s = FIRST_BACKOFF_S
             self._next_try_at = time.monotonic() + backoff_s
@@ -126,15 +135,27 @@ class Connection:
                     self._wake.clear()
                     if self._is_lost or self._closing.is_set():
                         return
+                    if rests_s := self._rests_s():
+                        with suppress(TimeoutError):
+                            await asyncio.wait_for(self._closing.wait(), rests_s)
+                    if self._is_lost or self._closing.is_set():
+                        return
                     await self._list_again(client, listens)
             finally:
                 self._client = None
                 listening.cancel()
 
+    def _rests_s(self) -> float:
+        """How long to wait before the tools are listed again; a few times in a row, not at all."""
+        since_s = time.monotonic() - self._listed_at
+        self._in_a_row = self._in_a_row + 1 if since_s < LIST_EVERY_S else 0
+        return LIST_EVERY_S - since_s if self._in_a_row > LIST_IN_A_ROW_MAX else 0.0
+
     async def _list_again(self, client: Client, listens: asyncio.Event) -> None:
         """List once it is certain that no change after it is missed."""
         async with asyncio.timeout(CONNECT_WITHIN_S):
             await listens.wait()
+            self._listed_at = time.monotonic()
             self._listed(await list_tools(client))
 
     async def _listen(self, client: Client, listens: asyncio.Event) -> None:
@@ -159,7 +180,7 @@ class Connection:
     def _new_client(self) -> Client:
         # Without callbacks for them, what a server asks of a model or a person is refused, and it is told so before.
         return Client(
-            watched(self._transport(), self.lost),
+            watched(self._transport(self._said), self.lost),
             message_handler=self._heard,
             client_info=CLIENT,
             cache=None,

@@ -13,7 +13,7 @@ from triptych.kernel.json_schema import InvalidSchemaError, JsonSchema
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract, Effect
 from triptych.tools.mcp.options import McpOptions, Override
-from triptych.tools.mcp.pins import PinnedTool
+from triptych.tools.mcp.pins import LeftOut, PinnedTool
 
 NAME_MAX_CHARS = 63
 _HASH_CHARS = 6
@@ -50,22 +50,19 @@ class Offer:
         return self.tool.output_schema is not None
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """One tool of the server that is no operation, and why."""
-
-    name: str
-    why: str
-
-
 def offers(tool: str, pinned: Iterable[PinnedTool], options: McpOptions) -> tuple[list[Offer], list[LeftOut]]:
     """Every tool is in one list or the other, in the order of the server."""
     pinned = list(pinned)
     names = operation_names(each.name for each in pinned)
     offered: list[Offer] = []
     left_out: list[LeftOut] = []
+    seen: set[str] = set()
     for each in pinned:
         name = names[each.name]
+        if name in seen:
+            left_out.append(LeftOut(each.name, "it is listed twice"))
+            continue
+        seen.add(name)
         if options.only and name not in options.only:
             left_out.append(LeftOut(each.name, "not among `only`"))
             continue
@@ -74,6 +71,11 @@ def offers(tool: str, pinned: Iterable[PinnedTool], options: McpOptions) -> tupl
             offered.append(_offer(f"{tool}.{name}", each, override, options.timeout_ms))
         except _Unusable as error:
             left_out.append(LeftOut(each.name, str(error)))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            # Somebody else writes the schemas; one that nobody has foreseen takes no other tool with it.
+            left_out.append(
+                LeftOut(each.name, f"no contract can be made of it ({type(error).__name__}: {error})"[:300])
+            )
     return offered, left_out
 
 

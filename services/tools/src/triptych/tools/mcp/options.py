@@ -33,9 +33,11 @@ class McpOptions(Options):
     command: tuple[str, ...] = ()
     """Starts a server that speaks over its standard input and output."""
     cwd: str = "."
-    """Where it is started."""
+    """Where it is started; in its own home where it cannot be there."""
+    user: str | None = None
+    """Who it runs as, by name or number; nobody where this process is root, else the user of this process."""
     env: tuple[str, ...] = ()
-    """Variables of this process that the server gets too; of the rest it sees only PATH, HOME and the like."""
+    """Variables of this process that the server gets too; of the rest it sees only PATH and LANG."""
     url: HttpUrl | None = None
     """The address of a server that speaks streamable HTTP."""
     url_env: str | None = None
@@ -60,4 +62,6 @@ class McpOptions(Options):
             raise ValueError("token_env and headers_env are for url; a command gets its secrets through env")
         if not self.command and self.env:
             raise ValueError("env is for command; a url gets its secrets through token_env and headers_env")
+        if not self.command and self.user:
+            raise ValueError("user is for command; nothing is started for a url")
         return self

@@ -5,8 +5,9 @@ A person reads and commits this file. The process of a tool only ever reads it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -31,12 +32,20 @@ class Hints(_Form):
 class PinnedTool(_Form):
     """One tool of an MCP server, in the words of the protocol."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1, max_length=200)]
     title: str | None = None
     description: str | None = None
     input_schema: dict[str, Any]
     output_schema: dict[str, Any] | None = None
     annotations: Hints | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """One tool of the server that is no operation, and why."""
+
+    name: str
+    why: str
 
 
 class Server(_Form):
@@ -52,6 +61,8 @@ class Pins(_Form):
 
     server: Server = Server()
     tools: tuple[PinnedTool, ...] = Field(min_length=1)
+    left_out: Annotated[tuple[LeftOut, ...], Field(exclude=True)] = ()
+    """What could not be read when it was listed; it is told and not kept."""
 
     @classmethod
     def load(cls, file: Path) -> Pins:

@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import anyio
-from mcp import StdioServerParameters, stdio_client
 
 from triptych.tools.mcp.options import McpOptions
+from triptych.tools.mcp.stdio import Said, Server, account_of, home_of, stdio
 from triptych.tools.mcp.web import http_transport
+from triptych.tools.redaction import Redactor
 from triptych.tools.source import Source
 
 STACK = "TRIPTYCH_STACK"
 """What the stack marks its processes with."""
 
 Streams = tuple[Any, Any]
-Transport = Callable[[], AbstractAsyncContextManager[Streams]]
+Transport = Callable[[Said], AbstractAsyncContextManager[Streams]]
+"""Opens a connection; what the server says beside it is told."""
 
 
 def secrets_of(source: Source, options: McpOptions) -> dict[str, str]:
@@ -38,22 +40,25 @@ def secrets_of(source: Source, options: McpOptions) -> dict[str, str]:
 
 
 def transport_of(source: Source, options: McpOptions) -> Transport:
-    """How the server is reached. Raises ConfigurationError when a secret is missing."""
+    """How the server is reached. Raises ConfigurationError when a secret is missing, or its user."""
     secrets = secrets_of(source, options)
     if not options.command:
         headers = {name: secrets[variable] for name, variable in options.headers_env.items()}
         if options.token_env:
             headers["Authorization"] = f"Bearer {secrets[options.token_env]}"
         url = source.secret(options.url_env).get_secret_value() if options.url_env else str(options.url)
-        return lambda: http_transport(url, headers)
+        return lambda _said: http_transport(url, headers)
     command, *arguments = options.command
-    server = StdioServerParameters(
-        command=_found(command),
-        args=arguments,
-        env={name: secrets[name] for name in options.env} | _marks(),
+    account = account_of(options.user)
+    server = Server(
+        command=(_found(command), *arguments),
         cwd=source.path(options.cwd),
+        environment={name: secrets[name] for name in options.env} | _marks(),
+        account=account,
+        home=home_of(source.name, source.directory, account),
+        clean=Redactor(source.secrets).masked,
     )
-    return lambda: stdio_client(server, sys.stderr)
+    return lambda said: stdio(server, said)
 
 
 def _found(command: str) -> str:

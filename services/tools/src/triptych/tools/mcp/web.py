@@ -1,13 +1,15 @@
 """The HTTP side of an MCP server: secrets as headers, and statuses and broken connections that stay visible.
 
 The SDK tells a caller only that there was an error response, and one refused connection ends everything
-that is under way. Here each request gets an answer of its own in JSON-RPC, with the status in it.
+that is under way. Here each request gets an answer of its own in JSON-RPC, with the status in it, and what comes is
+bounded and read by our codec first.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
@@ -15,16 +17,24 @@ from mcp import types
 from mcp.client.streamable_http import streamable_http_client
 
 from triptych.schemas import codec
+from triptych.schemas.codec import InvalidJson
 from triptych.tools.http import retry_after_ms
 from triptych.tools.mcp.answers import HTTP_STATUS, RETRY_AFTER_MS
+from triptych.tools.mcp.wire import ANSWER_MAX_BYTES, UNREADABLE, UnreadableError, error_of, is_answer, read
+from triptych.tools.rest.answer import ERROR_MAX_BYTES
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 600.0
 """Longer than any call may take; the runtime's own limit comes first."""
+STREAM_MAX_BYTES = 16 * ANSWER_MAX_BYTES
+"""Of everything that a server says while it works on one request."""
 
 SESSION = "mcp-session-id"
-_ERRORS_FROM = 400
-_NOT_FOUND = 404
+_OK, _ACCEPTED, _REDIRECTS_FROM, _ERRORS_FROM, _NOT_FOUND = 200, 202, 300, 400, 404
+_KEEPS_METHOD = frozenset({307, 308})
+_CALL = "tools/call"
+_PLAIN = frozenset({"", "identity"})
+_JSON, _EVENTS = "application/json", "text/event-stream"
 
 
 @asynccontextmanager
@@ -33,52 +43,245 @@ async def http_transport(url: str, headers: Mapping[str, str]) -> AsyncIterator[
     timeout = httpx2.Timeout(CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
     transport = _Visible(httpx2.AsyncHTTPTransport())
     async with (
-        httpx2.AsyncClient(headers=dict(headers), timeout=timeout, transport=transport) as client,
-        streamable_http_client(url, http_client=client) as streams,
+        httpx2.AsyncClient(
+            headers={**headers, "accept-encoding": "identity"}, timeout=timeout, transport=transport
+        ) as client,
+        streamable_http_client(url, http_client=client, max_sse_event_size=None) as streams,
     ):
         yield streams
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a POST asks."""
+
+    id: str | int | None
+    method: str | None
+
+
 class _Visible(httpx2.AsyncBaseTransport):
-    """Answers a failed request in JSON-RPC."""
+    """Answers a failed request in JSON-RPC, and lets through only what can be read."""
 
     def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
         self._inner = inner
+        self._moved: dict[httpx2.URL, httpx2.URL] = {}
+        """Where an address has sent a request that changes nothing: calls go there at once."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.method != "POST":
-            return await self._inner.handle_async_request(request)
+            return _watched(await self._inner.handle_async_request(request), _Asked(None, None))
+        asked = _asked(request.content)
+        if asked.method == _CALL and (target := self._moved.get(request.url)) is not None:
+            request.url = target
         try:
             response = await self._inner.handle_async_request(request)
         except httpx2.TransportError as error:
             return _error(503, types.CONNECTION_CLOSED, f"the server cannot be reached ({type(error).__name__})")
-        if response.status_code < _ERRORS_FROM or await _is_json_rpc(response):
-            return response
+        if response.status_code >= _REDIRECTS_FROM:
+            return await self._told(request, response, asked)
+        if _type_of(response) == _JSON and asked.id is not None:
+            return await _whole(response, asked)
+        return _watched(response, asked)
+
+    async def _told(self, request: httpx2.Request, response: httpx2.Response, asked: _Asked) -> httpx2.Response:
+        """What the SDK hears of a redirect or an error."""
+        status = response.status_code
+        if status < _ERRORS_FROM and asked.method != _CALL:
+            target = request.url.join(response.headers.get("location", ""))
+            if status in _KEEPS_METHOD and _origin(target) == _origin(request.url):
+                self._moved[request.url] = target
+            return _watched(response, asked)
+        if status >= _ERRORS_FROM and (body := await _json_rpc(response)) is not None:
+            return _answer(status, body)
+        location = response.headers.get("location") if status < _ERRORS_FROM else None
         await response.aclose()
-        if response.status_code == _NOT_FOUND and SESSION in request.headers:
+        if status == _NOT_FOUND and SESSION in request.headers:
             return _error(_NOT_FOUND, types.CONNECTION_CLOSED, "the server has forgotten this session")
-        data = {
-            HTTP_STATUS: response.status_code,
-            RETRY_AFTER_MS: retry_after_ms(response.headers.get("retry-after")),
-        }
-        return _error(
-            response.status_code, types.INTERNAL_ERROR, f"the server answered HTTP {response.status_code}", data
-        )
+        data = {HTTP_STATUS: status, RETRY_AFTER_MS: retry_after_ms(response.headers.get("retry-after"))}
+        where = f" and names {location[:200]}" if location else ""
+        # The status stands in the data; the SDK would follow a redirect, and make the call once more.
+        shown = status if status >= _ERRORS_FROM else 502
+        return _error(shown, types.INTERNAL_ERROR, f"the MCP server answered HTTP {status}{where}", data)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
 
 
-async def _is_json_rpc(response: httpx2.Response) -> bool:
-    if not response.headers.get("content-type", "").startswith("application/json"):
-        return False
+def _asked(content: bytes) -> _Asked:
     try:
-        body = codec.decode(await response.aread())
-    except codec.InvalidJson:
-        return False
-    return isinstance(body, dict) and "jsonrpc" in body
+        body = codec.decode(content)
+    except InvalidJson:
+        return _Asked(None, None)
+    if not isinstance(body, dict):
+        return _Asked(None, None)
+    request_id, method = body.get("id"), body.get("method")
+    return _Asked(
+        request_id if isinstance(request_id, str | int) else None, method if isinstance(method, str) else None
+    )
 
 
-def _error(status: int, code: int, message: str, data: dict[str, Any] | None = None) -> httpx2.Response:
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _type_of(response: httpx2.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+
+def _is_plain(response: httpx2.Response) -> bool:
+    """Whether its bytes are as they were sent: a few of them could swell to any size."""
+    return str(response.headers.get("content-encoding", "")).strip().lower() in _PLAIN
+
+
+async def _bytes(response: httpx2.Response, max_bytes: int) -> bytes | None:
+    """The whole body, or None when there is more of it, or it is packed."""
+    body = bytearray()
+    try:
+        if not _is_plain(response):
+            return None
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > max_bytes:
+                return None
+    finally:
+        await response.aclose()
+    return bytes(body)
+
+
+async def _json_rpc(response: httpx2.Response) -> bytes | None:
+    """The body of an error response, where it is an answer in JSON-RPC."""
+    if _type_of(response) != _JSON:
+        return None
+    body = await _bytes(response, ERROR_MAX_BYTES)
+    try:
+        value = None if body is None else codec.decode(body)
+    except InvalidJson:
+        return None
+    return codec.encode(value) if isinstance(value, dict) and "jsonrpc" in value else None
+
+
+async def _whole(response: httpx2.Response, asked: _Asked) -> httpx2.Response:
+    """An answer that comes in one piece."""
+    try:
+        body = await _bytes(response, ANSWER_MAX_BYTES)
+    except httpx2.TransportError as error:
+        return _error(
+            _OK,
+            types.CONNECTION_CLOSED,
+            f"the server broke off its answer ({type(error).__name__})",
+            request_id=asked.id,
+        )
+    if body is None:
+        return _answer(_OK, _unreadable(asked, f"it has more than {ANSWER_MAX_BYTES} bytes, or is packed"))
+    return _answer(_OK, _checked(body, asked), response.headers.get(SESSION))
+
+
+def _checked(body: bytes, asked: _Asked) -> bytes:
+    """A message as the SDK may read it, or an error in its place."""
+    try:
+        return _encoded(_read(body, asked))
+    except (UnreadableError, InvalidJson) as error:
+        return _unreadable(asked, str(error))
+
+
+def _read(body: bytes, asked: _Asked) -> Any:
+    message = read(body, asked.method)
+    if asked.id is not None and is_answer(message) and message.id is not None and str(message.id) != str(asked.id):
+        raise UnreadableError("it answers another request")
+    return message
+
+
+def _encoded(message: Any) -> bytes:
+    return codec.encode(message.model_dump(mode="json", by_alias=True, exclude_unset=True))
+
+
+def _unreadable(asked: _Asked, why: str) -> bytes:
+    return _encoded(error_of(asked.id if asked.id is not None else 0, UNREADABLE, why))
+
+
+def _watched(response: httpx2.Response, asked: _Asked) -> httpx2.Response:
+    """The response with its stream in bounds: events one by one, anything else cut."""
+    is_stream = _type_of(response) == _EVENTS and _is_plain(response)
+    response.stream = _Events(response.stream, asked) if is_stream else _Cut(response.stream)
+    return response
+
+
+class _Cut(httpx2.AsyncByteStream):
+    """A body that nobody needs much of."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = ERROR_MAX_BYTES
+        async for part in self._inner:
+            left -= len(part)
+            if left < 0:
+                raise httpx2.ReadError(f"the server sends more than {ERROR_MAX_BYTES} bytes")
+            yield part
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _Events(httpx2.AsyncByteStream):
+    """Server-sent events, each of them in bounds and readable."""
+
+    def __init__(self, inner: Any, asked: _Asked) -> None:
+        self._inner, self._asked = inner, asked
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        event, size, total = bytearray(), 0, 0
+        rest = b""
+        async for part in self._inner:
+            total += len(part)
+            lines = (rest + part).replace(b"\r\n", b"\n").split(b"\n")
+            rest = lines.pop()
+            for line in lines:
+                event += line + b"\n"
+                if not line:
+                    yield self._event(bytes(event))
+                    event.clear()
+            size = len(event) + len(rest)
+            is_too_much = size > ANSWER_MAX_BYTES or (self._asked.id is not None and total > STREAM_MAX_BYTES)
+            if is_too_much:
+                yield _event_of(_unreadable(self._asked, f"it has more than {ANSWER_MAX_BYTES} bytes"))
+                return
+        if event or rest:
+            yield self._event(bytes(event) + rest + b"\n\n")
+
+    def _event(self, event: bytes) -> bytes:
+        """The event as the SDK may read it; one that answers nobody and cannot be read is left out."""
+        fields = [line.partition(b":") for line in event.split(b"\n") if line]
+        data = b"\n".join(value.removeprefix(b" ") for name, _, value in fields if name == b"data")
+        if not data:
+            return event
+        others = b"".join(name + b":" + value + b"\n" for name, _, value in fields if name not in {b"data", b""})
+        try:
+            message = _read(data, self._asked)
+        except UnreadableError as error:
+            if self._asked.id is None:
+                return others + b"\n"
+            return others + _event_of(_unreadable(self._asked, error.why))
+        if self._asked.id is None and is_answer(message):
+            return others + b"\n"
+        return others + _event_of(_encoded(message))
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _event_of(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
+
+
+def _answer(status: int, body: bytes, session: str | None = None) -> httpx2.Response:
+    headers = {"content-type": _JSON} | ({SESSION: session} if session else {})
+    return httpx2.Response(status, content=body, headers=headers)
+
+
+def _error(
+    status: int, code: int, message: str, data: Mapping[str, Any] | None = None, *, request_id: str | int | None = None
+) -> httpx2.Response:
     error = {"code": code, "message": message} | ({"data": data} if data else {})
-    return httpx2.Response(status, json={"jsonrpc": "2.0", "id": None, "error": error})
+    return httpx2.Response(status, json={"jsonrpc": "2.0", "id": request_id, "error": error})
