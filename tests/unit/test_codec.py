@@ -8,6 +8,7 @@ import time
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -15,8 +16,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from triptych.kernel.models.prompts import user_message
-from triptych.schemas import Effect, Reason, Task
-from triptych.schemas.codec import MAX_DEPTH, MAX_DIGITS, InvalidJson, Limits, check, decode, encode, encode_text, read
+from triptych.schemas import Effect, Reason, Result, Task
+from triptych.schemas.codec import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    InvalidJson,
+    Limits,
+    check,
+    decode,
+    encode,
+    encode_text,
+    for_jsonb,
+    read,
+)
 from triptych.tools import Tool
 from triptych.tools.ledger import arguments_hash
 from triptych.tools.testing import request_for
@@ -242,6 +254,42 @@ def test_time_grows_as_the_text_does(piece):
 
 
 HUGE = 10**25
+
+
+@pytest.mark.parametrize("message", [Result.ok({"x": math.nan}), Task(playbook="p", input={"x": -math.inf})])
+def test_a_message_with_what_is_not_a_number_is_not_written_as_null(message):
+    with pytest.raises(InvalidJson, match="is not a JSON number"):
+        message.to_bytes()
+
+
+def test_a_message_that_is_nested_too_deep_or_holds_half_a_character_says_where():
+    with pytest.raises(InvalidJson, match=r"nested deeper than 254 levels \(at /data/0/0/"):
+        Result.ok(json.loads(nested(300))).to_bytes()
+    with pytest.raises(InvalidJson, match=r"half of a surrogate pair; .* \(at /data/a\)"):
+        Result.ok({"a": "\ud83d"}).to_bytes()
+
+
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "e+"])
+def test_words_that_look_like_numbers_are_words(name):
+    task = Task(playbook="p", input={name: [name, 1e22]})
+    assert read(Task, task.to_bytes()) == task
+    assert decode(for_jsonb(task.to_bytes()))["input"] == {name: [name, 1e22]}
+
+
+def test_zero_has_one_hash_whatever_its_sign_and_a_text_is_no_number():
+    made = Tool("desk")
+
+    @made.operation(effect=Effect.IDEMPOTENT)
+    async def pay(amount: Any) -> int:
+        """Pays."""
+        return amount
+
+    def hashed(amount):
+        return arguments_hash(request_for(made, "pay", {"amount": amount}))
+
+    assert hashed([-0.0, {"a": -0.0}]) == hashed([0.0, {"a": 0.0}])
+    assert hashed("-0.0") != hashed("0.0")
+    assert hashed(-0.05) != hashed(0.05)
 
 
 def test_a_model_is_told_of_a_task_with_an_integer_beyond_64_bits():

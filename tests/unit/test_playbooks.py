@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from triptych.kernel.playbooks import PlaybookErrors, Problem, load_playbook, parse_playbook
-from triptych.schemas import FixedPlan
+from triptych.schemas import FixedPlan, Playbook, codec
 
 FILE = Path("support.yaml")
 
@@ -174,3 +174,54 @@ def test_what_stands_in_and_where_arguments_come_from_are_checked_as_the_planner
 def test_a_circle_through_what_stands_in_or_where_arguments_come_from_is_named(line: str) -> None:
     (problem,) = problems(GOOD.replace("      operation: kb.search\n", f"      operation: kb.search\n      {line}\n"))
     assert "wait for each other" in problem.message
+
+
+NUMBERS = """\
+name: numbers
+goal: x
+input: {type: object}
+tools: [lab.book]
+plan:
+  pattern: fixed
+  steps:
+    - id: b
+      operation: lab.book
+      arguments: {order: %s}
+"""
+
+
+@pytest.mark.parametrize("number", [1180591620717411303424, -(2**63) - 1, 10**999])
+def test_an_integer_of_a_playbook_is_exact_and_so_is_its_version(number: int) -> None:
+    playbook = parse_playbook(NUMBERS % number, FILE)
+    assert isinstance(playbook.plan, FixedPlan)
+    assert playbook.plan.steps[0].arguments == {"order": number}
+    assert playbook.version == parse_playbook(NUMBERS % number, FILE).version
+    assert playbook.version != parse_playbook(NUMBERS % (number + 1), FILE).version
+    assert codec.read(Playbook, playbook.to_bytes()).version == playbook.version
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ('"half \\ud83d"', "half of a surrogate pair"),
+        (".nan", "NaN is not a JSON number"),
+        ("-.inf", "-Infinity is not a JSON number"),
+        ("1" * 1_001, "a number has more than 1,000 digits"),
+    ],
+)
+def test_a_value_that_json_cannot_carry_is_a_finding_with_its_line(value: str, told: str) -> None:
+    (problem,) = problems(NUMBERS % value)
+    assert (problem.line, problem.path) == (10, "plan.steps[0].arguments.order")
+    assert told in problem.message
+
+
+@pytest.mark.parametrize("value", ["1" * 5_000, "0x" + "f" * 5_000, "[" * 1_500 + "]" * 1_500, "1e400"])
+def test_a_value_that_no_reader_takes_is_a_finding(value: str) -> None:
+    assert problems(NUMBERS % value)
+
+
+def test_a_large_double_of_a_playbook_has_the_same_version_after_a_jsonb_column() -> None:
+    playbook = parse_playbook(NUMBERS % "1.0e+22", FILE)
+    stored = codec.for_jsonb(playbook.to_bytes())
+    assert b"10000000000000000000000.0" in stored
+    assert codec.read(Playbook, stored).version == playbook.version

@@ -8,13 +8,14 @@ error is an error.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-Json = Any
-"""A JSON value: null, bool, number, string, list or object. Checked where a schema is known."""
+from triptych.schemas import codec
+
+Json = codec.Json
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 """A name that is safe in a topic, a file name and an expression."""
@@ -49,21 +50,29 @@ def newer(default: object) -> Callable[[object], bool]:
 class Message(BaseModel):
     """A message between services: strict types, unknown fields ignored, immutable."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
     def to_bytes(self) -> bytes:
-        """The JSON encoding that goes on the wire: UTF-8, fields that are None left out."""
-        return self.__pydantic_serializer__.to_json(self, exclude_none=True)
+        """The JSON encoding that goes on the wire: UTF-8, fields that are None left out.
+
+        Raises:
+            InvalidJson: it holds what JSON cannot say.
+        """
+        return codec.written(self.__pydantic_serializer__, self)
 
 
 class Authored(BaseModel):
     """Something that a person or a client wrote: like a message, but unknown fields are errors."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     def to_bytes(self) -> bytes:
-        """The JSON encoding that goes on the wire: UTF-8, fields that are None left out."""
-        return self.__pydantic_serializer__.to_json(self, exclude_none=True)
+        """The JSON encoding that goes on the wire: UTF-8, fields that are None left out.
+
+        Raises:
+            InvalidJson: it holds what JSON cannot say.
+        """
+        return codec.written(self.__pydantic_serializer__, self)
 
 
 class Reason(Message):

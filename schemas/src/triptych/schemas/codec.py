@@ -18,9 +18,10 @@ from typing import Any, Protocol, TypeVar, overload
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, SchemaSerializer, to_json
 
-from triptych.schemas.base import Json
+Json = Any
+"""A JSON value: null, bool, number, string, list or object. Checked where a schema is known."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -233,6 +234,21 @@ def check(value: Json, *, limits: Limits = VALUE) -> None:
         InvalidJson: as in `encode`.
     """
     encode(value, limits=limits)
+
+
+def written(serializer: SchemaSerializer, message: BaseModel) -> bytes:
+    """Write a message as its model says, without fields that are None.
+
+    Raises:
+        InvalidJson: it holds what JSON cannot say, or is nested too deep.
+    """
+    try:
+        text = serializer.to_json(message, exclude_none=True)
+    except PydanticSerializationError:
+        return encode(message.model_dump(exclude_none=True), limits=STORED)  # which says why
+    if b"NaN" in text or b"Infinity" in text:
+        decode(text, limits=STORED, unique_names=False)
+    return text
 
 
 def for_jsonb(written: bytes) -> bytes:

@@ -20,6 +20,7 @@ from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, Worker
 from triptych.kernel.worker.jobs import JobKey, Jobs
 from triptych.kernel.worker.line import Line
 from triptych.kernel.worker.outbox import Finished, Outbox
+from triptych.schemas import codec
 from triptych.schemas.base import Answer, Spend
 from triptych.schemas.result import ErrorCode, ToolError
 
@@ -127,9 +128,20 @@ class Bench(Generic[RequestT]):
         if answer is None:
             self._jobs.let_go((job.request.run_id, job.request.request_id))
             return
+        self._outbox.add(self._finished(job, answer, started_at))
+
+    def _finished(self, job: Job[RequestT], answer: Answer, started_at: datetime) -> Finished:
+        """The answer as it goes out. What cannot be written is told in its place, and stops no other answer."""
         # Nobody else has the answer yet, so it need not be copied, which takes pydantic longer than to make it.
         vars(answer).update(worker=self._instance, started_at=started_at, finished_at=utc_now())
-        self._outbox.add(Finished(job.request, answer, job.traceparent))
+        try:
+            return Finished(job.request, answer, job.traceparent, answer.to_bytes())
+        except codec.InvalidJson as error:
+            self._log.error("an answer is not JSON", request_id=job.request.request_id, error=str(error))
+            message = f"the answer is not JSON: {error}"
+            told = self._failed(job, ErrorCode.CONTRACT_VIOLATION, message, spent=True)
+            vars(told).update(worker=self._instance, started_at=started_at, finished_at=utc_now())
+            return Finished(job.request, told, job.traceparent, told.to_bytes())
 
     def _refusal(self, job: Job[RequestT], now: datetime) -> Answer | None:
         """The answer to a job that must not be executed, or None."""

@@ -38,6 +38,8 @@ class Finished(NamedTuple):
     request: Request
     answer: Answer
     traceparent: str | None
+    encoded: bytes
+    """The answer as it is stored and sent."""
 
     @property
     def key(self) -> JobKey:
@@ -181,7 +183,7 @@ class Outbox:
         return True
 
     def _group(self, finished: Sequence[Finished], overdue: Iterable[JobKey]) -> _Group:
-        group = _Group([one.answer.to_bytes() for one in finished])
+        group = _Group([one.encoded for one in finished])
         for key in overdue:
             if (arrival := self._unrecorded.get(key)) is not None:
                 group.unrecorded[key] = arrival, None

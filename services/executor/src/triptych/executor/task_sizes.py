@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict
 
 from triptych.executor.unreadable import Sender, sender_of
-from triptych.schemas import TASK_MAX_BYTES, Playbook
+from triptych.schemas import TASK_MAX_BYTES, Playbook, codec
 
 HEAD_BYTES = 65_536
 """So much of a task that is too large is read first, to learn whose it is."""
@@ -59,7 +59,7 @@ def sender(body: bytes) -> Sender:
     if told.task_id or len(body) > TASK_MAX_BYTES:
         return told
     try:
-        names = _Names.model_validate_json(body)
+        names = codec.read(_Names, body)
     except ValueError:
         return told
     return Sender(names.task_id, names.tenant, names.playbook)

@@ -232,10 +232,10 @@ class PostgresCallbacks:
             worker=self._service_settings.instance,
             finished_at=utc_now(),
         )
-        finished = Finished(request, answer, None)
+        encoded = answer.to_bytes()
+        finished = Finished(request, answer, None, encoded)
         if self._ledger.concerns(finished):
             await self._ledger.settle(connection, [finished])
-        encoded = answer.to_bytes()
         key = (request.run_id, request.request_id)
         if not await connection.fetchval(self._sql["answer"], *key, jobs.lease, encoded):
             return None

@@ -18,6 +18,7 @@ from triptych.kernel import failpoints
 from triptych.kernel.database import Queries
 from triptych.kernel.worker import Connection, Finished, JobAttempt
 from triptych.schemas import codec
+from triptych.schemas.base import Json
 from triptych.schemas.result import Result, ResultStatus
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools.failure import DONE, EFFECT, NO_EFFECT
@@ -102,7 +103,22 @@ class PostgresLedger:
 
 def arguments_hash(request: CallRequest) -> str:
     """A content hash: the same key must always come with the same arguments."""
-    return hashlib.sha256(codec.encode(request.arguments, sort_keys=True)).hexdigest()
+    written = codec.encode(request.arguments, sort_keys=True)
+    if b"-0.0" in written:  # the journal forgets the sign of zero
+        written = codec.encode(_without_minus_zero(request.arguments), sort_keys=True)
+    return hashlib.sha256(written).hexdigest()
+
+
+def _without_minus_zero(value: Json) -> Json:
+    match value:
+        case float():
+            return value + 0.0
+        case list():
+            return [_without_minus_zero(each) for each in value]
+        case dict():
+            return {name: _without_minus_zero(each) for name, each in value.items()}
+        case _:
+            return value
 
 
 def _outcome(finished: Finished) -> tuple[object, str, str, bytes | None] | None:

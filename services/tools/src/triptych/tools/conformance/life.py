@@ -87,7 +87,7 @@ async def _live(life: Life) -> None:
         answer = await worker_of(tool, state, own_settings, ledger).execute(request, attempt)
         took_s = time.monotonic() - began
         assert answer is not None  # noqa: S101 - nobody calls back here, so nothing is parked
-        await _settle(jobs, ledger, Finished(request, answer, None))
+        await _settle(jobs, ledger, Finished(request, answer, None, answer.to_bytes()))
         _write(life, answer.to_bytes(), took_s)
 
 
