@@ -91,7 +91,7 @@ class Trust:
         """Plans that were found good for a playbook, by their identity: the same plan is that of thousands of runs."""
 
     def believed(self, run: Run, answer: AnyAnswer, source: str | None) -> AnyAnswer | None:
-        """The answer as the run may hear it; None when no open request is answered.
+        """The answer as the run may hear it; None when it answers no request that is open, or was when the run ended.
 
         `source` is who says that it has sent it, if anybody says so.
 
@@ -101,7 +101,7 @@ class Trust:
         """
         if answer.tenant != run.tenant:
             raise MisdirectedRecord(f"run {run.run_id} is not of tenant {answer.tenant}")
-        request = run.requests.get(answer.request_id)
+        request = run.requests.get(answer.request_id) or run.left_open.get(answer.request_id)
         if request is None:
             return None
         if request.ask not in _KINDS[type(answer)]:
