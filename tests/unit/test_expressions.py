@@ -330,3 +330,31 @@ def test_what_a_template_puts_in_may_be_as_deep_as_any_value_and_no_deeper():
 def test_an_expression_never_gives_what_is_not_a_number(expression):
     with pytest.raises(ExpressionError):
         expressions.render("${{ " + expression + " }}", {})
+
+
+@pytest.mark.parametrize(
+    ("expression", "written"),
+    [
+        ("steps.find-order.data.state", 'steps["find-order"]'),
+        ("steps.find-item.data.state", 'steps["find-item"]'),
+        ("steps.find-the-order-2.data", 'steps["find-the-order-2"]'),
+        ("input.order-id == 1", 'input["order-id"]'),
+        ("steps.find.data.order-id", 'data["order-id"]'),
+        ("steps.in.data.state", 'steps["in"]'),
+        ("input.in", 'input["in"]'),
+    ],
+)
+def test_a_name_that_the_language_reads_otherwise_is_refused_with_how_to_write_it(
+    expression: str, written: str
+) -> None:
+    with pytest.raises(ExpressionError) as caught:
+        expressions.check(expression, frozenset({"input", "steps", "item", "index"}))
+    assert written.partition("[")[1] + written.partition("[")[2] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["input.a - input.b", "input.a-input.b", "input.a-1", "steps.a.data.n - 1", 'steps["find-order"].data["order-id"]'],
+)
+def test_a_subtraction_stays_one(expression: str) -> None:
+    expressions.check(expression)

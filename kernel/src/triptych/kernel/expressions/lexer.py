@@ -30,6 +30,7 @@ OPERAND: Final = "operand_"
 """How the variables of a flattened expression are called."""
 
 _MACROS = frozenset({"all", "exists", "exists_one", "filter", "map"})
+_WORDS = frozenset({"false", "in", "null", "true"})
 _TOKEN = re.compile(
     r"""
       (?P<skip>\s+|//[^\n]*)
@@ -177,6 +178,33 @@ def flattened(expression: str, tokens: Sequence[Token]) -> tuple[str, dict[str, 
         parts += expression[at : tokens[start].start], names.setdefault(path, f"{OPERAND}{len(names)}")
         at = tokens[end - 1].start + len(tokens[end - 1].text)
     return "".join((*parts, expression[at:])), {name: path for path, name in names.items()}
+
+
+def misread_name(tokens: Sequence[Token], at: int | None = None) -> tuple[str, int] | None:
+    """A name that the language reads otherwise, as it must be written, and where it stands.
+
+    A name with a hyphen is a subtraction, and a word of the language is no name. What follows `steps.` is looked at
+    anywhere, other names only where something is wrong: at the token that stands at the offset `at`.
+    """
+    for index, token in enumerate(tokens[2:], 2):
+        if tokens[index - 1].text != ".":
+            continue
+        if token.text in _WORDS:
+            return f'["{token.text}"]', token.start
+        end = index
+        while end + 2 < len(tokens) and _is_joined(tokens[end : end + 3]):
+            end += 2
+        is_step = tokens[index - 2].text == "steps"
+        if end > index and (is_step or any(each.start == at for each in tokens[index : end + 1])):
+            return f'["{"".join(each.text for each in tokens[index : end + 1])}"]', token.start
+    return None
+
+
+def _is_joined(tokens: Sequence[Token]) -> bool:
+    """Whether these are a name, a hyphen and more of a name, with nothing between them."""
+    name, hyphen, more = tokens
+    has_no_space = name.start + len(name.text) == hyphen.start and hyphen.start + 1 == more.start
+    return hyphen.text == "-" and more.kind in {"name", "number"} and has_no_space
 
 
 def _paths(tokens: Sequence[Token], known: Collection[str]) -> Iterator[tuple[int, int]]:

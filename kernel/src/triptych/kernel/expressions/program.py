@@ -27,6 +27,7 @@ from triptych.kernel.expressions.lexer import (
     Token,
     flattened,
     macros_of,
+    misread_name,
     operands_of,
     step_names,
     tokens_of,
@@ -81,7 +82,9 @@ def check(expression: str, variables: frozenset[str] = VARIABLES) -> None:
     unknown = _compile(expression).variables - variables
     if unknown:
         name = min(unknown)
-        at = next((token.start for token in tokens_of(expression) if token.text == name), None)
+        tokens = tokens_of(expression)
+        at = next((token.start for token in tokens if token.text == name), None)
+        _refuse_misread(expression, tokens, at)
         raise ExpressionError(expression, f"there is no variable `{name}` here; use {_either(variables)}", at)
 
 
@@ -119,6 +122,7 @@ def references_of(expression: str | None) -> set[str]:
 @lru_cache(maxsize=MAX_CACHED)
 def _compile(expression: str) -> _Compiled:
     tokens = tokens_of(expression)
+    _refuse_misread(expression, tokens)
     source, pattern_us_per_char = with_own_matches(expression, tokens)
     try:
         program = cel.compile(source)
@@ -138,6 +142,12 @@ def _compile(expression: str) -> _Compiled:
         flat=flat,
         path=_path(flat),
     )
+
+
+def _refuse_misread(expression: str, tokens: Sequence[Token], at: int | None = None) -> None:
+    if (misread := misread_name(tokens, at)) is not None:
+        written, start = misread
+        raise ExpressionError(expression, f"write this name in brackets and quotes, without the dot: {written}", start)
 
 
 def _flat(expression: str, tokens: Sequence[Token]) -> _Flat | None:

@@ -24,6 +24,7 @@ from triptych.kernel.errors import TriptychError
 from triptych.schemas import ErrorCode, Json, Spend, ToolError
 
 MAX_EXCERPT_CHARS = 300
+_LOOKED_AT_MAX_CHARS = 4_000
 _KEY_LIKE = re.compile(r"\b(?:sk|pk)-[\w*-]{6,}|\bBearer\s+\S+|\b[\w-]{32,}\b")
 
 _STATUS = {
@@ -133,4 +134,4 @@ def _excerpt(error: ModelHTTPError) -> str:
     said = body.get("message") if isinstance(body, dict) else None
     if not isinstance(said, str) or not said.strip():
         return ""
-    return f": {_KEY_LIKE.sub('***', ' '.join(said.split()))[:MAX_EXCERPT_CHARS]}"
+    return f": {_KEY_LIKE.sub('***', ' '.join(said[:_LOOKED_AT_MAX_CHARS].split()))[:MAX_EXCERPT_CHARS]}"

@@ -5,7 +5,6 @@ Pure: a response comes in, its checked output or a named fault comes out.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -20,8 +19,11 @@ ANSWER_TOOL: Final = "answer"
 MAX_PROBLEMS: Final = 5
 """So many mistakes of an output are named; the rest would not help anyone."""
 MAX_PROBLEM_CHARS: Final = 300
-_GOES_ROUND = re.compile(r"(.{4,200}?)\1{7,}.{0,200}$", re.DOTALL)
-_TAIL_CHARS = 2_000
+_PERIODS: Final = range(4, 201)
+_AGAIN: Final = 7
+_TAIL_CHARS: Final = 2_000
+_REST_CHARS: Final = 200
+"""So much may stand behind what was said over and over."""
 
 
 class Fault(StrEnum):
@@ -110,7 +112,22 @@ def checked_output(response: ModelResponse, form: Form, max_tokens: int) -> dict
 
 def _cut_off(said: str, max_tokens: int) -> UnusableOutputError:
     limit = f"{max_tokens} tokens, the most that the grant allows"
-    if _GOES_ROUND.search(said[-_TAIL_CHARS:]):
+    if any(_goes_round(said[-_TAIL_CHARS:], period) for period in _PERIODS):
         return UnusableOutputError(Fault.LOOP, f"said the same over and over until it was cut off at {limit}")
     cure = "raise `tokens` of this step, plan or judge"
     return UnusableOutputError(Fault.TRUNCATED, f"was cut off at {limit}; {cure}")
+
+
+def _goes_round(text: str, period: int) -> bool:
+    """Whether the text ends with something of this length, said eight times. A pattern would take the square of it."""
+    run = 0
+    for at in range(len(text) - 1, period - 1, -1):
+        if text[at] == text[at - period]:
+            run += 1
+            if run == _AGAIN * period:
+                return True
+        elif at < len(text) - _REST_CHARS:
+            return False
+        else:
+            run = 0
+    return False

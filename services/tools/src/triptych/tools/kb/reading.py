@@ -33,7 +33,8 @@ READ_MAX_MEMORY_BYTES = 2 * 1024**3
 REASON_MAX_CHARS = 300
 
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
-_HEADING = re.compile(r"^# +(.+?) *#*$", re.MULTILINE)
+_HEADING = re.compile(r"^# +([^\n]+)$", re.MULTILINE)
+_TITLE = re.compile(r"^title:([^\n]*)$", re.MULTILINE)
 
 
 class NotText(ValueError):
@@ -155,11 +156,11 @@ def _markdown(text: str) -> tuple[str, str]:
     """Title and body: the title of the front matter, else the first heading."""
     front = _FRONT.match(text)
     body = text[front.end() :] if front else text
-    stated = re.search(r"^title: *[\"']?(.+?)[\"']? *$", front[1], re.MULTILINE) if front else None
+    stated = _TITLE.search(front[1]) if front else None
     heading = _HEADING.search(body)
     if stated:
-        return stated[1], body
-    return (heading[1], body[: heading.start()] + body[heading.end() :]) if heading else ("", body)
+        return stated[1].strip().strip("\"'"), body
+    return (heading[1].rstrip("# "), body[: heading.start()] + body[heading.end() :]) if heading else ("", body)
 
 
 def _pdf(path: Path) -> tuple[str, str]:

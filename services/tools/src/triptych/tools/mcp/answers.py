@@ -26,6 +26,8 @@ _NOT_HERE = frozenset({"Sampling not supported", "Elicitation not supported", "L
 """What the SDK answers a server that wants a model, a person or folders of its caller."""
 
 _SERVER_ERROR = 500
+_LOOKED_AT_MAX_CHARS = 4_000
+"""Of what a server says went wrong, so much is looked at."""
 _TRACE = "Traceback (most recent"
 
 _PROTOCOL: dict[int, ErrorCode] = {
@@ -52,7 +54,7 @@ _SAID: tuple[tuple[ErrorCode, re.Pattern[str]], ...] = tuple(
             r"forbidden|permission|not (allowed|permitted)|access denied|outside the allowed|\b403\b",
         ),
         (ErrorCode.TIMEOUT, r"timed? ?out|deadline exceeded|\b504\b"),
-        (ErrorCode.UNAVAILABLE, r"unavailable|connection \w+|fail\w* to connect|unreachable|\b50[23]\b"),
+        (ErrorCode.UNAVAILABLE, r"unavailable|connection \w+|fail\w{0,20} to connect|unreachable|\b50[23]\b"),
         (
             ErrorCode.INVALID_ARGUMENTS,
             (
@@ -88,7 +90,7 @@ def data_of(result: types.CallToolResult, offer: Offer) -> Json:
 def failure_of_result(result: types.CallToolResult, offer: Offer) -> ToolFailure:
     """What a result with `isError` means."""
     said = " ".join(block.text for block in result.content if isinstance(block, types.TextContent))
-    code = next((code for code, words in _SAID if words.search(said)), ErrorCode.INTERNAL)
+    code = next((code for code, words in _SAID if words.search(said[:_LOOKED_AT_MAX_CHARS])), ErrorCode.INTERNAL)
     told = one_line(said.partition(_TRACE)[0])
     return ToolFailure(code, f"{offer.contract.operation} failed: {told}", undone=False)
 
