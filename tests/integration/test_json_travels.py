@@ -7,15 +7,18 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from ends import Ends, open_ends
 from executor_bench import MIGRATIONS, Bench
 
 import triptych.tools
+from triptych.cli.output import print_json
+from triptych.client.operator import Operator
 from triptych.kernel.database import connect
 from triptych.kernel.health import Health
 from triptych.kernel.log import configure_logging
@@ -134,7 +137,7 @@ async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> A
 
 
 async def test_a_value_travels_unchanged_to_the_upstream_and_back_and_through_the_journal(
-    bench: Bench, upstream: Upstream, eventually
+    bench: Bench, upstream: Upstream, eventually, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, text in enumerate(VALUES):
         task = b'{"task_id":"v-%d","playbook":"travel","input":{"id":%d,"value":%s}}' % (number, number, text.encode())
@@ -161,6 +164,11 @@ async def test_a_value_travels_unchanged_to_the_upstream_and_back_and_through_th
         assert outcome["status"] == "succeeded", outcome["reason"]
         assert canonical(value) in sent, text[:100]
         assert canonical(outcome["output"]["value"]) == canonical(value), text[:100]
+        async with Operator.connect(bench.dsn) as operator:
+            journal = await operator.journal(UUID(outcome["run_id"]))
+        print_json([asdict(entry) for entry in journal])
+        shown = json.loads(capsys.readouterr().out)
+        assert canonical(shown[0]["data"]["input"]["value"]) == canonical(value), text[:100]
 
 
 @pytest.mark.parametrize(

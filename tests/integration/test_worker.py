@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -146,6 +147,26 @@ async def test_an_exception_is_answered_as_internal_without_its_text(ends):
     assert error.code is ErrorCode.INTERNAL
     assert "ValueError" in error.message
     assert "hunter2" not in error.message
+
+
+async def test_an_answer_that_json_cannot_carry_is_told_in_its_place_and_stops_no_other(ends):
+    class Odd(Parrot):
+        async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer:
+            answer = await super().execute(request, attempt)
+            odd = {"nan": {"a": [float("nan")]}, "half": "\ud83d", "deep": json.loads("[" * 300 + "]" * 300)}
+            said = odd.get(request.arguments["value"], "fine")
+            return answer.model_copy(update={"result": Result.ok(said)})
+
+    asked = [call_request(arguments={"value": value}) for value in ("nan", "half", "deep", "fine")]
+    async with running(ends, Odd()):
+        await ends.ask(*asked)
+        results = [(await ends.answer_to(one)).result for one in asked]
+    assert results[-1] == Result.ok("fine")
+    for result, told in zip(
+        results, ("NaN is not a JSON number (at /result/data/a/0)", "half of", "deeper"), strict=False
+    ):
+        assert result.error.code is ErrorCode.CONTRACT_VIOLATION
+        assert told in result.error.message
 
 
 async def test_jobs_of_a_dead_process_are_taken_over_when_its_lease_expires(ends):
