@@ -215,7 +215,9 @@ async def test_a_task_published_again_whose_playbook_is_gone_is_a_repeat_and_not
     assert [outcome["status"] for outcome in bench.of(topics.OUTCOMES, task_id="gone-on-the-way")] == ["succeeded"]
 
 
-async def test_a_task_and_an_unfit_repeat_of_it_in_one_batch_have_one_outcome(bench: Bench, eventually) -> None:
+async def test_a_task_and_an_unfit_one_under_its_id_in_one_batch_have_one_final_outcome(
+    bench: Bench, eventually
+) -> None:
     bench.kill()
     await bench.send(topics.TASKS, task("fit-once"), 0)
     await bench.send(topics.TASKS, task("fit-once", input={"name": 7}), 0)
@@ -224,12 +226,103 @@ async def test_a_task_and_an_unfit_repeat_of_it_in_one_batch_have_one_outcome(be
 
     async def done() -> object:
         await bench.work()
-        return bench.of(topics.OUTCOMES, task_id="fit-once")
+        return [outcome for outcome in bench.of(topics.OUTCOMES, task_id="fit-once") if outcome["final"]]
 
     await eventually(done)
     await eventually(lambda: bench.of(topics.OUTCOMES, task_id="never-fit"))
-    assert [outcome["status"] for outcome in bench.of(topics.OUTCOMES, task_id="fit-once")] == ["succeeded"]
+    outcomes = bench.of(topics.OUTCOMES, task_id="fit-once")
+    assert [outcome["status"] for outcome in outcomes if outcome["final"]] == ["succeeded"]
+    assert [outcome["reason"]["code"] for outcome in outcomes if not outcome["final"]] == ["conflict"]
     assert [outcome["status"] for outcome in bench.of(topics.OUTCOMES, task_id="never-fit")] == ["rejected"]
+
+
+SAME = (
+    b'{"playbook": "each", "task_id": "%s", "input": {"names": ["Ana"], "n": 1, "of": {"a": 1.5, "b": null}}}',
+    (
+        b'{"input": {"of": {"b": null, "a": 15e-1}, "names": ["\\u0041na"], "n": 1.0}, "playbook":"each", "task_id":"%s",'
+        b' "principal": "anonymous", "tenant": "default"}'
+    ),
+)
+OTHERS = {
+    "another input": {"input": {"names": ["Ben"]}},
+    "an input that does not fit": {"input": {"names": 7}},
+    "another number": {"input": {"names": ["Ana"], "n": 2}},
+    "text instead of a number": {"input": {"names": ["Ana"], "n": "1"}},
+    "another playbook": {"playbook": "greet", "input": {"name": "Ana"}},
+    "another principal": {"principal": "user:eve"},
+}
+
+
+async def test_the_same_task_in_other_words_is_a_repeat(bench: Bench, eventually) -> None:
+    first, again = (body % b"in-other-words" for body in SAME)
+    await bench.send(topics.TASKS, first, 0)
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id="in-other-words")
+
+    await eventually(done)
+    await bench.send(topics.TASKS, again, 1)
+    await eventually(lambda: len(bench.of(topics.OUTCOMES, task_id="in-other-words")) == 2)
+    one, other = bench.of(topics.OUTCOMES, task_id="in-other-words")
+    assert one["_raw"] == other["_raw"]
+
+
+@pytest.mark.parametrize("moment", ["under way", "over", "at once"])
+async def test_another_task_under_a_known_id_is_answered_conflict_and_the_first_one_has_its_outcome(
+    bench: Bench, eventually, moment: str
+) -> None:
+    task_id = f"taken-{moment.replace(' ', '-')}"
+    first = task(task_id, playbook="each", input={"names": ["Ana"], "n": 1})
+
+    async def done() -> object:
+        await bench.work()
+        return [outcome for outcome in bench.of(topics.OUTCOMES, task_id=task_id) if outcome["final"]]
+
+    if moment == "at once":
+        bench.kill()
+    await bench.send(topics.TASKS, first, 0)
+    if moment == "over":
+        await eventually(done)
+    elif moment == "under way":
+        await eventually(lambda: bench.of(topics.PLAN_REQUESTS, playbook="each"))
+    places = {}
+    for number, changes in enumerate(OTHERS.values()):
+        sent = await bench.producer.send_and_wait(
+            f"{bench.prefix}.tasks",
+            json.dumps(first | changes).encode(),
+            partition=0 if moment == "at once" else number % 2,
+        )
+        places[f"{sent.topic}:{sent.partition}:{sent.offset}"] = changes
+    if moment == "at once":
+        bench.start()
+    refused = lambda: [each for each in bench.of(topics.OUTCOMES, task_id=task_id) if not each["final"]]  # noqa: E731
+    await eventually(lambda: len(refused()) >= len(OTHERS))
+    assert {each["record"] for each in refused()} == places.keys()
+    assert {(each["status"], each["reason"]["code"]) for each in refused()} == {("rejected", "conflict")}
+    assert len({each["_headers"]["ce_id"] for each in refused()}) == len(OTHERS)
+    await eventually(done)
+    (final, *repeats) = await done()
+    assert (final["status"], final["output"]) == ("succeeded", {"said": ["Hello Ana"]})
+    assert all(each["_raw"] == final["_raw"] for each in repeats)
+    buried = [letter for letter in bench.of(topics.DEAD_LETTERS) if letter["reason"]["code"] == "conflict"]
+    assert places.keys() <= {f"{one['topic']}:{one['partition']}:{one['offset']}" for one in buried}
+
+
+async def test_a_repeat_of_a_task_from_before_fingerprints_is_no_conflict(bench: Bench, eventually) -> None:
+    await bench.send(topics.TASKS, task("old"), 0)
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id="old")
+
+    await eventually(done)
+    connection = await asyncpg.connect(bench.dsn)
+    await connection.execute("update tasks set fingerprint = null where task_id = 'old'")
+    await connection.close()
+    await bench.send(topics.TASKS, task("old", input={"name": "Ben"}), 0)
+    await eventually(lambda: len(bench.of(topics.OUTCOMES, task_id="old")) == 2)
+    assert {outcome["status"] for outcome in bench.of(topics.OUTCOMES, task_id="old")} == {"succeeded"}
 
 
 async def test_a_task_without_an_id_gets_one_from_its_place(bench: Bench, eventually) -> None:

@@ -22,7 +22,7 @@ from triptych.executor.machine import begin, decide
 from triptych.executor.store import _rows
 from triptych.kernel import database as db
 from triptych.kernel.bus import Outgoing
-from triptych.kernel.decider import Batch
+from triptych.kernel.decider import Batch, Submission, TaskKey
 from triptych.kernel.outbox import OutboxKey, OutboxRow
 from triptych.schemas import Control, ControlAction, Playbook, Task
 
@@ -295,6 +295,9 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
             task = Task(playbook="p", task_id=task_id)
             begun = begin(task, task_id=task_id, run_id=run_id, playbook=PLAYBOOK, partition=0, now=batch.at)
             batch.created.append(run_id)
+            if draw.random() < 0.8:  # child runs have none
+                key = TaskKey(task.tenant, task_id)
+                batch.submissions[run_id] = Submission(None, key, draw.choice((b"one", b"two")))
             batch.states[run_id] = begun.run
             batch.events.extend((run_id, seq, event) for seq, event in enumerate(begun.events, start=1))
         await commit(batch)
@@ -350,6 +353,7 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
         "admit": admit,
         "cancel": cancel,
         "load": lambda: executors.say("load", keys()),
+        "known": lambda: executors.say("known", ["default"] * 3, draw.sample([f"task-{n}" for n in range(30)], 3)),
         "ended": lambda: executors.say("ended", ["default"] * 3, [f"task-{draw.randrange(30)}" for _ in range(3)]),
         "left_behind": lambda: executors.say("left_behind", [draw.randrange(3)]),
         "timers": lambda: executors.say("timers", [draw.randrange(3)]),

@@ -103,3 +103,26 @@ def test_an_outcome_of_a_line_without_an_id_says_after_its_place_when_it_was_pub
 
 def test_empty_lines_are_no_tasks() -> None:
     assert lines_of(b"a\n\n  \r\nb") == [b"a", b"b"]
+
+
+def conflict(task_id: str, record: str) -> Outcome:
+    reason = Reason(code="conflict", message="taken")
+    return Outcome(
+        task_id=task_id, playbook="", tenant="default", status=OutcomeStatus.REJECTED, final=False, reason=reason,
+        record=record,
+    )  # fmt: skip
+
+
+def test_a_line_whose_id_belongs_to_another_task_is_known_by_its_place() -> None:
+    lines = tally(b'{"task_id": "a"}', b'{"task_id": "a", "input": {"n": 2}}', b'{"task_id": "b"}')
+    assert lines.add(conflict("a", "triptych.tasks:0:1"))
+    assert lines.add(outcome("a"))
+    assert lines.add(conflict("b", "triptych.tasks:0:2"))
+    assert [line.status for line in lines.runs] == ["succeeded", "rejected", "rejected"]
+    assert lines.settled
+
+
+def test_the_conflict_of_somebody_elses_task_is_no_outcome_of_ours() -> None:
+    lines = tally(b'{"task_id": "a"}')
+    assert not lines.add(conflict("a", "triptych.tasks:1:0"))
+    assert not lines.settled

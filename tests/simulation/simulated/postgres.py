@@ -41,7 +41,7 @@ def _row_type(*names: str) -> type:
     return Row
 
 
-_Task = _row_type("tenant", "task_id")
+_Task = _row_type("tenant", "task_id", "fingerprint")
 _Claimed = _row_type("partition", "epoch", "offsets")
 _Event = _row_type("run_id", "type", "at", "data")
 _Outgoing = _row_type("run_id", "position", "partition", "target", "topic", "key", "headers", "value")
@@ -117,6 +117,7 @@ class ExecutorTables(Schema):
         """Epoch, owner, cluster and offsets."""
         self.playbooks_: dict[tuple[str, str], str] = {}
         self.tasks: dict[tuple[str, str], Any] = {}
+        self.fingerprints: dict[tuple[str, str], bytes | None] = {}
         self.journal: dict[Any, dict[int, tuple[str, datetime, str]]] = {}
         self.runs: dict[Any, tuple[Any, ...]] = {}
         self.outbox: dict[tuple[Any, int], tuple[Any, ...]] = {}
@@ -167,7 +168,8 @@ class ExecutorTables(Schema):
         return noted
 
     def known(self, tenants: Sequence[str], task_ids: Sequence[str]) -> list[Any]:
-        return [_Task(key) for key in zip(tenants, task_ids, strict=True) if key in self.tasks]
+        keys = [key for key in zip(tenants, task_ids, strict=True) if key in self.tasks]
+        return [_Task((*key, self.fingerprints[key])) for key in keys]
 
     def ended(self, tenants: Sequence[str], task_ids: Sequence[str]) -> list[Any]:
         run_ids = {run_id for key in zip(tenants, task_ids, strict=True) if (run_id := self.tasks.get(key))}
@@ -183,6 +185,7 @@ class ExecutorTables(Schema):
         return {
             "partitions": {partition: list(held) for partition, held in self.partitions.items()},
             "tasks": dict(self.tasks),
+            "fingerprints": dict(self.fingerprints),
             "journal": {run_id: dict(events) for run_id, events in self.journal.items()},
             "runs": dict(self.runs),
             "outbox": dict(self.outbox),
@@ -279,11 +282,12 @@ class ExecutorTables(Schema):
             raise error
         duplicates: list[Any] = []
         admitted: dict[tuple[str, str], Any] = {}
-        for tenant, task_id, run_id in new_tasks:
+        noted: dict[tuple[str, str], bytes | None] = {}
+        for tenant, task_id, run_id, fingerprint in new_tasks:
             if (tenant, task_id) in self.tasks or (tenant, task_id) in admitted:
                 duplicates.append(run_id)
             else:
-                admitted[tenant, task_id] = run_id
+                admitted[tenant, task_id], noted[tenant, task_id] = run_id, fingerprint
         journal = [row for row in new_journal if row[0] not in duplicates]
         outbox = [row for row in new_outbox if row[0] not in duplicates]
         if any(row[1] in self.journal.get(row[0], ()) for row in journal):
@@ -294,6 +298,7 @@ class ExecutorTables(Schema):
             held = self.partitions[partition]
             held[3] = {**held[3], **orjson.loads(offsets)}
         self.tasks.update(admitted)
+        self.fingerprints.update(noted)
         for run_id, seq, event_type, at, data in journal:
             self.journal.setdefault(run_id, {})[seq] = (event_type, at, data)
         for row in new_runs:

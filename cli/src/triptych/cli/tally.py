@@ -63,6 +63,8 @@ class Tally:
 
     def add(self, message: Outcome | DeadLetter) -> bool:
         """Take a message into account; False when it is about something else."""
+        if isinstance(message, Outcome) and message.record is not None:
+            return self._add_conflict(message, message.record)
         if isinstance(message, Outcome):
             line = self._by_key.get((message.tenant, message.task_id)) or self._nameless(message)
             if line is None or (line.outcome is not None and line.outcome.final):
@@ -73,6 +75,14 @@ class Tally:
         if line is None or line.receipt.topic != message.topic:
             return False
         line.dead_letter = message
+        return True
+
+    def _add_conflict(self, outcome: Outcome, record: str) -> bool:
+        """A line whose task id belongs to another task, in this file or from before."""
+        line = next((each for each in self.lines if _place(each.receipt) == record), None)
+        if line is None:
+            return False  # somebody else's
+        line.outcome, line.duplicate_of = outcome, None
         return True
 
     def _nameless(self, outcome: Outcome) -> Submitted | None:
@@ -110,8 +120,11 @@ def task_key(value: bytes, receipt: Receipt) -> TaskKey | None:
     sender = sender_of(value)
     if sender is None or not (sender.task_id or sender.hint or _is_json(value)):
         return None
-    place = f"{receipt.topic}:{receipt.partition}:{receipt.offset}"
-    return sender.tenant or _DEFAULT_TENANT, sender.task_id or place
+    return sender.tenant or _DEFAULT_TENANT, sender.task_id or _place(receipt)
+
+
+def _place(receipt: Receipt) -> str:
+    return f"{receipt.topic}:{receipt.partition}:{receipt.offset}"
 
 
 def _is_json(value: bytes) -> bool:

@@ -29,6 +29,8 @@ from triptych.schemas import Control, ControlAction, Json, Outcome, Task
 from triptych.schemas import topics as t
 from triptych.schemas.task import BreakerMode, ToolControl
 
+MAX_RECORDS = 10_000
+"""Of so many task ids a client remembers where their tasks lie."""
 SEND_TIMEOUT_S = 30.0
 MAX_MESSAGE_BYTES = 8 * 1_048_576
 SOURCE = "/triptych/client"
@@ -51,6 +53,8 @@ class Client:
     def __init__(self, kafka: str, topic_prefix: str = "triptych") -> None:
         self._address = Address(kafka, topic_prefix)
         self._producer: Producer | None = None
+        self._records: dict[tuple[str, str], set[str]] = {}
+        """Where the tasks lie that this client has submitted, by tenant and id."""
 
     @classmethod
     def from_stack(cls, data_dir: Path = Path(".triptych")) -> Self:
@@ -122,7 +126,11 @@ class Client:
             source=SOURCE,
             tenant=task.tenant,
         )
-        await self._send(t.TASKS, task.to_bytes(), key=str(task.task_id).encode(), headers=headers)
+        receipt = await self._send(t.TASKS, task.to_bytes(), key=str(task.task_id).encode(), headers=headers)
+        record = f"{receipt.topic}:{receipt.partition}:{receipt.offset}"
+        self._records.setdefault((task.tenant, str(task.task_id)), set()).add(record)
+        if len(self._records) > MAX_RECORDS:
+            del self._records[next(iter(self._records))]
 
     async def submit_raw(self, values: Iterable[bytes]) -> list[Receipt]:
         """Publish bytes to the topic of tasks as they are, without key or headers, whether or not they are tasks."""
@@ -151,7 +159,8 @@ class Client:
         """The outcome of a task, however long ago it was submitted and by whom.
 
         It reads all outcomes that Kafka still has; to wait for many tasks, use one `feed`. With `final=False` an
-        escalation counts as an outcome too.
+        escalation counts as an outcome too. A task of this client whose id belongs to another task is `rejected` with
+        the reason `conflict`.
 
         Raises:
             NoOutcomeError: `timeout_s` is over. The run goes on.
@@ -161,6 +170,10 @@ class Client:
                 async for message in feed:
                     if not isinstance(message, Outcome) or (message.tenant, message.task_id) != (tenant, task_id):
                         continue
+                    if message.record is not None:
+                        if message.record in self._records.get((tenant, task_id), ()):
+                            return message
+                        continue  # somebody else has taken the id for another task
                     if message.final or not final:
                         return message
         except TimeoutError:

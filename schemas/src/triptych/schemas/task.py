@@ -112,6 +112,14 @@ class Outcome(Message):
     fallbacks: Annotated[
         tuple[FallbackUse, ...], Field(exclude_if=newer(()), description="Where the output rests on what stood in.")
     ] = ()
+    record: Annotated[
+        str | None,
+        Field(
+            exclude_if=newer(None),
+            description="Where a task lies that is refused with `conflict`, as `topic:partition:offset`: its id is "
+            "that of another task, whose outcome this is not.",
+        ),
+    ] = None
     under_way: Annotated[
         tuple[UnderWay, ...],
         Field(exclude_if=newer(()), description="Writes that may still take effect, or may have; the trace has more."),

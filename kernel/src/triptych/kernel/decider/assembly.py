@@ -25,6 +25,7 @@ from triptych.kernel.decider.contract import (
     RejectedRecord,
     StateT,
     Store,
+    Submission,
     Transition,
 )
 from triptych.kernel.decider.suspicion import Suspicion
@@ -119,14 +120,25 @@ class Assembly(Generic[StateT]):
             if arrival:
                 self.bury(arrival.record, UndecodableRecord("internal", f"{type(error).__name__}: {error}"))
             return
+        self._follow(arrival, message, state, transition)
+
+    def _follow(
+        self, arrival: Arrival | None, message: Addressed, state: StateT | None, transition: Transition[StateT] | None
+    ) -> None:
+        """Put down what follows from a message."""
+        submission = _submission(arrival, message) if arrival else None
         if transition is None:
             self._kit.service.health.count("duplicates")
-        else:
-            for alert in transition.alerts:
-                self._kit.service.health.count("alerts")
-                self._kit.service.log.error("alert", run_id=transition.name, message=alert)
-            self._note_waiting(message.run_id, state, transition.state)
-            self._collect(message, transition)
+            if submission:
+                self.batch.repeats.append(submission)
+            return
+        if submission:
+            self.batch.submissions[message.run_id] = submission
+        for alert in transition.alerts:
+            self._kit.service.health.count("alerts")
+            self._kit.service.log.error("alert", run_id=transition.name, message=alert)
+        self._note_waiting(message.run_id, state, transition.state)
+        self._collect(message, transition)
 
     def _state(self, run_id: UUID) -> StateT | None:
         """A run as this batch has left it so far."""
@@ -241,6 +253,13 @@ def outbox_rows(envelope: Envelope, run_id: UUID, transition: Transition[Any]) -
         )
         for number, send in enumerate(transition.sends)
     ]
+
+
+def _submission(arrival: Arrival, message: Addressed) -> Submission | None:
+    """The client's task that a message is, if it is one."""
+    if message.task is None or message.fingerprint is None:
+        return None
+    return Submission(arrival.record, message.task, message.fingerprint)
 
 
 def _record_uuid(record: Record[Any, Any]) -> UUID:

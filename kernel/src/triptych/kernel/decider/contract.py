@@ -54,6 +54,21 @@ class Addressed:
     """Another run, whose record says whether this is true."""
     source: str | None = None
     """The service that says that it has sent it."""
+    fingerprint: bytes | None = None
+    """What the task says, as a hash."""
+
+
+@value
+class Submission:
+    """A client's task, where it lies, and what it says, as a hash."""
+
+    record: Record[Any, Any]
+    task: TaskKey
+    fingerprint: bytes
+
+    def differs(self, noted: bytes | None) -> bool:
+        """Whether it is another task than the one that was noted. Of one that was not, nobody can say."""
+        return noted is not None and noted != self.fingerprint
 
 
 @value
@@ -79,10 +94,17 @@ class RejectedRecord(UndecodableRecord):
     """
 
     def __init__(
-        self, code: str, message: str, *, tenant: str, replies: tuple[Send, ...], task: TaskKey | None = None
+        self,
+        code: str,
+        message: str,
+        *,
+        tenant: str,
+        replies: tuple[Send, ...],
+        task: TaskKey | None = None,
+        fingerprint: bytes | None = None,
     ) -> None:
         super().__init__(code, message)
-        self.tenant, self.replies, self.task = tenant, replies, task
+        self.tenant, self.replies, self.task, self.fingerprint = tenant, replies, task, fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +180,9 @@ class Domain(Protocol[StateT]):
     def task(self, state: StateT) -> TaskKey:
         """The task of which it came."""
 
+    def conflict(self, submission: Submission) -> RejectedRecord:
+        """The refusal of a task whose id belongs to another one."""
+
     def again(self, state: StateT) -> Transition[StateT]:
         """What a run that is over sends to whoever asks for it again; the run stays as it is."""
 
@@ -178,6 +203,10 @@ class Batch(Generic[StateT]):
     epochs: dict[int, int] = field(default_factory=dict)
     offsets: dict[int, dict[str, int]] = field(default_factory=dict)
     created: list[UUID] = field(default_factory=list)
+    submissions: dict[UUID, Submission] = field(default_factory=dict)
+    """The tasks of the runs that are created; of child runs there are none."""
+    repeats: list[Submission] = field(default_factory=list)
+    """Tasks whose run was there before this batch or within it."""
     queued: list[UUID] = field(default_factory=list)
     dequeued: list[UUID] = field(default_factory=list)
     states: dict[UUID, StateT] = field(default_factory=dict)
@@ -226,8 +255,8 @@ class Store(Protocol[StateT]):
     async def asked_of_it(self, batch: Batch[StateT]) -> list[Addressed]:
         """What runs of a committed batch ask of the database, answered. Asking again must be harmless."""
 
-    async def known(self, tasks: Collection[TaskKey]) -> set[TaskKey]:
-        """Those of which a run has come."""
+    async def known(self, tasks: Collection[TaskKey]) -> dict[TaskKey, bytes | None]:
+        """Those of which a run has come, and what each says, as a hash; None where nobody has noted it."""
 
     async def ended(self, tasks: Collection[TaskKey]) -> dict[UUID, StateT]:
         """The runs of these tasks, as far as they are over."""

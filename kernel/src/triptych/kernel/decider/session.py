@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic
 from uuid import UUID
@@ -23,7 +23,17 @@ from triptych.kernel.bus import Publisher, Record, TopicPartition
 from triptych.kernel.decider.admission import Admission, Line, Standing, Waiting
 from triptych.kernel.decider.assembly import Assembly, Kit, Memory, outbox_rows
 from triptych.kernel.decider.backlog import Backlog, Portion, Records
-from triptych.kernel.decider.contract import Addressed, Arrival, Batch, Claim, RejectedRecord, StateT, TaskKey, Unread
+from triptych.kernel.decider.contract import (
+    Addressed,
+    Arrival,
+    Batch,
+    Claim,
+    RejectedRecord,
+    StateT,
+    Submission,
+    TaskKey,
+    Unread,
+)
 from triptych.kernel.decider.suspicion import Reading
 from triptych.kernel.errors import BatchRefused, MessagesRefused, PublishFailed, TriptychError, UndecodableRecord
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, is_refusal
@@ -293,7 +303,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._positions[TopicPartition(record.topic, record.partition)] = record.offset + 1
         assembly = Assembly(self._kit, self._memory, batch)
         if isinstance(unread.error, RejectedRecord):
-            await self._reject([(record, unread.error)], (), assembly)
+            await self._reject([(record, unread.error)], {}, assembly)
         else:
             assembly.bury(record, unread.error)
         if unread.told is not None:
@@ -359,8 +369,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             if number % DECIDED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         if assembly.rejected:
-            beside = {message.task for _, message in messages if message.task is not None}
-            await self._reject(assembly.rejected, beside, assembly)
+            await self._reject(assembly.rejected, _beside(messages), assembly)
 
     async def _read(self, polled: Records, assembly: Assembly[StateT]) -> list[tuple[Arrival | None, Addressed]]:
         """Decode record by record; what does not decode becomes a dead letter."""
@@ -395,28 +404,33 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             assembly.batch.offsets.setdefault(tp.partition, {})[tp.topic] = next_offset
             self._positions[tp] = next_offset
         if rejected:
-            beside = {message.task for _, message in messages if message.task is not None}
-            await self._reject(rejected, beside, assembly)
+            await self._reject(rejected, _beside(messages), assembly)
         return messages
 
     async def _reject(
         self,
         rejected: Sequence[tuple[Record[Any, Any], RejectedRecord]],
-        beside: Collection[TaskKey],
+        beside: Mapping[TaskKey, bytes | None],
         assembly: Assembly[StateT],
     ) -> None:
         """Bury what is refused, but for repeats: a task that is fit, here or before, has its run and one outcome."""
-        known = set[TaskKey]()
+        known = dict(beside)
         if asked := {error.task for _, error in rejected if error.task}:
             await self._written()
-            known = await self._kit.store.known(asked)
-        if known:
-            await self._send_again(known)
+            known |= await self._kit.store.known(asked)
+        repeated: set[TaskKey] = set()
         for record, error in rejected:
-            if error.task in known or error.task in beside:
-                self._kit.service.health.count("duplicate_tasks")
-            else:
+            if error.task is None or error.task not in known:
                 assembly.bury(record, error)
+                continue
+            submission = Submission(record, error.task, error.fingerprint or b"")
+            if error.fingerprint and submission.differs(known[error.task]):
+                assembly.bury(record, self._kit.domain.conflict(submission))
+            else:
+                self._kit.service.health.count("duplicate_tasks")
+                repeated.add(error.task)
+        if repeated:
+            await self._send_again(repeated)
 
     async def _warm(self, messages: Sequence[tuple[Arrival | None, Addressed]]) -> None:
         """Bring the runs of this batch into the cache. What is read must have been written before."""
@@ -507,8 +521,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._remember_created(batch, duplicates)
         self._memory.told.extend(await self._kit.store.asked_of_it(batch))
         await self._publish([row for row in batch.outbox if row.key.run_id not in duplicates])
-        if duplicates:
-            await self._send_again([self._kit.domain.task(batch.states[run_id]) for run_id in sorted(duplicates)])
+        if duplicates or batch.repeats:
+            await self._answer_repeats(batch, duplicates)
         await self._choose_starts()
         await self._commit_offsets()
 
@@ -543,6 +557,32 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         if short := admission.short():
             admission.fill(short, await self._kit.store.heads(short))
         self._memory.starts += admission.take(MAX_STARTS_A_BATCH)
+
+    async def _answer_repeats(self, batch: Batch[StateT], duplicates: Collection[UUID]) -> None:
+        """Tell who has published a known task again what came of it, and who has taken its id for another that it has.
+
+        If a refusal is lost here, its task is published again by a client that has heard nothing.
+        """
+        repeats = [*batch.repeats, *(batch.submissions[each] for each in duplicates if each in batch.submissions)]
+        known = await self._kit.store.known({each.task for each in repeats}) if repeats else {}
+        others = [each for each in repeats if each.differs(known.get(each.task))]
+        if others:
+            await self._refuse(others)
+        taken = {id(each) for each in others}
+        again = {each.task for each in repeats if id(each) not in taken}
+        again |= {self._kit.domain.task(batch.states[each]) for each in duplicates if each not in batch.submissions}
+        if again:
+            await self._send_again(again)
+
+    async def _refuse(self, others: Sequence[Submission]) -> None:
+        """Bury tasks whose id belongs to another one, and answer them, in a statement of their own: there are few."""
+        refusals: Batch[StateT] = Batch()
+        assembly = Assembly(self._kit, self._memory, refusals)
+        for submission in others:
+            assembly.bury(submission.record, self._kit.domain.conflict(submission))
+        refusals.epochs = {partition: self._claims[partition].epoch for partition in assembly.touched_partitions()}
+        await self._kit.store.commit(refusals)
+        await self._publish(refusals.outbox)
 
     async def _send_again(self, repeated: Collection[TaskKey]) -> None:
         """Whoever publishes a task again may have lost its outcome. If it is lost here, it is asked for again."""
@@ -593,3 +633,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             failpoints.hit("decider.before_forget")
             await self._kit.store.forget(published)
             failpoints.hit("decider.after_forget")
+
+
+def _beside(messages: Sequence[tuple[Arrival | None, Addressed]]) -> dict[TaskKey, bytes | None]:
+    """The fit tasks of a batch, and what they say."""
+    return {message.task: message.fingerprint for _, message in messages if message.task is not None}

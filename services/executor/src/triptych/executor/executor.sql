@@ -5,7 +5,7 @@ select partition, epoch, offsets from claim_partitions($1, $2, $3)
 select run_id, type, at, data from journal where run_id = any($1) order by run_id, seq
 
 -- name: known
-select tenant, task_id from tasks
+select tenant, task_id, fingerprint from tasks
 where (tenant, task_id) in (select * from unnest($1::text[], $2::text[]))
 
 -- name: ended

@@ -29,6 +29,7 @@ from triptych.executor.family import (
     child_refusal,
     withdrawal,
 )
+from triptych.executor.fingerprint import fingerprint_of
 from triptych.executor.machine import Message, Start, Tick, begin, decide
 from triptych.executor.messages import endings, messages, rejection
 from triptych.executor.plans import LIMITS, PlanReader
@@ -50,6 +51,7 @@ from triptych.kernel.decider import (
     Limits,
     RejectedRecord,
     Standing,
+    Submission,
     TaskKey,
     Transition,
     Unread,
@@ -80,6 +82,9 @@ from triptych.schemas import (
 from triptych.schemas.base import Tenant
 from triptych.schemas.codec import InvalidJson, NotJson
 from triptych.schemas.task import TaskId
+
+CONFLICT = "conflict"
+"""The code of a task whose id belongs to another one."""
 
 _ORIGIN = re.compile(rb"[A-Za-z0-9._-]{1,100}:[0-9]{1,10}:[0-9]{1,20}:-?[0-9]{1,20}")
 """The place of a record that was forwarded; anybody may have written the header."""
@@ -286,6 +291,25 @@ class Executor:
         """The task of which it came."""
         return TaskKey(state.tenant, state.task_id)
 
+    def conflict(self, submission: Submission) -> RejectedRecord:
+        """The refusal of a task whose id belongs to another one. It is no final outcome: the id has one already."""
+        tenant, task_id = submission.task
+        message = (
+            f"task id {task_id!r} of tenant {tenant} belongs to a task with another playbook, principal or input; "
+            "give this one an id of its own"
+        )
+        derived_id = _derived_id(submission.record)
+        reply = rejection(
+            task_id=task_id,
+            tenant=tenant,
+            playbook="",
+            reason=Reason(code=CONFLICT, message=message),
+            event_id=f"{derived_id}:conflict",
+            final=False,
+            record=derived_id.rpartition(":")[0],
+        )
+        return RejectedRecord(CONFLICT, message, tenant=tenant, replies=(reply,))
+
     def again(self, state: Run) -> Transition[Run]:
         """The final outcome once more, under the same id and with the same body."""
         return Transition(
@@ -313,13 +337,14 @@ class Executor:
             raise _rejected(body, derived_id, "invalid_task", _explain(error)) from error
         fit = self._fit(task, len(body))
         if isinstance(fit, Reason):
-            raise _rejected(body, derived_id, fit.code, fit.message, task)
+            raise _rejected(body, derived_id, fit.code, fit.message, task, fingerprint_of(task))
         task_id = task.task_id or derived_id
         return Addressed(
             as_in_rows(derive_run_id(task.tenant, task_id, record.timestamp)),
             Admission(task, task_id, fit),
             creates=Kind(task.tenant, task.playbook),
             task=TaskKey(task.tenant, task_id),
+            fingerprint=fingerprint_of(task),
         )
 
     def _fit(self, task: Task, size_bytes: int) -> Playbook | Reason:
@@ -521,15 +546,28 @@ def _alert(event: Overspent) -> str:
     return f"the answer to {event.request_id} has cost {spent}, and was granted {granted}"
 
 
-def _rejected(body: bytes, derived_id: str, code: str, message: str, task: Task | None = None) -> UndecodableRecord:
+def _rejected(  # noqa: PLR0917
+    body: bytes,
+    derived_id: str,
+    code: str,
+    message: str,
+    task: Task | None = None,
+    fingerprint: bytes | None = None,
+) -> UndecodableRecord:
     """A dead letter, and a `rejected` outcome when the record is JSON enough to say whose it was."""
     sender = sender_of(body)
     told = sender.hint if sender and sender.hint else message
-    return _rejection(sender, derived_id, code, told, may_be_known=task is not None)
+    return _rejection(sender, derived_id, code, told, may_be_known=task is not None, fingerprint=fingerprint)
 
 
 def _rejection(
-    sender: Sender | None, derived_id: str, code: str, message: str, *, may_be_known: bool
+    sender: Sender | None,
+    derived_id: str,
+    code: str,
+    message: str,
+    *,
+    may_be_known: bool,
+    fingerprint: bytes | None = None,
 ) -> UndecodableRecord:
     if sender is None:
         return UndecodableRecord(code, f"a task is a JSON object: {message}")
@@ -542,7 +580,7 @@ def _rejection(
         event_id=f"{derived_id}:rejected",
     )
     key = TaskKey(tenant, sender.task_id) if may_be_known and sender.task_id else None
-    return RejectedRecord(code, message, tenant=tenant, replies=(reply,), task=key)
+    return RejectedRecord(code, message, tenant=tenant, replies=(reply,), task=key, fingerprint=fingerprint)
 
 
 def _explain(error: ValidationError) -> str:

@@ -6,10 +6,9 @@ the last replan, and which writes may have happened. Attempts and retries of one
 
 from __future__ import annotations
 
-import hashlib
-
+from triptych.executor.fingerprint import fingerprint
 from triptych.executor.state import Run, StepState, changed
-from triptych.schemas import Effect, Json, PlanByTurns, Reason, Result, codec
+from triptych.schemas import Effect, Json, PlanByTurns, Reason, Result
 
 CODE = "loop"
 REPEATED_WRITE = "repeated_write"
@@ -137,17 +136,4 @@ def _cause(run: Run, step_id: str | None, cause: Reason) -> str:
 
 
 def _hash(*values: Json) -> str:
-    return hashlib.blake2b(codec.encode(_canonical(values), sort_keys=True), digest_size=12).hexdigest()
-
-
-def _canonical(value: Json) -> Json:
-    """The same for a value and for what Postgres makes of it: there `1.0` and `1` are one number."""
-    match value:
-        case dict():
-            return {name: _canonical(item) for name, item in value.items()}
-        case list() | tuple():
-            return [_canonical(item) for item in value]
-        case float() if value.is_integer():
-            return int(value)
-        case _:
-            return value
+    return fingerprint(*values).hex()

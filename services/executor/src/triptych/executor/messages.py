@@ -133,10 +133,25 @@ def _as_read_back(value: Json) -> Json:
             return value
 
 
-def rejection(*, task_id: str, tenant: str, playbook: str, reason: Reason, event_id: str) -> Send:
+def rejection(
+    *,
+    task_id: str,
+    tenant: str,
+    playbook: str,
+    reason: Reason,
+    event_id: str,
+    final: bool = True,
+    record: str | None = None,
+) -> Send:
     """The outcome of a task that never became a run."""
     outcome = Outcome(
-        task_id=task_id, playbook=playbook, tenant=tenant, status=OutcomeStatus.REJECTED, final=True, reason=reason
+        task_id=task_id,
+        playbook=playbook,
+        tenant=tenant,
+        status=OutcomeStatus.REJECTED,
+        final=final,
+        reason=reason,
+        record=record,
     )
     return Send(topics.OUTCOMES, "triptych.outcome", event_id, outcome)
 

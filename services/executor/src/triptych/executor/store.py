@@ -70,9 +70,9 @@ class ExecutorStore:
     async def load(self, run_ids: Sequence[UUID]) -> dict[UUID, Run]:
         return await self._fold_all(await self._pool.fetch(self._sql["load"], list(run_ids)))
 
-    async def known(self, tasks: Collection[TaskKey]) -> set[TaskKey]:
+    async def known(self, tasks: Collection[TaskKey]) -> dict[TaskKey, bytes | None]:
         rows = await self._pool.fetch(self._sql["known"], *_columns(tasks))
-        return {TaskKey(row["tenant"], row["task_id"]) for row in rows}
+        return {TaskKey(row["tenant"], row["task_id"]): row["fingerprint"] for row in rows}
 
     async def ended(self, tasks: Collection[TaskKey]) -> dict[UUID, Run]:
         return await self._fold_all(await self._pool.fetch(self._sql["ended"], *_columns(tasks)))
@@ -214,7 +214,7 @@ def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
             (partition, epoch, codec.encode_text(batch.offsets.get(partition, {})))
             for partition, epoch in sorted(batch.epochs.items())
         ],
-        [(run.tenant, run.task_id, run_id) for run_id in batch.created if (run := batch.states[run_id])],
+        [_task_row(batch, run_id) for run_id in batch.created],
         [_journal_row(batch, *entry) for entry in batch.events],
         [_run_row(run) for run in runs],
         [step_row(run, step) for run in runs for step in sorted(touched.get(run.run_id, ()))],
@@ -237,6 +237,11 @@ def _check_size(rows: tuple[list[Any], ...], claims: Sequence[claimcheck.Claim])
     )
     if size_bytes > STATEMENT_MAX_BYTES:
         raise StatementTooLarge(size_bytes, STATEMENT_MAX_BYTES)
+
+
+def _task_row(batch: Batch[Run], run_id: UUID) -> tuple[Any, ...]:
+    run, submission = batch.states[run_id], batch.submissions.get(run_id)
+    return run.tenant, run.task_id, run_id, submission.fingerprint if submission else None
 
 
 def _journal_row(batch: Batch[Run], run_id: UUID, seq: int, event: Any) -> tuple[Any, ...]:
