@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from triptych.cli.main import app
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ErrorCode, Result
 from triptych.tools import Source, Tool
+from triptych.tools.board import Alerts
+from triptych.tools.drift import Watch
 from triptych.tools.http_call import tool as http_tool
 from triptych.tools.openapi import adapter
 from triptych.tools.openapi import tool as openapi_tool
@@ -185,6 +188,15 @@ async def test_a_cookie_of_one_call_is_in_no_other_one() -> None:
     assert not any(b"cookie" in request.lower() for request in one.requests)
 
 
+async def test_a_session_that_an_upstream_opens_is_masked_where_it_is_quoted() -> None:
+    session = "0123456789abcdef-of-a-session"
+    body = json.dumps({"echo": f"your session is {session}", "lang": "english"}).encode()
+    cookies = (f"set-cookie: sid={session}; HttpOnly; Path=/", "set-cookie: lang=english; Path=/")
+    async with stranger(lambda _: http("200 OK", body, JSON, *cookies)) as one:
+        data = (await call(orders(one.url), "look", {})).data
+    assert data == {"echo": "your session is ***", "lang": "english"}
+
+
 # Tokens
 
 
@@ -285,6 +297,26 @@ async def test_a_credential_goes_to_no_host_but_those_that_the_configuration_nam
         assert one.requests == []
         assert (await call(shop(tmp_path, one.url, hosts=[one.url]), "look", {})).data == {}
         assert (await call(shop(tmp_path, one.url), "look", {})).data == {}, "as it is accepted"
+
+
+async def test_an_operation_that_has_moved_gets_the_credential_only_when_its_host_is_named_too(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("SHOP_TOKEN", SECRET)
+    answer = http("200 OK", b"{}", JSON)
+    async with stranger(lambda _: answer) as one, stranger(lambda _: answer) as other:
+        made = shop(tmp_path, one.url, source="upstream.json")
+        watching = Watch(made, 0, Alerts(structlog.get_logger()), structlog.get_logger())
+        async with running(made) as calls:
+            (tmp_path / "upstream.json").write_text(json.dumps(document(other.url)))
+            await watching.look()
+            assert "is not what was accepted" in (await calls("look", {})).error.message
+            (tmp_path / "shop.json").write_text(json.dumps(document(other.url)))
+            await watching.look()
+            error = (await calls("look", {})).error
+        assert error.code is ErrorCode.FORBIDDEN
+        assert "options.hosts" in error.message
+        assert (one.requests, other.requests) == ([], [])
 
 
 def test_a_token_url_on_a_host_that_may_not_have_the_secret_is_refused_when_the_tool_is_built(tmp_path) -> None:

@@ -19,7 +19,7 @@ from triptych.schemas import codec
 NAME, OPTIONS, DIRECTORY = "TRIPTYCH_TOOL_NAME", "TRIPTYCH_TOOL_OPTIONS", "TRIPTYCH_TOOL_DIRECTORY"
 
 FETCHED_MAX = 32
-"""So many tokens are remembered; an upstream may still quote one that has just been replaced."""
+"""So many of a kind are remembered; an upstream may still quote one that has just been replaced."""
 
 OptionsT = TypeVar("OptionsT", bound="Options")
 
@@ -40,7 +40,7 @@ class Source:
     """Relative paths in options start here."""
     secrets: list[SecretStr] = field(default_factory=list, compare=False, repr=False)
     """What `secret` has given out and `learn` was told: the runtime masks these values in whatever the tool answers."""
-    fetched: list[SecretStr] = field(default_factory=list, compare=False, repr=False)
+    fetched: dict[str, list[SecretStr]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -95,14 +95,15 @@ class Source:
         self.secrets.append(SecretStr(self.variable(variable)))
         return self.secrets[-1]
 
-    def learn(self, secret: str) -> None:
-        """Keep out of every answer what was given out to this process later, such as a token; the latest of them."""
-        if any(each.get_secret_value() == secret for each in self.fetched):
+    def learn(self, secret: str, kind: str = "token") -> None:
+        """Keep out of every answer what was given out to this process later; of each kind the latest."""
+        known = self.fetched.setdefault(kind, [])
+        if any(each.get_secret_value() == secret for each in known):
             return
-        self.fetched.append(SecretStr(secret))
-        self.secrets.append(self.fetched[-1])
-        if len(self.fetched) > FETCHED_MAX:
-            oldest = self.fetched.pop(0)
+        known.append(SecretStr(secret))
+        self.secrets.append(known[-1])
+        if len(known) > FETCHED_MAX:
+            oldest = known.pop(0)
             self.secrets[:] = [each for each in self.secrets if each is not oldest]
 
     def variable(self, variable: str) -> str:

@@ -6,6 +6,7 @@ What a server answers never makes a client remember, go elsewhere, or take more 
 from __future__ import annotations
 
 import codecs
+import re
 import zlib
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -21,6 +22,10 @@ KEEPALIVE_S = 1.0
 REDIRECTS_MAX = 5
 ENCODINGS = "gzip, deflate"
 """What a body may be compressed with: what can be unpacked piece by piece, within a limit."""
+_SESSION = re.compile(r"sess|sid|token|auth|jwt|csrf|xsrf", re.IGNORECASE)
+_COOKIE_MIN_CHARS = 16
+"""A shorter one may well be a word, such as a language or a country, that stands in data for other reasons."""
+_COOKIES_MAX = 20
 _KEPT = ("content-type", "retry-after")
 _LOCATION = "triptych.location"
 _KEEPS_METHOD = frozenset({HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT})
@@ -78,6 +83,18 @@ async def exchange(
         await response.aclose()
         request = following
     return await client.send(request, stream=True, auth=auth)
+
+
+def session_cookies(response: httpx.Response) -> list[str]:
+    """The values of the cookies that an answer sets and that look like secrets. None of them is ever sent."""
+    found = []
+    for stated in response.headers.get_list("set-cookie")[:_COOKIES_MAX]:
+        pair, _, attributes = stated.partition(";")
+        name, _, value = pair.partition("=")
+        is_secret = "httponly" in attributes.lower() or _SESSION.search(name)
+        if is_secret and len(value.strip()) >= _COOKIE_MIN_CHARS:
+            found.append(value.strip())
+    return found
 
 
 def origin_of(url: httpx.URL) -> str:

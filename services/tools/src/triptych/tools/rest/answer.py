@@ -51,7 +51,8 @@ async def read(endpoint: Endpoint, response: httpx.Response) -> Json:
     if response.status_code == HTTPStatus.PARTIAL_CONTENT:
         check(response)
     if endpoint.accept == NOTHING:
-        _refuse_page(await web.whole(response, ERROR_MAX_BYTES, cut=True))
+        if "html" in response.headers.get("content-type", "").lower():
+            _refuse_page(await web.whole(response, ERROR_MAX_BYTES, cut=True))
         return None
     whole = await web.whole(response, ANSWER_MAX_BYTES)
     kind = whole.headers.get("content-type", "").lower()

@@ -190,6 +190,8 @@ class Engine:
             _check_host(endpoint, asked, upstream.hosts)
         is_read = endpoint.contract.effect is Effect.READ
         response = await web.exchange(upstream.client, asked, auth=auth, is_read=is_read)
+        for secret in web.session_cookies(response):
+            self._source.learn(secret, "cookie")
         try:
             if is_completed_later and response.status_code == HTTPStatus.ACCEPTED:
                 raise Accepted
