@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 
 import httpx
+import httpx2
 import pytest
 
 from triptych.schemas import ErrorCode
@@ -187,3 +188,16 @@ async def test_a_packed_body_that_is_broken_or_ends_too_early_is_not_taken_for_t
 def test_text_is_read_in_the_charset_that_it_states_if_that_is_one(charset, raw, text):
     response = httpx.Response(200, headers={"content-type": f"text/plain; charset={charset}"}, content=raw)
     assert web.text_of(response) == text
+
+
+async def test_the_client_of_mcp_servers_keeps_no_cookies_either():
+    seen: list[str | None] = []
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request.headers.get("cookie"))
+        return httpx2.Response(200, headers={"set-cookie": "session=of-another-tenant; Path=/"})
+
+    async with httpx2.AsyncClient(cookies=web.no_cookies(), transport=httpx2.MockTransport(handler)) as client:
+        await client.get(ORIGIN)
+        await client.get(ORIGIN)
+    assert seen == [None, None]

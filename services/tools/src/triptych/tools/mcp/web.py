@@ -22,6 +22,7 @@ from triptych.tools.http import retry_after_ms
 from triptych.tools.mcp.answers import HTTP_STATUS, RETRY_AFTER_MS
 from triptych.tools.mcp.wire import ANSWER_MAX_BYTES, UNREADABLE, UnreadableError, error_of, is_answer, read
 from triptych.tools.rest.answer import ERROR_MAX_BYTES
+from triptych.tools.web import no_cookies
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 600.0
@@ -44,7 +45,10 @@ async def http_transport(url: str, headers: Mapping[str, str]) -> AsyncIterator[
     transport = _Visible(httpx2.AsyncHTTPTransport())
     async with (
         httpx2.AsyncClient(
-            headers={**headers, "accept-encoding": "identity"}, timeout=timeout, transport=transport
+            headers={**headers, "accept-encoding": "identity"},
+            cookies=no_cookies(),
+            timeout=timeout,
+            transport=transport,
         ) as client,
         streamable_http_client(url, http_client=client, max_sse_event_size=None) as streams,
     ):
