@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import structlog
@@ -20,6 +21,7 @@ from triptych.tools import Source, Tool
 from triptych.tools.board import Alerts
 from triptych.tools.drift import Watch
 from triptych.tools.openapi import tool as openapi
+from triptych.tools.origin import Origin
 from triptych.tools.testing import call
 
 TOML = """
@@ -259,3 +261,45 @@ async def test_names_that_change_places_are_quarantined(crm, upstream):
     upstream(swapped)
     await watch(crm).look()
     assert crm.quarantined.keys() == {"crm.get_customer", "crm.list_plans"}
+
+
+async def test_what_an_adapter_finds_by_itself_is_an_alert_until_it_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "pins.json").write_text("accepted")
+    told: list[tuple[str, Any]] = []
+
+    class Told(Alerts):
+        def open(self, operation: str, kind: str, message: str, run_id: UUID | None = None) -> None:
+            told.append((operation, (kind, message, run_id)))
+
+        def close_others(self, kind: str, still: Iterable[str]) -> None:
+            told.append((kind, tuple(still)))
+
+    read: list[bytes] = []
+
+    async def fetch() -> bytes:
+        return b""
+
+    tool = Tool("notes")
+    tool.origin = Origin(tmp_path / "pins.json", fetch, lambda _: tool, is_watched=True, reload=read.append)
+    log = structlog.get_logger()
+    watch = Watch(tool, 3_600, Told(log), log)
+    watching = asyncio.create_task(watch.run())
+    try:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        tool.quarantined["notes.write"] = tool.reworded["notes.read"] = "description: it was 'a' and is 'b'"
+        tool.compared.set()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        opened = {operation for operation, _ in told if operation.startswith("notes.")}
+        assert opened == {"notes.write", "notes.read"}
+        tool.quarantined.clear()
+        tool.reworded.clear()
+        tool.compared.set()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert told[-1] == ("drift", ())
+        await watch.look()
+        assert read == [b"accepted"]
+    finally:
+        watching.cancel()

@@ -302,6 +302,7 @@ class _Pipes:
             with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 if stream is not None:
                     await stream.aclose()
+        _forget(self._process)
 
 
 class _Lines:
@@ -327,6 +328,14 @@ class _Lines:
                     return
         if line:
             yield bytes(line), not left_out
+
+
+def _forget(process: Process) -> None:
+    """Close our ends of the pipes, which somebody else may hold open; anyio has no other way to them."""
+    transport = getattr(getattr(process, "_process", None), "_transport", None)
+    if (close := getattr(transport, "close", None)) is not None:
+        with suppress(OSError):
+            close()
 
 
 def _descendants(pid: int) -> set[int]:
