@@ -30,7 +30,15 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.errors import KafkaConnectionError
 
 from triptych.kernel.errors import KafkaTaskDiedError, UndecodableRecord
-from triptych.kernel.record_batches import Batches, BatchHeader, BatchReader, batch_header, is_intact, last_offset
+from triptych.kernel.record_batches import (
+    Batches,
+    BatchHeader,
+    BatchReader,
+    batch_header,
+    is_intact,
+    last_offset,
+    plain_records,
+)
 
 LOOK_EVERY_S = 0.5
 HELD_BACK_AFTER_S = 10.0
@@ -103,6 +111,14 @@ class _Records(PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped
         batches = list(self._records)
         for number, batch in enumerate(batches):
             position = self.next_fetch_offset
+            if (plain := plain_records(batch)) is not None:
+                records, behind = plain
+                for one in records:
+                    if one.offset >= position:
+                        self.next_fetch_offset = one.offset + 1
+                        yield self._consumer_record(self._tp, one)
+                self._advance(behind)
+                continue
             last = last_offset(batch, position)
             if not is_intact(batch):
                 if self._suspects.get(self._tp) != position:
