@@ -196,7 +196,9 @@ def misread_name(tokens: Sequence[Token], at: int | None = None) -> tuple[str, i
             end += 2
         is_step = tokens[index - 2].text == "steps"
         if end > index and (is_step or any(each.start == at for each in tokens[index : end + 1])):
-            return f'["{"".join(each.text for each in tokens[index : end + 1])}"]', token.start
+            # A part that begins with a digit takes what follows the next dot with it.
+            name = "".join(each.text for each in tokens[index : end + 1]).partition(".")[0]
+            return f'["{name}"]', token.start
     return None
 
 
