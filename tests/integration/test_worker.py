@@ -153,17 +153,22 @@ async def test_an_answer_that_json_cannot_carry_is_told_in_its_place_and_stops_n
     class Odd(Parrot):
         async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer:
             answer = await super().execute(request, attempt)
-            odd = {"nan": {"a": [float("nan")]}, "half": "\ud83d", "deep": json.loads("[" * 300 + "]" * 300)}
+            odd = {
+                "nan": {"a": [float("nan")]},
+                "half": "\ud83d",
+                "deep": json.loads("[" * 300 + "]" * 300),
+                "long": 10**1_000,
+            }
             said = odd.get(request.arguments["value"], "fine")
             return answer.model_copy(update={"result": Result.ok(said)})
 
-    asked = [call_request(arguments={"value": value}) for value in ("nan", "half", "deep", "fine")]
+    asked = [call_request(arguments={"value": value}) for value in ("nan", "half", "deep", "long", "fine")]
     async with running(ends, Odd()):
         await ends.ask(*asked)
         results = [(await ends.answer_to(one)).result for one in asked]
     assert results[-1] == Result.ok("fine")
     for result, told in zip(
-        results, ("NaN is not a JSON number (at /result/data/a/0)", "half of", "deeper"), strict=False
+        results, ("NaN is not a JSON number (at /result/data/a/0)", "half of", "deeper", "1,000 digits"), strict=False
     ):
         assert result.error.code is ErrorCode.CONTRACT_VIOLATION
         assert told in result.error.message

@@ -148,6 +148,16 @@ def test_too_many_values_are_refused_and_commas_in_a_text_are_none():
         decode(b"[" + b"1," * 99 + b"1]", limits=limits)
 
 
+def test_what_is_written_is_held_to_the_same_limits_as_what_is_read():
+    check([1] * 249_999)
+    with pytest.raises(InvalidJson, match="more than 250,000 values"):
+        check([1] * 250_000)
+    with pytest.raises(InvalidJson, match="more than 250,000 values"):
+        check([10**30] * 250_000)
+    with pytest.raises(InvalidJson, match="33,554,434 bytes and may have 33,554,432"):
+        check("a" * 2**25)
+
+
 def test_too_many_bytes_are_refused_before_they_are_read():
     with pytest.raises(InvalidJson, match="11 bytes and may have 10"):
         decode(b'"123456789"', limits=Limits(max_bytes=10))

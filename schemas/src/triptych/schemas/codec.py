@@ -47,8 +47,11 @@ class Limits:
 VALUE = Limits()
 """What comes from outside: a task, arguments, an answer, an output."""
 
-MESSAGE = Limits(max_depth=160, max_values=1_000_000)
-"""What services send to each other and keep: values in their envelopes."""
+ANSWER = Limits(max_bytes=2**28, max_depth=MAX_DEPTH + 10, max_values=2**28)
+"""What a worker answers: a value, a few levels within a message."""
+
+MESSAGE = Limits(max_bytes=2**28, max_depth=160, max_values=2**28)
+"""What services send to each other and keep: values, and answers with many of them, in their envelopes."""
 
 STORED = Limits(max_bytes=2**30, max_depth=254, max_values=2**30, max_digits=4_300)
 """What lies in a table already: whatever an older version could write."""
@@ -189,7 +192,7 @@ def encode(
         pass  # the exact way says why, or can
     else:
         if (b"null" not in written or _holds_no_infinity(value)) and _is_shallow(written, limits):
-            return written
+            return _small(written, limits)
     plain = _plain(value, limits, limits.max_depth, default)
     separators = None if indent else (",", ":")
     text = json.dumps(
@@ -200,7 +203,7 @@ def encode(
         separators=separators,
         indent=2 if indent else None,
     )
-    return f"{text}\n".encode() if indent else text.encode()
+    return _small(f"{text}\n".encode() if indent else text.encode(), limits)
 
 
 def encode_text(value: Json, *, sort_keys: bool = False, limits: Limits = MESSAGE) -> str:
@@ -234,6 +237,16 @@ def check(value: Json, *, limits: Limits = VALUE) -> None:
         InvalidJson: as in `encode`.
     """
     encode(value, limits=limits)
+
+
+def check_text(text: bytes, *, limits: Limits) -> None:
+    """Make sure that JSON that was written within this process is within what its reader takes.
+
+    Raises:
+        InvalidJson: as in `decode`.
+    """
+    if len(text) > limits.max_bytes or not _is_plain(text, limits):
+        decode(text, limits=limits, unique_names=False)
 
 
 def written(serializer: SchemaSerializer, message: BaseModel) -> bytes:
@@ -277,6 +290,14 @@ def fits_64_bits(value: Json) -> bool:
     return True
 
 
+def _small(text: bytes, limits: Limits) -> bytes:
+    if len(text) > limits.max_bytes:
+        raise InvalidJson(_too_large(text, limits))
+    if not _is_small(text, limits):
+        raise InvalidJson(_too_many(limits))
+    return text
+
+
 def _body(raw: bytes | str, limits: Limits) -> bytes:
     """The text's bytes, without a byte order mark."""
     if isinstance(raw, str):
@@ -286,7 +307,7 @@ def _body(raw: bytes | str, limits: Limits) -> bytes:
             raise InvalidJson(_HALF_A_PAIR, f"character {error.start}") from None
     raw = raw.removeprefix(_BOM)
     if len(raw) > limits.max_bytes:
-        raise InvalidJson(f"the text has {len(raw):,} bytes and may have {limits.max_bytes:,}")
+        raise InvalidJson(_too_large(raw, limits))
     return raw
 
 
@@ -349,7 +370,7 @@ _HALF_A_PAIR = "the text holds half of a surrogate pair; send the whole characte
 
 def _decoded(body: bytes, limits: Limits, *, unique_names: bool) -> Json:
     if not _is_small(body, limits):
-        raise InvalidJson(f"there are more than {limits.max_values:,} values")
+        raise InvalidJson(_too_many(limits))
     if not _is_shallow(body, limits):
         raise InvalidJson(_too_deep(limits), f"byte {_first_too_deep(body, limits)}")
 
@@ -505,6 +526,14 @@ def _first_too_deep(body: bytes, limits: Limits) -> int:
         if depth > limits.max_depth:
             return token.start()
     raise AssertionError
+
+
+def _too_large(text: bytes, limits: Limits) -> str:
+    return f"the text has {len(text):,} bytes and may have {limits.max_bytes:,}"
+
+
+def _too_many(limits: Limits) -> str:
+    return f"there are more than {limits.max_values:,} values"
 
 
 def _too_deep(limits: Limits) -> str:

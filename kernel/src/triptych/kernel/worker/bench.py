@@ -135,7 +135,9 @@ class Bench(Generic[RequestT]):
         # Nobody else has the answer yet, so it need not be copied, which takes pydantic longer than to make it.
         vars(answer).update(worker=self._instance, started_at=started_at, finished_at=utc_now())
         try:
-            return Finished(job.request, answer, job.traceparent, answer.to_bytes())
+            encoded = answer.to_bytes()
+            codec.check_text(encoded, limits=codec.ANSWER)
+            return Finished(job.request, answer, job.traceparent, encoded)
         except codec.InvalidJson as error:
             self._log.error("an answer is not JSON", request_id=job.request.request_id, error=str(error))
             message = f"the answer is not JSON: {error}"

@@ -32,7 +32,7 @@ from triptych.executor.family import (
 from triptych.executor.fingerprint import fingerprint_of
 from triptych.executor.machine import Message, Start, Tick, begin, decide
 from triptych.executor.messages import endings, messages, rejection
-from triptych.executor.plans import LIMITS, PlanReader
+from triptych.executor.plans import PlanReader
 from triptych.executor.settings import INPUT_MAX_BYTES, MAX_ACTIVE_RUNS
 from triptych.executor.state import Run, RunStatus
 from triptych.executor.task_sizes import TaskSizes
@@ -210,7 +210,7 @@ class Executor:
         if model is PlanAnswer:
             message = _parsed(self._plans.read, model, body)
         else:
-            message = _parsed(lambda raw: codec.read(readable, raw, limits=LIMITS), model, body)
+            message = _parsed(lambda raw: codec.read(readable, raw, limits=codec.ANSWER), model, body)
         stated = cloudevents.header(arrival.record.headers, "ce_source") if model is CallAnswer else None
         return Addressed(
             as_in_rows(message.run_id),

@@ -14,9 +14,6 @@ from triptych.schemas import Plan, PlanAnswer, codec
 from triptych.schemas.codec import InvalidJson
 
 MAX_KNOWN = 256
-LIMITS = codec.Limits(max_depth=codec.MAX_DEPTH + 10)
-"""Of an answer of any worker: it holds values as deep as any, a few levels within a message."""
-
 _PLAN = b'"plan":'
 _NO_PLAN = b'"plan":null}'
 
@@ -34,13 +31,13 @@ class PlanReader:
         if (plan := self._known.get(rest)) is not None:
             self._known.move_to_end(rest)
             try:
-                return codec.read(PlanAnswer, before + _NO_PLAN, limits=LIMITS).model_copy(update={"plan": plan})
+                return codec.read(PlanAnswer, before + _NO_PLAN, limits=codec.ANSWER).model_copy(update={"plan": plan})
             except (
                 InvalidJson,
                 ValidationError,
             ):  # `plan` is not a key of the answer itself here: what it is, its whole says
-                return codec.read(PlanAnswer, body, limits=LIMITS)
-        answer = codec.read(PlanAnswer, body, limits=LIMITS)
+                return codec.read(PlanAnswer, body, limits=codec.ANSWER)
+        answer = codec.read(PlanAnswer, body, limits=codec.ANSWER)
         if answer.plan is not None and _ends_with_plan(before, answer):
             self._known[rest] = answer.plan
             while len(self._known) > MAX_KNOWN:
@@ -51,7 +48,7 @@ class PlanReader:
 def _ends_with_plan(before: bytes, answer: PlanAnswer) -> bool:
     """Whether the answer says nothing after its plan."""
     try:
-        alone = codec.read(PlanAnswer, before + _NO_PLAN, limits=LIMITS)
+        alone = codec.read(PlanAnswer, before + _NO_PLAN, limits=codec.ANSWER)
     except (InvalidJson, ValidationError):
         return False
     return alone.model_copy(update={"plan": answer.plan}) == answer
