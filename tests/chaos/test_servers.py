@@ -24,7 +24,7 @@ from errands import Errands, triptych, until
 from triptych.cli.stack.kafka import Kafka
 from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.ports import Ports, _is_free
-from triptych.cli.stack.postgres import _binaries
+from triptych.cli.stack.postgres import binaries
 from triptych.cli.stack.topics import create_topics
 from triptych.client import Client
 
@@ -246,7 +246,7 @@ def away(errands: Errands, server: str, way: str) -> Iterator[None]:
 def copy_of_postgres(errands: Errands, layout: Layout, target: Path) -> None:
     """A copy of the data directory at one moment, taken while the server works."""
     port = remembered_ports(errands)["postgres"]
-    command = [_binaries() / "pg_basebackup", "-D", target, "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
+    command = [binaries() / "pg_basebackup", "-D", target, "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
     environment = os.environ | {"PGPASSWORD": layout.secret("postgres-owner")}
     subprocess.run([*command, "--checkpoint=fast", "--no-sync"], env=environment, check=True, timeout=120)
     owner = layout.postgres.stat()

@@ -254,7 +254,7 @@ LIES = {
     "no ancestors": {"ancestors": ()},
     "another request": {"request_id": "mine"},
     "another run": {"run_id": RUN_ID},
-    "another moment": {"asked_at_ms": 1},
+    "another moment": {"asked_at_ms": 77},
 }
 
 
@@ -491,3 +491,17 @@ def test_what_is_sent_again_to_a_child_of_a_run_that_is_being_undone_is_withdraw
     story.control("abort", undo=True).wait(minutes=2)
     tasks = [send.body for send in messages(story.run, story.last, story.now)]
     assert [task.parent.withdrawn for task in tasks] == [False, True]
+
+
+def test_a_parent_asks_for_its_child_under_the_same_id_whenever_it_asks() -> None:
+    """As after the database came back with an older state: then it asks later, and its child may be there already."""
+
+    def child_asked_at(later: timedelta) -> object:
+        story = Story(playbook(handoffs=["other"]))
+        story.now += later
+        step_of_child = step(
+            "hand", operation="playbook.run", arguments={"playbook": "other"}, effect=Effect.IDEMPOTENT
+        )
+        return story.plan(step_of_child).request_of("hand").child
+
+    assert child_asked_at(timedelta(0)) == child_asked_at(timedelta(hours=3))

@@ -36,6 +36,8 @@ COMMANDS = {
     "models": "models",
     "cost": "cost",
     "retention": "retain",
+    "backup": "backup",
+    "restore": "backup",
     "setup": "setup",
     "playbook": "playbook",
     "schemas": "schemas",

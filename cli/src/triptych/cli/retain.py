@@ -47,7 +47,7 @@ def retention(
     as_json: AsJson = False,
 ) -> None:
     """Remove runs that have been over for long, a week at a time, and make partitions for the weeks ahead."""
-    dsn = postgres or _embedded(data)
+    dsn = postgres or owner_of(data)
     where = owner_at(dsn)
     try:
         report = remove_old(dsn, datetime.now(UTC), keep, dry_run=dry_run)
@@ -59,7 +59,7 @@ def retention(
         _show(report)
 
 
-def _embedded(data: Path) -> str:
+def owner_of(data: Path) -> str:
     """The owner's DSN of the embedded stack in `data`: where the operator's leads, and the secret beside it.
 
     Raises:

@@ -174,6 +174,28 @@ class NotRunningError(StackError):
         self.root = root
 
 
+class StillRunningError(StackError):
+    """A stack runs over the database that is to be replaced."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(
+            "A stack is running over the database", where=str(root), cure="Stop it with `triptych down` first."
+        )
+        self.root = root
+
+
+class BackupFailedError(StackError):
+    """A program of Postgres did not write or read a dump; the database is as it was."""
+
+    def __init__(self, program: str, code: int, output: str) -> None:
+        super().__init__(
+            f"{program} ended with code {code}: {output.strip()[-500:]}",
+            where=program,
+            cure="The database is as it was. Mend what it says, then try again.",
+        )
+        self.program, self.code, self.output = program, code, output
+
+
 class NoAnswerError(StackError):
     """The supervisor is there, and has not answered in time."""
 

@@ -74,7 +74,7 @@ class Postgres:
 
     @classmethod
     def of(cls, layout: Layout, ports: Ports) -> Postgres:
-        return cls(layout, ports.of("postgres"), layout.secret("postgres-owner"), _binaries(), _account())
+        return cls(layout, ports.of("postgres"), layout.secret("postgres-owner"), binaries(), _account())
 
     def dsn(self, database: str = "postgres") -> str:
         """The owner's connection string."""
@@ -162,7 +162,7 @@ def owner_at(dsn: str) -> str:
     return f"{parts.get('host')}:{parts.get('port', 5432)}/{parts.get('dbname')}"
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
     """Where the wheel keeps them. Importing it would start more than we want: a lock file and warnings."""
     wheel = importlib.util.find_spec(_WHEEL)
     if wheel is None or wheel.origin is None:

@@ -55,10 +55,13 @@ def refusal(run: Run, arguments: dict[str, Json]) -> Reason | None:
     return None
 
 
-def child_of(turn: Turn, key: str) -> UUID:
-    """The id of the run that a call with this key starts."""
-    now_ms = round(turn.now.timestamp() * 1_000)
-    return derive_run_id(turn.run.tenant, key, now_ms)
+def child_of(run: Run, key: str) -> UUID:
+    """The id of the run that a call with this key starts, whenever it is asked for.
+
+    When the database comes back with an older state, the parent asks for its child again. Under another id it would
+    wait for a run that cannot begin, since its task is known. So the time in the id is that of the parent.
+    """
+    return derive_run_id(run.tenant, key, id_time_ms(run.run_id))
 
 
 def start(run: Run, event: ev.CallRequested, child: UUID) -> Send:
