@@ -39,7 +39,8 @@ _LOOK_BYTES = 4_096
 _ID = rb'("[^"\\]{0,64}"|-?\d{1,18})'
 _ID_FIRST = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*' + _ID)
 _ID_LAST = re.compile(rb',\s*"id"\s*:\s*' + _ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},]', re.DOTALL)
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+\\?"?|[\[\]{},]', re.DOTALL)
+"""A string, also one without an end, so that nothing is looked at twice; or what stands between values."""
 _TOOLS_BEGIN = re.compile(rb'"tools"\s*:\s*\[')
 _NAME = re.compile(rb'"name"\s*:\s*("[^"\\\x00-\x1f]{1,200}")')
 
