@@ -161,3 +161,23 @@ def test_the_playbook_of_the_guide_is_good() -> None:
     page = Path(__file__).parents[2] / "docs" / "add-an-mcp-server.md"
     (block,) = re.findall(r"^```yaml\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     assert parse_playbook(block, page).allows("clock.get_current_time")
+
+
+@pytest.mark.parametrize(
+    "reference", ["http://127.0.0.1:1/s.json", "file:///etc/passwd", "urn:other:schema", "other.json"]
+)
+def test_a_tool_whose_schema_refers_to_another_document_is_left_out_and_the_others_are_offered(reference: str) -> None:
+    odd = {"type": "object", "properties": {"a": {"$ref": reference}}}
+    tools = [pinned("ok"), pinned("asks", inputSchema=odd), pinned("answers", outputSchema=odd)]
+    offered, left_out = offers("crm", tools, options())
+    assert [offer.tool.name for offer in offered] == ["ok"]
+    assert [each.name for each in left_out] == ["asks", "answers"]
+    assert all(f"it refers to {reference}" in each.why and "nothing is fetched" in each.why for each in left_out)
+
+
+def test_a_tool_whose_schema_applies_itself_a_million_times_is_left_out() -> None:
+    parts = {f"a{n + 1}": {"allOf": [{"$ref": f"#/$defs/a{n}"}] * 2} for n in range(20)}
+    odd = {"type": "object", "$defs": {"a0": {}, **parts}, "properties": {"a": {"$ref": "#/$defs/a20"}}}
+    offered, left_out = offers("crm", [pinned("ok"), pinned("odd", inputSchema=odd)], options())
+    assert [offer.tool.name for offer in offered] == ["ok"]
+    assert "units of work" in left_out[0].why

@@ -5,6 +5,6 @@ memory. The caller waits that long at most. Work that is known to be cheap must 
 millisecond more.
 """
 
-from triptych.kernel.killable.pool import OverrunError, WorkFailed, evaluate, is_valid
+from triptych.kernel.killable.pool import OverrunError, WorkFailed, evaluate, is_valid, prepare
 
-__all__ = ["OverrunError", "WorkFailed", "evaluate", "is_valid"]
+__all__ = ["OverrunError", "WorkFailed", "evaluate", "is_valid", "prepare"]

@@ -64,6 +64,11 @@ def is_valid(schema: Json, value: Json, options: Mapping[str, int], seconds: flo
     return bool(_pool().run("is_valid", (schema, value, dict(options)), seconds))
 
 
+def prepare() -> None:
+    """Start the process that works, so that the first piece of work need not wait for it. Waits some 0.1 s."""
+    _pool().prepare()
+
+
 @cache
 def _pool() -> _Pool:
     return _Pool()
@@ -101,6 +106,13 @@ class _Pool:
             case "memory":
                 raise OverrunError(work, "128 MiB")
         raise WorkFailed(content, content if status == "missing" else None)
+
+    def prepare(self) -> None:
+        with self._lock:
+            try:
+                self._connected()
+            except OSError:
+                self._stop()  # the first piece of work tries again, and tells
 
     def _connected(self) -> socket.socket:
         if self._connection is None:

@@ -8,7 +8,7 @@ from triptych.executor.deployments import Deployment, load_playbooks, shown
 from triptych.executor.intake import Executor
 from triptych.executor.settings import ExecutorSettings
 from triptych.executor.store import ExecutorStore
-from triptych.kernel import database
+from triptych.kernel import database, killable
 from triptych.kernel.decider import DeciderLoop
 from triptych.kernel.registry import ContractRegistry
 from triptych.kernel.service import Service, run
@@ -20,6 +20,7 @@ async def serve(service: Service, settings: ExecutorSettings) -> None:
     # In a thread of its own, for a folder of odd files takes long to read, and this process must stay alive.
     folder = await asyncio.to_thread(load_playbooks, settings.playbooks)
     playbooks = folder.playbooks
+    await asyncio.to_thread(killable.prepare)
     for each in folder.left_out:
         service.log.error("playbook left out", playbook=each.name, file=shown(each.file), why=shown(each.why))
         service.health.warn(f"playbook {shown(each.name)}", f"left out: {shown(each.why)}")
