@@ -30,6 +30,7 @@ from triptych.client import (
     TopicMissingError,
 )
 from triptych.schemas import ControlAction, DeadLetter, Outcome, OutcomeStatus, topics
+from triptych.schemas.codec import InvalidJson
 
 PLAYBOOK = """
 name: greet
@@ -197,6 +198,12 @@ async def test_an_escalation_is_an_outcome_that_is_not_final_and_an_abort_makes_
 async def test_a_task_that_is_too_large_for_kafka_is_not_to_be_sent_again(client) -> None:
     with pytest.raises(TooLargeError, match=r"tasks: a message of 9,\d{3},\d{3} bytes .* where a tool can fetch it"):
         await client.submit("greet", {"name": "x" * 9_000_000})
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud83d", 10**1_000, json.loads("[" * 101 + "]" * 101)])
+async def test_a_task_that_json_cannot_carry_is_refused_before_it_is_sent(client, value) -> None:
+    with pytest.raises(InvalidJson, match=r"at /input/x|at byte"):
+        await client.submit("any", {"x": value})
 
 
 async def test_a_broker_that_is_not_there_is_one_clear_error() -> None:

@@ -25,7 +25,7 @@ from triptych.client.errors import (
 from triptych.client.feed import CONNECT_TIMEOUT_MS, Feed
 from triptych.kernel.cloudevents import Headers, binary_headers, utc_now
 from triptych.kernel.kafka_clients import Producer
-from triptych.schemas import Control, ControlAction, Json, Outcome, Task
+from triptych.schemas import Control, ControlAction, Json, Outcome, Task, codec
 from triptych.schemas import topics as t
 from triptych.schemas.task import BreakerMode, ToolControl
 
@@ -107,6 +107,7 @@ class Client:
 
         Raises:
             pydantic.ValidationError: a field does not have its form.
+            codec.InvalidJson: the input holds what JSON cannot say, or too much of it; the place is told.
             NotAcceptedError: Kafka did not acknowledge it. Submitting again with the same id is safe.
             TooLargeError: Kafka takes no message of this size.
         """
@@ -126,7 +127,9 @@ class Client:
             source=SOURCE,
             tenant=task.tenant,
         )
-        receipt = await self._send(t.TASKS, task.to_bytes(), key=str(task.task_id).encode(), headers=headers)
+        written = task.to_bytes()
+        codec.check_text(written, limits=codec.TASK)
+        receipt = await self._send(t.TASKS, written, key=str(task.task_id).encode(), headers=headers)
         record = f"{receipt.topic}:{receipt.partition}:{receipt.offset}"
         self._records.setdefault((task.tenant, str(task.task_id)), set()).add(record)
         if len(self._records) > MAX_RECORDS:

@@ -47,6 +47,9 @@ class Limits:
 VALUE = Limits()
 """What comes from outside: a task, arguments, an answer, an output."""
 
+TASK = Limits(max_depth=MAX_DEPTH + 1)
+"""A task, whose input may be as deep as any value."""
+
 ANSWER = Limits(max_bytes=2**28, max_depth=MAX_DEPTH + 10, max_values=2**28)
 """What a worker answers: a value, a few levels within a message."""
 

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from triptych.cli.mcp.desk import Desk, Playbooks, Started, TaskOutcome, TaskStatus
 from triptych.client import ClientError
+from triptych.schemas import codec
 
 WAIT_MAX_S = 600.0
 
@@ -79,7 +80,7 @@ async def _told() -> AsyncIterator[None]:
     """What goes wrong is told in the words that the command line uses."""
     try:
         yield
-    except ClientError as error:
+    except (ClientError, codec.InvalidJson) as error:
         raise ToolError(str(error)) from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]

@@ -96,9 +96,6 @@ ANSWER_SUFFIX = ":answer"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-_TASK_LIMITS = codec.Limits(max_depth=codec.MAX_DEPTH + 1)
-"""An input may be as deep as any value."""
-
 _ANSWERS: dict[str, type[Answer]] = {
     topics.PLANS: PlanAnswer,
     topics.RESULTS: CallAnswer,
@@ -328,7 +325,7 @@ class Executor:
         if not self._sizes.may_be_read(body):
             raise self._too_large(record, body)
         try:
-            task = codec.read(Task, body, limits=_TASK_LIMITS, unique_names=True)
+            task = codec.read(Task, body, limits=codec.TASK, unique_names=True)
         except InvalidJson as error:
             raise _unreadable(body, derived_id, error) from error
         except ValidationError as error:
