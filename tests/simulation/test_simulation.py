@@ -30,6 +30,8 @@ MUTATIONS = {
     "calls_of_a_run_that_is_over_are_not_called_off": "were not called off",
     "withdrawn_calls_are_begun_all_the_same": "was withdrawn before it began, and was done",
     "what_has_begun_is_answered_as_withdrawn": "was withdrawn before it began, and was done",
+    "business_keys_are_granted_to_everybody": "took effect under",
+    "the_key_of_a_call_under_way_is_given_on": "took effect under",
     "undos_are_made_under_the_key_of_the_write": "could not be undone",
     "callbacks_that_are_quicker_than_the_acceptance_are_overlooked": "its callback has come already",
     "callbacks_answer_what_is_not_parked_any_more": "with two bodies",

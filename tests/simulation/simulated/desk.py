@@ -9,7 +9,7 @@ import httpx
 
 from simulated import workshop
 from triptych.kernel.offers import Offer
-from triptych.schemas import Compensation, Cost, Effect, ErrorCode, Json
+from triptych.schemas import BusinessKey, Compensation, Cost, Effect, ErrorCode, Json
 from triptych.tools import http
 from triptych.tools.breaker import BreakerPolicy
 from triptych.tools.call import Call, NotYet
@@ -53,6 +53,15 @@ async def refuse(number: int, call: Call[Any]) -> Answer:
 async def put(number: int, call: Call[Any]) -> Answer:
     """Changes something, once for each key."""
     return await call.state.ask("put", number, call)
+
+
+@tool.operation(
+    effect=Effect.IDEMPOTENT,
+    business_key=BusinessKey(value="book:${{ arguments.number }}", on_repeat="receipt"),
+)
+async def book(number: int, call: Call[Any]) -> Answer:
+    """Changes something, once for each number, whichever runs want it."""
+    return await call.state.ask("book", number, call)
 
 
 @tool.operation(effect=Effect.IDEMPOTENT)
@@ -144,6 +153,8 @@ class Upstream:
         self.workshop = workshop.Workshop(world)
         self.done: dict[str, Answer] = {}
         """The answer to each write, by idempotency key."""
+        self.booked: dict[int, set[str]] = {}
+        """The keys under which each number was booked: its business key allows one."""
         self.executions: Counter[str] = Counter()
         self.denials: Counter[str] = Counter()
         """How often it was said of a key that it had not happened."""
@@ -157,13 +168,15 @@ class Upstream:
     def carry_out(self, kind: str, number: int, call: Call[Any]) -> Answer | Exception:
         key = call.idempotency_key
         answer: Answer = {"key": key, "number": number}
-        if kind in {"look", "think"} or (kind in {"put", "take_back"} and key in self.done):
+        if kind in {"look", "think"} or (kind in {"put", "take_back", "book"} and key in self.done):
             return answer
         if kind in CALLING_BACK:
             if kind == "film" or not self.workshop.is_known(key):
                 self._note(key, call)
             return self.workshop.take_on(kind, key, answer, call)
         self.done[key] = answer
+        if kind == "book":
+            self.booked.setdefault(number, set()).add(key)
         if kind == "take_back":
             self.executions[key] += 1
             self.taken_back.setdefault(call.run_id, []).append(key.split(":")[1])

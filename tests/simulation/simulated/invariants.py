@@ -28,6 +28,7 @@ EXCUSED = frozenset(
         "critic_unavailable",
         "undo_failed",
         "child_failed",
+        "conflict",
     }
 )
 """Why a run may be handed to a person, when something went wrong around it."""
@@ -223,6 +224,8 @@ def _unreceipted(world: World, run: Run) -> Iterator[str]:
     for state in (*run.steps.values(), *run.branches.values()):
         if _is_done(state) and state.step.operation in WRITES and state.result is not None:
             key = state.result.data["key"]  # type: ignore[index, call-overload]
+            if not state.took_effect:
+                continue  # the receipt of another run
             if (run.run_id, key) not in effects or effects[run.run_id, key][0] != "receipt":
                 yield f"{key} has an answer and no receipt"
             if not world.upstream.executions[key]:
@@ -241,6 +244,9 @@ def _check_effects(world: World, found: list[str]) -> None:
     for key, times in upstream.executions.items():
         if times > 1 + upstream.denials[key]:
             found.append(f"{key} took effect {times} times, with {upstream.denials[key]} reconciliations in between")
+    for number, keys in upstream.booked.items():
+        if len(keys) > 1:
+            found.append(f"book:{number} took effect under {sorted(keys)}")
     tables = world.schemas["desk"]
     for at, callback in tables.callbacks.items():
         if callback.result is not None and not callback.failed and tables.effects[at][0] != "receipt":

@@ -9,7 +9,8 @@ from http import HTTPStatus
 from typing import Any
 
 from simulated.postgres import ExecutorTables, WorkerTables
-from triptych.executor import intake, messages
+from triptych.executor import intake, messages, store
+from triptych.executor.keys import Holding
 from triptych.executor.state import Ask, OpenRequest, Run, changed
 from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import Batch
@@ -155,6 +156,16 @@ def what_has_begun_is_answered_as_withdrawn() -> None:
     WorkerTables.withdraw = careless  # type: ignore[method-assign]
 
 
+def business_keys_are_granted_to_everybody() -> None:
+    """Nobody asks whether another call has the key."""
+    ExecutorTables.reserve_key = lambda *_args: [(True,)]  # type: ignore[method-assign]
+
+
+def the_key_of_a_call_under_way_is_given_on() -> None:
+    """Who has a key loses it to who asks for it next, whatever its call is doing."""
+    store.holding_of = lambda *_args: Holding(is_free=True)
+
+
 def undos_are_made_under_the_key_of_the_write() -> None:
     """The tool takes the undo for a repeat of the write, or of an undo that was made already."""
     request = messages._undo_request
@@ -210,6 +221,8 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         calls_of_a_run_that_is_over_are_not_called_off,
         withdrawn_calls_are_begun_all_the_same,
         what_has_begun_is_answered_as_withdrawn,
+        business_keys_are_granted_to_everybody,
+        the_key_of_a_call_under_way_is_given_on,
         undos_are_made_under_the_key_of_the_write,
         callbacks_that_are_quicker_than_the_acceptance_are_overlooked,
         callbacks_answer_what_is_not_parked_any_more,

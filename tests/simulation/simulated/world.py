@@ -525,7 +525,7 @@ class World:
 
     def _draw_operations(self, refused: float) -> tuple[str, ...]:
         draw = self.random
-        kinds = ("look", "think", "put", "put", "send", "post", "order", "film")
+        kinds = ("look", "think", "put", "put", "send", "post", "order", "film", "book")
         operations = tuple(draw.choice(kinds) for _ in range(draw.choice((1, 1, 1, 2, 2, 3))))
         return (*operations[:2], REFUSED) if draw.random() < refused else operations
 
