@@ -57,6 +57,11 @@ class Health:
         """Tell with the readiness what is wrong here and keeps nothing else from working."""
         self.warnings[name] = message
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the process has taken up its work."""
+        return self._is_started
+
     def count(self, name: str, by: int = 1) -> None:
         """Count something that an operator may want to see, for example duplicates dropped."""
         self.counters[name] = self.counters.get(name, 0) + by

@@ -60,7 +60,8 @@ class ServiceSettings(BaseSettings):
         Field(
             ge=0,
             description="A process of which a loop has been stuck for so long ends itself with code 3, to be started "
-            "again: /health/live names the loop, and a blocked event loop is one. 0: it never does.",
+            "again: /health/live names the loop, and a blocked event loop is one. Before it has begun its work it may "
+            "take four times as long. 0: it never ends itself.",
         ),
     ] = 30_000
     inline_max_bytes: Annotated[

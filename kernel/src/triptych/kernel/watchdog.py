@@ -26,13 +26,15 @@ EVENT_LOOP = "event loop"
 _LAST_WORDS_S = 2.0
 _STACK_FRAMES = 30
 _TIMER_FACTOR = 2
+_STARTING_FACTOR = 4
+"""Who has not begun its work loads models and documents, on a machine that may be busy."""
 
 
 class Watchdog:
     """Watches one process, from `start` to `stop`."""
 
     def __init__(self, health: Health, log: Logger, limit_s: float) -> None:
-        """A loop that stays stuck for `limit_s` seconds ends the process; 0: never."""
+        """A loop that is stuck for `limit_s` seconds ends the process, for four times as long at its start; 0: never."""
         self._health, self._log, self._limit_s = health, log, limit_s
         self._stopped = threading.Event()
         self._answered = True
@@ -57,7 +59,8 @@ class Watchdog:
             # A process that was stopped or suspended finds many seconds gone. Looks are counted, and not seconds.
             stuck = self._stuck()
             stuck_for_s = stuck_for_s + every_s if stuck else 0.0
-            if stuck_for_s >= self._limit_s:
+            patience = 1 if self._health.is_started else _STARTING_FACTOR
+            if stuck_for_s >= patience * self._limit_s:
                 self._end(stuck, stuck_for_s)
 
     def _stuck(self) -> dict[str, float]:
