@@ -117,6 +117,10 @@ async def test_an_open_transaction_of_a_stranger_keeps_nobody_from_starting(benc
     address = Address(kafka=bench.kafka, topic_prefix=prefix)
     learnt = []
     topic = f"{prefix}.{topics.CONTRACTS}"
+
+    def ours() -> list[bytes]:
+        return [one.value for one in learnt if one.key in {b"a", b"b", b"c"}]
+
     await bench.producer.send_and_wait(topic, b"before", key=b"a", partition=0)
     async with transactional(bench.kafka) as stranger, asyncio.timeout(WITHIN_S):
         await stranger.begin_transaction()
@@ -124,11 +128,11 @@ async def test_an_open_transaction_of_a_stranger_keeps_nobody_from_starting(benc
         await bench.producer.send_and_wait(topic, b"behind", key=b"c", partition=0)
         async with CompactedTopic(service, settings, topics.CONTRACTS, learnt.append) as follower:
             await follower.ready()
-            assert [one.value for one in learnt] == [b"before"]
+            assert ours() == [b"before"]
             await eventually(lambda: "held back by an open transaction" in caplog.text)
-            assert [offered.tool for offered in await _announced(address)] == ["a"]
+            assert "a" in {offered.tool for offered in await _announced(address)}
             await stranger.abort_transaction()
-            await eventually(lambda: [one.value for one in learnt] == [b"before", b"behind"])
+            await eventually(lambda: ours() == [b"before", b"behind"])
             await eventually(lambda: "goes on" in caplog.text)
 
 

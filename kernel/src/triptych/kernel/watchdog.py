@@ -34,7 +34,7 @@ class Watchdog:
     """Watches one process, from `start` to `stop`."""
 
     def __init__(self, health: Health, log: Logger, limit_s: float) -> None:
-        """A loop that is stuck for `limit_s` seconds ends the process, for four times as long at its start; 0: never."""
+        """A loop that is stuck for `limit_s` seconds, or four times that at the start, ends the process; 0: never."""
         self._health, self._log, self._limit_s = health, log, limit_s
         self._stopped = threading.Event()
         self._answered = True
