@@ -121,14 +121,16 @@ def test_a_recursive_schema_takes_trees_of_any_size() -> None:
     assert tree.is_valid(grown(12))
 
 
-def test_work_that_doubles_with_each_level_of_a_value_is_refused_for_deep_values_only() -> None:
+def test_work_that_may_double_with_each_level_of_a_value_ends_soon() -> None:
     schema = JsonSchema.of({"allOf": [{"properties": {"c": {"$ref": "#"}}}] * 2})
-
-    def chain(depth: int) -> dict[str, Any]:
-        return {} if depth == 0 else {"c": chain(depth - 1)}
-
-    assert schema.is_valid(chain(8))
-    assert "too large to be checked" in told(schema.misfits(chain(60)), "input")
+    value: dict[str, Any] = {}
+    for _ in range(60):
+        value = {"c": value}
+    schema.is_valid({})
+    began = time.monotonic()
+    schema.is_valid(value)
+    schema.misfits(value)
+    assert time.monotonic() - began < 2 * SOON_S
 
 
 @pytest.mark.parametrize(
