@@ -26,6 +26,8 @@ MUTATIONS = {
     "known_answers_are_replaced": "with two bodies",
     "jobs_that_nobody_knows_of_stay_where_they_are": "not over",
     "a_new_owner_forgets_who_is_active": "whose limit is",
+    "answers_are_believed_whoever_gives_them": "a forgery was believed",
+    "children_begin_as_the_message_says": "a forgery was believed",
     "children_are_not_withdrawn": "not over",
     "calls_of_a_run_that_is_over_are_not_called_off": "were not called off",
     "withdrawn_calls_are_begun_all_the_same": "was withdrawn before it began, and was done",

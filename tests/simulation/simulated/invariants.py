@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from simulated.desk import WRITES
+from simulated.forger import MARK
 from simulated.postgres import STATUS_COLUMN
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
@@ -39,6 +40,8 @@ UNDOABLE = frozenset({"desk.put", "desk.order"})
 """The operations whose contracts say how to undo them."""
 
 ANSWERS = ev.CallAnswered | ev.PlanAccepted | ev.PlanRefused | ev.VerdictGiven | ev.ReviewFailed | ev.AnsweredLate
+VALUE_COLUMN = 5
+"""Of a dead letter."""
 LASTING = frozenset(f"triptych.{noun}" for noun in (topics.OUTCOMES, topics.PLANS, topics.RESULTS, topics.VERDICTS))
 """Where one event id always comes with one body."""
 
@@ -106,8 +109,9 @@ def check(world: World) -> None:
     _check_effects(world, found)
     for process in world.processes:
         found.extend(f"{process.instance} logged: {line}" for line in process.log.unexpected)
-    if dead := world.schemas["executor"].dead_letters:
-        found.append(f"dead letters: {list(dead)}")
+    dead = world.schemas["executor"].dead_letters
+    if honest := [key for key, row in dead.items() if row[VALUE_COLUMN] not in world.forger.bodies]:
+        found.append(f"dead letters: {honest}")
 
 
 def _check_outcomes(world: World, found: list[str]) -> None:
@@ -141,6 +145,8 @@ def _check_journals(world: World, found: list[str]) -> None:
         if seqs != list(range(1, len(seqs) + 1)):
             found.append(f"{run_id}: the journal has holes: {seqs}")
             continue
+        if any(MARK in str(data) for _, _, data in journal.values()):
+            found.append(f"{run_id}: a forgery was believed")
         events = [(ev.decode(kind, data, playbooks), at) for kind, at, data in (journal[seq] for seq in seqs)]
         try:
             run = _fold(run_id, events)

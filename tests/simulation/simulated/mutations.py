@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from simulated.postgres import ExecutorTables, WorkerTables
-from triptych.executor import intake, messages, store
+from triptych.executor import intake, messages, store, trust
 from triptych.executor.keys import Holding
 from triptych.executor.state import Ask, OpenRequest, Run, changed
 from triptych.executor.store import ExecutorStore
@@ -194,6 +194,16 @@ def callbacks_answer_what_is_not_parked_any_more() -> None:
     WorkerTables.callbacks_answer = insistent  # type: ignore[method-assign]
 
 
+def answers_are_believed_whoever_gives_them() -> None:
+    """What names an open request is taken for its answer."""
+    trust.Trust.believed = lambda _self, run, answer, _source: answer if answer.request_id in run.requests else None  # type: ignore[method-assign]
+
+
+def children_begin_as_the_message_says() -> None:
+    """The journal of the parent is not asked."""
+    intake.asked_task = lambda _parent, told, *_: told
+
+
 def a_new_owner_forgets_who_is_active() -> None:
     """A process that claims partitions counts only the runs that it begins itself."""
 
@@ -217,6 +227,8 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         known_answers_are_replaced,
         jobs_that_nobody_knows_of_stay_where_they_are,
         a_new_owner_forgets_who_is_active,
+        answers_are_believed_whoever_gives_them,
+        children_begin_as_the_message_says,
         children_are_not_withdrawn,
         calls_of_a_run_that_is_over_are_not_called_off,
         withdrawn_calls_are_begun_all_the_same,

@@ -21,6 +21,7 @@ import orjson
 from pydantic import SecretStr
 
 from simulated import desk, postgres, workshop
+from simulated.forger import Forger
 from simulated.invariants import Watch, check
 from simulated.kafka import Broker, Kafka, Membership
 from simulated.loop import EPOCH, ProcessLoop, Scheduler
@@ -456,6 +457,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.seed, self.random = seed, random.Random(seed)  # noqa: S311
+        self.forger = Forger(self, seed)
         self._draw = self.random.random
         self.scheduler = Scheduler()
         self.broker = Broker(self)
@@ -763,6 +765,7 @@ class World:
         event_id = cloudevents.event_id(message.headers)
         self.note("log", message.topic, message.partition, event_id)
         self.violations.extend(self.watch.published(message, event_id))
+        self.forger.see(message)
         if message.topic == "triptych.outcomes":
             self._receive(message)
 
