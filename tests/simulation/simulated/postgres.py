@@ -81,6 +81,7 @@ class Schema:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.transaction: Transaction | None = None
+        self.readings_: dict[tuple[int, str], tuple[Any, ...]] = {}
         self.waiting: list[Callable[[], None]] = []
 
     def snapshot(self) -> dict[str, Any]:
@@ -92,6 +93,17 @@ class Schema:
         waiting, self.waiting = self.waiting, []
         for go_on in waiting:
             go_on()
+
+    def reading(self, *columns: Any) -> list[Any]:
+        *rows, life = columns
+        noted = []
+        for topic, partition, first, last in zip(*rows, strict=True):
+            known = self.readings_.get((partition, topic))
+            is_same = known is not None and known[2:4] == (first, last)
+            lives = known[5] + (known[4] != life) if is_same else 1
+            self.readings_[partition, topic] = (topic, partition, first, last, life, lives)
+            noted.append(_Reading(self.readings_[partition, topic]))
+        return noted
 
     def ping(self) -> list[Any]:
         return [_Value((1,))]
@@ -124,7 +136,6 @@ class ExecutorTables(Schema):
         self.timers_: dict[Any, tuple[int, datetime]] = {}
         self.queue: dict[Any, tuple[Any, ...]] = {}
         self.dead_letters: dict[str, tuple[Any, ...]] = {}
-        self.readings_: dict[tuple[int, str], tuple[Any, ...]] = {}
         self.business_keys: dict[tuple[str, str], list[Any]] = {}
         """Run, step, idempotency key, claim and end, by tenant and key."""
 
@@ -155,17 +166,6 @@ class ExecutorTables(Schema):
 
     def readings(self, partitions: Sequence[int]) -> list[Any]:
         return [_Reading(row) for (partition, _), row in self.readings_.items() if partition in partitions]
-
-    def reading(self, *columns: Any) -> list[Any]:
-        *rows, life = columns
-        noted = []
-        for topic, partition, first, last in zip(*rows, strict=True):
-            known = self.readings_.get((partition, topic))
-            is_same = known is not None and known[2:4] == (first, last)
-            lives = known[5] + (known[4] != life) if is_same else 1
-            self.readings_[partition, topic] = (topic, partition, first, last, life, lives)
-            noted.append(_Reading(self.readings_[partition, topic]))
-        return noted
 
     def known(self, tenants: Sequence[str], task_ids: Sequence[str]) -> list[Any]:
         keys = [key for key in zip(tenants, task_ids, strict=True) if key in self.tasks]
@@ -417,6 +417,13 @@ class WorkerTables(Schema):
             "callbacks": {key: copy.copy(callback) for key, callback in self.callbacks.items()},
             "heard": dict(self.heard),
         }
+
+    def readings(self, topic: str, partitions: Sequence[int]) -> list[Any]:
+        return [
+            _Reading(row)
+            for (partition, named), row in self.readings_.items()
+            if named == topic and partition in partitions
+        ]
 
     def open_lease(self, instance: str, lease_ms: int) -> list[Any]:
         self.leases = {number: held for number, held in self.leases.items() if held[0] != instance}

@@ -16,7 +16,7 @@ from triptych.kernel.decider.contract import (
     Unread,
 )
 from triptych.kernel.decider.loop import DeciderLoop
-from triptych.kernel.decider.suspicion import Reading
+from triptych.kernel.suspicion import Reading
 
 __all__ = [
     "FORWARDED",

@@ -28,12 +28,12 @@ from triptych.kernel.decider.contract import (
     Submission,
     Transition,
 )
-from triptych.kernel.decider.suspicion import Suspicion
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outage import Outage
 from triptych.kernel.outbox import Envelope, OutboxKey, OutboxRow
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.suspicion import Suspicion
 from triptych.kernel.timers import Timers
 from triptych.schemas import topics
 

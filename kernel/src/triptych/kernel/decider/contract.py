@@ -15,9 +15,9 @@ from triptych.kernel import cloudevents
 from triptych.kernel.bus import Record
 from triptych.kernel.deadletters import DeadRecord
 from triptych.kernel.decider.admission import Kind, Limits, Line, Standing, Waiting
-from triptych.kernel.decider.suspicion import Reading
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outbox import OutboxKey, OutboxRow, Send
+from triptych.kernel.suspicion import Reading
 from triptych.kernel.values import value
 
 StateT = TypeVar("StateT")

@@ -19,10 +19,10 @@ from uuid import UUID
 from aiokafka.abc import ConsumerRebalanceListener
 
 from triptych.kernel import bus, claimcheck, cloudevents, deadletters, failpoints
+from triptych.kernel.backlog import Backlog, Portion, Records
 from triptych.kernel.bus import Publisher, Record, TopicPartition
 from triptych.kernel.decider.admission import Admission, Line, Standing, Waiting
 from triptych.kernel.decider.assembly import Assembly, Kit, Memory, outbox_rows
-from triptych.kernel.decider.backlog import Backlog, Portion, Records
 from triptych.kernel.decider.contract import (
     Addressed,
     Arrival,
@@ -34,10 +34,10 @@ from triptych.kernel.decider.contract import (
     TaskKey,
     Unread,
 )
-from triptych.kernel.decider.suspicion import Reading
 from triptych.kernel.errors import BatchRefused, MessagesRefused, PublishFailed, TriptychError, UndecodableRecord
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, is_refusal
 from triptych.kernel.outbox import OutboxKey, OutboxRow
+from triptych.kernel.suspicion import Reading
 from triptych.kernel.timers import Timers
 from triptych.schemas import topics
 

@@ -6,32 +6,36 @@ too many jobs wait, but the consumer polls often enough to keep its partitions.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeAlias
+from uuid import UUID
 
-import asyncpg
 from aiokafka import ConsumerRecord
 from aiokafka.abc import ConsumerRebalanceListener
 from pydantic import ValidationError
 
-from triptych.kernel import claimcheck, cloudevents, failpoints
+from triptych.kernel import bus, claimcheck, cloudevents, failpoints
+from triptych.kernel.backlog import Backlog
 from triptych.kernel.bus import Kafka, Record, Subscription, TopicPartition
 from triptych.kernel.cancellation import foreign_cancellation
-from triptych.kernel.deadletters import DeadRecord, dead_record
+from triptych.kernel.database import as_in_rows
+from triptych.kernel.deadletters import DeadRecord, dead_record, stated_tenant
 from triptych.kernel.errors import UndecodableRecord
-from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
+from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.suspicion import Reading, Suspicion
 from triptych.kernel.worker.bench import Bench, Job
 from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig
 from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
-from triptych.kernel.worker.outbox import Outbox
+from triptych.kernel.worker.outbox import Finished, Outbox
 from triptych.kernel.worker.unrecorded import OVERDUE_S, Unrecorded
 from triptych.kernel.worker.withdrawals import Withdrawals
-from triptych.schemas import codec
+from triptych.schemas import ErrorCode, Grant, Spend, ToolError, codec
 from triptych.schemas.topics import WITHDRAWALS
 
 POLL_MS = 250
@@ -46,6 +50,7 @@ PARTITION_END = 2**31
 Polled: TypeAlias = "dict[TopicPartition, list[Record[Any, Any]]]"
 LOOP = "intake"
 
+_STORABLE_ID = re.compile(r"[^\x00-\x1f\ud800-\udfff]{1,200}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -82,6 +87,10 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         """How far each partition was taken in, and is not yet committed. Each assignment begins another."""
         self._committed: dict[TopicPartition, int] = {}
         self._offsets_committed_at = time.monotonic()
+        self._suspicion = Suspicion()
+        self._assigned = asyncio.Event()
+        """Whether it is known what other lives had in hand: records are polled before that is read."""
+        self._log = service.log
 
     async def run(self) -> None:
         """Consume until the process stops, over as many subscriptions as it takes."""
@@ -114,6 +123,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
     async def on_partitions_revoked(self, _revoked: set[TopicPartition]) -> None:
         """Whoever is next begins where we stopped, and need not read again what we know."""
         self._ends = {}
+        self._assigned.clear()
         if self._subscription is not None:
             await self._commit_offsets(self._subscription)
 
@@ -125,13 +135,18 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         """
         self._positions, self._committed = {}, {}
         self._unrecorded.release()
+        self._assigned.clear()
+        ends: dict[TopicPartition, int] = {}
         try:
             with foreign_cancellation():
                 asked = [source for source in assigned if source.topic == self._requests_topic]
                 ends = await self._joining.consumer.end_offsets(asked) if self._joining else {}
-        except KAFKA_GONE:
+                await self._doubt({source.partition for source in asked})
+        except (*KAFKA_GONE, *POSTGRES_GONE):
             ends = {}
-        self._ends = {source.partition: (source, end) for source, end in ends.items()}
+        finally:
+            self._ends = {source.partition: (source, end) for source, end in ends.items()}
+            self._assigned.set()
 
     async def _consume(self, subscription: Subscription) -> None:
         left_alone_s = 0.0
@@ -164,13 +179,90 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         ours = [source for source in subscription.consumer.assignment() if source.topic == self._withdrawals_topic]
         return await subscription.poll(0, only=ours) if ours else {}
 
+    async def _is_assigned(self) -> bool:
+        """Wait until what was polled may be touched; False when the process stops first."""
+        while not self._assigned.is_set() and not self._stopping.is_set():
+            self._health.beat(LOOP)
+            try:
+                async with asyncio.timeout(FULL_WAIT_S):
+                    await self._assigned.wait()
+            except TimeoutError:
+                continue
+        return self._assigned.is_set()
+
+    async def _doubt(self, partitions: Collection[int]) -> None:
+        """Take alone what another life had in hand when it ended, as far as it is read again."""
+        readings = await self._jobs.readings(self._requests_topic, sorted(partitions))
+        self._suspicion.believe(readings, {(self._requests_topic, partition): 0 for partition in partitions})
+
     async def _take(self, polled: Polled) -> bool:
-        """Accept what was polled, and remember how far; False when the process stops first."""
-        positions = self._positions
-        if not await self._accept_patiently([record for batch in polled.values() for record in batch]):
+        """Accept what was polled, in portions, and remember how far; False when the process stops first."""
+        if not await self._is_assigned():
             return False
-        positions.update({partition: batch[-1].offset + 1 for partition, batch in polled.items()})
+        positions, backlog = self._positions, Backlog(self._settings.batch_max_records)
+        backlog.put(polled)
+        while backlog:
+            self._health.beat(LOOP)
+            portion = backlog.take(self._suspicion.is_suspect)
+            accept = self._accept_suspect if portion.is_suspect else self._accept_noted
+            if not await self._patiently(accept, [record for batch in portion.records.values() for record in batch]):
+                return False
+            positions.update({source: batch[-1].offset + 1 for source, batch in portion.records.items()})
         return True
+
+    async def _accept_noted(self, records: Sequence[ConsumerRecord[Any, Any]]) -> None:
+        """Accept records; those that were there when this process got the partition are written down first."""
+        held: dict[int, list[int]] = {}
+        for record in records:
+            if record.topic == self._requests_topic and self._source_of_new(record) is None:
+                held.setdefault(record.partition, []).append(record.offset)
+        if held:
+            life = self._suspicion.life
+            await self._jobs.note(
+                [Reading(self._requests_topic, place, min(at), max(at), life) for place, at in held.items()]
+            )
+        await self._accept(records)
+
+    async def _accept_suspect(self, records: Sequence[ConsumerRecord[Any, Any]]) -> None:
+        """Accept a record that may end this process; after so many deaths with it alone in hand it is not read."""
+        (record,) = records
+        if self._subscription is not None:
+            await self._commit_offsets(self._subscription)  # the next life begins with this record
+        place = Reading(record.topic, record.partition, record.offset, record.offset, self._suspicion.life)
+        (noted,) = await self._jobs.note([place])
+        if noted.lives > self._settings.max_deaths:
+            message = f"{noted.lives - 1} processes have died with this record alone in hand; it was not read again"
+            self._log.error("a record is buried unread", record=bus.place(record), deaths=noted.lives - 1)
+            await self._store([], [self._unread(record, UndecodableRecord("deadly_record", message))])
+        else:
+            await self._accept(records)
+        self._suspicion.passed(record)
+
+    def _unread(self, record: ConsumerRecord[Any, Any], error: UndecodableRecord) -> DeadRecord:
+        """The dead letter of a record that nobody may read. Whoever asked is answered, if key and headers say who."""
+        request_id = cloudevents.event_id(record.headers)
+        try:
+            run_id = as_in_rows(UUID((record.key or b"").decode()))
+        except ValueError:
+            return self._dead(record, error)
+        if request_id and _STORABLE_ID.fullmatch(request_id) and not self._jobs.holds((run_id, request_id)):
+            tenant, deadline_at = stated_tenant(record), cloudevents.utc_now()
+            request = self._worker.request_type.model_construct(
+                run_id=run_id,
+                request_id=request_id,
+                tenant=tenant,
+                partition=record.partition,
+                deadline_at=deadline_at,
+                grant=Grant(),
+            )
+            failure = ToolError(code=ErrorCode.CONTRACT_VIOLATION, message=error.message, details={"effect": "none"})
+            answer = self._worker.failed(request, failure, Spend())
+            arrival = Arrival(run_id, request_id, tenant, record.partition, b"{}", None, deadline_at)
+            source = TopicPartition(record.topic, record.partition)
+            self._unrecorded.add(arrival.key, arrival, source, record.offset, time.monotonic())
+            self._jobs.hold(arrival.key)
+            self._outbox.add(Finished(request, answer, None, answer.to_bytes()))
+        return self._dead(record, error)
 
     async def _commit_offsets(self, subscription: Subscription) -> None:
         ours = subscription.consumer.assignment()
@@ -185,11 +277,15 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             self._committed |= positions
             failpoints.hit("worker.after_offset_commit")
 
-    async def _accept_patiently(self, records: Sequence[ConsumerRecord[Any, Any]]) -> bool:
+    async def _patiently(
+        self,
+        accept: Callable[[Sequence[ConsumerRecord[Any, Any]]], Awaitable[None]],
+        records: Sequence[ConsumerRecord[Any, Any]],
+    ) -> bool:
         """Accept a batch however long the database is gone; False when the process stops first."""
         while not self._stopping.is_set():
             try:
-                await self._accept(records)
+                await accept(records)
             except POSTGRES_GONE as error:
                 self._health.beat(LOOP)
                 await self._postgres_outage.wait(error, unless=self._stopping)
@@ -206,11 +302,11 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         now, now_s = cloudevents.utc_now(), time.monotonic()
         called_off = [record for record in records if record.topic == self._withdrawals_topic]
         for record in (each for each in records if each.topic != self._withdrawals_topic):
-            try:
-                arrival, request = self._decode(record, resolved)
-            except UndecodableRecord as error:
-                dead.append(self._dead(record, error))
+            read = self._read(record, resolved)
+            if isinstance(read, DeadRecord):
+                dead.append(read)
                 continue
+            arrival, request = read
             key = arrival.key
             source = self._source_of_new(record)
             if source is not None and self._may_go_unrecorded(key, arrival, request, now) and key not in requests:
@@ -224,7 +320,9 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 dead.extend(await self._withdrawals.take(called_off, resolved))
             if requests or dead:
                 await self._store(list(requests.values()), dead)
-        except asyncpg.DataError as error:
+        except Exception as error:
+            if not is_refusal(error):
+                raise
             # Something in the batch does not fit the database: find it, one record at a time.
             if len(records) == 1:
                 unstorable = UndecodableRecord("unstorable", f"the database cannot store this request: {error}")
@@ -232,6 +330,18 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             else:
                 for record in records:
                     await self._accept([record])
+
+    def _read(
+        self, record: ConsumerRecord[Any, Any], resolved: claimcheck.Resolved
+    ) -> tuple[Arrival, RequestT] | DeadRecord:
+        """The request that a record holds, or its dead letter."""
+        try:
+            return self._decode(record, resolved)
+        except UndecodableRecord as error:
+            return self._dead(record, error)
+        except Exception as error:  # noqa: BLE001 - whatever a decoder does with strange bytes costs this record alone
+            self._log.error("a record could not be read", record=bus.place(record), exc_info=error)
+            return self._unread(record, UndecodableRecord("internal", f"{type(error).__name__} while it was read"))
 
     def _source_of_new(self, record: ConsumerRecord[Any, Any]) -> TopicPartition | None:
         """Where a record comes from that nobody can have had in hand before us; None of any other.
@@ -270,6 +380,9 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                     )
 
     def _decode(self, record: ConsumerRecord[Any, Any], resolved: claimcheck.Resolved) -> tuple[Arrival, RequestT]:
+        if len(record.value or b"") > bus.REQUEST_MAX_BYTES:
+            message = f"the record has {len(record.value):,} bytes, and may have {bus.REQUEST_MAX_BYTES:,}"
+            raise UndecodableRecord("record_too_large", message)
         body = claimcheck.body(record, resolved)
         try:
             request = codec.read(self._worker.request_type, body)

@@ -20,6 +20,7 @@ from triptych.kernel.claimcheck import Claim, HasHeaders
 from triptych.kernel.database import Queries
 from triptych.kernel.deadletters import DeadRecord
 from triptych.kernel.errors import TriptychError
+from triptych.kernel.suspicion import Reading
 
 JobKey = tuple[UUID, str]
 """Run id and request id: the primary key."""
@@ -179,6 +180,16 @@ class Jobs:
     async def unpublished_dead_letters(self, limit: int) -> list[DeadRecord]:
         """Dead letters whose event Kafka has not acknowledged."""
         return await deadletters.unpublished(self._pool, limit)
+
+    async def readings(self, topic: str, partitions: Sequence[int]) -> list[Reading]:
+        """What other lives had in hand of these partitions, and perhaps have still."""
+        return [Reading(*row) for row in await self._pool.fetch(self._sql["readings"], topic, list(partitions))]
+
+    async def note(self, readings: Sequence[Reading]) -> list[Reading]:
+        """Write down what is about to be read, and return it with the number of lives that had the same in hand."""
+        columns = ([reading[column] for reading in readings] for column in range(4))
+        rows = await self._pool.fetch(self._sql["reading"], *columns, readings[0].life)
+        return [Reading(*row) for row in rows]
 
     async def bury(self, dead: Sequence[DeadRecord]) -> None:
         """Store dead letters, and nothing else."""

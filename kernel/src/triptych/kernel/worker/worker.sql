@@ -138,3 +138,21 @@ where jobs.answer is not null
 select run_id, request_id, answer from jobs join unnest($1::uuid[], $2::text[]) as t (run_id, request_id)
     using (run_id, request_id)
 where answer is not null
+
+-- name: readings
+select topic, partition, first, last, life, lives from readings where topic = $1 and partition = any($2)
+
+-- name: reading
+-- What this life is about to read. The same in another life counts.
+insert into readings as r (topic, partition, first, last, life, lives)
+select topic, partition, first, last, $5, 1
+from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as t (topic, partition, first, last)
+order by partition, topic
+on conflict (partition, topic) do update set
+    first = excluded.first, last = excluded.last, life = excluded.life,
+    lives = case
+        when (r.first, r.last) <> (excluded.first, excluded.last) then 1
+        when r.life = excluded.life then r.lives
+        else r.lives + 1
+    end
+returning topic, partition, first, last, life, lives
