@@ -66,11 +66,14 @@ _T_co = TypeVar("_T_co", covariant=True)
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
+_MANY = b"0" * 16
+"""So many digits have all numbers that need a closer look, but for those with an exponent."""
+
 _LONG = b"0" * 19
 """Digits that may not fit into 64 bits."""
 
 _LONG_FRACTION = b"." + _LONG
-_LONG_WHOLE = b"0" * 16 + b"."
+_LONG_WHOLE = _MANY + b"."
 """Digits before a point that a double may not hold."""
 
 _EXTREME = re.compile(rb"0e[+-]?0{3,}\s*(?:[,\]}]|$)")
@@ -317,9 +320,9 @@ def _body(raw: bytes | str, limits: Limits) -> bytes:
 def _is_plain(body: bytes, limits: Limits) -> bool:
     """Whether orjson and pydantic read it exactly, as far as bytes tell. False where a closer look is needed."""
     digits = body.translate(_DIGITS)
-    if _LONG in digits and digits.count(_LONG) != digits.count(_LONG_FRACTION):
+    if _MANY in digits and (_LONG_WHOLE in digits or digits.count(_LONG) != digits.count(_LONG_FRACTION)):
         return False
-    if _LONG_WHOLE in digits or _EXTREME.search(digits):
+    if b"0e" in digits and _EXTREME.search(digits):
         return False
     return _is_shallow(body, limits) and _is_small(body, limits)
 
