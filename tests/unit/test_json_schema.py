@@ -246,3 +246,12 @@ def test_what_a_pattern_costs_grows_with_what_it_compiles_to() -> None:
 
 def test_a_schema_is_compiled_once() -> None:
     assert JsonSchema.of({"type": "object", "title": "once"}) is JsonSchema.of({"type": "object", "title": "once"})
+
+
+@pytest.mark.parametrize("characters", [10, 300, 5_000, 200_000])
+def test_a_misfit_says_what_is_wrong_however_long_the_value_is(characters: int) -> None:
+    schema = JsonSchema.of({"properties": {"name": {"type": "string"}}})
+    said = told(schema.misfits({"name": ["x" * characters]}), "input")
+    assert said.startswith("input.name: ")
+    assert said.endswith('"string"')
+    assert len(said) < 400

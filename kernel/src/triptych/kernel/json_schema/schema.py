@@ -255,4 +255,8 @@ def _inside(node: Node, value: Json) -> Iterator[tuple[Node, Json, Place]]:
 
 
 def _cut(message: str) -> str:
-    return message if len(message) <= MESSAGE_MAX_CHARS else f"{message[: MESSAGE_MAX_CHARS - 1]}…"
+    """Leave out the middle of a long message: it begins with the value, and ends with what is wrong with it."""
+    if len(message) <= MESSAGE_MAX_CHARS:
+        return message
+    half = MESSAGE_MAX_CHARS // 2
+    return f"{message[: half - 3]} … {message[-half:]}"
