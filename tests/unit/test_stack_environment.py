@@ -11,7 +11,7 @@ import pytest
 
 from triptych.cli.stack.environment import inherited, named_in
 from triptych.cli.stack.layout import Layout
-from triptych.cli.stack.traversal import let_enter
+from triptych.kernel.traversal import let_enter
 
 
 def test_a_process_gets_what_every_program_needs_and_no_secret_of_the_shell(monkeypatch) -> None:
@@ -68,8 +68,8 @@ def test_one_user_is_let_in_and_the_folder_stays_closed_to_others(tmp_path) -> N
     file.chmod(0o644)
     nobody, other = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
     assert not _reads(file, nobody)
-    let_enter(file, nobody.pw_uid, "nobody")
-    let_enter(file, nobody.pw_uid, "nobody")
+    let_enter(file, nobody.pw_uid)
+    let_enter(file, nobody.pw_uid)
     assert _reads(file, nobody)
     assert not _reads(file, other)
     assert not closed.stat().st_mode & 0o001

@@ -20,6 +20,7 @@ from triptych.cli.stack.config import StackConfig, fill
 from triptych.cli.stack.environment import inherited, named_in
 from triptych.cli.stack.errors import UnknownServiceError
 from triptych.cli.stack.layout import Layout
+from triptych.cli.stack.orphans import option
 from triptych.cli.stack.ports import HOST, Ports
 from triptych.cli.stack.servers import Server
 from triptych.tools import Source
@@ -127,7 +128,9 @@ class Blueprint:
             known = environment.get("PYTHONPATH")
             own_path = str(self.config.directory / path)
             environment["PYTHONPATH"] = f"{own_path}{os.pathsep}{known}" if known else own_path
-        command = Command((sys.executable, "-m", *arguments), environment, directory=self.config.directory)
+        command = Command(
+            (sys.executable, *option(self.layout.root), "-m", *arguments), environment, directory=self.config.directory
+        )
         health = f"http://{HOST}:{port}/health"
         return Unit(called, Kind.SERVICE, command, self._probe(f"{health}/live", f"{health}/ready"), f"{health}/ready")
 

@@ -42,9 +42,9 @@ class NoDirectoryError(StackError):
 class NotReachableError(StackError):
     """The user that Postgres runs as cannot reach a folder, and cannot be let in."""
 
-    def __init__(self, folder: Path, user: str, cause: OSError) -> None:
+    def __init__(self, folder: Path, user: str, reason: str) -> None:
         super().__init__(
-            f"The user {user}, which Postgres runs as, may not enter the folder: {cause.strerror}",
+            f"The user {user}, which Postgres runs as, may not enter the folder: {reason}",
             where=str(folder),
             cure=f"Run `triptych` as an ordinary user, install it where {user} can read it, or use --postgres.",
         )

@@ -24,6 +24,11 @@ def mark(root: Path) -> dict[str, str]:
     return {MARK: str(root)}
 
 
+def option(root: Path) -> tuple[str, str]:
+    """The same as an option of Python, which it ignores: a process may keep its environment to itself."""
+    return "-X", f"{MARK.lower()}={root}"
+
+
 def stop_orphans(root: Path) -> list[str]:
     """Stop every process of the stack in `root` but this one; give their names."""
     orphans = _orphans(root)
@@ -58,11 +63,18 @@ def _orphans(root: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["name"]):
         try:
-            if process.pid != os.getpid() and process.environ().get(MARK) == str(root):
+            if process.pid != os.getpid() and _is_marked(process, root):
                 found.append(process)
         except (psutil.Error, OSError):
             continue  # ended meanwhile, or another user's
     return found
+
+
+def _is_marked(process: psutil.Process, root: Path) -> bool:
+    try:
+        return process.environ().get(MARK) == str(root)
+    except psutil.AccessDenied:
+        return option(root)[1] in process.cmdline()
 
 
 def _signal(process: psutil.Process, *, kill: bool) -> None:

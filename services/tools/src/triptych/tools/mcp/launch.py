@@ -12,18 +12,13 @@ import os
 import resource
 import shutil
 import signal
-import struct
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 8, 24, 38, 47
-_PR_CAP_AMBIENT_RAISE = 2
-_CAP_DAC_READ_SEARCH = 2
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _CAPS_OF_OTHERS = (16, 17, 19, 21, 22, 38, 39, 40)
 """With these a root process reads or changes others: modules, raw I/O, ptrace, admin, boot, perfmon, bpf, restore."""
-_CAPABILITY_VERSION = 0x20080522
-_SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 _FILES_MAX = 4_096
 _PROCESSES_MAX = 1_024
 _CANNOT_RUN = 126
@@ -44,8 +39,11 @@ def main(uid: int, gid: int, cwd: str, home: str, command: list[str]) -> NoRetur
     if uid != os.geteuid():
         _lower(resource.RLIMIT_NPROC, _PROCESSES_MAX)
         _become(uid, gid)
-        if blocked := next((part for part in _parts(program) if not os.access(part, os.X_OK)), None):
-            _may_search(blocked, uid)
+        if blocked := next((part for part in parts(program) if not os.access(part, os.X_OK)), None):
+            _fail(
+                f"user {uid} cannot execute {blocked}; move it to where everybody may, or name a user who may with the "
+                "option `user`"
+            )
     if is_linux:
         _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -63,8 +61,6 @@ def _lower(limit: int, value: int) -> None:
 
 
 def _become(uid: int, gid: int) -> None:
-    if sys.platform == "linux":
-        _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
     try:
         os.setgroups([])
         os.setgid(gid)
@@ -73,7 +69,7 @@ def _become(uid: int, gid: int) -> None:
         _fail(f"this process cannot become user {uid} ({error.strerror}); the option `user` names another, or its own")
 
 
-def _parts(program: str) -> list[str]:
+def parts(program: str) -> list[str]:
     """What must be executable so that a program can be: itself, what it links to, and its interpreter."""
     parts = [program, os.path.realpath(program)]
     try:
@@ -85,27 +81,6 @@ def _parts(program: str) -> list[str]:
         interpreter = os.fsdecode(words[0])
         parts += [interpreter, os.path.realpath(interpreter)]
     return parts
-
-
-def _may_search(blocked: str, uid: int) -> None:
-    """Let the process read files that others may not, since its program lies among them; nothing else of root."""
-    bits = 1 << _CAP_DAC_READ_SEARCH
-    number = _SYS_CAPSET.get(os.uname().machine)
-    header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
-    is_given = (
-        number is not None
-        and _libc.syscall(number, header, struct.pack("=6I", bits, bits, bits, 0, 0, 0)) == 0
-        and _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_READ_SEARCH, 0, 0) == 0
-    )
-    if not is_given:
-        _fail(
-            f"user {uid} cannot execute {blocked}; move it to where everybody may, or name a user who may with the "
-            "option `user`"
-        )
-    _tell(
-        f"user {uid} cannot execute {blocked}, so the server may read every file; move it to where everybody may, or "
-        "name a user who may with the option `user`"
-    )
 
 
 def _enter(cwd: str, home: str) -> None:

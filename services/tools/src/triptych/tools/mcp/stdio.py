@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import os
 import pwd
+import shutil
 import stat
 import sys
 import tempfile
@@ -29,8 +30,10 @@ from mcp.shared.message import SessionMessage
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.log import Logger
+from triptych.kernel.traversal import ClosedFolderError, let_enter
 from triptych.schemas import codec
 from triptych.schemas.codec import InvalidJson
+from triptych.tools.mcp import launch
 from triptych.tools.mcp.wire import (
     ANSWER_MAX_BYTES,
     NOT_SENT,
@@ -166,7 +169,9 @@ async def stdio(server: Server, said: Said) -> AsyncIterator[Streams]:
     """The streams of a server that is started here and ended with the body."""
     if server.account.uid == os.geteuid():
         hide()
-    launcher = [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py"))]
+    else:
+        _let_reach(server)
+    launcher = [sys.executable, "-I", "-S", str(Path(launch.__file__))]
     about = [str(server.account.uid), str(server.account.gid), str(server.cwd.resolve()), str(server.home)]
     process = await anyio.open_process(
         [*launcher, *about, *server.command], env=_environment(server), cwd="/", start_new_session=True
@@ -182,6 +187,14 @@ async def stdio(server: Server, said: Said) -> AsyncIterator[Streams]:
             with anyio.CancelScope(shield=True):
                 await pipes.close()
             group.cancel_scope.cancel()
+
+
+def _let_reach(server: Server) -> None:
+    """Let the server's user pass through closed folders above its program, as root's own are; it reads none of them."""
+    program = shutil.which(server.command[0]) or server.command[0]
+    for part in launch.parts(program):
+        with suppress(ClosedFolderError):  # the launcher tells what cannot be executed, and what to do
+            let_enter(Path(part), server.account.uid)
 
 
 def _environment(server: Server) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Lets one user enter the folders above a file, and nobody else: an entry in each folder's access control list.
 
-Only root needs this: its folders are often closed, and Postgres refuses to run as root.
+Only root needs this: its folders are often closed, and what it starts as another user has to reach its program.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import stat
 import struct
 from pathlib import Path
 
-from triptych.cli.stack.errors import NotReachableError
+from triptych.kernel.errors import TriptychError
 
 _ATTRIBUTE = "system.posix_acl_access"
 _VERSION = struct.pack("<I", 2)
@@ -21,27 +21,35 @@ _NO_ID = 0xFFFFFFFF
 _ENTER = 0b001
 _GRANTED_BY_GROUP = {_USER, _GROUP_OWNER, _GROUP}
 
+
+class ClosedFolderError(TriptychError):
+    """A folder is closed to a user, and no entry for the user can be made."""
+
+    def __init__(self, folder: Path, user: int, cause: OSError) -> None:
+        self.folder, self.user, self.reason = folder, user, cause.strerror or str(cause)
+        super().__init__(f"user {user} may not enter {folder}, and cannot be let in: {self.reason}")
+
+
 Entries = dict[tuple[int, int], int]
 """Permissions (three bits) by kind of entry and id, as acl(5) and the kernel's posix_acl_xattr.h have them."""
 
 
-def let_enter(path: Path, user: int, name: str) -> None:
+def let_enter(path: Path, user: int) -> None:
     """Let a user pass through the folders above `path`, without reading what is in them.
 
     Args:
         path: The file or folder to be reached.
         user: The user's id.
-        name: The user's name, for the error.
 
     Raises:
-        NotReachableError: a folder is closed, and its file system keeps no access control lists.
+        ClosedFolderError: a folder is closed, and its file system keeps no access control lists.
     """
     for folder in path.resolve().parents:
         if not folder.stat().st_mode & stat.S_IXOTH:
-            _allow(folder, user, name)
+            _allow(folder, user)
 
 
-def _allow(folder: Path, user: int, name: str) -> None:
+def _allow(folder: Path, user: int) -> None:
     entries = _entries(folder)
     entries[_USER, user] = entries.get((_USER, user), 0) | _ENTER
     # The mask is the most that any entry but the owner's and the others' may grant.
@@ -53,7 +61,7 @@ def _allow(folder: Path, user: int, name: str) -> None:
     try:
         os.setxattr(folder, _ATTRIBUTE, _VERSION + packed)
     except OSError as error:
-        raise NotReachableError(folder, name, error) from error
+        raise ClosedFolderError(folder, user, error) from error
 
 
 def _entries(folder: Path) -> Entries:
