@@ -18,6 +18,7 @@ from uuid import UUID
 
 import pytest
 from aiokafka import ConsumerRecord
+from asyncpg.types import Range
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from machine_story import RUN_ID, playbook
@@ -240,6 +241,11 @@ def test_a_value_of_a_row_is_json(value: Any) -> None:
 def test_the_values_of_rows_that_people_know_are_told_as_they_know_them() -> None:
     told = {
         Decimal("12.50"): "12.50",
+        Decimal("1E+4"): "10000",
+        Decimal("Infinity"): "Infinity",
+        float("-inf"): "-Infinity",
+        b"\xfb\xff\xfe>": "+//+Pg==",
+        Range(1, 5): {"lower": 1, "upper": 5, "bounds": "[)"},
         UUID(int=1): "00000000-0000-0000-0000-000000000001",
         date(2026, 1, 2): "2026-01-02",
         time(3, 4): "03:04:00",

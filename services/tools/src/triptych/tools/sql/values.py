@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import math
 from datetime import date, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from asyncpg.types import Type
-from pydantic import AwareDatetime, Base64Bytes, NaiveDatetime, TypeAdapter, ValidationError
+import asyncpg
+from asyncpg.types import Range, Type
+from pydantic import AwareDatetime, NaiveDatetime, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from triptych.schemas.base import Json
@@ -41,11 +45,24 @@ _SCHEMAS: dict[str, dict[str, Json]] = {
     "interval": _TEXT | {"format": "duration"},
     "bytea": _TEXT | {"contentEncoding": "base64"},
 }
+_NOT_FINITE: dict[str, Json] = {"enum": ["NaN", "Infinity", "-Infinity"]}
+"""What Postgres keeps in numeric and float columns beside numbers. JSON has no number for it, so it is told as text."""
+
+_MAY_BE_NOT_FINITE = frozenset({"numeric", "float4", "float8"})
 _ALSO_TAKEN: dict[str, frozenset[str]] = {
     "numeric": frozenset({"number", "integer"}),
     "float4": frozenset({"integer"}),
     "float8": frozenset({"integer"}),
 }
+
+
+def _bytes(value: object) -> bytes:
+    try:
+        return base64.b64decode(str(value), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"not base64 with the alphabet of RFC 4648 section 4 ({error})") from error
+
+
 _PARSERS: dict[str, TypeAdapter[Any]] = {
     "numeric": TypeAdapter(Decimal),
     "uuid": TypeAdapter(UUID),
@@ -55,7 +72,7 @@ _PARSERS: dict[str, TypeAdapter[Any]] = {
     "time": TypeAdapter(time),
     "timetz": TypeAdapter(time),
     "interval": TypeAdapter(timedelta),
-    "bytea": TypeAdapter(Base64Bytes),
+    "bytea": TypeAdapter(Annotated[bytes, PlainValidator(_bytes)]),
 }
 
 
@@ -68,7 +85,16 @@ def schema_of(pg_type: Type) -> dict[str, Json]:
 
 def column_schema(pg_type: Type) -> dict[str, Json]:
     """Postgres does not say whether a column of a result may be null, so each may."""
-    return _nullable(schema_of(pg_type))
+    if pg_type.kind == "array":
+        return _nullable({"type": "array", "items": _told(_element(pg_type))})
+    return _told(pg_type.name)
+
+
+def _told(name: str) -> dict[str, Json]:
+    own = dict(_SCHEMAS.get(name, {}))
+    if name in _MAY_BE_NOT_FINITE:
+        return {"anyOf": [own, dict(_NOT_FINITE), {"type": "null"}]}
+    return _nullable(own)
 
 
 def misfit(declared: dict[str, Json], pg_type: Type) -> str | None:
@@ -100,8 +126,35 @@ def to_postgres(value: Json, pg_type: Type, name: str) -> Any:
 
 
 def from_postgres(value: Any) -> Json:
-    """A value of a row as JSON."""
-    return to_jsonable_python(value, bytes_mode="base64", inf_nan_mode="null", fallback=str)
+    """Give a value of a row as JSON: numeric in full, bytes in base64, rows and ranges as objects."""
+    match value:
+        case Decimal() | float():
+            return _number(value)
+        case bytes():
+            return base64.b64encode(value).decode()
+        case asyncpg.Record() | dict():
+            return {name: from_postgres(each) for name, each in value.items()}
+        case list() | tuple():
+            return [from_postgres(each) for each in value]
+        case Range():
+            return _range(value)
+        case _:
+            return to_jsonable_python(value, fallback=str)
+
+
+def _number(value: Decimal | float) -> Json:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return f"{value:f}" if isinstance(value, Decimal) else value
+
+
+def _range(value: Range[Any]) -> Json:
+    if value.isempty:
+        return {"empty": True}
+    bounds = ("[" if value.lower_inc else "(") + ("]" if value.upper_inc else ")")
+    return {"lower": from_postgres(value.lower), "upper": from_postgres(value.upper), "bounds": bounds}
 
 
 def _element(pg_type: Type) -> str:
