@@ -21,6 +21,7 @@ from triptych.kernel.bus import Kafka
 from triptych.kernel.compacted import CompactedTopic
 from triptych.kernel.database import connect
 from triptych.kernel.health import Health
+from triptych.kernel.kafka_clients import Consumer
 from triptych.kernel.log import configure_logging
 from triptych.kernel.record_batches import UnreadableRecord
 from triptych.kernel.service import Service
@@ -147,6 +148,31 @@ async def test_clients_skip_what_cannot_be_parsed_and_say_so(ends, wire, create_
         assert [message async for message in feed] == []
     assert "outcomes[0]@0 is not readable" in caplog.text
     assert "not UTF-8" in caplog.text
+
+
+async def test_a_poll_takes_a_bounded_part_of_what_a_fetch_swells_to_and_no_partition_waits_for_all_of_it(
+    ends, wire, create_topics, prefix
+):
+    await create_topics("swelling", partitions=2)
+    topic = f"{prefix}.swelling"
+    large = batch(zstd_encode(framed(record(0, b"x" * 15_000_000))), count=1, attributes=ZSTD)
+    tiny = framed(*(record(n, b"x", None) for n in range(50_000)))
+    small = batch(zstd_encode(tiny), count=50_000, attributes=ZSTD)
+    for raw in [large] * 8 + [small] * 2:
+        assert (await produce(wire, topic, 0, raw))[0] == 0
+    assert (await produce(wire, topic, 1, batch(framed(record(0, b"of another")), count=1)))[0] == 0
+    consumer = Consumer(bootstrap_servers=ends.settings.kafka)
+    polls: list[dict[int, list[int]]] = []
+    async with asyncio.timeout(60), consumer:
+        consumer.assign([TopicPartition(topic, 0), TopicPartition(topic, 1)])
+        await consumer.seek_to_beginning()
+        while sum(len(sizes) for poll in polls for sizes in poll.values()) < 100_009:
+            polled = await consumer.getmany(timeout_ms=500)
+            polls.append({tp.partition: [len(one.value) for one in records] for tp, records in polled.items()})
+    assert all(sizes == [15_000_000] or len(sizes) <= 10_000 for poll in polls for sizes in poll.values())
+    assert sum(15_000_000 in sizes for poll in polls for sizes in poll.values()) == 8
+    of_another = next(number for number, poll in enumerate(polls) if 1 in poll)
+    assert sum(bool(poll) for poll in polls[:of_another]) <= 2
 
 
 async def test_the_reader_of_a_batch_that_lies_before_its_position_does_not_stand_still(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from collections.abc import Sequence
 
 import cramjam
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from batches import CONTROL, GZIP, LZ4, SNAPPY, TRANSACTIONAL, ZSTD, batch, framed, marker, record, varint
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka_clients import _Records
-from triptych.kernel.record_batches import Batches, UnreadableRecord, decompress
+from triptych.kernel.record_batches import HEADERS_MAX_COUNT, Batches, UnreadableRecord, decompress
 
 TP = TopicPartition("triptych.tasks", 0)
 LATIN_1 = ((b"caf\xe9", b"1"),)
@@ -213,6 +214,35 @@ def test_a_marker_that_cannot_be_read_ends_its_transaction_all_the_same() -> Non
     records, after = read(aborted, odd, committed, aborted=[(7, 0)])
     assert [one.value for one in records] == [b"b"]
     assert after == 3
+
+
+def test_a_record_of_a_million_headers_is_a_dead_letter_before_they_are_objects() -> None:
+    swelling = record(1, b"b", headers=((b"", b""),) * 1_000_000)
+    payload = bytes(zstd_encode(framed(record(0, b"a"), swelling, record(2, b"c"))))
+    tracemalloc.start()
+    try:
+        records, after = read(batch(payload, count=3, attributes=ZSTD))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert story(records) == [(0, b"a", None), (1, swelling, "unreadable_record"), (2, b"c", None)]
+    assert "1,000,000 headers" in records[1].error.message
+    assert after == 3
+    assert peak_bytes < 64 * 1_048_576
+
+
+def test_as_many_headers_as_are_allowed_are_read() -> None:
+    headers = ((b"h", b"v"),) * HEADERS_MAX_COUNT
+    ((one,), _) = read(batch(bytes(zstd_encode(framed(record(0, b"a", headers=headers)))), count=1, attributes=ZSTD))
+    assert len(one.headers) == HEADERS_MAX_COUNT
+
+
+def test_an_odd_record_behind_many_is_found_without_going_through_them_again() -> None:
+    payload = framed(*(record(n, b"x") for n in range(30_000)), record(30_000, b"odd", headers=LATIN_1))
+    records, after = read(batch(bytes(zstd_encode(payload)), count=30_001, attributes=ZSTD))
+    assert [one.offset for one in records] == list(range(30_001))
+    assert isinstance(records[-1], UnreadableRecord)
+    assert after == 30_001
 
 
 @given(

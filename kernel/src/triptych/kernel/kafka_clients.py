@@ -1,6 +1,7 @@
 """The clients of Kafka, with what aiokafka lacks: nobody makes one of another kind.
 
 - A consumer reads `read_committed`, and one odd record or batch never stops it: it comes out as an UnreadableRecord.
+- A poll takes a bounded part of what a fetch decompresses to, and partitions take turns.
 - A dead connection is a lost one, under uvloop too, whose transports raise RuntimeError where asyncio's say nothing.
 - Whoever waits for a consumer does so in a `Watch`: a background task of a client that dies leaves nobody waiting.
 
@@ -14,7 +15,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import FunctionType, MethodType, TracebackType
 from typing import Any, Self
@@ -26,7 +28,7 @@ import aiokafka.consumer.consumer
 import aiokafka.consumer.fetcher
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
 from aiokafka.errors import KafkaConnectionError
 
 from triptych.kernel.errors import KafkaTaskDiedError, UndecodableRecord
@@ -43,6 +45,11 @@ from triptych.kernel.record_batches import (
 LOOK_EVERY_S = 0.5
 HELD_BACK_AFTER_S = 10.0
 """A transaction that is open for so long, with its partition waiting behind it, is told of."""
+
+POLL_MAX_BYTES = 4_194_304
+"""A poll hands out records that take so much memory at most, or one: a fetch of 1 MiB may decompress to gigabytes."""
+_RECORD_FRAME_BYTES, _HEADER_FRAME_BYTES = 512, 128
+"""What the objects of a record and of a header take besides their bytes."""
 
 _log = logging.getLogger(__name__)
 
@@ -162,18 +169,80 @@ class _Records(PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped
         return header.is_control or (header.is_transactional and header.producer_id in self._aborted_producers)
 
 
+class _Room:
+    """How much a poll may still hand out."""
+
+    def __init__(self) -> None:
+        self._left_bytes = POLL_MAX_BYTES
+
+    def begin(self) -> None:
+        self._left_bytes = POLL_MAX_BYTES
+
+    def take(self, record: aiokafka.ConsumerRecord[Any, Any]) -> None:
+        self._left_bytes -= _RECORD_FRAME_BYTES + len(record.key or b"") + len(record.value or b"")
+        for name, content in record.headers:
+            self._left_bytes -= _HEADER_FRAME_BYTES + len(name) + len(content or b"")
+
+    @property
+    def is_used_up(self) -> bool:
+        return self._left_bytes <= 0
+
+
+class _Fetched(FetchResult):  # type: ignore[misc]  # aiokafka is untyped
+    """What was fetched of one partition: a poll takes as much of it as it has room for, and the next one goes on."""
+
+    _partition_records: _Records | None
+
+    def __init__(self, room: _Room, *arguments: Any, **options: Any) -> None:
+        self._room = room
+        super().__init__(*arguments, **options)
+
+    def getall(self, max_records: int | None = None) -> list[aiokafka.ConsumerRecord[Any, Any]]:
+        """The next records, until there are so many, or so many bytes, or none."""
+        if self._room.is_used_up or not self.has_more() or not self.check_assignment(self._topic_partition):
+            return []
+        taken: list[aiokafka.ConsumerRecord[Any, Any]] = []
+        for record in self._partition_records or ():
+            taken.append(record)
+            self._room.take(record)
+            if len(taken) == max_records or self._room.is_used_up:
+                self._update_position()
+                return taken
+        self._update_position()
+        self._partition_records = None
+        return taken
+
+
 class _Fetcher(aiokafka.consumer.fetcher.Fetcher):  # type: ignore[misc]  # aiokafka is untyped
     _fetch_task: asyncio.Task[None]
+    _records: OrderedDict[TopicPartition, Any]
+    _drained = _rebound(aiokafka.consumer.fetcher.Fetcher.fetched_records, FetchResult=_Fetched)
+    next_record = _rebound(aiokafka.consumer.fetcher.Fetcher.next_record, FetchResult=_Fetched)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._room = _Room()
         suspects: dict[TopicPartition, int] = {}
         fetch = _rebound(
             aiokafka.consumer.fetcher.Fetcher._proc_fetch_request,  # noqa: SLF001
             MemoryRecords=Batches,
             PartitionRecords=partial(_Records, suspects),
+            FetchResult=partial(_Fetched, self._room),
         )
         self._proc_fetch_request = MethodType(fetch, self)
         super().__init__(*arguments, **options)
+
+    async def fetched_records(
+        self,
+        partitions: Sequence[TopicPartition],
+        timeout: float = 0,  # noqa: ASYNC109 - as aiokafka has it
+        max_records: int | None = None,
+    ) -> dict[TopicPartition, list[aiokafka.ConsumerRecord[Any, Any]]]:
+        """The next records. A partition that has more than the poll has room for goes to the end of the line."""
+        self._room.begin()
+        drained: dict[TopicPartition, Any] = await self._drained(partitions, timeout, max_records)
+        for tp in drained.keys() & self._records.keys():
+            self._records.move_to_end(tp)
+        return drained
 
     async def close(self) -> None:
         """Stop fetching, also when the task that fetches is dead."""

@@ -37,7 +37,13 @@ _XERIAL_HEADER_BYTES = 16
 _FIRST_GUESS_BYTES, _GUESS_FACTOR = 65_536, 8
 _OLDEST_MAGIC_WITH_BATCHES = 2
 _PLAIN_MAX = 5_000
-"""A batch of so many records at most is parsed at once."""
+_PLAIN_MAX_BYTES = 262_144
+"""A batch of so many records and bytes at most is parsed at once."""
+HEADERS_MAX_COUNT = 65_536
+"""A record may have so many headers. Two bytes are one, so a batch of 16 MiB may hold eight million objects."""
+_MANY_HEADERS_BYTES = 2 * HEADERS_MAX_COUNT
+"""A smaller record cannot have more of them."""
+_VARINT_MAX_BYTES = 10
 _LIKELY_DELTA_MAX = 1_000_000
 """No batch of a broker's has more offsets than this: its header is not what it was."""
 
@@ -139,7 +145,7 @@ def plain_records(batch: bytes) -> tuple[list[Any], int] | None:
 
     Nearly all batches are of this kind, and this is the quick way: the client's own parser, once.
     """
-    if len(batch) < _HEADER.size or batch[_MAGIC_OFFSET] != _OLDEST_MAGIC_WITH_BATCHES:
+    if not _HEADER.size <= len(batch) <= _PLAIN_MAX_BYTES or batch[_MAGIC_OFFSET] != _OLDEST_MAGIC_WITH_BATCHES:
         return None
     (count,) = _COUNT.unpack_from(batch, _COUNT_OFFSET)
     parsed = DefaultRecordBatch(batch)
@@ -207,8 +213,8 @@ class BatchReader:
             return
         batch = self._unpacked(batch, header)
         taken, expected = 0, header.base_offset
-        parsed = iter(DefaultRecordBatch(batch))
-        while True:
+        parsed, walk = iter(DefaultRecordBatch(batch)), _Walk(batch)
+        while not walk.swells(taken):
             try:
                 one = next(parsed, None)
             except Exception:  # noqa: BLE001 - whatever it stumbles over: the rest is read record by record
@@ -220,7 +226,7 @@ class BatchReader:
             taken, expected = taken + 1, one.offset + 1
             if one.offset >= position:
                 yield self._record(one)
-        yield from self._salvaged(batch, header, taken, expected)
+        yield from self._salvaged(batch, header, walk, taken, expected)
 
     def _record(self, one: Any) -> ConsumerRecord[Any, Any]:
         key, value = one.key, one.value
@@ -268,24 +274,20 @@ class BatchReader:
     # --- records that the client's parser refuses ---------------------------------------------------
 
     def _salvaged(
-        self, batch: bytes, header: BatchHeader, taken: int, expected: int
+        self, batch: bytes, header: BatchHeader, walk: _Walk, taken: int, expected: int
     ) -> Iterator[ConsumerRecord[Any, Any]]:
         """What follows the first `taken` records, each by itself: their lengths say where they end."""
-        at, number = _HEADER.size, 0
+        at, number = walk.at, walk.number
         while at < len(batch) and expected <= header.last_offset:
-            try:
-                length, begin = decode_varint(bytearray(batch[at : at + 10]), 0)
-            except (ValueError, IndexError):
-                length, begin = -1, 0
-            end = at + begin + length
-            if length <= 0 or end > len(batch):
+            begin, end = _frame(batch, at)
+            if end <= begin or end > len(batch):
                 error = UndecodableRecord("unreadable_record", "the lengths of the records in this batch are wrong")
                 yield self._unreadable(
                     header.last_offset, header.max_timestamp, batch[at:], error, first_offset=expected
                 )
                 return
             if number >= taken:
-                record = self._one(batch[at + begin : end], header, expected)
+                record = self._one(batch[begin:end], header, expected)
                 expected = record.offset + 1
                 yield record
             at, number = end, number + 1
@@ -428,6 +430,46 @@ def _snappy_blocks(data: bytes) -> Iterator[bytes]:
         at += size
 
 
+def _frame(batch: bytes, at: int) -> tuple[int, int]:
+    """Where the record whose length stands at `at` begins, and where it ends: no later if its length is wrong."""
+    try:
+        length, begin = decode_varint(bytearray(batch[at : at + _VARINT_MAX_BYTES]), 0)
+    except (ValueError, IndexError):
+        return at, at
+    return at + begin, at + begin + length
+
+
+class _Walk:
+    """Goes through a large batch one record ahead of the client's parser."""
+
+    def __init__(self, batch: bytes) -> None:
+        self._batch = batch
+        self.at = self._end = _HEADER.size
+        """Where the record of this number begins."""
+        self.number = 0
+
+    def swells(self, taken: int) -> bool:
+        """Whether the record behind the first `taken` has more headers than a reader may be given."""
+        if self.number < taken and self._end > self.at:
+            self.at, self.number = self._end, self.number + 1
+        if self.number < taken or len(self._batch) - self.at <= _MANY_HEADERS_BYTES:
+            return False
+        begin, self._end = _frame(self._batch, self.at)
+        return self._end - begin > _MANY_HEADERS_BYTES and _headers_count(self._batch, begin) > HEADERS_MAX_COUNT
+
+
+def _headers_count(batch: bytes, at: int) -> int:
+    """How many headers the record says it has; 0 if that cannot be read."""
+    at += 1  # its attributes
+    try:
+        for is_sized in (False, False, True, True):  # its time, its offset, its key, its value
+            number, width = decode_varint(bytearray(batch[at : at + _VARINT_MAX_BYTES]), 0)
+            at += width + (max(0, number) if is_sized else 0)
+        return int(decode_varint(bytearray(batch[at : at + _VARINT_MAX_BYTES]), 0)[0])
+    except (ValueError, IndexError):
+        return 0
+
+
 class _Salvaged(NamedTuple):
     """What the client's parser would have made of a record."""
 
@@ -466,6 +508,8 @@ class _Fields:
         count = self.number()
         if count < 0:
             raise ValueError(f"it has {count} headers")
+        if count > HEADERS_MAX_COUNT:
+            raise ValueError(f"it has {count:,} headers, and {HEADERS_MAX_COUNT:,} is the limit")
         found: list[tuple[bytes, bytes | None]] = []
         while len(found) < count:
             name = self.sized()
