@@ -16,7 +16,8 @@ from triptych.kernel.migrate import WORKER
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker import JobAttempt, WorkerConfig, run_worker
-from triptych.schemas import CallAnswer, CallRequest, Request, Result, Spend, ToolError
+from triptych.schemas import CallAnswer, CallRequest, ErrorCode, Request, Result, Spend, ToolError
+from triptych.schemas.base import Answer
 
 SCHEMA = "tool_echo"
 CONFIG = WorkerConfig(
@@ -49,6 +50,9 @@ class Parrot:
 
     def failed(self, request: Request, error: ToolError, spend: Spend) -> CallAnswer:
         return self._answer(request, Result.failed(error.code, error.message), spend)
+
+    def unstorable(self, request: Request, answer: Answer, message: str) -> CallAnswer:
+        return self._answer(request, Result.failed(ErrorCode.CONTRACT_VIOLATION, message), answer.spend)
 
     def may_repeat(self, _request: CallRequest) -> bool:
         return self.only_reads

@@ -11,14 +11,14 @@ import pytest
 from pydantic import BaseModel, Field
 
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.worker import JobAttempt
-from triptych.schemas import CallRequest, ErrorCode, Grant, Result, ResultStatus, Spend
+from triptych.kernel.worker import Finished, JobAttempt
+from triptych.schemas import CallAnswer, CallRequest, ErrorCode, Grant, Result, ResultStatus, Spend
 from triptych.tools import Call, Cost, Effect, Tool, ToolFailure, runtime
 from triptych.tools.call import Accepted
 from triptych.tools.failure import ToolDefinitionError
 from triptych.tools.http import check, content, failure_of
 from triptych.tools.kb.articles import parse_article, shipped_articles
-from triptych.tools.ledger import Entry, Standing
+from triptych.tools.ledger import Entry, Standing, _outcome
 from triptych.tools.process import load_tool
 from triptych.tools.scaffold import ScaffoldError, scaffold
 from triptych.tools.sql.failures import failure_of as sql_failure_of
@@ -429,3 +429,41 @@ async def test_a_scaffolded_tool_works(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     result = await call(load_tool("parcels:tool"), "greet", {"who": "Ana"})
     assert (result.status, result.data) == (ResultStatus.OK, {"text": "Hello Ana"})
+
+
+@pytest.mark.parametrize(
+    ("effect", "told", "code", "details"),
+    [
+        (Effect.ONCE, Result.ok("paid"), ErrorCode.CONTRACT_VIOLATION, {"effect": "done"}),
+        (Effect.IDEMPOTENT, Result.empty(), ErrorCode.CONTRACT_VIOLATION, {"effect": "done"}),
+        (Effect.READ, Result.ok("seen"), ErrorCode.CONTRACT_VIOLATION, {}),
+        (Effect.ONCE, Result.failed(ErrorCode.CONFLICT, "no", effect="none"), ErrorCode.CONFLICT, {"effect": "none"}),
+        (
+            Effect.ONCE,
+            Result.failed(ErrorCode.CONTRACT_VIOLATION, "odd", effect="done", odd="\0"),
+            ErrorCode.CONTRACT_VIOLATION,
+            {"effect": "done"},
+        ),
+        (Effect.ONCE, Result.failed(ErrorCode.IN_DOUBT, "who knows", odd="\0"), ErrorCode.IN_DOUBT, {}),
+    ],
+)
+def test_in_the_place_of_an_answer_that_cannot_be_stored_what_is_known_of_its_effect_stays_known(
+    effect, told, code, details
+):
+    made = upstream_that_says(ErrorCode.UNAVAILABLE, effect)
+    worker, request = worker_of(made, None, None, FreshLedger()), request_for(made, "write", {})
+    spend = Spend(tokens=3)
+    given = CallAnswer(request_id=request.request_id, run_id=request.run_id, tenant="acme", spend=spend, result=told)
+    instead = worker.unstorable(request, given, "the database refuses it")
+    assert (instead.result.error.code, instead.result.error.details) == (code, details)
+    assert instead.result.error.message == "the database refuses it"
+    assert instead.spend == spend
+
+
+def test_a_write_that_is_done_leaves_a_receipt_although_its_answer_cannot_be_stored():
+    made = upstream_that_says(ErrorCode.UNAVAILABLE, Effect.ONCE)
+    worker, request = worker_of(made, None, None, FreshLedger()), request_for(made, "write", {})
+    given = CallAnswer(request_id=request.request_id, run_id=request.run_id, tenant="acme", result=Result.ok("paid"))
+    instead = worker.unstorable(request, given, "the database refuses it")
+    *_, receipt = _outcome(Finished(request, instead, None, instead.to_bytes()))
+    assert receipt == instead.result.to_bytes()

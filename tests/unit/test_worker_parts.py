@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import aiokafka
+import asyncpg
 import orjson
 import pytest
 from structlog.testing import CapturingLogger
@@ -15,7 +16,7 @@ from structlog.testing import CapturingLogger
 from triptych.kernel import claimcheck, deadletters
 from triptych.kernel.bus import TopicPartition
 from triptych.kernel.errors import UndecodableRecord
-from triptych.kernel.outage import Outage
+from triptych.kernel.outage import Outage, is_refusal
 from triptych.kernel.time_limit import TimeLimit
 from triptych.kernel.worker.jobs import Arrival
 from triptych.kernel.worker.line import Line
@@ -214,3 +215,26 @@ async def test_a_job_that_waits_holds_up_no_other_as_long_as_a_runner_is_free():
     for task in runners:
         task.cancel()
     await asyncio.wait(runners)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_for_its_content"),
+    [
+        (asyncpg.DataError("value out of int32 range"), True),
+        (asyncpg.CharacterNotInRepertoireError("invalid byte sequence"), True),
+        (asyncpg.ProgramLimitExceededError("too large"), True),
+        (asyncpg.ProtocolViolationError("invalid message length"), True),
+        (asyncpg.ProtocolViolationError("insufficient data left in message"), True),
+        (asyncpg.RaiseError("a trigger says no"), True),
+        (asyncpg.CheckViolationError("no"), True),
+        (OverflowError("int too big to convert"), True),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), True),
+        (asyncpg.ProtocolViolationError("server login failed: pooler cannot connect to server"), False),
+        (asyncpg.DiskFullError("no space left"), False),
+        (asyncpg.ConnectionDoesNotExistError("gone"), False),
+        (asyncpg.UndefinedTableError("no such table"), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_a_refusal_of_content_is_told_from_an_outage(error, is_for_its_content):
+    assert is_refusal(error) is is_for_its_content

@@ -104,6 +104,15 @@ def dead_record(
 
 def dead_message(service: str, message: Outgoing, position: str, cause: BaseException, now: datetime) -> DeadRecord:
     """The row for a message of ours that Kafka never takes; `position` is an id of its own."""
+    return dead_outgoing(
+        service, message, position, UndecodableRecord("unpublishable", f"Kafka refuses it: {cause!r}"), now
+    )
+
+
+def dead_outgoing(
+    service: str, message: Outgoing, position: str, error: UndecodableRecord, now: datetime
+) -> DeadRecord:
+    """The row for a message of ours that goes nowhere; `position` is an id of its own."""
     record: ConsumerRecord[Any, Any] = ConsumerRecord(
         message.topic,
         message.partition,
@@ -117,7 +126,7 @@ def dead_message(service: str, message: Outgoing, position: str, cause: BaseExce
         len(message.value),
         tuple(message.headers),
     )
-    dead = dead_record(service, record, UndecodableRecord("unpublishable", f"Kafka refuses it: {cause!r}"), now)
+    dead = dead_record(service, record, error, now)
     return replace(dead, id=f"{service}:outbox:{position}")
 
 

@@ -27,12 +27,16 @@ _CONTENT = (
     asyncpg.DataError,
     asyncpg.ProgramLimitExceededError,
     asyncpg.IntegrityConstraintViolationError,
+    asyncpg.WithCheckOptionViolationError,
+    asyncpg.RaiseError,
     asyncpg.ConfigurationLimitExceededError,
     StatementTooLarge,
     UnicodeError,
     OverflowError,
 )
 _TOO_LARGE_TO_HOLD = ("invalid memory alloc request size", "enlarge string buffer")
+_MALFORMED = ("invalid message length", "invalid message format", "left in message", "invalid string in message")
+"""What Postgres says of a message that it cannot read. A pooler uses the same SQLSTATE, 08P01, for every outage."""
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -42,6 +46,8 @@ def is_refusal(error: BaseException) -> bool:
     """
     if isinstance(error, asyncpg.PostgresError) and any(text in str(error) for text in _TOO_LARGE_TO_HOLD):
         return True
+    if isinstance(error, asyncpg.ProtocolViolationError):
+        return any(text in str(error) for text in _MALFORMED)
     return isinstance(error, _CONTENT)
 
 

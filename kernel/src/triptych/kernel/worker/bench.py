@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple
 
 from triptych.kernel import failpoints
 from triptych.kernel.cloudevents import utc_now
-from triptych.kernel.outage import POSTGRES_GONE, Outage
+from triptych.kernel.outage import POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.service import Service
 from triptych.kernel.time_limit import TimeLimit
 from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig
@@ -21,7 +21,7 @@ from triptych.kernel.worker.jobs import JobKey, Jobs
 from triptych.kernel.worker.line import Line
 from triptych.kernel.worker.outbox import Finished, Outbox
 from triptych.schemas import codec
-from triptych.schemas.base import Answer, Spend
+from triptych.schemas.base import Answer, Json, Spend
 from triptych.schemas.result import ErrorCode, ToolError
 
 SUSPECT_DELIVERIES = 3
@@ -122,9 +122,15 @@ class Bench(Generic[RequestT]):
         started_at = utc_now()
         answer = self._refusal(job, started_at)
         if answer is None:
-            if self._must_record(job) and not await self._record_start(job):
-                return
-            answer = await self._execute(job, started_at)
+            try:
+                if self._must_record(job) and not await self._record_start(job):
+                    return
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                answer = self._not_begun(job, error)
+            else:
+                answer = await self._execute(job, started_at)
         if answer is None:
             self._jobs.let_go((job.request.run_id, job.request.request_id))
             return
@@ -140,9 +146,10 @@ class Bench(Generic[RequestT]):
             return Finished(job.request, answer, job.traceparent, encoded)
         except codec.InvalidJson as error:
             self._log.error("an answer is not JSON", request_id=job.request.request_id, error=str(error))
-            message = f"the answer is not JSON: {error}"
-            told = self._failed(job, ErrorCode.CONTRACT_VIOLATION, message, spent=True)
-            vars(told).update(worker=self._instance, started_at=started_at, finished_at=utc_now())
+            told = self._worker.unstorable(job.request, answer, f"the answer is not JSON: {error}")
+            grant = job.request.grant
+            spend = Spend(tokens=grant.tokens, usd_micros=grant.usd_micros)
+            vars(told).update(worker=self._instance, started_at=started_at, finished_at=utc_now(), spend=spend)
             return Finished(job.request, told, job.traceparent, told.to_bytes())
 
     def _refusal(self, job: Job[RequestT], now: datetime) -> Answer | None:
@@ -182,6 +189,8 @@ class Bench(Generic[RequestT]):
             try:
                 ours = await self._jobs.start((job.request.run_id, job.request.request_id))
             except POSTGRES_GONE as error:
+                if is_refusal(error):
+                    raise
                 await self._outage.wait(error, unless=self._stopping)
             else:
                 self._outage.over()
@@ -215,6 +224,16 @@ class Bench(Generic[RequestT]):
                 spent=True,
             )
         return answer
+
+    def _not_begun(self, job: Job[RequestT], cause: Exception) -> Answer:
+        """The answer to a job whose start the database refuses to write down."""
+        request_id = job.request.request_id
+        self._log.error("a start cannot be stored; the job is not done", request_id=request_id, error=repr(cause))
+        message = f"the database refuses to note that this begins, so it was not begun: {type(cause).__name__}"
+        # What an earlier life has done, this one does not know.
+        known: dict[str, Json] = {} if job.attempt.taken_over else {"effect": "none"}
+        error = ToolError(code=ErrorCode.INTERNAL, message=message, details=known)
+        return self._worker.failed(job.request, error, Spend())
 
     def _failed(self, job: Job[RequestT], code: ErrorCode, message: str, *, spent: bool = False) -> Answer:
         grant = job.request.grant

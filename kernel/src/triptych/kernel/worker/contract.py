@@ -42,6 +42,13 @@ class Worker(Protocol[RequestT]):
         """Wrap an error as this worker's kind of answer, to a request or to its withdrawal."""
         ...
 
+    def unstorable(self, request: Request, answer: Answer, message: str) -> Answer:
+        """Say what stands in the place of an answer that cannot be stored: an error, with what it spent.
+
+        If it tells of a write, what is known of its effect stays known.
+        """
+        ...
+
     def may_repeat(self, request: RequestT) -> bool:
         """Whether it does no harm to do this work again after a crash, as if it had never begun.
 

@@ -10,7 +10,7 @@ from typing import Generic
 
 from pydantic import ValidationError
 
-from triptych.kernel.outage import POSTGRES_GONE, Outage
+from triptych.kernel.outage import POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.service import Service
 from triptych.kernel.worker.bench import Bench, Job
 from triptych.kernel.worker.contract import JobAttempt, RequestT
@@ -50,7 +50,11 @@ class Keeper(Generic[RequestT]):
                 await self._jobs.renew()
                 await self._take_over()
                 self._outbox.bury(await self._jobs.unpublished_dead_letters(DEAD_LETTERS_MAX))
-            except POSTGRES_GONE as error:
+            except Exception as error:
+                if is_refusal(error):
+                    self._log.error("jobs cannot be taken over: the database refuses one of them", error=repr(error))
+                elif not isinstance(error, POSTGRES_GONE):
+                    raise
                 await self._postgres.wait(error, unless=self._stopping)
                 continue
             self._postgres.over()

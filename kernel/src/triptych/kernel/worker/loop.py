@@ -10,7 +10,7 @@ import asyncpg
 
 from triptych.kernel.bus import Kafka
 from triptych.kernel.cancellation import foreign_cancellation
-from triptych.kernel.outage import POSTGRES_GONE
+from triptych.kernel.outage import POSTGRES_GONE, is_refusal
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker.bench import Bench
@@ -54,7 +54,16 @@ async def run_worker(
     await jobs.open()
     async with kafka.publisher() as publisher:
         unrecorded = Unrecorded()
-        outbox = Outbox(service, settings, config, jobs, publisher, unrecorded=unrecorded, settlement=settlement)
+        outbox = Outbox(
+            service,
+            settings,
+            config,
+            worker,
+            jobs=jobs,
+            publisher=publisher,
+            unrecorded=unrecorded,
+            settlement=settlement,
+        )
         bench = Bench(worker, config, jobs, outbox, instance=settings.instance, service=service)
         withdrawals = Withdrawals(service, config.request_noun, worker, jobs=jobs, bench=bench, outbox=outbox)
         intake = Intake(
@@ -84,7 +93,9 @@ async def run_worker(
             publishing.cancel()
         try:
             await jobs.close()
-        except POSTGRES_GONE as error:
+        except Exception as error:
+            if not isinstance(error, POSTGRES_GONE) and not is_refusal(error):
+                raise
             service.log.warning("jobs could not be handed back; their lease will expire", error=repr(error))
 
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from triptych.kernel import claimcheck, cloudevents, deadletters
 from triptych.kernel.bus import Outgoing, Publisher
 from triptych.kernel.claimcheck import CLAIMED_VALUE, Claim
 from triptych.kernel.deadletters import DeadRecord
-from triptych.kernel.errors import MessagesRefused
-from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
+from triptych.kernel.errors import MessagesRefused, UndecodableRecord
+from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
-from triptych.kernel.worker.contract import WorkerConfig
+from triptych.kernel.worker.contract import Worker, WorkerConfig
 from triptych.kernel.worker.jobs import AlsoSettle, Arrival, Connection, JobKey, Jobs
 from triptych.kernel.worker.unrecorded import Unrecorded
 from triptych.schemas.base import Answer, Request
@@ -28,6 +29,8 @@ from triptych.schemas.topics import DEAD_LETTERS
 
 IDLE_FLUSH_S = 0.05
 """Marks of published answers wait this long for a commit to travel with."""
+COMMIT_MAX_BYTES = 33_554_432
+"""Answers of so many bytes go into one commit. Postgres takes no message of a gigabyte, and its memory is shared."""
 BEAT_S = 5.0
 LOOP = "outbox"
 
@@ -64,6 +67,17 @@ class _Group:
         return [] if self.is_accepted(accepted) else [key for key in self.unrecorded if key not in accepted]
 
 
+class _Part(NamedTuple):
+    """What goes into the next commit."""
+
+    finished: list[Finished]
+    published: list[JobKey]
+    overdue: list[JobKey]
+
+    def __len__(self) -> int:
+        return len(self.finished) + len(self.published) + len(self.overdue)
+
+
 class Settlement(Protocol):
     """What a worker writes in the commit that accepts its answers, for example receipts of effects."""
 
@@ -82,9 +96,10 @@ class Outbox:
         service: Service,
         settings: ServiceSettings,
         config: WorkerConfig,
+        worker: Worker[Any],
+        *,
         jobs: Jobs,
         publisher: Publisher,
-        *,
         unrecorded: Unrecorded,
         settlement: Settlement | None,
     ) -> None:
@@ -92,12 +107,17 @@ class Outbox:
         self._topic, self._dead_letters = settings.topic(config.answer_noun), settings.topic(DEAD_LETTERS)
         self._answer_type, self._source = config.answer_type, f"/triptych/{service.name}"
         self._jobs, self._publisher, self._unrecorded = jobs, publisher, unrecorded
+        self._worker, self._log = worker, service.log
         self._overdue: dict[JobKey, Arrival] = {}
         self._settlement, self._health = settlement, service.health
         self._finished: list[Finished] = []
         self._stored: list[tuple[JobKey, Outgoing]] = []
         self._published: list[JobKey] = []
         self._dead: list[DeadRecord] = []
+        self._alone = 0
+        """So many of the next things are committed each alone: together the database has refused them."""
+        self._replaced: set[JobKey] = set()
+        """Jobs whose answers the database has refused, and which are answered with an error now."""
         self._news = asyncio.Event()
         self._closing = asyncio.Event()
         self._postgres, self._kafka = Outage(service.log, "postgres"), Outage(service.log, "kafka")
@@ -152,19 +172,100 @@ class Outbox:
             return
 
     async def _commit(self) -> bool:
-        finished, published, overdue = list(self._finished), list(self._published), list(self._overdue)
-        if not finished and not published and not overdue:
+        part = self._next_part()
+        if not part:
             return True
-        group = self._group(finished, overdue)
         try:
-            accepted = await self._jobs.settle(
-                group.answers, published, group.claims, self._settlement_of(finished), list(group.unrecorded.values())
-            )
-            known = await self._jobs.stored_answers(group.refused(accepted))
-        except POSTGRES_GONE as error:
+            await self._store(part)
+            self._alone = max(0, self._alone - 1)
+        except Exception as error:
+            if is_refusal(error):
+                return await self._after_refusal(part, error)
+            if not isinstance(error, POSTGRES_GONE):
+                raise
             await self._postgres.wait(error, unless=self._closing)
             return False
         self._postgres.over()
+        return True
+
+    def _next_part(self) -> _Part:
+        """All that waits, as far as one statement should hold it; after a refusal one thing alone."""
+        if self._alone and self._overdue:
+            return _Part([], [], list(self._overdue)[:1])
+        if self._alone and self._finished:
+            return _Part(self._finished[:1], [], [])
+        if self._alone:
+            return _Part([], self._published[:1], [])
+        sizes_bytes = accumulate(len(one.encoded) for one in self._finished)
+        fits = sum(1 for size_bytes in sizes_bytes if size_bytes <= COMMIT_MAX_BYTES)
+        return _Part(self._finished[: max(1, fits)], list(self._published), list(self._overdue))
+
+    async def _after_refusal(self, part: _Part, error: Exception) -> bool:
+        """Find what the database refuses, and go past it; everything else is stored."""
+        if len(part) > 1:
+            self._alone = len(part)
+            return True
+        self._alone = max(0, self._alone - 1)
+        for key in part.published:
+            self._log.error("an answer cannot be marked as published", request_id=key[1], error=repr(error))
+            self._published.remove(key)
+        for key in part.overdue:
+            self._log.error("a request is stored with its answer alone", request_id=key[1], error=repr(error))
+            del self._overdue[key]
+            self._unrecorded.store_late(key)
+        for one in part.finished:
+            if one.key in self._replaced:
+                return await self._give_up(one, error)
+            self._finished[0] = self._instead_of(one, error)
+            self._alone += 1
+        return True
+
+    def _instead_of(self, one: Finished, error: Exception) -> Finished:
+        """The error that is stored in the place of an answer which the database refuses."""
+        self._log.error(
+            "an answer cannot be stored; an error takes its place",
+            run_id=str(one.key[0]),
+            request_id=one.key[1],
+            error=repr(error),
+        )
+        self._health.count("answers_unstorable")
+        self._replaced.add(one.key)
+        answer = self._worker.unstorable(
+            one.request, one.answer, f"the database refuses to store the answer: {type(error).__name__}"
+        )
+        given = one.answer
+        vars(answer).update(worker=given.worker, started_at=given.started_at, finished_at=given.finished_at)
+        return one._replace(answer=answer, encoded=answer.to_bytes())
+
+    async def _give_up(self, one: Finished, error: Exception) -> bool:
+        """Keep the error as a dead letter, since not even that can be stored; the run goes on at its deadline."""
+        (run_id, request_id), request = one.key, one.request
+        message = self._outgoing(one.key, request.partition, request.tenant, one.traceparent, one.encoded)
+        unstorable = UndecodableRecord("unstorable", f"the database stores neither the answer nor an error: {error!r}")
+        dead = deadletters.dead_outgoing(
+            self._service, message, f"{run_id}:{request_id}", unstorable, cloudevents.utc_now()
+        )
+        try:
+            await self._jobs.bury([dead])
+        except POSTGRES_GONE as gone:
+            await self._postgres.wait(gone, unless=self._closing)
+            return False
+        self._log.error("nothing can be stored for a request", request_id=request_id, error=repr(error))
+        self._dead.append(dead)
+        del self._finished[0]
+        self._replaced.discard(one.key)
+        self._unrecorded.recorded([one.key])
+        return True
+
+    async def _store(self, part: _Part) -> None:
+        """Commit a part, and publish its answers next."""
+        finished, published, overdue = part
+        group = self._group(finished, overdue)
+        accepted = await self._jobs.settle(
+            group.answers, published, group.claims, self._settlement_of(finished), list(group.unrecorded.values())
+        )
+        known = await self._jobs.stored_answers(group.refused(accepted))
+        self._replaced.difference_update(one.key for one in finished)
         del self._finished[: len(finished)], self._published[: len(published)]
         for key in overdue:
             del self._overdue[key]
@@ -180,7 +281,6 @@ class Outbox:
             self._health.count("duplicates")
             arrival, _ = group.unrecorded[key]
             self._keep(key, arrival.partition, arrival.tenant, arrival.traceparent, answer)
-        return True
 
     def _group(self, finished: Sequence[Finished], overdue: Iterable[JobKey]) -> _Group:
         group = _Group([one.encoded for one in finished])

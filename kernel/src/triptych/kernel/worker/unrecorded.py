@@ -23,6 +23,8 @@ class _Taken:
     """Where it is read again if this process dies; None once somebody else may hold the partition."""
     offset: int
     at_s: float
+    is_stored_late: bool = False
+    """Whether it has to wait for its answer: the database refuses the request itself."""
 
 
 class Unrecorded:
@@ -49,8 +51,14 @@ class Unrecorded:
         for taken in self._taken.values():
             if taken.at_s > now_s - OVERDUE_S:
                 break
-            found.append(taken.arrival)
+            if not taken.is_stored_late:
+                found.append(taken.arrival)
         return found
+
+    def store_late(self, key: JobKey) -> None:
+        """Store this with its answer and not before, whenever that comes; if this process dies, it is read again."""
+        if (taken := self._taken.get(key)) is not None:
+            taken.is_stored_late = True
 
     def recorded(self, keys: Iterable[JobKey]) -> None:
         """These are in the table now, whoever has put them there."""

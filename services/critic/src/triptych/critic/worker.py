@@ -14,6 +14,7 @@ from triptych.kernel.models import Memo, ModelClient, ModelFailure, load_prompt
 from triptych.kernel.registry import ContractRegistry
 from triptych.kernel.worker import JobAttempt
 from triptych.schemas import (
+    Answer,
     Decision,
     ErrorCode,
     Judge,
@@ -53,6 +54,10 @@ class Critic:
         return VerdictAnswer(
             request_id=request.request_id, run_id=request.run_id, tenant=request.tenant, error=error, spend=spend
         )
+
+    def unstorable(self, request: Request, answer: Answer, message: str) -> VerdictAnswer:
+        """Put an error in the place of an answer that cannot be stored."""
+        return self.failed(request, ToolError(code=ErrorCode.CONTRACT_VIOLATION, message=message), answer.spend)
 
     def may_repeat(self, request: ReviewRequest) -> bool:
         """What is checked without a model can be checked again."""

@@ -21,6 +21,7 @@ from triptych.planner.move import PROMPTS, Move, form_of, move_problems, prompts
 from triptych.planner.proposal import constraints, question
 from triptych.schemas import (
     HANDOFF,
+    Answer,
     Caching,
     Effect,
     ErrorCode,
@@ -79,6 +80,10 @@ class Planner:
     def failed(self, request: Request, error: ToolError, spend: Spend) -> PlanAnswer:
         """Wrap an error as an answer."""
         return _answer(request, error=error, spend=spend)
+
+    def unstorable(self, request: Request, answer: Answer, message: str) -> PlanAnswer:
+        """Put an error in the place of an answer that cannot be stored."""
+        return self.failed(request, ToolError(code=ErrorCode.CONTRACT_VIOLATION, message=message), answer.spend)
 
     def may_repeat(self, request: PlanRequest) -> bool:
         """A fixed plan follows from the playbook and the contracts; a model may say something else next time."""

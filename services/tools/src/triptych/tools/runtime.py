@@ -19,7 +19,7 @@ from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.log import Logger
 from triptych.kernel.time_limit import TimeLimit
 from triptych.kernel.worker import JobAttempt
-from triptych.schemas.base import Json, Request, Spend
+from triptych.schemas.base import Answer, Json, Request, Spend
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
 from triptych.schemas.work import CallAnswer, CallRequest
@@ -38,6 +38,8 @@ from triptych.tools.tool import Tool
 ASK_AGAIN_AFTER_S = (0.2, 0.5, 1.0, 2.0)
 """So often it is asked what became of a call, within the time of a call: an upstream that starts again is back then."""
 
+KNOWN = (EFFECT, "withdrawn", "postponed", "budget", "idempotency_key")
+"""The details of an error that others decide by."""
 TRACEBACK_MAX_CHARS = 16_000
 """The end of a traceback says what happened."""
 
@@ -81,6 +83,23 @@ class ToolWorker:
 
     def failed(self, request: Request, error: ToolError, spend: Spend) -> CallAnswer:
         return _answer(request, Result(status=ResultStatus.ERROR, error=error), spend)
+
+    def unstorable(self, request: Request, answer: Answer, message: str) -> CallAnswer:
+        """Put an error in the place of an answer that cannot be stored. What is known of an effect stays known."""
+        told = answer.result if isinstance(answer, CallAnswer) else Result.empty()
+        if told.error is not None:
+            known = {name: told.error.details[name] for name in KNOWN if name in told.error.details}
+            error = told.error.model_copy(update={"message": message, "details": known})
+        else:
+            is_done = isinstance(request, CallRequest) and self._writes(request.operation)
+            error = ToolError(
+                code=ErrorCode.CONTRACT_VIOLATION, message=message, details={EFFECT: DONE} if is_done else {}
+            )
+        return _answer(request, Result(status=ResultStatus.ERROR, error=error), answer.spend)
+
+    def _writes(self, operation: str) -> bool:
+        known = self._tool.operations.get(operation)
+        return known is not None and known.contract.effect is not Effect.READ
 
     def may_repeat(self, request: CallRequest) -> bool:
         """A read changes nothing. One that its upstream completes later is parked, and so has to be stored."""
