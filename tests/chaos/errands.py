@@ -212,11 +212,50 @@ class Errands:
                 data={"ticket_id": str(run_id)},
             )
 
+    async def cancel(self, task_ids: list[str]) -> None:
+        """The work of these is not wanted any more."""
+        for row in await self.database.fetch(
+            "select run_id, partition from executor.runs where task_id = any($1)", task_ids
+        ):
+            await self.client.control(row["run_id"], row["partition"], ControlAction.CANCEL, principal="user:clerk")
+
     # --- what can be seen -------------------------------------------------------------------------
 
     async def run_ids(self, task_ids: list[str]) -> list[UUID]:
         rows = await self.database.fetch("select run_id from executor.runs where task_id = any($1)", task_ids)
         return [row["run_id"] for row in rows]
+
+    async def have_asked(self, task_ids: list[str], asked: list[str]) -> int:
+        """How many have one of these in their journal: the type of an event, and its step if it has one."""
+        found: int = await self.database.fetchval(
+            "select count(distinct run_id) from executor.journal join executor.runs using (run_id) "
+            "where task_id = any($1) and type || coalesce(' ' || (data ->> 'step'), '') = any($2)",
+            task_ids,
+            asked,
+        )
+        return found
+
+    async def unanswered(self, task_ids: list[str]) -> list[tuple[str, str]]:
+        """The requests of these that nobody has answered, by task."""
+        rows = await self.database.fetch(
+            "select task_id, asked.data ->> 'request_id' as request_id "
+            "from executor.journal as asked join executor.runs using (run_id) where task_id = any($1) "
+            "and type in ('PlanRequested', 'CallRequested', 'ReviewRequested') and not exists ("
+            "  select from executor.journal as answer where answer.run_id = asked.run_id and answer.seq > asked.seq "
+            "  and answer.data ->> 'request_id' = asked.data ->> 'request_id' and answer.type <> 'RequestReissued')",
+            task_ids,
+        )
+        return [(row["task_id"], row["request_id"]) for row in rows]
+
+    async def withdrawn(self, task_ids: list[str]) -> list[tuple[str, UUID, str]]:
+        """The calls of these that were answered as not made, since their runs were over: task, run and step."""
+        rows = await self.database.fetch(
+            "select task_id, run_id, data ->> 'step' as step from executor.journal join executor.runs using (run_id) "
+            "where task_id = any($1) and type = 'AnsweredLate' "
+            "and data -> 'result' -> 'error' -> 'details' ->> 'withdrawn' = 'true'",
+            task_ids,
+        )
+        return [(row["task_id"], row["run_id"], row["step"]) for row in rows]
 
     async def finished_by(self, task_ids: list[str], moment: datetime) -> int:
         """How many had ended by then."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,6 +40,10 @@ DECIDER = (
     "decider.after_commit=kill:4 publisher.part_way=kill:1",
     "decider.after_commit=kill:4 decider.after_left_behind=kill:1",
     "decider.after_commit=kill:4 decider.after_claim=cut:1",
+    "publisher.before=kill:3",
+    "decider.after_commit=kill:4 decider.before_note=kill:1",
+    "decider.after_commit=kill:4 decider.after_note=kill:1",
+    "decider.after_commit=kill:4 decider.after_note=cut:1",
 )
 ANY_WORKER = (
     "worker.after_offset_commit=kill:1",
@@ -50,6 +54,15 @@ ANY_WORKER = (
     "publisher.part_way=kill:2",
     "publisher.after=kill:2",
 )
+SHARED = (
+    "publisher.before=kill:2",
+    "worker.before_settle=kill:2",
+    "worker.before_offset_commit=kill:1",
+    "worker.before_execute=kill:20 worker.before_note=kill:1",
+    "worker.before_execute=kill:20 worker.after_note=kill:1",
+    "worker.before_execute=kill:20 worker.after_note=cut:1",
+)
+"""All workers run this code alike, so those die here that have the fewest cells of their own."""
 READING = (
     "worker.before_record=kill:1",
     "worker.after_record=kill:1",
@@ -93,14 +106,38 @@ PARKED = (
 """Calls that wait for a webhook. The rounds that `make test` plays strike after each commit."""
 POINTS = {
     "executor": DECIDER,
-    "planner": READING + ANY_WORKER,
+    "planner": READING + ANY_WORKER + SHARED,
     "critic": STORING + READING + ANY_WORKER + COSTLY,
-    "kb": READING + ANY_WORKER,
+    "kb": READING + ANY_WORKER + SHARED,
     "helpdesk": STORING + ANY_WORKER + EFFECTFUL,
     "model": STORING + ANY_WORKER + COSTLY,
     "letterbox": STORING + ANY_WORKER + EFFECTFUL,
     "courier": PARKED,
 }
+WITHDRAWING = (
+    "worker.after_withdraw=kill:1",
+    "worker.before_withdraw=kill:1",
+    "worker.after_withdraw=cut:1",
+    "worker.after_withdraw=kill:1 worker.after_take_over=kill:1",
+    "worker.before_withdraw=kill:1 worker.after_withdraw=kill:1",
+)
+"""Only the requests of runs that are over are withdrawn, so these have rounds in which runs are cancelled."""
+STAGES = (("model", "critic"), ("kb", "helpdesk", "letterbox", "courier"), ("planner",))
+"""The services that wait for work of the same runs at the same time. Each stage needs fewer services than the one before."""
+ASKED = {
+    "planner": ["PlanRequested"],
+    "kb": ["CallRequested search"],
+    "helpdesk": ["CallRequested acknowledge"],
+    "letterbox": ["CallRequested stamp"],
+    "courier": ["CallRequested deliver"],
+    "model": ["CallRequested draft"],
+    "critic": ["ReviewRequested", "ReviewRequested draft"],
+}
+"""What the journal of a run says, with the step, when it has asked a service."""
+KEPT, CALLED_OFF = 60, 20
+"""So many runs of each stage go on, and so many are cancelled."""
+WAITING = 5
+"""At least so many of those that are cancelled have asked a service that strikes then."""
 ONLY_WHEN_IDLE = ("decider.before_forget", "decider.after_forget")
 """Marks of published messages travel with the next statement; they have one of their own only when nothing comes in."""
 
@@ -140,9 +177,9 @@ class Cell:
 Round = tuple[Cell, ...]
 
 
-def rounds() -> list[Round]:
+def rounds(points: Mapping[str, tuple[str, ...]]) -> list[Round]:
     """The services take turns, so that whoever has just died has time to settle before it dies again."""
-    columns = [[Cell.of(service, strikes) for strikes in points] for service, points in POINTS.items()]
+    columns = [[Cell.of(service, strikes) for strikes in each] for service, each in points.items()]
     rows = [tuple(cell for cell in row if cell is not None) for row in itertools.zip_longest(*columns)]
     match os.environ.get("TRIPTYCH_TEST_CRASH"):
         case "alone":
@@ -153,14 +190,19 @@ def rounds() -> list[Round]:
             return rows[::5]
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("number", "cells"),
-    [
-        pytest.param(n, cells, id=str(cells[0]) if len(cells) == 1 else f"round-{n}")
-        for n, cells in enumerate(rounds(), 1)
-    ],
-)
+def each_round(points: Mapping[str, tuple[str, ...]]) -> pytest.MarkDecorator:
+    """Run a test for every round that is to be played."""
+    return pytest.mark.parametrize(
+        ("number", "cells"),
+        [
+            pytest.param(n, cells, id=str(cells[0]) if len(cells) == 1 else f"round-{n}")
+            for n, cells in enumerate(rounds(points), 1)
+        ],
+    )
+
+
+@pytest.mark.timeout(1800)
+@each_round(POINTS)
 async def test_whatever_point_a_service_dies_at_nothing_is_lost_and_nothing_happens_twice(
     errands: Errands, number: int, cells: Round
 ) -> None:
@@ -188,6 +230,36 @@ async def test_whatever_point_a_service_dies_at_nothing_is_lost_and_nothing_happ
     await every_write_took_effect_once(errands, task_ids)
     if any(cell.needs_parcels for cell in cells):
         await every_parcel_was_delivered_once(errands, task_ids)
+    await nothing_left_behind(errands)
+
+
+@pytest.mark.timeout(1800)
+@each_round(dict.fromkeys(ASKED, WITHDRAWING))
+async def test_whatever_point_a_service_dies_at_what_is_called_off_ends_once_and_is_told_as_it_is(
+    errands: Errands, number: int, cells: Round
+) -> None:
+    kept: list[str] = []
+    called_off: list[str] = []
+    errands.disarm()
+    for cell in cells:
+        errands.arm(cell.service, *cell.strikes[0])
+    for stage in STAGES:
+        services = [cell.service for cell in cells if cell.service in stage]
+        if services:
+            going_on = [f"kept-{number}-{services[0]}-{index}" for index in range(KEPT)]
+            over = [f"over-{number}-{services[0]}-{index}" for index in range(CALLED_OFF)]
+            await call_off_while_they_wait(errands, services, over, going_on)
+            kept += going_on
+            called_off += over
+    await every_point_struck(errands, cells)
+    await every_run_ended(errands, kept)
+
+    await every_run_ended_once(errands, kept)
+    await every_write_took_effect_once(errands, kept)
+    await every_parcel_was_delivered_once(errands, kept)
+    await every_run_ended_once(errands, called_off, "cancelled")
+    await every_request_was_answered(errands, called_off)
+    await what_was_withdrawn_was_not_done(errands, called_off)
     await nothing_left_behind(errands)
 
 
@@ -221,7 +293,7 @@ async def every_point_struck(errands: Errands, cells: list[Cell] | Round) -> Non
     async def tell() -> str:
         return f"these did not strike: {', '.join(f'{cell.service} {point}' for cell, (point, _) in missing())}"
 
-    await until(struck, 240, tell)
+    await until(struck, 480, tell)
 
 
 async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
@@ -238,16 +310,37 @@ async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
         missing = sum(task_id not in errands.finals for task_id in task_ids)
         return f"{missing} final outcomes are missing; for example {[dict(row) for row in rows]}"
 
-    await until(ended, 240, tell)
+    await until(ended, 480, tell)
 
 
-async def every_run_ended_once(errands: Errands, task_ids: list[str]) -> None:
+async def call_off_while_they_wait(
+    errands: Errands, services: list[str], called_off: list[str], kept: list[str]
+) -> None:
+    """Cancel runs when some have asked these services, which stand still until all these runs are over."""
+    with errands.paused(services):
+        for task_ids in (called_off, kept):
+            await errands.submit(task_ids, judged_every=2 if "critic" in services else 1, parcels=True)
+
+        async def enough_wait() -> bool:
+            await errands.answer_doubts()
+            asked = [await errands.have_asked(called_off, ASKED[service]) for service in services]
+            return min(asked) >= WAITING
+
+        async def tell() -> str:
+            return f"fewer than {WAITING} of these runs have asked one of {services}"
+
+        await until(enough_wait, 120, tell)
+        await errands.cancel(called_off)
+        await every_run_ended(errands, called_off)
+
+
+async def every_run_ended_once(errands: Errands, task_ids: list[str], as_status: str = "succeeded") -> None:
     assert {len(errands.finals[task_id]) for task_id in task_ids} == {1}, "a run had two final outcomes"
     ends = [errands.statuses[task_id] for task_id in task_ids]
     assert {len(end) for end in ends} == {1}, "a task became two runs, or ended in two ways"
-    assert {status for end in ends for _, status in end} == {"succeeded"}
+    assert {status for end in ends for _, status in end} == {as_status}
     assert errands.other_escalations == {}, "only what is in doubt needs a person"
-    assert len(await errands.run_ids(task_ids)) == RUNS
+    assert len(await errands.run_ids(task_ids)) == len(task_ids)
 
 
 async def every_write_took_effect_once(errands: Errands, task_ids: list[str]) -> None:
@@ -270,6 +363,33 @@ async def every_parcel_was_delivered_once(errands: Errands, task_ids: list[str])
     assert errands.office.heard.keys() <= {"taken", "kept", "known", "try again", "nobody"}
 
 
+async def every_request_was_answered(errands: Errands, task_ids: list[str]) -> None:
+    """Also what was open when its run ended: either it was done, or somebody says that it was not."""
+
+    async def answered() -> bool:
+        return not await errands.unanswered(task_ids)
+
+    async def tell() -> str:
+        return f"not answered: {(await errands.unanswered(task_ids))[:3]}"
+
+    await until(answered, 300, tell)
+
+
+async def what_was_withdrawn_was_not_done(errands: Errands, task_ids: list[str]) -> None:
+    run_ids = await errands.run_ids(task_ids)
+    effects = errands.effects({f"T-{task_id}" for task_id in task_ids} | {str(run_id) for run_id in run_ids})
+    assert max(effects.values(), default=0) <= 1, "a write took effect twice"
+    assert max(errands.office.deliveries[str(run_id)] for run_id in run_ids) <= 1, "a parcel was taken on twice"
+    for task_id, run_id, step in await errands.withdrawn(task_ids):
+        done = {
+            "acknowledge": effects[f"T-{task_id}", "acknowledgements"],
+            "stamp": effects[str(run_id), "tags"],
+            "post": effects[str(run_id), "assignments"],
+            "deliver": errands.office.deliveries[str(run_id)],
+        }
+        assert not done.get(step), f"{step} of {task_id} was done, and is told as withdrawn"
+
+
 async def nothing_left_behind(errands: Errands) -> None:
     async def clean() -> bool:
         return not await errands.left_behind()
@@ -277,4 +397,4 @@ async def nothing_left_behind(errands: Errands) -> None:
     async def tell() -> str:
         return f"left behind: {await errands.left_behind()}"
 
-    await until(clean, 180, tell)
+    await until(clean, 300, tell)

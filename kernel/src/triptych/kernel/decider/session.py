@@ -223,15 +223,22 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         ]
         if readings:
             await self._written()
-            await self._kit.store.note(readings)
+            await self._note(readings)
         if self._kit.suspicion.runs:
             await self._take_time_alone()
         await self._turn(portion.records)
 
+    async def _note(self, readings: Sequence[Reading]) -> list[Reading]:
+        """Write down what is about to be read, and in how many lives it was."""
+        failpoints.hit("decider.before_note")
+        noted = await self._kit.store.note(readings)
+        failpoints.hit("decider.after_note")
+        return noted
+
     async def _take_alone(self, record: Record[Any, Any]) -> None:
         """Take a record that may end this process, or that the database may refuse."""
         place = Reading(record.topic, record.partition, record.offset, record.offset, self._kit.suspicion.life)
-        (noted,) = await self._kit.store.note([place])
+        (noted,) = await self._note([place])
         if noted.lives > self._kit.settings.max_deaths:
             batch = await self._unread(record, noted.lives - 1)
         else:

@@ -188,7 +188,9 @@ class Jobs:
     async def note(self, readings: Sequence[Reading]) -> list[Reading]:
         """Write down what is about to be read, and return it with the number of lives that had the same in hand."""
         columns = ([reading[column] for reading in readings] for column in range(4))
+        failpoints.hit("worker.before_note")
         rows = await self._pool.fetch(self._sql["reading"], *columns, readings[0].life)
+        failpoints.hit("worker.after_note")
         return [Reading(*row) for row in rows]
 
     async def bury(self, dead: Sequence[DeadRecord]) -> None:
