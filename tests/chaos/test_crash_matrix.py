@@ -55,8 +55,8 @@ ANY_WORKER = (
     "publisher.after=kill:2",
 )
 SHARED = (
-    "publisher.before=kill:2",
-    "worker.before_settle=kill:2",
+    "publisher.before=kill:1",
+    "worker.before_settle=kill:1",
     "worker.before_offset_commit=kill:1",
     "worker.before_execute=kill:20 worker.before_note=kill:1",
     "worker.before_execute=kill:20 worker.after_note=kill:1",
