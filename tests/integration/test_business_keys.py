@@ -29,6 +29,9 @@ class Bank:
     refusals: Counter[str] = field(default_factory=Counter)
     """So many calls for an invoice are refused first, and certainly do nothing."""
 
+    wait_s: dict[str, float] = field(default_factory=dict)
+    """So long the payment of an invoice takes."""
+
     def tool(self) -> Tool:
         tool = Tool("bank")
         receipt = BusinessKey(value="refund:${{ arguments.invoice }}", on_repeat="receipt")
@@ -46,7 +49,7 @@ class Bank:
         return tool
 
     async def pay(self, invoice: str) -> Refund:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(self.wait_s.get(invoice, 0.05))
         if self.refusals[invoice]:
             self.refusals[invoice] -= 1
             raise ToolFailure(ErrorCode.FORBIDDEN, "not now", undone=True)
@@ -155,6 +158,15 @@ async def test_a_key_is_free_again_when_its_time_is_over(desk: Pipeline, bank: B
     await desk.client.submit("hasty", {"invoice": "H-1"}, task_id="later", tenant="acme")
     assert (await desk.client.wait("later", tenant="acme", final=False)).status is OutcomeStatus.SUCCEEDED
     assert bank.paid["H-1"] == 2
+
+
+async def test_the_time_of_a_key_begins_with_the_answer_to_its_write(desk: Pipeline, bank: Bank) -> None:
+    bank.wait_s["L-1"] = 2.5
+    (first,) = await race(desk, "hasty", "L-1", runs=1)
+    assert first.status is OutcomeStatus.SUCCEEDED
+    await desk.client.submit("hasty", {"invoice": "L-1"}, task_id="at-once", tenant="acme")
+    second = await desk.client.wait("at-once", tenant="acme", final=False)
+    assert (second.reason.code, bank.paid["L-1"]) == ("conflict", 1)
 
 
 async def test_the_audit_knows_the_keys(desk: Pipeline) -> None:

@@ -343,6 +343,9 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
     said = {
         "reserve_key": lambda: executors.say("reserve_key", *wanted(), draw.choice((0, 3_600_000))),
         "key_holder": lambda: executors.say("key_holder", draw.choice("ab"), draw.choice("xy")),
+        "is_over": lambda: executors.say(
+            "is_over", datetime(draw.choice((2000, 2200)), 1, 1, tzinfo=UTC), timedelta(days=1)
+        ),
         "take_key": take_key,
         "claim": claim,
         "enqueue": enqueue,

@@ -102,6 +102,15 @@ def test_waiting_for_an_open_breaker_is_told_as_no_attempt() -> None:
     assert line.text == "call again in 0 ms, no attempt used up: unavailable: it is down"
 
 
+def test_a_write_that_another_run_has_made_is_told_with_that_run() -> None:
+    told = {"request_id": "r", "step": "send", "holder": "run-2", "holder_step": "pay"}
+    events = [("KeyRequested", {"request_id": "r", "step": "send", "key": "refund:7", "idempotency_key": "k"})]
+    events += [("KeyAnswered", {**told, "standing": standing}) for standing in ("held", "conflict", "receipt")]
+    lines = tell(journal(*events), width=80).lines
+    assert lines[0].text == "wants the business key 'refund:7'"
+    assert all("step pay of run run-2" in line.text for line in lines[1:])
+
+
 def fan_out(size: int, broken: int) -> list[JournalEntry]:
     events: list[tuple[str, dict[str, Any]]] = [("FanOutStarted", {"step": "send", "items": list(range(size))})]
     for index in range(size):
@@ -119,6 +128,23 @@ def test_of_many_branches_those_are_told_that_did_not_go_well() -> None:
     lines = folded(tell(fan_out(100, broken=42), width=80).lines)
     assert [line.step for line in lines] == ["send", "send", "send.42", "send.42", "send.42", "send"]
     assert "99 branches have nothing unusual to tell" in lines[1].text
+
+
+def test_of_many_branches_those_are_told_that_were_done_after_the_end_of_the_run() -> None:
+    asked = [
+        ("CallRequested", {"request_id": f"r{index}", "step": f"send.{index}", "call": 1, "attempt": 1, "arguments": {}, "idempotency_key": "k"})
+        for index in range(20)
+    ]  # fmt: skip
+    withdrawn = {"status": "error", "error": {**REASON, "details": {"withdrawn": True}}}
+    late = [
+        ("AnsweredLate", {"request_id": f"r{index}", "step": f"send.{index}", "result": withdrawn if index else {"status": "ok"}})
+        for index in range(20)
+    ]  # fmt: skip
+    fan = ("FanOutStarted", {"step": "send", "items": list(range(20))})
+    lines = folded(tell(journal(fan, *asked, *late), width=80).lines)
+    assert [line.step for line in lines if "." in line.step] == ["send.0", "send.0"]
+    assert "after the end of the run" in lines[-1].text
+    assert any("19 branches" in line.text for line in lines)
 
 
 def test_few_branches_are_all_told() -> None:

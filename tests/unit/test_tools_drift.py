@@ -226,6 +226,14 @@ async def test_a_refresh_changes_nothing_of_where_a_call_goes_and_how_it_is_made
     assert told in done.output
 
 
+async def test_other_words_within_a_schema_are_told_with_their_place(folder, upstream):
+    said = {"type": "string", "description": "A name."}
+    (folder / "crm.json").write_text(json.dumps(plans(parameters=[KEY, {**QUERY, "schema": said}])))
+    upstream(plans(parameters=[KEY, {**QUERY, "schema": {**said, "description": "A password."}}]))
+    done = await at_a_terminal(["tools", "diff", "crm", "--config", str(folder / "triptych.toml")])
+    assert "arguments.properties.q.description: it was 'A name.' and is 'A password.'" in " ".join(done.output.split())
+
+
 async def test_a_parameter_that_is_new_and_optional_is_taken_over_with_its_place(folder, upstream):
     (folder / "crm.json").write_text(json.dumps(plans()))
     crm = openapi(Source("crm", {"spec": "crm.json", "source": "upstream.json"}, folder))

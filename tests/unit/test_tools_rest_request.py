@@ -18,7 +18,7 @@ NOTE = Endpoint(
 )
 
 
-@pytest.mark.parametrize("author", ["Jörg", "山田", "ana\r\nx-admin: yes", "ana\x00"])
+@pytest.mark.parametrize("author", ["Jörg", "山田", "ana\r\nx-admin: yes", "ana\x00", " ana", "ana\t"])
 async def test_what_cannot_be_sent_in_a_header_is_refused_as_certainly_not_done(author: str) -> None:
     async with httpx.AsyncClient() as client:
         with pytest.raises(ToolFailure) as refused:

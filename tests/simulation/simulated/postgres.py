@@ -45,7 +45,7 @@ _Task = _row_type("tenant", "task_id", "fingerprint")
 _Claimed = _row_type("partition", "epoch", "offsets")
 _Event = _row_type("run_id", "type", "at", "data")
 _Outgoing = _row_type("run_id", "position", "partition", "target", "topic", "key", "headers", "value")
-_Holder = _row_type("run_id", "step", "idempotency_key", "claim", "is_expired")
+_Holder = _row_type("run_id", "step", "idempotency_key", "claim", "is_expired", "lasts")
 _Timer = _row_type("run_id", "due_at")
 _Definition = _row_type("definition")
 _Line = _row_type("run_id", "partition", "tenant", "playbook")
@@ -137,7 +137,7 @@ class ExecutorTables(Schema):
         self.queue: dict[Any, tuple[Any, ...]] = {}
         self.dead_letters: dict[str, tuple[Any, ...]] = {}
         self.business_keys: dict[tuple[str, str], list[Any]] = {}
-        """Run, step, idempotency key, claim and end, by tenant and key."""
+        """Run, step, idempotency key, claim, grant and end, by tenant and key."""
 
     def deploy_playbook(self, name: str, version: str, definition: str) -> list[Any]:
         self.playbooks_.setdefault((name, version), definition)
@@ -237,17 +237,22 @@ class ExecutorTables(Schema):
     ) -> list[Any]:
         known = self.business_keys.get((tenant, key))
         if known is None:
-            until = self._clock() + timedelta(milliseconds=for_ms)
-            self.business_keys[tenant, key] = [run_id, step, call_key, 1, until]
+            self.business_keys[tenant, key] = [run_id, step, call_key, 1, *self._time_of_key(for_ms)]
         elif (known[0], known[2]) == (run_id, call_key):
-            known[3] += 1
+            known[3:] = [known[3] + 1, *self._time_of_key(for_ms)]
         else:
             return []
         return [_Value((True,))]
 
     def key_holder(self, tenant: str, key: str) -> list[Any]:
         known = self.business_keys.get((tenant, key))
-        return [] if known is None else [_Holder((*known[:4], known[4] <= self._clock()))]
+        if known is None:
+            return []
+        *call, reserved_at, expires_at = known
+        return [_Holder((*call, expires_at <= self._clock(), expires_at - reserved_at))]
+
+    def is_over(self, answered_at: datetime, lasts: timedelta) -> list[Any]:
+        return [_Value((answered_at + lasts <= self._clock(),))]
 
     def take_key(  # noqa: PLR0917
         self, tenant: str, key: str, run_id: Any, step: str, call_key: str, for_ms: int, claim: int
@@ -255,9 +260,12 @@ class ExecutorTables(Schema):
         known = self.business_keys.get((tenant, key))
         if known is None or known[3] != claim:
             return []
-        until = self._clock() + timedelta(milliseconds=for_ms)
-        self.business_keys[tenant, key] = [run_id, step, call_key, claim + 1, until]
+        self.business_keys[tenant, key] = [run_id, step, call_key, claim + 1, *self._time_of_key(for_ms)]
         return [_Value((True,))]
+
+    def _time_of_key(self, for_ms: int) -> tuple[datetime, datetime]:
+        now = self._clock()
+        return now, now + timedelta(milliseconds=for_ms)
 
     def owns(self, partition: int, epoch: int) -> bool:
         held = self.partitions.get(partition)

@@ -174,6 +174,32 @@ def _call_requested(entry: JournalEntry, operations: dict[str, str]) -> Told:
     return text, "", {"arguments": data["arguments"], "idempotency_key": data["idempotency_key"]}
 
 
+def _key_requested(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    return f"wants the business key {entry.data['key']!r}", "", {}
+
+
+def _key_answered(entry: JournalEntry, _operations: dict[str, str]) -> Told:
+    data = entry.data
+    if data["standing"] == "granted":
+        return "has the business key", "green", {}
+    by = (
+        f"step {data['holder_step']} of run {data.get('holder')}"
+        if data.get("holder_step")
+        else f"run {data.get('holder')}"
+    )
+    match data["standing"]:
+        case "receipt":
+            return (
+                f"is not made: {by} has done it, and its answer stands",
+                "green",
+                {"data": (data.get("result") or {}).get("data")},
+            )
+        case "held":
+            return f"waits: {by} has the business key", "yellow", {}
+        case _:
+            return f"is not made: {by} has the business key", "red", {}
+
+
 def _call_answered(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     result, worker = entry.data["result"], entry.data.get("worker")
     by = f" by {worker}" if worker else ""
@@ -192,8 +218,10 @@ def _answered_late(entry: JournalEntry, operations: dict[str, str]) -> Told:
         said = f"{error['code']}: {error['message']}" if error else "an answer that nobody needs any more"
         return f"<- after the end: {said}", "yellow", {}
     told, tone, details = _call_answered(entry, operations)
-    was_withdrawn = (data["result"].get("error") or {}).get("details", {}).get("withdrawn")
-    return (told, "dim", {}) if was_withdrawn else (f"{told} (after the end of the run)", tone, details)
+    if (data["result"].get("error") or {}).get("details", {}).get("withdrawn"):
+        return told, "dim", {}
+    # What was done all the same is never left out, however well it went.
+    return f"{told} (after the end of the run)", "red" if tone == "red" else "yellow", details
 
 
 def _child_escalated(entry: JournalEntry, _operations: dict[str, str]) -> Told:
@@ -325,6 +353,8 @@ _TELLERS: dict[str, Callable[[JournalEntry, dict[str, str]], Told]] = {
     "PlanRefused": _plan_refused,
     "FanOutStarted": _fan_out,
     "FanInDone": _fan_in,
+    "KeyRequested": _key_requested,
+    "KeyAnswered": _key_answered,
     "CallRequested": _call_requested,
     "CallAnswered": _call_answered,
     "ChildEscalated": _child_escalated,

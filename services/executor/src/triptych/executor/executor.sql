@@ -76,16 +76,23 @@ returning topic, partition, first, last, life, lives
 select commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
 -- name: reserve_key
--- Who has a key already, for the same call, has it still. The claim grows, so that who looked before does not take it.
+-- Who has a key already, for the same call, has it still, and for the whole time. The claim grows, so that who looked before does not take it.
 insert into business_keys as known (tenant, key, run_id, step, idempotency_key, expires_at)
 values ($1, $2, $3, $4, $5, now() + $6::bigint * interval '1 millisecond')
-on conflict (tenant, key) do update set claim = known.claim + 1
+on conflict (tenant, key) do update set
+    claim = known.claim + 1, reserved_at = excluded.reserved_at, expires_at = excluded.expires_at
 where known.run_id = excluded.run_id and known.idempotency_key = excluded.idempotency_key
 returning true
 
 -- name: key_holder
-select run_id, step, idempotency_key, claim, expires_at <= now() as is_expired from business_keys
+select
+    run_id, step, idempotency_key, claim, expires_at <= now() as is_expired, expires_at - reserved_at as lasts
+from business_keys
 where tenant = $1 and key = $2
+
+-- name: is_over
+-- Whether the time of a key is over that begins with the answer to its write.
+select $1::timestamptz + $2::interval <= now()
 
 -- name: take_key
 -- From a call that did nothing, or whose time is over; only if nobody has touched it since that was seen.

@@ -195,7 +195,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             run.requests, run.retries = {}, {}
             run.finished_at = at
         case ev.AnsweredLate():
-            _answered_late(run, event)
+            _answered_late(run, event, at)
         case ev.UndoStarted(command_id=command_id):
             _undo_started(run, event)
             run.commands |= {command_id}
@@ -212,7 +212,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             raise ValueError(f"run {run.run_id} was admitted twice")
 
 
-def _answered_late(run: Run, event: ev.AnsweredLate) -> None:
+def _answered_late(run: Run, event: ev.AnsweredLate, at: datetime) -> None:
     """What was done is known, and what it cost. How the run ended stays as it is."""
     request = run.left_open.pop(event.request_id)
     if event.extended is not None:
@@ -222,7 +222,7 @@ def _answered_late(run: Run, event: ev.AnsweredLate) -> None:
         return
     state = run.state(event.step)
     if isinstance(request.event, ev.CallRequested):
-        _change_step(run, event.step, written=_written(state, event.result, request.event.idempotency_key))
+        _change_step(run, event.step, written=_written(state, event.result, request.event.idempotency_key, at))
     elif event.result.status is not ResultStatus.ERROR:
         _change_step(run, event.step, undo=UndoStatus.DONE)
 
@@ -406,20 +406,22 @@ def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
         event.step,
         status=StepStatus.ANSWERED,
         result=result,
-        written=_written(state, result, key),
+        written=_written(state, result, key, at),
         business_key=None if is_undone else state.business_key,
     )
 
 
-def _written(state: StepState, result: Result, key: str) -> Written | None:
+def _written(state: StepState, result: Result, key: str, at: datetime) -> Written | None:
     """What is known of a write after an answer. One that says nothing for certain takes nothing of it away."""
     if state.step.pin.effect is Effect.READ:
         return state.written
     if result.status is not ResultStatus.ERROR:
-        return Written(state.arguments, result, state.revision, key)
-    if state.written is not None or _is_known_undone(state, result):
+        return Written(state.arguments, result, state.revision, key, at)
+    if _is_known_undone(state, result):
         return state.written
-    return Written(state.arguments, None, state.revision, key)
+    if state.written is not None:
+        return changed(state.written, answered_at=at)
+    return Written(state.arguments, None, state.revision, key, at)
 
 
 def _is_known_undone(state: StepState, result: Result) -> bool:

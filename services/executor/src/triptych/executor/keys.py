@@ -8,6 +8,7 @@ Pure.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -54,6 +55,8 @@ class Holding:
     is_under_way: bool = False
     result: Result | None = None
     """What its write answered. None while it is under way, and where nobody knows."""
+    answered_at: datetime | None = None
+    """When its write was answered, in doubt or not: the time of the key begins no earlier."""
     step: str = ""
     operation: str = ""
 
@@ -79,6 +82,7 @@ def _written(run: Run, state: StepState) -> Holding:
     return Holding(
         is_under_way=answer is None and is_tried_again and not run.status.is_final,
         result=answer,
+        answered_at=state.written.answered_at if state.written is not None else None,
         step=state.id,
         operation=state.acting.operation,
     )

@@ -150,6 +150,8 @@ class Written:
     revision: int
     """The plan that wanted it."""
     idempotency_key: str
+    answered_at: datetime
+    """When the last answer came that leaves it open, or says, that it happened."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -182,11 +182,17 @@ class ExecutorStore:
             return KeyTold(asked.request_id, Standing.HELD)
         holder = (await self.load([row["run_id"]])).get(row["run_id"])
         held = Holding() if holder is None else holding_of(holder, row["idempotency_key"])
-        if held.is_free or (row["is_expired"] and not held.is_under_way):
+        if held.is_free or (row["is_expired"] and await self._is_over(held, row["lasts"])):
             if await self._pool.fetchval(self._sql["take_key"], *wanted, row["claim"]):
                 return granted
             return KeyTold(asked.request_id, Standing.HELD, row["run_id"], row["step"])
         return told_of(asked, run.state(asked.step).acting.operation, row["run_id"], held)
+
+    async def _is_over(self, held: Holding, lasts: timedelta) -> bool:
+        """Whether the time of an expired key is over: of a call that took long it begins with the answer."""
+        if held.is_under_way or held.answered_at is None:
+            return not held.is_under_way
+        return bool(await self._pool.fetchval(self._sql["is_over"], held.answered_at, lasts))
 
     async def forget(self, published: Sequence[OutboxKey]) -> None:
         await self._pool.execute(self._sql["forget"], list(published))

@@ -7,13 +7,15 @@ difference, until somebody accepts it. What is new is not offered: nobody has al
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.log import Logger
+from triptych.schemas import codec
+from triptych.schemas.base import Json
 from triptych.schemas.compatibility import breaks
 from triptych.schemas.contract import Contract
 from triptych.tools.board import Alerts
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 KIND = "drift"
 QUOTED_MAX_CHARS = 200
+_WORDS = frozenset({"$comment", "default", "description", "examples", "title"})
+_NAMED = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 
 
 class Change(StrEnum):
@@ -77,10 +81,33 @@ def changes(old: Operation, new: Operation) -> list[str]:
 
 
 def rewordings(old: Contract, new: Contract) -> tuple[str, ...]:
-    """What is said otherwise than before, where nothing else has changed."""
-    if old.description == new.description:
-        return ()
-    return (f"description: it was {quoted(old.description)} and is {quoted(new.description)}",)
+    """What is said otherwise than before: of the operation, and within its schemas, where a model reads it as well."""
+    before, after = ({"description": each.description} | words_in_schemas(each) for each in (old, new))
+    return tuple(
+        f"{place}: it was {quoted(before.get(place, ''))} and is {quoted(after.get(place, ''))}"
+        for place in dict.fromkeys((*before, *after))
+        if before.get(place) != after.get(place)
+    )
+
+
+def words_in_schemas(contract: Contract) -> dict[str, str]:
+    """What the schemas of a contract say in words, by its place."""
+    schemas = (("arguments", contract.arguments), ("result", contract.result))
+    return {place: text for part, schema in schemas for place, text in _words_in(schema, part)}
+
+
+def _words_in(node: Json, place: str, *, is_schema: bool = True) -> Iterator[tuple[str, str]]:
+    """The words of a schema, by their place. What `properties` and its like hold are names, and no keywords."""
+    match node:
+        case dict():
+            for name, value in node.items():
+                if is_schema and name in _WORDS:
+                    yield f"{place}.{name}", value if isinstance(value, str) else codec.encode_text(value)
+                else:
+                    yield from _words_in(value, f"{place}.{name}", is_schema=not is_schema or name not in _NAMED)
+        case list():
+            for number, item in enumerate(node):
+                yield from _words_in(item, f"{place}.{number}")
 
 
 def quoted(text: str) -> str:

@@ -27,7 +27,7 @@ from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.call import Call, Resources
-from triptych.tools.drift import differences, quoted
+from triptych.tools.drift import differences, quoted, words_in_schemas
 from triptych.tools.failure import ToolFailure
 from triptych.tools.mcp.answers import data_of, failure_of_error, failure_of_result, failure_of_shape
 from triptych.tools.mcp.connection import Connection, NotConnectedError
@@ -187,6 +187,8 @@ class _Bridge:
             self.tool.reworded[name] = "; ".join(words)
             self._log.warning("the MCP server describes an operation otherwise", operation=name, differences=words)
         # The words that were accepted stay: a model reads no others.
+        if words_in_schemas(pinned.contract) != words_in_schemas(offer.contract):
+            return
         kept = offer.contract.model_copy(update={"description": pinned.contract.description})
         if self.tool.operations[name].contract != kept:
             self._log.info("a compatible change of a contract was taken over", operation=name)
@@ -203,18 +205,25 @@ def words_of(offer: Offer) -> dict[str, str]:
     """What a server says of a tool to models, and of its effect."""
     tool = offer.tool
     hints = tool.annotations.model_dump(exclude_none=True) if tool.annotations else {}
+    in_schemas = words_in_schemas(offer.contract)
+    every: Json = [tool.title, tool.description, dict(sorted(in_schemas.items()))]
     return {
         "title": quoted(tool.title or ""),
         "description": quoted(tool.description or ""),
         "hints": ", ".join(f"{name} {value}" for name, value in sorted(hints.items())) or "none",
-        "words": hashlib.sha256(f"{tool.title}\0{tool.description}".encode()).hexdigest()[:12],
+        **{place: quoted(text) for place, text in in_schemas.items()},
+        "words": hashlib.sha256(codec.encode(every)).hexdigest()[:12],
     }
 
 
 def rewordings_of(old: Offer, new: Offer) -> list[str]:
     """What a server says otherwise than it did when the tool was accepted."""
     before, now = words_of(old), words_of(new)
-    return [f"{name}: it was {before[name]} and is {now[name]}" for name in before if before[name] != now[name]]
+    return [
+        f"{name}: it was {before.get(name, 'nothing')} and is {now.get(name, 'nothing')}"
+        for name in dict.fromkeys((*before, *now))
+        if before.get(name) != now.get(name)
+    ]
 
 
 def _meta(call: Call[Any]) -> types.RequestParamsMeta:

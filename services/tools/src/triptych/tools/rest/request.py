@@ -25,7 +25,7 @@ from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, KeyCarrier, K
 
 _TEMPLATE = re.compile(r"\{([^{}]+)\}")
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(?:; ?[\w-]{1,40}=[\w.+:-]{1,100}){0,5}", re.ASCII)
-_UNSAFE_IN_HEADER = re.compile(r"[^\t -~]")
+_UNSAFE_IN_HEADER = re.compile(r"[^\t -~]|^[\t ]|[\t ]\Z")
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ def _safe_in_header(parameter: Parameter, text: str) -> str:
     if _UNSAFE_IN_HEADER.search(text):
         raise ToolFailure(
             ErrorCode.INVALID_ARGUMENTS,
-            f"arguments.{parameter.argument}: only ASCII without line breaks can stand in a header",
+            f"arguments.{parameter.argument}: a header takes only ASCII, no line breaks, no space at the ends",
             undone=True,
         )
     return text
