@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Message:
 
     order: Order
     body: bytes
+    number: int
+    """No two messages have the same, as Standard Webhooks wants it of their ids."""
     tries: int = 0
     is_over: bool = False
 
@@ -70,6 +73,7 @@ class Workshop:
         self._world = world
         self.orders: list[Order] = []
         self.on_the_way: list[Message] = []
+        self._sent = itertools.count()
         self.kept: Counter[str] = Counter()
         """How often the first word about an order was understood, by its address."""
         self._may_be_forgotten: set[str] = set()
@@ -134,7 +138,7 @@ class Workshop:
     # --- calling back -----------------------------------------------------------------------------
 
     def _send(self, order: Order, body: dict[str, Any]) -> None:
-        message = Message(order, orjson.dumps(body))
+        message = Message(order, orjson.dumps(body), next(self._sent))
         self.on_the_way.append(message)
         self._world.after_a_moment(self._try, message)
 
@@ -194,7 +198,7 @@ class Workshop:
 
     def _signed(self, message: Message) -> list[tuple[bytes, bytes]]:
         """The headers of Standard Webhooks."""
-        name = b"message-%d" % self.on_the_way.index(message)
+        name = b"message-%d" % message.number
         stated = b"%d" % int(EPOCH.timestamp() + self._world.scheduler.now)
         digest = hmac.digest(KEY, b".".join((name, stated, message.body)), hashlib.sha256)
         signature = b"v1," + base64.b64encode(digest)
