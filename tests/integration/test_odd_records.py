@@ -140,6 +140,21 @@ async def test_a_follower_of_a_compacted_topic_skips_what_cannot_be_parsed(ends,
     assert [one.value for one in learnt] == [b"good"]
 
 
+async def test_a_follower_of_a_compacted_topic_skips_what_is_too_large_unread(ends, wire, create_topics, prefix):
+    await create_topics("tool-controls", partitions=1)
+    topic = f"{prefix}.tool-controls"
+    large = batch(zstd_encode(framed(record(0, b"x" * 15_000_000))), count=1, attributes=ZSTD)
+    for raw in (large, batch(framed(record(0, b"good")), count=1)):
+        assert (await produce(wire, topic, 0, raw))[0] == 0
+    sizes = []
+    service = Service("test", configure_logging("info", "json"), Health("test", "one"), asyncio.Event())
+    async with CompactedTopic(
+        service, ends.settings, "tool-controls", lambda one: sizes.append(len(one.value))
+    ) as follower:
+        await asyncio.wait_for(follower.ready(), 60)
+    assert sizes == [4]
+
+
 async def test_clients_skip_what_cannot_be_parsed_and_say_so(ends, wire, create_topics, prefix, caplog):
     await create_topics("outcomes", partitions=1)
     await produce(wire, f"{prefix}.outcomes", 0, BATCHES["header-name"])

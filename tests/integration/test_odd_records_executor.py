@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiokafka.client import AIOKafkaClient
@@ -72,3 +73,18 @@ async def test_who_sends_a_task_with_an_odd_header_is_told(bench, wire, prefix, 
     assert "not UTF-8" in outcome["reason"]["message"]
     (letter,) = [each for each in bench.of(topics.DEAD_LETTERS) if each["tenant"] == "acme"]
     assert base64.b64decode(letter["value_base64"]) == value
+
+
+def _peak_mib(pid: int) -> int:
+    (line,) = (each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if each.startswith("VmHWM:"))
+    return int(line.split()[1]) // 1_024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of another process is read from /proc")
+async def test_large_records_that_are_refused_are_not_held_on_to(bench, wire, prefix, eventually):
+    raw = batch(zstd_encode(framed(record(0, b"x" * 15_000_000))), count=1, attributes=ZSTD)
+    before, letters = _peak_mib(bench.process.pid), len(bench.of(topics.DEAD_LETTERS))
+    for _ in range(40):
+        assert (await produce(wire, f"{prefix}.tasks", 0, raw))[0] == 0
+    await eventually(lambda: len(bench.of(topics.DEAD_LETTERS)) == letters + 40, within_s=120)
+    assert _peak_mib(bench.process.pid) - before < 256

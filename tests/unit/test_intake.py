@@ -151,3 +151,17 @@ def test_whose_a_task_is_takes_time_that_grows_as_the_task_does(piece: bytes) ->
 
     short = min(seconds(20_000) for _ in range(3))
     assert seconds(200_000) < 60 * short + 0.5
+
+
+@pytest.mark.parametrize("piece", [b":", b"{", b'"":', b'"', b"[]", b'{"a":', b"}"])
+def test_whose_a_task_is_is_looked_for_in_a_bounded_number_of_places(piece: bytes) -> None:
+    began = time.process_time()
+    sender_of(b'{"' + piece * (4_000_000 // len(piece)))
+    assert time.process_time() - began < 0.5
+
+
+def test_whose_a_task_is_may_stand_behind_a_long_list() -> None:
+    body = b'{"input": {"list": [' + b"1," * 300_000 + b'NaN]}, "playbook": "test", "task_id": "last"}'
+    sender = sender_of(body)
+    assert sender is not None
+    assert (sender.task_id, sender.playbook) == ("last", "test")

@@ -14,6 +14,7 @@ import aiokafka
 from aiokafka import TopicPartition
 from pydantic import ValidationError
 
+from triptych.kernel.bus import REQUEST_MAX_BYTES
 from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka_clients import Consumer, Watch
@@ -23,6 +24,8 @@ from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.schemas.base import shortened
 
+LARGE_BYTES = 65_536
+"""After a record of this size others get a turn."""
 POLL_MS = 1_000
 CATCHING_UP_MS = 50
 
@@ -116,10 +119,26 @@ class CompactedTopic:
     async def _learn(self, records: list[Record]) -> None:
         for record in records:
             try:
+                _check_size(record)
                 check_readable(record)
                 self._apply(record)
             except (UndecodableRecord, ValidationError, ValueError) as error:
                 why = shortened(str(error))
                 self._service.log.warning("record skipped", topic=record.topic, offset=record.offset, error=why)
+            if len(record.value or b"") > LARGE_BYTES:
+                self._service.health.beat(self._noun)
+                await asyncio.sleep(0)
         if records and self._changed is not None:
             await self._changed()
+
+
+def _check_size(record: Record) -> None:
+    """Refuse what none of us can have published, unread.
+
+    Raises:
+        UndecodableRecord: it is too large. A few bytes of a compressed batch swell to this.
+    """
+    size_bytes = len(record.key or b"") + len(record.value or b"")
+    if size_bytes > REQUEST_MAX_BYTES:
+        message = f"the record has {size_bytes:,} bytes, and may have {REQUEST_MAX_BYTES:,}"
+        raise UndecodableRecord("record_too_large", message)
