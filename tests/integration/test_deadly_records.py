@@ -46,14 +46,19 @@ def task(task_id: str, **fields: object) -> dict[str, Any]:
     return {"playbook": "greet", "input": {"name": "Ana"}, "task_id": task_id, "tenant": "acme", **fields}
 
 
-def restarting(bench: Bench, condition: Any) -> Any:
+def succeeded(bench: Bench) -> set[str]:
+    return {outcome["task_id"] for outcome in bench.of(topics.OUTCOMES, status="succeeded")}
+
+
+def restarting(bench: Bench, condition: Any, *, works: bool = True) -> Any:
     """A condition under a supervisor that starts the executor again whenever it has died."""
 
     async def look() -> object:
         assert bench.process is not None
         if bench.process.poll() is not None:
             bench.start(program=DEADLY)
-        await bench.work()
+        if works:
+            await bench.work()
         return condition()
 
     return look
@@ -114,6 +119,37 @@ async def test_an_answer_that_kills_its_reader_is_answered_in_its_place(bench: B
         restarting(bench, lambda: bench.of(topics.OUTCOMES, task_id="answered") or bench.of("calls.echo")),
         within_s=120,
     )
+
+
+async def test_a_run_whose_time_ends_its_executor_is_handed_to_a_person_and_the_others_go_on(
+    bench: Bench, eventually
+) -> None:
+    for name in ("in-time-1", "deadly-time", "in-time-2"):
+        await bench.send(topics.TASKS, task(name), 0)
+
+    def handed_over() -> object:
+        return bench.of(topics.OUTCOMES, task_id="deadly-time")
+
+    await eventually(restarting(bench, handed_over, works=False), within_s=120)
+    (outcome,) = handed_over()
+    assert (outcome["final"], outcome["reason"]["code"]) == (False, "deadly_run")
+    await eventually(restarting(bench, lambda: succeeded(bench) >= {"in-time-1", "in-time-2"}), within_s=60)
+    pid = bench.process.pid
+    await bench.send(topics.TASKS, task("after-time"), 0)
+    await eventually(restarting(bench, lambda: "after-time" in succeeded(bench)), within_s=60)
+    assert bench.process.pid == pid
+
+
+async def test_a_run_that_cannot_even_be_given_up_is_left_alone(bench: Bench, eventually) -> None:
+    await bench.send(topics.TASKS, task("deadly-time-for-ever"), 1)
+
+    def left_alone() -> object:
+        return "a run is left alone" in bench.log.read_text()
+
+    await eventually(restarting(bench, left_alone, works=False), within_s=180)
+    await bench.send(topics.TASKS, task("after-ever"), 1)
+    await eventually(restarting(bench, lambda: "after-ever" in succeeded(bench)), within_s=60)
+    assert "deadly-time-for-ever" not in succeeded(bench)
 
 
 async def test_what_the_database_refuses_is_found_among_the_others_and_buried(bench: Bench, eventually) -> None:

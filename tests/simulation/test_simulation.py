@@ -37,6 +37,7 @@ MUTATIONS = {
     "undos_are_made_under_the_key_of_the_write": "could not be undone",
     "callbacks_that_are_quicker_than_the_acceptance_are_overlooked": "its callback has come already",
     "callbacks_answer_what_is_not_parked_any_more": "with two bodies",
+    "deaths_are_not_counted": "not over",
 }
 
 

@@ -98,6 +98,14 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self.app: App | None = None
         """What answers HTTP here, while it does."""
         self.errors: list[str] = []
+        self.on_death: Callable[[], None] | None = None
+        """What happens when the process dies in the middle of its own code."""
+
+    def die(self) -> None:
+        """End this process here and now. Raises CancelledError: nothing of it goes on."""
+        if self.on_death is not None:
+            self.on_death()
+        raise asyncio.CancelledError
 
     def token(self) -> str:
         """Something that nobody else has, and not secret at all."""

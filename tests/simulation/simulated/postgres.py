@@ -46,7 +46,7 @@ _Claimed = _row_type("partition", "epoch", "offsets")
 _Event = _row_type("run_id", "type", "at", "data")
 _Outgoing = _row_type("run_id", "position", "partition", "target", "topic", "key", "headers", "value")
 _Holder = _row_type("run_id", "step", "idempotency_key", "claim", "is_expired", "lasts")
-_Timer = _row_type("run_id", "due_at")
+_Timer = _row_type("run_id", "due_at", "partition")
 _Definition = _row_type("definition")
 _Line = _row_type("run_id", "partition", "tenant", "playbook")
 _Waiting = _row_type("partition", "tenant", "playbook", "queued_at", "run_id")
@@ -179,7 +179,11 @@ class ExecutorTables(Schema):
         return [_Outgoing(row) for _, row in sorted(self.outbox.items()) if row[2] in partitions]
 
     def timers(self, partitions: Sequence[int]) -> list[Any]:
-        return [_Timer((run_id, due)) for run_id, (partition, due) in self.timers_.items() if partition in partitions]
+        return [
+            _Timer((run_id, due, partition))
+            for run_id, (partition, due) in self.timers_.items()
+            if partition in partitions
+        ]
 
     def snapshot(self) -> dict[str, Any]:
         return {

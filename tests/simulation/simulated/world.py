@@ -20,7 +20,8 @@ import asyncpg
 import orjson
 from pydantic import SecretStr
 
-from simulated import desk, postgres, workshop
+from simulated import deadly, desk, postgres, workshop
+from simulated.deadly import Deadly
 from simulated.forger import Forger
 from simulated.invariants import Watch, check
 from simulated.kafka import Broker, Kafka, Membership
@@ -137,6 +138,7 @@ def install() -> None:
     session.IDLE_POLL_MS = intake.POLL_MS = 10_000_000
     outbox.BEAT_S = 10_000.0
     callbacks.serve_app = _serve_app
+    deadly.install()
     callbacks.secrets = SimpleNamespace(token_urlsafe=lambda _: asyncio.get_running_loop().token())  # type: ignore[attr-defined]
     Queries.load = cache(Queries.load.__func__.__get__(Queries))  # type: ignore[method-assign]
     Playbook.model_validate_json = cache(Playbook.model_validate_json)  # type: ignore[method-assign]
@@ -251,7 +253,7 @@ class Process:
         self.world.note("start", self.instance)
         self.is_dead = self.is_cut_off = False
         self.loop = ProcessLoop(self.world.scheduler)
-        self.loop.skew_s = self.skew_s
+        self.loop.skew_s, self.loop.on_death = self.skew_s, self.die
         self.memberships = []
         self._service = Service(self.service, self.log, _Health(), _event(self.loop))  # type: ignore[arg-type]
         self._main = self.loop.create_task(_BODIES[self.service](self, self._service))
@@ -270,8 +272,18 @@ class Process:
         """SIGKILL: whatever is on the way may still arrive; it starts again after a while."""
         if self.is_dead:
             return
-        self.world.note("kill", self.instance)
         self.is_dead = True
+        self._fall()
+
+    def die(self) -> None:
+        """The same in the middle of its own code. Nothing that it still does on its way out reaches anybody."""
+        if not self.is_dead:
+            self.is_dead = True
+            self.world.deadly.read += 1
+            self.world.scheduler.after(0.0, self._fall)
+
+    def _fall(self) -> None:
+        self.world.note("kill", self.instance)
         self.committed = {}
         for member in self.memberships:
             member.fall_silent()
@@ -457,7 +469,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.seed, self.random = seed, random.Random(seed)  # noqa: S311
-        self.forger = Forger(self, seed)
+        self.forger, self.deadly = Forger(self, seed), Deadly(self, seed)
         self._draw = self.random.random
         self.scheduler = Scheduler()
         self.broker = Broker(self)
@@ -771,6 +783,8 @@ class World:
 
     def _receive(self, message: Outgoing) -> None:
         outcome = orjson.loads(message.value)
+        if not outcome["playbook"]:
+            return  # the refusal of a record that nobody has read
         mission = self.missions.get(outcome["task_id"]) or self._learn_child(outcome)
         event_id = cloudevents.event_id(message.headers) or ""
         mission.run_ids.add(outcome.get("run_id"))
@@ -861,6 +875,7 @@ class World:
                 left.extend(
                     f"{service} job {job.key} {job.state}" for job in tables.jobs.values() if job.state != "published"
                 )
+        left.extend(self.deadly.left())
         left.extend(f"callback for {message.order.key}" for message in self.upstream.workshop.on_the_way)
         return left
 
@@ -878,6 +893,7 @@ class World:
                 self.scheduler.after(
                     draw.uniform(0.0, 0.6), self._publish_task, mission, draw.randrange(self.partitions)
                 )
+        self.deadly.begin()
         scheduler = self.scheduler
         scheduler.run_while(
             lambda: self.over_at is None and scheduler.now < HORIZON_S and not self.violations,

@@ -130,6 +130,9 @@ class Domain(Protocol[StateT]):
     def start(self) -> object:
         """The message that says that there is room for a run that waits."""
 
+    def given_up(self, cause: str) -> object:
+        """The message that hands a run over to a person, since looking at it ends processes."""
+
     @property
     def limits(self) -> Limits:
         """How many runs may be active."""
@@ -237,8 +240,8 @@ class Store(Protocol[StateT]):
     async def note(self, readings: Sequence[Reading]) -> list[Reading]:
         """Write down what is about to be read, and return it with the number of lives that had the same in hand."""
 
-    async def timers(self, partitions: Sequence[int]) -> list[tuple[UUID, datetime]]:
-        """The timers of these partitions."""
+    async def timers(self, partitions: Sequence[int]) -> list[tuple[UUID, datetime, int]]:
+        """The timers of these partitions, each with its own."""
 
     async def active(self, partitions: Sequence[int]) -> list[tuple[UUID, Line]]:
         """The active runs of these partitions."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic
 from uuid import UUID
 
@@ -37,7 +37,7 @@ from triptych.kernel.decider.contract import (
 from triptych.kernel.errors import BatchRefused, MessagesRefused, PublishFailed, TriptychError, UndecodableRecord
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, is_refusal
 from triptych.kernel.outbox import OutboxKey, OutboxRow
-from triptych.kernel.suspicion import Reading
+from triptych.kernel.suspicion import Reading, run_in_hand, timers_in_hand
 from triptych.kernel.timers import Timers
 from triptych.schemas import topics
 
@@ -55,6 +55,10 @@ LARGE_BYTES = 65_536
 OFFSET_COMMIT_EVERY_S = 5.0
 REFUSED_RUN_DELAY = timedelta(minutes=10)
 """A run that the database cannot store is looked at again after this."""
+
+
+DEADLY_RUN_DELAY = timedelta(days=3650)
+"""Nothing but a message moves a run again that cannot be looked at, and such a message is buried as deadly."""
 
 
 class _Refused(Exception):
@@ -90,6 +94,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._backlog = Backlog(kit.settings.batch_max_records)
         self._held: dict[TopicPartition, int] = {}
         """Where each partition ended when it was claimed: what it held may have ended the process before this one."""
+        self._held_runs: dict[UUID, tuple[int, datetime]] = {}
+        """Runs whose timers were there when their partition was claimed, and when they were due: so may these have."""
         self._under_way: asyncio.Task[None] | None = None
         self._creating: frozenset[UUID] = frozenset()
         """Runs that the batch under way creates, unless their tasks turn out to be known."""
@@ -152,6 +158,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 self._failure = error
             self._generation += 1
             self._claims, self._memory = {}, self._blank_memory(partitions=1)
+            self._held_runs = {}
             self._positions.clear()
             self._backlog.clear()
             self._kit.service.log.debug("partitions revoked", count=len(revoked))
@@ -181,7 +188,11 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._positions = {tp: await self._start_offset(tp) for tp in assigned}
         self._held = await self._subscription.consumer.end_offsets(list(assigned))
         starts = {(tp.topic, tp.partition): offset for tp, offset in self._positions.items()}
-        self._kit.suspicion.believe(await self._kit.store.readings(partitions), starts)
+        readings = await self._kit.store.readings(partitions)
+        self._kit.suspicion.believe(readings, starts)
+        self._kit.suspicion.believe_timers(
+            readings, [(run_id, due_at, partition) for run_id, (partition, due_at) in self._held_runs.items()]
+        )
         for tp, offset in self._positions.items():
             self._subscription.consumer.seek(tp, offset)
         self._generation += 1  # what was polled meanwhile came from before the seek
@@ -198,7 +209,9 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         """What the database holds of these partitions. All topics have the same number of them."""
         store, topic = self._kit.store, next(iter(self._topics))
         memory = self._blank_memory(len(self._subscription.consumer.partitions_for_topic(topic)))
-        memory.timers = Timers(await store.timers(partitions))
+        armed = await store.timers(partitions)
+        memory.timers = Timers((run_id, due_at) for run_id, due_at, _ in armed)
+        self._held_runs = {run_id: (partition, due_at) for run_id, due_at, partition in armed}
         memory.admission.load(await store.active(partitions), await store.waiting(partitions))
         memory.starts = memory.admission.take(MAX_STARTS_A_BATCH)
         return memory
@@ -273,11 +286,15 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         """Look at the runs whose time came in a batch that the database refused, each alone."""
         runs, self._kit.suspicion.runs = self._kit.suspicion.runs, set()
         for run_id in sorted(runs):
+            message = await self._told_alone(run_id)
+            if message is None:
+                continue
             batch = self._new_batch()
             assembly = Assembly(self._kit, self._memory, batch)
-            message = Addressed(run_id, self._kit.domain.tick)
             await self._warm([(None, message)])
             assembly.take(None, message)
+            if run_id not in batch.states:
+                assembly.rearm_untouched(run_id)
             batch.epochs = {partition: self._claims[partition].epoch for partition in assembly.touched_partitions()}
             try:
                 await self._write_alone(batch)
@@ -287,6 +304,30 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 )
                 self._published = [*batch.published, *self._published]
                 self._memory.timers.arm(run_id, batch.at + REFUSED_RUN_DELAY)
+
+    async def _told_alone(self, run_id: UUID) -> Addressed | None:
+        """What a run under suspicion is told: that time has passed, or after too many deaths that it is given up.
+
+        None: also that has ended processes, so it is left alone.
+        """
+        held = self._held_runs.pop(run_id, None)
+        if held is None:  # the database refused it in this life
+            return Addressed(run_id, self._kit.domain.tick)
+        partition, max_deaths = held[0], self._kit.settings.max_deaths
+        (noted,) = await self._kit.store.note([run_in_hand(partition, run_id, self._kit.suspicion.life)])
+        deaths, log = noted.lives - 1, self._kit.service.log
+        if deaths < max_deaths:
+            return Addressed(run_id, self._kit.domain.tick)
+        if deaths < 2 * max_deaths:
+            log.error("a run is given up: it ends its process each time", run_id=str(run_id), deaths=deaths)
+            cause = f"{deaths} processes died while they looked at this run alone. See their logs; resume or abort it"
+            return Addressed(run_id, self._kit.domain.given_up(cause))
+        log.error("a run is left alone: it cannot even be given up", run_id=str(run_id), deaths=deaths)
+        batch = self._new_batch()
+        batch.armed[run_id] = partition, batch.at + DEADLY_RUN_DELAY
+        batch.epochs = {partition: self._claims[partition].epoch}
+        await self._write_alone(batch)
+        return None
 
     def _new_batch(self) -> Batch[StateT]:
         published, self._published = self._published, []
@@ -347,6 +388,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     async def _turn(self, polled: Records) -> None:
         now = cloudevents.utc_now()
         due = self._memory.timers.take_due(now, MAX_TIMERS_A_BATCH)
+        await self._note_due(due)
         starts, self._memory.starts = self._memory.starts, []
         told, self._memory.told = self._memory.told, []
         if not polled and not due and not starts and not told:
@@ -377,6 +419,18 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._under_way = asyncio.create_task(self._write(batch, timed), name="batch")
         if len(messages) < OVERLAP_FROM_MESSAGES or batch.queued or self._memory.admission.has_lines:
             await self._written()  # who begins next is read from the database
+
+    async def _note_due(self, due: Sequence[UUID]) -> None:
+        """Write down which runs are looked at because their time has come, if they may have ended another process."""
+        held: dict[int, list[datetime]] = {}
+        for run_id in due:
+            if (known := self._held_runs.pop(run_id, None)) is not None:
+                partition, due_at = known
+                held.setdefault(partition, []).append(due_at)
+        if held:
+            await self._written()
+            life = self._kit.suspicion.life
+            await self._kit.store.note([timers_in_hand(place, moments, life) for place, moments in held.items()])
 
     async def _decide(self, messages: Sequence[tuple[Arrival | None, Addressed]], assembly: Assembly[StateT]) -> None:
         await self._warm(messages)

@@ -21,7 +21,7 @@ select run_id, position, partition, target, topic, key, headers, value from outb
 where partition = any($1) order by run_id, position
 
 -- name: timers
-select run_id, due_at from timers where partition = any($1)
+select run_id, due_at, partition from timers where partition = any($1)
 
 -- name: active
 -- Every active run has a timer, for its deadline at the latest.

@@ -30,7 +30,7 @@ from triptych.executor.family import (
     withdrawal,
 )
 from triptych.executor.fingerprint import fingerprint_of
-from triptych.executor.machine import Message, Start, Tick, begin, decide
+from triptych.executor.machine import GivenUp, Message, Start, Tick, begin, decide
 from triptych.executor.messages import endings, messages, rejection
 from triptych.executor.plans import PlanReader
 from triptych.executor.settings import INPUT_MAX_BYTES, MAX_ACTIVE_RUNS
@@ -149,6 +149,10 @@ class Executor:
             tenant_active_runs or {},
             {name: limits.active_runs for name, limits in playbooks.items() if limits and limits.active_runs},
         )
+
+    def given_up(self, cause: str) -> GivenUp:
+        """The message that hands a run over to a person."""
+        return GivenUp(Reason(code="deadly_run", message=cause))
 
     def check_size(self, noun: str, record: Record[Any, Any]) -> None:
         """Refuse what cannot be read at all, or is too large to be unpacked, of whatever content.

@@ -69,9 +69,16 @@ class Start:
     """There is room for a run that was queued."""
 
 
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """Processes have ended while they looked at this run: a person is to look at it next."""
+
+    reason: Reason
+
+
 AnswerT = TypeVar("AnswerT", CallAnswer, VerdictAnswer, PlanAnswer)
 
-Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | Tick | Start | KeyTold
+Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | Tick | Start | KeyTold | GivenUp
 
 
 def begin(
@@ -124,10 +131,19 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
             on_key(turn, message)
         case Tick():
             _on_tick(turn)
-        case Start() if run.status is RunStatus.QUEUED:
-            turn.record(ev.RunStarted(_deadline(run.playbook, now, run.parent)))
+        case Start() | GivenUp():
+            _start_or_give_up(turn, message)
     _advance(turn)
     return turn.decided()
+
+
+def _start_or_give_up(turn: Turn, message: Start | GivenUp) -> None:
+    run = turn.run
+    if isinstance(message, GivenUp):
+        if run.status.is_active:
+            turn.record(ev.RunEscalated(message.reason))
+    elif run.status is RunStatus.QUEUED:
+        turn.record(ev.RunStarted(_deadline(run.playbook, turn.now, run.parent)))
 
 
 def _is_asked_for(run: Run, answer: CallAnswer | VerdictAnswer | PlanAnswer, *asks: Ask) -> bool:

@@ -120,9 +120,9 @@ class ExecutorStore:
         columns = ([reading[column] for reading in readings] for column in range(4))
         return [Reading(*row) for row in await self._pool.fetch(self._sql["reading"], *columns, readings[0].life)]
 
-    async def timers(self, partitions: Sequence[int]) -> list[tuple[UUID, datetime]]:
+    async def timers(self, partitions: Sequence[int]) -> list[tuple[UUID, datetime, int]]:
         rows = await self._pool.fetch(self._sql["timers"], list(partitions))
-        return [(row["run_id"], row["due_at"]) for row in rows]
+        return [(row["run_id"], row["due_at"], row["partition"]) for row in rows]
 
     async def active(self, partitions: Sequence[int]) -> list[tuple[UUID, Line]]:
         rows = await self._pool.fetch(self._sql["active"], list(partitions))
