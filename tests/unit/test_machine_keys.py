@@ -133,6 +133,15 @@ def holding(story: Story) -> Holding:
     return holding_of(story.run, f"{RUN_ID}:a:1")
 
 
+def test_the_time_of_a_key_begins_with_the_last_answer_that_leaves_its_write_open() -> None:
+    story = granted().fail("a", ErrorCode.TIMEOUT).wait(seconds=31)
+    story.fail("a", ErrorCode.TIMEOUT)
+    assert story.run.steps["a"].written.answered_at == story.now
+    open_since = story.now
+    story.wait(seconds=31).result("a", UNDONE)
+    assert story.run.steps["a"].written.answered_at == open_since
+
+
 def test_a_key_is_held_while_its_call_is_asked_for_open_or_waits_for_its_retry() -> None:
     assert holding(Story().plan(refund())).is_under_way
     story = granted()

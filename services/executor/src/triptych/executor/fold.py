@@ -7,6 +7,7 @@ Whoever reads a journal back gets the run that wrote it. What is decided when is
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -420,7 +421,7 @@ def _written(state: StepState, result: Result, key: str, at: datetime) -> Writte
     if _is_known_undone(state, result):
         return state.written
     if state.written is not None:
-        return changed(state.written, answered_at=at)
+        return replace(state.written, answered_at=at)
     return Written(state.arguments, None, state.revision, key, at)
 
 
