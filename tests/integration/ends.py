@@ -65,7 +65,7 @@ class Ends:
         answers = [CallAnswer.model_validate_json(record.value) for record in self.answers if record.value != b"{}"]
         return [answer for answer in answers if answer.request_id == one.request_id]
 
-    async def answer_to(self, one: CallRequest, *, within_s: float = 30.0) -> CallAnswer:
+    async def answer_to(self, one: CallRequest, *, within_s: float = 120.0) -> CallAnswer:
         """The first answer to a request."""
         async with asyncio.timeout(within_s):
             while not (answers := self.answers_to(one)):  # noqa: ASYNC110 - it is Kafka that signals, not us

@@ -94,8 +94,9 @@ def test_a_process_that_is_stuck_in_writing_its_log_ends_all_the_same():
 
 
 def test_a_process_that_was_put_to_sleep_goes_on():
-    with process("pass") as running:
-        time.sleep(0)
+    with process("print('works', file=sys.stderr, flush=True)") as running:
+        assert running.stderr is not None
+        assert any(b"works" in line for line in running.stderr)
         running.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOWAIT)
         time.sleep(4)  # far more than it may be stuck for; nothing happens in it that could be waited for

@@ -269,7 +269,7 @@ async def test_one_that_kills_its_process_is_counted_and_answered_internal_and_i
     process = await asyncio.create_subprocess_exec(*command, env=environment)
     await begun(ends)
     poison = await asked(ends, arguments={"value": "die"})
-    deaths, answered = 0, asyncio.create_task(ends.answer_to(poison, within_s=60))
+    deaths, answered = 0, asyncio.create_task(ends.answer_to(poison, within_s=400))
     while not answered.done():
         ended = asyncio.create_task(process.wait())
         await asyncio.wait({ended, answered}, return_when=asyncio.FIRST_COMPLETED)

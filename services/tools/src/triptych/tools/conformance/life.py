@@ -10,8 +10,12 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import asyncpg
 
 from triptych.kernel import database, failpoints
 from triptych.kernel.log import configure_logging
@@ -30,9 +34,11 @@ from triptych.tools.testing import worker_of
 from triptych.tools.tool import Tool
 
 INSTANCE = "conformance"
-LEASE_MS = 60_000
+LEASE_MS = 600_000
 """A life that ends is followed by one of the same name, which may take over at once."""
 TAKE_OVER_MAX = 10
+_LOCK = 7_309
+"""The advisory lock of a life that takes over, in the database of its check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +80,10 @@ async def _live(life: Life) -> None:
     pool = await database.connect(life.dsn, life.instance)
     async with pool, tool.lifespan(Resources(own_settings, pool)) as state:
         jobs = Jobs(pool, life.instance, LEASE_MS)
-        await jobs.open()
         ledger = PostgresLedger(pool, _writes(tool))
-        attempt = await _taken(jobs, request)
+        async with _no_other_takes_over(pool):
+            await jobs.open()
+            attempt = await _taken(jobs, request)
         if isinstance(attempt, bytes):
             _write(life, attempt, 0.0)
             return
@@ -89,6 +96,14 @@ async def _live(life: Life) -> None:
         assert answer is not None  # noqa: S101 - nobody calls back here, so nothing is parked
         await _settle(jobs, ledger, Finished(request, answer, None, answer.to_bytes()))
         _write(life, answer.to_bytes(), took_s)
+
+
+@asynccontextmanager
+async def _no_other_takes_over(pool: asyncpg.Pool) -> AsyncIterator[None]:
+    """Keep the lives of other cases from taking over what an earlier life of this one held."""
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+        yield
 
 
 def _writes(tool: Tool) -> set[str]:
