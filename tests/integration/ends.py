@@ -52,6 +52,8 @@ class Ends:
     producer: aiokafka.AIOKafkaProducer
     answers: list[aiokafka.ConsumerRecord] = field(default_factory=list)
     others: list[aiokafka.ConsumerRecord] = field(default_factory=list)
+    _read: list[CallAnswer | None] = field(default_factory=list, repr=False)
+    """Each of `answers`, decoded once: many tests look again and again."""
 
     async def ask(self, *requests: CallRequest) -> None:
         """Publish requests to the tools that they are for, as the executor would."""
@@ -62,8 +64,11 @@ class Ends:
 
     def answers_to(self, one: CallRequest) -> list[CallAnswer]:
         """All answers to a request so far, repeats included."""
-        answers = [CallAnswer.model_validate_json(record.value) for record in self.answers if record.value != b"{}"]
-        return [answer for answer in answers if answer.request_id == one.request_id]
+        self._read += [
+            CallAnswer.model_validate_json(record.value) if record.value != b"{}" else None
+            for record in self.answers[len(self._read) :]
+        ]
+        return [answer for answer in self._read if answer is not None and answer.request_id == one.request_id]
 
     async def answer_to(self, one: CallRequest, *, within_s: float = 120.0) -> CallAnswer:
         """The first answer to a request."""

@@ -88,7 +88,7 @@ def fault(kind: str, times: int = 1, **more: Any) -> dict[str, Any]:
     return {"fault": kind, "times": times, **more}
 
 
-HASTY_MS = 700
+HASTY_MS = 3_000
 LATE, SLOW = {"hang_ms": HASTY_MS * 2}, {"hang_ms": HASTY_MS // 3}
 
 ROWS = (

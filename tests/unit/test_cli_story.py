@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
+import pytest
+
 from triptych.cli.branches import folded, folded_steps, with_branches
 from triptych.cli.story import _TELLERS, tell
 from triptych.client import JournalEntry, StepRow
@@ -94,6 +96,22 @@ def test_a_write_that_an_earlier_plan_had_done_is_told_as_such() -> None:
     reused = ("CallReused", {"step": "send", "source": "reply", "arguments": {"ticket": 1}})
     text = tell(journal(("PlanAccepted", {"request_id": "r", "plan": PLAN}), reused), width=80).lines[-1].text
     assert text == "helpdesk.reply has been done by step reply of an earlier plan; its answer stands"
+
+
+@pytest.mark.parametrize(
+    ("standing", "told"),
+    [
+        ("granted", "has the business key"),
+        ("held", "waits: step pay of run r-1 has the business key"),
+        ("receipt", "is not made: step pay of run r-1 has done it, and its answer stands"),
+        ("conflict", "is not made: step pay of run r-1 has the business key"),
+    ],
+)
+def test_a_business_key_is_told_with_the_run_that_has_it(standing: str, told: str) -> None:
+    asked = {"request_id": "r", "step": "send", "key": "invoice-7", "idempotency_key": "k"}
+    answered = {"request_id": "r", "step": "send", "standing": standing, "holder": "r-1", "holder_step": "pay"}
+    lines = tell(journal(("KeyRequested", asked), ("KeyAnswered", answered)), width=80).lines
+    assert [line.text for line in lines] == ["wants the business key 'invoice-7'", told]
 
 
 def test_waiting_for_an_open_breaker_is_told_as_no_attempt() -> None:
