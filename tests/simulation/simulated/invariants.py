@@ -192,8 +192,12 @@ def _called_off(world: World, run: Run, events: list[Any]) -> Iterator[str]:
     """What is wrong with the calls that were open when a run ended, or began to be undone."""
     asked = {event.request_id: event for event in events if isinstance(event, ev.CallRequested) and event.child is None}
     late = {event.request_id for event in events if isinstance(event, ev.AnsweredLate)}
-    children = {event.request_id for event in events if isinstance(event, ev.CallRequested) and event.child}
-    if missing := (late | run.left_open.keys()) - children - _withdrawals(world):
+    to_no_worker = {
+        event.request_id
+        for event in events
+        if isinstance(event, ev.KeyRequested) or (isinstance(event, ev.CallRequested) and event.child)
+    }
+    if missing := (late | run.left_open.keys()) - to_no_worker - _withdrawals(world):
         yield f"it ended, and {sorted(missing)} were not called off"
     for event in events:
         is_told = isinstance(event, ev.CallAnswered | ev.AnsweredLate) and event.result is not None
