@@ -9,12 +9,14 @@ from http import HTTPStatus
 from typing import Any
 
 from simulated.postgres import ExecutorTables, Schema, WorkerTables
-from triptych.executor import intake, messages, store, trust
+from triptych.executor import handoff, intake, messages, store, trust
 from triptych.executor.keys import Holding
 from triptych.executor.state import Ask, OpenRequest, Run, changed
 from triptych.executor.store import ExecutorStore
+from triptych.kernel import cloudevents
 from triptych.kernel.decider import Batch
 from triptych.kernel.decider.session import Session
+from triptych.kernel.run_ids import derive_run_id
 from triptych.kernel.worker.bench import Bench
 from triptych.schemas import CallAnswer, Grant
 from triptych.tools import refusals
@@ -204,6 +206,15 @@ def children_begin_as_the_message_says() -> None:
     intake.asked_task = lambda _parent, told, *_: told
 
 
+def the_id_of_a_child_depends_on_when_it_is_asked_for() -> None:
+    """A parent that asks again, since the database has an older state, asks for another child."""
+
+    def child_of(run: Run, key: str) -> Any:
+        return derive_run_id(run.tenant, key, int(cloudevents.utc_now().timestamp() * 1_000))
+
+    handoff.child_of = child_of
+
+
 def deaths_are_not_counted() -> None:
     """Each life takes a record for one that nobody has died of."""
     note = Schema.reading
@@ -250,5 +261,6 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         callbacks_that_are_quicker_than_the_acceptance_are_overlooked,
         callbacks_answer_what_is_not_parked_any_more,
         deaths_are_not_counted,
+        the_id_of_a_child_depends_on_when_it_is_asked_for,
     )
 }

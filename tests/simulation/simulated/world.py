@@ -26,6 +26,7 @@ from simulated.forger import Forger
 from simulated.invariants import Watch, check
 from simulated.kafka import Broker, Kafka, Membership
 from simulated.loop import EPOCH, ProcessLoop, Scheduler
+from simulated.restore import Restore
 from triptych.critic.__main__ import CONFIG as CRITIC
 from triptych.critic.worker import Critic
 from triptych.executor.deployments import Deployment
@@ -451,6 +452,8 @@ class Statement:
     transaction: Any
     done: asyncio.Future[Any]
     fault: str | None
+    generation: int
+    """Of the server that it was sent to."""
 
     def roll_back(self) -> None:
         if self.transaction is not None:
@@ -470,6 +473,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed, self.random = seed, random.Random(seed)  # noqa: S311
         self.forger, self.deadly = Forger(self, seed), Deadly(self, seed)
+        self.restore = Restore(self, seed)
         self._draw = self.random.random
         self.scheduler = Scheduler()
         self.broker = Broker(self)
@@ -649,14 +653,16 @@ class World:
         done = process.loop.create_future()
         fault = self.strike("statement", process)
         name = postgres.name_of(tables, sql)
-        self.after_a_moment(self._arrive, Statement(process, tables, name, args, transaction, done, fault))
+        self.after_a_moment(
+            self._arrive, Statement(process, tables, name, args, transaction, done, fault, self.restore.generation)
+        )
         rows: list[Any] = await done
         return rows
 
     def _arrive(self, statement: Statement) -> None:
         """A statement has reached the server."""
         tables, transaction = statement.tables, statement.transaction
-        if transaction is not None and transaction.is_over:
+        if (transaction is not None and transaction.is_over) or statement.generation != self.restore.generation:
             return
         if tables.transaction is not None and tables.transaction is not transaction:
             tables.waiting.append(lambda: self._arrive(statement))
@@ -691,6 +697,8 @@ class World:
     def _take_effect(self, statement: Statement) -> Any:
         """The rows of a statement, or the error that it ends with."""
         tables, args, name, who = statement.tables, statement.args, statement.name, statement.process.instance
+        if statement.generation != self.restore.generation:
+            return postgres.lost(f"with the server, in {name}")
         before: dict[int, tuple[int, dict[str, int]]] = {}
         if name == "commit_batch":
             before = {partition: (held[0], held[3]) for partition, held in tables.partitions.items()}
@@ -793,7 +801,7 @@ class World:
             self._unfinished.discard(mission.task_id)
             mission.status = outcome["status"]
             return
-        if event_id in mission.handed_over:
+        if event_id in mission.handed_over and not self.restore.is_there:
             if mission.handed_over[event_id] != message.value:
                 self.violations.append(f"{event_id}: the same event with another body")
             return
@@ -817,7 +825,7 @@ class World:
         action = ControlAction.RESUME if may_go_on else ControlAction.ABORT
         self.played[f"runs handed over, then {action.value}{' and undo' if undo else ''}"] += 1
         command = Control(
-            command_id=f"{event_id}:{action.value}",
+            command_id=f"{event_id}:{action.value}" + ":again" * self.restore.generation,
             run_id=UUID(run_id),
             action=action,
             principal="user:ana",
@@ -846,7 +854,7 @@ class World:
     # --- from beginning to end --------------------------------------------------------------------
 
     def look_whether_it_is_over(self) -> None:
-        if self.over_at is None and not self._unfinished and not self.left_open():
+        if self.over_at is None and self.restore.is_over and not self._unfinished and not self.left_open():
             self.over_at = self.scheduler.now
             self.note("over")
 
@@ -894,6 +902,7 @@ class World:
                     draw.uniform(0.0, 0.6), self._publish_task, mission, draw.randrange(self.partitions)
                 )
         self.deadly.begin()
+        self.restore.begin()
         scheduler = self.scheduler
         scheduler.run_while(
             lambda: self.over_at is None and scheduler.now < HORIZON_S and not self.violations,
