@@ -152,3 +152,15 @@ async def test_a_probe_that_fails_in_a_way_nobody_foresaw_is_made_again(tmp_path
     watched = watch(tmp_path, "sleep 60", probe)
     await watched.ready(5.0)
     await watched.stop()
+
+
+async def test_a_process_that_has_become_ready_is_not_said_to_fail_to_start(tmp_path: Path, eventually) -> None:
+    async def probe() -> Vitals:
+        return Vitals(alive=True, ready=True)
+
+    watched = watch(tmp_path, f"test -e {tmp_path}/started && exec sleep 60; touch {tmp_path}/started; exit 2", probe)
+    await eventually(lambda: watched.describe()["last_error"], within_s=20)
+    assert watched.describe()["does_not_start"]
+    await eventually(lambda: watched.describe()["state"] == "ready", within_s=20)
+    assert not watched.describe()["does_not_start"]
+    await watched.stop()

@@ -75,7 +75,9 @@ class Watched:
 
     @property
     def does_not_start(self) -> bool:
-        return self._failed_starts >= FAILED_STARTS or (self._failed_starts > 0 and self._exit_code == MISCONFIGURED)
+        """Whether it ended too often in a row before it was ready; what went wrong earlier counts until it is."""
+        failed = self._failed_starts >= FAILED_STARTS or (self._failed_starts > 0 and self._exit_code == MISCONFIGURED)
+        return failed and self.state is not State.READY
 
     def describe(self) -> dict[str, Any]:
         """What `status` shows."""
