@@ -264,12 +264,14 @@ class Membership:
             polled: dict[TopicPartition, list[Record]] = {}
         else:
             polled = self._take(only)
+        is_idle = self._idle_polls >= IDLE_POLLS
         if not polled and timeout_ms > 0:
-            wait_s = timeout_ms / 1000 if self._idle_polls >= IDLE_POLLS else min(timeout_ms / 1000, IDLE_POLL_S)
+            wait_s = timeout_ms / 1000 if is_idle else min(timeout_ms / 1000, IDLE_POLL_S)
             self._waiter = waiter = self.process.loop.create_future()
             self._world.scheduler.after(wait_s, self._give_up, waiter)
             polled = await waiter or {}
-        self._idle_polls = 0 if polled else self._idle_polls + 1
+        # Also when it has waited as long as it asked for: it wanted to be awake then, and does something now.
+        self._idle_polls = 0 if polled or is_idle else self._idle_polls + 1
         return polled
 
     @staticmethod
