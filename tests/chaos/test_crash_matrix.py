@@ -241,17 +241,15 @@ async def test_whatever_point_a_service_dies_at_what_is_called_off_ends_once_and
     kept: list[str] = []
     called_off: list[str] = []
     errands.disarm()
-    for cell in cells:
-        errands.arm(cell.service, *cell.strikes[0])
     for stage in STAGES:
-        services = [cell.service for cell in cells if cell.service in stage]
-        if services:
-            going_on = [f"kept-{number}-{services[0]}-{index}" for index in range(KEPT)]
-            over = [f"over-{number}-{services[0]}-{index}" for index in range(CALLED_OFF)]
-            await call_off_while_they_wait(errands, services, over, going_on)
+        staged = [cell for cell in cells if cell.service in stage]
+        if staged:
+            going_on = [f"kept-{number}-{staged[0].service}-{index}" for index in range(KEPT)]
+            over = [f"over-{number}-{staged[0].service}-{index}" for index in range(CALLED_OFF)]
+            await call_off_while_they_wait(errands, staged, over, going_on)
+            await every_point_struck(errands, staged)
             kept += going_on
             called_off += over
-    await every_point_struck(errands, cells)
     await every_run_ended(errands, kept)
 
     await every_run_ended_once(errands, kept)
@@ -313,11 +311,12 @@ async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
     await until(ended, 480, tell)
 
 
-async def call_off_while_they_wait(
-    errands: Errands, services: list[str], called_off: list[str], kept: list[str]
-) -> None:
+async def call_off_while_they_wait(errands: Errands, cells: list[Cell], called_off: list[str], kept: list[str]) -> None:
     """Cancel runs when some have asked these services, which stand still until all these runs are over."""
+    services = [cell.service for cell in cells]
     with errands.paused(services):
+        for cell in cells:
+            errands.arm(cell.service, *cell.strikes[0])
         for task_ids in (called_off, kept):
             await errands.submit(task_ids, judged_every=2 if "critic" in services else 1, parcels=True)
 
