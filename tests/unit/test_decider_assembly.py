@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from triptych.kernel.decider.admission import Admission, Limits
+from triptych.kernel.decider.admission import Admission, Limits, Standing
 from triptych.kernel.decider.assembly import Assembly, Memory
 from triptych.kernel.decider.contract import Addressed, Batch, Transition
 
@@ -26,7 +26,17 @@ class Clockwork:
     def wake_at(self, state: datetime | None) -> datetime | None:
         return state
 
-    def standing(self, _state: object) -> None:
+    def standing(self, _state: object) -> object:
+        return None
+
+
+class Queue(Clockwork):
+    """Runs whose state is where they stand."""
+
+    def standing(self, state: object) -> object:
+        return state
+
+    def wake_at(self, _state: object) -> None:
         return None
 
 
@@ -62,3 +72,14 @@ def test_after_several_messages_in_a_batch_a_run_has_the_timer_that_the_last_of_
 ) -> None:
     batch = batch_of(*wakes, armed_at=armed_at)
     assert (batch.armed, batch.disarmed) == (armed, disarmed)
+
+
+@pytest.mark.parametrize(
+    ("after", "dequeued"), [(Standing.WAITING, []), (Standing.ACTIVE, [RUN]), (Standing.AWAY, [RUN])]
+)
+def test_a_run_that_waits_leaves_its_line_only_when_it_waits_no_more(after: Standing, dequeued: list[UUID]) -> None:
+    memory: Memory[Standing] = Memory(Admission(Limits(1), 1))
+    memory.cache[RUN] = Standing.WAITING
+    batch: Batch[Standing] = Batch(at=NOW)
+    Assembly(SimpleNamespace(domain=Queue(), envelope=None), memory, batch).take(None, Addressed(RUN, after))
+    assert batch.dequeued == dequeued

@@ -145,11 +145,12 @@ class Assembly(Generic[StateT]):
         return self.batch.states.get(run_id) or self._memory.cache.get(run_id)
 
     def _note_waiting(self, run_id: UUID, before: StateT | None, after: StateT) -> None:
-        """Whether a run takes or leaves its place in a line."""
+        """Whether a run takes or leaves its place in a line. One that is told something, and still waits, keeps it."""
+        waits = self._kit.domain.standing(after) is Standing.WAITING
         if before is None:
-            if self._kit.domain.standing(after) is Standing.WAITING:
+            if waits:
                 self.batch.queued.append(run_id)
-        elif self._kit.domain.standing(before) is Standing.WAITING:
+        elif self._kit.domain.standing(before) is Standing.WAITING and not waits:
             self.batch.dequeued.append(run_id)
 
     def _collect(self, message: Addressed, transition: Transition[StateT]) -> None:
