@@ -19,13 +19,13 @@ from triptych.schemas import CallAnswer, CallRequest
 
 
 def call_request(operation: str = "echo.echo", **changes: Any) -> CallRequest:
-    """A request that asks for one attempt, with a minute to answer it."""
+    """A request that asks for one attempt, with more time to answer it than any test waits: a busy machine is slow."""
     fields: dict[str, Any] = {
         "request_id": f"r-{uuid4().hex[:12]}",
         "run_id": uuid4(),
         "tenant": "acme",
         "partition": 1,
-        "deadline_at": datetime.now(UTC) + timedelta(seconds=60),
+        "deadline_at": datetime.now(UTC) + timedelta(hours=1),
         "principal": "user:ana",
         "step": "say",
         "operation": operation,

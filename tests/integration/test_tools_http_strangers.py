@@ -38,8 +38,10 @@ class Stranger:
         self._answer, self._pause_s = answer, pause_s
         self.requests: list[bytes] = []
         self.url = ""
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(
@@ -53,6 +55,12 @@ class Stranger:
                 await asyncio.sleep(self._pause_s)
         writer.close()
 
+    async def close(self) -> None:
+        """Close every connection, also in the middle of an answer: one that outlives its test fails a later one."""
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
+
 
 @asynccontextmanager
 async def stranger(answer: Answer, pause_s: float = 0.0) -> AsyncIterator[Stranger]:
@@ -60,7 +68,10 @@ async def stranger(answer: Answer, pause_s: float = 0.0) -> AsyncIterator[Strang
     server = await asyncio.start_server(one.serve, "127.0.0.1", 0)
     one.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
-        yield one
+        try:
+            yield one
+        finally:
+            await one.close()
 
 
 def http(status: str, body: bytes = b"", *headers: str) -> bytes:

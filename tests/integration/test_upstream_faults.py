@@ -266,7 +266,7 @@ def playbook(name: str) -> dict[str, Any]:
         "goal": "Meet a fault.",
         "input": {"type": "object", "required": ["ticket_id"]},
         "retry": {"max_attempts": ATTEMPTS, "base_ms": 20, "cap_ms": 100},
-        "budgets": {"replans": 3, "wall_ms": 60_000},
+        "budgets": {"replans": 3, "wall_ms": 600_000},
     }
     if name == "planned":
         return fields | {"tools": ["helpdesk.assign"], "plan": {"pattern": "model"}}

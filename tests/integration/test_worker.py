@@ -128,10 +128,15 @@ async def test_a_request_whose_deadline_has_passed_is_not_executed(ends):
 
 
 async def test_an_attempt_ends_at_the_deadline_and_counts_as_its_whole_grant(ends):
-    one = call_request(deadline_at=datetime.now(UTC) + timedelta(seconds=2), grant=Grant(tokens=70, usd_micros=9))
-    async with running(ends, Parrot(Gate())):
+    first, parrot, gate = call_request(), Parrot(), Gate()
+    async with running(ends, parrot):
+        await ends.ask(first)
+        await ends.answer_to(first)  # the process has begun: the time of the next one is not spent on that
+        parrot.act = gate
+        one = call_request(deadline_at=datetime.now(UTC) + timedelta(seconds=5), grant=Grant(tokens=70, usd_micros=9))
         await ends.ask(one)
         answer = await ends.answer_to(one)
+    assert gate.entered.is_set()
     assert answer.result.error.code is ErrorCode.TIMEOUT
     assert answer.spend == Spend(tokens=70, usd_micros=9)
 
