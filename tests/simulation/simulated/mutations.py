@@ -11,14 +11,13 @@ from typing import Any
 from simulated.postgres import ExecutorTables, Schema, WorkerTables
 from triptych.executor import handoff, intake, messages, store, trust
 from triptych.executor.keys import Holding
-from triptych.executor.state import Ask, OpenRequest, Run, changed
+from triptych.executor.state import OpenRequest, Run, changed
 from triptych.executor.store import ExecutorStore
 from triptych.kernel import cloudevents
 from triptych.kernel.decider import Batch
 from triptych.kernel.decider.session import Session
 from triptych.kernel.run_ids import derive_run_id
 from triptych.kernel.worker.bench import Bench
-from triptych.schemas import CallAnswer, Grant
 from triptych.tools import refusals
 from triptych.tools.ledger import Entry, PostgresLedger, Standing
 
@@ -30,15 +29,25 @@ def epochs_are_not_checked() -> None:
 
 def answered_requests_are_answered_again() -> None:
     """A second answer to a request counts as the first did."""
-    decide = intake.decide
+    believed, decide = trust.Trust.believed, intake.decide
+    open_again: dict[str, OpenRequest] = {}
+
+    def credulous(self: trust.Trust, run: Run, answer: Any, source: str | None) -> Any:
+        known = vars(self).setdefault("known", {})
+        open_again.clear()
+        if answer.request_id in run.requests:
+            known[run.run_id, answer.request_id] = run.requests[answer.request_id]
+        elif (run.run_id, answer.request_id) in known and run.status.is_active:
+            open_again[answer.request_id] = known[run.run_id, answer.request_id]
+            return answer
+        return believed(self, run, answer, source)
 
     def undiscerning(run: Run, message: Any, now: datetime) -> Any:
-        if isinstance(message, CallAnswer) and message.request_id not in run.requests:
-            step = message.request_id.split(":")[1]
-            again = OpenRequest(Ask.CALL, step, Grant(), now, None)  # type: ignore[arg-type]
-            run = changed(run, requests={**run.requests, message.request_id: again})
+        if getattr(message, "request_id", None) in open_again:
+            run = changed(run, requests={**run.requests, **open_again})
         return decide(run, message, now)
 
+    trust.Trust.believed = credulous  # type: ignore[method-assign]
     intake.decide = undiscerning
 
 
@@ -56,13 +65,13 @@ def offsets_are_stored_before_the_state() -> None:
 
 def messages_are_published_before_the_commit() -> None:
     """What a batch sends leaves before the batch is stored."""
-    commit = Session._write
+    commit = Session._commit
 
-    async def hasty(self: Session[Any], batch: Batch[Any]) -> None:
+    async def hasty(self: Session[Any], batch: Batch[Any]) -> set[Any]:
         await self._publisher.publish([row.outgoing for row in batch.outbox])
-        await commit(self, batch)
+        return await commit(self, batch)
 
-    Session._write = hasty  # type: ignore[method-assign]
+    Session._commit = hasty  # type: ignore[method-assign]
 
 
 def the_outbox_of_the_dead_is_not_published() -> None:

@@ -137,10 +137,10 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 await self._take(self._backlog.take(self._kit.suspicion.is_suspect))
 
     def _wait_ms(self) -> int:
-        """How long there is nothing to do unless a record comes in."""
+        """How long there is nothing to do unless a record comes in. A batch under way may lead to more."""
         return (
             0
-            if self._memory.starts or self._memory.told
+            if self._under_way is not None or self._memory.starts or self._memory.told
             else self._memory.timers.wait_ms(cloudevents.utc_now(), IDLE_POLL_MS)
         )
 
@@ -589,7 +589,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     async def _written_through(self, batch: Batch[StateT], duplicates: set[UUID]) -> None:
         """Remember what has been committed, and publish what it sends."""
         self._remember_created(batch, duplicates)
-        self._memory.told.extend(await self._kit.store.asked_of_it(batch))
+        told = await self._kit.store.asked_of_it(batch)
+        self._memory.told.extend(told)  # the next batch may have taken the list that was there before
         await self._publish([row for row in batch.outbox if row.key.run_id not in duplicates])
         if duplicates or batch.repeats:
             await self._answer_repeats(batch, duplicates)
