@@ -170,7 +170,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 async def story(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Story]:
-    await create_topics("tasks", "plans", "results", "verdicts", "control", "plan-requests", "reviews")
+    await create_topics("tasks", "child-tasks", "plans", "results", "verdicts", "control", "plan-requests", "reviews")
     await create_topics("outcomes", "escalations", "dead-letters", "calls.helpdesk", "calls.model")
     await create_topics("tool-controls", partitions=1)
     await create_topics("contracts", partitions=1)
