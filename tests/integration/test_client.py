@@ -173,7 +173,7 @@ async def test_waiting_for_what_never_comes_ends_with_an_error_that_says_what_to
 async def test_a_feed_that_is_opened_before_submitting_misses_nothing(client) -> None:
     async with client.feed(dead_letters=True) as feed:
         [receipt] = await client.submit_raw([b"this is not JSON"])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             async for message in feed:
                 if isinstance(message, DeadLetter):
                     assert (message.topic, message.partition, message.offset) == (

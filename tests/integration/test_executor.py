@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -421,21 +422,50 @@ async def test_whatever_json_can_say_a_run_can_carry(bench: Bench, eventually, r
     assert bench.of(topics.OUTCOMES, task_id=task_id)[0]["output"] == {"said": said}
 
 
-@pytest.mark.parametrize("value", ["1" * 40, "NaN", "1e999", '{"a":' * 100 + "1" + "}" * 100])
-async def test_numbers_and_depths_that_json_or_postgres_cannot_hold_still_lead_to_an_outcome(
-    bench: Bench, eventually, value: str
-) -> None:
-    task_id = f"number-{len(bench.of(topics.OUTCOMES))}"
-    await bench.send(topics.TASKS, task(task_id))
+async def called(bench: Bench, eventually) -> dict[str, Any]:
+    """The call that the only run under way asks for."""
     await eventually(lambda: bench.of(topics.PLAN_REQUESTS))
     await bench.answer_plans()
     await eventually(lambda: bench.of("calls.echo"))
     (request,) = bench.seen.pop("calls.echo")
+    return request
+
+
+async def say(bench: Bench, request: dict[str, Any], value: str) -> None:
+    """Answer a call with this JSON text, or what is none."""
     reply = json.dumps(bench._reply(request))[:-1]
     body = f'{reply}, "result": {{"status": "ok", "data": {{"value": {value}}}}}}}'
     await bench.send(topics.RESULTS, body.encode(), request["partition"])
+
+
+@pytest.mark.parametrize("value", ["1" * 40, '{"a":' * 100 + "1" + "}" * 100])
+async def test_numbers_and_depths_that_postgres_cannot_hold_still_lead_to_an_outcome(
+    bench: Bench, eventually, value: str
+) -> None:
+    task_id = f"number-{len(bench.of(topics.OUTCOMES))}"
+    await bench.send(topics.TASKS, task(task_id))
+    await say(bench, await called(bench, eventually), value)
     await eventually(lambda: bench.of(topics.OUTCOMES, task_id=task_id))
     assert bench.of(topics.OUTCOMES, task_id=task_id)[0]["status"] in {"succeeded", "escalated"}
+
+
+@pytest.mark.parametrize(("value", "told"), [("NaN", "NaN is not a JSON number"), ("1e999", "too large for a double")])
+async def test_an_answer_with_a_number_that_json_does_not_have_is_buried_and_the_next_one_counts(
+    bench: Bench, eventually, value: str, told: str
+) -> None:
+    task_id = f"no-number-{value.lower()}"
+    await bench.send(topics.TASKS, task(task_id))
+    request = await called(bench, eventually)
+    buried = len(bench.of(topics.DEAD_LETTERS))
+    await say(bench, request, value)
+    await eventually(lambda: len(bench.of(topics.DEAD_LETTERS)) > buried)
+    reason = bench.of(topics.DEAD_LETTERS)[-1]["reason"]
+    assert reason["code"] == "invalid_json"
+    assert told in reason["message"]
+    await say(bench, request, "7")
+    await eventually(lambda: bench.of(topics.OUTCOMES, task_id=task_id))
+    (outcome,) = bench.of(topics.OUTCOMES, task_id=task_id)
+    assert (outcome["status"], outcome["output"]) == ("succeeded", {"said": 7})
 
 
 @pytest.mark.parametrize("spend", [{"tokens": 2**63}, {"usd_micros": 10**30}, {"tool_calls": 10**17}])
@@ -567,7 +597,7 @@ async def test_an_output_too_large_for_a_message_is_left_out_and_the_outcome_say
     await bench.answer_plans()
     await eventually(lambda: bench.of("calls.echo"))
     (request,) = bench.seen.pop("calls.echo")
-    result = {"status": "ok", "data": {"value": "x" * 200_000}}
+    result = {"status": "ok", "data": {"value": "x" * 400_000}}
     await bench.send(topics.RESULTS, bench._reply(request) | {"result": result}, request["partition"])
     await eventually(lambda: bench.of(topics.OUTCOMES, task_id="large"))
     (outcome,) = bench.of(topics.OUTCOMES, task_id="large")
@@ -660,7 +690,7 @@ async def test_two_executors_share_the_partitions_and_a_zombie_is_fenced(bench: 
     async def survivor() -> bool:
         return await owners() == {"executor-2"}
 
-    await eventually(survivor, within_s=60)
+    await eventually(survivor)
     for partition in (0, 1):
         await bench.send(topics.TASKS, task(f"zombie-{partition}"), partition)
 
@@ -670,7 +700,7 @@ async def test_two_executors_share_the_partitions_and_a_zombie_is_fenced(bench: 
 
     await eventually(done)
     first.send_signal(signal.SIGCONT)
-    await eventually(both, within_s=60)
+    await eventually(both)
     await connection.close()
     first.terminate()
     assert await asyncio.to_thread(first.wait, 20) == 0

@@ -102,7 +102,7 @@ async def test_whatever_batch_the_broker_takes_its_reader_comes_to_the_end(ends,
     assert code == 0
     assert {"header-name", "gzip", "snappy", "lz4", "zstd", "swelling-zstd", "nulls"} <= set(taken.values()), taken
     seen = {}
-    async with asyncio.timeout(60), Kafka(ends.settings).subscribe([topic], f"{prefix}.odd") as subscription:
+    async with asyncio.timeout(120), Kafka(ends.settings).subscribe([topic], f"{prefix}.odd") as subscription:
         while end not in seen:
             for records in (await subscription.poll(500)).values():
                 seen |= {one.offset: one for one in records}
@@ -136,7 +136,7 @@ async def test_a_follower_of_a_compacted_topic_skips_what_cannot_be_parsed(ends,
     learnt = []
     service = Service("test", configure_logging("info", "json"), Health("test", "one"), asyncio.Event())
     async with CompactedTopic(service, ends.settings, "contracts", learnt.append) as follower:
-        await asyncio.wait_for(follower.ready(), 60)
+        await asyncio.wait_for(follower.ready(), 120)
     assert [one.value for one in learnt] == [b"good"]
 
 
@@ -151,7 +151,7 @@ async def test_a_follower_of_a_compacted_topic_skips_what_is_too_large_unread(en
     async with CompactedTopic(
         service, ends.settings, "tool-controls", lambda one: sizes.append(len(one.value))
     ) as follower:
-        await asyncio.wait_for(follower.ready(), 60)
+        await asyncio.wait_for(follower.ready(), 120)
     assert sizes == [4]
 
 
@@ -159,7 +159,7 @@ async def test_clients_skip_what_cannot_be_parsed_and_say_so(ends, wire, create_
     await create_topics("outcomes", partitions=1)
     await produce(wire, f"{prefix}.outcomes", 0, BATCHES["header-name"])
     address = Address(kafka=ends.settings.kafka, topic_prefix=prefix)
-    async with asyncio.timeout(60), Feed(address, ["outcomes"], from_start=True, to_end=True) as feed:
+    async with asyncio.timeout(120), Feed(address, ["outcomes"], from_start=True, to_end=True) as feed:
         assert [message async for message in feed] == []
     assert "outcomes[0]@0 is not readable" in caplog.text
     assert "not UTF-8" in caplog.text
@@ -178,7 +178,7 @@ async def test_a_poll_takes_a_bounded_part_of_what_a_fetch_swells_to_and_no_part
     assert (await produce(wire, topic, 1, batch(framed(record(0, b"of another")), count=1)))[0] == 0
     consumer = Consumer(bootstrap_servers=ends.settings.kafka)
     polls: list[dict[int, list[int]]] = []
-    async with asyncio.timeout(60), consumer:
+    async with asyncio.timeout(120), consumer:
         consumer.assign([TopicPartition(topic, 0), TopicPartition(topic, 1)])
         await consumer.seek_to_beginning()
         while sum(len(sizes) for poll in polls for sizes in poll.values()) < 100_009:
@@ -199,7 +199,7 @@ async def test_the_reader_of_a_batch_that_lies_before_its_position_does_not_stan
     async with Kafka(ends.settings).subscribe([topic], f"{prefix}.middle") as subscription:
         subscription.consumer.seek(TopicPartition(topic, 0), 2)
         found = []
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while len(found) < 2:
                 for records in (await subscription.poll(500)).values():
                     found += records

@@ -137,7 +137,7 @@ async def server(module: str, *arguments: str, **environment: str) -> AsyncItera
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        async with httpx.AsyncClient() as client, asyncio.timeout(30):
+        async with httpx.AsyncClient() as client, asyncio.timeout(120):
             while True:
                 try:
                     (await client.get(f"{url}/health")).raise_for_status()

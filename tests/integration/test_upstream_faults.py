@@ -333,7 +333,7 @@ async def arm(desk: httpx.AsyncClient, row: Row) -> None:
 
 async def first_outcomes(client: Client, task_ids: set[str]) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(400):
         async for outcome in client.follow(from_start=True):
             found.setdefault(outcome.task_id, outcome)
             if found.keys() >= task_ids:

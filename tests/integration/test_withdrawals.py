@@ -76,7 +76,7 @@ async def test_what_waits_when_its_run_is_cancelled_is_not_made_and_what_is_unde
     runs = {row["task_id"]: row["run_id"] for row in rows}
     for row in rows:
         await lab.client.control(row["run_id"], row["partition"], ControlAction.CANCEL, principal="user:ana")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(200):
         outcomes: dict[str, Outcome] = {
             outcome.task_id: outcome
             for outcome in [await lab.client.wait(text, tenant="acme", final=True) for text in texts]

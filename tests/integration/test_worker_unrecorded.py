@@ -195,7 +195,7 @@ async def test_what_is_in_hand_and_in_no_table_is_read_by_whoever_gets_its_parti
         one = await held(ends, parrot, gate)
         await answered_meanwhile(ends, parrot)
         async with running(ends, heir, instance="two"):
-            await eventually(lambda: bool(heir.attempts_of(one)), within_s=20.0)
+            await eventually(lambda: bool(heir.attempts_of(one)))
             gate.opened.set()
             await ends.answer_to(one)
 
