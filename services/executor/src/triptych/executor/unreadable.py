@@ -82,7 +82,7 @@ def _texts(text: bytes) -> tuple[Mapping[str, str], Mapping[str, str]]:
 def _members(text: bytes) -> Iterator[tuple[tuple[str, ...], str]]:
     """The texts at most two objects deep, with the names on the way to them."""
     around: list[str] = []
-    depth, name, last = 0, "", b""
+    depth, name, last, ended = 0, "", b"", 0
     for found in islice(_TOKEN.finditer(text), _TOKENS_MAX_COUNT):
         token = found.group()
         if token == b":" and last.startswith(b'"') and depth <= 2:  # noqa: PLR2004
@@ -93,9 +93,9 @@ def _members(text: bytes) -> Iterator[tuple[tuple[str, ...], str]]:
         elif token in (b"}", b"]"):
             depth -= 1
             del around[max(0, depth) :]
-        elif token.startswith(b'"') and last == b":" and 1 <= depth <= 2:  # noqa: PLR2004
+        elif token.startswith(b'"') and last == b":" and 1 <= depth <= 2 and not text[ended : found.start()].strip():  # noqa: PLR2004
             yield (*around[1:], name), _text(token)
-        last = token
+        last, ended = token, found.end()
 
 
 def _text(token: bytes) -> str:
