@@ -35,7 +35,7 @@ from triptych.tools.kb import tool as kb_tool
 from triptych.tools.kb.articles import shipped_articles
 from triptych.tools.kb.calibration import THRESHOLD, Calibration, Judged, fit, quality
 from triptych.tools.kb.chunks import Document
-from triptych.tools.kb.reading import Unreadable, read_folder
+from triptych.tools.kb.reading import read_folder
 from triptych.tools.kb.store import EVERYBODY, SHIPPED, WORDS_ALONE, KnowledgeBase
 from triptych.tools.kb.tool import SHIPPED_COLLECTION
 from triptych.tools.testing import call
