@@ -158,7 +158,7 @@ class Brewer:
             newer = _with(fields, newer={"schema": 99})
             yield replace(genuine, kind="a field of a newer version", fate=Fate.EITHER, value=newer)
             # A worker asks nobody whether a run exists: it does what it is asked, once. Whoever decides knows.
-            if not topic.partition(".")[2].startswith(("calls.", "plan-requests", "reviews")):
+            if not topic.partition(".")[2].startswith(("calls.", "plan-requests", "reviews", "withdrawals")):
                 yield replace(genuine, kind="of nobody's run", fate=Fate.DEAD, value=_with(fields, run_id=NOBODY))
                 yield replace(
                     genuine,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ErrorCode, Result, ResultStatus
@@ -241,17 +242,18 @@ async def test_noise_before_an_answer_costs_nothing_but_its_reading(raw: Raw, ki
 
 
 async def test_what_a_server_says_on_its_standard_error_is_logged_in_part_and_without_secrets(
-    raw: Raw, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAW_TOKEN", "s3cret-of-the-server")
     answers = """
         'noisy': lambda r: [sys.stderr.write('token is ' + os.environ['RAW_TOKEN'] + ' ' + 'x' * 9000 + chr(10)) and b''
                             for _ in range(5_000)] + [said(r)],
         """
-    tool = await raw.tool(answers, [{"name": "noisy", **READ}], env=["RAW_TOKEN"])
-    async with running(tool) as call:
-        await call("noisy", {}, timeout_ms=80_000)
-    shown = capsys.readouterr().out
+    with capture_logs() as logged:
+        tool = await raw.tool(answers, [{"name": "noisy", **READ}], env=["RAW_TOKEN"])
+        async with running(tool) as call:
+            await call("noisy", {}, timeout_ms=80_000)
+    shown = str(logged)
     assert "token is" in shown
     assert "s3cret" not in shown
     assert len(shown) < 100_000

@@ -483,7 +483,10 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         beside: Mapping[TaskKey, bytes | None],
         assembly: Assembly[StateT],
     ) -> None:
-        """Bury what is refused, but for repeats: a task that is fit, here or before, has its run and one outcome."""
+        """Bury what is refused, but for repeats: a task that is fit, here or before, has its run and one outcome.
+
+        What could not be compared with that task is buried as well, but nobody is told that the task was rejected.
+        """
         known = dict(beside)
         if asked := {error.task for _, error in rejected if error.task}:
             await self._written()
@@ -493,8 +496,12 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             if error.task is None or error.task not in known:
                 assembly.bury(record, error)
                 continue
-            submission = Submission(record, error.task, error.fingerprint or b"")
-            if error.fingerprint and submission.differs(known[error.task]):
+            if error.fingerprint is None:
+                assembly.bury(record, RejectedRecord(error.code, error.message, tenant=error.tenant, replies=()))
+                repeated.add(error.task)
+                continue
+            submission = Submission(record, error.task, error.fingerprint)
+            if submission.differs(known[error.task]):
                 assembly.bury(record, self._kit.domain.conflict(submission))
             else:
                 self._kit.service.health.count("duplicate_tasks")

@@ -30,6 +30,9 @@ QUOTED_MAX_CHARS = 200
 _WORDS = frozenset({"$comment", "default", "description", "examples", "title"})
 _NAMED = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 
+_Place = tuple[str, ...]
+"""The way to a word from the contract on: `("arguments", "properties", "id", "title")`."""
+
 
 class Change(StrEnum):
     GONE = "gone"
@@ -92,22 +95,58 @@ def rewordings(old: Contract, new: Contract) -> tuple[str, ...]:
 
 def words_in_schemas(contract: Contract) -> dict[str, str]:
     """What the schemas of a contract say in words, by its place."""
+    return {
+        ".".join(place): word if isinstance(word, str) else codec.encode_text(word)
+        for place, word in _words_of(contract).items()
+    }
+
+
+def in_words_of(accepted: Contract, now: Contract) -> Contract:
+    """`now` in the words of `accepted`: what is new in its schemas has none."""
+    words = _words_of(accepted)
+    return now.model_copy(
+        update={
+            "description": accepted.description,
+            "arguments": _reworded(now.arguments, ("arguments",), words),
+            "result": _reworded(now.result, ("result",), words),
+        }
+    )
+
+
+def _words_of(contract: Contract) -> dict[_Place, Json]:
     schemas = (("arguments", contract.arguments), ("result", contract.result))
-    return {place: text for part, schema in schemas for place, text in _words_in(schema, part)}
+    return {place: word for part, schema in schemas for place, word in _words_in(schema, (part,))}
 
 
-def _words_in(node: Json, place: str, *, is_schema: bool = True) -> Iterator[tuple[str, str]]:
+def _words_in(node: Json, place: _Place, *, is_schema: bool = True) -> Iterator[tuple[_Place, Json]]:
     """The words of a schema, by their place. What `properties` and its like hold are names, and no keywords."""
     match node:
         case dict():
             for name, value in node.items():
                 if is_schema and name in _WORDS:
-                    yield f"{place}.{name}", value if isinstance(value, str) else codec.encode_text(value)
+                    yield (*place, name), value
                 else:
-                    yield from _words_in(value, f"{place}.{name}", is_schema=not is_schema or name not in _NAMED)
+                    yield from _words_in(value, (*place, name), is_schema=not is_schema or name not in _NAMED)
         case list():
             for number, item in enumerate(node):
-                yield from _words_in(item, f"{place}.{number}")
+                yield from _words_in(item, (*place, str(number)))
+
+
+def _reworded(node: Json, place: _Place, words: Mapping[_Place, Json], *, is_schema: bool = True) -> Json:
+    """A schema with these words instead of its own."""
+    match node:
+        case dict():
+            kept = {
+                name: _reworded(value, (*place, name), words, is_schema=not is_schema or name not in _NAMED)
+                for name, value in node.items()
+                if not (is_schema and name in _WORDS)
+            }
+            own = {name: words[*place, name] for name in sorted(_WORDS) if is_schema and (*place, name) in words}
+            return kept | own
+        case list():
+            return [_reworded(item, (*place, str(number)), words) for number, item in enumerate(node)]
+        case _:
+            return node
 
 
 def quoted(text: str) -> str:

@@ -27,7 +27,7 @@ from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.call import Call, Resources
-from triptych.tools.drift import differences, quoted, words_in_schemas
+from triptych.tools.drift import differences, in_words_of, quoted, words_in_schemas
 from triptych.tools.failure import ToolFailure
 from triptych.tools.mcp.answers import data_of, failure_of_error, failure_of_result, failure_of_shape
 from triptych.tools.mcp.connection import Connection, NotConnectedError
@@ -187,9 +187,7 @@ class _Bridge:
             self.tool.reworded[name] = "; ".join(words)
             self._log.warning("the MCP server describes an operation otherwise", operation=name, differences=words)
         # The words that were accepted stay: a model reads no others.
-        if words_in_schemas(pinned.contract) != words_in_schemas(offer.contract):
-            return
-        kept = offer.contract.model_copy(update={"description": pinned.contract.description})
+        kept = in_words_of(pinned.contract, offer.contract)
         if self.tool.operations[name].contract != kept:
             self._log.info("a compatible change of a contract was taken over", operation=name)
             self.tool.replace(self._operation(replace(offer, contract=kept)))
