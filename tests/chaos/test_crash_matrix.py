@@ -45,14 +45,14 @@ DECIDER = (
     "decider.after_commit=kill:4 decider.after_note=kill:1",
     "decider.after_commit=kill:4 decider.after_note=cut:1",
 )
+PUBLISHING = ("publisher.part_way=kill:2", "publisher.after=kill:2")
 ANY_WORKER = (
     "worker.after_offset_commit=kill:1",
     "worker.before_execute=kill:20",
     "worker.after_execute=kill:20",
     "worker.after_settle=kill:2",
     "worker.after_settle=cut:2",
-    "publisher.part_way=kill:2",
-    "publisher.after=kill:2",
+    *PUBLISHING,
 )
 SHARED = (
     "publisher.before=kill:1",
@@ -165,7 +165,7 @@ class Cell:
         """Only runs with a draft come by, so every run needs one, lest the others end before the strike."""
         if self.service == "model":
             return True
-        judging = COSTLY + STORING if self.service == "critic" else COSTLY
+        judging = COSTLY + STORING + PUBLISHING if self.service == "critic" else COSTLY
         return any(f"{point}={order}" in judging for point, order in self.strikes)
 
     @property
