@@ -123,6 +123,7 @@ def test_a_decimal_never_changes_before_its_point(text):
         (nested(MAX_DEPTH + 1), "lists and objects are nested deeper than 100 levels", "byte 100"),
         (b'["\\"[",' + nested(MAX_DEPTH) + b"]", "lists and objects are nested deeper than 100 levels", "byte 106"),
         (nested(100_000), "lists and objects are nested deeper than 100 levels", "byte 100"),
+        (b'{"[":' * 300_000, "lists and objects are nested deeper than 100 levels", "byte 500"),
         (b'{"a": [{"b/c": 1, "b/c": 2}]}', "the name b/c stands twice in an object", "/a/0"),
         (rb'{"a": 1, "\u0061": 2}', "the name a stands twice in an object", ""),
         (rb'{":": 1, "\u003a": 1}', "the name : stands twice in an object", ""),
