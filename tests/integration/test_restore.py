@@ -15,6 +15,7 @@ import pytest
 
 TRIPTYCH = Path(sys.executable).with_name("triptych")
 DEADLINE_S = 120.0
+STATUS = "select status from executor.runs where task_id = '{}'"
 
 TOOL = """
 import asyncio
@@ -37,6 +38,14 @@ async def through(name: str) -> Passed:
     \"\"\"Waits until the gate is open.\"\"\"
     while not OPEN.exists():
         await asyncio.sleep(0.1)
+    return Passed(name=name)
+
+
+@tool.operation(effect=Effect.ONCE)
+async def ring(name: str) -> Passed:
+    \"\"\"Rings, as often as it is called.\"\"\"
+    with OPEN.with_name("rung").open("a") as rung:
+        rung.write(f"{name}\\n")
     return Passed(name=name)
 """
 
@@ -67,6 +76,7 @@ def stack(tmp_path: Path) -> Iterator[Callable[..., str]]:
             {"handoffs": ["child"]},
         ),
         ("child", {"operation": "gate.through", "arguments": {"name": "x"}}, {}),
+        ("ringer", {"operation": "gate.ring", "arguments": {"name": "${{ input.name }}"}}, {}),
     ):
         plan = {"pattern": "fixed", "steps": [{"id": "do", **steps}]}
         book = {"name": name, "goal": "g", "input": {"type": "object"}, "tools": ["gate.*"], "plan": plan, **more}
@@ -95,6 +105,12 @@ def rows(data: Path, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
+def submit(stack: Callable[..., str], folder: Path, task_id: str, playbook: str, values: dict[str, Any]) -> None:
+    task = {"task_id": task_id, "playbook": playbook, "input": values}
+    (folder / "task.jsonl").write_text(json.dumps(task) + "\n")
+    stack("submit", "task.jsonl")
+
+
 def wait(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + DEADLINE_S
     while not (found := condition()):
@@ -110,11 +126,12 @@ def test_runs_in_flight_and_children_that_are_waited_for_go_on_after_a_restore(
     data, dump = tmp_path / "data", tmp_path / "before.dump"
     stack("up", "--config", "triptych.toml", "--playbooks", "playbooks")
     stack("backup", str(dump))
-    (tmp_path / "task.jsonl").write_text(json.dumps({"task_id": "t-1", "playbook": "parent", "input": {}}) + "\n")
-    stack("submit", "task.jsonl")
+    submit(stack, tmp_path, "t-1", "parent", {})
+    submit(stack, tmp_path, "r-1", "ringer", {"name": "before"})
     children = "select run_id, parent_run_id from executor.runs where parent_run_id is not null"
     before = wait(lambda: rows(data, children))
     wait(lambda: rows(data, "select 1 from tool_gate.jobs where state = 'started'"))
+    wait(lambda: rows(data, STATUS.format("r-1")) == [("succeeded",)])
     assert "triptych down" in stack("restore", str(dump), code=1)
 
     stack("down")
@@ -122,6 +139,10 @@ def test_runs_in_flight_and_children_that_are_waited_for_go_on_after_a_restore(
     stack("up", "--config", "triptych.toml", "--playbooks", "playbooks")
     assert wait(lambda: rows(data, children)) == before, "the same parent asks for the same child"
     (tmp_path / "tools" / "open").touch()
-    ended = "select status from executor.runs where task_id = 't-1' and finished_at is not null"
-    assert wait(lambda: rows(data, ended)) == [("succeeded",)]
+    submit(stack, tmp_path, "r-2", "ringer", {"name": "after"})
+    wait(lambda: rows(data, STATUS.format("t-1")) == [("succeeded",)])
+    wait(lambda: rows(data, STATUS.format("r-2")) == [("succeeded",)])
+    wait(lambda: rows(data, STATUS.format("r-1")) == [("escalated",)])
+    assert rows(data, "select reason_code from executor.runs where task_id = 'r-1'") == [("in_doubt",)]
+    assert (tmp_path / "tools" / "rung").read_text().split() == ["before", "after"], "nothing is done twice"
     stack("verify")

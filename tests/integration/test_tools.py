@@ -30,6 +30,7 @@ from triptych.kernel.log import configure_logging
 from triptych.kernel.migrate import WORKER
 from triptych.kernel.models import ModelSettings
 from triptych.kernel.outage import POSTGRES_GONE
+from triptych.kernel.run_ids import derive_run_id
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker import JobAttempt, Jobs
@@ -366,6 +367,22 @@ async def test_of_two_attempts_that_begin_at_once_after_a_refusal_only_one_is_th
         late = asyncio.create_task(ledger.begin(third, attempt))
         await eventually(one_waits)
     assert (await late).standing is Standing.UNKNOWN
+    await jobs.close()
+
+
+async def test_a_ledger_that_was_put_back_does_not_vouch_for_runs_that_are_older(ends):
+    old, new = (
+        request_for(once_tool(Outbound()), "send", {"text": "hello"}, run_id=derive_run_id("acme", "t", at_ms))
+        for at_ms in (1_000, 3_000)
+    )
+    jobs = Jobs(ends.pool, "both", lease_ms=60_000)
+    await jobs.open()
+    await jobs.take_in([arrival_of(one) for one in (old, new)], [])
+    async with ends.pool.acquire() as connection:
+        await connection.execute("set triptych.restored_at_ms = '2000'")
+        ledger = PostgresLedger(connection, [old.operation])
+        assert (await ledger.begin(old, JobAttempt(jobs.lease))).standing is Standing.UNKNOWN
+        assert (await ledger.begin(new, JobAttempt(jobs.lease))).standing is Standing.NEW
     await jobs.close()
 
 

@@ -38,6 +38,7 @@ MUTATIONS = {
     "callbacks_that_are_quicker_than_the_acceptance_are_overlooked": "its callback has come already",
     "callbacks_answer_what_is_not_parked_any_more": "with two bodies",
     "deaths_are_not_counted": "not over",
+    "a_restored_ledger_is_believed": "took effect 2 times",
     "the_id_of_a_child_depends_on_when_it_is_asked_for": "became 2 runs",
 }
 

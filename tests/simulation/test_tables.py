@@ -173,6 +173,7 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa:
             "acme",
             f"desk.{key}",
             draw.choice(("h", "h", "i")),
+            draw.choice((0, 1_767_225_600_000)),
         )
 
     async def effects_settle() -> None:

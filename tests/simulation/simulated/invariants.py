@@ -114,7 +114,11 @@ def check(world: World) -> None:
     found.extend(f"open again: {left}" for left in world.left_open())
     _check_outcomes(world, found)
     _check_journals(world, found)
-    if not world.restore.is_there:  # what was lost with the intents is made again
+    for key, times in world.upstream.executions.items():
+        if times > 1 + world.upstream.denials[key]:
+            denials = world.upstream.denials[key]
+            found.append(f"{key} took effect {times} times, with {denials} reconciliations in between")
+    if not world.restore.is_there:  # what was lost with the intents is made again, under the same keys
         _check_effects(world, found)
     for process in world.processes:
         found.extend(
@@ -271,9 +275,6 @@ def _check_effects(world: World, found: list[str]) -> None:
     upstream = world.upstream
     if not any("pause" in fault for fault in world.faults):  # whoever sleeps with a call in hand makes it when he wakes
         found.extend(f"{key} took effect while its run was being undone" for key in upstream.too_late)
-    for key, times in upstream.executions.items():
-        if times > 1 + upstream.denials[key]:
-            found.append(f"{key} took effect {times} times, with {upstream.denials[key]} reconciliations in between")
     for number, keys in upstream.booked.items():
         if len(keys) > 1:
             found.append(f"book:{number} took effect under {sorted(keys)}")

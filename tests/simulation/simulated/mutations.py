@@ -235,6 +235,17 @@ def deaths_are_not_counted() -> None:
     Schema.reading = forgetful  # type: ignore[method-assign]
 
 
+def a_restored_ledger_is_believed() -> None:
+    """What an older state of the database does not know of has not happened."""
+    begin = WorkerTables.effects_begin
+
+    def believing(self: WorkerTables, *columns: Any) -> list[Any]:
+        self.restored_at_ms = 0
+        return begin(self, *columns)
+
+    WorkerTables.effects_begin = believing  # type: ignore[method-assign]
+
+
 def a_new_owner_forgets_who_is_active() -> None:
     """A process that claims partitions counts only the runs that it begins itself."""
 
@@ -270,6 +281,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         callbacks_that_are_quicker_than_the_acceptance_are_overlooked,
         callbacks_answer_what_is_not_parked_any_more,
         deaths_are_not_counted,
+        a_restored_ledger_is_believed,
         the_id_of_a_child_depends_on_when_it_is_asked_for,
     )
 }

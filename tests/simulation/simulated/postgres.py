@@ -68,7 +68,7 @@ _Withdrawn = _row_type("run_id", "request_id", "answer", "fresh")
 _Key = _row_type("run_id", "request_id")
 _Answer = _row_type("run_id", "request_id", "answer")
 _Value = _row_type("value")
-_Entry = _row_type("ours", "attempts", "state", "operation", "arguments_hash", "result")
+_Entry = _row_type("ours", "attempts", "state", "operation", "arguments_hash", "result", "may_be_lost")
 _Expected = _row_type("token", "result")
 _Expecting = _row_type("operation", "result", "request", "traceparent")
 
@@ -80,6 +80,7 @@ class Schema:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.restored_at_ms = 0
         self.transaction: Transaction | None = None
         self.readings_: dict[tuple[int, str], tuple[Any, ...]] = {}
         self.waiting: list[Callable[[], None]] = []
@@ -552,7 +553,15 @@ class WorkerTables(Schema):
         return [_Answer((*job.key, job.answer)) for job in found if job is not None and job.answer is not None]
 
     def effects_begin(  # noqa: PLR0917
-        self, run_id: Any, request_id: str, lease: int, key: str, tenant: str, operation: str, arguments_hash: str
+        self,
+        run_id: Any,
+        request_id: str,
+        lease: int,
+        key: str,
+        tenant: str,
+        operation: str,
+        arguments_hash: str,
+        began_at_ms: int,
     ) -> list[Any]:
         ours = bool(self.start(lease, run_id, request_id))
         known = self.effects.get((run_id, key))
@@ -566,7 +575,7 @@ class WorkerTables(Schema):
         ):
             attempts = known[1] = 1 if known[0] == "refused" else known[1] + 1
             known[0], known[4] = "started", request_id
-        return [_Entry((ours, attempts, *before))]
+        return [_Entry((ours, attempts, *before, began_at_ms < self.restored_at_ms))]
 
     def effects_settle(self, run_ids: Any, keys: Any, request_ids: Any, results: Any) -> list[Any]:
         for run_id, key, request_id, result in zip(run_ids, keys, request_ids, results, strict=True):

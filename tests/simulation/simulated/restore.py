@@ -10,6 +10,8 @@ import copy
 import random
 from typing import TYPE_CHECKING, Any
 
+from simulated.loop import EPOCH
+
 if TYPE_CHECKING:
     from simulated.world import World
 
@@ -17,7 +19,7 @@ SHARE = 0.12
 """In so many schedules it happens."""
 NEWER_EPOCHS = 1_000
 """A partition that is claimed from another server than before skips epochs, see the executor's function `claim`."""
-_NO_TABLE = frozenset({"transaction", "waiting", "next_lease", "_clock"})
+_NO_TABLE = frozenset({"transaction", "waiting", "next_lease", "_clock", "restored_at_ms"})
 _AGAIN_S = 0.05
 
 
@@ -67,6 +69,7 @@ class Restore:
                 tables.transaction.roll_back()
             tables.waiting.clear()
             vars(tables).update(self._kept[name])
+            tables.restored_at_ms = int((EPOCH.timestamp() + world.scheduler.now) * 1000)
         for held in world.schemas["executor"].partitions.values():
             held[0] += NEWER_EPOCHS
         world.states.clear()

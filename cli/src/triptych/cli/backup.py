@@ -7,6 +7,7 @@ goes on from memory over an older state writes what that state does not bear out
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -60,6 +61,12 @@ def restore(
         connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(draft)))
         connection.execute(sql.SQL("create database {} template template0").format(sql.Identifier(draft)))
         _run("pg_restore", urlunsplit(urlsplit(owner)._replace(path=f"/{draft}")), "--exit-on-error", str(file))
+        # Tools do not take what the dump does not know of for not done, see `begin` of their ledger.
+        connection.execute(
+            sql.SQL("alter database {} set triptych.restored_at_ms to {}").format(
+                sql.Identifier(draft), sql.Literal(str(time.time_ns() // 1_000_000))
+            )
+        )
         connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(prefix)))
         connection.execute(
             sql.SQL("alter database {} rename to {}").format(sql.Identifier(draft), sql.Identifier(prefix))

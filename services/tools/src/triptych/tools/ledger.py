@@ -16,6 +16,7 @@ import asyncpg
 
 from triptych.kernel import failpoints
 from triptych.kernel.database import Queries
+from triptych.kernel.run_ids import id_time_ms
 from triptych.kernel.worker import Connection, Finished, JobAttempt
 from triptych.schemas import codec
 from triptych.schemas.base import Json
@@ -30,7 +31,7 @@ class Standing(StrEnum):
     NEW = "new"
     """It has certainly not happened."""
     UNKNOWN = "unknown"
-    """An earlier attempt began, and nobody knows how it ended."""
+    """An earlier attempt began, or may have begun before the database was restored, and nobody knows how it ended."""
     DONE = "done"
     """It has happened; there is a receipt."""
     CONFLICT = "conflict"
@@ -73,6 +74,7 @@ class PostgresLedger:
             request.tenant,
             request.operation,
             (fingerprint := arguments_hash(request)),
+            id_time_ms(request.run_id),
         )
         failpoints.hit("ledger.after_intent")
         assert row is not None  # noqa: S101 - the statement always gives one row
@@ -83,11 +85,11 @@ class PostgresLedger:
         match row["state"]:
             case "receipt":
                 return Entry(Standing.DONE, codec.read(Result, row["result"], limits=codec.STORED))
-            case None | "refused" if row["attempts"] == 1:
+            case None | "refused" if row["attempts"] == 1 and not row["may_be_lost"]:
                 return Entry(Standing.NEW)
             case _:
                 # Also if nothing was known, or a refusal, and this is not the first attempt since: another one began
-                # at the same moment.
+                # at the same moment. Or the ledger is older than the run.
                 return Entry(Standing.UNKNOWN)
 
     def concerns(self, finished: Finished) -> bool:

@@ -1,6 +1,7 @@
 -- name: begin
 -- The intent, committed before the call. Only the process that holds the job's lease may write it, and the job has
--- begun from here on: whoever withdraws it finds that, or this finds that it was withdrawn.
+-- begun from here on: whoever withdraws it finds that, or this finds that it was withdrawn. What a run did that began
+-- before the database was put back to an older state may be missing here.
 with ours as (
     update jobs set state = 'started', started_at = coalesce(started_at, now())
     where run_id = $1 and request_id = $2 and lease = $3 and state in ('received', 'started')
@@ -18,7 +19,8 @@ with ours as (
       and effects.operation = excluded.operation and effects.arguments_hash = excluded.arguments_hash
     returning attempts
 )
-select exists (select from ours) as ours, begun.attempts, known.state, known.operation, known.arguments_hash, known.result
+select exists (select from ours) as ours, begun.attempts, known.state, known.operation, known.arguments_hash, known.result,
+    coalesce($8 < nullif(current_setting('triptych.restored_at_ms', true), '')::bigint, false) as may_be_lost
 from (select) as one left join begun on true left join known on true
 
 -- name: settle

@@ -233,7 +233,7 @@ class ToolWorker:
             case Standing.UNKNOWN if operation.contract.effect is Effect.IDEMPOTENT:
                 return None, True
             case Standing.UNKNOWN:
-                cause = "an earlier attempt began and its outcome is not known"
+                cause = "an earlier attempt began and its outcome is not known, or it was lost with a restored database"
                 return await self._reconcile(operation, request, call, cause), False
             case Standing.CONFLICT:
                 raise ToolFailure(
