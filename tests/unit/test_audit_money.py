@@ -21,14 +21,24 @@ def retry(**fields: object) -> dict[str, object]:
 def test_a_call_that_was_refused_before_it_was_made_does_not_count() -> None:
     account = Account.of(PLAYBOOK)
     for request_id in ("put:1", "put:2"):
-        assert list(account.book("CallRequested", {"request_id": request_id, "reserved": {}})) == []
+        assert list(account.book("CallRequested", {"request_id": request_id, "step": "put", "reserved": {}})) == []
     list(account.book("RetryScheduled", retry(postponed=True)))
     assert account.used["tool_calls"] == 1
 
 
+def test_a_call_that_met_an_outage_does_not_count_and_is_given_back_once() -> None:
+    account = Account.of(PLAYBOOK)
+    for request_id in ("put:1", "put:2"):
+        list(account.book("CallRequested", {"request_id": request_id, "step": "put", "reserved": {}}))
+        list(account.book("CallAnswered", {"request_id": request_id, "step": "put", "uncounted": True}))
+        assert account.used["tool_calls"] == 0
+        list(account.book("RetryScheduled", retry(postponed=True)))
+    assert account.used["tool_calls"] == 0
+
+
 def test_an_attempt_that_failed_counts() -> None:
     account = Account.of(PLAYBOOK)
-    list(account.book("CallRequested", {"request_id": "put:1", "reserved": {}}))
+    list(account.book("CallRequested", {"request_id": "put:1", "step": "put", "reserved": {}}))
     list(account.book("RetryScheduled", retry()))
     assert account.used["tool_calls"] == 1
 
@@ -38,7 +48,7 @@ def test_what_an_answer_cost_beyond_its_grant_is_no_fault_once_it_is_on_record()
         account = Account.of(PLAYBOOK)
         return [problem for event, data in events for problem in account.book(event, data)]
 
-    asked = ("CallRequested", {"request_id": "put:1", "reserved": {"tokens": 10}})
+    asked = ("CallRequested", {"request_id": "put:1", "step": "put", "reserved": {"tokens": 10}})
     answered = ("CallAnswered", {"request_id": "put:1", "spend": {"tokens": 10**9, "usd_micros": 0}})
     noted = ("Overspent", {"request_id": "put:1", "granted": {"tokens": 10}, "spent": {"tokens": 10**9}})
     assert exceeded(asked, answered)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from machine_story import RUN_ID, Story, model_playbook, playbook, read, step
+from machine_story import NOW, RUN_ID, Story, model_playbook, playbook, read, step
 
 from triptych.executor import events as ev
+from triptych.executor.fold import evolve
 from triptych.executor.messages import final_outcome, messages
 from triptych.executor.state import Ask, RunStatus, StepStatus
 from triptych.executor.store import touched_steps
@@ -22,6 +24,7 @@ from triptych.schemas import (
     Pin,
     Plan,
     PlanAnswer,
+    Reason,
     Result,
     Spend,
     StandIn,
@@ -470,6 +473,48 @@ def test_waiting_for_an_open_breaker_uses_up_no_attempt_but_does_not_go_on_for_e
         assert story.run.steps["a"].attempts == attempt
         story.result("a", refused).wait(seconds=31)
     assert story.run.status is RunStatus.ESCALATED
+
+
+@pytest.mark.parametrize("code", [ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED, ErrorCode.TIMEOUT])
+def test_an_outage_uses_up_no_tool_calls_however_often_a_person_resumes(code: ErrorCode) -> None:
+    story = Story(playbook(budgets={"tool_calls": 1, "wall_ms": 60_000})).plan(step("a", retry={"max_attempts": 2}))
+    for number in range(3):
+        story.fail("a", code).wait(seconds=2).fail("a", code)
+        assert (story.run.reason.code, story.run.ledger.tool_calls) == ("tool_unavailable", 0)
+        story.control("resume", command_id=f"resume-{number}")
+    assert story.result("a").run.status is RunStatus.SUCCEEDED
+    assert story.run.ledger.tool_calls == 1
+
+
+def test_a_failure_of_the_tool_itself_uses_up_a_tool_call() -> None:
+    story = Story(playbook(budgets={"tool_calls": 1, "wall_ms": 60_000})).plan(step("a", retry={"max_attempts": 2}))
+    assert story.fail("a", ErrorCode.INTERNAL).wait(seconds=2).run.reason.code == "budget_tool_calls"
+
+
+def test_a_call_that_a_breaker_refused_is_given_back_once_also_when_it_is_the_last() -> None:
+    story = Story(playbook(budgets={"wall_ms": 3_600_000})).plan(step("a", retry={"max_attempts": 1}))
+    refused = Result.failed(ErrorCode.UNAVAILABLE, "open", retry_after_ms=1_000, postponed="breaker")
+    while story.run.status is not RunStatus.ESCALATED:
+        story.result("a", refused).wait(seconds=2)
+        assert story.run.ledger.tool_calls in (0, 1)
+    assert story.run.ledger.tool_calls == 0
+
+
+def test_a_journal_from_before_outages_were_given_back_is_read_as_it_was_counted() -> None:
+    refused = {
+        "status": "error",
+        "error": {"code": "unavailable", "message": "open", "details": {"postponed": "breaker"}},
+    }
+    story = Story().plan(step("a"))
+    answered = ev.decode(
+        "CallAnswered",
+        json.dumps({"request_id": story.request(Ask.CALL, "a"), "step": "a", "result": refused}),
+        ev.PlaybookLookup(),
+    )
+    run = evolve(story.run, answered, NOW)
+    assert run.ledger.tool_calls == 1
+    later = ev.RetryScheduled("call", "a", NOW, Reason(code="breaker_refused", message="open"), postponed=True)
+    assert evolve(run, later, NOW).ledger.tool_calls == 0
 
 
 def spare(**fallback: object) -> StandIn:

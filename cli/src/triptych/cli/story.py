@@ -206,7 +206,8 @@ def _call_answered(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     if error := result.get("error"):
         after = error.get("retry_after_ms")
         wait = f", asks to wait {duration(after)}" if after is not None else ""
-        return f"<- {error['code']}{by}: {error['message']}{wait}", "red", {"details": error.get("details")}
+        free = ", no tool call used up" if entry.data.get("uncounted") else ""
+        return f"<- {error['code']}{by}: {error['message']}{wait}{free}", "red", {"details": error.get("details")}
     tone = "green" if result["status"] == "ok" else "yellow"
     return f"<- {result['status']}{by}", tone, {"data": result.get("data")}
 

@@ -34,6 +34,8 @@ class Account:
     limits: Amounts
     used: Amounts = field(default_factory=lambda: {"tool_calls": 0, "tokens": 0, "usd_micros": 0})
     reserved: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    given_back: set[str] = field(default_factory=set)
+    """The steps whose last call met an outage, and does not count."""
 
     @classmethod
     def of(cls, playbook: Playbook) -> Account:
@@ -46,10 +48,7 @@ class Account:
         if event == "Overspent":  # it is on record, has stopped the run, and is no fault of the ledger
             spent, granted = data["spent"], data["granted"]
             _add(self.limits, {name: max(0, spent.get(name, 0) - granted.get(name, 0)) for name in self.limits})
-        if event == "CallRequested":
-            self.used["tool_calls"] += 1
-        if event == "RetryScheduled" and data.get("postponed") and data["ask"] == "call":
-            self.used["tool_calls"] -= 1  # it was refused before it was made
+        self._count(event, data)
         if "reserved" in data:
             self.reserved[data["request_id"]] = data["reserved"]
         if event in (
@@ -73,3 +72,17 @@ class Account:
             held = sum(grant.get(name, 0) for grant in self.reserved.values())
             if self.used[name] + held > limit:
                 yield f"{name}: {self.used[name]} used and {held} reserved, of {limit}"
+
+    def _count(self, event: str, data: Mapping[str, Any]) -> None:
+        """Count a tool call, or give it back: once, whether it met an outage or was refused before it was made."""
+        match event:
+            case "CallRequested":
+                self.used["tool_calls"] += 1
+                self.given_back.discard(data["step"])
+            case "CallAnswered" if data.get("uncounted"):
+                self.used["tool_calls"] -= 1
+                self.given_back.add(data["step"])
+            case "RetryScheduled" if data.get("postponed") and data["ask"] == "call":
+                self.used["tool_calls"] -= data["step"] not in self.given_back
+            case _:
+                pass

@@ -74,6 +74,11 @@ def may_be_stood_in_for(error: ToolError, effect: Effect) -> bool:
     return error.code in STOOD_IN_FOR and (effect is Effect.READ or error.details.get("effect") == "none")
 
 
+def is_outage(error: ToolError) -> bool:
+    """Whether an upstream, or the way to it, is down, overloaded or too slow: nothing that another call could cure."""
+    return disposition(error, Effect.READ).reason == "tool_unavailable"
+
+
 def disposition(error: ToolError, effect: Effect) -> Disposition:
     """The disposition of an error of an operation with this effect class."""
     if (fault := error.details.get("model")) in MODEL_FAULTS:

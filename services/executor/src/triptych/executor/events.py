@@ -33,6 +33,7 @@ from triptych.schemas import (
     UnderWay,
     codec,
 )
+from triptych.schemas.base import newer
 
 MaybeStep = Annotated[str | None, Field(default=None)]
 """A step, or None for the whole run; None is not written."""
@@ -185,6 +186,8 @@ class CallAnswered:
     finished_at: datetime | None = None
     extended: Grant | None = None
     """What a person gave a child run beyond its grant; this run's budgets grow by as much."""
+    uncounted: Annotated[bool, Field(exclude_if=newer(default=False))] = False
+    """The upstream is down or overloaded, which is not the run's fault: the call does not count as a tool call."""
 
 
 @value
@@ -522,7 +525,7 @@ def _call_answered(event: CallAnswered) -> bytes:
         "worker": event.worker,
     }
     more = given(started_at=event.started_at, finished_at=event.finished_at, extended=event.extended)
-    return encoded(fields | more)
+    return encoded(fields | more | ({"uncounted": True} if event.uncounted else {}))
 
 
 def _review_requested(event: ReviewRequested) -> bytes:

@@ -326,6 +326,7 @@ def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> None:
         child=event.child,
         business_key=event.business_key or state.business_key,
         result=None,
+        uncounted=False,
         started_at=state.started_at or at,
     )
 
@@ -393,6 +394,8 @@ def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
         run.ledger = run.ledger.widen(event.extended)
     asked = run.requests[event.request_id].event
     _close(run, event.request_id, event.spend)
+    if event.uncounted:
+        run.ledger = changed(run.ledger, tool_calls=run.ledger.tool_calls - 1)
     _child_goes_on(run, event.step, at)
     state, result = run.state(event.step), event.result
     assert isinstance(asked, ev.CallRequested)  # noqa: S101 - what answers a call was asked as one
@@ -407,6 +410,7 @@ def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
         event.step,
         status=StepStatus.ANSWERED,
         result=result,
+        uncounted=event.uncounted,
         written=_written(state, result, key, at),
         business_key=None if is_undone else state.business_key,
     )
@@ -443,7 +447,7 @@ def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime, *, 
             attempts=state.attempts - postponed,
             postponed=state.postponed + 1 if postponed else 0,
         )
-        if postponed:
+        if postponed and not state.uncounted:
             run.ledger = changed(run.ledger, tool_calls=run.ledger.tool_calls - 1)
     run.retries[ask, step] = Retry(ask, step, due_at)
 

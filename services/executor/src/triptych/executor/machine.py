@@ -24,7 +24,7 @@ from triptych.executor.asking import (
 from triptych.executor.branches import branch_to_start, fan_out
 from triptych.executor.budgets import overspent
 from triptych.executor.commands import on_control
-from triptych.executor.dispositions import Then
+from triptych.executor.dispositions import Then, is_outage
 from triptych.executor.ending import note_late
 from triptych.executor.fan import FanOut
 from triptych.executor.fold import admit
@@ -228,6 +228,7 @@ def _on_result(turn: Turn, answer: CallAnswer) -> None:
             started_at=answer.started_at,
             finished_at=answer.finished_at,
             extended=answer.extended,
+            uncounted=answer.result.error is not None and is_outage(answer.result.error),
         )
     )
     if turn.run.status.is_active:

@@ -172,6 +172,8 @@ class StepState:
     feedback: dict[str, Json] | None = None
     """What the critic had against the round before."""
     counted: bool = False
+    uncounted: bool = False
+    """Its last call met an outage, and has been given back to the budget."""
     written: Written | None = None
     """From then on it never gets another idempotency key."""
     business_key: str | None = None
