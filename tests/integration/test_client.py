@@ -251,8 +251,8 @@ async def test_a_task_id_in_two_tenants_is_ambiguous(client, stack) -> None:
 async def test_runs_are_filtered(client, stack) -> None:
     await client.wait(await client.submit("greet", {"name": "Gus"}, tenant="filtered"), tenant="filtered", timeout_s=30)
     async with Operator.connect(stack.dsn) as operator:
-        assert len(await operator.runs(RunFilter(tenant="filtered", status="succeeded"))) == 1
-        assert await operator.runs(RunFilter(tenant="filtered", status="failed")) == []
+        assert len(await operator.runs(RunFilter(tenant="filtered", statuses=("succeeded",)))) == 1
+        assert await operator.runs(RunFilter(tenant="filtered", statuses=("failed",))) == []
 
 
 # The command line

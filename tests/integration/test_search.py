@@ -102,7 +102,7 @@ CRITERIA: dict[str, tuple[RunFilter, Callable[[Made], bool]]] = {
     "everything": (RunFilter(), lambda _: True),
     "a tenant": (RunFilter(tenant="rare"), lambda run: run.tenant == "rare"),
     "a playbook": (RunFilter(playbook="greet"), lambda run: run.playbook == "greet"),
-    "a status": (RunFilter(status="escalated"), lambda run: run.status == "escalated"),
+    "a status": (RunFilter(statuses=("escalated",)), lambda run: run.status == "escalated"),
     "a reason": (RunFilter(reason="tool_unavailable"), lambda run: run.reason == "tool_unavailable"),
     "a tool": (RunFilter(tool="fax"), lambda run: has_step(run, "fax.")),
     "an operation": (RunFilter(tool="helpdesk.reply"), lambda run: has_step(run, "helpdesk.reply")),
@@ -115,13 +115,17 @@ CRITERIA: dict[str, tuple[RunFilter, Callable[[Made], bool]]] = {
     "no tool that is only the beginning of one": (RunFilter(tool="help"), lambda _: False),
     "since": (RunFilter(since=NOW - timedelta(hours=2)), lambda run: run.number <= 120),
     "until": (RunFilter(until=NOW - timedelta(hours=2)), lambda run: run.number > 120),
+    "several statuses": (
+        RunFilter(statuses=("escalated", "succeeded"), since=NOW - timedelta(hours=1)),
+        lambda run: run.number <= 60,
+    ),
     "everything at once": (
         RunFilter(
             tenant="tenant-0",
             tool="helpdesk.create",
             error_code="timeout",
             playbook="refund",
-            status="escalated",
+            statuses=("escalated",),
             reason="tool_unavailable",
             since=NOW - timedelta(minutes=3_000),
             until=NOW - timedelta(minutes=500),
@@ -145,6 +149,23 @@ async def test_pages_follow_each_other_without_a_gap_and_without_a_repeat(operat
         found.extend(run.run_id for run in page)
         wanted = replace(wanted, older_than=page[-1].run_id)
     assert found == [run.run_id for run in MADE if run.number % 100 == 0]
+
+
+async def test_a_search_by_time_goes_by_admission(database, operator: Operator) -> None:
+    run_id = UUID(int=first_id(NOW - timedelta(days=7)).int | 7 << 76 | 2 << 62 | 99_999)
+    owner = await asyncpg.connect(database.owner_dsn)
+    await owner.execute(
+        "insert into executor.runs select $1, 'late', 't-late', 'p', 'greet', '1', 0, 'succeeded', null, null, "
+        "1, 1, 1, 0, 0, 0, $2, $2, $2, null",
+        run_id,
+        NOW,
+    )
+    hour = timedelta(hours=1)
+    found = await operator.runs(RunFilter(tenant="late", since=NOW - hour, until=NOW + hour))
+    assert [run.run_id for run in found] == [run_id], "published a week ago, and admitted now"
+    assert await operator.runs(RunFilter(tenant="late", until=NOW - hour)) == []
+    await owner.execute("delete from executor.runs where tenant = 'late'")
+    await owner.close()
 
 
 async def test_a_run_is_found_by_its_task_id_alone(operator: Operator) -> None:

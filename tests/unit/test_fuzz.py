@@ -21,7 +21,7 @@ from aiokafka import ConsumerRecord
 from asyncpg.types import Range
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from machine_story import RUN_ID, playbook
+from machine_story import NOW, RUN_ID, playbook
 from pydantic import ValidationError
 from test_cli_story import STORY
 
@@ -117,7 +117,9 @@ def test_a_message_to_the_executor_is_read_or_becomes_a_dead_letter(noun: str, c
     body = written(changed(MESSAGES[noun], changes))
     record = ConsumerRecord(f"triptych.{noun}", 0, 7, 1_000, 0, None, body, None, -1, len(body), ())
     with suppress(UndecodableRecord):
-        read = Executor({"test": Deployment.of(playbook())}).read(Arrival(noun, record, cloudevents.body({}, body)))
+        read = Executor({"test": Deployment.of(playbook())}).read(
+            Arrival(noun, record, cloudevents.body({}, body), NOW)
+        )
         if noun == topics.TASKS:
             said = json.loads(body.replace(b"\\u0000", b"\\ufffd")).get("input", {})
             assert read.content.task.input == said

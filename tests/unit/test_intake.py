@@ -11,7 +11,7 @@ import pytest
 from aiokafka import ConsumerRecord
 from hypothesis import example, given
 from hypothesis import strategies as st
-from machine_story import playbook
+from machine_story import NOW, playbook
 
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
@@ -19,6 +19,7 @@ from triptych.executor.unreadable import sender_of
 from triptych.kernel import cloudevents
 from triptych.kernel.decider import FORWARDED, Addressed, Arrival, RejectedRecord
 from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.run_ids import id_time_ms
 from triptych.schemas import topics
 
 TASK = b'{"playbook": "test", "input": {}}'
@@ -27,7 +28,7 @@ TASK = b'{"playbook": "test", "input": {}}'
 def read(offset: int, timestamp: int, headers: tuple[tuple[str, bytes], ...] = ()) -> Addressed:
     executor = Executor({"test": Deployment.of(playbook())})
     record = ConsumerRecord("triptych.tasks", 0, offset, timestamp, 0, None, TASK, None, -1, len(TASK), headers)
-    return executor.read(Arrival(topics.TASKS, record, TASK))
+    return executor.read(Arrival(topics.TASKS, record, TASK, NOW))
 
 
 def test_a_task_without_an_id_that_is_read_again_is_the_same_run() -> None:
@@ -45,12 +46,30 @@ def test_a_task_without_an_id_keeps_the_one_of_its_first_place_when_it_is_forwar
     assert read(3, 2_000, ((FORWARDED, first.task.task_id.encode()),)).task == first.task
 
 
+HOUR_MS = 3_600_000
+
+
+def begins_at(timestamp_ms: int) -> int:
+    """The time with which the id of a task's run begins, in milliseconds from the moment of its admission."""
+    return id_time_ms(read(7, round(NOW.timestamp() * 1_000) + timestamp_ms).run_id) - round(NOW.timestamp() * 1_000)
+
+
+@pytest.mark.parametrize("hours", [24 * 365 * 74, 24, 1, -24 * 9, -24 * 365 * 50])
+def test_a_record_with_a_time_that_cannot_be_true_begins_its_run_at_the_time_of_admission(hours: int) -> None:
+    assert begins_at(hours * HOUR_MS) == 0
+
+
+@pytest.mark.parametrize("ms", [60_000, 0, -1, -HOUR_MS, -24 * 7 * HOUR_MS])
+def test_a_record_with_a_credible_time_has_the_same_run_whenever_it_is_read(ms: int) -> None:
+    assert begins_at(ms) == ms
+
+
 def refusal(body: bytes, *headers: tuple[str, bytes]) -> tuple[str, str, Any]:
     """The code and message of a task's dead letter, and the outcome beside it if there is one."""
     record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, None, -1, len(body), headers)
     with pytest.raises(UndecodableRecord) as refused:
         Executor({"test": Deployment.of(playbook())}).read(
-            Arrival(topics.TASKS, record, cloudevents.body(dict(headers), body))
+            Arrival(topics.TASKS, record, cloudevents.body(dict(headers), body), NOW)
         )
     replies = refused.value.replies if isinstance(refused.value, RejectedRecord) else ()
     return refused.value.code, refused.value.message, replies[0].body if replies else None
@@ -127,7 +146,7 @@ def test_what_says_nothing_of_itself_is_a_dead_letter_alone(body: bytes) -> None
 def test_a_task_with_a_byte_order_mark_and_any_integer_is_read() -> None:
     body = b'\xef\xbb\xbf{"playbook":"test","input":{"order":12345678901234567890123}}'
     record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, None, -1, len(body), ())
-    admission = Executor({"test": Deployment.of(playbook())}).read(Arrival(topics.TASKS, record, body)).content
+    admission = Executor({"test": Deployment.of(playbook())}).read(Arrival(topics.TASKS, record, body, NOW)).content
     assert admission.task.input == {"order": 12345678901234567890123}
 
 
@@ -138,7 +157,7 @@ def test_a_task_with_a_byte_order_mark_and_any_integer_is_read() -> None:
 def test_any_bytes_on_the_topic_of_tasks_are_refused_and_nothing_worse(body: bytes) -> None:
     with suppress(UndecodableRecord):
         record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, None, -1, len(body), ())
-        Executor({"test": Deployment.of(playbook())}).read(Arrival(topics.TASKS, record, body))
+        Executor({"test": Deployment.of(playbook())}).read(Arrival(topics.TASKS, record, body, NOW))
     sender_of(body)
 
 

@@ -94,7 +94,7 @@ class Family:
             topic=noun, partition=0, offset=self.offset, timestamp=1, timestamp_type=0, key=b"", value=body,
             checksum=None, serialized_key_size=0, serialized_value_size=0, headers=(),
         )  # fmt: skip
-        message = self.executor.read(Arrival(noun, record, body))
+        message = self.executor.read(Arrival(noun, record, body, self.now))
         state = self.runs.get(message.run_id)
         witness = self.runs.get(message.witness)
         transition = self.executor.apply(state, message, 0, self.now, has_room=not state, witness=witness)

@@ -42,7 +42,7 @@ def searches(now: datetime) -> dict[str, RunFilter]:
         "tenant": RunFilter(tenant=TENANT),
         "tenant, rare": RunFilter(tenant="rare"),
         "tenant, none such": RunFilter(tenant="nobody"),
-        "status": RunFilter(status="escalated"),
+        "status": RunFilter(statuses=("escalated",)),
         "playbook": RunFilter(playbook="playbook-96"),
         "reason in a week": RunFilter(reason="none such", since=now - _WEEK),
         "tool": RunFilter(tool="helpdesk"),

@@ -45,10 +45,10 @@ def runs(
         str | None, typer.Option(help="Runs with a step that ended with this error, for example timeout.")
     ] = None,
     since: Annotated[
-        datetime | None, typer.Option(parser=since_time, metavar="TIME", help="Published since: 15m, 2h, or a time.")
+        datetime | None, typer.Option(parser=since_time, metavar="TIME", help="Admitted since: 15m, 2h, or a time.")
     ] = None,
     until: Annotated[
-        datetime | None, typer.Option(parser=since_time, metavar="TIME", help="Published before: 15m, 2h, or a time.")
+        datetime | None, typer.Option(parser=since_time, metavar="TIME", help="Admitted before: 15m, 2h, or a time.")
     ] = None,
     older_than: Annotated[
         UUID | None, typer.Option(metavar="RUN", help="The next page: what comes after this run id.")
@@ -60,7 +60,7 @@ def runs(
 ) -> None:
     """List runs, newest first. With --tool and --error-code, one step must fit both."""
     wanted = RunFilter(
-        status=status,
+        statuses=(status,) if status else (),
         playbook=playbook,
         tenant=tenant,
         reason=reason,

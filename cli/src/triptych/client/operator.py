@@ -19,7 +19,7 @@ import asyncpg
 
 from triptych.client.errors import DatabaseUnreachableError, DsnInvalidError, RunAmbiguousError, RunNotFoundError
 from triptych.kernel.database import Queries
-from triptych.kernel.run_ids import first_id
+from triptych.kernel.run_ids import ids_admitted
 from triptych.schemas import Json, Playbook, codec
 
 _QUERIES = Queries.load("triptych.client", "operator.sql")
@@ -35,7 +35,6 @@ _SESSION = {
 week by week: what is rare was otherwise looked for along all runs."""
 _ID_DIGITS = 32
 _NO_ID = UUID(int=0)
-_LAST_ID = UUID(int=2**128 - 1)
 _RUN_ID_START = re.compile(r"[0-9a-f]{6,32}")
 """Six digits or more: fewer are more likely to be a task id."""
 
@@ -44,7 +43,8 @@ _RUN_ID_START = re.compile(r"[0-9a-f]{6,32}")
 class RunFilter:
     """Which runs to list; None means any. All that is asked of steps must be true of one step."""
 
-    status: str | None = None
+    statuses: tuple[str, ...] = ()
+    """One of these; none: any."""
     playbook: str | None = None
     tenant: str | None = None
     reason: str | None = None
@@ -53,9 +53,9 @@ class RunFilter:
     error_code: str | None = None
     """A step that stands with this error; an attempt that a later one made good does not count."""
     since: datetime | None = None
-    """Published then or later."""
+    """Admitted then or later."""
     until: datetime | None = None
-    """Published before then."""
+    """Admitted before then."""
     older_than: UUID | None = None
     """Only runs that come after this one in the list: the last run of a page asks for the next."""
     limit: int = 50
@@ -63,12 +63,8 @@ class RunFilter:
     @property
     def ids(self) -> tuple[UUID, UUID]:
         """The run ids that the times allow: from the first on, and less than the second."""
-        ends = [_LAST_ID]
-        if self.until is not None:
-            ends.append(first_id(self.until))
-        if self.older_than is not None:
-            ends.append(self.older_than)
-        return first_id(self.since) if self.since is not None else _NO_ID, min(ends)
+        span = ids_admitted(self.since, self.until)
+        return span.first, span.end if self.older_than is None else min(span.end, self.older_than)
 
     @property
     def is_about_steps(self) -> bool:
@@ -165,7 +161,8 @@ class Operator:
 
     async def runs(self, wanted: RunFilter = RunFilter()) -> list[RunRow]:
         """The newest runs that fit a filter, newest first."""
-        of_run = (*wanted.ids, wanted.tenant, wanted.status, wanted.playbook, wanted.reason, wanted.limit)
+        names = (wanted.tenant, list(wanted.statuses) or None, wanted.playbook, wanted.reason)
+        of_run = (*wanted.ids, *names, wanted.limit, wanted.since, wanted.until)
         if wanted.is_about_steps:
             tool, _, operation = (wanted.tool or "").partition(".")
             of_step = (tool or None, wanted.tool if operation else None, wanted.error_code)

@@ -1,5 +1,5 @@
--- A run id begins with the time at which the task was published, so a span of time is a range of ids, and
--- `order by run_id` is by age. What is null does not count; each execution is planned for what is given.
+-- A run id begins with the time at which the task was published, so `order by run_id` is by age, and the runs that were
+-- admitted in a span of time lie in a range of ids. What is null does not count; each execution is planned for what is given.
 
 -- name: runs
 select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
@@ -8,9 +8,11 @@ select run_id, tenant, task_id, principal, playbook, playbook_version, partition
 from executor.runs
 where run_id >= $1 and run_id < $2
   and ($3::text is null or tenant = $3)
-  and ($4::text is null or status = $4)
+  and ($4::text[] is null or status = any ($4))
   and ($5::text is null or playbook = $5)
   and ($6::text is null or reason_code = $6)
+  and ($8::timestamptz is null or started_at >= $8)
+  and ($9::timestamptz is null or started_at < $9)
 order by run_id desc
 limit $7
 
@@ -22,15 +24,17 @@ select run_id, tenant, task_id, principal, playbook, playbook_version, partition
 from executor.runs
 where run_id >= $1 and run_id < $2
   and ($3::text is null or tenant = $3)
-  and ($4::text is null or status = $4)
+  and ($4::text[] is null or status = any ($4))
   and ($5::text is null or playbook = $5)
   and ($6::text is null or reason_code = $6)
+  and ($8::timestamptz is null or started_at >= $8)
+  and ($9::timestamptz is null or started_at < $9)
   and exists (
     select from executor.steps
     where steps.run_id = runs.run_id and steps.run_id >= $1 and steps.run_id < $2
-      and ($8::text is null or split_part(steps.operation, '.', 1) = $8)
-      and ($9::text is null or steps.operation = $9)
-      and ($10::text is null or steps.error_code = $10)
+      and ($10::text is null or split_part(steps.operation, '.', 1) = $10)
+      and ($11::text is null or steps.operation = $11)
+      and ($12::text is null or steps.error_code = $12)
   )
 order by run_id desc
 limit $7

@@ -8,7 +8,13 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 WEEK = timedelta(weeks=1)
+CLOCKS_DIFFER_BY = timedelta(minutes=5)
+"""So far a record may be of the future."""
+WAITS_AT_MOST = timedelta(days=8)
+"""So long a task may lie in Kafka before it is admitted, and keep its time: a day longer than Kafka keeps records."""
 
+LAST_ID = UUID(int=2**128 - 1)
+_LATEST = datetime.max.replace(tzinfo=UTC) - CLOCKS_DIFFER_BY
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
 _TIME_BITS = 48
@@ -52,6 +58,25 @@ def derive_run_id(tenant: str, task_id: str, timestamp_ms: int) -> UUID:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return UUID(int=value)
+
+
+def begins_at_ms(stated_ms: int, admitted_at: datetime) -> int:
+    """The time with which a run id begins: that of the task's record, or of its admission where the record's is wrong.
+
+    Clients may state any time. A credible one is kept, so that a task has the same run whenever it is read again.
+    """
+    stated = timedelta(milliseconds=stated_ms)
+    admitted = admitted_at - _EPOCH
+    if admitted - WAITS_AT_MOST <= stated <= admitted + CLOCKS_DIFFER_BY:
+        return stated_ms
+    return admitted // timedelta(milliseconds=1)
+
+
+def ids_admitted(since: datetime | None, until: datetime | None) -> Span:
+    """The run ids of the runs that may have been admitted in a span of time."""
+    first = UUID(int=0) if since is None else first_id(max(since, _EPOCH + WAITS_AT_MOST) - WAITS_AT_MOST)
+    end = LAST_ID if until is None else first_id(min(until, _LATEST) + CLOCKS_DIFFER_BY)
+    return Span(first, end)
 
 
 def id_time_ms(run_id: UUID) -> int:

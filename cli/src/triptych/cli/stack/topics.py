@@ -51,7 +51,9 @@ def _wanted(prefix: str, tools: Iterable[str], replicas: int) -> list[NewTopic]:
             num_partitions=1 if compacted else PARTITIONS,
             replication_factor=replicas,
             topic_configs={"max.message.bytes": str(REQUEST_MAX_BYTES)}
-            | ({"cleanup.policy": "compact"} if compacted else {}),
+            | ({"cleanup.policy": "compact"} if compacted else {})
+            # A run id begins with the time of its task: the broker's, whatever clock a client has.
+            | ({"message.timestamp.type": "LogAppendTime"} if noun == topics.TASKS else {}),
         )
         for noun, compacted in nouns.items()
     ]

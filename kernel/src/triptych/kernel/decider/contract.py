@@ -30,6 +30,8 @@ class Arrival:
     noun: str
     record: Record[Any, Any]
     body: bytes
+    at: datetime
+    """When it is read."""
 
 
 class TaskKey(NamedTuple):

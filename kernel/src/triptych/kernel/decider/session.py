@@ -451,7 +451,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             for record in group:
                 try:
                     self._kit.domain.check_size(self._topics[tp.topic], record)
-                    arrival = Arrival(self._topics[tp.topic], record, claimcheck.body(record, resolved))
+                    body = claimcheck.body(record, resolved)
+                    arrival = Arrival(self._topics[tp.topic], record, body, assembly.batch.at)
                     messages.append((arrival, self._kit.domain.read(arrival)))
                 except RejectedRecord as error:
                     rejected.append((record, _bare(error)))
@@ -467,7 +468,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                     else:
                         assembly.bury(record, unread.error)
                     if unread.told is not None:
-                        messages.append((Arrival(self._topics[tp.topic], record, b""), unread.told))
+                        unread_record = Arrival(self._topics[tp.topic], record, b"", assembly.batch.at)
+                        messages.append((unread_record, unread.told))
                 if len(record.value or b"") > LARGE_BYTES:
                     await asyncio.sleep(0)
             next_offset = group[-1].offset + 1

@@ -59,7 +59,7 @@ from triptych.kernel.decider import (
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.json_schema import MAX_PROBLEMS, told
 from triptych.kernel.record_batches import UnreadableRecord
-from triptych.kernel.run_ids import derive_run_id
+from triptych.kernel.run_ids import begins_at_ms, derive_run_id
 from triptych.schemas import (
     TASK_MAX_BYTES,
     Answer,
@@ -341,7 +341,7 @@ class Executor:
             raise _rejected(body, derived_id, fit.code, fit.message, task, fingerprint_of(task))
         task_id = task.task_id or derived_id
         return Addressed(
-            as_in_rows(derive_run_id(task.tenant, task_id, record.timestamp)),
+            as_in_rows(derive_run_id(task.tenant, task_id, begins_at_ms(record.timestamp, arrival.at))),
             Admission(task, task_id, fit),
             creates=Kind(task.tenant, task.playbook),
             task=TaskKey(task.tenant, task_id),
