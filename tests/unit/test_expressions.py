@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from triptych.kernel import expressions
 from triptych.kernel.expressions import ExpressionError, program
+from triptych.schemas import Json
 
 SCOPE: dict[str, Any] = {
     "input": {
@@ -147,6 +148,72 @@ EXAMPLES = {
 }
 
 
+NUMBERS: dict[str, Json] = {
+    "input.whole * 100": 1_000,
+    "input.part * 100": 1_050,
+    "100 * input.part": 1_050,
+    "input.part - 1": 9.5,
+    "1 + input.part": 11.5,
+    "input.whole / 4": 2.5,
+    "input.whole / 5": 2,
+    "int(input.whole / 4)": 2,
+    "-7 % 3": -1,
+    "7.5 % 2": 1.5,
+    "1e300 % 3": 1,
+    "19.99 * 100": 1_999,
+    "0.1 + 0.2": 0.3,
+    "(input.whole / 3) * 3": 10,
+    "1 + 2 * 3 - 4 / 2": 5,
+    "-input.part * -2": 21,
+    "2 - -1.5": 3.5,
+    ".5 + 1.5e-1": 0.65,
+    "0x1F - 1u": 30,
+    "size(input.prices) * 1.5": 3,
+    "input.prices[2 - 1] * 2": 5,
+    "{'a': 1 + 1.5}['a']": 2.5,
+    "input.prices.map(price, price * 2)": [2, 5],
+    "input.prices.filter(price, price * 2 > 2.5)": [2.5],
+    "3 in [1 + 2, 5]": True,
+    "input.part > 1 + 1 ? 'a' + 'b' : 'c'": "ab",
+    "1 / 0 > 1 || true": True,
+    "[1] + [2.5]": [1, 2.5],
+    "b'a' + b'b' == b'ab'": True,
+    "'1+' + '2' + input.text": "1+2+",
+    "'aab'.matches('^a+b$') && 1.5 * 2 == 3": True,
+    "duration('90m') - duration('1h')": "1800s",
+    "timestamp('2026-01-01T00:00:00Z') + duration('1h')": "2026-01-01T01:00:00Z",
+    "9007199254740993 * 1.0": 9_007_199_254_740_993,
+    "4611686018427387904 * 2 - 1": 2**63 - 1,
+    "1" + " + 1.5" * 300: 451,
+}
+
+
+@pytest.mark.parametrize("expression", NUMBERS)
+def test_numbers_are_numbers_whether_they_are_whole_or_not(expression: str) -> None:
+    scope: dict[str, Json] = {"input": {"whole": 10, "part": 10.5, "prices": [1, 2.5], "text": "+"}}
+    expressions.check(expression)
+    value = expressions.evaluate(expression, scope)
+    assert value == NUMBERS[expression]
+    assert type(value) is type(NUMBERS[expression])
+    assert expressions.evaluate(f"[{expression}].filter(each, true)[0]", scope) == value
+
+
+CALCULATIONS = st.recursive(
+    st.integers(0, 99).map(str),
+    lambda inner: (
+        st.tuples(inner, st.sampled_from(["+", "-", " - ", "*"]), inner).map("".join)
+        | inner.map(lambda text: f"({text})")
+        | inner.map(lambda text: f"-({text})")
+    ),
+    max_leaves=8,
+)
+
+
+@given(CALCULATIONS)
+def test_signs_brackets_and_precedence_are_kept(calculation: str) -> None:
+    assert expressions.evaluate(calculation, {}) == eval(calculation)  # noqa: S307 - digits, brackets and signs
+
+
 @pytest.mark.parametrize("expression", EXAMPLES)
 def test_every_function_that_passes_the_check_works(expression: str) -> None:
     expressions.check(expression)
@@ -163,9 +230,13 @@ def test_every_function_has_an_example() -> None:
         ("input.nmae", "there is no `nmae`"),
         ("steps.later.data", "there is no `later`"),
         ("input.tags[7]", "7"),
-        ("input.count + input.share", "overload"),
+        ("input.count + input.tags", "is not defined for a number and a list"),
+        ("'n: ' + input.count", "convert one with string(...)"),
+        ("null * 2", "is not defined for null and a number"),
         ("1 / 0", "division by zero"),
-        ("9223372036854775807 + 1", "overflow"),
+        ("1 % 0.0", "division by zero"),
+        ("1e308 * 10", "larger than any number"),
+        ("18446744073709551615u + 1", "beyond 64 bits"),
         ("double('nan')", "not JSON"),
         ("b'bytes'", "not JSON"),
         ("{1: 2}", "keys that are not text"),

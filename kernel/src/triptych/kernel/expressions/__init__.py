@@ -3,8 +3,7 @@
 Expressions come from playbooks and from models, so they are checked before a run and bounded while
 it runs. Nothing here reads a clock, does I/O or calls `eval`.
 
-Limits of the CEL library to know about: integers beyond 64 bits become floats, and numbers of
-different kinds can be compared but not added. A literal `${{` is written `${{ "${{" }}`.
+Numbers have one kind, as in JSON, and arithmetic on them is our own. A literal `${{` is written `${{ "${{" }}`.
 """
 
 from triptych.kernel.expressions.budget import metered

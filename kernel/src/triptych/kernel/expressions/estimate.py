@@ -19,7 +19,7 @@ _CHARS_PER_US: Final = 1_000.0
 _COMPARED_US: Final = 0.3
 _COPIED_US: Final = 0.06
 """A macro copies its list for each element that it adds."""
-_OPERATORS: Final = frozenset({"(", "+", "=", "!", "<", ">", "in", "["})
+_OPERATORS: Final = frozenset({"(", "+", "-", "*", "/", "%", "=", "!", "<", ">", "in", "["})
 
 
 class Shape(NamedTuple):

@@ -38,7 +38,7 @@ _TOKEN = re.compile(
           (?:[bB]?[rR]|[rR][bB])(?:\"{3}.*?\"{3}|'{3}.*?'{3}|"[^"\n]*"|'[^'\n]*')
         | [bB]?(?:\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))
     | (?P<name>[^\W\d]\w*)
-    | (?P<number>\d[\w.]*)
+    | (?P<number>\d+(?:\.\d+)?[eE][+-]\d+|\d[\w.]*)
     | (?P<other>.)
     """,
     re.VERBOSE | re.DOTALL,
@@ -82,9 +82,14 @@ def tokens_of(expression: str) -> list[Token]:
     """The tokens, without spaces and comments. Raises ExpressionError where it is longer than any may be."""
     if len(expression) > MAX_EXPRESSION_CHARS:
         raise ExpressionError(expression, f"longer than {MAX_EXPRESSION_CHARS} characters; split it over steps")
+    return tokens_in(expression)
+
+
+def tokens_in(source: str) -> list[Token]:
+    """The tokens of what was made of an expression, however long it has become."""
     return [
         Token(match.lastgroup or "", match.group(), match.start())
-        for match in _TOKEN.finditer(expression)
+        for match in _TOKEN.finditer(source)
         if match.lastgroup != "skip"
     ]
 

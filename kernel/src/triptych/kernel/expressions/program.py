@@ -7,9 +7,10 @@ sizes of what it would see. What cannot be shown to be quick runs in a process t
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -18,6 +19,7 @@ import cel
 
 from triptych.kernel import killable
 from triptych.kernel.expressions import integers
+from triptych.kernel.expressions.arithmetic import CALCULATED, with_own_arithmetic
 from triptych.kernel.expressions.budget import Budget, current
 from triptych.kernel.expressions.error import ExpressionError
 from triptych.kernel.expressions.estimate import Shape, estimate_us, handing_us, shape_of
@@ -30,13 +32,18 @@ from triptych.kernel.expressions.lexer import (
     misread_name,
     operands_of,
     step_names,
+    tokens_in,
     tokens_of,
 )
 from triptych.kernel.expressions.patterns import MATCHED, matched, with_own_matches
+from triptych.kernel.killable.arithmetic import calculated
 from triptych.schemas import Json, codec
 
 Scope = Mapping[str, Json]
 """The variables of an expression: `input`, `steps` and, in an expectation, `result`."""
+
+# The library logs each error of a function of ours, and raises it too.
+logging.getLogger("cel").setLevel(logging.CRITICAL)
 
 MAX_CACHED: Final = 2_048
 _SMALL_CHARS: Final = 256
@@ -47,6 +54,10 @@ FUNCTIONS = frozenset(
     | {"bytes", "double", "int", "string", "type", "uint"}
     | {f"get{part}" for part in ("FullYear", "Month", "Date", "DayOfMonth", "DayOfWeek", "DayOfYear")}
     | {f"get{part}" for part in ("Hours", "Minutes", "Seconds", "Milliseconds")}
+)
+_OURS: dict[str, Callable[..., Any]] = {MATCHED: matched, CALCULATED: calculated}
+_OUR_ERROR = re.compile(
+    r"Python function call failed: \w+: (.*)\. Check function arguments and their types\.", re.DOTALL
 )
 _PARSE_ERROR = re.compile(r"ERROR: <input>:(\d+):(\d+): ([^\n]*)")
 
@@ -66,6 +77,8 @@ class _Compiled(NamedTuple):
     variables: frozenset[str]
     steps: frozenset[str]
     compiled_source: str
+    calls_ours: bool
+    """Whether functions of ours stand in for what the language has."""
     shape: Shape
     operands: tuple[Operand, ...]
     flat: _Flat | None
@@ -131,12 +144,14 @@ def _compile(expression: str) -> _Compiled:
     _refuse_unknown_functions(expression, program, tokens)
     macros = macros_of(expression, tokens)
     flat = _flat(source, tokens_of(source))
+    compiled_source = with_own_arithmetic(source, tokens_in(source))
     return _Compiled(
         source=expression,
-        program=program,
+        program=program if compiled_source == source else cel.compile(compiled_source),
         variables=frozenset(program.variables()) - macros.bound - _TYPES,
         steps=frozenset(step_names(expression, tokens)),
-        compiled_source=source,
+        compiled_source=compiled_source,
+        calls_ours=compiled_source != expression,
         shape=shape_of(tokens, macros, pattern_us_per_char),
         operands=tuple(operands_of(tokens, VARIABLES - macros.bound)),
         flat=flat,
@@ -155,7 +170,7 @@ def _flat(expression: str, tokens: Sequence[Token]) -> _Flat | None:
         return None
     text, paths = found
     try:
-        return _Flat(cel.compile(text), paths)
+        return _Flat(cel.compile(with_own_arithmetic(text, tokens_in(text))), paths)
     except ValueError:
         return None
 
@@ -178,7 +193,7 @@ def _evaluate_flat(compiled: _Compiled, flat: _Flat, scope: Scope, budget: Budge
     variables = {name: _at(scope, path) for name, path in flat.paths.items()}
     if not compiled.shape.pattern_us_per_char and all(map(_is_small, variables.values())):
         # Without macros nothing is done twice, so that this takes microseconds, as most expectations do.
-        return (_json(compiled.source, flat.program.execute(integers.hidden(variables))),)
+        return (_json(compiled.source, flat.program.execute(_context(compiled, integers.hidden(variables)))),)
     estimated_us = estimate_us(compiled.shape, map(budget.size_of, variables.values()), ())
     if not budget.is_quick(estimated_us):
         return None
@@ -214,7 +229,8 @@ def _evaluate(compiled: _Compiled, scope: Scope) -> Json:
         raise ExpressionError(compiled.source, message) from None
     except (ValueError, RuntimeError, TypeError, ArithmeticError) as error:
         hint = "" if seen is variables else integers.HINT
-        raise ExpressionError(compiled.source, f"{error}{hint}") from None
+        ours = _OUR_ERROR.search(str(error))
+        raise ExpressionError(compiled.source, f"{ours[1] if ours else error}{hint}") from None
     return _json(compiled.source, value)
 
 
@@ -235,7 +251,7 @@ def _value(compiled: _Compiled, variables: Mapping[str, Json], seen: dict[str, A
 
 
 def _context(compiled: _Compiled, variables: dict[str, Any]) -> dict[str, Any] | cel.Context:
-    return cel.Context(variables, {MATCHED: matched}) if compiled.shape.pattern_us_per_char else variables
+    return cel.Context(variables, _OURS) if compiled.calls_ours else variables
 
 
 def _json(expression: str, value: Any) -> Json:  # noqa: PLR0911 - one for each kind of value
