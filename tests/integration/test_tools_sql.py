@@ -47,6 +47,14 @@ create table orders (
     unique (customer, placed_on)
 );
 create table vault (secret text);
+create type mood as enum ('calm', 'wild');
+create domain posint as int check (value > 0);
+create type place as (x int, y numeric, mood mood);
+create type purse as (owner text, cash money);
+create table oddities (
+    id int, whole place, moods mood[], spans daterange[], during interval, day date, at timestamptz, bits varbit,
+    letter "char", matrix int[], many datemultirange, count posint, data bytea, notes jsonb, clock timetz
+);
 insert into orders (tenant, customer, state, total, placed_on, notes)
 select 'test', 'C-' || n, 'open', n + 0.10, date '2026-01-01' + n, jsonb_build_object('n', n) from generate_series(1, 30) n;
 insert into orders (tenant, customer, state, total, placed_on) values ('other', 'C-99', 'open', 1, '2026-01-01');
@@ -134,7 +142,7 @@ async def dsn(database, own_role, prefix) -> str:
     await owner.execute(SQL["create"])
     await owner.execute(f"create role {role} login password '{PASSWORD}'")
     await owner.execute(f"grant connect on database {prefix}_db to {role}")
-    await owner.execute(f"grant select, insert, update, delete on orders, triptych_ledger to {role}")
+    await owner.execute(f"grant select, insert, update, delete on orders, oddities, triptych_ledger to {role}")
     await owner.close()
     parts = urlsplit(database.owner_dsn)
     return urlunsplit(parts._replace(netloc=f"{role}:{PASSWORD}@{parts.hostname}:{parts.port}"))
@@ -165,7 +173,7 @@ def test_contracts_come_from_the_file_and_from_the_database(orders) -> None:
     assert contract.arguments["required"] == ["state"]
     row = contract.result["properties"]["rows"]["items"]["properties"]
     assert row["id"] == {"type": ["integer", "null"]}
-    assert row["placed_on"] == {"type": ["string", "null"], "format": "date"}
+    assert {"type": "string", "format": "date"} in row["placed_on"]["anyOf"]
     assert "a:state" in row
     effects = {name.partition(".")[2]: one.contract.effect for name, one in orders.operations.items()}
     assert effects["place_order"] is effects["mark_sent"] is Effect.IDEMPOTENT
@@ -288,6 +296,75 @@ async def test_through_the_pipeline_a_repeated_write_is_answered_and_made_once(
         assert await its_pool.fetchval("select count(*) from orders where customer = 'C-pipe'") == 1
 
 
+ODDITIES = """
+-- name: keep
+/*
+description: Keep one of each type.
+effect: write
+repeat: ledger
+parameters:
+  {whole: , moods: , spans: , during: , day: , at: , bits: , letter: , many: , count: , data: , notes: , clock: ,
+   matrix: {type: array, items: {type: array, items: {type: integer}}}}
+*/
+insert into oddities values (1, :whole, :moods, :spans, :during, :day, :at, :bits, :letter, :matrix, :many, :count,
+    :data, :notes, :clock)
+returning whole, moods, spans, during, day, at, bits, letter, matrix, many, count, data, notes, clock
+
+-- name: rows_of_rows
+/* {description: Rows within rows., effect: read} */
+select array_agg(oddities) as everything from oddities
+
+-- name: endless
+/* {description: Beyond the calendar., effect: read} */
+select 'infinity'::timestamptz as never, '-infinity'::date as ever, '4713-01-01 BC'::date as long_ago,
+    '12000-01-01'::timestamp as far, null::interval as nothing, 'infinity'::float8 as most
+"""
+KEPT: dict[str, Any] = {
+    "whole": {"x": 1, "y": "2.50", "mood": "wild"},
+    "moods": ["calm", None],
+    "spans": [{"lower": "2026-01-01", "upper": "2026-02-01", "bounds": "[)"}],
+    "during": "P1Y2M3DT4H5M6.5S",
+    "day": "infinity",
+    "at": "2026-01-01T12:00:00Z",
+    "bits": "10101",
+    "letter": "c",
+    "matrix": [[1, 2], [3, 4]],
+    "many": [{"lower": None, "upper": "2026-01-01", "bounds": "()"}],
+    "count": 3,
+    "data": "+//+Pg==",
+    "notes": {"n": [1, {"lower": 2}]},
+    "clock": "10:00:00+02:00",
+}
+
+
+@pytest.fixture
+def oddities(source) -> Tool:
+    source.path("orders.sql").write_text(ODDITIES, "utf-8")
+    return sql_tool(source)
+
+
+async def test_a_value_of_any_type_comes_out_as_it_went_in(oddities) -> None:
+    for _ in range(2):  # what the ledger has kept of a row is the same as the row
+        kept = await call(oddities, "keep", KEPT, idempotency_key="k-odd")
+        assert kept == Result.ok({"rows": [KEPT], "affected": 1})
+    (row,) = (await call(oddities, "rows_of_rows", {})).data["rows"]
+    assert row == {"everything": [{"id": 1} | KEPT]}
+    wrong = await call(oddities, "keep", KEPT | {"whole": {"x": 1, "mood": "sad"}})
+    assert error_of(wrong) is ErrorCode.INVALID_ARGUMENTS
+
+
+async def test_what_lies_beyond_the_calendar_is_told(oddities) -> None:
+    (row,) = (await call(oddities, "endless", {})).data["rows"]
+    assert row == {
+        "never": "infinity",
+        "ever": "-infinity",
+        "long_ago": "4713-01-01 BC",
+        "far": "12000-01-01T00:00:00",
+        "nothing": None,
+        "most": "Infinity",
+    }
+
+
 def test_what_cannot_be_offered_is_refused_at_the_start(source, monkeypatch) -> None:
     for text, problem in {
         "select 1": "holds no statement",
@@ -299,6 +376,10 @@ def test_what_cannot_be_offered_is_refused_at_the_start(source, monkeypatch) -> 
         "-- name: a\n/* {description: A., effect: read} */ select $1::int": "$1",
         "-- name: a\n/* {description: A., effect: read, parameters: {x: {type: string}}} */ select 1 where :x > 1": "used as int4",
         "-- name: a\n/* {description: A., effect: read} */ select 1 as b, 2 as b": "one name",
+        "-- name: a\n/* {description: A., effect: read} */ select row(1, 2) as pair": "column pair is a row whose fields",
+        "-- name: a\n/* {description: A., effect: read} */ select array[row(1, 2)] as pairs": "column pairs is",
+        "-- name: a\n/* {description: A., effect: read} */ select null::purse as mine": "column mine.cash is a money",
+        "-- name: a\n/* {description: A., effect: read, parameters: {p: }} */ select (:p::purse).owner": "parameter p.cash",
     }.items():
         source.path("orders.sql").write_text(text, "utf-8")
         with pytest.raises(ConfigurationError, match=problem.replace("$", r"\$")):

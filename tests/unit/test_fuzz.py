@@ -18,7 +18,7 @@ from uuid import UUID
 
 import pytest
 from aiokafka import ConsumerRecord
-from asyncpg.types import Range
+from asyncpg.types import BitString, Range
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from machine_story import NOW, RUN_ID, playbook
@@ -246,7 +246,8 @@ def test_the_values_of_rows_that_people_know_are_told_as_they_know_them() -> Non
         Decimal("1E+4"): "10000",
         Decimal("Infinity"): "Infinity",
         float("-inf"): "-Infinity",
-        b"\xfb\xff\xfe>": "+//+Pg==",
+        b"x": "x",
+        BitString("10101"): "10101",
         Range(1, 5): {"lower": 1, "upper": 5, "bounds": "[)"},
         UUID(int=1): "00000000-0000-0000-0000-000000000001",
         date(2026, 1, 2): "2026-01-02",

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import asyncpg
-from asyncpg.types import Type
 
 from triptych.kernel.database import Queries
 from triptych.schemas import codec
@@ -22,6 +21,7 @@ from triptych.tools.call import Call
 from triptych.tools.failure import ToolFailure
 from triptych.tools.sql.failures import failure_of
 from triptych.tools.sql.statements import Repeat, Statement
+from triptych.tools.sql.types import Types
 from triptych.tools.sql.values import from_postgres, to_postgres
 
 SQL = Queries.load("triptych.tools.sql", "ledger.sql")
@@ -35,8 +35,10 @@ class Prepared:
     """A statement, and what the database says of it."""
 
     statement: Statement
-    parameter_types: tuple[Type, ...]
-    column_types: dict[str, Type]
+    parameters: tuple[int, ...]
+    """The types of its parameters, as oids."""
+    columns: tuple[tuple[str, int], ...]
+    types: Types
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,8 @@ def _values(prepared: Prepared, arguments: dict[str, Json], call: Call[asyncpg.P
     declared = prepared.statement.header.parameters
     given = {name: (schema or {}).get("default") for name, schema in declared.items()} | arguments | of_the_call
     return [
-        to_postgres(given[name], pg_type, name)
-        for name, pg_type in zip(prepared.statement.parameters, prepared.parameter_types, strict=True)
+        to_postgres(given[name], prepared.types, oid, name)
+        for name, oid in zip(prepared.statement.parameters, prepared.parameters, strict=True)
     ]
 
 

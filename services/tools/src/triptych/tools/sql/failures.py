@@ -20,7 +20,7 @@ SQLSTATES: dict[str, ErrorCode] = {
     "3F": ErrorCode.CONTRACT_VIOLATION,
     "57014": ErrorCode.TIMEOUT,
     "08": ErrorCode.UNAVAILABLE,
-    "0A000": ErrorCode.UNAVAILABLE,
+    "0A": ErrorCode.CONTRACT_VIOLATION,
     "40": ErrorCode.UNAVAILABLE,
     "53": ErrorCode.UNAVAILABLE,
     "55": ErrorCode.UNAVAILABLE,
@@ -28,8 +28,10 @@ SQLSTATES: dict[str, ErrorCode] = {
     "58": ErrorCode.UNAVAILABLE,
     "P0001": ErrorCode.CONFLICT,
 }
-"""By the whole SQLSTATE, else by its class. `P0001` is what a function of the database raises; `0A000` comes once
-after a change of the schema, when a prepared statement has to be prepared again."""
+"""By the whole SQLSTATE, else by its class. `P0001` is what a function of the database raises."""
+
+OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
+"""It comes once after a change of the schema: the statement is prepared anew at the next attempt."""
 
 COMPLETION_UNKNOWN = "40003"
 """Databases of many servers say so when the one that was asked to commit is lost."""
@@ -44,8 +46,19 @@ def failure_of(error: Exception, operation: str, *, undone: bool) -> ToolFailure
         case asyncpg.DataError():
             # Either the server or asyncpg, which encodes the values, found one that does not fit.
             return ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"{operation}: {error}", undone=True)
+        case (
+            asyncpg.UnsupportedClientFeatureError()
+            | asyncpg.UnsupportedServerFeatureError()
+            | asyncpg.InternalClientError()
+        ) if not isinstance(error, OUTDATED):
+            # A matter of types, which no further attempt mends.
+            told = f"{operation}: the driver cannot read what the database gives: {error}"
+            return ToolFailure(ErrorCode.CONTRACT_VIOLATION, told, undone=undone)
         case asyncpg.PostgresConnectionError():
             pass
+        case _ if isinstance(error, OUTDATED):
+            told = f"{operation}: the schema has changed since the statement was prepared; it is prepared anew"
+            return ToolFailure(ErrorCode.UNAVAILABLE, told, undone=undone)
         case asyncpg.PostgresError():
             return _of_server(error, operation)
         case _ if not isinstance(error, GONE):

@@ -13,7 +13,6 @@ import asyncpg
 from pydantic import Field
 
 from triptych.kernel.errors import ConfigurationError
-from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract
 from triptych.tools.call import Resources
@@ -21,6 +20,7 @@ from triptych.tools.operation import Operation
 from triptych.tools.source import Options, Source
 from triptych.tools.sql.execution import SQL, Performer, Prepared
 from triptych.tools.sql.statements import Repeat, Statement, StatementError, read_statements
+from triptych.tools.sql.types import describe, teach
 from triptych.tools.sql.values import column_schema, misfit, schema_of
 from triptych.tools.tool import Tool
 
@@ -60,7 +60,7 @@ def tool(source: Source) -> Tool:
             min_size=0,
             max_size=options.connections,
             timeout=CONNECT_WITHIN_S,
-            init=_speak_json,
+            init=teach,
             server_settings={
                 "application_name": f"triptych tool {source.name}",
                 "idle_in_transaction_session_timeout": str(STALLED_TRANSACTION_MS),
@@ -76,11 +76,6 @@ def tool(source: Source) -> Tool:
     return made
 
 
-async def _speak_json(connection: asyncpg.Connection) -> None:
-    for name in ("json", "jsonb"):
-        await connection.set_type_codec(name, encoder=codec.encode_text, decoder=codec.decode, schema="pg_catalog")
-
-
 async def _prepare(dsn_env: str, dsn: str, statements: Sequence[tuple[Path, Statement]]) -> list[Prepared]:
     try:
         connection = await asyncpg.connect(dsn, timeout=CONNECT_WITHIN_S)
@@ -91,6 +86,7 @@ async def _prepare(dsn_env: str, dsn: str, statements: Sequence[tuple[Path, Stat
     try:
         if any(statement.repeat is Repeat.LEDGER for _, statement in statements):
             await _demand_ledger(connection, dsn_env)
+        await teach(connection)
         return [await _ask(connection, file, statement) for file, statement in statements]
     finally:
         await connection.close()
@@ -106,7 +102,9 @@ async def _demand_ledger(connection: asyncpg.Connection, dsn_env: str) -> None:
 
 async def _ask(connection: asyncpg.Connection, file: Path, statement: Statement) -> Prepared:
     try:
-        prepared = await connection.prepare(statement.text)
+        described = await describe(connection, statement.text)
+    except asyncpg.UnsupportedClientFeatureError as error:
+        raise StatementError(file, statement.name, str(error), "Cast it, for example to text") from error
     except asyncpg.PostgresError as error:
         raise StatementError(
             file,
@@ -114,10 +112,15 @@ async def _ask(connection: asyncpg.Connection, file: Path, statement: Statement)
             f"the database does not take it: {str(error).splitlines()[0]}",
             error.hint or "Try it in psql with PREPARE",
         ) from error
-    columns = {attribute.name: attribute.type for attribute in prepared.get_attributes()}
-    if len(columns) != len(prepared.get_attributes()):
+    names = [name for name, _ in described.columns]
+    if len(set(names)) != len(names):
         raise StatementError(file, statement.name, "two columns have one name", "Give one another name with `as`")
-    return Prepared(statement, prepared.get_parameters(), columns)
+    parameters = zip(statement.parameters, described.parameters, strict=True)
+    for what, used in (("parameter", parameters), ("column", described.columns)):
+        for name, oid in used:
+            if odd := next(described.odd(oid, name), None):
+                raise StatementError(file, statement.name, f"{what} {odd}", "Cast it, for example to text")
+    return Prepared(statement, described.parameters, described.columns, described.types)
 
 
 def _contract(tool_name: str, prepared: Prepared) -> Contract:
@@ -135,18 +138,18 @@ def _contract(tool_name: str, prepared: Prepared) -> Contract:
 
 def _arguments(prepared: Prepared) -> dict[str, Json]:
     """The declared schemas, with the types that the database knows where a schema says none."""
-    types = dict(zip(prepared.statement.parameters, prepared.parameter_types, strict=True))
+    oids = dict(zip(prepared.statement.parameters, prepared.parameters, strict=True))
     properties: dict[str, Json] = {}
     for name, declared in prepared.statement.header.parameters.items():
-        if problem := misfit(declared or {}, types[name]):
+        if problem := misfit(declared or {}, prepared.types, oids[name]):
             raise ConfigurationError(f"{prepared.statement.name}: parameter {name}: {problem}; declare what is used")
-        properties[name] = schema_of(types[name]) | (declared or {})
+        properties[name] = schema_of(prepared.types, oids[name]) | (declared or {})
     required = [name for name, schema in properties.items() if "default" not in schema]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def _result(prepared: Prepared) -> dict[str, Json]:
-    columns = {name: column_schema(pg_type) for name, pg_type in prepared.column_types.items()}
+    columns: dict[str, Json] = {name: column_schema(prepared.types, oid) for name, oid in prepared.columns}
     row = {"type": "object", "properties": columns, "required": list(columns), "additionalProperties": False}
     rows = {"type": "array", "items": row, "maxItems": prepared.statement.header.max_rows}
     if prepared.statement.repeat is None:
