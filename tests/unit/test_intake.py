@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from machine_story import NOW, playbook
 
 from triptych.executor.deployments import Deployment
+from triptych.executor.fingerprint import fingerprint_of
 from triptych.executor.intake import Executor
 from triptych.executor.unreadable import sender_of
 from triptych.kernel import cloudevents
 from triptych.kernel.decider import FORWARDED, Addressed, Arrival, RejectedRecord
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.run_ids import id_time_ms
-from triptych.schemas import topics
+from triptych.schemas import Task, topics
 
 TASK = b'{"playbook": "test", "input": {}}'
 
@@ -62,6 +63,45 @@ def test_a_record_with_a_time_that_cannot_be_true_begins_its_run_at_the_time_of_
 @pytest.mark.parametrize("ms", [60_000, 0, -1, -HOUR_MS, -24 * 7 * HOUR_MS])
 def test_a_record_with_a_credible_time_has_the_same_run_whenever_it_is_read(ms: int) -> None:
     assert begins_at(ms) == ms
+
+
+DEFAULTS = {
+    "type": "object",
+    "required": ["priority"],
+    "properties": {
+        "priority": {"type": "string", "default": "normal"},
+        "order": {"$ref": "#/$defs/order"},
+        "tags": {"items": {"properties": {"kind": {"default": None}}}},
+        "notify": {"type": "object", "default": {}, "properties": {"by": {"default": "mail"}}},
+        "circle": {"$ref": "#/$defs/circle"},
+    },
+    "allOf": [{"properties": {"channel": {"allOf": [{"default": "web"}]}}}],
+    "$defs": {"order": {"properties": {"units": {"default": 1}}}, "circle": {"properties": {"next": {"$ref": "#"}}}},
+}
+EMPTY = {"priority": "normal", "notify": {}, "channel": "web"}
+
+
+@pytest.mark.parametrize(
+    ("told", "seen"),
+    [
+        ({}, EMPTY),
+        ({"priority": "", "notify": {"by": None}}, EMPTY | {"priority": "", "notify": {"by": None}}),
+        ({"order": {}}, EMPTY | {"order": {"units": 1}}),
+        ({"tags": [{}, {"kind": "x"}, 5]}, EMPTY | {"tags": [{"kind": None}, {"kind": "x"}, 5]}),
+        ({"notify": {}}, EMPTY | {"notify": {"by": "mail"}}),
+        ({"circle": {"next": {}}}, EMPTY | {"circle": {"next": EMPTY}}),
+        ({"other": [1]}, EMPTY | {"other": [1]}),
+    ],
+)
+def test_defaults_of_the_input_schema_are_put_in_where_a_task_says_nothing(told: Any, seen: Any) -> None:
+    executor = Executor({"test": Deployment.of(playbook(input=DEFAULTS))})
+    body = json.dumps({"task_id": "t-1", "playbook": "test", "input": told}).encode()
+    record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, None, -1, len(body), ())
+    addressed = executor.read(Arrival(topics.TASKS, record, body, NOW))
+    transition = executor.apply(None, addressed, 0, NOW)
+    assert transition is not None
+    assert transition.state.input == seen
+    assert addressed.fingerprint == fingerprint_of(Task.model_validate_json(body)), "it stays the task that was sent"
 
 
 def refusal(body: bytes, *headers: tuple[str, bytes]) -> tuple[str, str, Any]:

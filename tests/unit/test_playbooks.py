@@ -54,6 +54,20 @@ def test_a_good_playbook_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert [step.id for step in playbook.plan.steps] == ["search", "draft"]
 
 
+@pytest.mark.parametrize(
+    ("properties", "complaint"),
+    [
+        ("{subject: {type: string}, priority: {type: string, default: 5}}", "input.properties.priority.default"),
+        ("{subject: {type: string}, priority: {$ref: '#/$defs/one', default: low}}", "is not one of"),
+    ],
+)
+def test_a_default_has_to_fit_its_own_schema(properties: str, complaint: str) -> None:
+    text = changed("{subject: {type: string}}", f"{properties}\n  $defs: {{one: {{enum: [high]}}}}")
+    (problem,) = problems(text)
+    assert problem.line == 6
+    assert complaint in str(problem)
+
+
 def test_the_version_depends_on_the_meaning_and_not_on_the_layout() -> None:
     other = "# a comment\n" + changed('"${{ input.subject }}"', "'${{ input.subject }}'")
     assert parse_playbook(GOOD, FILE).version == parse_playbook(other, FILE).version

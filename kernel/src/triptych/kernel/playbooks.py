@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from triptych.kernel import expressions, yaml_source
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.expressions import ExpressionError
-from triptych.kernel.json_schema import InvalidSchemaError, JsonSchema
+from triptych.kernel.json_schema import InvalidSchemaError, JsonSchema, with_defaults
 from triptych.kernel.plans import origin_steps, waits_for
 from triptych.schemas import HANDOFF, FixedPlan, Json, Judge, PlanByTurns, Playbook, Review, StepSpec, codec
 
@@ -224,7 +224,7 @@ def _check_tools(playbook: Playbook, known: Collection[str] | None) -> Iterator[
 
 def _check_input(schema: dict[str, Json]) -> Iterator[Finding]:
     try:
-        JsonSchema.of(schema)
+        compiled = JsonSchema.of(schema)
     except InvalidSchemaError as error:
         yield Finding(
             ("input", *error.place),
@@ -235,6 +235,13 @@ def _check_input(schema: dict[str, Json]) -> Iterator[Finding]:
     kinds = schema.get("type", "object")
     if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
         yield Finding(("input", "type"), "a task's input is always an object", "Use `type: object`")
+    filled = with_defaults(schema, {})
+    for misfit in compiled.misfits(filled):
+        if misfit.place:
+            place = ("input", "properties", str(misfit.place[0]), "default")
+            yield Finding(
+                place, f"this default does not fit its own schema: {misfit.message}", "Correct one of the two"
+            )
 
 
 def _check_judge(judge: Judge | None, review: Review) -> Iterator[Finding]:

@@ -207,6 +207,11 @@ class Playbook(Authored):
         """Whether the steps are a model's, so that it may plan again, and go round in circles."""
         return isinstance(self.plan, PlanByModel)
 
+    @cached_property
+    def has_defaults(self) -> bool:
+        """Whether the schema of the input may have defaults."""
+        return b'"default"' in codec.encode(self.input, limits=codec.STORED)
+
     def same_call(self, operation: str) -> int:
         """How many steps that a model planned may make the same call."""
         limits = self.limits or Limits()

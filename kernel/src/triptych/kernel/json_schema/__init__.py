@@ -4,6 +4,7 @@ A schema comes from outside as much as the values that are held to it. So it ref
 itself, it has a size, and what a check may cost is known before the check begins.
 """
 
+from triptych.kernel.json_schema.defaults import with_defaults
 from triptych.kernel.json_schema.patterns import PatternTooLargeError, check_pattern
 from triptych.kernel.json_schema.schema import MAX_PROBLEMS, JsonSchema, Misfit, told
 from triptych.kernel.json_schema.structure import InvalidSchemaError
@@ -16,4 +17,5 @@ __all__ = [
     "PatternTooLargeError",
     "check_pattern",
     "told",
+    "with_defaults",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 from triptych.executor import events as ev
@@ -9,12 +10,37 @@ from triptych.executor import undo
 from triptych.executor.ending import end
 from triptych.executor.fan import step_of
 from triptych.executor.handoff import on_notice, open_children
-from triptych.executor.state import RunStatus
+from triptych.executor.state import Run, RunStatus, StepState
 from triptych.executor.turn import Turn
 from triptych.schemas import Control, ControlAction, Reason
 
 
-def on_control(turn: Turn, command: Control) -> None:
+@dataclass(frozen=True, slots=True)
+class UnfitCommand:
+    """A person's command that says something which its run cannot take, and why."""
+
+    command: Control
+    why: str
+
+
+def on_command(turn: Turn, told: Control | UnfitCommand) -> None:
+    """Do what a person says, once."""
+    command = told.command if isinstance(told, UnfitCommand) else told
+    if command.command_id in turn.run.commands:
+        return
+    if isinstance(told, UnfitCommand):
+        _refuse(turn, command, told.why)
+    else:
+        _on_control(turn, command)
+
+
+def step_to_skip(run: Run, command: Control) -> StepState | None:
+    """The step that a person means; without a name, the one that has stopped the run."""
+    step_id = command.step or (step_of(run.stopped_step) if run.stopped_step else None)
+    return run.steps.get(step_id) if step_id else None
+
+
+def _on_control(turn: Turn, command: Control) -> None:
     run = turn.run
     is_escalated = run.status is RunStatus.ESCALATED
     match command.action:
@@ -66,17 +92,16 @@ def _resume(turn: Turn, command: Control) -> None:
 
 
 def _skip(turn: Turn, command: Control) -> None:
-    step_id = command.step or (step_of(turn.run.stopped_step) if turn.run.stopped_step else None)
-    state = turn.run.steps.get(step_id) if step_id else None
-    if state is None or step_id is None:
+    state = step_to_skip(turn.run, command)
+    if state is None:
         names = ", ".join(turn.run.steps) or "none, there is no plan yet"
         _refuse(turn, command, f"name a step of the plan to skip; the steps are: {names}")
-    elif state.status.has_ended:
-        _refuse(turn, command, f"step {step_id} has ended ({state.status.value}); there is nothing to skip")
-    elif any(request.step and step_of(request.step) == step_id for request in turn.run.requests.values()):
-        _refuse(turn, command, f"step {step_id} is still under way; wait for its answer, or cancel the run")
+    elif state.status.has_ended and not state.is_overridden:
+        _refuse(turn, command, f"step {state.id} has ended ({state.status.value}); there is nothing to skip")
+    elif any(request.step and step_of(request.step) == state.id for request in turn.run.requests.values()):
+        _refuse(turn, command, f"step {state.id} is still under way; wait for its answer, or cancel the run")
     else:
-        turn.record(ev.StepOverridden(command.command_id, command.principal, step_id, command.data, command.note))
+        turn.record(ev.StepOverridden(command.command_id, command.principal, state.id, command.data, command.note))
         _resume(turn, command)
 
 

@@ -184,7 +184,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             # What the branches of a step have given is not lost because some failed.
             is_kept = data is None and state.fan is not None
             result = run.merged(state) if is_kept else Result(status=ResultStatus.OK, data=data)
-            _change_step(run, step, status=StepStatus.SKIPPED, result=result, ended_at=at)
+            _change_step(run, step, status=StepStatus.SKIPPED, result=result, ended_at=at, is_overridden=True)
             run.commands |= {command_id}
         case ev.CommandRefused(command_id=command_id):
             run.commands |= {command_id}

@@ -17,6 +17,7 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from triptych.executor import task_sizes
+from triptych.executor.commands import UnfitCommand
 from triptych.executor.deployments import Deployment, LeftOut
 from triptych.executor.events import Overspent
 from triptych.executor.family import (
@@ -57,7 +58,7 @@ from triptych.kernel.decider import (
     Unread,
 )
 from triptych.kernel.errors import UndecodableRecord
-from triptych.kernel.json_schema import MAX_PROBLEMS, told
+from triptych.kernel.json_schema import MAX_PROBLEMS, told, with_defaults
 from triptych.kernel.record_batches import UnreadableRecord
 from triptych.kernel.run_ids import begins_at_ms, derive_run_id
 from triptych.schemas import (
@@ -68,6 +69,7 @@ from triptych.schemas import (
     Control,
     ControlAction,
     ErrorCode,
+    Json,
     PlanAnswer,
     Playbook,
     Reason,
@@ -268,7 +270,7 @@ class Executor:
         opening = _opening(state, message, partition, witness)
         if opening is not None:
             decided = begin(
-                opening.task,
+                opening.task.model_copy(update={"input": _input(opening.task, opening.playbook)}),
                 task_id=opening.task_id,
                 run_id=message.run_id,
                 playbook=opening.playbook,
@@ -285,6 +287,8 @@ class Executor:
             if answer is None:
                 return None
             content = answer
+        elif isinstance(content, Control) and (why := self._trust.unfit_answer(state, content)):
+            content = UnfitCommand(content, why)
         decided = decide(state, content, now)
         return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
 
@@ -360,7 +364,7 @@ class Executor:
             return Reason(code="unknown_playbook", message=message)
         if size_bytes > self._sizes.of(task.playbook):
             return self._too_large_reason(task.playbook, size_bytes)
-        misfits = deployment.input_schema.misfits(task.input, MAX_PROBLEMS + 1)
+        misfits = deployment.input_schema.misfits(_input(task, deployment.playbook), MAX_PROBLEMS + 1)
         return Reason(code="invalid_input", message=told(misfits, "input")) if misfits else deployment.playbook
 
     def _read_child_task(self, task: ChildTask, size_bytes: int) -> Addressed:
@@ -468,6 +472,11 @@ def _opening(state: Run | None, message: Addressed, partition: int, witness: Run
             task = asked_task(witness, told, message.run_id, partition)
             return Admission(task, task.task_id, playbook) if task is not None and state is None else None
     return None
+
+
+def _input(task: Task, playbook: Playbook) -> dict[str, Json]:
+    """The input of a run: what its task says, and the defaults of the playbook's schema."""
+    return with_defaults(playbook.input, task.input) if playbook.has_defaults else task.input
 
 
 def _believed(state: Run | None, message: Addressed, witness: Run | None) -> Message | None:

@@ -23,7 +23,7 @@ from triptych.executor.asking import (
 )
 from triptych.executor.branches import branch_to_start, fan_out
 from triptych.executor.budgets import overspent
-from triptych.executor.commands import on_control
+from triptych.executor.commands import UnfitCommand, on_command
 from triptych.executor.dispositions import Then, is_outage
 from triptych.executor.ending import note_late
 from triptych.executor.fan import FanOut
@@ -78,7 +78,7 @@ class GivenUp:
 
 AnswerT = TypeVar("AnswerT", CallAnswer, VerdictAnswer, PlanAnswer)
 
-Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | Tick | Start | KeyTold | GivenUp
+Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | UnfitCommand | Tick | Start | KeyTold | GivenUp
 
 
 def begin(
@@ -125,8 +125,8 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
             _within_grant(turn, message, _on_verdict)
         case PlanAnswer() if _is_asked_for(run, message, Ask.PLAN):
             _within_grant(turn, message, _on_plan)
-        case Control() if message.command_id not in run.commands:
-            on_control(turn, message)
+        case Control() | UnfitCommand():
+            on_command(turn, message)
         case KeyTold() if (open_one := run.requests.get(message.request_id)) and open_one.ask is Ask.KEY:
             on_key(turn, message)
         case Tick():

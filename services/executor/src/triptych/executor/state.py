@@ -190,6 +190,8 @@ class StepState:
     child: UUID | None = None
     """The run that was started for it, when it hands over to another playbook."""
     result: Result | None = None
+    is_overridden: bool = False
+    """A person has settled it, and may do so again."""
     undo: UndoStatus = UndoStatus.NOT_ASKED
     undo_attempts: int = 0
     reason: Reason | None = None

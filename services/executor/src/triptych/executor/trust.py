@@ -12,18 +12,22 @@ from functools import lru_cache
 from typing import Protocol
 
 from triptych.executor import events as ev
-from triptych.executor.state import Ask, OpenRequest, Run
+from triptych.executor.commands import step_to_skip
+from triptych.executor.state import Ask, OpenRequest, Run, RunStatus
 from triptych.kernel.errors import UndecodableRecord
-from triptych.kernel.json_schema import told
+from triptych.kernel.json_schema import JsonSchema, Misfit, told
 from triptych.kernel.offers import Offer
 from triptych.kernel.plans import Terms, find_problems, make_plan, steps_at_once
 from triptych.schemas import (
     HANDOFF,
     Answer,
     CallAnswer,
+    Control,
+    ControlAction,
     Decision,
     ErrorCode,
     FixedPlan,
+    Json,
     Judge,
     Limits,
     Pin,
@@ -116,6 +120,28 @@ class Trust:
                 _check_verdict(run, request, answer)
         return answer
 
+    def unfit_answer(self, run: Run, command: Control) -> str | None:
+        """Why a step cannot be taken to have answered what a person says; None where it can, or no answer is given."""
+        state = step_to_skip(run, command)
+        if command.data is None or command.action is not ControlAction.SKIP or state is None:
+            return None
+        step = state.step
+        offer = self._pinned(run, step.operation, step.pin)
+        if offer is None or run.status is not RunStatus.ESCALATED:
+            return None
+        answer = command.data
+        if not (misfits := offer.result.misfits(answer) if step.map is None else _unfit_branches(offer, answer)):
+            return None
+        return (
+            f"the answer does not fit what {step.operation} answers in step {state.id}: {told(misfits, 'answer')}; "
+            f"give one that fits the contract, see `triptych tools show {step.operation}`"
+        )
+
+    def _pinned(self, run: Run, operation: str, pin: Pin | Undo) -> Offer | None:
+        if operation == HANDOFF:
+            return _handoff_offer(run.playbook.handoffs)
+        return self._contracts.remembered(pin.contract_hash) if self._contracts is not None else None
+
     # --- a plan -----------------------------------------------------------------------------------
 
     def _plan_answer(self, run: Run, request: OpenRequest, answer: PlanAnswer) -> PlanAnswer:
@@ -197,6 +223,29 @@ class Trust:
             return
         misfits = told(offer.result.misfits(result.data, 1), "data")
         raise ForgedRecord(f"the result of {operation} does not fit its contract: {misfits}")
+
+
+_MERGED: dict[str, Json] = {
+    "type": "object",
+    "required": ["ok", "empty", "error", "branches"],
+    "properties": {
+        **{name: {"type": "integer", "minimum": 0} for name in ("ok", "empty", "error")},
+        "branches": {"type": "array", "items": {"type": "object", "required": ["status"]}},
+    },
+}
+"""The shape of what the branches of a step together answer."""
+
+
+def _unfit_branches(offer: Offer, answer: Json) -> list[Misfit]:
+    """What is wrong with an answer in the place of those of all branches."""
+    if misfits := JsonSchema.of(_MERGED).misfits(answer):
+        return misfits
+    return [
+        misfit._replace(place=("branches", index, "data", *misfit.place))
+        for index, branch in enumerate(answer["branches"])
+        if branch["status"] == "ok"
+        for misfit in offer.result.misfits(branch.get("data"), SHOWN_MAX)
+    ]
 
 
 def _check_spend(spend: Spend) -> None:
