@@ -17,7 +17,6 @@ from typing import Any
 import asyncpg
 import pytest
 import uvicorn
-from pypdf import PdfReader
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -25,6 +24,7 @@ from starlette.routing import Route
 
 import triptych.examples
 import triptych.tools
+from pdfs import pdf, pdf_that_doubles
 from triptych.kernel.database import connect
 from triptych.kernel.embeddings import Embedder, EmbeddingSettings, LocalEmbedder, Vector, open_embedder
 from triptych.kernel.migrate import WORKER
@@ -35,7 +35,7 @@ from triptych.tools.kb import tool as kb_tool
 from triptych.tools.kb.articles import shipped_articles
 from triptych.tools.kb.calibration import THRESHOLD, Calibration, Judged, fit, quality
 from triptych.tools.kb.chunks import Document
-from triptych.tools.kb.reading import read_folder
+from triptych.tools.kb.reading import Unreadable, read_folder
 from triptych.tools.kb.store import EVERYBODY, SHIPPED, WORDS_ALONE, KnowledgeBase
 from triptych.tools.kb.tool import SHIPPED_COLLECTION
 from triptych.tools.testing import call
@@ -262,46 +262,6 @@ def write_folder(folder: Path) -> None:
     (folder / ".hidden.md").write_text("# Secret", "utf-8")
 
 
-def pdf(text: str, sixth: bytes | None = None, trailing: bytes = b"") -> bytes:
-    """The smallest PDF that has a text in it; a sixth object and what the trailer says of it, if given."""
-    return pdf_of(_stream(f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()), [sixth] if sixth else [], trailing)
-
-
-def pdf_that_doubles(levels: int) -> bytes:
-    """A small PDF whose page draws a form that draws another one twice, and so on: 2^levels texts."""
-
-    def form(content: bytes, resources: bytes = b"") -> bytes:
-        kind = b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</Font<</F1 5 0 R>>%s>>" % resources
-        return _stream(content, kind)
-
-    twice = [form(b"/X Do /X Do", b"/XObject<</X %d 0 R>>" % (7 + level)) for level in range(levels)]
-    return pdf_of(_stream(b"/X Do"), [*twice, form(b"BT /F1 1 Tf (x) Tj ET")])
-
-
-def pdf_of(content: bytes, more: Sequence[bytes], trailing: bytes = b"") -> bytes:
-    resources = b"<</Font<</F1 5 0 R>>/XObject<</X 6 0 R>>>>>>"
-    objects = [
-        b"<</Type/Catalog/Pages 2 0 R>>",
-        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources " + resources,
-        content,
-        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
-        *more,
-    ]
-    out, places = b"%PDF-1.4\n", []
-    for number, body in enumerate(objects, 1):
-        places.append(len(out))
-        out += b"%d 0 obj%s endobj\n" % (number, body)
-    size = len(objects) + 1
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    trailer = b"trailer<</Size %d/Root 1 0 R%s>>\nstartxref\n%d\n%%%%EOF" % (size, trailing, len(out))
-    return out + b"xref\n0 %d\n0000000000 65535 f \n" % size + table + trailer
-
-
-def _stream(content: bytes, entries: bytes = b"") -> bytes:
-    return b"<<%s/Length %d>>\nstream\n%s\nendstream" % (entries, len(content), content)
-
-
 async def triptych(dsn: str, *arguments: str) -> tuple[int, Any]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "triptych.cli", "kb", *arguments, "--json",
@@ -318,8 +278,12 @@ async def test_a_folder_is_ingested_searched_and_calibrated_from_the_command_lin
     assert (code, told["added"]) == (0, ["leave.md", "parking.pdf", "security.md", "travel/hotels.txt"])
     (tmp_path / "handbook" / "leave.md").unlink()
     (tmp_path / "handbook" / "parking.pdf").write_bytes(b"%PDF-1.4 torn")
+    (tmp_path / "handbook" / "travel" / "hotels.txt").write_text("\n")
+    (tmp_path / "handbook" / "plan.docx").write_text("A plan.")
     code, told = await triptych(dsn, "ingest", str(tmp_path / "handbook"), "--collection", "handbook")
-    assert (code, told["removed"], [one["id"] for one in told["unreadable"]]) == (1, ["leave.md"], ["parking.pdf"])
+    assert (code, sorted(told["removed"])) == (1, ["leave.md", "travel/hotels.txt"])
+    assert [one["id"] for one in told["unreadable"]] == ["parking.pdf", "travel/hotels.txt"]
+    assert [one["id"] for one in told["left_out"]] == ["plan.docx"]
     own = kb_tool(Source("handbook", {"shipped": False, "collections": ["handbook"]}))
     async with await connect(dsn, "test") as pool:
         parking = await search(own, pool, "Where can visitors park their car?")
@@ -328,6 +292,10 @@ async def test_a_folder_is_ingested_searched_and_calibrated_from_the_command_lin
         assert (badge.data["hits"][0]["title"], badge.data["hits"][0]["id"]) == ("Badges", "security.md")
     code, told = await triptych(dsn, "calibrate", str(QUESTIONS), "--dry-run")
     assert (code, told["questions"]) == (0, 113)
+    (tmp_path / "empty").mkdir()
+    assert await triptych(dsn, "ingest", str(tmp_path / "empty"), "--collection", "handbook") == (1, None)
+    code, told = await triptych(dsn, "ingest", str(tmp_path / "empty"), "--collection", "handbook", "--allow-empty")
+    assert (code, sorted(told["removed"])) == (0, ["parking.pdf", "security.md"])
 
 
 async def test_files_that_break_their_reader_are_told_and_all_others_are_loaded(schemas, tmp_path) -> None:
@@ -346,13 +314,17 @@ async def test_files_that_break_their_reader_are_told_and_all_others_are_loaded(
     assert all(reason and "\n" not in reason for reason in unread.values())
 
 
-def test_a_file_that_takes_too_long_is_told_and_the_next_is_read(tmp_path) -> None:
+def test_a_file_that_takes_too_long_or_too_much_is_told_and_the_next_is_read(tmp_path) -> None:
     (tmp_path / "a-slow.pdf").write_bytes(pdf_that_doubles(40))
-    (tmp_path / "b-quick.md").write_text("# Quick\n\nRead at once.")
-    slow, quick = read_folder(tmp_path, read_max_s=4)
-    # On a quick machine it meets the limit of memory first, and the library gives what it has read until then.
-    assert (slow.id, quick.id, quick.title) == ("a-slow.pdf", "b-quick.md", "Quick")
-    assert isinstance(slow, Document) or "longer than 4 s" in slow.reason
+    (tmp_path / "b-large.txt").write_text("A large file. " * 3_000_000)
+    (tmp_path / "c-quick.md").write_text("# Quick\n\nRead at once.")
+    slow, large, quick = read_folder(tmp_path, read_max_s=2, memory_max_bytes=256 * 1024**2)
+    assert (slow.id, large.id, quick.id, quick.title) == ("a-slow.pdf", "b-large.txt", "c-quick.md", "Quick")
+    assert isinstance(slow, Unreadable)
+    # On a quick machine the library meets its own limit first, and leaves the rest out.
+    assert "longer than 2 s" in slow.reason or "Exceeded" in slow.reason
+    assert isinstance(large, Unreadable)
+    assert "more memory" in large.reason
 
 
 async def test_a_document_that_the_database_refuses_leaves_the_others_of_its_batch(own) -> None:
@@ -394,8 +366,3 @@ async def test_an_ingest_that_is_killed_is_finished_by_the_next(schemas, tmp_pat
         assert 0 < before < 600
         without = "select count(*) from chunks where not exists (select from embeddings where embeddings.content_hash = chunks.content_hash)"
         assert await pool.fetchval(without) == 0
-
-
-def test_the_pdf_of_these_tests_is_one(tmp_path) -> None:
-    (tmp_path / "a.pdf").write_bytes(pdf("Hello"))
-    assert PdfReader(tmp_path / "a.pdf").pages[0].extract_text().strip() == "Hello"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The knowledge base: load documents, and hold its scores to questions.", no_args_is_help=True)
 
+LEFT_OUT_SHOWN = 20
+
 _SHIPPED = "shipped"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _TENANT = re.compile(r"\*|[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
@@ -63,6 +65,9 @@ def ingest(
     folder: Annotated[Path, typer.Argument(help="Markdown, text and PDF files, also in folders within.")],
     *,
     collection: Annotated[str, typer.Option(help="What these documents are called together.")] = "documents",
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Let a folder without documents empty the collection.")
+    ] = False,
     tenant: Tenant = "*",
     tool: Tool = "kb",
     data: DataDir = DEFAULT_DATA,
@@ -70,12 +75,18 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Make a collection say what a folder says. Only what changed is embedded again; what is gone is removed."""
-    from triptych.tools.kb.reading import Unreadable, files_of, read_folder  # noqa: PLC0415 - pypdf takes its time
+    # pypdf takes its time.
+    from triptych.tools.kb.reading import Unreadable, files_of, left_out_of, read_folder  # noqa: PLC0415
 
     _check_names(collection, tenant)
-    found = files_of(folder) if folder.is_dir() else []
-    if not found:
-        raise FolderError(folder, "there is no folder here with a Markdown, text or PDF file in it")
+    if not folder.is_dir():
+        raise FolderError(folder, "there is no such folder")
+    found, left_out = files_of(folder), left_out_of(folder)
+    if not found and not allow_empty:
+        raise FolderError(
+            folder,
+            "there is no Markdown, text or PDF file in it; with --allow-empty, the collection forgets all that it says",
+        )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         reading = bar.add_task("reading", total=len(found))
@@ -89,8 +100,8 @@ def ingest(
 
         async def load() -> tuple[dict[str, Any], bool]:
             async with _open(tool_role(data, postgres, tool)) as knowledge:
-                # A file that cannot be read today keeps what it said yesterday.
-                keep = [one.id for one in unreadable]
+                # A file that cannot be read today keeps what it said yesterday; one that is empty now says nothing.
+                keep = [one.id for one in unreadable if not one.is_empty]
                 report = await knowledge.load(
                     tenant, collection, documents, keep=keep, progress=lambda done: bar.advance(loading, done)
                 )
@@ -98,7 +109,13 @@ def ingest(
 
         report, knows_meaning = asyncio.run(load())
     unreadable += [Unreadable(name, reason) for name, reason in report.pop("refused").items()]
-    told = {"tenant": tenant, "collection": collection, **report, "unreadable": [asdict(one) for one in unreadable]}
+    told = {
+        "tenant": tenant,
+        "collection": collection,
+        **report,
+        "unreadable": [{"id": one.id, "reason": one.reason} for one in unreadable],
+        "left_out": [{"id": one.id, "reason": one.reason} for one in left_out],
+    }
     if as_json:
         print_json(told | {"by_meaning": knows_meaning})
     else:
@@ -122,6 +139,10 @@ def _tell(told: dict[str, Any], *, by_meaning: bool) -> None:
     out.print(f"{told['collection']}: {counts}, {told['unchanged']} unchanged; {embedded}")
     for one in told["unreadable"]:
         err.print(f"cannot be read: {one['id']}: {one['reason']}", style="yellow", markup=False, soft_wrap=True)
+    for one in told["left_out"][:LEFT_OUT_SHOWN]:
+        err.print(f"left out: {one['id']}: {one['reason']}", style="dim", markup=False, soft_wrap=True)
+    if (more := len(told["left_out"]) - LEFT_OUT_SHOWN) > 0:
+        err.print(f"left out: {more} more; --json names them all", style="dim")
     if not by_meaning:
         err.print("The database has no extension vector: it is searched by words alone.", style="yellow")
 

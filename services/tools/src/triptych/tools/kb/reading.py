@@ -1,13 +1,14 @@
 """Reads a folder of Markdown, text and PDF files as documents. A file that cannot be read is told and stops nothing.
 
 A file is a stranger's work: it may be broken, or made to be slow or huge. So a child process reads it, within a time
-and a size of memory, and is killed when it needs more. This module never raises for what is in a file.
+and a size of memory, and ends when it needs more. This module never raises for what is in a file.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import re
 import resource
 import unicodedata
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from pebble import ProcessExpired, ProcessPool
 from pypdf import PdfReader
@@ -31,6 +33,9 @@ NAME_MAX_BYTES = 1_000
 READ_MAX_S = 30.0
 READ_MAX_MEMORY_BYTES = 2 * 1024**3
 REASON_MAX_CHARS = 300
+_NEEDED_TOO_MUCH = 75
+"""How a child ends that came near its limit of memory."""
+_NEAR = 0.75
 
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _HEADING = re.compile(r"^# +([^\n]+)$", re.MULTILINE)
@@ -41,43 +46,75 @@ class NotText(ValueError):
     """The file cannot become a document. The message says why, and what to do."""
 
 
+class NoText(NotText):
+    """The file was read, and says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A file that could not be read, and why."""
+    """A file that is no document, and why."""
 
     id: str
     reason: str
+    is_empty: bool = False
+    """It was read to its end, and there is no text in it. Otherwise it may say what it said before."""
 
 
 def files_of(folder: Path) -> list[Path]:
     """The files of a folder and its folders that are read. Hidden files are not, nor are links that lead elsewhere."""
-    inside = folder.resolve()
+    return [path for path in _listed(folder) if path.suffix.lower() in SUFFIXES and not _leads_out(path, folder)]
+
+
+def left_out_of(folder: Path) -> list[Unreadable]:
+    """The files of a folder that are not looked into, each with the reason. Hidden files are not named."""
+    left_out = []
+    for path in _listed(folder):
+        if _leads_out(path, folder):
+            reason = "a link that leads out of the folder; copy the file into it"
+        elif path.suffix.lower() not in SUFFIXES:
+            reason = f"no file of {', '.join(sorted(SUFFIXES))}; save it as one of them"
+        else:
+            continue
+        left_out.append(Unreadable(_printable(path.relative_to(folder).as_posix()), reason))
+    return left_out
+
+
+def _listed(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
+        if (path.is_file() or (path.is_symlink() and _leads_out(path, folder)))
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.resolve().is_relative_to(inside)
     )
 
 
-def read_folder(folder: Path, *, read_max_s: float = READ_MAX_S) -> Iterator[Document | Unreadable]:
+def _leads_out(path: Path, folder: Path) -> bool:
+    try:
+        return not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link to itself
+        return True
+
+
+def read_folder(
+    folder: Path, *, read_max_s: float = READ_MAX_S, memory_max_bytes: int = READ_MAX_MEMORY_BYTES
+) -> Iterator[Document | Unreadable]:
     """Read every file as a document whose id is its path in the folder.
 
     Args:
         folder: Where the files are.
         read_max_s: Seconds after which the reading of one file is stopped, and the file is unreadable.
+        memory_max_bytes: Memory of the process that reads; a file that needs more is unreadable.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPool(max_workers=1, initializer=_bound_memory, context=context) as pool:
+    with ProcessPool(max_workers=1, initializer=_bound_memory, initargs=(memory_max_bytes,), context=context) as pool:
         for path in files_of(folder):
             name = path.relative_to(folder).as_posix()
             try:
                 _check_name(name)
                 yield _read_apart(pool, path, name, read_max_s)
             except NotText as error:
-                yield Unreadable(_printable(name), _printable(str(error))[:REASON_MAX_CHARS])
+                reason = _printable(str(error))[:REASON_MAX_CHARS]
+                yield Unreadable(_printable(name), reason, is_empty=isinstance(error, NoText))
 
 
 def _read_apart(pool: ProcessPool, path: Path, name: str, read_max_s: float) -> Document:
@@ -87,7 +124,7 @@ def _read_apart(pool: ProcessPool, path: Path, name: str, read_max_s: float) -> 
         NotText: the file cannot become a document.
         BrokenExecutor: no child can be started. That says nothing about the file.
     """
-    reading = pool.schedule(_read, args=(path, name), timeout=read_max_s)
+    reading = pool.schedule(_read_within_memory, args=(path, name), timeout=read_max_s)
     try:
         document: Document = reading.result()
     except (NotText, BrokenExecutor):
@@ -95,6 +132,8 @@ def _read_apart(pool: ProcessPool, path: Path, name: str, read_max_s: float) -> 
     except TimeoutError as error:
         raise NotText(f"reading it takes longer than {read_max_s:g} s; save it anew, or split it") from error
     except ProcessExpired as error:
+        if error.exitcode == _NEEDED_TOO_MUCH:
+            raise NotText("reading it takes more memory than there is for a file; save it anew, or split it") from error
         raise NotText(
             f"it ended the process that read it (code {error.exitcode}); save it anew, or split it"
         ) from error
@@ -103,13 +142,35 @@ def _read_apart(pool: ProcessPool, path: Path, name: str, read_max_s: float) -> 
     return document
 
 
-def _bound_memory() -> None:
+def _bound_memory(most_bytes: int) -> None:
     """In the child: a file that swells ends the child, and not the machine."""
-    # It grumbles about what it meets on the way and names no file; what cannot be read is told as `Unreadable`.
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = READ_MAX_MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(READ_MAX_MEMORY_BYTES, hard)
+    most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+
+
+def _read_within_memory(path: Path, name: str) -> Document:
+    """In the child: read a file; a reading that came near the limit of memory ends the child.
+
+    The library goes on after a MemoryError as after any other, and gives what it has read until then.
+    """
+    try:
+        return _read(path, name)
+    except MemoryError:
+        os._exit(_NEEDED_TOO_MUCH)
+    finally:
+        if _peak_bytes() > _NEAR * resource.getrlimit(resource.RLIMIT_AS)[0]:
+            os._exit(_NEEDED_TOO_MUCH)
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has had."""
+    try:
+        status = Path("/proc/self/status").read_text("ascii", "replace")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = re.search(r"^VmPeak:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(peak[1]) * 1024 if peak else 0
 
 
 def _check_name(name: str) -> None:
@@ -135,7 +196,7 @@ def _read(path: Path, name: str) -> Document:
             title, body = _markdown(path.read_text("utf-8-sig"))
     body = _storable(body).replace("\r\n", "\n").strip()
     if not body:
-        raise NotText("there is no text in it; scanned pages need OCR first")
+        raise NoText("there is no text in it; scanned pages need OCR first")
     if len(body) > TEXT_MAX_CHARS:
         raise NotText(f"its text has {len(body):,} characters, and at most {TEXT_MAX_CHARS:,} are read; split it")
     title = " ".join(_storable(title).split()) or path.stem.replace("-", " ").replace("_", " ")
@@ -164,9 +225,48 @@ def _markdown(text: str) -> tuple[str, str]:
 
 
 def _pdf(path: Path) -> tuple[str, str]:
-    with PdfReader(path) as reader:
+    with _Skipped() as skipped, PdfReader(path) as reader:
         if len(reader.pages) > PAGES_MAX:
             raise NotText(f"it has {len(reader.pages):,} pages, and at most {PAGES_MAX:,} are read; split it")
         pages = [page.extract_text() for page in reader.pages]
         title = reader.metadata.title if reader.metadata else None
+    if skipped.said:
+        raise NotText(f"parts of it cannot be read ({skipped.said}); save it anew, or split it")
     return str(title or ""), "\n\n".join(pages)
+
+
+class _Skipped(logging.Handler):
+    """Listens to the library, which leaves out what it cannot read and says so in its log alone.
+
+    What else it says there names no file and is dropped.
+    """
+
+    _LEFT_OUT = (
+        "Error ",  # of zlib
+        "Exceeded ",
+        "Ignoring page tree entry",
+        "Impossible to decode XFormObject",
+        "Invalid stream (index",
+        "Page contents are not",
+        "Token exceeds",
+    )
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said = ""
+        """The first thing that was left out, in the words of the library."""
+        self._library = logging.getLogger("pypdf")
+
+    def __enter__(self) -> Self:
+        self._library.addHandler(self)
+        self._library.propagate = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._library.propagate = True
+        self._library.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look at one message."""
+        if not self.said and (message := record.getMessage()).startswith(self._LEFT_OUT):
+            self.said = message

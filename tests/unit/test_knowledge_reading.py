@@ -1,0 +1,97 @@
+"""Files that become documents, and files that do not, each with its reason."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from pdfs import pdf, pdf_of, pdf_that_doubles, stream
+from triptych.tools.kb import reading
+from triptych.tools.kb.reading import NoText, NotText
+
+
+def form(more: bytes) -> bytes:
+    kind = b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</Font<</F1 5 0 R>>>>"
+    return stream(b"BT /F1 1 Tf (In a form) Tj ET", kind + more)
+
+
+PAGE = stream(b"BT /F1 12 Tf (On the page) Tj ET /X Do")
+
+
+def read(folder: Path, name: str, content: bytes) -> str:
+    (folder / name).write_bytes(content)
+    return reading._read(folder / name, name).body
+
+
+def test_the_text_of_a_page_and_of_its_forms_is_read(tmp_path: Path) -> None:
+    assert read(tmp_path, "a.pdf", pdf("Hello")) == "Hello"
+    assert read(tmp_path, "a.pdf", pdf_of(PAGE, [form(b"")])).split("\n") == ["On the page", "In a form"]
+
+
+@pytest.mark.parametrize("more", [b"/Filter/Nothing", b"/Filter/FlateDecode", b"/Filter/JBIG2Decode"])
+def test_a_pdf_of_which_the_library_leaves_out_a_part_is_told(
+    tmp_path: Path, more: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(NotText, match="parts of it cannot be read"):
+        read(tmp_path, "a.pdf", pdf_of(PAGE, [form(more)]))
+    assert not caplog.records, "the library names no file in its log"
+    assert logging.getLogger("pypdf").propagate
+
+
+def test_a_pdf_with_more_forms_than_the_library_looks_at_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NotText, match="Exceeded 5000 form"):
+        read(tmp_path, "a.pdf", pdf_that_doubles(40))
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.md", b" \n"), ("a.txt", b"\xef\xbb\xbf"), ("a.pdf", pdf(""))])
+def test_a_file_without_text_is_known_to_be_empty(tmp_path: Path, name: str, content: bytes) -> None:
+    with pytest.raises(NoText):
+        read(tmp_path, name, content)
+
+
+def test_what_is_not_looked_into_is_named_with_the_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "handbook"
+    (folder / "within").mkdir(parents=True)
+    (tmp_path / "secret.md").write_text("Not in the folder.")
+    for name in ("a.md", "within/b.docx", "c.HTML", ".hidden.docx", "within/d.TXT", "e"):
+        (folder / name).write_text("Text.")
+    for name, target in {"f.md": tmp_path / "secret.md", "g": tmp_path, "h.md": folder / "a.md"}.items():
+        (folder / name).symlink_to(target)
+    (folder / "i.md").symlink_to(folder / "i.md")
+    assert [path.relative_to(folder).as_posix() for path in reading.files_of(folder)] == [
+        "a.md",
+        "h.md",
+        "within/d.TXT",
+    ]
+    told = {one.id: one.reason for one in reading.left_out_of(folder)}
+    assert set(told) == {"c.HTML", "e", "f.md", "g", "i.md", "within/b.docx"}
+    assert ".md" in told["within/b.docx"]
+    assert {told[name] for name in ("f.md", "g", "i.md")} == {
+        "a link that leads out of the folder; copy the file into it"
+    }
+
+
+@pytest.mark.parametrize("peak_bytes", [0, 7 * 1024**3])
+def test_a_reading_that_ran_out_of_memory_ends_the_process_whatever_the_library_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peak_bytes: int
+) -> None:
+    class Ended(BaseException):
+        """In the place of the end of the process."""
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    def swollen(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(reading, "_peak_bytes", lambda: peak_bytes)
+    monkeypatch.setattr(reading.resource, "getrlimit", lambda _limit: (8 * 1024**3, -1))
+    if not peak_bytes:
+        monkeypatch.setattr(reading, "_read", swollen)
+    (tmp_path / "a.txt").write_text("Partial.")
+    with pytest.raises(Ended):
+        reading._read_within_memory(tmp_path / "a.txt", "a.txt")
