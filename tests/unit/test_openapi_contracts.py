@@ -175,6 +175,16 @@ def test_a_fixed_value_is_no_argument() -> None:
         look(document(get(version)), set={"api_version": "2026-11"})
 
 
+def test_a_parameter_that_is_required_and_has_a_default_need_not_be_given() -> None:
+    version = {"name": "api-version", "in": "query", "required": True, "schema": {"$ref": "#/components/schemas/V"}}
+    page = {"name": "page", "in": "query", "schema": {"type": "integer", "default": 1}}
+    schemas = {"V": {"type": "string", "default": "2026-11"}}
+    generated = only(document(get(version, page), components={"schemas": schemas}))
+    assert "required" not in generated.endpoint.contract.arguments
+    assert generated.endpoint.defaults == {"api-version": "2026-11"}
+    assert generated.endpoint.facts("")["default of api-version"] == "'2026-11'"
+
+
 def test_what_stands_in_the_path_and_is_not_declared_is_an_argument_all_the_same() -> None:
     generated = only(document(get(path="/things/{id}")))
     assert generated.endpoint.contract.arguments["required"] == ["id"]

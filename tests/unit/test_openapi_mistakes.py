@@ -107,10 +107,10 @@ def test_a_mistake_costs_one_operation_and_is_told(mistake: str) -> None:
 def test_whatever_an_operation_makes_fail_costs_that_operation(error: type[Exception], monkeypatch) -> None:
     read = survey_module.ArgumentsReader.read
 
-    def failing(self: Any, place: Any) -> Any:
+    def failing(self: Any, place: Any, media_type: str | None) -> Any:
         if place.path == "/x":
             raise error
-        return read(self, place)
+        return read(self, place, media_type)
 
     monkeypatch.setattr(survey_module.ArgumentsReader, "read", failing)
     made = look(document({"/x": {"get": operation()}}))

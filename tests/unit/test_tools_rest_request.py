@@ -110,3 +110,47 @@ def test_the_media_type_of_a_file_cannot_hold_another_header(content_type: str) 
             {"body": {"f": file}},
             "k",
         )
+
+
+def sent_with(*parameters: Parameter, defaults: dict[str, object] | None = None, **arguments: object) -> httpx.Request:
+    endpoint = Endpoint(CONTRACT, "GET", "/x", parameters, defaults=defaults or {})
+    return build(httpx.AsyncClient(), endpoint, "https://crm.test", arguments, "key")
+
+
+def at(place: Place, style: Style = Style.FORM, *, explode: bool = True) -> Parameter:
+    return Parameter("a", "a", place, style, explode)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "query"),
+    [
+        (at(Place.QUERY), None, ""),
+        (at(Place.QUERY), ["x", None, "y"], "a=x&a=y"),
+        (at(Place.QUERY), [None], ""),
+        (at(Place.QUERY, explode=False), [], ""),
+        (at(Place.QUERY, explode=False), {"k": None}, ""),
+        (at(Place.QUERY, Style.DEEP_OBJECT), {"k": None, "m": 1}, "a%5Bm%5D=1"),
+        (at(Place.QUERY, Style.DEEP_OBJECT), ["x", "y"], "a%5B%5D=x&a%5B%5D=y"),
+        (at(Place.QUERY, Style.DEEP_OBJECT), {"ids": ["1", "2"]}, "a%5Bids%5D%5B%5D=1&a%5Bids%5D%5B%5D=2"),
+        (at(Place.QUERY, Style.DEEP_OBJECT), {"m": [{"k": 1}, {"k": 2}]}, "a%5Bm%5D%5B0%5D%5Bk%5D=1&a%5Bm%5D%5B1%5D%5Bk%5D=2"),
+        (at(Place.QUERY), 12345678901234567890, "a=12345678901234567890"),
+        (at(Place.QUERY), 1.5e19, "a=15000000000000000000"),
+        (at(Place.QUERY), 1e-7, "a=0.0000001"),
+        (at(Place.QUERY), [1e21, True], "a=1000000000000000000000&a=true"),
+    ],
+)  # fmt: skip
+def test_null_is_not_sent_and_lists_objects_and_numbers_are_written_in_full(
+    parameter: Parameter, value: object, query: str
+) -> None:
+    assert sent_with(parameter, a=value).url.query.decode() == query
+
+
+def test_null_is_no_header_and_no_cookie_either() -> None:
+    assert "a" not in sent_with(at(Place.HEADER, Style.SIMPLE), a=None).headers
+    assert "cookie" not in sent_with(at(Place.COOKIE), a=None).headers
+    assert sent_with(at(Place.HEADER, Style.SIMPLE), a=[1, None, 2]).headers["a"] == "1,2"
+
+
+def test_what_a_server_requires_and_a_document_knows_is_sent_where_a_caller_gives_nothing() -> None:
+    assert sent_with(at(Place.QUERY), defaults={"a": "2026-11"}).url.query == b"a=2026-11"
+    assert sent_with(at(Place.QUERY), defaults={"a": "2026-11"}, a="2027-01").url.query == b"a=2027-01"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated, Any
 
 import asyncpg
@@ -358,11 +359,58 @@ def test_content_is_json_or_nothing():
     assert content(httpx.Response(200, request=REQUEST)) is None
 
 
-@pytest.mark.parametrize(("stated", "wait_ms"), [("3", 3_000), ("1.5", 1_500), ("soon", None)])
-def test_retry_after_is_passed_on(stated, wait_ms):
+@pytest.mark.parametrize(
+    ("content_type", "raw"),
+    [
+        ("text/json", '{"n": "café"}'.encode()),
+        ("text/json; charset=utf-8", '\ufeff{"n": "café"}'.encode()),
+        ("application/vnd.shop.v1+json", '{"n": "café"}'.encode()),
+        ("application/json; charset=iso-8859-1", '{"n": "café"}'.encode("latin-1")),
+        ("application/json; charset=utf-16", '{"n": "café"}'.encode("utf-16")),
+        ("application/json; charset=uft-8", '{"n": "café"}'.encode()),
+    ],
+)
+def test_json_is_read_whatever_it_is_called_and_in_the_charset_that_it_states(content_type, raw):
+    answered = httpx.Response(200, request=REQUEST, headers={"content-type": content_type}, content=raw)
+    assert content(answered) == {"n": "café"}
+
+
+def test_json_that_is_not_in_its_charset_is_refused_by_name():
+    headers = {"content-type": "application/json; charset=shift_jis"}
+    answered = httpx.Response(200, request=REQUEST, headers=headers, content=b'{"n": "\xff"}')
+    with pytest.raises(ToolFailure, match="the text is not shift_jis, which its content type states"):
+        content(answered)
+
+
+DAY_MS = 24 * 3_600_000
+SOON_S = int(time.time()) + 600
+
+
+@pytest.mark.parametrize(
+    ("stated", "least_ms", "most_ms"),
+    [
+        ("3", 3_000, 3_000),
+        ("1.5", 1_500, 1_500),
+        ("-7", 0, 0),
+        ("1" + "0" * 8, DAY_MS, DAY_MS),
+        ("1" + "0" * 20, DAY_MS, DAY_MS),
+        (f"{SOON_S}", 1, 600_000),
+        (f"{SOON_S}000", 1, 600_000),
+        ("1000000001", 0, 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    ],
+)
+def test_retry_after_is_passed_on_within_bounds_whether_it_is_a_wait_or_a_time(stated, least_ms, most_ms):
     with pytest.raises(ToolFailure) as caught:
         check(httpx.Response(429, request=REQUEST, headers={"Retry-After": stated}))
-    assert caught.value.retry_after_ms == wait_ms
+    assert least_ms <= caught.value.retry_after_ms <= most_ms
+
+
+@pytest.mark.parametrize("stated", ["soon", "nan", "inf", ""])
+def test_a_retry_after_that_says_nothing_is_none(stated):
+    with pytest.raises(ToolFailure) as caught:
+        check(httpx.Response(429, request=REQUEST, headers={"Retry-After": stated}))
+    assert caught.value.retry_after_ms is None
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ _LOOKED_AT_MAX_CHARS = 4_000
 """Of what somebody else says went wrong, so much is looked at: others choose the text."""
 _NESTED_MAX = 5
 _RETRY_AFTER_MAX_MS = 24 * 3_600_000
+_EPOCH_S = 1_000_000_000
+"""The year 2001, in seconds since 1970."""
 
 
 def check(response: httpx.Response) -> httpx.Response:
@@ -134,11 +136,11 @@ def content(response: httpx.Response, success: Expression | None = None) -> Json
     if response.status_code in {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT} or not response.content.strip():
         return None
     where = f"{_target(response.request)} answered {response.status_code}"
-    if not _is_json(response):
+    if not is_json(_media_type(response)):
         kind = _media_type(response) or "no content type"
         raise ToolFailure(ErrorCode.CONTRACT_VIOLATION, f"{where} with {kind} where JSON belongs")
     try:
-        body = codec.decode(response.content)
+        body = _json_of(response)
     except codec.InvalidJson as error:
         raise ToolFailure(
             ErrorCode.CONTRACT_VIOLATION,
@@ -157,9 +159,9 @@ def content(response: httpx.Response, success: Expression | None = None) -> Json
 
 def stated(response: httpx.Response) -> str:
     """The reason that a failed response states, in one line: never a page, never a stack trace."""
-    if _is_json(response):
+    if is_json(_media_type(response)):
         try:
-            reason = " · ".join(dict.fromkeys(_reasons(codec.decode(response.content))))
+            reason = " · ".join(dict.fromkeys(_reasons(_json_of(response))))
         except codec.InvalidJson:
             reason = ""
     else:
@@ -248,14 +250,27 @@ def _media_type(response: httpx.Response) -> str:
     return stated_type.partition(";")[0].strip().lower()
 
 
-def _is_json(response: httpx.Response) -> bool:
-    kind = _media_type(response)
-    return kind == "application/json" or kind.endswith("+json")
+def is_json(media_type: str) -> bool:
+    """Whether this media type is JSON, such as `application/problem+json; charset=utf-8`."""
+    essence = media_type.partition(";")[0].strip().lower()
+    return essence in {"application/json", "text/json"} or essence.endswith("+json")
+
+
+def _json_of(response: httpx.Response) -> Json:
+    """The JSON of a body, in the charset that it states, else in UTF-8. Raises codec.InvalidJson."""
+    charset = web.charset_of(response)
+    if charset is None:
+        return codec.decode(response.content)
+    try:
+        return codec.decode(response.content.decode(charset).encode())
+    except UnicodeError:
+        raise codec.NotJson(f"the text is not {charset}, which its content type states") from None
 
 
 def is_page(response: httpx.Response) -> bool:
     """Whether a response is a web page, which people read and no program."""
-    return "html" in _media_type(response) or (not _is_json(response) and bool(_PAGE.search(web.text_of(response))))
+    kind = _media_type(response)
+    return "html" in kind or (not is_json(kind) and bool(_PAGE.search(web.text_of(response))))
 
 
 def _target(request: httpx.Request) -> str:
@@ -275,6 +290,10 @@ def retry_after_ms(stated: str | None) -> int | None:
         except ValueError:
             return None
         wait_s = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    if math.isnan(wait_s):
+    if not math.isfinite(wait_s):
         return None
+    if wait_s >= _EPOCH_S:
+        # Nobody means to wait for decades: it is a time, in seconds or in milliseconds.
+        at_s = wait_s / 1_000 if wait_s >= _EPOCH_S * 1_000 else wait_s
+        wait_s = at_s - datetime.now(UTC).timestamp()
     return int(min(max(0.0, wait_s * 1_000), _RETRY_AFTER_MAX_MS))

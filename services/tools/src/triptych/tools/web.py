@@ -144,12 +144,17 @@ async def whole(response: httpx.Response, max_bytes: int, *, cut: bool = False) 
 
 def text_of(response: httpx.Response) -> str:
     """The body as text: in the charset that it states, else in UTF-8. What is wrong is replaced."""
+    return response.content.decode(charset_of(response) or _UTF_8, errors="replace")
+
+
+def charset_of(response: httpx.Response) -> str | None:
+    """The charset that a body states, by Python's name; None where it states UTF-8, none, or one that is unknown."""
     try:
-        codec = codecs.lookup(response.charset_encoding or _UTF_8)
+        name = codecs.lookup(response.charset_encoding or _UTF_8).name
     except (LookupError, ValueError):
-        codec = codecs.lookup(_UTF_8)
-    is_charset = codec.name in _CHARSETS or codec.name.startswith(_CHARSET_FAMILIES)
-    return response.content.decode(codec.name if is_charset else _UTF_8, errors="replace")
+        return None
+    is_charset = name in _CHARSETS or name.startswith(_CHARSET_FAMILIES)
+    return name if is_charset and name not in {_UTF_8, "utf-8-sig", "ascii"} else None
 
 
 def _following(request: httpx.Request, response: httpx.Response) -> httpx.Request | None:

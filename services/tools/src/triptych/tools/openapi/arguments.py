@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from triptych.schemas.base import Json
+from triptych.tools.http import is_json
+from triptych.tools.openapi.bodies import BodyReader
 from triptych.tools.openapi.document import Document, Place
 from triptych.tools.openapi.errors import LeftOutError, Reason
+from triptych.tools.openapi.examples import examples_of
 from triptych.tools.openapi.options import OpenApiOptions
 from triptych.tools.openapi.schemas import Converted, Direction, SchemaWriter
-from triptych.tools.rest import Body, BodyForm, KeyCarrier, KeyPlace, Parameter, Style
+from triptych.tools.rest import Body, KeyCarrier, KeyPlace, Parameter, Style
 from triptych.tools.rest import Place as Where
-from triptych.tools.rest.answer import is_json
 from triptych.tools.rest.auth import CREDENTIAL_HEADERS, ROUTING_HEADERS, TOKEN, ApiKey
 
 _IN_PATH = re.compile(r"\{([^{}]+)\}")
@@ -30,14 +32,6 @@ _DEFAULT_STYLES = {
     Where.QUERY: Style.FORM,
     Where.COOKIE: Style.FORM,
 }
-_FORMS: Final = {
-    BodyForm.JSON: ("*/*",),
-    BodyForm.FORM: ("application/x-www-form-urlencoded",),
-    BodyForm.MULTIPART: ("multipart/form-data",),
-    BodyForm.TEXT: ("text/",),
-    BodyForm.BINARY: ("application/octet-stream",),
-}
-"""The media types that each form of a body has; what comes first is preferred."""
 
 
 @dataclass(slots=True)
@@ -49,8 +43,12 @@ class Arguments:
     needs: Converted = field(default_factory=lambda: Converted(None))
     """What the schemas of the parameters refer to."""
     parameters: list[Parameter] = field(default_factory=list)
+    defaults: dict[str, Json] = field(default_factory=dict)
+    """What is sent for parameters that the server requires and a caller need not give."""
     fixed: list[tuple[Parameter, Json]] = field(default_factory=list)
     body: Body | None = None
+    examples: list[tuple[str, str, Json]] = field(default_factory=list)
+    """What the document shows: an argument, the name of the example, and the value."""
     key: KeyCarrier | None = None
     """The header that the document declares for the idempotency key."""
     notes: list[str] = field(default_factory=list)
@@ -62,11 +60,11 @@ class ArgumentsReader:
     def __init__(self, document: Document, options: OpenApiOptions) -> None:
         self._document, self._options = document, options
         self._writer = SchemaWriter(document, Direction.REQUEST)
-        self._parts = SchemaWriter(document, Direction.REQUEST, files=True)
+        self._bodies = BodyReader(document)
         self.fixed_used: set[str] = set()
 
-    def read(self, place: Place) -> tuple[Arguments, dict[str, Json]]:
-        """The arguments of an operation, and their JSON Schema.
+    def read(self, place: Place, media_type: str | None = None) -> tuple[Arguments, dict[str, Json]]:
+        """The arguments of an operation, and their JSON Schema. `media_type` is what an option says of its body.
 
         Raises:
             LeftOutError: a parameter or the body is of a kind that cannot be sent.
@@ -78,7 +76,8 @@ class ArgumentsReader:
         self._add_forgotten(found, place)
         definitions = self._writer.definitions(found.needs)
         if "requestBody" in place.operation:
-            definitions |= self._add_body(found, self._document.resolved(place.operation["requestBody"]))
+            stated = self._document.resolved(place.operation["requestBody"])
+            definitions |= self._add_body(found, stated, media_type)
         found.notes.extend(found.needs.loosened)
         schema: dict[str, Json] = {"type": "object", "properties": found.properties}
         if found.required:
@@ -123,8 +122,16 @@ class ArgumentsReader:
         found.needs.loosened |= converted.loosened
         found.parameters.append(parameter)
         found.properties[parameter.argument] = _described(converted.schema, stated)
-        if stated.get("required") is True or where is Where.PATH:
+        shown = examples_of(self._document, stated)
+        found.examples.extend((parameter.argument, name, value) for name, value in shown)
+        if stated.get("required") is not True and where is not Where.PATH:
+            return
+        default = _default_of(self._document, schema)
+        if default is None:
             found.required.append(parameter.argument)
+        else:
+            # The server wants it, and the document says what it is where nobody gives another.
+            found.defaults[parameter.argument] = default
 
     def _is_ours(self, found: Arguments, where: Where, name: str) -> bool:
         """Whether the runtime sends this itself, or nobody does, so that it is no argument."""
@@ -184,46 +191,27 @@ class ArgumentsReader:
             del found.properties[lost.argument]
             found.notes.append(f"the path parameter {lost.name} is declared, but the path has no place for it")
 
-    def _add_body(self, found: Arguments, stated: dict[str, Json]) -> dict[str, Json]:
+    def _add_body(self, found: Arguments, stated: dict[str, Json], chosen: str | None) -> dict[str, Json]:
         """Take up the body; gives the definitions that its schema needs."""
         content = stated.get("content")
         if not isinstance(content, dict) or not content:
             found.notes.append("the document has a body of no media type; none is sent")
             return {}
-        media_type, form = _chosen(content)
-        if ignored := [each for each in content if each != media_type]:
-            found.notes.append(f"the body is sent as {media_type}; {', '.join(ignored)} would do as well")
-        found.body = Body("body", form, "application/json" if media_type == "*/*" else media_type)
-        inner = content[media_type]
-        schema = inner.get("schema", True) if isinstance(inner, dict) else True
-        definitions: dict[str, Json] = {}
-        match form:
-            case BodyForm.BINARY:
-                written: Json = {"type": "string", "contentEncoding": "base64"}
-            case BodyForm.TEXT:
-                written = {"type": "string"}
-            case _:
-                writer = self._parts if form is BodyForm.MULTIPART else self._writer
-                converted = writer.convert(schema)
-                definitions = writer.definitions(converted)
-                found.notes.extend(converted.loosened)
-                written = converted.schema
-                if form is not BodyForm.JSON:
-                    written = {"type": "object", **written} if isinstance(written, dict) else {"type": "object"}
-        found.properties["body"] = _described(written, stated)
+        read = self._bodies.read(content, chosen)
+        found.body = read.body
+        found.notes.extend(read.notes)
+        found.examples.extend(("body", name, value) for name, value in read.examples)
+        found.properties["body"] = _described(read.schema, stated)
         if stated.get("required") is True:
             found.required.append("body")
-        return definitions
+        return read.definitions
 
 
-def _chosen(content: dict[str, Json]) -> tuple[str, BodyForm]:
-    """The media type that a body is sent as: JSON before forms, forms before text, text before bytes."""
-    for form, prefixes in _FORMS.items():
-        for media_type in content:
-            essence = media_type.strip().lower()
-            if essence.startswith(prefixes) or (form is BodyForm.JSON and is_json(essence)):
-                return media_type, form
-    raise LeftOutError(Reason.REQUEST_MEDIA_TYPE, f"a body can only be sent as {', '.join(content)}")
+def _default_of(document: Document, schema: Json) -> Json:
+    """What a schema says a value is where none is given; None where it says nothing."""
+    if not isinstance(schema, dict):
+        return None
+    return schema.get("default", document.resolved(schema).get("default"))
 
 
 def _described(schema: Json, stated: dict[str, Json]) -> Json:

@@ -29,9 +29,12 @@ class _Object(Enum):
     """It takes any property, on purpose as far as one can tell."""
 
 
-def is_closed(document: Document, schema: Json) -> bool:
-    """Whether a value of this schema, where it is an object, has only properties that the schema names."""
-    look = _Look(document)
+def is_closed(document: Document, schema: Json, *, is_composed: bool) -> bool:
+    """Whether a value of this schema, where it is an object, has only properties that the schema names.
+
+    `is_composed`: several parts name properties, and a part that allows no others speaks for all of them.
+    """
+    look = _Look(document, is_composed=is_composed)
     kind = look.at(schema, 0, alternative=True)
     # A document that requires what it does not name has forgotten to name it.
     return kind is _Object.NAMED and look.required <= look.named
@@ -40,15 +43,17 @@ def is_closed(document: Document, schema: Json) -> bool:
 class _Look:
     """One look at all that is said of a value."""
 
-    def __init__(self, document: Document) -> None:
-        self._document = document
+    def __init__(self, document: Document, *, is_composed: bool) -> None:
+        self._document, self._is_composed = document, is_composed
         self.named: set[str] = set()
         self.required: set[str] = set()
 
     def at(self, schema: Json, depth: int, *, alternative: bool) -> _Object:
         """`alternative`: nothing else says of the same value what properties it has."""
-        if not isinstance(schema, dict) or depth > _DEPTH_MAX or schema.keys() & _SPOKEN:
+        if not isinstance(schema, dict) or depth > _DEPTH_MAX or self._is_spoken_of(schema):
             return _Object.ANY
+        if alternative and "discriminator" in schema and not schema.keys() & {"anyOf", "oneOf"}:
+            return _Object.ANY  # what is named elsewhere as a kind of it has more properties
         found = self._own(schema)
         if isinstance(schema.get("$ref"), str):
             try:
@@ -65,6 +70,12 @@ class _Look:
             return _Object.NAMED
         is_free = "object" in _kinds(schema) if "type" in schema else not found and schema.keys() <= _SAYS_NOTHING
         return _Object.ANY if is_free and alternative else _Object.NONE
+
+    def _is_spoken_of(self, schema: dict[str, Json]) -> bool:
+        spoken = schema.keys() & _SPOKEN
+        if self._is_composed and schema.get("additionalProperties") is False:
+            spoken -= {"additionalProperties"}
+        return bool(spoken)
 
     def _own(self, schema: dict[str, Json]) -> list[_Object]:
         properties = schema.get("properties")

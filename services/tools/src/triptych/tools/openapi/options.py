@@ -25,6 +25,8 @@ class OperationOptions(Options):
     """What makes two of its writes the same, whichever runs make them."""
     success: Success | None = None
     """CEL over `body`: true when it worked, for an API that answers 200 whatever happened."""
+    media_type: str | None = None
+    """As what the body is sent, where the document names several, or a range such as `image/*`."""
     empty_at: str | None = None
     """Where in the data (dotted) the list stands whose emptiness means that nothing was found."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from triptych.schemas.base import Json
+from triptych.tools.http import is_json
 from triptych.tools.openapi.document import Document, Place
 from triptych.tools.openapi.errors import LeftOutError, Reason
 from triptych.tools.openapi.schemas import Converted, Direction, SchemaWriter
-from triptych.tools.rest.answer import BINARY_SCHEMA, NOTHING, is_json, is_text
+from triptych.tools.rest.answer import BINARY_SCHEMA, NOTHING, is_text
 
 _NOTHING: dict[str, Json] = {"type": "null"}
 _STREAMS = ("text/event-stream", "application/stream+json")

@@ -16,6 +16,7 @@ from triptych.kernel.json_schema import check_pattern
 from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.tools.openapi.closing import is_closed
+from triptych.tools.openapi.composition import ALONE, Composer, Composition, exclude_each_other, selected_by
 from triptych.tools.openapi.document import Document, UnresolvedError
 from triptych.tools.openapi.errors import LeftOutError, Reason
 from triptych.tools.rest.request import FILE_SCHEMA
@@ -25,7 +26,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 _VALUES = frozenset({"additionalProperties", "items", "unevaluatedItems", "unevaluatedProperties"})
 _ONE = frozenset({"contains", "contentSchema", "else", "if", "not", "propertyNames", "then"})
-_LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_BRANCHES = frozenset({"anyOf", "oneOf"})
 _MAP = frozenset({"dependentSchemas", "patternProperties"})
 _PLAIN = frozenset(
     {
@@ -49,11 +50,29 @@ class Direction(Enum):
     RESPONSE = "writeOnly"
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A local reference, and what of the composition around it the referred schema has to know."""
+
+    pointer: str
+    around: Composition = ALONE
+
+    @property
+    def name(self) -> str:
+        """Its name under `$defs`, the same in every contract."""
+        plain = self.pointer.removeprefix(_COMPONENT)
+        name = _UNSAFE.sub("_", plain.removeprefix("#/"))
+        if self.around == ALONE and name == plain:
+            return name
+        told = self.pointer if self.around == ALONE else f"{self.pointer} {self.around.told}"
+        return f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
+
+
 @dataclass(slots=True)
 class Converted:
     schema: Json
-    references: dict[str, None] = field(default_factory=dict)
-    """The local references in it, in order."""
+    references: dict[Reference, None] = field(default_factory=dict)
+    """What it refers to, in order."""
     loosened: dict[str, None] = field(default_factory=dict)
     """What the document demands and nobody can check, in words."""
 
@@ -61,11 +80,22 @@ class Converted:
 class SchemaWriter:
     """Translates the schemas of one document for one direction; what several operations share is translated once."""
 
-    def __init__(self, document: Document, direction: Direction, *, files: bool = False) -> None:
-        """`files`: text of the format `binary` is a file, as in the parts of a multipart body."""
+    def __init__(
+        self,
+        document: Document,
+        direction: Direction,
+        *,
+        files: bool = False,
+        evidence: frozenset[str] = frozenset(),
+    ) -> None:
+        """`files`: text that is bytes is a file, as in the parts of a multipart body.
+
+        `evidence`: names that travel in this direction all the same, as examples show.
+        """
         self._document, self._direction, self._files = document, direction, files
-        self._known: dict[str, Converted] = {}
-        self._sizes: dict[str, int] = {}
+        self._composer = Composer(document, direction.value, evidence)
+        self._known: dict[Reference, Converted] = {}
+        self._sizes: dict[Reference, int] = {}
 
     def convert(self, schema: Json) -> Converted:
         """The schema, with references to `#/$defs/...` that `definitions` gives.
@@ -95,73 +125,92 @@ class SchemaWriter:
             if size > DEFINITIONS_MAX_BYTES:
                 why = f"what it refers to has more than {DEFINITIONS_MAX_BYTES} bytes"
                 raise LeftOutError(Reason.TOO_LARGE, why)
-            found[definition_name(reference)] = converted.schema
+            found[reference.name] = converted.schema
             wanted.loosened |= converted.loosened
             new = converted.references.keys() - seen
             seen |= new
             open_references.extend(new)
         return dict(sorted(found.items()))
 
-    def _definition(self, reference: str) -> Converted:
+    def _definition(self, reference: Reference) -> Converted:
         known = self._known.get(reference)
         if known is None:
             known = self._known[reference] = Converted(None)
             try:
-                known.schema = self._conversion(known, reference).of(self._document.at(reference))
+                target = self._document.at(reference.pointer)
+                composition = self._composer.of(target, reference.around)
+                known.schema = self._conversion(known, reference).of(target, composition)
             except BaseException:
                 del self._known[reference]
                 raise
         return known
 
-    def _size(self, reference: str, converted: Converted) -> int:
+    def _size(self, reference: Reference, converted: Converted) -> int:
         if reference not in self._sizes:
             self._sizes[reference] = len(codec.encode(converted.schema, limits=codec.STORED))
         return self._sizes[reference]
 
-    def _conversion(self, into: Converted, home: str | None) -> _Conversion:
-        return _Conversion(self._document, self._direction, into, home, files=self._files)
-
-
-def definition_name(reference: str) -> str:
-    """The name under `$defs` of what a reference points to; the same in every contract."""
-    plain = reference.removeprefix(_COMPONENT)
-    name = _UNSAFE.sub("_", plain.removeprefix("#/"))
-    if name == plain:
-        return name
-    return f"{name}-{hashlib.sha256(reference.encode()).hexdigest()[:6]}"
+    def _conversion(self, into: Converted, home: Reference | None) -> _Conversion:
+        return _Conversion(self._document, self._direction, self._composer, into, home, files=self._files)
 
 
 class _Conversion:
     """One walk through one schema."""
 
     def __init__(
-        self, document: Document, direction: Direction, into: Converted, home: str | None, *, files: bool
+        self,
+        document: Document,
+        direction: Direction,
+        composer: Composer,
+        into: Converted,
+        home: Reference | None,
+        *,
+        files: bool,
     ) -> None:
-        self._document, self._direction, self._into, self._home = document, direction, into, home
-        self._files = files
+        self._document, self._direction, self._composer = document, direction, composer
+        self._into, self._home, self._files = into, home, files
 
     def value(self, schema: Json) -> Json:
         """The schema of a whole value, and not of a part of what is said of one: a request's is closed."""
-        written = self.of(schema)
-        if self._direction is Direction.REQUEST and isinstance(written, dict) and is_closed(self._document, schema):
+        composition = self._composer.of(schema)
+        written = self.of(schema, composition)
+        if (
+            self._direction is Direction.REQUEST
+            and isinstance(written, dict)
+            and not self._is_file(schema)
+            and is_closed(self._document, schema, is_composed=composition.is_composed)
+        ):
             written["unevaluatedProperties"] = False
         return written
 
-    def of(self, schema: Json) -> Json:
-        if isinstance(schema, bool):
-            return schema
+    def of(self, schema: Json, composition: Composition | None = None) -> Json:
+        """The schema, as one part of a composition; alone where there is none."""
         if not isinstance(schema, dict):
             # A list where a schema belongs is a mistake of the document; the validator refuses it with a reason.
             return schema
-        if self._files and schema.get("type") == "string" and schema.get("format") == "binary":
+        if self._is_file(schema):
             return {**FILE_SCHEMA, "description": schema.get("description", FILE_SCHEMA["description"])}
-        reference = self._reference(schema)
-        written = self._words(schema) if reference is None else self._referring(schema, reference)
-        return _nullable(written) if schema.get("nullable") is True else written
+        composition = self._composer.of(schema) if composition is None else composition
+        reference = self._reference(schema, composition)
+        written = self._words(schema, composition) if reference is None else self._referring(schema, reference)
+        is_nullable = schema.get("nullable") is True or any(map(_only_nullable, _listed(schema, "allOf")))
+        return _nullable(written) if is_nullable else written
 
-    def _reference(self, schema: dict[str, Json]) -> str | None:
+    def _is_file(self, schema: Json) -> bool:
+        """Whether a part of a form is the content of a file: bytes as OpenAPI 3.0 says it, or as 3.1 does."""
+        if not self._files or not isinstance(schema, dict):
+            return False
+        kind = schema.get("type", "string" if "contentMediaType" in schema else None)
+        is_bytes = schema.get("format") == "binary" or (
+            isinstance(schema.get("contentMediaType"), str) and "contentSchema" not in schema
+        )
+        return is_bytes and kind in ("string", ["string"])
+
+    def _reference(self, schema: dict[str, Json], composition: Composition) -> Reference | None:
         if isinstance(schema.get("$ref"), str):
-            return str(schema["$ref"])
+            target = self._document.at(schema["$ref"])
+            around = self._composer.within(composition, target)
+            return Reference(schema["$ref"], around)
         for word in ("$recursiveRef", "$dynamicRef"):
             if isinstance(schema.get(word), str):
                 if self._home is None:
@@ -169,31 +218,40 @@ class _Conversion:
                 return self._home
         return None
 
-    def _referring(self, schema: dict[str, Json], reference: str) -> dict[str, Json]:
-        self._document.at(reference)
+    def _referring(self, schema: dict[str, Json], reference: Reference) -> dict[str, Json]:
         self._into.references[reference] = None
         own = {key: value for key, value in schema.items() if key not in {"$ref", "$recursiveRef", "$dynamicRef"}}
         if self._document.is_3_0:
             own = {key: value for key, value in own.items() if key in _ANNOTATIONS}
-        return {**self._words(own), "$ref": f"#/$defs/{definition_name(reference)}"}
+        return {**self._words(own, self._composer.of(schema)), "$ref": f"#/$defs/{reference.name}"}
 
-    def _words(self, schema: dict[str, Json]) -> dict[str, Json]:
+    def _words(self, schema: dict[str, Json], composition: Composition) -> dict[str, Json]:
         written: dict[str, Json] = {}
         told = _PLAIN if self._direction is Direction.REQUEST else _PLAIN - _ANNOTATIONS
         for word, value in schema.items():
             if word in told:
                 written[word] = value
             elif word in _VALUES:
-                written[word] = self.value(value)
+                if word != "additionalProperties" or value is not False or not composition.is_composed:
+                    written[word] = self.value(value)
             elif word in _ONE:
                 written[word] = self.of(value)
-            elif word == "properties" and isinstance(value, dict):
-                written[word] = {name: self.value(each) for name, each in value.items()}
-            elif word in _LIST and isinstance(value, list):
-                written[word] = [self.of(each) for each in value]
-            elif word in _MAP and isinstance(value, dict):
-                written[word] = {name: self.of(each) for name, each in value.items()}
-        self._without_hidden(schema, written)
+            elif isinstance(value, dict):
+                self._add_named(word, value, written, composition)
+            elif isinstance(value, list):
+                self._add_listed(word, schema, written, composition)
+        self._settle(schema, written, composition)
+        return written
+
+    def _settle(self, schema: dict[str, Json], written: dict[str, Json], composition: Composition) -> None:
+        """What is left out or put right when all words are there."""
+        if isinstance(written.get("required"), list):
+            unwanted = composition.optional | self._impossible(schema, written)
+            written["required"] = [
+                name for name in written["required"] if not isinstance(name, str) or name not in unwanted
+            ]
+        if written.get("allOf") == []:
+            del written["allOf"]
         _mend(written)
         if "pattern" in written and not is_pattern(written["pattern"]):
             self._into.loosened[
@@ -201,24 +259,73 @@ class _Conversion:
             ] = None
         if self._direction is Direction.REQUEST:
             _take_example(schema, written)
-        return written
 
-    def _without_hidden(self, schema: dict[str, Json], written: dict[str, Json]) -> None:
-        """In requests there is no property that only the server sets; in answers none that it keeps must be there."""
-        properties = schema.get("properties")
-        if not isinstance(properties, dict):
-            return
-        hidden = {
+    def _add_named(self, word: str, value: dict[str, Json], written: dict[str, Json], composition: Composition) -> None:
+        """Schemas by the names or patterns of properties."""
+        if word == "properties":
+            written[word] = self._properties(value, composition)
+        elif word in _MAP:
+            written[word] = {name: self.of(each) for name, each in value.items()}
+
+    def _add_listed(
+        self, word: str, schema: dict[str, Json], written: dict[str, Json], composition: Composition
+    ) -> None:
+        """Schemas in a list: parts of the same value, branches of a choice, or items by their place."""
+        if word == "allOf":
+            parts = [self.of(each, composition) for each in schema[word] if not _only_nullable(each)]
+            written[word] = [*written.get(word, []), *parts]
+        elif word in _BRANCHES:
+            self._choose(word, schema, written, composition)
+        elif word == "prefixItems":
+            written[word] = [self.of(each) for each in schema[word]]
+
+    def _impossible(self, schema: dict[str, Json], written: dict[str, Json]) -> set[str]:
+        """Properties that an object requires and, since it allows no others than those it names, cannot have."""
+        if written.get("additionalProperties") is not False or "patternProperties" in schema:
+            return set()
+        named = schema.get("properties")
+        impossible = {
             name
-            for name, each in properties.items()
-            if isinstance(each, dict) and each.get(self._direction.value) is True
+            for name in written["required"]
+            if isinstance(name, str) and (not isinstance(named, dict) or name not in named)
         }
-        if not hidden:
-            return
-        if self._direction is Direction.REQUEST:
-            written["properties"] = {name: each for name, each in written["properties"].items() if name not in hidden}
-        if isinstance(written.get("required"), list):
-            written["required"] = [name for name in written["required"] if name not in hidden]
+        for name in sorted(impossible):
+            self._into.loosened[
+                f"the property {name} is required, but neither named nor allowed; it is no argument"
+            ] = None
+        return impossible
+
+    def _properties(self, properties: dict[str, Json], composition: Composition) -> dict[str, Json]:
+        """In requests there is no property that only the server sets, unless a caller has to name the thing by it."""
+        hidden = composition.optional - composition.kept if self._direction is Direction.REQUEST else frozenset()
+        return {
+            name: self.of(each) if name in composition.shared else self.value(each)
+            for name, each in properties.items()
+            if name not in hidden or not self._composer.hides(each)
+        }
+
+    def _choose(self, word: str, schema: dict[str, Json], written: dict[str, Json], composition: Composition) -> None:
+        """Write a choice, each branch with the values of the discriminator that select it.
+
+        `oneOf` becomes `anyOf` where its branches do not exclude each other, for then nothing would fit.
+        """
+        around, selected = composition.around_a_branch, selected_by(self._composer, schema, schema[word])
+        is_request = self._direction is Direction.REQUEST
+        branches = []
+        for place, each in enumerate(schema[word]):
+            branch = self.of(each, self._composer.of(each, around))
+            if place in selected and isinstance(branch, dict):
+                name = schema["discriminator"]["propertyName"]
+                chosen: dict[str, Json] = {"properties": {name: {"enum": selected[place]}}}
+                branch = {"allOf": [branch, {**chosen, "required": [name]} if is_request else chosen]}
+            branches.append(branch)
+        is_told_apart = is_request and len(selected) == len(branches)
+        if word == "oneOf" and not is_told_apart and not exclude_each_other(self._composer, schema[word]):
+            word = "anyOf"
+        if word in written:
+            written.setdefault("allOf", []).append({word: branches})
+        else:
+            written[word] = branches
 
 
 def is_pattern(pattern: Json) -> bool:
@@ -253,12 +360,24 @@ def _take_example(schema: dict[str, Json], written: dict[str, Json]) -> None:
         written["examples"] = [schema["example"]]
 
 
+def _only_nullable(schema: Json) -> bool:
+    """Whether a part of `allOf` says nothing but that there may be null, which is meant of the whole."""
+    if not isinstance(schema, dict) or schema.get("nullable") is not True:
+        return False
+    return not schema.keys() - _ANNOTATIONS - {"nullable"}
+
+
+def _listed(schema: dict[str, Json], word: str) -> list[Json]:
+    listed = schema.get(word)
+    return listed if isinstance(listed, list) else []
+
+
 def _nullable(written: dict[str, Json]) -> dict[str, Json]:
-    """The same, or null."""
+    """The same, or null, whatever else is said beside it."""
     kind = written.get("type")
-    if "$ref" in written or kind is None:
-        if not written.keys() - _ANNOTATIONS:
-            return written
+    if kind is None and not written.keys() - _ANNOTATIONS:
+        return written
+    if kind is None or written.keys() & {"$ref", "allOf", "anyOf", "oneOf", "const", "not"}:
         said = {key: value for key, value in written.items() if key in _ANNOTATIONS}
         rest = {key: value for key, value in written.items() if key not in said}
         return {**said, "anyOf": [rest, {"type": "null"}]}

@@ -55,6 +55,8 @@ class Generated:
     """What was assumed, or could not be taken over."""
     rate: str | None = None
     """How often it may be called, as the document says."""
+    examples: tuple[tuple[str, str, Json], ...] = ()
+    """What the document shows for its arguments: the argument, the name of the example, and the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,7 @@ class _Writer:
         if place.method not in _EFFECTS:
             raise LeftOutError(Reason.METHOD, f"{place.method.upper()} answers nothing that could be data")
         stated = self._options.operations.get(name, OperationOptions())
-        arguments, arguments_schema = self.arguments.read(place)
+        arguments, arguments_schema = self.arguments.read(place, stated.media_type)
         answer = self._results.read(place)
         notes = [*arguments.notes, *answer.notes]
         if name != naming.wanted_name(place):
@@ -221,9 +223,10 @@ class _Writer:
             security=described(self._document, place),
             success=stated.success,
             empty_at=stated.empty_at,
+            defaults=arguments.defaults,
         )
         rate = rate_of(place.operation, notes)
-        return Generated(place, endpoint, tuple(notes), rate)
+        return Generated(place, endpoint, tuple(notes), rate, tuple(arguments.examples))
 
     def _check_selected(self, place: Place, name: str) -> None:
         options = self._options

@@ -5,7 +5,17 @@ Whether the declaration comes from an OpenAPI document or from a table of option
 
 from triptych.tools.rest.auth import Auth, authentication
 from triptych.tools.rest.declared import CallbackOption, KeyOption, LookupOption, Success, completion_of, lookup_of
-from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, KeyCarrier, KeyPlace, Parameter, Place, Style
+from triptych.tools.rest.endpoint import (
+    Body,
+    BodyForm,
+    Endpoint,
+    FieldWriting,
+    KeyCarrier,
+    KeyPlace,
+    Parameter,
+    Place,
+    Style,
+)
 from triptych.tools.rest.engine import Connection, Engine, Lookup, Upstream
 
 __all__ = [
@@ -16,6 +26,7 @@ __all__ = [
     "Connection",
     "Endpoint",
     "Engine",
+    "FieldWriting",
     "KeyCarrier",
     "KeyOption",
     "KeyPlace",

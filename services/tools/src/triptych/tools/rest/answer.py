@@ -15,7 +15,7 @@ from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools import web
 from triptych.tools.failure import ToolFailure
-from triptych.tools.http import check, content, is_page
+from triptych.tools.http import check, content, is_json, is_page
 from triptych.tools.rest.endpoint import Endpoint
 
 ANSWER_MAX_BYTES = 4 * 1_048_576
@@ -63,12 +63,6 @@ async def read(endpoint: Endpoint, response: httpx.Response) -> Json:
     else:
         data = _other(whole)
     return _without_nothing(endpoint, data) if is_read else data
-
-
-def is_json(media_type: str) -> bool:
-    """Whether this media type is JSON, such as `application/problem+json; charset=utf-8`."""
-    essence = media_type.partition(";")[0].strip().lower()
-    return essence in {"application/json", "text/json"} or essence.endswith("+json")
 
 
 def is_text(media_type: str) -> bool:

@@ -57,12 +57,28 @@ class BodyForm(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class FieldWriting:
+    """How one field of a form is written, where it is said otherwise than for all."""
+
+    name: str
+    content_type: str | None = None
+    """Of the part; a JSON type means that the value is written as JSON."""
+    style: Style | None = None
+    explode: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Body:
     """The argument that becomes the request's body."""
 
     argument: str
     form: BodyForm
     media_type: str
+    fields: tuple[FieldWriting, ...] = ()
+
+    def writing_of(self, name: str) -> FieldWriting:
+        """How a field is written."""
+        return next((each for each in self.fields if each.name == name), FieldWriting(name))
 
 
 class KeyPlace(StrEnum):
@@ -108,7 +124,7 @@ class Endpoint:
     templates: dict[str, Json] | None = None
     """Rendered for each call, where the arguments do not go into the request as they are."""
     defaults: dict[str, Json] = field(default_factory=dict)
-    """What templates see of an argument that is not given."""
+    """What is sent, and what templates see, for an argument that is not given."""
 
     def facts(self, base_url: str) -> dict[str, str]:
         """Where a call goes and how it is made, by name. It is accepted together with the contract.
@@ -122,8 +138,12 @@ class Endpoint:
             "body": "none" if self.body is None else f"{self.body.media_type} ({self.body.form})",
             "idempotency key": "none" if self.key is None else f"{self.key.place} {self.key.name}",
         }
+        for field_ in () if self.body is None else self.body.fields:
+            known[f"field {field_.name}"] = f"{field_.content_type} {field_.style} {field_.explode}"
         for each in self.parameters:
             known[f"parameter {each.argument}"] = _written(each)
+            if self.templates is None and each.argument in self.defaults:
+                known[f"default of {each.argument}"] = repr(self.defaults[each.argument])
         for each, value in self.fixed:
             known[f"fixed parameter {each.argument}"] = f"{_written(each)} = {value!r}"
         return known

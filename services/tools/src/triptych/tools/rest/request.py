@@ -20,6 +20,7 @@ from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
 from triptych.tools.failure import ToolFailure
+from triptych.tools.http import is_json
 from triptych.tools.rest import address, styles
 from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, KeyCarrier, KeyPlace, Parameter, Place
 
@@ -39,6 +40,10 @@ class _Draft:
     cookies: list[str] = field(default_factory=list)
 
     def put(self, parameter: Parameter, value: Json) -> None:
+        if parameter.place is not Place.PATH and not parameter.as_json:
+            value = styles.given(value)
+        if value is None and parameter.place is not Place.PATH:
+            return  # null means that nothing is sent
         match parameter.place:
             case Place.PATH:
                 _check_in_path(parameter, value)
@@ -87,11 +92,8 @@ def build(
 
 
 def _values(endpoint: Endpoint, arguments: dict[str, Json]) -> list[tuple[Parameter, Json]]:
-    given = [
-        (parameter, arguments[parameter.argument])
-        for parameter in endpoint.parameters
-        if parameter.argument in arguments
-    ]
+    known = arguments if endpoint.templates is not None else {**endpoint.defaults, **arguments}
+    given = [(parameter, known[parameter.argument]) for parameter in endpoint.parameters if parameter.argument in known]
     return [*endpoint.fixed, *given]
 
 
@@ -152,7 +154,7 @@ def _encode(body: Body | None, value: Json) -> dict[str, Any]:
         case BodyForm.JSON:
             return {"content": codec.encode(value)}
         case BodyForm.FORM:
-            return {"data": _grouped(styles.form_fields(value))}
+            return {"data": _grouped(styles.form_fields(body, value))}
         case BodyForm.MULTIPART:
             return {"files": _parts(body, value)}
         case BodyForm.TEXT:
@@ -169,27 +171,29 @@ def _grouped(fields: list[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _parts(body: Body, value: dict[str, Json]) -> list[tuple[str, Any]]:
-    """Each field becomes a part; a file is an object with its content as `text` or `base64`."""
+    """Each field becomes a part, and each item of a list one of its own.
+
+    A file is an object with its content as `text` or `base64`. What else is no plain value is written as JSON.
+    """
     parts: list[tuple[str, Any]] = []
     for name, item in value.items():
+        stated = body.writing_of(name).content_type
+        where = f"arguments.{body.argument}.{name}"
         for each in item if isinstance(item, list) else [item]:
             if isinstance(each, dict) and is_file(each):
-                content = (
-                    each["text"].encode()
-                    if "text" in each
-                    else _decoded(f"arguments.{body.argument}.{name}", each["base64"])
-                )
-                media_type = _media_type(f"arguments.{body.argument}.{name}", each)
+                content = each["text"].encode() if "text" in each else _decoded(where, each["base64"])
+                media_type = _media_type(where, each, stated)
                 parts.append((name, (each.get("filename", name), content, media_type)))
-            elif isinstance(each, dict):
-                parts.append((name, (None, codec.encode(each), "application/json")))
-            else:
-                parts.append((name, (None, styles.text_of(each).encode())))
+            elif isinstance(each, (dict, list)) or (stated is not None and is_json(stated) and each is not None):
+                parts.append((name, (None, codec.encode(each), stated or "application/json")))
+            elif each is not None:
+                text = styles.text_of(each).encode()
+                parts.append((name, (None, text) if stated is None else (None, text, stated)))
     return parts
 
 
-def _media_type(where: str, file: dict[str, Json]) -> str:
-    stated = str(file.get("content_type", "application/octet-stream"))
+def _media_type(where: str, file: dict[str, Json], usual: str | None) -> str:
+    stated = str(file.get("content_type", usual or "application/octet-stream"))
     if not _MEDIA_TYPE.fullmatch(stated):
         message = f"{where}.content_type: not a media type, such as text/plain"
         raise ToolFailure(ErrorCode.INVALID_ARGUMENTS, message, undone=True)

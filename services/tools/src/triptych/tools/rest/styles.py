@@ -10,11 +10,13 @@ from urllib.parse import quote
 
 from triptych.schemas import codec
 from triptych.schemas.base import Json
-from triptych.tools.rest.endpoint import Parameter, Style
+from triptych.tools.http import is_json
+from triptych.tools.rest.endpoint import Body, Parameter, Style
 
 _RESERVED = ":/?[]@!$'()*,"
 """The reserved characters that end no value of a query. `&`, `;`, `#`, `=` and `+` would say something else."""
 _DELIMITERS = {Style.FORM: ",", Style.SPACE_DELIMITED: "%20", Style.PIPE_DELIMITED: "%7C"}
+_FORM_DELIMITERS = {Style.FORM: ",", Style.SPACE_DELIMITED: " ", Style.PIPE_DELIMITED: "|", Style.DEEP_OBJECT: ","}
 
 
 def text_of(value: Json) -> str:
@@ -40,23 +42,32 @@ def in_path(parameter: Parameter, value: Json) -> str:
             return _joined(value, ",", explode=parameter.explode)
 
 
+def given(value: Json) -> Json:
+    """A value without the nulls in it, which no style has a form for: null means that nothing is sent."""
+    match value:
+        case dict():
+            return {name: given(item) for name, item in value.items() if item is not None}
+        case list():
+            return [given(item) for item in value if item is not None]
+        case _:
+            return value
+
+
 def in_query(parameter: Parameter, value: Json) -> Iterable[str]:
     """The `name=value` pairs of the query, encoded."""
     name, safe = _encoded(parameter.name), _RESERVED if parameter.allow_reserved else ""
     if parameter.as_json:
         return [f"{name}={_encoded(codec.encode_text(value))}"]
-    match value:
-        case dict() if parameter.style is Style.DEEP_OBJECT:
-            return [f"{_encoded(key)}={_encoded(text, safe)}" for key, text in _deep(parameter.name, value)]
-        case list() if parameter.explode:
-            return [f"{name}={_encoded(text_of(item), safe)}" for item in value]
-        case dict() if parameter.explode:
-            return [f"{_encoded(key)}={_encoded(text_of(item), safe)}" for key, item in value.items()]
-        case list() | dict():
-            delimiter = _DELIMITERS.get(parameter.style, ",")
-            return [f"{name}={delimiter.join(_encoded(text, safe) for text in _flat(value))}"]
-        case _:
-            return [f"{name}={_encoded(text_of(value), safe)}"]
+    if not isinstance(value, (list, dict)):
+        return [f"{name}={_encoded(text_of(value), safe)}"]
+    if parameter.style is Style.DEEP_OBJECT:
+        return [f"{_encoded(key)}={_encoded(text, safe)}" for key, text in _deep(parameter.name, value)]
+    if parameter.explode:
+        pairs = value.items() if isinstance(value, dict) else ((parameter.name, item) for item in value)
+        return [f"{_encoded(key)}={_encoded(text_of(item), safe)}" for key, item in pairs]
+    delimiter = _DELIMITERS.get(parameter.style, ",")
+    # RFC 6570, 2.4.2: what is empty is not defined, and nothing is sent.
+    return [f"{name}={delimiter.join(_encoded(text, safe) for text in _flat(value))}"] if value else []
 
 
 def in_header(parameter: Parameter, value: Json) -> str:
@@ -74,18 +85,37 @@ def in_cookie(parameter: Parameter, value: Json) -> str:
     return f"{parameter.name}={_encoded(text, ',')}"
 
 
-def form_fields(value: dict[str, Json]) -> list[tuple[str, str]]:
-    """The fields of a form: lists repeat their name, objects are written as `name[key]`."""
+def form_fields(body: Body, value: dict[str, Json]) -> list[tuple[str, str]]:
+    """The fields of a form, as `encoding` says, else as most servers read them.
+
+    A list of plain values repeats its name. Objects are written as `name[key]`, and lists of them as `name[0][key]`.
+    """
     fields: list[tuple[str, str]] = []
     for name, item in value.items():
-        match item:
-            case dict():
-                fields.extend(_deep(name, item))
-            case list():
-                fields.extend((name, text_of(each)) for each in item)
-            case _:
-                fields.append((name, text_of(item)))
+        writing = body.writing_of(name)
+        if writing.content_type is not None and is_json(writing.content_type):
+            fields.append((name, codec.encode_text(item)))
+            continue
+        match given(item):
+            case None:
+                pass
+            case list() as items if writing.style is Style.DEEP_OBJECT or _has_parts(items):
+                fields.extend(_deep(name, items))
+            case list() as items if writing.style is None or writing.explode:
+                fields.extend((name, text_of(each)) for each in items)
+            case dict() as parts if writing.style is None or writing.style is Style.DEEP_OBJECT:
+                fields.extend(_deep(name, parts))
+            case dict() as parts if writing.explode:
+                fields.extend((key, text_of(part)) for key, part in parts.items())
+            case list() | dict() as whole:
+                fields.append((name, _FORM_DELIMITERS[writing.style or Style.FORM].join(_flat(whole))))
+            case plain:
+                fields.append((name, text_of(plain)))
     return fields
+
+
+def _has_parts(items: list[Json]) -> bool:
+    return any(isinstance(item, (dict, list)) for item in items)
 
 
 def _encoded(text: str, safe: str = "") -> str:
@@ -109,11 +139,13 @@ def _joined(value: Json, delimiter: str, *, explode: bool) -> str:
 
 
 def _deep(name: str, value: Json) -> list[tuple[str, str]]:
-    """`name[key][key]=value`, as deepObject is understood where objects are nested."""
+    """`name[key][key]=value`, as deepObject is understood where objects are nested: lists of objects are numbered."""
     match value:
         case dict():
             return [pair for key, item in value.items() for pair in _deep(f"{name}[{key}]", item)]
+        case list() if _has_parts(value):
+            return [pair for place, item in enumerate(value) for pair in _deep(f"{name}[{place}]", item)]
         case list():
-            return [pair for item in value for pair in _deep(name, item)]
+            return [(f"{name}[]", text_of(item)) for item in value]
         case _:
             return [(name, text_of(value))]

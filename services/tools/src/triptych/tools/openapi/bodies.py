@@ -1,0 +1,194 @@
+"""The body of a request: which of its media types is sent, what its argument is, and how its fields are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from triptych.schemas.base import Json
+from triptych.tools.http import is_json
+from triptych.tools.openapi.document import Document
+from triptych.tools.openapi.errors import LeftOutError, Reason
+from triptych.tools.openapi.examples import examples_of, names_in, names_that_are
+from triptych.tools.openapi.schemas import Direction, SchemaWriter
+from triptych.tools.rest import Body, BodyForm, FieldWriting, Style
+
+JSON_PATCH: Final = "application/json-patch+json"
+JSON_PATCH_SCHEMA: Final[dict[str, Json]] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["op", "path"],
+        "properties": {
+            "op": {"enum": ["add", "remove", "replace", "move", "copy", "test"]},
+            "path": {"type": "string"},
+            "from": {"type": "string"},
+            "value": {},
+        },
+    },
+}
+"""RFC 6902. Documents often describe the thing that is patched instead."""
+_FORM: Final = "application/x-www-form-urlencoded"
+_MULTIPART: Final = "multipart/form-data"
+_OCTETS: Final = "application/octet-stream"
+_BYTES: Final = (_OCTETS, "application/pdf", "application/zip", "application/gzip", "audio/", "image/", "video/")
+_FORM_STYLES: Final = frozenset({Style.FORM, Style.SPACE_DELIMITED, Style.PIPE_DELIMITED, Style.DEEP_OBJECT})
+
+
+@dataclass(frozen=True, slots=True)
+class BodyArgument:
+    """What is sent, and the schema of the argument that becomes it."""
+
+    body: Body
+    schema: Json
+    definitions: dict[str, Json]
+    examples: tuple[tuple[str, Json], ...]
+    """Values that the document shows for this media type."""
+    notes: tuple[str, ...]
+
+
+class BodyReader:
+    """Reads the request bodies of a document."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._hidden: frozenset[str] | None = None
+        self._writers: dict[tuple[bool, frozenset[str]], SchemaWriter] = {}
+
+    def read(self, content: dict[str, Json], chosen: str | None) -> BodyArgument:
+        """`content` is that of the request body; `chosen` the media type that an option names.
+
+        Raises:
+            LeftOutError: no media type of it can be sent, or not the one that was chosen.
+            UnresolvedError: a reference leads nowhere.
+        """
+        media_type, sent_as, form = _chosen(content, chosen)
+        stated = content[media_type]
+        inner: dict[str, Json] = stated if isinstance(stated, dict) else {}
+        notes = []
+        if chosen is None and (others := [each for each in content if each != media_type]):
+            notes.append(f"the body is sent as {media_type}; {', '.join(others)} would do as well")
+        shown = examples_of(self._document, inner) if form is BodyForm.JSON else []
+        match form:
+            case BodyForm.BINARY:
+                schema: Json = {"type": "string", "contentEncoding": "base64"}
+                definitions: dict[str, Json] = {}
+            case BodyForm.TEXT:
+                schema, definitions = {"type": "string"}, {}
+            case _:
+                writer = self._writer(form, [value for _, value in shown])
+                converted = writer.convert(inner.get("schema", True))
+                definitions = writer.definitions(converted)
+                notes.extend(converted.loosened)
+                schema = converted.schema
+                if form is not BodyForm.JSON:
+                    schema = {"type": "object", **schema} if isinstance(schema, dict) else {"type": "object"}
+                elif _essence(media_type) == JSON_PATCH and not _may_be_list(self._document, inner.get("schema")):
+                    schema, definitions = JSON_PATCH_SCHEMA, {}
+                    notes.append("its body is a JSON Patch, which is a list of operations, whatever its schema says")
+        body = Body("body", form, sent_as, self._fields(inner, form))
+        return BodyArgument(body, schema, definitions, tuple(shown), tuple(notes))
+
+    def _writer(self, form: BodyForm, shown: list[Json]) -> SchemaWriter:
+        """What translates the schema of a body whose examples show these values."""
+        evidence: frozenset[str] = frozenset()
+        if shown:
+            if self._hidden is None:
+                self._hidden = names_that_are(self._document, Direction.REQUEST.value)
+            evidence = self._hidden & names_in(shown)
+        key = (form is BodyForm.MULTIPART, evidence)
+        if key not in self._writers:
+            self._writers[key] = SchemaWriter(self._document, Direction.REQUEST, files=key[0], evidence=evidence)
+        return self._writers[key]
+
+    def _fields(self, inner: dict[str, Json], form: BodyForm) -> tuple[FieldWriting, ...]:
+        """How `encoding` wants fields of a form to be written.
+
+        Raises:
+            LeftOutError: it wants something that cannot be sent.
+        """
+        stated = inner.get("encoding")
+        if form not in {BodyForm.FORM, BodyForm.MULTIPART} or not isinstance(stated, dict):
+            return ()
+        return tuple(_field(name, each, form) for name, each in stated.items() if isinstance(each, dict))
+
+
+def _field(name: str, stated: dict[str, Json], form: BodyForm) -> FieldWriting:
+    headers = stated.get("headers")
+    for header, meant in headers.items() if isinstance(headers, dict) else ():
+        if isinstance(meant, dict) and meant.get("required") is True and header.lower() != "content-type":
+            raise LeftOutError(
+                Reason.REQUEST_MEDIA_TYPE, f"the part {name} of its body needs a header {header}, which is not sent"
+            )
+    content_type = stated.get("contentType")
+    single = content_type.strip() if isinstance(content_type, str) and not set(content_type) & {",", "*"} else None
+    style = stated.get("style")
+    if style is None and "explode" not in stated:
+        return FieldWriting(name, single)
+    try:
+        written = Style(str(style or Style.FORM.value))
+    except ValueError:
+        written = None
+    if written not in _FORM_STYLES or written is None:
+        raise LeftOutError(Reason.REQUEST_MEDIA_TYPE, f"the field {name} of its body has the style {style!r}")
+    explode = stated.get("explode", written is Style.FORM)
+    # RFC 6570 styles are for forms; a part of multipart has the content type alone (OpenAPI 3.0.3).
+    return FieldWriting(name, single, None if form is BodyForm.MULTIPART else written, explode=explode is True)
+
+
+def _chosen(content: dict[str, Json], chosen: str | None) -> tuple[str, str, BodyForm]:
+    """The media type of the document, what is sent as Content-Type, and the form."""
+    if chosen is not None:
+        media_type = next((each for each in content if _takes(each, chosen)), None)
+        form = None if media_type is None else _form_of(chosen, content[media_type])
+        if media_type is None or form is None:
+            known = ", ".join(content)
+            raise LeftOutError(Reason.REQUEST_MEDIA_TYPE, f"media_type: {chosen} cannot be sent; there is {known}")
+        return media_type, chosen, form
+    for wanted in BodyForm:
+        fitting = [each for each in content if _form_of(each, content[each]) is wanted]
+        if fitting:
+            # What is plain JSON comes first, and a JSON Patch last: it describes changes and no thing.
+            media_type = min(fitting, key=_preference)
+            return media_type, "application/json" if media_type.strip() == "*/*" else media_type, wanted
+    hint = "; name one with operations.NAME.media_type" if any("*" in each for each in content) else ""
+    raise LeftOutError(Reason.REQUEST_MEDIA_TYPE, f"a body can only be sent as {', '.join(content)}{hint}")
+
+
+def _preference(media_type: str) -> tuple[bool, bool]:
+    essence = _essence(media_type)
+    return essence == JSON_PATCH, essence != "application/json"
+
+
+def _form_of(media_type: str, stated: Json) -> BodyForm | None:
+    """The form that a body of this media type has; None where it cannot be written."""
+    essence = _essence(media_type)
+    if essence == "*/*" or is_json(essence):
+        return BodyForm.JSON
+    if essence in {_FORM, _MULTIPART}:
+        return BodyForm.FORM if essence == _FORM else BodyForm.MULTIPART
+    if "*" in essence:
+        return None
+    if essence.startswith("text/"):
+        return BodyForm.TEXT
+    schema = stated.get("schema") if isinstance(stated, dict) else None
+    is_bytes = isinstance(schema, dict) and schema.get("type") == "string" and schema.get("format") == "binary"
+    return BodyForm.BINARY if is_bytes or essence.startswith(_BYTES) else None
+
+
+def _takes(stated: str, chosen: str) -> bool:
+    """Whether a media type of the document is the chosen one, or a range that it is in."""
+    essence, wanted = _essence(stated), _essence(chosen)
+    return essence in {wanted, "*/*"} or (essence.endswith("/*") and wanted.startswith(essence[:-1]))
+
+
+def _may_be_list(document: Document, schema: Json) -> bool:
+    if not isinstance(schema, dict):
+        return False
+    whole = document.resolved(schema)
+    kind = whole.get("type")
+    return "array" in (kind if isinstance(kind, list) else [kind]) or bool(whole.keys() & {"items", "oneOf", "anyOf"})
+
+
+def _essence(media_type: str) -> str:
+    return media_type.partition(";")[0].strip().lower()
