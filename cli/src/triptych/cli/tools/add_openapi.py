@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from triptych.tools.openapi.document import Document
     from triptych.tools.openapi.options import OpenApiOptions
     from triptych.tools.openapi.survey import Survey
+    from triptych.tools.openapi.trial import Trial
 
 ADAPTER = "triptych.tools.openapi:tool"
 CONTRACTS_MAX_BYTES = REQUEST_MAX_BYTES - 262_144
 """What is left of a message for headers is more than they need."""
+TOLD_MAX = 20
+"""So many failures of a trial stand in the report for people."""
 
 
 def openapi(
@@ -69,6 +72,7 @@ def openapi(
     """Make a tool of an API that has an OpenAPI document, and report what is offered and what is left out."""
     from triptych.tools.openapi.document import Document  # noqa: PLC0415 - the tools' runtime is slow to import
     from triptych.tools.openapi.survey import survey  # noqa: PLC0415
+    from triptych.tools.openapi.trial import tried  # noqa: PLC0415
     from triptych.tools.rest.address import shown  # noqa: PLC0415
 
     stack = StackConfig.load(config)
@@ -103,10 +107,13 @@ def openapi(
         guard = None if rate is None else {"rate": rate}
         edit.add_tool(stack.file, name, {"adapter": ADAPTER, "options": table, "guard": guard}, replace=replace)
         spec.write_bytes(parsed.to_bytes())
+    trials = tried(parsed, made)
     if as_json:
-        print_json(_report(made, parsed, options, name))
+        print_json(_report(made, trials, parsed, options, name))
     else:
-        _tell(made, parsed, options, stack, name, dry_run=dry_run)
+        _tell(made, trials, parsed)
+        if not dry_run:
+            _tell_what_is_next(options, stack, name)
 
 
 def _check_size(made: Survey, name: str) -> None:
@@ -155,7 +162,9 @@ def _auth(chosen: str | None, document: Document, name: str) -> dict[str, Any] |
     return None if auth is None else auth.model_dump(exclude_defaults=True)
 
 
-def _report(made: Survey, document: Document, options: OpenApiOptions, name: str) -> dict[str, Any]:
+def _report(
+    made: Survey, trials: list[Trial], document: Document, options: OpenApiOptions, name: str
+) -> dict[str, Any]:
     return {
         "tool": name,
         "document": {"origin": document.origin, "openapi": document.content["openapi"], "version": document.version},
@@ -169,8 +178,11 @@ def _report(made: Survey, document: Document, options: OpenApiOptions, name: str
                 "key": None if each.endpoint.key is None else f"{each.endpoint.key.place}:{each.endpoint.key.name}",
                 "contract": each.endpoint.contract.hash,
                 "notes": list(each.notes),
+                "uncallable": trial.uncallable,
+                "examples": {"shown": trial.examples, "refused": list(trial.refused)},
+                "answers": {"shown": trial.answers, "unlike": list(trial.unlike)},
             }
-            for each in made.generated
+            for each, trial in zip(made.generated, trials, strict=True)
         ],
         "left_out": [
             {
@@ -188,9 +200,7 @@ def _report(made: Survey, document: Document, options: OpenApiOptions, name: str
     }
 
 
-def _tell(
-    made: Survey, document: Document, options: OpenApiOptions, stack: StackConfig, name: str, *, dry_run: bool
-) -> None:
+def _tell(made: Survey, trials: list[Trial], document: Document) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
@@ -203,12 +213,37 @@ def _tell(
         table.add_row(contract.operation, contract.effect.value, told, each.place.title)
     out.print(table)
     _tell_the_rest(made)
+    _tell_trials(trials)
     counts = f"{made.operations} operations, {len(made.generated)} offered, {len(made.left_out)} left out"
     out.print(f"{document.origin}: {counts}", soft_wrap=True, markup=False)
-    if not dry_run:
-        err.print(f"wrote {options.spec} and \\[tools.{name}] in {stack.file}", style="dim", soft_wrap=True)
-        for variable in options.variables:
-            err.print(f"set {variable} where `triptych up` is called", style="dim", soft_wrap=True)
+
+
+def _tell_what_is_next(options: OpenApiOptions, stack: StackConfig, name: str) -> None:
+    err.print(f"wrote {options.spec} and \\[tools.{name}] in {stack.file}", style="dim", soft_wrap=True)
+    for variable in options.variables:
+        err.print(f"set {variable} where `triptych up` is called", style="dim", soft_wrap=True)
+
+
+def _tell_trials(trials: list[Trial]) -> None:
+    """What failed when operations were tried with values that were made for them, and with the document's own."""
+    told = [
+        f"uncallable: {each.operation}: no arguments were found that can be sent: {each.uncallable}"
+        for each in trials
+        if each.uncallable is not None
+    ]
+    told += [f"example refused: {each.operation}: {refused}" for each in trials for refused in each.refused]
+    for line in told[:TOLD_MAX]:
+        out.print(line, soft_wrap=True, markup=False)
+    if len(told) > TOLD_MAX:
+        out.print(f"and {len(told) - TOLD_MAX} more (--json names them)")
+    shown, refused = sum(each.examples for each in trials), sum(len(each.refused) for each in trials)
+    answers, unlike = sum(each.answers for each in trials), sum(len(each.unlike) for each in trials)
+    if shown or answers:
+        out.print(
+            f"of the document's own examples, {shown - refused} of {shown} for arguments fit, and "
+            f"{answers - unlike} of {answers} answers are what it says that they are",
+            soft_wrap=True,
+        )
 
 
 def _tell_the_rest(made: Survey) -> None:

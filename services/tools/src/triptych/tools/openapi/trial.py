@@ -1,0 +1,106 @@
+"""Tries what was made of a document: can each operation be called at all, and do the document's own examples fit?
+
+An instance of the arguments is made, held to the schema, and written as a request. What fails is told, operation by
+operation; it is for people to decide what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+
+from triptych.kernel.json_schema import JsonSchema, told
+from triptych.schemas.base import Json
+from triptych.tools.failure import ToolFailure
+from triptych.tools.openapi.document import Document, UnresolvedError
+from triptych.tools.openapi.examples import examples_of
+from triptych.tools.openapi.samples import sample_of
+from triptych.tools.openapi.survey import Generated, Survey
+from triptych.tools.rest import request
+
+_BASE_URL = "https://example.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of trying one operation."""
+
+    operation: str
+    uncallable: str | None
+    """Why no arguments were found that fit and can be sent; None where some were."""
+    examples: int
+    """So many values for its arguments the document shows."""
+    refused: tuple[str, ...]
+    """Which of them the contract refuses, and why."""
+    answers: int
+    """So many answers the document shows."""
+    unlike: tuple[str, ...]
+    """Which of them are not what the document says that they are, and how."""
+
+
+def tried(document: Document, made: Survey) -> list[Trial]:
+    """Try each operation that a document gives. Nothing is sent."""
+    client = httpx.AsyncClient(verify=False)  # noqa: S501 - it only writes requests
+    return [_trial(document, each, client) for each in made.generated]
+
+
+def _trial(document: Document, generated: Generated, client: httpx.AsyncClient) -> Trial:
+    contract = generated.endpoint.contract
+    refused = []
+    for argument, name, value in generated.examples:
+        stated = contract.arguments["properties"][argument]
+        if problem := _misfit(stated, contract.arguments, value, argument):
+            refused.append(f"{name} of {argument}: {problem}")
+    answers = list(_answers(document, generated))
+    unlike = []
+    for name, value in answers:
+        if problem := _misfit(contract.result, contract.result, value, "result"):
+            unlike.append(f"{name}: {problem}")
+    return Trial(
+        contract.operation,
+        _uncallable(generated, client),
+        len(generated.examples),
+        tuple(refused),
+        len(answers),
+        tuple(unlike),
+    )
+
+
+def _uncallable(generated: Generated, client: httpx.AsyncClient) -> str | None:
+    endpoint = generated.endpoint
+    sample, problem = sample_of(endpoint.contract.arguments)
+    if problem is not None:
+        return problem
+    base_url = _BASE_URL if endpoint.url.startswith("/") else ""
+    try:
+        request.build(client, endpoint, base_url, sample, "key")
+    except ToolFailure as failure:
+        return failure.message
+    return None
+
+
+def _misfit(schema: Json, whole: dict[str, Json], value: Json, root: str) -> str | None:
+    """What is wrong with a value; None where it fits."""
+    if not isinstance(schema, dict):
+        return None
+    misfits = JsonSchema.of({**schema, "$defs": whole.get("$defs", {})}).misfits(value, 1)
+    return told(misfits, root) if misfits else None
+
+
+def _answers(document: Document, generated: Generated) -> Iterator[tuple[str, Json]]:
+    """The answers that the document shows for a success, in the media types that are asked for."""
+    accepted = generated.endpoint.accept
+    responses = generated.place.operation.get("responses")
+    for status, stated in responses.items() if isinstance(responses, dict) else ():
+        if not str(status).startswith("2"):
+            continue
+        try:
+            content = document.resolved(stated).get("content")
+        except UnresolvedError:
+            continue
+        for media_type, inner in content.items() if isinstance(content, dict) else ():
+            if "json" in media_type and media_type in accepted:
+                for name, value in examples_of(document, inner):
+                    yield f"{status} {name}", value
