@@ -178,6 +178,44 @@ async def test_no_tenant_finds_what_is_anothers(own) -> None:
     assert {hit["id"] for hit in await own.search("acme", "rocket", 9, ["y"])} == {"e"}
 
 
+SENTENCES = {
+    "ja-leave": (
+        "休暇の手引き",
+        "従業員は毎年二十日の有給休暇を取得することができます。申請は人事部に提出してください。",
+    ),
+    "ja-travel": ("出張の手引き", "出張の宿泊費は一泊につき一万二千円まで会社が負担します。領収書を保管してください。"),
+    "ja-kana": ("ﾊﾟｽﾜｰﾄﾞ", "パスワードをリセットするには、管理画面のセキュリティ設定を開いてください。"),
+    "zh-refund": ("退款政策", "客户可以在收到商品后的三十天内申请退款,运费由公司承担。"),
+    "zh-tea": ("茶水间", "茶水间每天早上九点开放,请自带杯子。"),
+    "ko-badge": ("출입증", "출입증을 잃어버리면 안내데스크에 즉시 알려야 합니다."),
+    "th-parking": ("ที่จอดรถ", "ผู้มาเยือนสามารถจอดรถได้ที่ชั้นสามของอาคารจอดรถ"),
+    "en": ("Badges", "A lost badge is blocked at the front desk within minutes."),
+}
+
+
+@pytest.mark.parametrize("with_vectors", [True, False])
+async def test_terms_inside_sentences_without_spaces_are_found(own, with_vectors) -> None:
+    await own.load("acme", "x", [Document(name, title, body) for name, (title, body) in SENTENCES.items()])
+    knowledge = own if with_vectors else KnowledgeBase(own._pool, None, WORDS_ALONE)
+    asked = {
+        "有給休暇": "ja-leave",
+        "宿泊費はいくらですか": "ja-travel",
+        "ｾｷｭﾘﾃｨ設定": "ja-kana",
+        "パスワード": "ja-kana",
+        "申请退款": "zh-refund",
+        "茶": "zh-tea",
+        "출입증": "ko-badge",
+        "안내데스크": "ko-badge",
+        "อาคารจอดรถ": "th-parking",
+        "lost badge": "en",
+    }
+    found = {question: [hit["id"] for hit in await knowledge.search("acme", question, 3)] for question in asked}
+    assert {question: ids[:1] for question, ids in found.items()} == {
+        question: [name] for question, name in asked.items()
+    }
+    assert all(hit["score"] < THRESHOLD for hit in await knowledge.search("acme", "电话号码", 3))
+
+
 class Dying(Embedder):
     """Dies at its third request."""
 

@@ -34,6 +34,19 @@ def test_a_chunk_begins_with_the_end_of_the_one_before() -> None:
     assert first.body.endswith(second.body.partition("\n\n")[0])
 
 
+@pytest.mark.parametrize("sentence", ["従業員は毎年二十日の有給休暇を取得できます。", "客户可以在三十天内申请退款"])
+def test_a_term_at_the_border_of_two_chunks_is_whole_in_one_of_them(sentence: str) -> None:
+    text = sentence * 400
+    cut = chunks("*", Document("a", "T", text))
+    assert len(cut) > 1
+    for start in range(0, len(text) - 4, 97):
+        assert any(text[start : start + 4] in chunk.body.replace(" ", "") for chunk in cut)
+    borders = [after.body.partition("\n\n")[0] for after in cut[1:]]
+    assert all(
+        len(overlap) >= 4 and before.body.endswith(overlap) for before, overlap in zip(cut, borders, strict=False)
+    )
+
+
 def test_content_of_another_tenant_has_another_hash() -> None:
     document = Document("a", "T", "text")
     assert chunks("acme", document)[0].content_hash != chunks("globex", document)[0].content_hash

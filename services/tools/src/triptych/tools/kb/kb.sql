@@ -74,7 +74,11 @@ on conflict (model) do update set
 --            length of the chunk (logarithmically), 32 maps it to 0..1 as rank / (rank + 1).
 -- meaning: the cosine between the question and the passage of the chunk that is nearest to it.
 with term as (
-    select lexeme, quote_literal(lexeme)::tsquery as query from unnest(to_tsvector('english', $1))
+    -- One character alone is found in every pair that begins with it.
+    select lexeme, (
+        quote_literal(lexeme) || case when lexeme ~ ('^[' || unspaced() || ']$') then ':*' else '' end
+    )::tsquery as query
+    from unnest(to_tsvector('english', terms($1, true)))
 ), anything as (
     select string_agg(query::text, ' | ')::tsquery as query from term
 ), spoken as materialized (
