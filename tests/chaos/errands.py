@@ -142,6 +142,10 @@ class Errands:
         assert pid is not None, f"{service} is not running"
         return pid
 
+    def not_running(self) -> list[str]:
+        """The services that have died and are about to be started again."""
+        return [each["name"] for each in self.stack["services"] if each["pid"] is None]
+
     def disarm(self) -> None:
         """Take away every order, given or carried out."""
         for path in (self.folder / "failpoints").rglob("*.*"):

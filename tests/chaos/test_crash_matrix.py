@@ -391,9 +391,9 @@ async def what_was_withdrawn_was_not_done(errands: Errands, task_ids: list[str])
 
 async def nothing_left_behind(errands: Errands) -> None:
     async def clean() -> bool:
-        return not await errands.left_behind()
+        return not errands.not_running() and not await errands.left_behind()
 
     async def tell() -> str:
-        return f"left behind: {await errands.left_behind()}"
+        return f"left behind: {await errands.left_behind()}; not running: {errands.not_running()}"
 
     await until(clean, 300, tell)
