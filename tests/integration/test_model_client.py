@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -128,13 +131,11 @@ async def test_a_connection_that_breaks_after_the_question_counts_as_the_whole_g
     assert failed.spend.tokens == WHOLE.tokens
 
 
-async def test_an_answer_whose_usage_cannot_be_is_used_and_counts_as_the_whole_grant() -> None:
-    said = '{"category": "billing", "confidence": 1}'
-    call = {"id": "1", "type": "function", "function": {"name": "answer", "arguments": said}}
+@asynccontextmanager
+async def endpoint(call: dict[str, Any], finish: str, usage: dict[str, Any]) -> AsyncIterator[str]:
+    """A server that always gives this call of a tool; gives its URL."""
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
-    choice = {"index": 0, "finish_reason": "tool_calls", "message": message}
-    cached = {"cached_tokens": 50}
-    usage = {"prompt_tokens": 10, "prompt_tokens_details": cached, "completion_tokens": 5, "total_tokens": 15}
+    choice = {"index": 0, "finish_reason": finish, "message": message}
     completion = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
 
     async def complete(_request: Request) -> JSONResponse:
@@ -145,7 +146,32 @@ async def test_an_answer_whose_usage_cannot_be_is_used_and_counts_as_the_whole_g
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     async with serve_app(app, "127.0.0.1", port, "endpoint"):
-        reply = await ask(f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
+
+
+SAID = {"category": "billing", "confidence": 1}
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+
+
+@pytest.mark.parametrize(
+    ("call", "finish"),
+    [
+        ({"id": "1", "type": "function", "function": {"name": "answer", "arguments": SAID}}, "tool_calls"),
+        ({"type": "function", "function": {"name": "answer", "arguments": json.dumps(SAID)}}, "tool_calls"),
+        ({"id": None, "type": "function", "function": {"name": "answer", "arguments": SAID}}, "stop"),
+        ({"id": "1", "type": "function", "function": {"name": "answer", "arguments": json.dumps(SAID)}}, "length"),
+    ],
+)
+async def test_a_server_that_almost_speaks_the_api_is_understood(call: dict[str, Any], finish: str) -> None:
+    async with endpoint(call, finish, USAGE) as url:
+        reply = await ask(url)
+    assert (reply.output, reply.spend.tokens) == (SAID, 15)
+
+
+async def test_an_answer_whose_usage_cannot_be_is_used_and_counts_as_the_whole_grant() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "answer", "arguments": json.dumps(SAID)}}
+    async with endpoint(call, "tool_calls", USAGE | {"prompt_tokens_details": {"cached_tokens": 50}}) as url:
+        reply = await ask(url)
     assert reply.output == {"category": "billing", "confidence": 1}
     assert (reply.spend.tokens, reply.spend.usd_micros) == (GRANT.tokens, GRANT.usd_micros)
 

@@ -134,6 +134,18 @@ def test_each_way_to_answer_badly_has_a_name(answer: ModelResponse, fault: Fault
     )
 
 
+@pytest.mark.parametrize("text", ["", " ", "\n"])
+def test_an_answer_that_was_whole_when_the_limit_was_reached_is_taken(text: str) -> None:
+    form = Form.of({"type": "object", "properties": {"x": {"type": "integer"}}})
+    assert checked_output(response(ToolCallPart("answer", f'{{"x": 1}}{text}'), finish="length"), form, 100) == {"x": 1}
+
+
+@pytest.mark.parametrize("call", [ToolCallPart("answer", {}), ToolCallPart("pay", "{}"), ToolCallPart("answer", "[]")])
+def test_what_may_have_been_cut_off_is_not_taken_for_whole(call: ToolCallPart) -> None:
+    with pytest.raises(UnusableOutputError, match="was cut off"):
+        checked_output(response(call, finish="length"), Form.of({"type": "object"}), 100)
+
+
 @pytest.mark.parametrize("args", [{"x": 10**30}, f'{{"x": {10**30}}}'])
 def test_an_integer_beyond_64_bits_is_answered_as_it_was_written(args: Any) -> None:
     form = Form.of({"type": "object", "properties": {"x": {"type": "integer"}}})

@@ -5,13 +5,14 @@ of its tier; nothing here asks the same model twice or keeps a conversation: eac
 and what follows from a failure is the executor's decision.
 """
 
-from triptych.kernel.models.budget import estimated_tokens, remaining, total
+from triptych.kernel.models.budget import remaining, total
 from triptych.kernel.models.client import Memo, ModelClient, ModelReply
 from triptych.kernel.models.failure import ModelFailure
 from triptych.kernel.models.form import Fault
 from triptych.kernel.models.memory import WorkingMemory
 from triptych.kernel.models.prompts import load_prompt
 from triptych.kernel.models.settings import ModelSettings
+from triptych.kernel.models.tokens import estimated_tokens
 
 __all__ = [
     "Fault",

@@ -14,17 +14,8 @@ from triptych.kernel.models.failure import ModelFailure
 from triptych.kernel.models.prices import Price
 from triptych.schemas import ErrorCode, Grant, ModelCall, Spend
 
-BYTES_A_TOKEN = 3
-"""Prose has four to five bytes a token, JSON about three, other scripts about three."""
-OVERHEAD_TOKENS = 50
-"""Roles, separators and the frame around the tool that carries the answer."""
 LEAST_ANSWER_TOKENS = 64
 """With less than this left, no useful answer can be written, so nothing is sent."""
-
-
-def estimated_tokens(*texts: bytes) -> int:
-    """How many tokens a prompt will use at most, as far as one can tell without the model's tokenizer."""
-    return OVERHEAD_TOKENS + sum(-(-len(text) // BYTES_A_TOKEN) for text in texts)
 
 
 def answer_tokens(grant: Grant, price: Price, prompt_tokens: int) -> int:

@@ -7,6 +7,7 @@ that the grant does not cover, and what was spent is reported on failures too.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -23,7 +24,7 @@ from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.usage import RequestUsage
 
 from triptych.kernel import failpoints
-from triptych.kernel.models import budget, prompts
+from triptych.kernel.models import budget, prompts, tokens
 from triptych.kernel.models.cache import AnswerCache, fingerprint
 from triptych.kernel.models.failure import PASSING, ModelFailure, from_error
 from triptych.kernel.models.form import ANSWER_TOOL, Form, UnusableOutputError, checked_output
@@ -72,8 +73,9 @@ class _Question:
         schema = codec.encode(self.form.schema, sort_keys=True)
         return fingerprint((tenant, ",".join(models), self.system, self.user, schema))
 
-    def estimated_tokens(self) -> int:
-        return budget.estimated_tokens(self.system.encode(), self.user.encode(), codec.encode(self.form.schema))
+    def estimated_tokens(self, model: str) -> int:
+        parts = (self.system.encode(), self.user.encode(), codec.encode(self.form.schema))
+        return tokens.estimated_tokens(*parts, model=model)
 
 
 class ModelClient:
@@ -95,6 +97,8 @@ class ModelClient:
         self._cache = AnswerCache(pool, self._cache_ttl_s) if self._cache_ttl_s else None
 
     async def __aenter__(self) -> Self:
+        if self._tiers:
+            await asyncio.to_thread(tokens.prepare)
         for candidates in self._tiers.values():
             for each in candidates:
                 await self._connections.enter_async_context(each.model)
@@ -206,7 +210,8 @@ async def _ask_one(
     asked: Candidate, question: _Question, grant: Grant, seconds: float
 ) -> tuple[dict[str, Json], Spend]:
     """Ask one model once; its checked output, and what that cost."""
-    max_tokens = budget.answer_tokens(grant, asked.price, question.estimated_tokens())
+    prompt_tokens = await asyncio.to_thread(question.estimated_tokens, asked.speaks)
+    max_tokens = budget.answer_tokens(grant, asked.price, prompt_tokens)
     response, spend = await _send(asked, question, grant, max_tokens, seconds)
     try:
         return checked_output(response, question.form, max_tokens), spend

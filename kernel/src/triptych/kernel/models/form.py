@@ -91,7 +91,7 @@ def checked_output(response: ModelResponse, form: Form, max_tokens: int) -> dict
     said = "".join(part.content for part in response.parts if isinstance(part, TextPart)).strip()
     if response.finish_reason == "content_filter":
         raise UnusableOutputError(Fault.REFUSED, "refused to answer; a person has to")
-    if response.finish_reason == "length":
+    if response.finish_reason == "length" and not _is_whole(call, form):
         raise _cut_off(call.args_as_json_str() if call else said, max_tokens)
     if call is None:
         how = f"answered in text, not through the tool `{ANSWER_TOOL}`" if said else "said nothing"
@@ -108,6 +108,19 @@ def checked_output(response: ModelResponse, form: Form, max_tokens: int) -> dict
     if problems := form.problems(output):
         raise UnusableOutputError(Fault.MALFORMED, f"gave an output that does not fit: {'; '.join(problems)}")
     return dict(output or {})
+
+
+def _is_whole(call: ToolCallPart | None, form: Form) -> bool:
+    """Whether nothing is missing, though the limit was reached: with the last brace the JSON text has its end.
+
+    What an SDK has parsed may have been mended by it, so that nobody knows.
+    """
+    if call is None or not isinstance(call.args, str):
+        return False
+    try:
+        return call.tool_name == ANSWER_TOOL and not form.problems(codec.decode(call.args))
+    except ValueError:
+        return False
 
 
 def _cut_off(said: str, max_tokens: int) -> UnusableOutputError:

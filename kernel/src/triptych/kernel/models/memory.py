@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from triptych.kernel.models.budget import BYTES_A_TOKEN
+from triptych.kernel.models.tokens import tokens_of
 from triptych.schemas import Json, ResultStatus, StepRecord, codec
 
 MAX_FACT_CHARS: Final = 6_000
@@ -62,18 +62,18 @@ class WorkingMemory:
         decisions go, then the oldest facts. Open questions stay: a plan that does not know them repeats them.
         """
         facts, decisions, left_out = list(self.facts), list(self.decisions), list(self.left_out)
-        room = max_tokens * BYTES_A_TOKEN - sum(map(_bytes, (*facts, *decisions, *self.open_questions)))
+        room = max_tokens - sum(map(_tokens, (*facts, *decisions, *self.open_questions)))
         for limit in (HEAD_CHARS, 0):
             for at, fact in enumerate(facts):
                 if room >= 0:
                     break
                 shorter = {**fact, "data": _cut(fact.get("data"), limit)} if limit else _named(fact)
-                room += _bytes(fact) - _bytes(shorter)
+                room += _tokens(fact) - _tokens(shorter)
                 facts[at] = shorter
         for entries in (decisions, facts):
             while entries and room < 0:
                 gone = entries.pop(0)
-                room += _bytes(gone)
+                room += _tokens(gone)
                 left_out.append(gone["id"])
         return WorkingMemory(tuple(facts), tuple(decisions), self.open_questions, tuple(left_out))
 
@@ -101,5 +101,5 @@ def _cut(data: Json, max_chars: int) -> Json:
     return data if len(written) <= max_chars else f"{written[:max_chars]}… (cut)"
 
 
-def _bytes(entry: dict[str, Json]) -> int:
-    return len(codec.encode(entry)) + 1
+def _tokens(entry: dict[str, Json]) -> int:
+    return tokens_of(codec.encode(entry) + b",")

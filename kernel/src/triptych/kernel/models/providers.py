@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from openai.types.chat import ChatCompletion
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -21,6 +23,7 @@ from pydantic_ai.settings import ModelSettings as RequestSettings
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.models.prices import Price, price_of
 from triptych.kernel.models.settings import Endpoint, ModelSettings, Provider
+from triptych.schemas import codec
 
 CONNECT_WITHIN_S = 5.0
 """A provider that does not even accept a connection is given up for the next one after this."""
@@ -35,6 +38,8 @@ class Candidate:
     """As configured; it says the endpoint too."""
     model: Model
     price: Price
+    speaks: str
+    """The name by which its tokenizer may be known; empty where anything may answer to a name."""
     sets_transport: bool
     """Whether time limit and retries travel with a request; boto3 has them for the whole client."""
 
@@ -59,7 +64,8 @@ def candidate(tier: str, name: str, settings: ModelSettings) -> Candidate:
         ) from error
     is_listed = provider is not Provider.COMPATIBLE
     price = price_of(name, model=model.model_name, provider=model.system, given=settings.prices, is_listed=is_listed)
-    return Candidate(name, model, price, sets_transport=provider is not Provider.BEDROCK)
+    speaks = "" if provider in {Provider.COMPATIBLE, Provider.OLLAMA} else model.model_name
+    return Candidate(name, model, price, speaks, sets_transport=provider is not Provider.BEDROCK)
 
 
 def _model(name: str, settings: ModelSettings) -> tuple[Model, Provider | None]:
@@ -110,7 +116,10 @@ def _ollama(model: str, endpoint: Endpoint, key: str | None) -> Model:
     from pydantic_ai.models.ollama import OllamaModel
     from pydantic_ai.providers.ollama import OllamaProvider
 
-    return OllamaModel(model, provider=OllamaProvider(base_url=endpoint.base_url, api_key=key))
+    class Lenient(_Lenient, OllamaModel):
+        pass
+
+    return Lenient(model, provider=OllamaProvider(base_url=endpoint.base_url, api_key=key))
 
 
 def _bedrock(model: str, endpoint: Endpoint, _key: str | None) -> Model:
@@ -135,7 +144,21 @@ def _compatible(model: str, endpoint: Endpoint, key: str | None) -> Model:
     # Endpoints other than OpenAI's own understand `max_tokens`; a limit that is ignored is no limit.
     profile = OpenAIModelProfile(openai_chat_supports_max_completion_tokens=False)
     provider = OpenAICompatibleProvider("configured-endpoint", base_url=endpoint.base_url, api_key=key)
-    return OpenAIChatModel(model, provider=provider, profile=profile)
+    return _Lenient(model, provider=provider, profile=profile)
+
+
+class _Lenient(OpenAIChatModel):
+    """For servers that almost speak the API of OpenAI: arguments may come as an object, and calls without an id."""
+
+    def _validate_completion(self, response: ChatCompletion) -> Any:
+        for choice in response.choices or ():
+            message = getattr(choice, "message", None)
+            for number, call in enumerate(getattr(message, "tool_calls", None) or (), 1):
+                call.id = getattr(call, "id", None) or f"call_{number}"
+                function: Any = getattr(call, "function", None)
+                if isinstance(getattr(function, "arguments", None), dict):
+                    function.arguments = codec.encode_text(function.arguments)
+        return super()._validate_completion(response)
 
 
 _BUILDERS: Mapping[Provider, Callable[[str, Endpoint, str | None], Model]] = {
