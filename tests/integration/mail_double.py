@@ -15,6 +15,8 @@ class ScriptedServer:
 
     after_data: bytes | None = b"250 queued\r\n"
     after_rcpt: bytes = b"250 ok\r\n"
+    recipients: dict[bytes, bytes] = field(default_factory=dict)
+    """What it says of some of them instead, by a part of the address."""
     port: int = 0
     messages: list[bytes] = field(default_factory=list)
     commands: list[bytes] = field(default_factory=list)
@@ -27,7 +29,7 @@ class ScriptedServer:
             if command.startswith(b"EHLO"):
                 writer.write(b"250 scripted\r\n")
             elif command.startswith(b"RCPT"):
-                writer.write(self.after_rcpt)
+                writer.write(next((said for who, said in self.recipients.items() if who in line), self.after_rcpt))
             elif command == b"DATA":
                 writer.write(b"354 go on\r\n")
                 self.messages.append(await reader.readuntil(b"\r\n.\r\n"))

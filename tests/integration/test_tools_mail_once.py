@@ -118,6 +118,35 @@ async def test_before_the_message_nothing_was_sent_whatever_is_answered(
     assert server.messages == []
 
 
+async def test_a_server_that_greylists_says_when_it_takes_the_message(
+    server: ScriptedServer, mail: Callable[..., Tool]
+) -> None:
+    server.after_rcpt = b"451 4.7.1 Greylisted, try again in 180 seconds\r\n"
+    result = await call(mail(), "send", LETTER)
+    assert (error_of(result), result.error.retry_after_ms) == ((ErrorCode.UNAVAILABLE, True), 180_000)
+    server.after_rcpt, server.after_data = b"250 ok\r\n", b"451-4.7.1 greylisted\r\n451 come back\r\n"
+    result = await call(mail(), "send", LETTER)
+    assert (error_of(result), result.error.retry_after_ms) == ((ErrorCode.UNAVAILABLE, True), 300_000)
+
+
+async def test_a_recipient_that_may_be_taken_later_decides_about_another_attempt(
+    server: ScriptedServer, mail: Callable[..., Tool]
+) -> None:
+    server.recipients = {b"gone@": b"550 no such user\r\n", b"ana@": b"450 greylisted\r\n"}
+    result = await call(mail(), "send", LETTER | {"to": ["gone@acme.example", "ana@acme.example"]})
+    assert error_of(result) == (ErrorCode.UNAVAILABLE, True)
+    assert "ana@acme.example" in result.error.message
+
+
+async def test_text_that_is_not_ascii_needs_no_server_that_takes_eight_bits(
+    server: ScriptedServer, mail: Callable[..., Tool]
+) -> None:
+    sent = await call(mail(), "send", LETTER | {"text": "Größe\u2028und Preis", "html": "<p>Grüße</p>"})
+    assert sent.status is ResultStatus.OK
+    assert server.messages[0].isascii()
+    assert not any(b"8BITMIME" in line.upper() for line in server.commands)
+
+
 async def test_dots_and_line_ends_of_a_text_end_no_message_early(
     server: ScriptedServer, mail: Callable[..., Tool]
 ) -> None:

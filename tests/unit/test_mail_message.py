@@ -18,6 +18,7 @@ from triptych.tools import Source, ToolFailure
 from triptych.tools.mail import tool
 from triptych.tools.mail.message import message_id, message_of
 from triptych.tools.mail.options import MailOptions
+from triptych.tools.mail.post import wait_ms
 
 OPTIONS = MailOptions(
     host="h", sender="support@ledgerline.example", sender_name='Exämple, "Support"', allow=("*@acme.example",)
@@ -145,3 +146,21 @@ def test_a_name_of_the_sender_that_would_be_decoded_is_refused_when_the_tool_is_
 def test_the_message_id_is_made_from_the_key_alone() -> None:
     assert message_id("a@b.example", "k-1") == message_id("a@b.example", "k-1") != message_id("a@b.example", "k-2")
     assert message_id("a@b.example", "k\r\n<x>").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("said", "waits_ms"),
+    [
+        ("4.2.0 <a@b>: Recipient address rejected: Greylisted, see http://postgrey.example/help/b.html", 300_000),
+        ("4.7.1 Greylisting in action, please come back in 00:04:30", 270_000),
+        ("4.7.1 Greylisted, please try again in 180 seconds", 180_000),
+        ("4.7.1 Graylisted for 5 minutes", 300_000),
+        ("4.7.0 grey-listed; wait 1h", 3_600_000),
+        ("Try again in 999999 hours", 86_400_000),
+        ("4.3.2 Please try again later", None),
+        ("4.4.2 error: timeout exceeded for 10.0.0.1", None),
+        ("4.2.2 mailbox full, in 3 folders", None),
+    ],
+)
+def test_a_server_that_refuses_for_now_is_waited_for_as_long_as_it_says(said: str, waits_ms: int | None) -> None:
+    assert wait_ms(said) == waits_ms

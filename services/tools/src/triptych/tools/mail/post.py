@@ -6,6 +6,7 @@ Up to the first byte of the message nothing was sent, whatever happens. After th
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -42,6 +43,16 @@ _REFUSALS = {
     553: ErrorCode.INVALID_ARGUMENTS,
 }
 """Of the permanent replies of a server (RFC 5321, 4.2.3). The others say that it does not want this message."""
+GREYLISTED_MS = 300_000
+"""So long a server that greylists keeps a sender waiting (RFC 6647, 4.1), where it does not say how long."""
+_WAIT_MAX_S = 86_400
+_WAIT = re.compile(
+    r"\b(?:in|for|after|wait)\s+(?:at least\s+|about\s+|another\s+)?"
+    r"(?:(\d{1,2}):(\d\d):(\d\d)\b|(\d{1,6})\s*(s|m|h)(?:ec|in|r|our|econd|inute)?s?\b)",
+    re.IGNORECASE,
+)
+_GREYLISTS = re.compile(r"gr[ae]y.?list", re.IGNORECASE)
+_SECONDS = {"s": 1, "m": 60, "h": 3_600}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +153,9 @@ class Post:
                 except aiosmtplib.SMTPRecipientRefused as error:
                     refused.append(error)
         if len(refused) == len(recipients):
-            raise _refusal(refused[0].code, refused[0].message, refused[0].recipient)
+            # One that may be taken later decides: then a later attempt is of use.
+            first = next((error for error in refused if error.code not in _PERMANENT), refused[0])
+            raise _refusal(first.code, first.message, first.recipient)
         names = {error.recipient for error in refused}
         told: list[Json] = [
             {"address": error.recipient, "reason": _said(error.code, error.message)} for error in refused
@@ -204,7 +217,25 @@ def _refusal(code: int, said: str, what: str) -> ToolFailure:
     """The server has not taken it, so nothing was sent."""
     other = ErrorCode.FORBIDDEN if code in _PERMANENT else ErrorCode.UNAVAILABLE
     details: Mapping[str, Json] = {} if code == _MALFORMED else {"smtp_code": code}
-    return ToolFailure(_REFUSALS.get(code, other), f"{what} was refused: {_said(code, said)}", undone=True, **details)
+    return ToolFailure(
+        _REFUSALS.get(code, other),
+        f"{what} was refused: {_said(code, said)}",
+        undone=True,
+        retry_after_ms=None if code in _PERMANENT else wait_ms(said),
+        **details,
+    )
+
+
+def wait_ms(said: str) -> int | None:
+    """How long a server wants us to wait that refuses for now, from its words: SMTP has no code for it."""
+    if stated := _WAIT.search(said):
+        hours, minutes, seconds, number, unit = stated.groups()
+        if number is None:
+            wait_s = int(hours) * 3_600 + int(minutes) * 60 + int(seconds)
+        else:
+            wait_s = int(number) * _SECONDS[unit.lower()]
+        return min(wait_s, _WAIT_MAX_S) * 1_000
+    return GREYLISTED_MS if _GREYLISTS.search(said) else None
 
 
 def _said(code: int, text: str) -> str:
