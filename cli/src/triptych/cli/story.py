@@ -110,7 +110,7 @@ def _admitted(entry: JournalEntry, _operations: dict[str, str]) -> Told:
     text = f"task {data['task_id']} of {data['tenant']}, for {data['principal']}, becomes a run of {playbook}"
     if data.get("queued"):
         text += "; there is no room, so it is queued"
-    return text, "bold", {"input": data["input"]}
+    return text, "bold", {"input": data["input"], "traceparent": data.get("traceparent")}
 
 
 def _started(_entry: JournalEntry, _operations: dict[str, str]) -> Told:

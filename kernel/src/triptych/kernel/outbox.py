@@ -5,7 +5,6 @@ A row is identified by its run and its position in it, so that a retried commit 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -15,6 +14,7 @@ from triptych.kernel import claimcheck, cloudevents
 from triptych.kernel.bus import Outgoing
 from triptych.kernel.claimcheck import Claim
 from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.tracing import Trace
 from triptych.kernel.values import value
 
 
@@ -63,10 +63,13 @@ class Envelope:
         self._source = f"/triptych/{service}"
         self._topic = lru_cache(maxsize=256)(settings.topic)
 
-    def wrap(self, send: Send, *, run_id: UUID, name: str, position: int, partition: int, tenant: str) -> OutboxRow:
+    def wrap(
+        self, send: Send, *, run_id: UUID, name: str, position: int, partition: int, tenant: str, trace: Trace | None
+    ) -> OutboxRow:
         """The outbox row of a message. A body too large for the wire is claimed and sent by reference.
 
-        `name` is the run's id as text, which costs more to print than a message to wrap.
+        `name` is the run's id as text, which costs more to print than a message to wrap. Without a trace of its own
+        the run is the trace.
         """
         body = send.body.to_bytes()
         claim = None
@@ -78,15 +81,9 @@ class Envelope:
             event_type=send.event_type,
             source=self._source,
             tenant=tenant,
-            traceparent=traceparent(name, send.event_id),
+            traceparent=(trace or Trace.of_run(name)).parent(send.event_id),
             dataref=claim.dataref if claim else None,
         )
         key = str(send.to).encode() if send.to else name.encode()
         outgoing = Outgoing(self._topic(send.noun), partition, key, headers, body)
         return OutboxRow(OutboxKey(run_id, position), partition, outgoing, claim)
-
-
-def traceparent(run_id: str, event_id: str) -> str:
-    """A W3C trace context: the run is the trace, the message is the span."""
-    span = hashlib.blake2b(event_id.encode(), digest_size=8).hexdigest()
-    return f"00-{run_id.replace('-', '')}-{span}-01"

@@ -144,6 +144,9 @@ class Request(Message):
     partition: Annotated[int, Field(ge=0, description="The run's partition; the answer goes back on it.")]
     deadline_at: Annotated[Timestamp, Field(description="After this moment nobody waits for the answer.")]
     grant: Grant = Grant()
+    task_id: Annotated[
+        str | None, Field(exclude_if=newer(None), description="The client's name for the run, for logs.")
+    ] = None
 
 
 class Answer(Message):

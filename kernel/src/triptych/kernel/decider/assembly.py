@@ -35,6 +35,7 @@ from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.suspicion import Suspicion
 from triptych.kernel.timers import Timers
+from triptych.kernel.tracing import Trace
 from triptych.schemas import topics
 
 POISONED_TIMER_DELAY = timedelta(seconds=60)
@@ -134,9 +135,7 @@ class Assembly(Generic[StateT]):
             return
         if submission:
             self.batch.submissions[message.run_id] = submission
-        for alert in transition.alerts:
-            self._kit.service.health.count("alerts")
-            self._kit.service.log.error("alert", run_id=transition.name, message=alert)
+        self.batch.notices.extend((message.run_id, notice) for notice in transition.notices)
         self._note_waiting(message.run_id, state, transition.state)
         self._collect(message, transition)
 
@@ -227,6 +226,7 @@ class Assembly(Generic[StateT]):
         outgoing = deadletters.event(dead, self._kit.service.name, self._kit.settings.topic(topics.DEAD_LETTERS))
         run_id = _record_uuid(record)
         self.batch.outbox.append(OutboxRow(OutboxKey(run_id, 0), record.partition, outgoing))
+        known = Trace.of_headers(record.headers)
         for number, send in enumerate(error.replies if isinstance(error, RejectedRecord) else (), start=1):
             self.batch.outbox.append(
                 self._kit.envelope.wrap(
@@ -236,6 +236,7 @@ class Assembly(Generic[StateT]):
                     position=number,
                     partition=record.partition,
                     tenant=dead.tenant,
+                    trace=known[1] if known else None,
                 )
             )
 
@@ -251,6 +252,7 @@ def outbox_rows(envelope: Envelope, run_id: UUID, transition: Transition[Any]) -
             position=base + number,
             partition=transition.partition,
             tenant=transition.tenant,
+            trace=transition.trace,
         )
         for number, send in enumerate(transition.sends)
     ]

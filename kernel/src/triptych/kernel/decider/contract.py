@@ -5,10 +5,10 @@ The loop knows neither; whatever is written in one statement is collected in a `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from triptych.kernel import cloudevents
@@ -18,7 +18,9 @@ from triptych.kernel.decider.admission import Kind, Limits, Line, Standing, Wait
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outbox import OutboxKey, OutboxRow, Send
 from triptych.kernel.suspicion import Reading
+from triptych.kernel.tracing import Trace
 from triptych.kernel.values import value
+from triptych.schemas.base import Json
 
 StateT = TypeVar("StateT")
 
@@ -73,6 +75,20 @@ class Submission:
         return noted is not None and noted != self.fingerprint
 
 
+Level = Literal["info", "warning", "error"]
+
+
+@value
+class Notice:
+    """What people who watch the log should see: one line, once it is committed."""
+
+    level: Level
+    event: str
+    fields: Mapping[str, Json]
+    counter: str | None = None
+    """The counter of the process that grows with it."""
+
+
 @value
 class Transition(Generic[StateT]):
     """A run after a message: its new state, the events that led there and what they send."""
@@ -85,8 +101,9 @@ class Transition(Generic[StateT]):
     first_seq: int
     events: Sequence[object]
     sends: Sequence[Send]
-    alerts: Sequence[str] = ()
-    """What people who watch the log should see."""
+    notices: Sequence[Notice] = ()
+    trace: Trace | None = None
+    """The trace that the run is a part of, unless that is its own."""
 
 
 class RejectedRecord(UndecodableRecord):
@@ -221,6 +238,7 @@ class Batch(Generic[StateT]):
     armed: dict[UUID, tuple[int, datetime]] = field(default_factory=dict)
     disarmed: set[UUID] = field(default_factory=set)
     dead: list[DeadRecord] = field(default_factory=list)
+    notices: list[tuple[UUID, Notice]] = field(default_factory=list)
     at: datetime = field(default_factory=cloudevents.utc_now)
 
 

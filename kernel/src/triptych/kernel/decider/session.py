@@ -598,6 +598,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     async def _written_through(self, batch: Batch[StateT], duplicates: set[UUID]) -> None:
         """Remember what has been committed, and publish what it sends."""
         self._remember_created(batch, duplicates)
+        self._tell(batch, duplicates)
         told = await self._kit.store.asked_of_it(batch)
         self._memory.told.extend(told)  # the next batch may have taken the list that was there before
         await self._publish([row for row in batch.outbox if row.key.run_id not in duplicates])
@@ -605,6 +606,15 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             await self._answer_repeats(batch, duplicates)
         await self._choose_starts()
         await self._commit_offsets()
+
+    def _tell(self, batch: Batch[StateT], duplicates: Collection[UUID]) -> None:
+        """Log what has happened, now that it has."""
+        service = self._kit.service
+        for run_id, notice in batch.notices:
+            if run_id not in duplicates:
+                getattr(service.log, notice.level)(notice.event, **notice.fields)
+                if notice.counter is not None:
+                    service.health.count(notice.counter)
 
     async def _commit_offsets(self) -> None:
         """Tell Kafka how far we are, now and then, for whoever looks at the lag."""

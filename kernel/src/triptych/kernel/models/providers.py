@@ -23,6 +23,7 @@ from pydantic_ai.settings import ModelSettings as RequestSettings
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.models.prices import Price, price_of
 from triptych.kernel.models.settings import Endpoint, ModelSettings, Provider
+from triptych.kernel.tracing import upstream_headers
 from triptych.schemas import codec
 
 CONNECT_WITHIN_S = 5.0
@@ -46,6 +47,8 @@ class Candidate:
     def request_settings(self, max_tokens: int, seconds: float) -> RequestSettings:
         """The settings of one request that is sent once."""
         settings = RequestSettings(max_tokens=max_tokens, request_timeout=seconds)
+        if origin := upstream_headers():
+            settings["extra_headers"] = dict(origin)
         return settings | RequestSettings(max_retries=0, timeout=seconds) if self.sets_transport else settings
 
 

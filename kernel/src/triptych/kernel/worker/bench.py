@@ -16,6 +16,7 @@ from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.outage import POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.service import Service
 from triptych.kernel.time_limit import TimeLimit
+from triptych.kernel.tracing import Trace, on_behalf_of
 from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig
 from triptych.kernel.worker.jobs import JobKey, Jobs
 from triptych.kernel.worker.line import Line
@@ -36,6 +37,19 @@ class Job(NamedTuple, Generic[RequestT]):
     traceparent: str | None
     was_started: bool = False
     was_parked: bool = False
+
+    @property
+    def about(self) -> dict[str, str | None]:
+        """What a line of the log says of it."""
+        request = self.request
+        trace = Trace.of_header(self.traceparent.encode()) if self.traceparent else None
+        return {
+            "run_id": str(request.run_id),
+            "task_id": request.task_id,
+            "tenant": request.tenant,
+            "trace_id": trace.trace_id if trace else None,
+            "request_id": request.request_id,
+        }
 
 
 class Bench(Generic[RequestT]):
@@ -203,7 +217,8 @@ class Bench(Generic[RequestT]):
         deadline = TimeLimit(left_s)
         try:
             failpoints.hit("worker.before_execute")
-            answer = await deadline.hold(self._worker.execute(request, job.attempt))
+            with on_behalf_of(request.run_id, request.tenant, job.traceparent):
+                answer = await deadline.hold(self._worker.execute(request, job.attempt))
             failpoints.hit("worker.after_execute")
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -215,7 +230,7 @@ class Bench(Generic[RequestT]):
                 return self._failed(
                     job, ErrorCode.TIMEOUT, f"no answer before the deadline, {left_s:.1f} s after the start", spent=True
                 )
-            self._log.exception("attempt failed", run_id=str(request.run_id), request_id=request.request_id)
+            self._log.exception("attempt failed", **job.about)
             # The text of an unforeseen exception can hold anything, secrets too: it stays in the log.
             return self._failed(
                 job,

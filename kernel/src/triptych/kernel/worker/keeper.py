@@ -71,7 +71,6 @@ class Keeper(Generic[RequestT]):
                 self._give_out(job)
             if taken:
                 self._health.count("jobs_taken_over", len(taken))
-                self._log.info("took over jobs of a process that is gone", jobs=len(taken))
             if len(taken) < TAKEOVER_MAX:
                 return
 
@@ -86,4 +85,6 @@ class Keeper(Generic[RequestT]):
             self._log.error("stored request cannot be read", request_id=job.request_id, error=str(error))
             return
         attempt = JobAttempt(lease=self._jobs.lease, deliveries=job.deliveries, taken_over=True)
-        self._bench.put(Job(request, attempt, job.traceparent, was_started=job.was_started, was_parked=job.was_parked))
+        taken = Job(request, attempt, job.traceparent, was_started=job.was_started, was_parked=job.was_parked)
+        self._log.warning("job taken over", **taken.about, deliveries=job.deliveries, was_started=job.was_started)
+        self._bench.put(taken)

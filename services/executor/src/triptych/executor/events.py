@@ -54,6 +54,8 @@ class RunAdmitted:
     """The run that handed over to this one."""
     queued: bool = False
     """There was no room, so it waits for `RunStarted`, which sets the deadline anew."""
+    traceparent: str | None = None
+    """What the run goes on from: the client's span, or that of the run that handed over."""
 
 
 @value
@@ -491,9 +493,7 @@ def encode(event: Event) -> tuple[str, str]:
 def _run_admitted(event: RunAdmitted) -> bytes:
     fields = {name: getattr(event, name) for name in _ADMITTED}
     fields["playbook"] = {"name": event.playbook.name, "version": event.playbook.version}
-    if event.parent is None:
-        del fields["parent"]
-    return encoded(fields)
+    return encoded({name: content for name, content in fields.items() if content is not None})
 
 
 def _plan_accepted(event: PlanAccepted) -> bytes:

@@ -57,6 +57,7 @@ def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
         active_since=None if event.queued else at,
         ledger=ledger.within(event.parent.grant) if event.parent else ledger,
         parent=event.parent,
+        traceparent=event.traceparent,
     )
 
 

@@ -19,7 +19,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from triptych.executor import task_sizes
 from triptych.executor.commands import UnfitCommand
 from triptych.executor.deployments import Deployment, LeftOut
-from triptych.executor.events import Overspent
 from triptych.executor.family import (
     ChildAdmission,
     ChildRefusal,
@@ -33,6 +32,7 @@ from triptych.executor.family import (
 from triptych.executor.fingerprint import fingerprint_of
 from triptych.executor.machine import GivenUp, Message, Start, Tick, begin, decide
 from triptych.executor.messages import endings, messages, rejection
+from triptych.executor.notices import notices
 from triptych.executor.plans import PlanReader
 from triptych.executor.settings import INPUT_MAX_BYTES, MAX_ACTIVE_RUNS
 from triptych.executor.state import Run, RunStatus
@@ -61,6 +61,7 @@ from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.json_schema import MAX_PROBLEMS, told, with_defaults
 from triptych.kernel.record_batches import UnreadableRecord
 from triptych.kernel.run_ids import begins_at_ms, derive_run_id
+from triptych.kernel.tracing import Trace
 from triptych.schemas import (
     TASK_MAX_BYTES,
     Answer,
@@ -112,6 +113,8 @@ class Admission:
     task: Task
     task_id: str
     playbook: Playbook
+    traceparent: str | None = None
+    """What its run goes on from, if a trace has been begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +280,7 @@ class Executor:
                 partition=partition,
                 now=now,
                 has_room=has_room,
+                traceparent=opening.traceparent,
             )
             return _transition(decided, first_seq=1, now=now)
         content = _believed(state, message, witness)
@@ -325,6 +329,7 @@ class Executor:
             first_seq=0,
             events=(),
             sends=endings(state),
+            trace=state.trace,
         )
 
     def _read_task(self, arrival: Arrival, body: bytes) -> Addressed:
@@ -346,7 +351,7 @@ class Executor:
         task_id = task.task_id or derived_id
         return Addressed(
             as_in_rows(derive_run_id(task.tenant, task_id, begins_at_ms(record.timestamp, arrival.at))),
-            Admission(task, task_id, fit),
+            Admission(task, task_id, fit, _traceparent(record)),
             creates=Kind(task.tenant, task.playbook),
             task=TaskKey(task.tenant, task_id),
             fingerprint=fingerprint_of(task),
@@ -448,6 +453,11 @@ def _answer_in_place(
     return None
 
 
+def _traceparent(record: Record[Any, Any]) -> str | None:
+    known = Trace.of_headers(record.headers)
+    return known[0] if known else None
+
+
 def _derived_id(record: Record[Any, Any]) -> str:
     """The id of a task that brings none: the place where it first came in."""
     forwarded = cloudevents.header(record.headers, FORWARDED)
@@ -470,7 +480,9 @@ def _opening(state: Run | None, message: Addressed, partition: int, witness: Run
             return message.content
         case ChildAdmission(told, playbook):
             task = asked_task(witness, told, message.run_id, partition)
-            return Admission(task, task.task_id, playbook) if task is not None and state is None else None
+            if task is None or witness is None or state is not None:
+                return None
+            return Admission(task, task.task_id, playbook, witness.trace.parent(task.parent.request_id))
     return None
 
 
@@ -537,7 +549,8 @@ def _transition(decided: Decided, first_seq: int, now: datetime) -> Transition[R
         first_seq=first_seq,
         events=decided.events,
         sends=messages(run, decided.events, now),
-        alerts=[_alert(event) for event in decided.events if isinstance(event, Overspent)],
+        notices=notices(run, decided.events),
+        trace=run.trace,
     )
 
 
@@ -549,11 +562,6 @@ def _unreadable(body: bytes, derived_id: str, error: InvalidJson) -> Undecodable
     if sender is None or not (sender.task_id or sender.hint):
         return UndecodableRecord("not_json", f"the task is not JSON: {error}")
     return _rejection(sender, derived_id, "invalid_json", sender.hint or str(error), may_be_known=True)
-
-
-def _alert(event: Overspent) -> str:
-    spent, granted = event.spent.model_dump(), event.granted.model_dump()
-    return f"the answer to {event.request_id} has cost {spent}, and was granted {granted}"
 
 
 def _rejected(  # noqa: PLR0917

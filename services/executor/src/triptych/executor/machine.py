@@ -90,6 +90,7 @@ def begin(
     partition: int,
     now: datetime,
     has_room: bool = True,
+    traceparent: str | None = None,
 ) -> Decided:
     """Admit a task as a new run and ask for its plan, or queue it until there is room."""
     parent = task.parent if isinstance(task, ChildTask) else None
@@ -103,6 +104,7 @@ def begin(
         deadline_at=_deadline(playbook, now, parent),
         parent=parent,
         queued=not has_room,
+        traceparent=traceparent,
     )
     turn = Turn(admit(run_id, admitted, now), now)
     turn.events.append(admitted)

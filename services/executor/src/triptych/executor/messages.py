@@ -256,6 +256,7 @@ def _request_fields(run: Run, event: Requested) -> dict[str, Json]:
         "partition": run.partition,
         "deadline_at": event.deadline_at,
         "grant": encoding.grant(event.reserved),
+        "task_id": run.task_id,
     }
 
 

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from triptych.executor import events as ev
 from triptych.executor.fan import FanOut, branch_id, merge
+from triptych.kernel.tracing import Trace
 from triptych.schemas import (
     HANDOFF,
     Effect,
@@ -382,6 +383,8 @@ class Run:
     ledger: Ledger
     parent: Parent | None = None
     """The run that handed over to this one, and what it granted."""
+    traceparent: str | None = None
+    """What it goes on from, if a client or a parent has begun a trace."""
     status: RunStatus = RunStatus.PLANNING
     seq: int = 1
     revision: int = 0
@@ -433,6 +436,12 @@ class Run:
     def name(self) -> str:
         """The run id as text, for what is named after it. Printing a UUID is not cheap."""
         return str(self.run_id)
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The trace that it is a part of."""
+        stated = self.traceparent
+        return (stated and Trace.of_header(stated.encode())) or Trace.of_run(self.name)
 
     def copy(self) -> Run:
         """Another run that says the same, and shares nothing that the fold changes in place."""

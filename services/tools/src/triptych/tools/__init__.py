@@ -3,6 +3,7 @@
 The runtime does the rest: contract, validation both ways, effect ledger, timeout, breaker, one attempt.
 """
 
+from triptych.kernel.tracing import upstream_headers
 from triptych.schemas.contract import Compensation, Cost, Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.call import Accepted, Call, NotYet, Resources
@@ -28,4 +29,5 @@ __all__ = [
     "Source",
     "Tool",
     "ToolFailure",
+    "upstream_headers",
 ]

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from triptych.kernel.tracing import upstream_headers
 from triptych.schemas.result import ErrorCode
 from triptych.tools.failure import ToolFailure
 
@@ -50,7 +51,7 @@ def client(*, headers: dict[str, str] | None = None, timeout_s: float | None = N
         limits=httpx.Limits(keepalive_expiry=KEEPALIVE_S),
         timeout=timeout_s,
         follow_redirects=False,
-        event_hooks={"response": [_hide_location]},
+        event_hooks={"request": [_say_for_whom], "response": [_hide_location]},
         **more,
     )
 
@@ -58,6 +59,12 @@ def client(*, headers: dict[str, str] | None = None, timeout_s: float | None = N
 def no_cookies() -> CookieJar:
     """A jar that takes nothing: what an upstream sets in the call of one tenant is not sent in that of another."""
     return CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+
+
+async def _say_for_whom(request: httpx.Request) -> None:
+    """Send trace, run id and tenant, unless the operation says something else under these names."""
+    for name, value in upstream_headers().items():
+        request.headers.setdefault(name, value)
 
 
 async def _hide_location(response: httpx.Response) -> None:

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.log import Logger
+from triptych.kernel.tracing import RUN_ID_HEADER, TENANT_HEADER, TRACEPARENT, upstream_headers
 from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
@@ -43,6 +44,8 @@ from triptych.tools.tool import Tool
 
 IDEMPOTENCY_KEY = "triptych.dev/idempotency-key"
 """The key travels in `_meta` of every call; a server that knows it can drop repeats."""
+RUN_ID, TENANT = "triptych.dev/run-id", "triptych.dev/tenant"
+"""So do the run, its tenant and, as the protocol calls it, `traceparent`."""
 
 PROGRESS_EVERY_S = 1.0
 
@@ -225,7 +228,10 @@ def rewordings_of(old: Offer, new: Offer) -> list[str]:
 
 
 def _meta(call: Call[Any]) -> types.RequestParamsMeta:
-    return cast("types.RequestParamsMeta", {IDEMPOTENCY_KEY: call.idempotency_key})
+    told = upstream_headers()
+    names = {RUN_ID: RUN_ID_HEADER, TENANT: TENANT_HEADER, TRACEPARENT: TRACEPARENT}
+    origin = {key: told[name] for key, name in names.items() if name in told}
+    return cast("types.RequestParamsMeta", {IDEMPOTENCY_KEY: call.idempotency_key, **origin})
 
 
 class _Progress:
