@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from triptych.cli.stack.layout import begin_log, last_lines
 from triptych.kernel.log import mask_secrets
+from triptych.kernel.logfile import KEPT, cut, open_log
 from triptych.schemas import codec
 
 
@@ -92,3 +96,102 @@ def test_whatever_a_library_or_the_interpreter_says_is_json_with_the_fields_of_t
     for line in lines:
         assert {"event", "level", "timestamp", "service", "instance"} <= line.keys(), line
     assert "Traceback" in next(line for line in lines if line.get("logger") == "httpx")["exception"]
+
+
+TALKER = """
+import ctypes, logging, sys
+from pathlib import Path
+from triptych.kernel.log import configure_logging
+from triptych.kernel.logfile import LogFile
+
+log = configure_logging("info", "json", file=LogFile(Path(sys.argv[1]), 10_000), service="talker")
+for number in range(int(sys.argv[2]), int(sys.argv[2]) + 100):
+    log.info("ours", number=number, more="x" * 50)
+    logging.getLogger("library").warning("%s", f"theirs {number}")
+    print(f"printed {number}", flush=True)
+"""
+
+
+def talk(file: Path, first: int) -> None:
+    subprocess.run([sys.executable, "-c", TALKER, str(file), str(first)], check=True, timeout=60)
+
+
+def written(file: Path) -> str:
+    """What a log and its older parts hold, the oldest first."""
+    parts = sorted(file.parent.glob(f"{file.name}.*"), reverse=True)
+    return "".join(part.read_text() for part in (*parts, file))
+
+
+def test_a_log_is_shifted_by_its_size_and_goes_on_after_a_restart_without_losing_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "talker.log"
+    talk(file, 0)
+    talk(file, 100)
+    said = written(file)
+    assert len(list(tmp_path.iterdir())) > 2
+    for number in range(200):
+        for line in (f'"number":{number},', f'theirs {number}"', f"printed {number}\n"):
+            assert said.count(line) == 1, line
+    assert max(part.stat().st_size for part in tmp_path.iterdir()) < 11_000
+
+
+def test_only_so_many_older_logs_stay(tmp_path: Path) -> None:
+    file = tmp_path / "a.log"
+    for number in range(KEPT + 3):
+        with os.fdopen(open_log(file, 10), "a") as log:
+            log.write(f"start {number}, and more\n")
+    assert sorted(part.name for part in tmp_path.iterdir()) == ["a.log", *(f"a.log.{n}" for n in range(1, KEPT + 1))]
+    assert written(file).splitlines()[0] == "start 2, and more"
+
+
+def test_what_another_program_writes_is_cut_while_it_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "server.log"
+    with file.open("ab", buffering=0) as server:
+        server.write(b"before\n" * 10)
+        cut(file, 100)
+        assert file.stat().st_size == 70, "it is not too large"
+        cut(file, 50)
+        server.write(b"after\n")
+    assert file.read_bytes() == b"after\n"
+    assert (tmp_path / "server.log.1").read_bytes() == b"before\n" * 10
+
+
+def test_a_restart_keeps_the_log_and_the_last_lines_are_those_since(tmp_path: Path) -> None:
+    file = tmp_path / "a.log"
+    for said in (b"the cause\n", b"again\n"):
+        with begin_log(file) as log:
+            log.write(said)
+    assert last_lines(file) == "again"
+    begin_log(file).close()
+    assert last_lines(file) == "(the log is empty)"
+    assert b"the cause" in file.read_bytes()
+
+
+FULL_DISK = """
+import os
+from pathlib import Path
+from triptych.kernel.log import configure_logging
+from triptych.kernel.logfile import LogFile
+
+log = configure_logging("info", "json", file=LogFile(Path("/dev/full"), 10_000), service="talker")
+log.info("lost")
+os._exit(7)
+"""
+
+
+def test_a_full_disk_costs_lines_of_the_log_and_no_process() -> None:
+    done = subprocess.run([sys.executable, "-c", FULL_DISK], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 7
+
+
+ODD_NAMES = r"""
+from triptych.kernel.log import configure_logging
+log = configure_logging("info", "console", service="worker")
+log.warning("run escalated", task_id="t\x1b[2J\x9b31m\u202e", tenant="\n2026[error]forged")
+"""
+
+
+def test_a_name_of_somebody_else_neither_controls_a_terminal_nor_makes_a_line_of_its_own() -> None:
+    done = subprocess.run([sys.executable, "-c", ODD_NAMES], capture_output=True, text=True, check=True, timeout=60)
+    (line,) = done.stderr.splitlines()
+    assert r"t\x1b[2J\x9b31m\u202e" in line
+    assert line.isprintable()

@@ -23,7 +23,7 @@ from triptych.cli.output import err, out, print_json
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.control import ask
 from triptych.cli.stack.errors import NotRunningError, ProcessFailedError, StartError, StillStoppingError
-from triptych.cli.stack.layout import Layout, last_lines, rotate
+from triptych.cli.stack.layout import Layout, begin_log, last_lines
 from triptych.cli.stack.options import Options
 from triptych.cli.stack.orphans import alive_after, stop_orphans
 from triptych.cli.stack.postgres import owner_at
@@ -198,7 +198,7 @@ def _still_there(layout: Layout, supervisor: subprocess.Popen[bytes]) -> Status 
 
 def _start_supervisor(layout: Layout, options: Options) -> subprocess.Popen[bytes]:
     """Start the supervisor as a process that outlives this one."""
-    with rotate(layout.log("supervisor")) as log:
+    with begin_log(layout.log("supervisor")) as log:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "triptych.cli.stack.supervisor"],
             stdin=subprocess.PIPE,

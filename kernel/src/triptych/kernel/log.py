@@ -1,4 +1,4 @@
-"""Structured logging to stderr: one event a line, with the process and whatever run it is about.
+"""Structured logging to standard error or a file: one event a line, with the process and the run it is about.
 
 Secrets never reach a log: values of fields with a telling name are masked, and so are passwords in DSNs.
 """
@@ -11,10 +11,13 @@ import sys
 import threading
 from collections.abc import Mapping, MutableMapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import orjson
 import structlog
+
+from triptych.kernel.logfile import LogFile
+from triptych.kernel.visible import on_one_line, visible
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -35,37 +38,53 @@ def mask_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
     return event
 
 
-def configure_logging(level: str, style: Literal["json", "console"], **bound: str) -> Logger:
+def show_controls(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep names that others chose from controlling the terminal, or from making lines of their own."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = visible(value) if name == "exception" else on_one_line(value)
+    return event
+
+
+def configure_logging(
+    level: str, style: Literal["json", "console"], *, file: LogFile | None = None, **bound: str
+) -> Logger:
     """Set up logging for this process and return its logger, bound to `bound` (service, instance).
 
-    What libraries and asyncio have to say goes the same way: each line is one event.
+    What libraries and asyncio have to say goes the same way: each line is one event. It goes to standard error, or
+    to `file`.
     """
+    stream = cast("TextIO", file or sys.stderr)
     shared: list[structlog.typing.Processor] = [
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         mask_secrets,
-        structlog.processors.JSONRenderer(serializer=_json)
-        if style == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        *(
+            [structlog.processors.JSONRenderer(serializer=_json)]
+            if style == "json"
+            else [show_controls, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        ),
     ]
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, *shared],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
-    _take_over_libraries(shared, bound)
+    _take_over_libraries(shared, bound, stream)
     logger: Logger = structlog.get_logger().bind(**bound)
     return logger
 
 
-def _take_over_libraries(shared: Sequence[structlog.typing.Processor], bound: Mapping[str, str]) -> None:
+def _take_over_libraries(
+    shared: Sequence[structlog.typing.Processor], bound: Mapping[str, str], stream: TextIO
+) -> None:
     """Libraries log through the standard library; only what needs a person gets through."""
 
     def bind(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {**bound, **event}
 
-    handler = _Handler(sys.stderr)
+    handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, bind],

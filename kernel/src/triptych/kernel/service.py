@@ -21,6 +21,7 @@ from triptych.kernel import failpoints
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.health import Health, serve_health
 from triptych.kernel.log import Logger, configure_logging, log_what_python_says
+from triptych.kernel.logfile import LogFile
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.watchdog import Watchdog
 
@@ -40,7 +41,10 @@ class Service:
 def run(name: str, settings: SettingsT, body: Callable[[Service, SettingsT], Awaitable[None]]) -> None:
     """Run `body` until it returns or a signal ends it. Exit codes: 0 stopped, 1 failed, 2 misconfigured, 3 stuck."""
     _calm_garbage_collector()
-    log = configure_logging(settings.log_level, settings.log_format, service=name, instance=settings.instance)
+    file = LogFile(settings.log_file, settings.log_max_bytes) if settings.log_file is not None else None
+    log = configure_logging(
+        settings.log_level, settings.log_format, file=file, service=name, instance=settings.instance
+    )
     log_what_python_says()
     if settings.failpoints is not None:
         log.warning("fail points are on: this process may be made to die", folder=str(settings.failpoints))

@@ -15,6 +15,8 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from triptych.kernel.logfile import MAX_BYTES
+
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
@@ -48,6 +50,14 @@ class ServiceSettings(BaseSettings):
     log_format: Annotated[
         Literal["json", "console"], Field(description="`json` for machines, `console` for people.")
     ] = "json"
+    log_file: Annotated[
+        Path | None,
+        Field(
+            description="File that the log, standard output and standard error go to, after what it holds already. "
+            "It is shifted to NAME.1 when it is too large, and five of those stay."
+        ),
+    ] = None
+    log_max_bytes: Annotated[int, Field(ge=10_000, description="Size at which that file is shifted.")] = MAX_BYTES
     batch_max_records: Annotated[int, Field(ge=1, le=10_000, description="Records taken from Kafka at once.")] = 500
     session_timeout_ms: Annotated[
         int, Field(ge=1_000, description="A process silent for this long loses its partitions.")

@@ -116,6 +116,7 @@ class Blueprint:
             "TRIPTYCH_POSTGRES": dsns[schema],
             "TRIPTYCH_TOPIC_PREFIX": self.topic_prefix,
             "TRIPTYCH_INSTANCE": f"{name}-{index}",
+            "TRIPTYCH_LOG_FILE": str(self.layout.log(called)),
             "TRIPTYCH_HEALTH_HOST": HOST,
             "TRIPTYCH_HEALTH_PORT": str(port),
             "TRIPTYCH_PLAYBOOKS": str(self.playbooks),

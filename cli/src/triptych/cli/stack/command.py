@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.cli.stack.environment import inherited
-from triptych.cli.stack.layout import Layout, rotate
+from triptych.cli.stack.layout import Layout, begin_log
 from triptych.cli.stack.orphans import mark
 
 
@@ -37,12 +37,12 @@ class Command:
 
     def start(self, layout: Layout, name: str) -> subprocess.Popen[bytes]:
         """Start it, with a log of its own."""
-        with rotate(layout.log(name)) as log:
+        with begin_log(layout.log(name)) as log:
             return subprocess.Popen(self.arguments, stdout=log, **self._options(layout))  # noqa: S603
 
     async def start_watched(self, layout: Layout, name: str) -> asyncio.subprocess.Process:
         """Start it, with a log of its own, to be waited for in the running event loop."""
-        with rotate(layout.log(name)) as log:
+        with begin_log(layout.log(name)) as log:
             return await asyncio.create_subprocess_exec(*self.arguments, stdout=log, **self._options(layout))
 
     def run(self, layout: Layout, *, timeout_s: float) -> None:

@@ -5,17 +5,22 @@ Files that others read are replaced atomically. The directory is open to its own
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import string
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from triptych.cli.stack.errors import NoDirectoryError
+from triptych.kernel.logfile import open_log
 from triptych.schemas import codec
 
 _LOG_KEEP_BYTES = 16 * 1024
+_STARTS = b'{"event":"process starts","timestamp":'
 _LETTERS_AND_DIGITS = string.ascii_letters + string.digits
 _SECRET_CHARS = 32
 
@@ -95,17 +100,21 @@ def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
 
 
 def last_lines(log: Path, count: int = 12) -> str:
-    """The end of a log, for people."""
+    """The end of a log since the process was last started, for people."""
     if not log.exists():
         return "(no log)"
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_KEEP_BYTES))
-        text = file.read().decode(errors="replace")
-    return "\n".join(text.splitlines()[-count:]) or "(the log is empty)"
+        _, marked, since = file.read().rpartition(_STARTS)
+    if marked:
+        since = since.partition(b"\n")[2]
+    lines = since.decode(errors="replace").splitlines()
+    return "\n".join(lines[-count:]) or "(the log is empty)"
 
 
-def rotate(log: Path) -> BinaryIO:
-    """A new log for a new start. The one of the start before is kept beside it."""
-    if log.exists() and log.stat().st_size:
-        log.replace(log.with_suffix(".log.1"))
-    return log.open("ab")
+def begin_log(log: Path) -> FileIO:
+    """The log for a new start: it goes on after those before, whose end a line marks."""
+    file = os.fdopen(open_log(log), "ab", buffering=0)
+    with contextlib.suppress(OSError):  # what is to be started may be what makes room on a full disk
+        file.write(_STARTS + codec.encode(datetime.now(UTC).isoformat()) + b"}\n")
+    return file

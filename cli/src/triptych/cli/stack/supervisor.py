@@ -37,6 +37,7 @@ from triptych.cli.stack.topics import create_topics
 from triptych.cli.stack.watched import State, Watched
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.log import Logger, configure_logging
+from triptych.kernel.logfile import MAX_BYTES, LogFile
 from triptych.schemas import codec
 
 if TYPE_CHECKING:
@@ -375,7 +376,8 @@ async def _main(options: Options, layout: Layout, log: Logger) -> int:
 def main() -> int:
     options = codec.read(Options, sys.stdin.read())
     layout = Layout.at(options.data)
-    log = configure_logging("info", "console", service="supervisor")
+    file = LogFile(layout.log("supervisor"), MAX_BYTES)
+    log = configure_logging("info", "console", file=file, service="supervisor")
     try:
         with _only_one(layout):
             return asyncio.run(_main(options, layout, log))

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
-from triptych.cli.stack.blueprint import Unit, Vitals
+from triptych.cli.stack.blueprint import Kind, Unit, Vitals
 from triptych.cli.stack.errors import ProcessFailedError
 from triptych.cli.stack.layout import Layout, last_lines
 from triptych.kernel.log import Logger
+from triptych.kernel.logfile import cut
 
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
@@ -162,6 +163,8 @@ class Watched:
         alive_at = time.monotonic()
         while True:
             vitals = await self._vitals()
+            if self.unit.kind is not Kind.SERVICE:
+                cut(self._layout.log(self.unit.name))
             self._detail = "" if self.state is State.STARTING else vitals.detail
             if vitals.alive:
                 alive_at = time.monotonic()
