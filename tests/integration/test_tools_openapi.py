@@ -217,7 +217,6 @@ async def test_answers_have_the_form_that_they_say(shop: Tool) -> None:
 @pytest.mark.parametrize(
     ("operation", "told"),
     [
-        ("wrong", "result.number"),
         ("huge", "more than 4194304 bytes"),
         ("page", "text/html where JSON belongs"),
         ("lost", "404 Not Found: it states no reason"),
@@ -229,6 +228,18 @@ async def test_an_answer_that_breaks_the_contract_is_never_data(shop: Tool, oper
     assert refused.error.code is ErrorCode.CONTRACT_VIOLATION
     assert told in refused.error.message
     assert "<html" not in refused.error.message
+
+
+async def test_an_answer_that_is_not_as_the_document_says_is_data_with_warnings_unless_an_option_says_otherwise(
+    shop: Tool, config: Path
+) -> None:
+    passed = await call(shop, "wrong", {})
+    assert (passed.status, passed.data) == (ResultStatus.OK, {"number": 7})
+    assert "number" in {each.place for each in passed.warnings}
+    refused = await call(built(config, operations={"wrong": {"result": "strict"}}), "wrong", {})
+    assert refused.error is not None
+    assert refused.error.code is ErrorCode.CONTRACT_VIOLATION
+    assert "result.number" in refused.error.message
 
 
 async def test_an_answer_of_200_that_is_an_error_by_its_own_account_is_one(shop: Tool, config: Path) -> None:

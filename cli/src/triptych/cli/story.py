@@ -208,8 +208,10 @@ def _call_answered(entry: JournalEntry, _operations: dict[str, str]) -> Told:
         wait = f", asks to wait {duration(after)}" if after is not None else ""
         free = ", no tool call used up" if entry.data.get("uncounted") else ""
         return f"<- {error['code']}{by}: {error['message']}{wait}{free}", "red", {"details": error.get("details")}
-    tone = "green" if result["status"] == "ok" else "yellow"
-    return f"<- {result['status']}{by}", tone, {"data": result.get("data")}
+    warnings = [f"{each['place'] or 'the answer'}: {each['message']}" for each in result.get("warnings") or ()]
+    tone = "green" if result["status"] == "ok" and not warnings else "yellow"
+    passed = ", not as its contract says" if warnings else ""
+    return f"<- {result['status']}{by}{passed}", tone, {"data": result.get("data"), "let pass": warnings or None}
 
 
 def _answered_late(entry: JournalEntry, operations: dict[str, str]) -> Told:

@@ -19,6 +19,7 @@ from triptych.schemas.contract import (
     Effect,
     OnRepeat,
     Pin,
+    Reading,
     ToolContracts,
     Undo,
 )
@@ -38,7 +39,7 @@ from triptych.schemas.playbook import (
     ReactPlan,
     Review,
 )
-from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
+from triptych.schemas.result import ErrorCode, Misreading, Result, ResultStatus, ToolError
 from triptych.schemas.task import (
     ChildTask,
     Control,
@@ -96,6 +97,7 @@ __all__ = [
     "Limits",
     "ManagerPlan",
     "Message",
+    "Misreading",
     "ModelCall",
     "ModelPlan",
     "OnRepeat",
@@ -110,6 +112,7 @@ __all__ = [
     "PlanRequest",
     "Playbook",
     "ReactPlan",
+    "Reading",
     "Reason",
     "Recall",
     "Request",

@@ -24,6 +24,15 @@ class Effect(StrEnum):
     """Changes something each time. Never repeated unless a lookup shows that it did not happen."""
 
 
+class Reading(StrEnum):
+    """What becomes of a result that does not fit its schema."""
+
+    STRICT = "strict"
+    """It is no data, and the call fails as `contract_violation`."""
+    LENIENT = "lenient"
+    """It is data with warnings. What a playbook uses of it must be there and of its type all the same."""
+
+
 TIMEOUT_MAX_MS = 7 * 24 * 3_600_000
 """A week: what is completed by a callback may wait for a person somewhere."""
 
@@ -97,6 +106,9 @@ class Contract(Message):
     result: Annotated[dict[str, Json], Field(description="JSON Schema of the data of an `ok` result.")]
     effect: Effect
     timeout_ms: Annotated[int, Field(gt=0, le=TIMEOUT_MAX_MS)] = 10_000
+    reading: Annotated[
+        Reading, Field(exclude_if=newer(Reading.STRICT), description="What becomes of a result that does not fit.")
+    ] = Reading.STRICT
     cost: Cost = Cost()
     compensate: Annotated[
         Compensation | None, Field(exclude_if=newer(None), description="What undoes it, if anything does.")

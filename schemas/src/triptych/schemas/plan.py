@@ -13,7 +13,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from triptych.schemas.base import Authored, Expression, Json, Message, OperationName, Slug, newer
-from triptych.schemas.contract import TIMEOUT_MAX_MS, BusinessKey, Pin
+from triptych.schemas.contract import TIMEOUT_MAX_MS, BusinessKey, Pin, Reading
 
 
 class Decision(StrEnum):
@@ -176,6 +176,12 @@ class StepSpec(Authored):
         Slug | None,
         Field(exclude_if=newer(None), description="Which models an operation asks that asks one."),
     ] = None
+    reading: Annotated[
+        Reading | None,
+        Field(
+            strict=False, exclude_if=newer(None), description="`strict`: a result is as its contract says, or fails."
+        ),
+    ] = None
 
 
 class Step(Message):
@@ -198,6 +204,7 @@ class Step(Message):
     fallback: Annotated[tuple[StandIn, ...], Field(exclude_if=newer(()))] = ()
     pin: Pin
     tier: Slug | None = None
+    reading: Annotated[Reading | None, Field(exclude_if=newer(None))] = None
 
     @cached_property
     def encoded(self) -> bytes:

@@ -43,6 +43,17 @@ class ToolError(Message):
     details: dict[str, Json] = {}
 
 
+class Misreading(Message):
+    """One thing about a result that its contract does not allow, and that was let pass."""
+
+    place: Annotated[str, Field(description="Where in the data, such as `items[3].price`; empty for the whole.")]
+    message: Annotated[str, Field(max_length=1_000)]
+
+
+WARNINGS_MAX = 20
+"""So many are told of one result."""
+
+
 class Result(Message):
     """`ok` carries data, `empty` worked and found nothing, `error` carries an error."""
 
@@ -53,9 +64,14 @@ class Result(Message):
         int | None, Field(ge=0, exclude_if=newer(None), description="How old the data is, where an answer was kept.")
     ] = None
 
+    warnings: Annotated[
+        tuple[Misreading, ...],
+        Field(max_length=WARNINGS_MAX, exclude_if=newer(()), description="What was let pass in a lenient reading."),
+    ] = ()
+
     @classmethod
-    def ok(cls, data: Json) -> Result:
-        return cls(status=ResultStatus.OK, data=data)
+    def ok(cls, data: Json, warnings: tuple[Misreading, ...] = ()) -> Result:
+        return cls(status=ResultStatus.OK, data=data, warnings=warnings)
 
     @classmethod
     def empty(cls, data: Json = None) -> Result:

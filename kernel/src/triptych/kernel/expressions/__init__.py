@@ -8,7 +8,7 @@ Numbers have one kind, as in JSON, and arithmetic on them is our own. A literal 
 
 from triptych.kernel.expressions.budget import metered
 from triptych.kernel.expressions.error import ExpressionError
-from triptych.kernel.expressions.lexer import ANSWER, BRANCH, FEEDBACK, OPEN, VARIABLES, operands
+from triptych.kernel.expressions.lexer import ANSWER, BRANCH, FEEDBACK, OPEN, VARIABLES, Read, operands, reads
 from triptych.kernel.expressions.program import FUNCTIONS, Scope, check, evaluate, holds, references_of
 from triptych.kernel.expressions.templates import (
     expressions,
@@ -27,6 +27,7 @@ __all__ = [
     "OPEN",
     "VARIABLES",
     "ExpressionError",
+    "Read",
     "Scope",
     "check",
     "evaluate",
@@ -36,6 +37,7 @@ __all__ = [
     "is_reference",
     "metered",
     "operands",
+    "reads",
     "references",
     "references_of",
     "refuse_volume",

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from triptych.kernel.expressions.error import ExpressionError
 from triptych.schemas import Json
 
 MAX_EXPRESSION_CHARS: Final = 2_000
+MAX_READS_CACHED: Final = 2_048
 MAX_MACROS: Final = 8
 MAX_MACRO_DEPTH: Final = 2
 BRANCH: Final = frozenset({"item", "index"})
@@ -66,6 +68,14 @@ class Operand(NamedTuple):
                 break
             value = value[part]
         return value
+
+
+class Read(NamedTuple):
+    """A path into a variable with its indexes, such as `steps.find.data.items[0].id`."""
+
+    path: tuple[str | int, ...]
+    is_tested: bool
+    """Whether the expression asks if there is something, with `has`, `in` or a comparison with null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +173,43 @@ def operands(expression: str) -> list[str]:
     known = VARIABLES - macros_of(expression, tokens).bound
     paths = ("".join(token.text for token in tokens[start:end]) for start, end in _paths(tokens, known))
     return list(dict.fromkeys(paths))
+
+
+@lru_cache(maxsize=MAX_READS_CACHED)
+def reads(expression: str) -> tuple[Read, ...]:
+    """What an expression reads of `input`, `steps` and `result`. What a macro reads of each element is not told."""
+    tokens = tokens_of(expression)
+    known = VARIABLES - macros_of(expression, tokens).bound
+    found = []
+    for start, end in _paths(tokens, known):
+        path: list[str | int] = [token.text for token in tokens[start:end:2]]
+        while (part := _index(tokens, end)) is not None:
+            path.append(part)
+            end += 3  # noqa: PLW2901 - the path goes on
+            while end + 1 < len(tokens) and tokens[end].text == "." and tokens[end + 1].kind == "name":
+                if end + 2 < len(tokens) and tokens[end + 2].text == "(":
+                    break
+                path.append(tokens[end + 1].text)
+                end += 2  # noqa: PLW2901
+        before, after = [token.text for token in tokens[:start][-3:]], [token.text for token in tokens[end : end + 3]]
+        is_compared = after in (["=", "=", "null"], ["!", "=", "null"]) or before in (
+            ["null", "=", "="],
+            ["null", "!", "="],
+        )
+        found.append(Read(tuple(path), before[-2:] == ["has", "("] or is_compared))
+        if before[-1:] == ["in"] and start > 1 and tokens[start - 2].kind == "string":
+            found.append(Read((*path, tokens[start - 2].text.strip("'\"")), is_tested=True))
+    return tuple(found)
+
+
+def _index(tokens: Sequence[Token], at: int) -> str | int | None:
+    """The name or the number in the square brackets that begin here."""
+    if [token.text for token in tokens[at : at + 3 : 2]] != ["[", "]"]:
+        return None
+    token = tokens[at + 1]
+    if token.kind == "number" and token.text.isdecimal():
+        return int(token.text)
+    return token.text.strip("'\"") if token.kind == "string" and "\\" not in token.text else None
 
 
 def flattened(expression: str, tokens: Sequence[Token]) -> tuple[str, dict[str, tuple[str, ...]]] | None:

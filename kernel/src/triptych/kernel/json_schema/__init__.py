@@ -6,7 +6,7 @@ itself, it has a size, and what a check may cost is known before the check begin
 
 from triptych.kernel.json_schema.defaults import with_defaults
 from triptych.kernel.json_schema.patterns import PatternTooLargeError, check_pattern
-from triptych.kernel.json_schema.schema import MAX_PROBLEMS, JsonSchema, Misfit, told
+from triptych.kernel.json_schema.schema import MAX_PROBLEMS, JsonSchema, Misfit, path_of, told
 from triptych.kernel.json_schema.structure import InvalidSchemaError
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Misfit",
     "PatternTooLargeError",
     "check_pattern",
+    "path_of",
     "told",
     "with_defaults",
 ]

@@ -143,15 +143,16 @@ class JsonSchema:
 
 def told(misfits: Iterable[Misfit], root: str) -> str:
     """Mistakes in one line, each with its place: `arguments.items[3].price: ...`."""
-    shown = [
-        root
-        + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in each.place)
-        + f": {each.message}"
-        for each in islice(misfits, MAX_PROBLEMS + 1)
-    ]
+    shown = [f"{path_of(each.place, root)}: {each.message}" for each in islice(misfits, MAX_PROBLEMS + 1)]
     if len(shown) > MAX_PROBLEMS:
         shown[MAX_PROBLEMS:] = ["and more"]
     return "; ".join(shown)
+
+
+def path_of(place: Place, root: str = "") -> str:
+    """A place as people write it: `items[3].price`, after `root` where there is one."""
+    path = root + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return path if root else path.removeprefix(".")
 
 
 class _Written:

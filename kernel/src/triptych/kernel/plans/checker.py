@@ -363,6 +363,7 @@ def _pinned(spec: StepSpec, terms: Terms) -> Step:
         rounds=spec.rounds,
         retry=spec.retry or terms.retry,
         tier=spec.tier,
+        reading=spec.reading,
         fallback=tuple(StandIn(fallback=each, pin=_pin_of(each, spec.business_key, terms)) for each in spec.fallback),
         must_come_from=dict(origins(contract.arguments)) | spec.must_come_from,
         pin=Pin(

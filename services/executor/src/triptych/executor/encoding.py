@@ -51,7 +51,7 @@ def spend(of: Spend) -> Json:
 
 def result(of: Result) -> Json:
     """What a tool gave."""
-    if of.error is not None or of.age_ms is not None or of.data is None:
+    if of.error is not None or of.age_ms is not None or of.data is None or of.warnings:
         return of
     return {"status": of.status, "data": of.data}
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from triptych.executor import events as ev
 from triptych.executor.commands import step_to_skip
 from triptych.executor.state import Ask, OpenRequest, Run, RunStatus
+from triptych.executor.uses import unfit_use
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.json_schema import JsonSchema, Misfit, told
 from triptych.kernel.offers import Offer
@@ -35,6 +36,7 @@ from triptych.schemas import (
     PlanAnswer,
     PlanByModel,
     PlanByTurns,
+    Reading,
     Result,
     ResultStatus,
     Spend,
@@ -115,7 +117,7 @@ class Trust:
             case PlanAnswer():
                 return self._plan_answer(run, request, answer)
             case CallAnswer():
-                self._check_call_answer(run, request, answer, source)
+                return self._call_answer(run, request, answer, source)
             case VerdictAnswer():
                 _check_verdict(run, request, answer)
         return answer
@@ -197,7 +199,7 @@ class Trust:
 
     # --- a result ---------------------------------------------------------------------------------
 
-    def _check_call_answer(self, run: Run, request: OpenRequest, answer: CallAnswer, source: str | None) -> None:
+    def _call_answer(self, run: Run, request: OpenRequest, answer: CallAnswer, source: str | None) -> CallAnswer:
         operation, pin = _asked(run, request)
         child = getattr(request.event, "child", None)
         if answer.child != child:
@@ -205,22 +207,38 @@ class Trust:
                 f"request {answer.request_id} has asked run {child}, and run {answer.child} answers"
             )
         if child is not None:
-            return  # what a child answers has been read from its own record
+            return answer  # what a child answers has been read from its own record
         tool = operation.partition(".")[0]
         if source is not None and source.startswith(_FROM_A_TOOL) and source != _FROM_A_TOOL + tool:
             raise MisdirectedRecord(f"{source} answers a call of {operation}")
         if answer.extended is not None:
             raise ForgedRecord("nobody but a child run has been given more than its grant")
-        self._check_result(operation, pin, answer.result)
+        offer = self._check_result(operation, pin, answer.result)
+        if offer is None or request.ask is not Ask.CALL or request.step is None:
+            return answer
+        state = run.state(request.step)
+        if state.step.reading is Reading.STRICT:
+            misfits = told(offer.result.misfits(answer.result.data, SHOWN_MAX), "data")
+            return _of_no_use(answer, f"{operation} answered, but step {state.id} reads strictly: {misfits}")
+        unfit = unfit_use(run, state, offer.contract.result, answer.result.data)
+        if unfit is None:
+            return answer
+        told_use = f"{operation} answered, but of what the playbook uses of step {state.id}, {unfit}"
+        return _of_no_use(answer, f"{told_use}; ask for it with `has`, or use something else")
 
-    def _check_result(self, operation: str, pin: Pin | Undo, result: Result) -> None:
+    def _check_result(self, operation: str, pin: Pin | Undo, result: Result) -> Offer | None:
+        """Hold a result to its contract. Gives the contract where it let something pass."""
         if (result.status is ResultStatus.ERROR) != (result.error is not None):
             raise ForgedRecord(f"a result of {operation} has an error if, and only if, its status is error")
+        if result.warnings and result.status is not ResultStatus.OK:
+            raise ForgedRecord(f"a result of {operation} has warnings, and no data")
         if self._contracts is None or result.status is not ResultStatus.OK:
-            return
+            return None
         offer = self._contracts.remembered(pin.contract_hash)
         if offer is None or offer.result.is_valid(result.data):
-            return
+            return None
+        if offer.contract.reading is Reading.LENIENT:
+            return offer
         misfits = told(offer.result.misfits(result.data, 1), "data")
         raise ForgedRecord(f"the result of {operation} does not fit its contract: {misfits}")
 
@@ -314,6 +332,12 @@ def _spec_of(step: Step) -> StepSpec:
 
 def _differences(told: Step, honest: Step) -> list[str]:
     return [name for name in Step.model_fields if getattr(told, name) != getattr(honest, name)]
+
+
+def _of_no_use(answer: CallAnswer, message: str) -> CallAnswer:
+    """A call has worked, and its answer is not what its step needs."""
+    error = ToolError(code=ErrorCode.CONTRACT_VIOLATION, message=message[:4_000], details={"effect": "done"})
+    return answer.model_copy(update={"result": Result(status=ResultStatus.ERROR, error=error)})
 
 
 def _ask_again(answer: PlanAnswer, unknown: list[str]) -> PlanAnswer:

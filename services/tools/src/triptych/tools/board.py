@@ -47,6 +47,13 @@ class Alerts:
         # An upstream says what it likes, and Postgres stores no NUL in text.
         self._put("raise_alert", operation, kind, message.replace("\0", "\ufffd"), run_id)
 
+    def count(self, operation: str, kind: str, message: str, run_id: UUID | None = None) -> None:
+        """Something is not as it should be and was let pass: the log says so once, and the row how often."""
+        if (operation, kind) not in self._open:
+            self._log.warning("alert", operation=operation, kind=kind, message=message)
+        self._open.add((operation, kind))
+        self._put("raise_alert", operation, kind, message.replace("\0", "\ufffd"), run_id)
+
     def close(self, operation: str, kind: str, *, always: bool = False) -> None:
         """It is well again. `always`: also when an earlier life of the process has opened it."""
         if always or (operation, kind) in self._open:

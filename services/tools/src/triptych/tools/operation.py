@@ -6,15 +6,15 @@ the contract comes from is not its business: a function's type hints, an OpenAPI
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from triptych.kernel.json_schema import MAX_PROBLEMS, InvalidSchemaError, JsonSchema, told
+from triptych.kernel.json_schema import MAX_PROBLEMS, InvalidSchemaError, JsonSchema, path_of, told
 from triptych.schemas import codec
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Contract
-from triptych.schemas.result import ErrorCode, Result
+from triptych.schemas.contract import Contract, Reading
+from triptych.schemas.result import WARNINGS_MAX, ErrorCode, Misreading, Result
 from triptych.tools.call import Call, NotYet
 from triptych.tools.failure import ToolDefinitionError, ToolFailure
 
@@ -143,6 +143,8 @@ class Operation:
                 f"{self.contract.operation} answered something that is not JSON: {error}",
                 done=True,
             ) from None
+        if self.contract.reading is Reading.LENIENT:
+            return Result.ok(data, tuple(_misreadings(self._result_schema, data)))
         if misfits := self._result_schema.misfits(data, MAX_PROBLEMS + 1):
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,
@@ -150,6 +152,12 @@ class Operation:
                 f"does not allow: {told(misfits, 'result')}",
             )
         return Result.ok(data)
+
+
+def _misreadings(schema: JsonSchema, data: Json) -> Iterator[Misreading]:
+    """What of an answer is not as its schema has it."""
+    for misfit in schema.misfits(data, WARNINGS_MAX):
+        yield Misreading(place=path_of(misfit.place), message=misfit.message)
 
 
 def _schema(contract: Contract, what: str, schema: dict[str, Json]) -> JsonSchema:

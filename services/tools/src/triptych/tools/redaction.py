@@ -129,6 +129,13 @@ class Redactor:
             return result.model_copy(
                 update={"error": error.model_copy(update={"message": self.masked(error.message), "details": details})}
             )
+        if result.warnings:
+            # They quote what was answered.
+            masked = tuple(
+                each.model_copy(update={"place": self.masked(each.place), "message": self.masked(each.message)})
+                for each in result.warnings
+            )
+            result = result.model_copy(update={"warnings": masked})
         if not self._may_hold_known(result.data):
             return result
         return result.model_copy(update={"data": _walk(result.data, self._without_known)})

@@ -21,7 +21,7 @@ from triptych.kernel.time_limit import TimeLimit
 from triptych.kernel.worker import JobAttempt
 from triptych.schemas.base import Answer, Json, Request, Spend
 from triptych.schemas.contract import Effect
-from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
+from triptych.schemas.result import ErrorCode, Misreading, Result, ResultStatus, ToolError
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools import http, refusals
 from triptych.tools.answers import Answers
@@ -40,6 +40,7 @@ ASK_AGAIN_AFTER_S = (0.2, 0.5, 1.0, 2.0)
 
 KNOWN = (EFFECT, "withdrawn", "postponed", "budget", "idempotency_key")
 """The details of an error that others decide by."""
+WARNINGS_SHOWN = 3
 TRACEBACK_MAX_CHARS = 16_000
 """The end of a traceback says what happened."""
 
@@ -156,7 +157,10 @@ class ToolWorker:
 
     def _watch(self, request: CallRequest, result: Result) -> None:
         """What no longer fits the contract is told to people as well; the next answer that fits takes it back."""
-        if result.error is None:
+        if result.warnings:
+            message = _in_words(self._redactor.clean(result).warnings)
+            self._alerts.count(request.operation, "result", message, request.run_id)
+        elif result.error is None:
             self._alerts.close(request.operation, "result")
         elif result.error.code is ErrorCode.CONTRACT_VIOLATION:
             told = self._redactor.clean(result).error or result.error
@@ -338,6 +342,13 @@ class ToolWorker:
         if failure.undone and operation is not None and operation.contract.effect is not Effect.READ:
             return failure.result(**{EFFECT: NO_EFFECT})
         return failure.result()
+
+
+def _in_words(warnings: tuple[Misreading, ...]) -> str:
+    """What an alert says of an answer that was let pass."""
+    shown = "; ".join(f"{each.place or 'the answer'}: {each.message}" for each in warnings[:WARNINGS_SHOWN])
+    more = f"; and {len(warnings) - WARNINGS_SHOWN} more" if len(warnings) > WARNINGS_SHOWN else ""
+    return f"an answer was let pass that is not as its contract says: {shown}{more}"
 
 
 def _leaves_open_what_it_did(failure: ToolFailure) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from triptych.schemas.base import Json
-from triptych.schemas.contract import BusinessKey, Effect
+from triptych.schemas.contract import BusinessKey, Effect, Reading
 from triptych.tools.rest import Connection, KeyOption, LookupOption, Success
 from triptych.tools.source import Options
 
@@ -25,6 +25,8 @@ class OperationOptions(Options):
     """What makes two of its writes the same, whichever runs make them."""
     success: Success | None = None
     """CEL over `body`: true when it worked, for an API that answers 200 whatever happened."""
+    result: Reading = Reading.LENIENT
+    """What becomes of an answer that is not as the document says: data with warnings, or a failure (`strict`)."""
     media_type: str | None = None
     """As what the body is sent, where the document names several, or a range such as `image/*`."""
     empty_at: str | None = None

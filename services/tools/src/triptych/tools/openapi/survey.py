@@ -203,6 +203,7 @@ class _Writer:
                 description=_description(place),
                 arguments=arguments_schema,
                 result=answer.schema,
+                reading=stated.result,
                 effect=stated.effect or self._effect(place, key),
                 timeout_ms=stated.timeout_ms or self._options.timeout_ms,
                 business_key=stated.business_key,
