@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from triptych.executor.dispositions import disposition
 from triptych.kernel.errors import ConfigurationError
-from triptych.schemas import ErrorCode, Result, ResultStatus
+from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Source, Tool
 from triptych.tools.mcp import stdio
 from triptych.tools.mcp import tool as bridge
@@ -378,6 +379,114 @@ def test_a_user_that_is_not_there_and_a_home_that_is_not_ours_are_refused(tmp_pa
             stdio.home_of("t", tmp_path, account)
     finally:
         home.rmdir()
+
+
+# --- questions and tasks --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "result(r, isError=True, content=[{'type': 'text', 'text': 'Error executing tool ask: Elicitation not supported'}])",
+        "result(r, isError=True, content=[{'type': 'text', 'text': 'Client does not support elicitation (required)'}])",
+        """b'{"jsonrpc":"2.0","id":%d,"error":{"code":-32603,"message":"Sampling not supported"}}\\n' % r['id']""",
+        """b'{"jsonrpc":"2.0","id":%d,"error":{"code":-32021,"message":"?","data":'
+            b'{"requiredCapabilities":{"elicitation":{}}}}}\\n' % r['id']""",
+    ],
+)
+async def test_a_server_that_wants_an_answer_in_the_middle_is_not_asked_again(raw: Raw, answer: str) -> None:
+    tool = await raw.tool(f"'ask': lambda r: {answer},", [{"name": "ask", **READ}])
+    async with running(tool) as call:
+        result = await call("ask", {})
+    code, message = error_of(result)
+    assert code is ErrorCode.CONTRACT_VIOLATION
+    assert "nobody is there" in message
+    assert not disposition(result.error, Effect.READ).retry
+
+
+async def test_a_tool_that_is_a_task_alone_is_left_out(raw: Raw) -> None:
+    tools = [{"name": "one", **READ}, {"name": "long", "execution": {"taskSupport": "required"}, **READ}]
+    source = raw.source("", [*tools, {"name": "two", "execution": {"taskSupport": "optional"}, **READ}])
+    pins = Pins.model_validate_json((await raw.pins(source)).text())
+    offered, left_out = offers("raw", pins.tools, source.read(McpOptions))
+    assert [each.contract.operation for each in offered] == ["raw.one", "raw.two"]
+    assert [(each.name, "2025-11-25" in each.why) for each in left_out] == [("long", True)]
+
+
+DISCOVERED = {
+    "resultType": "complete",
+    "supportedVersions": ["2026-07-28"],
+    "capabilities": {"tools": {}, "extensions": {"io.modelcontextprotocol/tasks": {}}},
+    "serverInfo": {"name": "raw", "version": "1"},
+    "ttlMs": 0,
+    "cacheScope": "private",
+}
+MODERN = f"""
+    'server/discover': lambda r: result(r, **json.loads({json.dumps(DISCOVERED)!r})),
+    'long': lambda r: result(r, resultType='task', taskId='t-1', status='working', createdAt='2026-01-01T00:00:00Z',
+        lastUpdatedAt='2026-01-01T00:00:00Z', ttlMs=None, pollIntervalMs=60),
+    'tasks/cancel': lambda r: (open('cancelled', 'w').write(r['params']['taskId']), result(r, resultType='complete'))[1],
+    """
+PAGE = "lambda r: result(r, resultType='complete', ttlMs=0, cacheScope='private', tools=json.loads({tools!r}))"
+STATE = "result(r, resultType='complete', taskId='t-1', createdAt='2026-01-01T00:00:00Z', lastUpdatedAt='2026-01-01T00:00:00Z', ttlMs=None, {})"
+
+
+async def tasks_of(raw: Raw, states: list[str], effect: dict[str, Any] = READ) -> Tool:
+    """A server of 2026-07-28 that takes its one tool on as a task, which goes through these states."""
+    listed = ", ".join(f"lambda r: {STATE.format(state)}" for state in states)
+    script = f"""{MODERN}
+        'tasks/get': lambda r, seen=[], states=[{listed}]: (seen.append(1), states[min(len(seen), len(states)) - 1](r))[1],
+        """
+    source = raw.source(script, PAGE.format(tools=json.dumps([{"name": "long", **effect}])))
+    (raw.folder / "raw.mcp.json").write_text((await raw.pins(source)).text())
+    return bridge(source)
+
+
+async def test_a_call_waits_for_the_task_that_its_server_makes_of_it(raw: Raw) -> None:
+    done = "status='completed', result={'content': [{'type': 'text', 'text': 'fine'}]}"
+    tool = await tasks_of(raw, ["status='working'", "status='working', pollIntervalMs=50", done])
+    async with running(tool) as call:
+        assert (await call("long", {})).data == {"text": "fine", "attachments": []}
+    assert not (raw.folder / "cancelled").exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "told"),
+    [
+        ("status='completed', result={'isError': True, 'content': [{'type': 'text', 'text': 'quota'}]}", ErrorCode.RATE_LIMITED, "quota"),
+        ("status='completed', result={}", ErrorCode.CONTRACT_VIOLATION, "is not MCP"),
+        ("status='failed', error={'code': -32602, 'message': 'too late'}", ErrorCode.INTERNAL, "t-1: too late"),
+        ("status='cancelled'", ErrorCode.CANCELLED, "has cancelled it"),
+        ("status='input_required', inputRequests={}", ErrorCode.CONTRACT_VIOLATION, "nobody is there"),
+    ],
+)  # fmt: skip
+async def test_a_task_without_a_result_may_have_done_its_work(raw: Raw, state: str, code: ErrorCode, told: str) -> None:
+    tool = await tasks_of(raw, [state], WRITE)
+    async with running(tool) as call:
+        result = await call("long", {})
+    assert error_of(result)[0] is code
+    assert told in error_of(result)[1]
+    assert "effect" not in result.error.details
+
+
+async def test_a_task_that_its_server_has_lost_may_have_done_its_work(raw: Raw) -> None:
+    lost = f"""{MODERN}
+        'tasks/get': lambda r: b'{{"jsonrpc":"2.0","id":%d,"error":{{"code":-32602,"message":"expired"}}}}\\n' % r['id'],
+        """
+    source = raw.source(lost, PAGE.format(tools=json.dumps([{"name": "long", **WRITE}])))
+    (raw.folder / "raw.mcp.json").write_text((await raw.pins(source)).text())
+    async with running(bridge(source)) as call:
+        result = await call("long", {})
+    assert error_of(result) == (ErrorCode.CONTRACT_VIOLATION, "raw.long: task t-1: expired")
+    assert "effect" not in result.error.details
+
+
+async def test_a_task_is_cancelled_with_its_call(raw: Raw, eventually: Any) -> None:
+    tool = await tasks_of(raw, ["status='working'"])
+    async with running(tool) as call:
+        assert error_of(await call("long", {}, timeout_ms=300))[0] is ErrorCode.TIMEOUT
+        await eventually((raw.folder / "cancelled").exists)
+    assert (raw.folder / "cancelled").read_text() == "t-1"
 
 
 # --- drift ----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ErrorCode, Result
 from triptych.tools import Source, Tool
 from triptych.tools.mcp import tool as bridge
@@ -166,3 +167,37 @@ async def test_a_status_says_that_nothing_was_done_only_where_it_is_in_the_list(
     async with running(await tool_of(far, tmp_path)) as call:
         result = await call("odd", {})
     assert (result.error.details.get("effect") == "none") is undone, result
+
+
+class Old(Handler):
+    """A server that speaks HTTP with SSE as protocol 2024-11-05 has it, or just no MCP at this address."""
+
+    opens: list[bytes]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.say(405, b"")
+
+    def do_GET(self) -> None:
+        self.stream(iter(self.opens))
+
+
+@pytest.mark.parametrize(
+    ("opens", "is_old"),
+    [
+        ([b"event: endpoint\r\ndata: /messages?session=1\r\n\r\n"], True),
+        ([b": hello\n", b"event:endpoint\ndata: /messages\n\n"], True),
+        ([b"event: message\ndata: endpoint\n\n"], False),
+        ([], False),
+    ],
+)
+async def test_a_server_that_speaks_http_with_sse_alone_is_told_as_such(
+    tmp_path: Path, opens: list[bytes], *, is_old: bool
+) -> None:
+    with Far(("127.0.0.1", 0), type("Opening", (Old,), {"opens": opens})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = Source("old", {"pins": "old.mcp.json", "url": server.url}, tmp_path)
+        with pytest.raises(ConfigurationError, match="405") as refused:
+            await ask(source, source.read(McpOptions))
+        server.shutdown()
+    assert ("2024-11-05" in str(refused.value)) is is_old

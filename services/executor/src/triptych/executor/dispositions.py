@@ -45,7 +45,8 @@ _TABLE: dict[ErrorCode, Disposition] = {
 
 _NO_MONEY = Disposition(retry=False, then=Then.ESCALATE, reason="budget_usd")
 
-# A read that answers in the wrong shape may do better next time; nothing is lost by asking.
+# A read that answers in the wrong shape may do better next time; nothing is lost by asking. One that wants an answer
+# itself (`details.asks`) gets none the next time either.
 _UNSTABLE_READ = Disposition(retry=True, then=Then.ESCALATE, reason="contract_violation")
 
 MODEL_FAULTS: dict[str, Disposition] = {
@@ -84,7 +85,7 @@ def disposition(error: ToolError, effect: Effect) -> Disposition:
     if (fault := error.details.get("model")) in MODEL_FAULTS:
         return MODEL_FAULTS[fault]
     match error.code:
-        case ErrorCode.CONTRACT_VIOLATION if effect is Effect.READ:
+        case ErrorCode.CONTRACT_VIOLATION if effect is Effect.READ and not error.details.get("asks"):
             return _UNSTABLE_READ
         case ErrorCode.BUDGET_EXCEEDED if error.details.get("budget") == "usd":
             return _NO_MONEY

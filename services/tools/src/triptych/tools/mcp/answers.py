@@ -11,19 +11,27 @@ from typing import Any
 
 from mcp import MCPError, types
 
+from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
 from triptych.tools import refusals
 from triptych.tools.failure import ToolFailure
 from triptych.tools.http import STATUS_CODES, one_line
 from triptych.tools.mcp.contracts import Offer
+from triptych.tools.mcp.tasks import TaskFailedError
 from triptych.tools.mcp.wire import NOT_SENT, UNREADABLE
 
 HTTP_STATUS, RETRY_AFTER_MS = "http_status", "retry_after_ms"
 """What our own transport puts into the `data` of a JSON-RPC error."""
 
-_NOT_HERE = frozenset({"Sampling not supported", "Elicitation not supported", "List roots not supported"})
-"""What the SDK answers a server that wants a model, a person or folders of its caller."""
+ASKS = "asks"
+"""A detail of what is refused because the server wants an answer in the middle of a call: no attempt gets one."""
+_ASKS = re.compile(
+    r"\b(elicitation|sampling|roots)\b( \w+)? (is |are )?not supported"
+    r"|\bnot support (\w+ )?(elicitation|sampling|roots)\b",
+    re.IGNORECASE,
+)
+"""What servers say that were told so: by us, or by the capabilities that we have not."""
 
 _SERVER_ERROR = 500
 _LOOKED_AT_MAX_CHARS = 4_000
@@ -92,6 +100,8 @@ def failure_of_result(result: types.CallToolResult, offer: Offer) -> ToolFailure
     said = " ".join(block.text for block in result.content if isinstance(block, types.TextContent))
     code = next((code for code, words in _SAID if words.search(said[:_LOOKED_AT_MAX_CHARS])), ErrorCode.INTERNAL)
     told = one_line(said.partition(_TRACE)[0])
+    if _ASKS.search(said[:_LOOKED_AT_MAX_CHARS]):
+        return _wants_an_answer(offer, told)
     return ToolFailure(code, f"{offer.contract.operation} failed: {told}", undone=False)
 
 
@@ -107,12 +117,10 @@ def failure_of_error(error: MCPError, offer: Offer, *, is_listed: bool) -> ToolF
             undone=refusals.is_refusal_by_status(status),
             http_status=status,
         )
-    if error.message in _NOT_HERE or error.code == types.MISSING_REQUIRED_CLIENT_CAPABILITY:
-        return ToolFailure(
-            ErrorCode.CONTRACT_VIOLATION,
-            f"{operation} wants a model, a person or folders of its caller in the middle of a call; nobody is there",
-            undone=False,
-        )
+    is_lacking = error.code == types.MISSING_REQUIRED_CLIENT_CAPABILITY
+    if is_lacking or _ASKS.search(error.message[:_LOOKED_AT_MAX_CHARS]):
+        needed = one_line(codec.encode_text(data.get("requiredCapabilities", error.message)))
+        return _wants_an_answer(offer, needed if is_lacking else told)
     code = _PROTOCOL.get(error.code, ErrorCode.INTERNAL)
     undone = error.code == NOT_SENT or refusals.is_refusal_by_json_rpc(error.code)
     if error.code == UNREADABLE:
@@ -126,6 +134,24 @@ def failure_of_error(error: MCPError, offer: Offer, *, is_listed: bool) -> ToolF
     if code is ErrorCode.CONTRACT_VIOLATION:
         return ToolFailure(code, f"{operation}: the server does not understand the call: {told}", undone=undone)
     return ToolFailure(code, f"{operation}: {told}", undone=undone)
+
+
+def failure_of_task(error: TaskFailedError, offer: Offer) -> ToolFailure:
+    """What it means that a task has no result. It was taken on, so it may have been done."""
+    told = f"task {one_line(error.task_id)}: {one_line(error.why)}"
+    if error.asks:
+        return _wants_an_answer(offer, told)
+    return ToolFailure(error.code, f"{offer.contract.operation}: {told}", undone=False)
+
+
+def _wants_an_answer(offer: Offer, told: str) -> ToolFailure:
+    return ToolFailure(
+        ErrorCode.CONTRACT_VIOLATION,
+        f"{offer.contract.operation} wants a model, a person or folders of its caller in the middle of a call; "
+        f"nobody is there ({told})",
+        undone=False,
+        **{ASKS: True},
+    )
 
 
 def failure_of_shape(error: Exception, offer: Offer) -> ToolFailure:

@@ -30,12 +30,19 @@ from triptych.schemas.result import ErrorCode
 from triptych.tools.call import Call, Resources
 from triptych.tools.drift import differences, in_words_of, quoted, words_in_schemas
 from triptych.tools.failure import ToolFailure
-from triptych.tools.mcp.answers import data_of, failure_of_error, failure_of_result, failure_of_shape
+from triptych.tools.mcp.answers import (
+    data_of,
+    failure_of_error,
+    failure_of_result,
+    failure_of_shape,
+    failure_of_task,
+)
 from triptych.tools.mcp.connection import Connection, NotConnectedError
 from triptych.tools.mcp.contracts import Offer, offers
 from triptych.tools.mcp.listing import Listing, ask
 from triptych.tools.mcp.options import McpOptions
 from triptych.tools.mcp.pins import LeftOut, Pins
+from triptych.tools.mcp.tasks import TaskFailedError
 from triptych.tools.mcp.transport import transport_of
 from triptych.tools.operation import Operation
 from triptych.tools.origin import Origin
@@ -138,6 +145,8 @@ class _Bridge:
         except MCPError as error:
             listed = offer.contract.operation in self._listed
             raise failure_of_error(error, offer, is_listed=listed) from None
+        except TaskFailedError as error:
+            raise failure_of_task(error, offer) from None
         except (RuntimeError, ValidationError) as error:
             raise failure_of_shape(error, offer) from None
         if result.is_error:

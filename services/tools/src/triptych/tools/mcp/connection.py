@@ -17,6 +17,7 @@ from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 from triptych.kernel.log import Logger
 from triptych.tools.mcp.listing import CLIENT, CONNECT_WITHIN_S, Listing, list_tools, told
 from triptych.tools.mcp.stdio import Said
+from triptych.tools.mcp.tasks import Tasks
 from triptych.tools.mcp.transport import Transport, watched
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
@@ -183,6 +184,7 @@ class Connection:
             watched(self._transport(self._said), self.lost),
             message_handler=self._heard,
             client_info=CLIENT,
+            extensions=[Tasks()],
             cache=None,
         )
 

@@ -19,6 +19,10 @@ NAME_MAX_CHARS = 63
 _HASH_CHARS = 6
 _WORD_BEGINS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NO_OBJECT = "its arguments are not an object"
+_TASK_ONLY = (
+    "it can only be called as a task of protocol 2025-11-25, which has become an extension of 2026-07-28 since then; "
+    "ask for a server that speaks that one"
+)
 
 CONTENT: dict[str, Json] = {
     "type": "object",
@@ -97,6 +101,8 @@ class _Unusable(Exception):
 
 
 def _offer(operation: str, tool: PinnedTool, override: Override, timeout_ms: int) -> Offer:
+    if tool.execution is not None and tool.execution.task_support == "required":
+        raise _Unusable(_TASK_ONLY)
     arguments = as_2020_12(tool.input_schema)
     if arguments.get("type", "object") != "object":
         raise _Unusable(_NO_OBJECT)

@@ -29,6 +29,12 @@ class Hints(_Form):
     open_world_hint: bool | None = None
 
 
+class Execution(_Form):
+    """How a tool is to be called, in protocol 2025-11-25."""
+
+    task_support: str | None = None
+
+
 class PinnedTool(_Form):
     """One tool of an MCP server, in the words of the protocol."""
 
@@ -38,6 +44,7 @@ class PinnedTool(_Form):
     input_schema: dict[str, Any]
     output_schema: dict[str, Any] | None = None
     annotations: Hints | None = None
+    execution: Execution | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ bounded and read by our codec first.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ SESSION = "mcp-session-id"
 _OK, _ACCEPTED, _REDIRECTS_FROM, _ERRORS_FROM, _NOT_FOUND = 200, 202, 300, 400, 404
 _KEEPS_METHOD = frozenset({307, 308})
 _CALL = "tools/call"
+_HELLO = frozenset({"server/discover", "initialize"})
+_NO_POST_HERE = frozenset({400, 404, 405})
+_SSE_WITHIN_S, _SSE_LINES = 5.0, 10
+_SSE_ALONE = (
+    "it speaks HTTP with SSE as protocol 2024-11-05 has it, which streamable HTTP has replaced; ask those who run it "
+    "for the address of that, often /mcp, or put a proxy such as mcp-proxy between"
+)
 _PLAIN = frozenset({"", "identity"})
 _JSON, _EVENTS = "application/json", "text/event-stream"
 
@@ -97,6 +105,9 @@ class _Visible(httpx2.AsyncBaseTransport):
             return _watched(response, asked)
         if status >= _ERRORS_FROM and (body := await _json_rpc(response)) is not None:
             return _answer(status, body)
+        if status in _NO_POST_HERE and asked.method in _HELLO and await self._is_old(request):
+            await response.aclose()
+            return _error(status, types.INTERNAL_ERROR, f"the MCP server answered HTTP {status}: {_SSE_ALONE}")
         location = response.headers.get("location") if status < _ERRORS_FROM else None
         await response.aclose()
         if status == _NOT_FOUND and SESSION in request.headers:
@@ -106,6 +117,31 @@ class _Visible(httpx2.AsyncBaseTransport):
         # The status stands in the data; the SDK would follow a redirect, and make the call once more.
         shown = status if status >= _ERRORS_FROM else 502
         return _error(shown, types.INTERNAL_ERROR, f"the MCP server answered HTTP {status}{where}", data)
+
+    async def _is_old(self, request: httpx2.Request) -> bool:
+        """Whether a GET of this address begins as servers of protocol 2024-11-05 do: with where to POST to."""
+        headers = {
+            name: value for name, value in request.headers.items() if name not in {"content-length", "content-type"}
+        }
+        get = httpx2.Request(
+            "GET", request.url, headers=headers | {"accept": _EVENTS}, extensions=dict(request.extensions)
+        )
+        begin = b""
+        try:
+            async with asyncio.timeout(_SSE_WITHIN_S):
+                response = await self._inner.handle_async_request(get)
+                try:
+                    if response.status_code == _OK and _type_of(response) == _EVENTS and _is_plain(response):
+                        async for part in response.aiter_raw():
+                            begin += part
+                            if b"\n\n" in begin.replace(b"\r", b"") or len(begin) > ERROR_MAX_BYTES:
+                                break
+                finally:
+                    await response.aclose()
+        except (httpx2.TransportError, TimeoutError):
+            return False
+        lines = begin.splitlines()[:_SSE_LINES]
+        return any(line.replace(b" ", b"") == b"event:endpoint" for line in lines)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
