@@ -14,10 +14,11 @@ from typing import Any, TypeGuard
 
 from pydantic import BaseModel
 
-from triptych.client import Client, Operator, RunNotFoundError, RunRow, StepRow
-from triptych.schemas import Json, Outcome, OutcomeStatus
+from triptych.client import Client, JournalEntry, Operator, RunNotFoundError, RunRow, StepRow
+from triptych.schemas import ControlAction, Json, Outcome, OutcomeStatus
 
 TELL_EVERY_S = 1.0
+ANSWER_WITHIN_S, LOOK_EVERY_S = 15.0, 0.1
 _DONE = frozenset({"succeeded", "skipped"})
 
 Tell = Callable[[float, str], Awaitable[None]]
@@ -86,6 +87,28 @@ class TaskOutcome(BaseModel):
     usd: float = 0.0
 
 
+class Cancelling(StrEnum):
+    """What came of a wish to cancel."""
+
+    CANCELLED = "cancelled"
+    OVER = "over"
+    """It had ended before."""
+    REFUSED = "refused"
+    NOT_YET = "not_yet"
+    """It was asked for, and nothing has answered so far."""
+    UNKNOWN = "unknown"
+    """There is no such task, or nothing has taken it up yet."""
+
+
+class TaskCancelled(BaseModel):
+    """Whether a task was cancelled. What was under way may still take effect; the outcome names it."""
+
+    task_id: str
+    answered: Cancelling
+    status: str | None = None
+    reason: str | None = None
+
+
 class Desk:
     """Starts tasks and looks after them."""
 
@@ -114,6 +137,32 @@ class Desk:
             except RunNotFoundError:
                 return TaskStatus(task_id=task_id, status="unknown")
             return _status(run, await operator.steps(run.run_id))
+
+    async def cancel(self, task_id: str, why: str) -> TaskCancelled:
+        """Cancel a task of this principal, and wait a little for the executor's answer."""
+        async with Operator.connect(self._dsn) as operator:
+            try:
+                run = await operator.task(self._tenant, task_id)
+            except RunNotFoundError:
+                return TaskCancelled(task_id=task_id, answered=Cancelling.UNKNOWN)
+            if run.finished_at is not None:
+                return TaskCancelled(task_id=task_id, answered=Cancelling.OVER, status=run.status)
+            if run.principal != self._principal:
+                why_not = f"the task is of {run.principal}, and only they or an operator may cancel it"
+                return TaskCancelled(task_id=task_id, answered=Cancelling.REFUSED, status=run.status, reason=why_not)
+            command_id = await self._client.control(
+                run.run_id, run.partition, ControlAction.CANCEL, principal=self._principal, note=why
+            )
+            answer = await _answer_to(operator, run, command_id)
+            status = (await operator.task(self._tenant, task_id)).status
+        match answer:
+            case None:
+                return TaskCancelled(task_id=task_id, answered=Cancelling.NOT_YET, status=status)
+            case JournalEntry(type="CommandRefused", data=data):
+                reason = data["reason"]["message"]
+                return TaskCancelled(task_id=task_id, answered=Cancelling.REFUSED, status=status, reason=reason)
+            case _:
+                return TaskCancelled(task_id=task_id, answered=Cancelling.CANCELLED, status=status)
 
     async def outcome(self, task_id: str, wait_s: float, tell: Tell) -> TaskOutcome:
         """The outcome, waited for; an escalation counts while it stands."""
@@ -155,6 +204,18 @@ class Desk:
             told = f"{status.status}, {done} of {len(status.steps)} steps done"
             await tell(time.monotonic() - began, f"{told}, now {under_way[0]}" if under_way else told)
             await asyncio.sleep(TELL_EVERY_S)
+
+
+async def _answer_to(operator: Operator, run: RunRow, command_id: str) -> JournalEntry | None:
+    """What the executor has made of a command; None when it says nothing in time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            while True:
+                for entry in await operator.journal(run.run_id):
+                    if entry.data.get("command_id") == command_id:
+                        return entry
+                await asyncio.sleep(LOOK_EVERY_S)
+    return None
 
 
 def _status(run: RunRow, steps: list[StepRow]) -> TaskStatus:

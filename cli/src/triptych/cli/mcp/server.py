@@ -1,4 +1,4 @@
-"""The desk as an MCP server: four tools with structured results, and progress while a client waits."""
+"""The desk as an MCP server: five tools with structured results, and progress while a client waits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import Field, ValidationError
 
-from triptych.cli.mcp.desk import Desk, Playbooks, Started, TaskOutcome, TaskStatus
+from triptych.cli.mcp.desk import Desk, Playbooks, Started, TaskCancelled, TaskOutcome, TaskStatus
 from triptych.client import ClientError
 from triptych.schemas import codec
 
@@ -24,6 +24,8 @@ INSTRUCTIONS = (
 
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 STARTS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
+
+CANCELS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
 TaskId = Annotated[str, Field(description="As start_task has given it.")]
 
@@ -71,6 +73,15 @@ def build(desk: Desk) -> MCPServer[Any]:
 
         async with _told():
             return await desk.outcome(task_id, wait_s, tell)
+
+    @server.tool(annotations=CANCELS)
+    async def cancel_task(
+        task_id: TaskId,
+        why: Annotated[str, Field(max_length=2_000, description="Kept in the journal of the run.")] = "",
+    ) -> TaskCancelled:
+        """Cancel a task of yours that is not over. What it has done stays done, and its outcome says `cancelled`."""
+        async with _told():
+            return await desk.cancel(task_id, why)
 
     return server
 
