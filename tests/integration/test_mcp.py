@@ -395,6 +395,10 @@ async def test_through_a_real_worker_calls_are_answered_and_changed_contracts_ar
         await eventually(lambda: len(announced()) == 2)
         assert await answer("add", {"a": 1, "b": 2, "c": 3}) == Result.ok({"total": 6})
         assert await answer("add", {"a": 2, "b": 3}, contract_hash=planned_before) == Result.ok({"total": 5})
+        assert (await answer("change", {"how": "gone"})).status is ResultStatus.OK
+        alert = "select message from alerts where (operation, kind) = ('double.add', 'drift') and closed_at is null"
+        await eventually(lambda: pool.fetchval(alert))
+        assert "does not offer it" in await pool.fetchval(alert)
         service.stopping.set()
         await working
     before, after = announced()

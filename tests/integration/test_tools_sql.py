@@ -53,7 +53,8 @@ create type place as (x int, y numeric, mood mood);
 create type purse as (owner text, cash money);
 create table oddities (
     id int, whole place, moods mood[], spans daterange[], during interval, day date, at timestamptz, bits varbit,
-    letter "char", matrix int[], many datemultirange, count posint, data bytea, notes jsonb, clock timetz
+    letter "char", matrix int[], many datemultirange, count posint, data bytea, notes jsonb, clock timetz,
+    narrow float4, wide float8, exact numeric
 );
 insert into orders (tenant, customer, state, total, placed_on, notes)
 select 'test', 'C-' || n, 'open', n + 0.10, date '2026-01-01' + n, jsonb_build_object('n', n) from generate_series(1, 30) n;
@@ -304,11 +305,13 @@ effect: write
 repeat: ledger
 parameters:
   {whole: , moods: , spans: , during: , day: , at: , bits: , letter: , many: , count: , data: , notes: , clock: ,
-   matrix: {type: array, items: {type: array, items: {type: integer}}}}
+   matrix: {type: array, items: {type: array, items: {type: integer}}}, narrow: , wide: {type: [number, string]},
+   exact: {type: string}}
 */
 insert into oddities values (1, :whole, :moods, :spans, :during, :day, :at, :bits, :letter, :matrix, :many, :count,
-    :data, :notes, :clock)
-returning whole, moods, spans, during, day, at, bits, letter, matrix, many, count, data, notes, clock
+    :data, :notes, :clock, :narrow, :wide, :exact)
+returning whole, moods, spans, during, day, at, bits, letter, matrix, many, count, data, notes, clock, narrow, wide,
+    exact
 
 -- name: rows_of_rows
 /* {description: Rows within rows., effect: read} */
@@ -334,6 +337,9 @@ KEPT: dict[str, Any] = {
     "data": "+//+Pg==",
     "notes": {"n": [1, {"lower": 2}]},
     "clock": "10:00:00+02:00",
+    "narrow": 0.1,
+    "wide": "-Infinity",
+    "exact": "12345678901234567890.10",
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
@@ -16,7 +18,7 @@ from triptych.schemas import ErrorCode
 from triptych.tools.failure import ToolFailure
 from triptych.tools.sql import times
 from triptych.tools.sql.failures import failure_of
-from triptych.tools.sql.types import PgType, Types
+from triptych.tools.sql.types import CODECS, PgType, Types
 from triptych.tools.sql.values import column_schema, from_postgres, schema_of, to_postgres
 
 INT4, NUMERIC, DATE, JSONB, MOOD, POINT, RANGE, DATES, INTS, SPANS, NODE, NODES, CHAR, BITS, YEAR = range(1, 16)
@@ -201,6 +203,22 @@ def test_a_char_and_bits_are_told_as_postgres_writes_them() -> None:
         "\\344",
         "1010101",
     ]
+
+
+@given(st.floats(width=32))
+def test_a_number_of_four_bytes_is_told_with_the_digits_that_it_has(number: float) -> None:
+    told = CODECS["float4"].decode(struct.pack("!f", number))
+    assert struct.pack("!f", told) == struct.pack("!f", number)
+    assert len(f"{told:g}") <= 13
+
+
+def test_numbers_are_told_as_they_were_written() -> None:
+    told = CODECS["float4"].decode
+    for number in (0.1, 3.4028235e38, 1e-45, 16_777_216.0, 1.0):
+        assert told(struct.pack("!f", number)) == pytest.approx(number, rel=1e-9)
+    assert told(struct.pack("!f", 0.1)) == 0.1
+    assert to_postgres("NaN", TYPES, NUMERIC, "a").is_nan()
+    assert to_postgres(0.5, TYPES, NUMERIC, "a") == Decimal("0.5")
 
 
 @pytest.mark.parametrize(

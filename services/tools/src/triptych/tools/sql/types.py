@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import asyncpg
@@ -34,6 +36,7 @@ _READ_IN_ROWS = frozenset(
 """Of the types of Postgres itself those that the driver reads wherever they stand; others only by themselves."""
 _UNREADABLE = re.compile(r'cannot decode type "([^"]+)"\."([^"]+)"')
 _JSONB_VERSION = b"\x01"
+_FLOAT4_MIN_DIGITS, _FLOAT4_MAX_DIGITS = 6, 9
 
 Kind: TypeAlias = Literal["scalar", "enum", "array", "composite", "range", "multirange", "domain"]
 
@@ -105,6 +108,21 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
+def _float4(value: bytes) -> float:
+    """The number with the fewest digits that is this one in four bytes: 0.1, and not 0.10000000149011612."""
+    (exact,) = struct.unpack("!f", value)
+    shortest = (float(f"{exact:.{digits}g}") for digits in range(_FLOAT4_MIN_DIGITS, _FLOAT4_MAX_DIGITS + 1))
+    # One that is rounded up from the largest is none in four bytes; the last has all its digits.
+    return next((each for each in shortest if _in_four_bytes(each) == value), float(exact))
+
+
+def _in_four_bytes(value: float) -> bytes:
+    try:
+        return struct.pack("!f", value)
+    except OverflowError:
+        return b""
+
+
 def _base64(value: bytes) -> str:
     return base64.b64encode(value).decode()
 
@@ -116,6 +134,7 @@ CODECS: Mapping[str, _Codec] = {
         lambda raw: codec.decode(raw.removeprefix(_JSONB_VERSION)),
         "binary",
     ),
+    "float4": _Codec(partial(struct.pack, "!f"), _float4, "binary"),
     # What comes as bytes after that is a "char", whose name the driver takes for another.
     "bytea": _Codec(_as_it_is, _base64, "binary"),
     "date": _Codec(_as_it_is, times.date_text, "tuple"),

@@ -50,7 +50,8 @@ _SCHEMAS: dict[str, Schema] = {
     "bit": _BITS,
     "varbit": _BITS,
 }
-_NOT_FINITE: Schema = {"enum": ["NaN", "Infinity", "-Infinity"]}
+_NOT_NUMBERS = ("NaN", "Infinity", "-Infinity")
+_NOT_FINITE: Schema = {"enum": list(_NOT_NUMBERS)}
 """What Postgres keeps in numeric and float columns beside numbers. JSON has no number for it, so it is told as text."""
 _BEYOND: Schema = _TEXT | {"pattern": "^-?infinity$|^[0-9]{5}| BC$"}
 """What Postgres keeps beside days of our calendar: infinity, years after 9999 and before our era."""
@@ -63,9 +64,11 @@ _ALSO_TOLD: Mapping[str, Schema] = {
 }
 _ALSO_TAKEN: dict[str, frozenset[str]] = {
     "numeric": frozenset({"number", "integer"}),
-    "float4": frozenset({"integer"}),
-    "float8": frozenset({"integer"}),
+    "float4": frozenset({"integer", "string"}),
+    "float8": frozenset({"integer", "string"}),
 }
+_NUMBERS = frozenset({"numeric", "float4", "float8"})
+_DECIMAL: TypeAdapter[Decimal] = TypeAdapter(Decimal)
 _BOUNDS = frozenset({"[)", "[]", "(]", "()"})
 
 
@@ -76,6 +79,18 @@ def _bytes(value: str) -> bytes:
         raise ValueError(f"not base64 with the alphabet of RFC 4648 section 4 ({error})") from error
 
 
+def _numeric(value: Json) -> Decimal:
+    if value in _NOT_NUMBERS:
+        return Decimal(value)
+    return _DECIMAL.validate_python(value)
+
+
+def _float(value: Json) -> float:
+    if isinstance(value, str) and value not in _NOT_NUMBERS:
+        raise ValueError(f"a number, or one of {', '.join(_NOT_NUMBERS)}")
+    return float(value)
+
+
 def _char(value: str) -> bytes:
     if not value.isascii() or len(value) > 1:
         raise ValueError('a "char" is one character of ASCII')
@@ -83,7 +98,9 @@ def _char(value: str) -> bytes:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "numeric": TypeAdapter(Decimal).validate_python,
+    "numeric": _numeric,
+    "float4": _float,
+    "float8": _float,
     "uuid": TypeAdapter(UUID).validate_python,
     "date": times.date_of,
     "timestamp": times.timestamp_of,
@@ -208,7 +225,7 @@ def _read(value: Json, own: PgType, place: str) -> Any:
     reader = _READERS.get(own.name) if own.schema == "pg_catalog" else None
     if reader is None:
         return value
-    if not isinstance(value, str) and own.name != "numeric":
+    if not isinstance(value, str) and own.name not in _NUMBERS:
         raise _invalid(f"{place}: it is to be text", own)
     try:
         return reader(value)
