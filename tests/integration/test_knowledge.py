@@ -352,7 +352,7 @@ async def test_files_that_break_their_reader_are_told_and_all_others_are_loaded(
     assert all(reason and "\n" not in reason for reason in unread.values())
 
 
-def test_a_file_that_takes_too_long_or_too_much_is_told_and_the_next_is_read(tmp_path) -> None:
+def test_a_file_that_takes_too_long_is_told_and_the_next_is_read(tmp_path) -> None:
     (tmp_path / "a-slow.pdf").write_bytes(pdf_that_doubles(40))
     (tmp_path / "b-large.txt").write_text("A large file. " * 3_000_000)
     (tmp_path / "c-quick.md").write_text("# Quick\n\nRead at once.")

@@ -31,6 +31,7 @@ from triptych.tools.process import serve
 from triptych.tools.sql import tool as sql_tool
 from triptych.tools.sql.execution import SQL
 from triptych.tools.testing import call
+from triptych.tools.testing import running as running_tool
 
 TOOL_MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations") / "tool"
 PASSWORD = "secret"  # noqa: S105 - of a role in a database that this module drops
@@ -357,6 +358,30 @@ async def test_a_value_of_any_type_comes_out_as_it_went_in(oddities) -> None:
     assert row == {"everything": [{"id": 1} | KEPT]}
     wrong = await call(oddities, "keep", KEPT | {"whole": {"x": 1, "mood": "sad"}})
     assert error_of(wrong) is ErrorCode.INVALID_ARGUMENTS
+
+
+async def test_a_table_that_has_changed_loses_no_write(source, database) -> None:
+    owner = await asyncpg.connect(database.owner_dsn)
+    try:
+        role = urlsplit(source.secret("ORDERS_DSN").get_secret_value()).username
+        await owner.execute(f"create table shelves (id int, label text); grant all on shelves to {role}")
+        source.path("orders.sql").write_text(
+            "-- name: put\n/* {description: P., effect: write, repeat: never, parameters: {id: }} */\n"
+            "insert into shelves (id) values (:id) returning *",
+            "utf-8",
+        )
+        shelves = sql_tool(source)
+        async with running_tool(shelves) as put:
+            assert (await put("put", {"id": 1})).data["rows"] == [{"id": 1, "label": None}]
+            await owner.execute("alter table shelves add column height int default 3")
+            assert (await put("put", {"id": 2})).data["rows"] == [{"id": 2, "label": None}]
+            await owner.execute("alter table shelves drop column label")
+            gone = await put("put", {"id": 3})
+        assert error_of(gone) is ErrorCode.CONTRACT_VIOLATION
+        assert "label" in gone.error.message
+        assert [row["id"] for row in await owner.fetch("select id from shelves order by id")] == [1, 2]
+    finally:
+        await owner.close()
 
 
 async def test_what_lies_beyond_the_calendar_is_told(oddities) -> None:

@@ -61,11 +61,11 @@ class Performer:
                     await connection.execute(SQL["limit"], f"{statement.header.timeout_ms}ms")
                     match statement.repeat:
                         case None:
-                            result = await _read(connection, statement, values)
+                            result = await _read(connection, self.prepared, values)
                         case Repeat.LEDGER:
                             result = await self._write_once(connection, values, arguments, call)
                         case Repeat.NATURAL_KEY | Repeat.NEVER:
-                            result = await _write(connection, statement, values)
+                            result = await _write(connection, self.prepared, values)
                 except BaseException:
                     if not connection.is_closed():
                         await transaction.rollback()
@@ -95,23 +95,24 @@ class Performer:
             if known is None or (known["operation"], known["arguments_hash"]) != (self.operation, fingerprint):
                 raise ToolFailure(ErrorCode.CONFLICT, f"key {key} was used for another operation or other arguments")
             return known["result"]
-        result = await _write(connection, self.prepared.statement, values)
+        result = await _write(connection, self.prepared, values)
         await connection.execute(SQL["settle"], key, result)
         return result
 
 
-async def _read(connection: _Connection, statement: Statement, values: Sequence[Any]) -> Json:
+async def _read(connection: _Connection, prepared: Prepared, values: Sequence[Any]) -> Json:
     """As many rows as are allowed, and whether there were more. The server computes no others."""
-    limit = statement.header.max_rows
-    cursor = await connection.cursor(statement.text, *values)
+    limit = prepared.statement.header.max_rows
+    cursor = await connection.cursor(prepared.statement.text, *values)
     rows = await cursor.fetch(limit + 1)
-    return {"rows": _plain(rows[:limit]), "truncated": len(rows) > limit} if rows else None
+    return {"rows": _plain(rows[:limit], prepared), "truncated": len(rows) > limit} if rows else None
 
 
-async def _write(connection: _Connection, statement: Statement, values: Sequence[Any]) -> Json:
-    prepared = await connection.prepare(statement.text)
-    rows = await prepared.fetch(*values)
-    words = (prepared.get_statusmsg() or "").split()
+async def _write(connection: _Connection, prepared: Prepared, values: Sequence[Any]) -> Json:
+    statement = prepared.statement
+    performed = await connection.prepare(statement.text)
+    rows = await performed.fetch(*values)
+    words = (performed.get_statusmsg() or "").split()
     affected = int(words[-1]) if words and words[-1].isdigit() else len(rows)
     if len(rows) > (limit := statement.header.max_rows):
         raise ToolFailure(
@@ -119,7 +120,7 @@ async def _write(connection: _Connection, statement: Statement, values: Sequence
             f"{statement.name} would give back {len(rows)} rows and may give {limit}; nothing was changed",
             undone=True,
         )
-    return {"rows": _plain(rows), "affected": affected} if affected or rows else None
+    return {"rows": _plain(rows, prepared), "affected": affected} if affected or rows else None
 
 
 def _values(prepared: Prepared, arguments: dict[str, Json], call: Call[asyncpg.Pool]) -> list[Any]:
@@ -137,5 +138,18 @@ def _values(prepared: Prepared, arguments: dict[str, Json], call: Call[asyncpg.P
     ]
 
 
-def _plain(rows: Sequence[asyncpg.Record]) -> list[Json]:
-    return [from_postgres(dict(row)) for row in rows]
+def _plain(rows: Sequence[asyncpg.Record], prepared: Prepared) -> list[Json]:
+    """The rows as JSON, with the columns of the contract: a table may have got others since the tool was started.
+
+    Raises:
+        ToolFailure: one of them is gone. It is raised before anything is committed.
+    """
+    names = [name for name, _ in prepared.columns]
+    if rows and (gone := set(names).difference(rows[0].keys())):
+        raise ToolFailure(
+            ErrorCode.CONTRACT_VIOLATION,
+            f"{prepared.statement.name}: the database does not give {', '.join(sorted(gone))} any more; nothing was "
+            "changed. Start the tool again, so that its contract is made anew",
+            undone=True,
+        )
+    return [{name: from_postgres(row[name]) for name in names} for row in rows]

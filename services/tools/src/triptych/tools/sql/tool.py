@@ -20,7 +20,7 @@ from triptych.tools.operation import Operation
 from triptych.tools.source import Options, Source
 from triptych.tools.sql.execution import SQL, Performer, Prepared
 from triptych.tools.sql.statements import Repeat, Statement, StatementError, read_statements
-from triptych.tools.sql.types import describe, teach
+from triptych.tools.sql.types import CODECS, describe, teach
 from triptych.tools.sql.values import column_schema, misfit, schema_of
 from triptych.tools.tool import Tool
 
@@ -53,6 +53,13 @@ def tool(source: Source) -> Tool:
     with ThreadPoolExecutor(1) as thread:
         prepared = thread.submit(asyncio.run, _prepare(options.dsn_env, dsn, statements)).result()
 
+    # Each codec is a question to the database, at every new connection.
+    used = {each.name for one in prepared for each in one.types.values() if each.schema == "pg_catalog"}
+    codecs = sorted(used.intersection(CODECS) | {"jsonb"})
+
+    async def init(connection: asyncpg.Connection) -> None:
+        await teach(connection, codecs)
+
     @asynccontextmanager
     async def lifespan(_resources: Resources) -> AsyncIterator[asyncpg.Pool]:
         pool = asyncpg.create_pool(
@@ -60,7 +67,7 @@ def tool(source: Source) -> Tool:
             min_size=0,
             max_size=options.connections,
             timeout=CONNECT_WITHIN_S,
-            init=teach,
+            init=init,
             server_settings={
                 "application_name": f"triptych tool {source.name}",
                 "idle_in_transaction_session_timeout": str(STALLED_TRANSACTION_MS),
