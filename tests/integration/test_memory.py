@@ -77,6 +77,17 @@ async def test_a_question_finds_the_facts_that_speak_of_it_first(memory: Memory)
     assert len(await names(memory, limit=2)) == 2
 
 
+async def test_a_question_finds_terms_inside_sentences_without_spaces(memory: Memory) -> None:
+    facts = {
+        "支払日": "請求書は毎月末に銀行振込で支払われます。",
+        "ペット": "犬を二匹飼っています。",
+        "语言": "她用中文阅读发票",
+    }
+    await memory.remember("acme", ANA, facts, origin(), days=30)
+    asked = {"銀行振込": "支払日", "犬": "ペット", "中文": "语言"}
+    assert {query: (await names(memory, query=query))[0] for query in asked} == asked
+
+
 async def test_a_question_finds_by_meaning_what_shares_no_word_with_it(schemas) -> None:
     async with await connect(schemas["tool_memory"], "test") as pool:
         memory = await Memory.open(pool, LOCAL)

@@ -22,7 +22,11 @@ on conflict (tenant, subject, name) do update set model = excluded.model, embedd
 -- name: recall
 -- What was asked for by name, or what is nearest to the question by words or by meaning; without either, the newest.
 with asked as (
-    select string_agg(quote_literal(lexeme), ' | ')::tsquery as query from unnest(to_tsvector('english', $4))
+    -- One character alone is found in every pair that begins with it.
+    select string_agg(
+        quote_literal(lexeme) || case when lexeme ~ ('^[' || unspaced() || ']$') then ':*' else '' end, ' | '
+    )::tsquery as query
+    from unnest(to_tsvector('english', terms($4, true)))
 ), measured as (
     select memories.*, coalesce(ts_rank_cd(search, asked.query, 32), 0) as words, {meaning} as meaning
     from memories cross join asked {meanings}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from triptych.kernel.migrate import run_sql
 
 revision = "0003"
@@ -9,4 +11,5 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
+    run_sql(str(Path(__file__).parents[1] / "terms.sql"))
     run_sql(__file__)
