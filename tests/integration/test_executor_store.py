@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -20,10 +21,12 @@ from triptych.kernel.errors import Fenced
 from triptych.kernel.log import configure_logging
 from triptych.kernel.outbox import OutboxKey, OutboxRow
 from triptych.kernel.run_ids import derive_run_id
+from triptych.kernel.topic_metadata import ClusterTopics, KnownTopic
 from triptych.schemas import Playbook, Task
 
 MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")
-TASKS = "p.tasks"
+TASKS = "t.tasks"
+CLUSTER = ClusterTopics("cluster", {})
 PLAYBOOK = Playbook.model_validate_json(
     b'{"name": "p", "goal": "g", "input": {}, "tools": ["echo.*"],'
     b' "plan": {"pattern": "fixed", "steps": [{"id": "a", "operation": "echo.echo"}]}}'
@@ -67,8 +70,8 @@ async def run_ids(pool: asyncpg.Pool, task_id: str) -> list[UUID]:
 
 
 async def test_what_a_replaced_owner_wants_to_write_is_refused_as_a_whole(store, pool) -> None:
-    (old,) = await store.claim([0], "zombie", "cluster")
-    (new,) = await store.claim([0], "heir", "cluster")
+    (old,) = await store.claim([0], "zombie", CLUSTER)
+    (new,) = await store.claim([0], "heir", CLUSTER)
     assert new.epoch == old.epoch + 1
     with pytest.raises(Fenced):
         await store.commit(admission("late", old.epoch))
@@ -78,8 +81,8 @@ async def test_what_a_replaced_owner_wants_to_write_is_refused_as_a_whole(store,
 
 
 async def test_one_fenced_partition_refuses_the_whole_batch(store, pool) -> None:
-    first, second = await store.claim([1, 2], "a", "cluster")
-    await store.claim([2], "b", "cluster")
+    first, second = await store.claim([1, 2], "a", CLUSTER)
+    await store.claim([2], "b", CLUSTER)
     batch = admission("half", first.epoch, partition=1)
     batch.epochs[2] = second.epoch
     with pytest.raises(Fenced):
@@ -88,17 +91,17 @@ async def test_one_fenced_partition_refuses_the_whole_batch(store, pool) -> None
 
 
 async def test_a_commit_whose_outcome_was_unknown_can_not_be_done_twice(store, pool) -> None:
-    (claim,) = await store.claim([3], "a", "cluster")
+    (claim,) = await store.claim([3], "a", CLUSTER)
     batch = admission("repeated", claim.epoch, partition=3, offset=7)
     assert await store.commit(batch) == set()
     assert await store.commit(batch) == set(batch.created), "the task is known; nothing is written again"
-    (again,) = await store.claim([3], "a", "cluster")
+    (again,) = await store.claim([3], "a", CLUSTER)
     assert again.offsets == {TASKS: 7}
     assert await pool.fetchval("select count(*) from journal where run_id = $1", batch.created[0]) == 2
 
 
 async def test_two_events_with_one_number_mean_that_somebody_else_has_written(store) -> None:
-    (claim,) = await store.claim([4], "a", "cluster")
+    (claim,) = await store.claim([4], "a", CLUSTER)
     batch = admission("twice", claim.epoch, partition=4)
     await store.commit(batch)
     batch.created.clear()
@@ -107,7 +110,7 @@ async def test_two_events_with_one_number_mean_that_somebody_else_has_written(st
 
 
 async def test_the_same_task_from_two_partitions_is_one_run(store, pool) -> None:
-    first, second = await store.claim([5, 6], "a", "cluster")
+    first, second = await store.claim([5, 6], "a", CLUSTER)
     one = admission("same", first.epoch, partition=5, timestamp_ms=1)
     other = admission("same", second.epoch, partition=6, timestamp_ms=2)
     assert one.created != other.created
@@ -118,22 +121,37 @@ async def test_the_same_task_from_two_partitions_is_one_run(store, pool) -> None
 
 
 async def test_offsets_of_another_kafka_cluster_mean_nothing(store) -> None:
-    (claim,) = await store.claim([7], "a", "first cluster")
+    (claim,) = await store.claim([7], "a", CLUSTER)
     await store.commit(admission("before the loss", claim.epoch, partition=7, offset=42))
-    (same,) = await store.claim([7], "a", "first cluster")
-    (fresh,) = await store.claim([7], "a", "second cluster")
+    (same,) = await store.claim([7], "a", CLUSTER)
+    (fresh,) = await store.claim([7], "a", replace(CLUSTER, cluster_id="second cluster"))
     assert (same.offsets, fresh.offsets) == ({TASKS: 42}, {})
 
 
+async def test_offsets_of_a_topic_that_was_made_anew_mean_nothing_and_those_of_others_stay(store) -> None:
+    def cluster(**ids: str | None) -> ClusterTopics:
+        return ClusterTopics("cluster", {f"t.{noun}": KnownTopic(each, 9) for noun, each in ids.items()})
+
+    (claim,) = await store.claim([9], "a", cluster(tasks="1", plans="1"))
+    batch = admission("before it was deleted", claim.epoch, partition=9, offset=42)
+    batch.offsets[9]["t.plans"] = 7
+    await store.commit(batch)
+    (while_it_is_gone,) = await store.claim([9], "a", cluster(plans="1"))
+    (without_ids,) = await store.claim([9], "a", cluster(tasks=None, plans=None))
+    (anew,) = await store.claim([9], "a", cluster(tasks="2", plans="1"))
+    assert while_it_is_gone.offsets == without_ids.offsets == {TASKS: 42, "t.plans": 7}
+    assert anew.offsets == {"t.plans": 7}
+
+
 async def test_a_run_reads_back_as_it_was_written(store) -> None:
-    (claim,) = await store.claim([8], "a", "cluster")
+    (claim,) = await store.claim([8], "a", CLUSTER)
     batch = admission("read back", claim.epoch, partition=8)
     await store.commit(batch)
     assert await store.load(batch.created) == batch.states
 
 
 async def test_a_journal_of_a_newer_version_does_not_hide_the_others(store, pool) -> None:
-    (claim,) = await store.claim([9], "a", "cluster")
+    (claim,) = await store.claim([9], "a", CLUSTER)
     newer, plain = (admission(name, claim.epoch, partition=9) for name in ("newer", "plain"))
     await store.commit(newer)
     await store.commit(plain)
@@ -159,7 +177,7 @@ async def test_hot_lookups_use_indexes_even_on_fresh_tables(pool) -> None:
 
 async def test_a_record_that_was_sent_on_to_another_partition_is_left_behind_for_that_partition(store):
     """The partition whose owner publishes a message is not the one that it goes to."""
-    (claim,) = await store.claim([5], "a", "kafka-1")
+    (claim,) = await store.claim([5], "a", CLUSTER)
     batch = admission("sent-on", claim.epoch, partition=5)
     run_id = batch.created[0]
     batch.outbox.append(OutboxRow(OutboxKey(run_id, 1), 5, Outgoing(TASKS, 7, b"k", [("ce_id", b"1")], b"{}")))

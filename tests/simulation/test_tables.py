@@ -264,7 +264,9 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
 
     async def claim() -> None:
         partitions = draw.sample(range(3), draw.randint(1, 3))
-        await executors.say("claim", partitions, draw.choice("ab"), draw.choice(("k", "k", "k", "l")))
+        ids = {f"t.{topic}": draw.choice("111112") for topic in draw.choice(("ab", "ab", "a", ""))}
+        cluster = draw.choice(("k", "k", "k", "l"))
+        await executors.say("claim", partitions, draw.choice("ab"), cluster, orjson.dumps(ids).decode())
 
     def signed(batch: Batch[Any]) -> Batch[Any]:
         """A batch of this partition, mostly by its newest owner."""
@@ -349,6 +351,7 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
         ),
         "take_key": take_key,
         "claim": claim,
+        "epochs": lambda: executors.say("epochs", draw.sample(range(4), 2)),
         "enqueue": enqueue,
         "dequeue": dequeue,
         "active": lambda: executors.say("active", [draw.randrange(3)]),

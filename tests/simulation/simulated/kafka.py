@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaConnectionError
 from simulated.loop import EPOCH
 from triptych.kernel.bus import Outgoing, TopicPartition
 from triptych.kernel.errors import PublishFailed
+from triptych.kernel.topic_metadata import ClusterTopics, KnownTopic
 
 if TYPE_CHECKING:
     from simulated.world import Process, World
@@ -279,10 +280,12 @@ class Membership:
         """Nothing lies in a simulated log but records, so there is nothing to pass."""
         return {}
 
-    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+    async def commit(self, offsets: dict[TopicPartition, int]) -> bool:
         await self._world.pause_briefly(self.process)
-        if self._group.counts(self) and not self._broker.is_away and not self.process.is_cut_off:
+        is_heard = self._group.counts(self) and not self._broker.is_away and not self.process.is_cut_off
+        if is_heard:
             self._group.committed.update(offsets)
+        return is_heard
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         if partition in self.reads_at:
@@ -292,9 +295,6 @@ class Membership:
 
     def assignment(self) -> set[TopicPartition]:
         return set(self.reads_at)
-
-    def partitions_for_topic(self, topic: str) -> set[int]:
-        return set(range(self._world.partitions))
 
     async def beginning_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         await self._world.pause_briefly(self.process)
@@ -420,18 +420,21 @@ class Kafka:
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    def subscribe(self, topics: Sequence[str], group: str, listener: Any = None) -> Membership:
+    def subscribe(
+        self, topics: Sequence[str], group: str, listener: Any = None, *, one_owner: bool = False
+    ) -> Membership:
+        del one_owner  # the broker gives ranges, and all topics have as many partitions
         return Membership(self._process, topics, group, listener)
 
     def publisher(self) -> Publisher:
         return Publisher(self._process)
 
-    async def cluster_id(self) -> str:
+    async def describe(self, topics: Sequence[str]) -> ClusterTopics:
         world = self._process.world
         await world.pause_briefly(self._process)
         if world.broker.is_away or self._process.is_cut_off:
             raise KafkaConnectionError("no broker answers")
-        return CLUSTER
+        return ClusterTopics(CLUSTER, dict.fromkeys(topics, KnownTopic("1", world.partitions)))
 
 
 class Publisher:

@@ -42,6 +42,7 @@ def _row_type(*names: str) -> type:
 
 
 _Task = _row_type("tenant", "task_id", "fingerprint")
+_Epoch = _row_type("partition", "epoch")
 _Claimed = _row_type("partition", "epoch", "offsets")
 _Event = _row_type("run_id", "type", "at", "data")
 _Outgoing = _row_type("run_id", "position", "partition", "target", "topic", "key", "headers", "value")
@@ -127,7 +128,7 @@ class ExecutorTables(Schema):
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
         self.partitions: dict[int, list[Any]] = {}
-        """Epoch, owner, cluster and offsets."""
+        """Epoch, owner, cluster, offsets and the ids of their topics."""
         self.playbooks_: dict[tuple[str, str], str] = {}
         self.tasks: dict[tuple[str, str], Any] = {}
         self.fingerprints: dict[tuple[str, str], bytes | None] = {}
@@ -147,16 +148,21 @@ class ExecutorTables(Schema):
     def playbooks(self) -> list[Any]:
         return [_Definition((definition,)) for definition in self.playbooks_.values()]
 
-    def claim(self, wanted: Sequence[int], owner: str, cluster_id: str) -> list[Any]:
-        rows = []
+    def claim(self, wanted: Sequence[int], owner: str, cluster_id: str, topic_ids: str) -> list[Any]:
+        rows, ids = [], orjson.loads(topic_ids)
         for partition in sorted(wanted):
-            held = self.partitions.setdefault(partition, [0, owner, cluster_id, {}])
+            held = self.partitions.setdefault(partition, [0, owner, cluster_id, {}, {}])
             held[0] += 1
             if held[2] != cluster_id:
-                held[3] = {}
-            held[1], held[2] = owner, cluster_id
+                held[3], held[4] = {}, {}
+            anew = {topic for topic in held[4].keys() & ids.keys() if held[4][topic] != ids[topic]}
+            held[3] = {topic: offset for topic, offset in held[3].items() if topic not in anew}
+            held[1], held[2], held[4] = owner, cluster_id, held[4] | ids
             rows.append(_Claimed((partition, held[0], orjson.dumps(held[3]).decode())))
         return rows
+
+    def epochs(self, wanted: Sequence[int]) -> list[Any]:
+        return [_Epoch((number, self.partitions[number][0])) for number in sorted(wanted) if number in self.partitions]
 
     def load(self, run_ids: Sequence[Any]) -> list[Any]:
         return [

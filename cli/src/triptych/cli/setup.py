@@ -68,11 +68,13 @@ def setup(
         prepared = prepare(postgres, prefix, schemas, known[OPERATOR])
     except psycopg.Error as error:
         raise DatabaseUnreachableError(f"{server.get('host')}:{server.get('port', 5432)}/{database}", error) from error
-    asyncio.run(create_topics(kafka, prefix, stack.table.tools))
+    grown = asyncio.run(create_topics(kafka, prefix, stack.table.tools))
     if as_json:
         told = {"database": database, "topic_prefix": prefix, "schemas": sorted(migrations)}
-        print_json(told | {"postponed": prepared.postponed})
+        print_json(told | {"postponed": prepared.postponed, "partitions_added": grown})
     else:
+        if grown:
+            err.print(f"partitions were added to {', '.join(grown)}", style="yellow", markup=False)
         for reason in prepared.postponed:
             err.print(f"waits: {reason}", style="yellow", markup=False)
         err.print(f"ready: database {database}, topics {prefix}.*")

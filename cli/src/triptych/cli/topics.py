@@ -8,11 +8,13 @@ from operator import itemgetter
 from typing import Any
 
 import aiokafka
+import typer
 from aiokafka.errors import KafkaError
 from rich.table import Table
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker
 from triptych.cli.output import err, is_narrow, out, print_json
+from triptych.cli.seek import seek
 from triptych.client import Address, KafkaUnreachableError
 from triptych.kernel.kafka_clients import Admin, Consumer
 from triptych.schemas import topics as t
@@ -35,10 +37,21 @@ class TopicRow:
     """By consumer group, how many messages it has not committed yet."""
 
 
+app = typer.Typer(help="The topics, and how far their readers are.")
+
+
+@app.callback(invoke_without_command=True)
 def topics(
-    *, data: DataDir = DEFAULT_DATA, kafka: Kafka = None, prefix: Prefix = None, as_json: AsJson = False
+    context: typer.Context,
+    *,
+    data: DataDir = DEFAULT_DATA,
+    kafka: Kafka = None,
+    prefix: Prefix = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the topics: partitions, messages, what travels there, and the lag of each group."""
+    if context.invoked_subcommand:
+        return
     address = broker(data, kafka, prefix)
     found = asyncio.run(_read(address))
     if as_json:
@@ -47,6 +60,9 @@ def topics(
         out.print(_table(found))
     else:
         err.print(f"no topics begin with {address.topic_prefix}. at {address.kafka}")
+
+
+app.command()(seek)
 
 
 async def _read(address: Address) -> list[TopicRow]:

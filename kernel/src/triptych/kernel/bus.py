@@ -8,6 +8,7 @@ committed here serve lag monitoring only, wherever a stored offset exists.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,6 @@ from typing import Any, Self
 import aiokafka
 from aiokafka import ConsumerRecord as Record
 from aiokafka import TopicPartition
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import (
     InvalidTimestampError,
     KafkaError,
@@ -30,11 +30,13 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 
 from triptych.kernel import failpoints
+from triptych.kernel.assignor import Assignor
 from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.cloudevents import Headers
 from triptych.kernel.errors import MessagesRefused, PublishFailed
 from triptych.kernel.kafka_clients import Admin, Consumer, Producer, Watch
 from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.topic_metadata import ClusterTopics, describe
 from triptych.kernel.values import value
 
 __all__ = ["Kafka", "Outgoing", "Publisher", "Record", "Subscription", "TopicPartition", "place"]
@@ -45,6 +47,10 @@ PUBLISH_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 30.0
 """A consumer that has not said goodbye by then is dropped; a batch under way is written well before."""
 REBALANCE_TIMEOUT_MS = 60_000
+COMMIT_TIMEOUT_S = 5.0
+"""aiokafka tries to commit for as long as the coordinator is away."""
+FEWER_PARTITIONS_FOR_S = 5.0
+"""A topic that has fewer partitions than others is asked about so often; the client asks every five minutes."""
 
 _REFUSED = (
     MessageSizeTooLargeError,
@@ -92,7 +98,10 @@ class Subscription:
         topics: Sequence[str],
         group: str,
         listener: aiokafka.abc.ConsumerRebalanceListener | None = None,
+        *,
+        one_owner: bool = False,
     ) -> None:
+        self._topics, self._assignor = tuple(topics), Assignor(one_owner=one_owner)
         self._max_records = settings.batch_max_records
         self._broker = KafkaBroker(
             settings.kafka,
@@ -109,7 +118,7 @@ class Subscription:
             group_instance_id=settings.instance,
             ack_policy=AckPolicy.MANUAL,
             auto_offset_reset="earliest",
-            partition_assignment_strategy=(RangePartitionAssignor,),
+            partition_assignment_strategy=(self._assignor,),
             session_timeout_ms=settings.session_timeout_ms,
             heartbeat_interval_ms=max(300, settings.session_timeout_ms // 4),
             rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
@@ -167,9 +176,21 @@ class Subscription:
         """Where each partition is read on: also behind what is no record, such as the marker of a transaction."""
         return self.consumer.positions()
 
-    async def probe(self) -> None:
-        """Ask the broker something; raises when it does not answer."""
-        await self.consumer.topics()
+    async def describe(self) -> ClusterTopics:
+        """What the cluster says of the topics now. If other partitions were given out, the group begins anew.
+
+        Raises:
+            KafkaError: no broker answers.
+        """
+        client = self.consumer._client  # noqa: SLF001 - nothing public asks for ids
+        found = await describe(client, self._topics)
+        given_out = self._assignor.given_out
+        if given_out is None:
+            given_out = {topic: len(self.consumer.partitions_for_topic(topic) or ()) for topic in self._topics}
+        if any(given_out.get(topic, 0) != found.partitions(topic) for topic in self._topics):
+            await client.force_metadata_update()
+            self.consumer._coordinator.request_rejoin()  # noqa: SLF001 - nothing public joins again
+        return found
 
     async def poll(
         self, timeout_ms: int, only: Sequence[TopicPartition] = ()
@@ -184,15 +205,17 @@ class Subscription:
         )
         return polled
 
-    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+    async def commit(self, offsets: dict[TopicPartition, int]) -> bool:
         """Commit next offsets to Kafka, for lag monitoring and for groups that store none themselves.
 
-        A failed commit is not fatal: what is redelivered meets an answered row.
+        A failed commit is not fatal: what is redelivered meets an answered row. False: it may be tried again.
         """
         try:
-            await self.consumer.commit(offsets)
-        except KafkaError:
-            return
+            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                await self.consumer.commit(offsets)
+        except (KafkaError, TimeoutError):
+            return False
+        return True
 
 
 class Publisher:
@@ -204,6 +227,8 @@ class Publisher:
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
         self._producer: Producer | None = None
+        self._ask_again_at: dict[str, float] = {}
+        """When a topic that has fewer partitions than its messages want is asked about again."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -285,8 +310,7 @@ class Publisher:
             grouped.setdefault((message.topic, message.partition), []).append(message)
         acknowledgements = []
         for (topic, partition), group in grouped.items():
-            known = await producer.partitions_for(topic)
-            target = partition % max(1, len(known))
+            target = partition % await self._partitions(producer, topic, partition)
             batch = producer.create_batch()
             for message in group:
                 entry = {"key": message.key, "value": message.value, "timestamp": None, "headers": message.headers}
@@ -303,6 +327,15 @@ class Publisher:
             if batch.record_count():
                 acknowledgements.append(await producer.send_batch(batch, topic, partition=target))
         await asyncio.gather(*acknowledgements)
+
+    async def _partitions(self, producer: Producer, topic: str, wanted: int) -> int:
+        """How many partitions a topic has. One that seems to lack the wanted one may have got it just now."""
+        known = len(await producer.partitions_for(topic))
+        if wanted >= known and time.monotonic() >= self._ask_again_at.get(topic, 0.0):
+            self._ask_again_at[topic] = time.monotonic() + FEWER_PARTITIONS_FOR_S
+            await producer.client.force_metadata_update()
+            known = len(await producer.partitions_for(topic))
+        return max(1, known)
 
     async def _discard_producer(self) -> None:
         """After a failed batch the sequence numbers are in doubt, so the producer is replaced."""
@@ -322,20 +355,29 @@ class Kafka:
     settings: ServiceSettings
 
     def subscribe(
-        self, topics: Sequence[str], group: str, listener: aiokafka.abc.ConsumerRebalanceListener | None = None
+        self,
+        topics: Sequence[str],
+        group: str,
+        listener: aiokafka.abc.ConsumerRebalanceListener | None = None,
+        *,
+        one_owner: bool = False,
     ) -> Subscription:
-        """A membership in a group, not yet begun."""
-        return Subscription(self.settings, topics, group, listener)
+        """A membership in a group, not yet begun. `one_owner`: partition p of all topics goes to the same member."""
+        return Subscription(self.settings, topics, group, listener, one_owner=one_owner)
 
     def publisher(self) -> Publisher:
         """A producer, not yet connected."""
         return Publisher(self.settings)
 
     async def cluster_id(self) -> str:
-        """Which cluster this is. Offsets mean nothing in another one."""
+        """Which cluster this is."""
+        return (await self.describe(())).cluster_id
+
+    async def describe(self, topics: Sequence[str]) -> ClusterTopics:
+        """Which cluster this is, and which topics it has. Offsets mean nothing in others."""
         admin = Admin(bootstrap_servers=self.settings.kafka, client_id=self.settings.instance)
         await admin.start()
         try:
-            return str((await admin.describe_cluster())["cluster_id"])
+            return await describe(admin._client, topics)  # noqa: SLF001 - nothing public asks for ids
         finally:
             await admin.close()

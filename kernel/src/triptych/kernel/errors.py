@@ -21,6 +21,22 @@ class Fenced(TriptychError):
         )
 
 
+class TopicsReplacedError(TriptychError):
+    """Topics were deleted and made anew: the offsets in hand are of the old ones. Claim again, read from the start."""
+
+    def __init__(self, topics: tuple[str, ...]) -> None:
+        self.topics = topics
+        super().__init__(f"{', '.join(topics)} was deleted and made anew; this process reads it from its beginning")
+
+
+class TopicsDifferError(TriptychError):
+    """The topics that one owner reads together do not fit together."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"{problem}. Run `triptych up` or `triptych setup`, which add what is missing")
+
+
 class PublishFailed(TriptychError):
     """Kafka did not acknowledge a batch in time, so its outcome is unknown. The outbox keeps the rows."""
 

@@ -148,11 +148,11 @@ class TopicError(StackError):
 class PartitionsDifferError(StackError):
     """Topics that one owner reads together have different numbers of partitions."""
 
-    def __init__(self, counts: dict[str, int]) -> None:
+    def __init__(self, counts: dict[str, int], why: str) -> None:
         super().__init__(
-            "All topics that the executor reads must have the same number of partitions",
+            f"All topics that the executor reads must have the same number of partitions, and Kafka adds none: {why}",
             where=", ".join(f"{topic}: {count}" for topic, count in sorted(counts.items())),
-            cure="Add partitions to the smaller ones, or use another --prefix.",
+            cure="Add partitions to the smaller ones with a client that may, or use another --prefix.",
         )
         self.counts = counts
 

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -196,8 +196,12 @@ class Supervisor:
             await asyncio.to_thread(server.prepare)
             await self._watch(server_unit(server, Kind.KAFKA)).ready(_READY_TIMEOUT_S)
             address = server.address
-        await create_topics(address, self._options.topic_prefix, self._config.table.tools)
+        await self._create_topics(address, self._config.table.tools)
         return address
+
+    async def _create_topics(self, kafka: str, tools: Iterable[str]) -> None:
+        for name in await create_topics(kafka, self._options.topic_prefix, tools):
+            self._log.warning("partitions were added, as many as another topic that the executor reads has", topic=name)
 
     async def _stop(self) -> None:
         if self._retention is not None:
@@ -249,7 +253,7 @@ class Supervisor:
                 name for name, tool in after.tools.items() if name in before.tools and before.tools[name] != tool
             )
             if self._prepared is not None and (added or changed):
-                await create_topics(self._kafka, self._options.topic_prefix, after.tools)
+                await self._create_topics(self._kafka, after.tools)
                 self._prepared = await asyncio.to_thread(self._prepare, self._prepared.owner, config)
             # Whatever cannot be had, a port or room on the disk, shows here, before anything is changed.
             blueprint = replace(self._blueprint, config=config)

@@ -1,11 +1,11 @@
-"""Creates the topics of a stack. Topics that exist are left as they are, so this can be repeated."""
+"""Creates the topics of a stack, and partitions that some lack. What is there stays, so this can be repeated."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
 
-from aiokafka.admin import NewTopic
+from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from triptych.cli.stack.errors import PartitionsDifferError, TopicError
@@ -21,12 +21,14 @@ _ATTEMPTS = 20
 _PAUSE_S = 0.25
 
 
-async def create_topics(kafka: str, prefix: str, tools: Iterable[str]) -> None:
-    """Create what is missing and check that all topics the executor reads have as many partitions.
+async def create_topics(kafka: str, prefix: str, tools: Iterable[str]) -> list[str]:
+    """Create what is missing, so that all topics that the executor reads have as many partitions.
+
+    Returns the topics that were there before with fewer partitions than another of them, and have as many now.
 
     Raises:
         TopicError: the broker cannot be reached, or refuses a topic.
-        PartitionsDifferError: topics that were there before do not fit together.
+        PartitionsDifferError: it refuses to add partitions.
     """
     admin = Admin(bootstrap_servers=kafka)
     try:
@@ -35,7 +37,7 @@ async def create_topics(kafka: str, prefix: str, tools: Iterable[str]) -> None:
         await _create(admin, kafka, wanted)
         counts = await _partitions(admin, kafka, [topic.name for topic in wanted])
         inputs = [f"{prefix}.{noun}" for noun in topics.EXECUTOR_INPUTS]
-        _check({name: counts[name] for name in inputs})
+        return await _level(admin, {name: counts[name] for name in inputs})
     except (KafkaError, OSError) as error:
         raise TopicError(kafka, str(error)) from error
     finally:
@@ -86,6 +88,13 @@ async def _partitions(admin: Admin, kafka: str, names: list[str]) -> dict[str, i
     raise TopicError(kafka, f"created, and yet the broker does not know {', '.join(unknown)}")
 
 
-def _check(counts: dict[str, int]) -> None:
-    if len(set(counts.values())) > 1:
-        raise PartitionsDifferError(counts)
+async def _level(admin: Admin, counts: dict[str, int]) -> list[str]:
+    """Give all of these topics as many partitions as the one that has most."""
+    most = max(counts.values())
+    lacking = sorted(name for name, count in counts.items() if count < most)
+    if lacking:
+        try:
+            await admin.create_partitions({name: NewPartitions(most) for name in lacking})
+        except KafkaError as error:
+            raise PartitionsDifferError(counts, str(error)) from error
+    return lacking

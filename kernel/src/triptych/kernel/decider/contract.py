@@ -18,6 +18,7 @@ from triptych.kernel.decider.admission import Kind, Limits, Line, Standing, Wait
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outbox import OutboxKey, OutboxRow, Send
 from triptych.kernel.suspicion import Reading
+from triptych.kernel.topic_metadata import ClusterTopics
 from triptych.kernel.tracing import Trace
 from triptych.kernel.values import value
 from triptych.schemas.base import Json
@@ -245,8 +246,11 @@ class Batch(Generic[StateT]):
 class Store(Protocol[StateT]):
     """The service's tables. Every call is one round trip."""
 
-    async def claim(self, partitions: Sequence[int], owner: str, cluster_id: str) -> list[Claim]:
-        """Become the owner, fencing every earlier one."""
+    async def claim(self, partitions: Sequence[int], owner: str, cluster: ClusterTopics) -> list[Claim]:
+        """Become the owner, fencing every earlier one. Offsets that mean nothing in these topics are dropped."""
+
+    async def epochs(self, partitions: Sequence[int]) -> dict[int, int]:
+        """The newest epoch of each of these partitions."""
 
     async def load(self, run_ids: Sequence[UUID]) -> dict[UUID, StateT]:
         """Runs folded from their journals; those that do not exist are absent."""

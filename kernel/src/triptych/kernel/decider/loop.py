@@ -16,7 +16,7 @@ from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.decider.assembly import Kit
 from triptych.kernel.decider.contract import Domain, StateT, Store
 from triptych.kernel.decider.session import LOOP, Session
-from triptych.kernel.errors import BatchRefused, Fenced
+from triptych.kernel.errors import BatchRefused, Fenced, TopicsDifferError, TopicsReplacedError
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
 from triptych.kernel.outbox import Envelope
 from triptych.kernel.service import Service
@@ -44,6 +44,7 @@ class DeciderLoop(Generic[StateT]):
         service.health.expect(LOOP, LOOP_SILENCE_S)
         service.health.depend("postgres", lambda: pool.execute("select 1"))
         service.health.depend("kafka", self._probe_kafka)
+        service.health.depend("topics", self._probe_topics)
 
     async def run(self) -> None:
         """Run one session after another until the service stops."""
@@ -58,13 +59,19 @@ class DeciderLoop(Generic[StateT]):
                     service.health.count("fenced")
                     service.log.warning("fenced; rejoining", partitions=error.partitions)
                     await outage.wait(error, unless=service.stopping)
+                except TopicsReplacedError as error:
+                    service.log.warning("topics were made anew; reading them from their beginning", topics=error.topics)
                 except BatchRefused as error:
                     service.log.warning("a batch was refused; taking its records one by one", error=str(error))
                 except (*POSTGRES_GONE, *KAFKA_GONE) as error:
                     service.health.beat(LOOP)
                     await outage.wait(error, unless=service.stopping)
 
+    async def _probe_topics(self) -> None:
+        if self._session is not None and self._session.problem is not None:
+            raise TopicsDifferError(self._session.problem)
+
     async def _probe_kafka(self) -> None:
         if self._session is None:
             raise ConnectionError("no session with Kafka yet")
-        await self._session.probe()
+        await self._session.look()

@@ -10,6 +10,7 @@ While one batch is written and published, the next is decided on what the first 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -34,7 +35,16 @@ from triptych.kernel.decider.contract import (
     TaskKey,
     Unread,
 )
-from triptych.kernel.errors import BatchRefused, MessagesRefused, PublishFailed, TriptychError, UndecodableRecord
+from triptych.kernel.decider.inputs import Inputs
+from triptych.kernel.errors import (
+    BatchRefused,
+    Fenced,
+    MessagesRefused,
+    PublishFailed,
+    TopicsReplacedError,
+    TriptychError,
+    UndecodableRecord,
+)
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, is_refusal
 from triptych.kernel.outbox import OutboxKey, OutboxRow
 from triptych.kernel.suspicion import Reading, run_in_hand, timers_in_hand
@@ -53,6 +63,8 @@ DECIDED_AT_ONCE = 50
 LARGE_BYTES = 65_536
 """After a record of this size others get a turn."""
 OFFSET_COMMIT_EVERY_S = 5.0
+IDLE_OFFSET_COMMIT_EVERY_S = 0.5
+"""When there is nothing to do, nothing is held up by a commit."""
 REFUSED_RUN_DELAY = timedelta(minutes=10)
 """A run that the database cannot store is looked at again after this."""
 
@@ -85,7 +97,11 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._kit, self._publisher = kit, publisher
         self._topics = {kit.settings.topic(noun): noun for noun in kit.domain.nouns}
         group = f"{kit.settings.topic_prefix}.{kit.service.name}"
-        self._subscription = kit.kafka.subscribe(tuple(self._topics), group, self)
+        self._subscription = kit.kafka.subscribe(tuple(self._topics), group, self, one_owner=True)
+        self._inputs: Inputs | None = None
+        """The topics as they were when their partitions were claimed."""
+        self.problem: str | None = None
+        """Why the topics do not fit together, as far as is known."""
         self._busy = asyncio.Lock()
         self._generation = 0
         self._failure: BaseException | None = None
@@ -106,9 +122,22 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._committed: dict[TopicPartition, int] = {}
         self._offsets_committed_at = time.monotonic()
 
-    async def probe(self) -> None:
-        """Ask the broker something; raises when it does not answer."""
-        await self._subscription.probe()
+    async def look(self) -> None:
+        """See whether the topics and partitions are those that were claimed, and whether the topics fit together.
+
+        Raises:
+            KafkaError: no broker answers.
+        """
+        claims = self._claims
+        with contextlib.suppress(*POSTGRES_GONE):
+            newest = await self._kit.store.epochs(sorted(claims))
+            lost = tuple(number for number, claim in claims.items() if newest.get(number) != claim.epoch)
+            if lost and claims is self._claims and not self._busy.locked():  # else it shows when that is written
+                self._failure = Fenced(lost)
+        cluster = await self._subscription.describe()
+        if self._inputs is not None and (replaced := self._inputs.replaced(cluster)):
+            self._failure = TopicsReplacedError(replaced)
+        self._tell_topics(Inputs(tuple(self._topics), cluster).problem)
 
     async def run(self) -> None:
         """Take batches until the service stops, or something ends the session."""
@@ -119,6 +148,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 async with self._busy:
                     await self._written()
                     await self._forget_published()
+                    await self._commit_offsets(after_s=0.0)
             finally:
                 await self._abandon()
 
@@ -147,6 +177,15 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     def _blank_memory(self, partitions: int) -> Memory[StateT]:
         return Memory(Admission(self._kit.domain.limits, partitions))
 
+    def _tell_topics(self, problem: str | None) -> None:
+        """Say in the log, once, what is wrong with the topics, and when it is over."""
+        if problem != self.problem:
+            self.problem, log = problem, self._kit.service.log
+            if problem is None:
+                log.info("the topics fit together again")
+            else:
+                log.error("the topics do not fit together", problem=problem)
+
     # --- ownership --------------------------------------------------------------------------------
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
@@ -154,12 +193,13 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         async with self._busy:
             try:
                 await self._written()
+                await self._commit_offsets(after_s=0.0)
             except (TriptychError, *POSTGRES_GONE, *KAFKA_GONE) as error:
                 self._failure = error
             self._generation += 1
             self._claims, self._memory = {}, self._blank_memory(partitions=1)
             self._held_runs = {}
-            self._positions.clear()
+            self._positions, self._committed = {}, {}
             self._backlog.clear()
             self._kit.service.log.debug("partitions revoked", count=len(revoked))
 
@@ -173,19 +213,24 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
 
     async def _claim(self, assigned: set[TopicPartition]) -> None:
         self._generation += 1
+        cluster = await self._kit.kafka.describe(tuple(self._topics))
+        self._inputs = Inputs(tuple(self._topics), cluster)
+        self._tell_topics(self._inputs.problem)
+        if beyond := {tp for tp in assigned if tp.partition >= self._inputs.common}:
+            self._subscription.consumer.pause(*beyond)
+            assigned = assigned - beyond
         partitions = sorted({tp.partition for tp in assigned})
-        cluster_id = await self._kit.kafka.cluster_id()
         failpoints.hit("decider.before_claim")
-        claims = await self._kit.store.claim(partitions, self._kit.settings.instance, cluster_id)
+        claims = await self._kit.store.claim(partitions, self._kit.settings.instance, cluster)
         failpoints.hit("decider.after_claim")
         left_behind = await self._kit.store.left_behind(partitions)
         self._kit.service.health.count("outbox_left_behind", len(left_behind))
         await self._publish(left_behind)
         failpoints.hit("decider.after_left_behind")
-        self._memory = await self._read_memory(partitions)
+        self._memory = await self._read_memory(partitions, self._inputs.common)
         self._claims = {claim.partition: claim for claim in claims}
         self._backlog.clear()
-        self._positions = {tp: await self._start_offset(tp) for tp in assigned}
+        self._positions = await self._start_offsets(assigned)
         self._held = await self._subscription.consumer.end_offsets(list(assigned))
         starts = {(tp.topic, tp.partition): offset for tp, offset in self._positions.items()}
         readings = await self._kit.store.readings(partitions)
@@ -205,10 +250,10 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             timers=len(self._memory.timers),
         )
 
-    async def _read_memory(self, partitions: list[int]) -> Memory[StateT]:
-        """What the database holds of these partitions. All topics have the same number of them."""
-        store, topic = self._kit.store, next(iter(self._topics))
-        memory = self._blank_memory(len(self._subscription.consumer.partitions_for_topic(topic)))
+    async def _read_memory(self, partitions: list[int], of: int) -> Memory[StateT]:
+        """What the database holds of these partitions, which are some `of` so many."""
+        store = self._kit.store
+        memory = self._blank_memory(partitions=max(1, of))
         armed = await store.timers(partitions)
         memory.timers = Timers((run_id, due_at) for run_id, due_at, _ in armed)
         self._held_runs = {run_id: (partition, due_at) for run_id, due_at, partition in armed}
@@ -216,13 +261,15 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         memory.starts = memory.admission.take(MAX_STARTS_A_BATCH)
         return memory
 
-    async def _start_offset(self, tp: TopicPartition) -> int:
-        """Where to go on: the offset that was stored with the state it led to, else the beginning."""
-        stored = self._claims[tp.partition].offsets.get(tp.topic)
-        if stored is not None:
-            return stored
-        first: int = (await self._subscription.consumer.beginning_offsets([tp]))[tp]
-        return first
+    async def _start_offsets(self, assigned: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where to go on: the offset that was stored with the state it led to, else the beginning.
+
+        The broker is asked once, for an answer waits behind a fetch, and nothing is heard of a member that waits here.
+        """
+        stored = {tp: self._claims[tp.partition].offsets.get(tp.topic) for tp in assigned}
+        unknown = [tp for tp, offset in stored.items() if offset is None]
+        first: dict[TopicPartition, int] = await self._subscription.consumer.beginning_offsets(unknown)
+        return {tp: offset if offset is not None else first[tp] for tp, offset in stored.items()}
 
     def _put_back(self, polled: Records) -> None:
         """A poll that spans a rebalance may hold records from before or after the seek: read them again."""
@@ -396,7 +443,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             await self._forget_published()
             # What is no record, such as the marker of a transaction, is passed without a batch.
             self._positions |= self._subscription.positions()
-            await self._commit_offsets()
+            await self._commit_offsets(after_s=IDLE_OFFSET_COMMIT_EVERY_S)
             self._kit.outage.over()
             return
         published, self._published = self._published, []
@@ -616,11 +663,13 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 if notice.counter is not None:
                     service.health.count(notice.counter)
 
-    async def _commit_offsets(self) -> None:
-        """Tell Kafka how far we are, now and then, for whoever looks at the lag."""
-        if time.monotonic() - self._offsets_committed_at > OFFSET_COMMIT_EVERY_S and self._positions != self._committed:
-            self._offsets_committed_at, self._committed = time.monotonic(), dict(self._positions)
-            await self._subscription.commit(dict(self._positions))
+    async def _commit_offsets(self, after_s: float = OFFSET_COMMIT_EVERY_S) -> None:
+        """Tell Kafka how far we are, if that was `after_s` seconds ago: whoever scales or alerts looks at the lag."""
+        if self._positions == self._committed or time.monotonic() - self._offsets_committed_at < after_s:
+            return
+        positions, self._offsets_committed_at = dict(self._positions), time.monotonic()
+        if await self._subscription.commit(positions):
+            self._committed = positions
 
     def _line(self, state: StateT) -> Line:
         return Line(self._kit.domain.partition(state), *self._kit.domain.kind(state))

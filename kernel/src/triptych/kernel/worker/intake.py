@@ -7,6 +7,7 @@ too many jobs wait, but the consumer polls often enough to keep its partitions.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -45,6 +46,8 @@ STAY_IN_GROUP_S = 60.0
 OFFSET_COMMIT_EVERY_S = 1.0
 """What is read again after a crash is known by its request id, so offsets are committed now and then: a commit
 after each batch kept the next one waiting, longer than it took to store it."""
+STORED_WITHIN_S, STORED_LOOK_EVERY_S = 2.0, 0.02
+"""A process that stops leaves no later than this; what is in no table then is read again."""
 FORESEEABLE = timedelta(days=365)
 PARTITION_END = 2**31
 Polled: TypeAlias = "dict[TopicPartition, list[Record[Any, Any]]]"
@@ -107,6 +110,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                         self._subscription = subscription
                         self._health.started()
                         await self._consume(subscription)
+                        await self._store_what_is_in_no_table()
                         await self._commit_offsets(subscription)
             except KAFKA_GONE as error:
                 self._health.beat(LOOP)
@@ -118,7 +122,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
     async def _probe(self) -> None:
         if self._subscription is None:
             raise ConnectionError("not subscribed")
-        await self._subscription.probe()
+        await self._subscription.describe()
 
     async def on_partitions_revoked(self, _revoked: set[TopicPartition]) -> None:
         """Whoever is next begins where we stopped, and need not read again what we know."""
@@ -165,7 +169,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 self._outbox.record(self._unrecorded.overdue(time.monotonic()))
             if not polled:
                 self._positions |= {
-                    tp: at for tp, at in subscription.positions().items() if at > self._committed.get(tp, 0)
+                    tp: at for tp, at in subscription.positions().items() if at > self._committed.get(tp, -1)
                 }
                 await self._commit_offsets(subscription)
                 continue
@@ -173,6 +177,13 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 return
             if time.monotonic() - self._offsets_committed_at >= OFFSET_COMMIT_EVERY_S:
                 await self._commit_offsets(subscription)
+
+    async def _store_what_is_in_no_table(self) -> None:
+        """Have it stored at the end as any other job is, so that the offsets may go past it."""
+        self._outbox.record(self._unrecorded.overdue(math.inf))
+        deadline = time.monotonic() + STORED_WITHIN_S
+        while self._unrecorded and time.monotonic() < deadline:  # noqa: ASYNC110 - several parts empty it
+            await asyncio.sleep(STORED_LOOK_EVERY_S)
 
     async def _poll_withdrawals(self, subscription: Subscription) -> Polled:
         """What waits on the bench may have been called off, and to read that needs no room."""

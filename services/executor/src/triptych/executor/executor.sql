@@ -1,5 +1,8 @@
 -- name: claim
-select partition, epoch, offsets from claim_partitions($1, $2, $3)
+select partition, epoch, offsets from claim_partitions($1, $2, $3, $4)
+
+-- name: epochs
+select partition, epoch from partitions where partition = any($1)
 
 -- name: load
 select run_id, type, at, data from journal where run_id = any($1) order by run_id, seq

@@ -25,6 +25,7 @@ from triptych.kernel.decider import HEAD, Addressed, Batch, Claim, Line, Reading
 from triptych.kernel.errors import Fenced, StatementTooLarge
 from triptych.kernel.log import Logger
 from triptych.kernel.outbox import OutboxKey, OutboxRow
+from triptych.kernel.topic_metadata import ClusterTopics
 from triptych.schemas import Playbook, codec
 
 _FENCED = "TR001"
@@ -63,9 +64,13 @@ class ExecutorStore:
             self._log.error("a stored playbook cannot be read", reason=str(error)[:500])
             return None
 
-    async def claim(self, partitions: Sequence[int], owner: str, cluster_id: str) -> list[Claim]:
-        rows = await self._pool.fetch(self._sql["claim"], list(partitions), owner, cluster_id)
+    async def claim(self, partitions: Sequence[int], owner: str, cluster: ClusterTopics) -> list[Claim]:
+        ids = codec.encode_text(cluster.ids)
+        rows = await self._pool.fetch(self._sql["claim"], list(partitions), owner, cluster.cluster_id, ids)
         return [Claim(row["partition"], row["epoch"], codec.decode(row["offsets"])) for row in rows]
+
+    async def epochs(self, partitions: Sequence[int]) -> dict[int, int]:
+        return {row["partition"]: row["epoch"] for row in await self._pool.fetch(self._sql["epochs"], list(partitions))}
 
     async def load(self, run_ids: Sequence[UUID]) -> dict[UUID, Run]:
         return await self._fold_all(await self._pool.fetch(self._sql["load"], list(run_ids)))

@@ -1,0 +1,175 @@
+"""Topics that change under a running executor: made anew, or with more partitions than others. Nothing is passed over."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError
+from executor_bench import MIGRATIONS, Bench
+from test_executor import PLAYBOOK, task
+from typer.testing import CliRunner
+
+from triptych.cli.stack.topics import create_topics as complete_topics
+from triptych.cli.topics import _read
+from triptych.cli.topics import app as topics_command
+from triptych.client import Address
+from triptych.schemas import topics
+
+
+@pytest.fixture(scope="module")
+async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Bench]:
+    folder = tmp_path_factory.mktemp("executor")
+    (folder / "greet.yaml").write_text(PLAYBOOK)
+    nouns = [topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS]
+    await create_topics(*nouns, "calls.echo")
+    dsn = database.prepare({"executor": (MIGRATIONS,)}).services["executor"]
+    async with Bench(servers.kafka, prefix, dsn, folder, folder / "log") as bench:
+        yield bench
+        sys.stdout.write(bench.log.read_text()[-4000:])  # pytest shows it when a test fails
+
+
+@pytest.fixture(scope="module")
+async def admin(servers) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers.kafka)
+    await admin.start()
+    yield admin
+    await admin.close()
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def made_anew(admin: AIOKafkaAdminClient, bench: Bench, eventually) -> None:
+    """Delete the topic of tasks and make another of its name."""
+    name = f"{bench.prefix}.{topics.TASKS}"
+    await admin.delete_topics([name])
+
+    async def is_made() -> bool:
+        response = await admin.create_topics([NewTopic(name, 2, 1)])
+        (code,) = (error[1] for error in response.topic_errors)
+        return code in {0, TopicAlreadyExistsError.errno} and name in await admin.list_topics()
+
+    await eventually(is_made)
+    await bench.producer.client.force_metadata_update()
+
+
+async def publish(bench: Bench, name: str, count: int) -> list[str]:
+    names = [f"{name}-{number}" for number in range(count)]
+    for each in names:
+        await bench.send(topics.TASKS, task(each), 0)
+    return names
+
+
+async def all_done(bench: Bench, names: list[str], eventually) -> None:
+    async def done() -> bool:
+        await bench.work()
+        return {each["task_id"] for each in bench.of(topics.OUTCOMES)} >= set(names)
+
+    await eventually(done)
+
+
+async def test_a_topic_that_was_made_anew_while_the_executor_was_away_is_read_from_its_beginning(
+    bench: Bench, admin, port: int, eventually
+) -> None:
+    bench.start(health_port=str(port))
+    await all_done(bench, await publish(bench, "before", 2), eventually)
+    bench.stop()
+    await made_anew(admin, bench, eventually)
+    names = await publish(bench, "after", 4)  # beyond the offset that was stored
+    bench.start(health_port=str(port))
+    await all_done(bench, names, eventually)
+
+
+async def test_a_topic_that_is_made_anew_while_the_executor_reads_it_is_read_from_its_beginning(
+    bench: Bench, admin, eventually
+) -> None:
+    await all_done(bench, await publish(bench, "running", 1), eventually)
+    await made_anew(admin, bench, eventually)
+    await all_done(bench, await publish(bench, "anew", 8), eventually)
+
+
+async def test_tasks_on_added_partitions_wait_and_readiness_says_why_until_all_topics_have_them(
+    bench: Bench, servers, admin, port: int, eventually
+) -> None:
+    name = f"{bench.prefix}.{topics.TASKS}"
+    await admin.create_partitions({name: NewPartitions(4)})
+    await bench.producer.client.force_metadata_update()
+
+    async def tells() -> str:
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(f"http://127.0.0.1:{port}/health/ready")
+        told = answer.json()["unready"].get("topics", "")
+        assert bool(told) == (answer.status_code == 503)
+        return told
+
+    await eventually(tells)
+    assert f"{name}: 4" in await tells()
+    assert "from number 2 on none is read. Run `triptych up` or `triptych setup`" in await tells()
+    for partition in range(4):
+        await bench.send(topics.TASKS, task(f"added-{partition}"), partition)
+    await all_done(bench, ["added-0", "added-1"], eventually)
+    assert not bench.of(topics.OUTCOMES, task_id="added-2")
+
+    assert await complete_topics(servers.kafka, bench.prefix, ["echo"]) == sorted(
+        f"{bench.prefix}.{noun}" for noun in topics.EXECUTOR_INPUTS if noun != topics.TASKS
+    )
+    await bench.producer.client.force_metadata_update()
+    await all_done(bench, [f"added-{partition}" for partition in range(4)], eventually)
+    assert bench.of(topics.DEAD_LETTERS) == []
+    assert not await tells()
+
+
+async def test_an_executor_that_has_nothing_to_do_or_has_stopped_has_no_lag(
+    bench: Bench, servers, admin, eventually
+) -> None:
+    async def lag() -> dict[str, int]:
+        found = await _read(Address(servers.kafka, bench.prefix))
+        return {row.name: sum(row.lag.values()) for row in found if f"{bench.prefix}.executor" in row.lag}
+
+    async def is_read() -> bool:
+        behind = await lag()
+        return len(behind) == len(topics.EXECUTOR_INPUTS) and not any(behind.values())
+
+    await all_done(bench, await publish(bench, "read", 30), eventually)
+    await eventually(is_read)
+    await all_done(bench, await publish(bench, "and-stop", 30), eventually)
+    bench.stop()
+    assert not any((await lag()).values())
+
+
+async def test_records_are_read_again_or_skipped_where_a_person_says_so(
+    bench: Bench, servers, database, port: int, eventually
+) -> None:
+    def seek(*arguments: str, code: int = 0) -> str:
+        where = ("--kafka", servers.kafka, "--prefix", bench.prefix, "--postgres", database.owner_dsn)
+        done = CliRunner().invoke(topics_command, ["seek", *arguments, *where])
+        assert done.exit_code == code, done.output
+        return done.output or str(done.exception)
+
+    def told() -> int:
+        return len(bench.of(topics.OUTCOMES, task_id="read-0"))
+
+    skipped, kept = await publish(bench, "skipped", 1), await publish(bench, "kept", 1)
+    end = (await bench.producer.send_and_wait(f"{bench.prefix}.tasks", b"no task", partition=0)).offset
+    await asyncio.to_thread(seek, "tasks", "0", str(end - 1))
+    bench.start(health_port=str(port))
+    await all_done(bench, kept, eventually)
+    assert not bench.of(topics.OUTCOMES, task_id=skipped[0])
+
+    before = told()
+    assert "from 0, no more from" in await asyncio.to_thread(seek, "tasks", "0", "0")
+    await eventually(lambda: told() > before)
+    await all_done(bench, skipped, eventually)
+    assert f"Choose from 0 to {end + 1}" in await asyncio.to_thread(seek, "tasks", "0", str(end + 2), code=1)
+    assert "See `triptych topics`" in await asyncio.to_thread(seek, "tasks", "9", "0", code=1)
+    assert "it reads tasks" in await asyncio.to_thread(seek, "outcomes", "0", "0", code=2)
