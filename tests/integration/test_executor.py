@@ -307,8 +307,10 @@ async def test_another_task_under_a_known_id_is_answered_conflict_and_the_first_
     (final, *repeats) = await done()
     assert (final["status"], final["output"]) == ("succeeded", {"said": ["Hello Ana"]})
     assert all(each["_raw"] == final["_raw"] for each in repeats)
-    buried = [letter for letter in bench.of(topics.DEAD_LETTERS) if letter["reason"]["code"] == "conflict"]
-    assert places.keys() <= {f"{one['topic']}:{one['partition']}:{one['offset']}" for one in buried}
+    buried = lambda: [each for each in bench.of(topics.DEAD_LETTERS) if each["reason"]["code"] == "conflict"]  # noqa: E731
+    await eventually(
+        lambda: places.keys() <= {f"{one['topic']}:{one['partition']}:{one['offset']}" for one in buried()}
+    )
 
 
 async def test_a_repeat_of_a_task_from_before_fingerprints_is_no_conflict(bench: Bench, eventually) -> None:
