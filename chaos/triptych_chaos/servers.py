@@ -122,7 +122,7 @@ class Servers:
     """Past the proxy; the database is that of the cluster's owner."""
     layout: Layout
     ports: Ports
-    create_topics: Callable[[], Awaitable[None]]
+    create_topics: Callable[[], Awaitable[object]]
 
     @property
     def proxied_kafka(self) -> str:

@@ -24,6 +24,7 @@ from triptych.kernel.log import configure_logging
 from triptych.kernel.migrate import WORKER, Prepared, Schema, prepare
 from triptych.kernel.partitions import AHEAD, make_partitions
 from triptych.kernel.run_ids import WEEK, derive_run_id
+from triptych.kernel.topic_metadata import ClusterTopics
 from triptych.schemas import CallRequest
 from triptych_bench.size.story import PLAYBOOK, STEPS, Story, answer_to
 
@@ -106,7 +107,7 @@ async def _write_template(dsn: str) -> tuple[dict[int, int], CallRequest]:
     async with await database.connect(dsn, "bench") as pool:
         store = ExecutorStore(pool, configure_logging("error", "console"))
         await store.deploy([PLAYBOOK])
-        (claim,) = await store.claim([0], "bench", "cluster")
+        (claim,) = await store.claim([0], "bench", ClusterTopics("cluster", {}))
         epochs = {claim.partition: claim.epoch}
         story = Story(
             epochs, {derive_run_id("acme", "template", int(datetime.now(UTC).timestamp() * 1000)): "template"}
