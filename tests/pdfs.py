@@ -21,14 +21,17 @@ def pdf_that_doubles(levels: int) -> bytes:
     return pdf_of(stream(b"/X Do"), [*twice, form(b"BT /F1 1 Tf (x) Tj ET")])
 
 
-def pdf_of(content: bytes, more: Sequence[bytes], trailing: bytes = b"") -> bytes:
+FONT = b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica%s>>"
+
+
+def pdf_of(content: bytes, more: Sequence[bytes], trailing: bytes = b"", font: bytes = FONT % b"") -> bytes:
     resources = b"<</Font<</F1 5 0 R>>/XObject<</X 6 0 R>>>>>>"
     objects = [
         b"<</Type/Catalog/Pages 2 0 R>>",
         b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
         b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources " + resources,
         content,
-        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        font,
         *more,
     ]
     out, places = b"%PDF-1.4\n", []

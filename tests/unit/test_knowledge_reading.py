@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pdfs import pdf, pdf_of, pdf_that_doubles, stream
+from pdfs import FONT, pdf, pdf_of, pdf_that_doubles, stream
 from triptych.tools.kb import reading
 from triptych.tools.kb.reading import NoText, NotText
 
@@ -39,6 +39,20 @@ def test_a_pdf_of_which_the_library_leaves_out_a_part_is_told(
         read(tmp_path, "a.pdf", pdf_of(PAGE, [form(more)]))
     assert not caplog.records, "the library names no file in its log"
     assert logging.getLogger("pypdf").propagate
+
+
+@pytest.mark.parametrize("name", [b"/G%02d", b"/a%d"])
+def test_a_pdf_whose_fonts_say_nothing_of_their_characters_is_told(tmp_path: Path, name: bytes) -> None:
+    names = b"".join(b" %d%b" % (ord(letter), name % number) for number, letter in enumerate("Helo thr."))
+    font = FONT.replace(b"Helvetica", b"ABCDEF+Own") % (b"/Encoding<</Type/Encoding/Differences[%b]>>" % names)
+    page = stream(b"BT /F1 12 Tf (Hello there. The rotor hoter.) Tj ET")
+    with pytest.raises(NotText, match="which characters they show"):
+        read(tmp_path, "a.pdf", pdf_of(page, [], font=font))
+
+
+def test_a_pdf_with_some_odd_characters_is_read(tmp_path: Path) -> None:
+    path = "See /usr/local/lib/python3/site/a1/b2/c3 \\225 for more of it"
+    assert "/a1/b2/c3" in read(tmp_path, "a.pdf", pdf(path))
 
 
 def test_a_pdf_with_more_forms_than_the_library_looks_at_is_told(tmp_path: Path) -> None:

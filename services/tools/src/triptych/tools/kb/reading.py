@@ -37,6 +37,11 @@ _NEEDED_TOO_MUCH = 75
 """How a child ends that came near its limit of memory."""
 _NEAR = 0.75
 
+_GLYPHS = re.compile(
+    r"(?:/[A-Za-z]{1,8}[0-9]{1,5}){3,}|[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd\U000f0000-\U0010ffff]+"
+)
+_GARBLED_SHARE = 0.3
+
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _HEADING = re.compile(r"^# +([^\n]+)$", re.MULTILINE)
 _TITLE = re.compile(r"^title:([^\n]*)$", re.MULTILINE)
@@ -232,7 +237,16 @@ def _pdf(path: Path) -> tuple[str, str]:
         title = reader.metadata.title if reader.metadata else None
     if skipped.said:
         raise NotText(f"parts of it cannot be read ({skipped.said}); save it anew, or split it")
-    return str(title or ""), "\n\n".join(pages)
+    body = "\n\n".join(pages)
+    if _is_garbled(body):
+        raise NotText("its fonts do not say which characters they show; print it to a new PDF, or use OCR")
+    return str(title or ""), body
+
+
+def _is_garbled(text: str) -> bool:
+    """Whether much of it are numbers of glyphs and characters that nothing shows, as of a font without a code."""
+    odd = sum(len(found[0]) for found in _GLYPHS.finditer(text))
+    return odd > _GARBLED_SHARE * len(text)
 
 
 class _Skipped(logging.Handler):
