@@ -187,7 +187,7 @@ async def test_neither_pages_nor_traces_of_a_server_reach_the_model(call: Calls)
 async def test_a_server_that_wants_a_person_gets_none(call: Calls) -> None:
     code, message = error_of(await call("ask", {}))
     assert code is ErrorCode.CONTRACT_VIOLATION
-    assert "nobody is there" in message
+    assert "no attempt has one" in message
 
 
 async def test_at_the_time_limit_the_server_is_told_to_stop(call: Calls, folder: Path, eventually: Any) -> None:

@@ -400,7 +400,7 @@ async def test_a_server_that_wants_an_answer_in_the_middle_is_not_asked_again(ra
         result = await call("ask", {})
     code, message = error_of(result)
     assert code is ErrorCode.CONTRACT_VIOLATION
-    assert "nobody is there" in message
+    assert "no attempt has one" in message
     assert not disposition(result.error, Effect.READ).retry
 
 
@@ -457,7 +457,7 @@ async def test_a_call_waits_for_the_task_that_its_server_makes_of_it(raw: Raw) -
         ("status='completed', result={}", ErrorCode.CONTRACT_VIOLATION, "is not MCP"),
         ("status='failed', error={'code': -32602, 'message': 'too late'}", ErrorCode.INTERNAL, "t-1: too late"),
         ("status='cancelled'", ErrorCode.CANCELLED, "has cancelled it"),
-        ("status='input_required', inputRequests={}", ErrorCode.CONTRACT_VIOLATION, "nobody is there"),
+        ("status='input_required', inputRequests={}", ErrorCode.CONTRACT_VIOLATION, "no attempt has one"),
     ],
 )  # fmt: skip
 async def test_a_task_without_a_result_may_have_done_its_work(raw: Raw, state: str, code: ErrorCode, told: str) -> None:

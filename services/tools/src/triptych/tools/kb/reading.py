@@ -57,7 +57,7 @@ class NoText(NotText):
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A file that is no document, and why."""
+    """A file that did not become a document, and why."""
 
     id: str
     reason: str

@@ -148,7 +148,7 @@ def _wants_an_answer(offer: Offer, told: str) -> ToolFailure:
     return ToolFailure(
         ErrorCode.CONTRACT_VIOLATION,
         f"{offer.contract.operation} wants a model, a person or folders of its caller in the middle of a call; "
-        f"nobody is there ({told})",
+        f"no attempt has one ({told})",
         undone=False,
         **{ASKS: True},
     )

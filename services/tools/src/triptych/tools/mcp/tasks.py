@@ -84,7 +84,7 @@ class Tasks(ClientExtension):
             return _result_of(created.task_id, state)
         finally:
             if not is_over:
-                # Whoever ends a call does not wait for that.
+                # The end of a call does not wait for that.
                 cancelling = asyncio.create_task(_cancel(created.task_id, context.session), name="mcp task cancel")
                 self._cancelling.add(cancelling)
                 cancelling.add_done_callback(self._cancelling.discard)

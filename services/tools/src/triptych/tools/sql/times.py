@@ -1,7 +1,7 @@
 """Dates, times and intervals between ISO 8601 and the numbers of Postgres. Pure.
 
-Postgres knows more of them than Python does: infinity, years before our era and after 9999, 24 o'clock, and intervals
-of months, which are no number of days. Each is told as it is, and what is told is taken again. A date counts days and a
+Postgres knows more of them than Python does: infinity, years before our era and after 9999, 24 o'clock, and months of
+an interval, which differ in length. Each is told as it is, and what is told is taken again. A date counts days and a
 timestamp microseconds from the beginning of 2000 on (`set_type_codec` in the driver's manual has the whole list).
 """
 
@@ -87,7 +87,7 @@ def interval_text(value: Numbers) -> str:
 
 
 def date_of(text: str) -> Numbers:
-    """Read a date. Raises ValueError when it is none, as all that follow do."""
+    """Read a date. Raises ValueError when it cannot be read, as all that follow do."""
     if (endless := _endless_of(text, _DAY)) is not None:
         return endless
     text, cycles = _in_cycle(text)
@@ -134,7 +134,7 @@ def interval_of(text: str) -> Numbers:
         return endless
     if not (found := _ISO_SPAN.fullmatch(text)) or text.endswith(("P", "T")):
         if "P" in text:
-            raise ValueError("it is no interval such as P1M, P1DT12H or PT0.5S")
+            raise ValueError("write an interval as P1M, P1DT12H or PT0.5S")
         span = _SPAN_TEXT.validate_python(text)
         return 0, span.days, span.seconds * SECOND_US + span.microseconds
     sign, second_sign, fraction = found[1], found[8], found[10] or ""

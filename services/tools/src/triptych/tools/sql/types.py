@@ -180,7 +180,7 @@ async def describe(connection: asyncpg.Connection, statement: str) -> Described:
 
     Raises:
         asyncpg.PostgresError: the database does not take the statement.
-        asyncpg.UnsupportedClientFeatureError: a type cannot be read, and nobody can say where.
+        asyncpg.UnsupportedClientFeatureError: a type cannot be read, and its place is not known.
     """
     unreadable: set[int] = set()
     while True:
