@@ -39,9 +39,9 @@ class Cli:
             check=False,
         )
 
-    def json(self, *arguments: str) -> Any:
+    def json(self, *arguments: str, code: int = 0) -> Any:
         done = self.run(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
 
 
@@ -134,7 +134,7 @@ def test_the_same_tickets_again_start_nothing_new(demo) -> None:
     cli, lines = demo
     runs = len(cli.json("runs", "--limit", "1000"))
     tickets = ROOT / "examples/src/triptych/examples/tickets.jsonl"
-    again = cli.json("submit", str(tickets), "--wait")
+    again = cli.json("submit", str(tickets), "--wait", code=4)
     anonymous = sum(
         line["status"] == "succeeded" and line["outcome"]["task_id"].startswith("triptych.") for line in lines
     )

@@ -99,16 +99,16 @@ class Newcomer:
         (directory / "playbooks/note.yaml").write_text(block("yaml", "name: note", GUIDE))
         self.guide = Guide(directory)
 
-    def run(self, *command: str | Path) -> str:
+    def run(self, *command: str | Path, code: int = 0) -> str:
         done = subprocess.run(
             command, cwd=self.directory, env=self.guide.environment, capture_output=True, text=True,
             timeout=PROGRAM_TIMEOUT_S, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 
-    def triptych(self, *arguments: str) -> str:
-        return self.run(Path(sys.executable).with_name("triptych"), *arguments)
+    def triptych(self, *arguments: str, code: int = 0) -> str:
+        return self.run(Path(sys.executable).with_name("triptych"), *arguments, code=code)
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +130,13 @@ def test_a_task_from_plain_aiokafka_comes_back_as_an_outcome(newcomer: Newcomer)
     assert "'ticket_id': 'T-1'" in answer
 
 
-@pytest.mark.parametrize(("order", "status"), [("A-1", "succeeded"), ("A-9", "escalated")])
-def test_a_tool_of_ones_own_answers_a_playbook_of_ones_own(newcomer: Newcomer, order: str, status: str) -> None:
+@pytest.mark.parametrize(("order", "status", "code"), [("A-1", "succeeded", 0), ("A-9", "escalated", 3)])
+def test_a_tool_of_ones_own_answers_a_playbook_of_ones_own(
+    newcomer: Newcomer, order: str, status: str, code: int
+) -> None:
     submitted = newcomer.triptych(
-        *("submit", "--playbook", "order-status", "--input", json.dumps({"order": order}), "--wait", "--json")
+        *("submit", "--playbook", "order-status", "--input", json.dumps({"order": order}), "--wait", "--json"),
+        code=code,
     )
     (line,) = json.loads(submitted)
     assert line["status"] == status

@@ -100,9 +100,9 @@ class Stack:
     async def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return await asyncio.to_thread(self.triptych, *arguments)
 
-    async def json(self, *arguments: str) -> Any:
+    async def json(self, *arguments: str, code: int = 0) -> Any:
         done = await self.run(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
 
 
@@ -269,10 +269,10 @@ async def test_lines_of_a_file_travel_as_they_are_and_each_is_accounted_for(stac
     ]
     file = tmp_path / "tasks.jsonl"
     file.write_text("\n".join(json.dumps(line) for line in lines) + "\n{ not json\n\n")
-    told = await stack.json("submit", str(file), "--wait", "--timeout-s", "40")
+    told = await stack.json("submit", str(file), "--wait", "--timeout-s", "40", code=4)
     statuses = ["succeeded", "escalated", "duplicate", "rejected", "succeeded", "dead letter", "dead letter"]
     assert [line["status"] for line in told] == statuses
-    again = await stack.json("submit", str(file), "--wait", "--timeout-s", "40")
+    again = await stack.json("submit", str(file), "--wait", "--timeout-s", "40", code=4)
     assert [line["status"] for line in again] == statuses
     assert again[0]["outcome"]["run_id"] == told[0]["outcome"]["run_id"]
 
@@ -316,6 +316,60 @@ async def test_an_escalated_run_is_resumed_by_a_person(stack, client) -> None:
         assert (await client.wait("nobody-1", timeout_s=30)).status is OutcomeStatus.SUCCEEDED
     finally:
         stack.refusing = True
+
+
+async def test_a_task_whose_run_waits_for_a_person_ends_a_submission_with_3(stack) -> None:
+    told = await stack.json("submit", "--playbook", "greet", "--input", '{"name": "Nobody"}', "--wait", code=3)
+    assert [line["status"] for line in told] == ["escalated"]
+
+
+async def test_all_runs_that_fit_are_shown_and_resumed_at_once(stack, client) -> None:
+    names = [f"many-{number}" for number in range(3)]
+    for name in names:
+        await client.submit("greet", {"name": "Nobody"}, task_id=name, tenant="many")
+    for name in names:
+        await client.wait(name, tenant="many", final=False, timeout_s=30)
+    preview = await stack.run("resume", "--tenant", "many", "--tool", "echo", "--dry-run")
+    assert preview.returncode == 0, preview.stderr
+    assert all(name in preview.stderr for name in (*names, "resume: 3 runs"))
+    asked = await stack.run("resume", "--tenant", "many")
+    assert (asked.returncode, "--yes" in asked.stderr) == (2, True), "nobody is there to be asked"
+    stack.refusing = False
+    try:
+        told = await stack.json("resume", "--tenant", "many", "--note", "it is over", "--yes")
+        assert (told["runs"], len(told["done"]), told["refused"], told["unanswered"]) == (3, 3, [], [])
+        for name in names:
+            assert (await client.wait(name, tenant="many", timeout_s=30)).status is OutcomeStatus.SUCCEEDED
+    finally:
+        stack.refusing = True
+    again = await stack.run("resume", "--tenant", "many", "--yes")
+    assert (again.returncode, "no runs fit these filters" in again.stderr) == (0, True)
+
+
+async def test_a_command_to_many_that_is_refused_by_some_ends_with_1_and_says_by_which(stack, client) -> None:
+    await client.submit("greet", {"name": "Nobody"}, task_id="refused-1", tenant="refused")
+    await client.wait("refused-1", tenant="refused", final=False, timeout_s=30)
+    told = await stack.json("skip", "--tenant", "refused", "--step", "none", "--yes", code=1)
+    (refused,) = told["refused"]
+    assert "the steps are" in refused["why"]
+    assert (await stack.json("cancel", "--tenant", "refused", "--yes"))["done"] == [refused["run_id"]]
+
+
+async def test_a_filter_that_names_what_does_not_exist_is_told_with_what_there_is(stack, client) -> None:
+    await client.wait(await client.submit("greet", {"name": "Una"}, tenant="named"), tenant="named", timeout_s=30)
+    for option, value, known in (
+        ("--tenant", "nobody", "named"),
+        ("--playbook", "gret", "greet"),
+        ("--tool", "ecco", "echo."),
+        ("--reason", "budget_dollars", "budget_usd"),
+    ):
+        done = await stack.run("runs", option, value)
+        assert done.returncode == 2, done.stderr
+        assert f"is called '{value}'; there are: " in done.stderr
+        assert known in done.stderr
+    for there in (("--reason", "budget_usd"), ("--tool", "echo", "--until", "2020-01-01"), ("--status", "undoing")):
+        done = await stack.run("runs", *there)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 async def test_a_skipped_step_counts_as_answered_by_hand(stack, client) -> None:

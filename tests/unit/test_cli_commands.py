@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,15 @@ import typer
 
 from triptych.cli.control import amounts
 from triptych.cli.demo import where_to_look_next
+from triptych.cli.exit_codes import ExitCode, of_statuses
+from triptych.cli.filters import since_time
 from triptych.cli.main import COMMANDS, Commands
 from triptych.cli.retain import days
-from triptych.cli.runs import since_time
 from triptych.cli.tally import Tally
-from triptych.client import Address, BrokerInvalidError, DsnInvalidError, Receipt
-from triptych.client.operator import shown
+from triptych.client import RUN_STATUSES, Address, BrokerInvalidError, DsnInvalidError, Receipt
+from triptych.client.operator import OPEN_STATUSES, shown
+from triptych.client.reasons import REASONS
+from triptych.executor.state import RunStatus
 from triptych.schemas import Outcome, OutcomeStatus, Reason
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +75,101 @@ def test_a_database_that_does_not_answer_is_one_line_without_the_password(tmp_pa
     [line] = done.stderr.splitlines()
     assert "127.0.0.1:1/d" in line
     assert "hunter2" not in line
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    done = triptych("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"triptych {version('triptych-cli')}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "said"),
+    [
+        (["runs"], "NoStackError", "triptych up"),
+        (["runs", "--status", "broken"], "FilterUnknownError", "there are: queued, planning"),
+        (["runs", "--no-such-option"], "NoSuchOption", "triptych runs --help"),
+        (["resume", "x", "--extend", "usd=much"], "BadParameter", "above 0"),
+        (["no-such-command"], "UsageError", "no-such-command"),
+        (["outcomes", "--kafka", "127.0.0.1:1"], "KafkaUnreachableError", "does not answer"),
+    ],
+)
+def test_with_json_an_error_is_one_line_of_json(command: list[str], kind: str, said: str, tmp_path: Path) -> None:
+    done = triptych(*command, "--json", cwd=tmp_path)
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    error = json.loads(line)["error"]
+    assert (error["type"], error["exit_code"]) == (kind, done.returncode) == (kind, 2)
+    assert said in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["runs", "--status", "escalated,broken"],
+            "no status is called 'broken'; there are: queued, planning, running",
+        ),
+        (["runs", "--status", "failed", "--status", "Escalated"], "no status is called 'Escalated'"),
+        (["runs", "--error-code", "slow"], "no error code is called 'slow'; there are: invalid_arguments"),
+        (["resume", "--status", "running"], "resume is for runs that are escalated"),
+        (["cancel", "--status", "succeeded"], "cancel is for runs that are queued or planning"),
+        (["cancel"], "name a RUN, or say which by filters"),
+        (["abort", "x", "--reason", "loop"], "name one RUN, or give filters for many"),
+        (["skip", "x", "--dry-run"], "name one RUN, or give filters for many"),
+        (["submit", "--prefix", "a/b", "x.jsonl"], "'a/b' cannot begin the names of topics"),
+        (["up", "--prefix", "Bad Prefix"], "'Bad Prefix' cannot begin the names of topics"),
+        (["topics", "--prefix", "p" * 41], "cannot begin the names of topics"),
+        (["runs", "--since", f"{10**30}d"], "is no time"),
+        (["runs", "--until", "999999d"], "is no time"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line_and_ends_with_2(command: list[str], said: str, tmp_path: Path) -> None:
+    done = triptych(*command, cwd=tmp_path)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert said in line
+
+
+@pytest.mark.parametrize("arguments", [["schemas", "export", "--help"], ["--version"]])
+def test_a_full_disk_is_one_line_and_ends_with_1(arguments: list[str], tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("triptych")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [script, *arguments], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "No space left on device; make room, then try again\n")
+
+
+def test_every_exit_code_stands_in_the_documented_table() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text().partition("## Exit codes")[2].partition("## ")[0]
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)] == [code.value for code in ExitCode]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        (["succeeded", "succeeded"], ExitCode.DONE),
+        (["succeeded", "escalated"], ExitCode.ESCALATED),
+        (["escalated", "failed"], ExitCode.NOT_SUCCEEDED),
+        (["succeeded", "rejected"], ExitCode.NOT_SUCCEEDED),
+        (["cancelled"], ExitCode.NOT_SUCCEEDED),
+        (["dead letter"], ExitCode.NOT_SUCCEEDED),
+    ],
+)
+def test_the_exit_code_of_a_submission_says_what_became_of_its_tasks(statuses: list[str], code: ExitCode) -> None:
+    assert of_statuses(statuses) is code
+
+
+def test_the_statuses_of_filters_are_those_that_a_run_can_have() -> None:
+    assert tuple(RunStatus) == RUN_STATUSES
+    assert {status for status in RunStatus if not status.is_final} == set(OPEN_STATUSES)
+
+
+def test_every_reason_that_the_documentation_explains_can_be_asked_for() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    table = page.partition("| reason | what it means | what helps |")[2].partition("\n\n")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert {code for cell in first_cells for code in re.findall("`([a-z_]+)`", cell)} - {"unmet"} <= set(REASONS)
 
 
 @pytest.mark.parametrize("command", ["runs", "retention", "up", "dev"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from rich.console import Console
 
 from triptych.cli import outcome_table, output, runs, topics
 from triptych.client import RunRow
@@ -20,7 +20,7 @@ LONG_ID = "ticket-of-a-client-who-likes-long-names-" * 5
 @pytest.fixture(params=[80, 160])
 def shown(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """What a terminal of this width shows of a table."""
-    console = Console(width=request.param, force_terminal=False, highlight=False)
+    console = output.SafeConsole(width=request.param, force_terminal=False, highlight=False)
     monkeypatch.setattr(output, "out", console)
 
     def show(table: object) -> str:
@@ -78,14 +78,14 @@ def test_a_table_of_outcomes_shows_every_status_and_figure(shown: Callable[..., 
 
 @pytest.mark.parametrize("task_id", ["ticket-1026", "review-quillfeather", "triptych.tasks:1:13"])
 def test_a_table_of_runs_shows_every_status_and_figure(shown: Callable[..., str], task_id: str) -> None:
-    text = shown(runs._table([run_row(task_id)]))
+    text = shown(runs.runs_table([run_row(task_id)]))
     assert all(figure in text for figure in FIGURES)
 
 
 def test_one_very_long_task_id_folds_and_costs_no_other_column_its_place(shown: Callable[..., str]) -> None:
     for text in (
         shown(outcome_table.outcome_table([outcome(LONG_ID), outcome("b")])),
-        shown(runs._table([run_row(LONG_ID), run_row("b")])),
+        shown(runs.runs_table([run_row(LONG_ID), run_row("b")])),
     ):
         assert text.count("escalated") == 2
         assert text.count("137,439") == 2
@@ -103,3 +103,22 @@ def test_a_table_of_topics_keeps_names_and_lag(shown: Callable[..., str]) -> Non
     )
     text = shown(topics._table([row]))
     assert all(each in text for each in ("triptych.calls.helpdesk", "12,345", "triptych.tool-helpdesk 17"))
+
+
+CONTROLS = "a\x1b]0;title\x07b\x9b2Jc\u202ed\x7f"
+
+
+def test_control_characters_of_a_name_never_reach_the_terminal(shown: Callable[..., str]) -> None:
+    for text in (
+        shown(outcome_table.outcome_table([outcome(CONTROLS)])),
+        shown(runs.runs_table([run_row(CONTROLS)])),
+        shown(f"printed as it is: {CONTROLS}"),
+    ):
+        assert all(character.isprintable() or character == "\n" for character in text)
+        assert r"\x1b" in text
+
+
+def test_control_characters_in_json_are_escapes_that_say_the_same() -> None:
+    written = output.compact({"task_id": CONTROLS}, None)
+    assert written.isprintable()
+    assert json.loads(written) == {"task_id": CONTROLS}

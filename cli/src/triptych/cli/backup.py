@@ -16,7 +16,7 @@ import psycopg
 import typer
 from psycopg import sql
 
-from triptych.cli.options import DEFAULT_DATA, DEFAULT_PREFIX, DataDir
+from triptych.cli.options import DEFAULT_DATA, DEFAULT_PREFIX, DataDir, topic_prefix
 from triptych.cli.output import err
 from triptych.cli.retain import owner_of
 from triptych.cli.stack.control import ask
@@ -26,7 +26,12 @@ from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.postgres import binaries
 from triptych.cli.stack.servers import start_postgres
 
-Prefix = Annotated[str, typer.Option("--prefix", help="The name of the database, which is that of the topics.")]
+Prefix = Annotated[
+    str,
+    typer.Option(
+        "--prefix", parser=topic_prefix, metavar="PREFIX", help="The name of the database, which is that of the topics."
+    ),
+]
 
 
 def backup(

@@ -18,7 +18,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_DATA, DEFAULT_PREFIX, AsJson, ConfigFile, DataDir
+from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_DATA, DEFAULT_PREFIX, AsJson, ConfigFile, DataDir, topic_prefix
 from triptych.cli.output import err, out, print_json
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.control import ask
@@ -36,7 +36,12 @@ _COLOURS = {"ready": "green", "starting": "yellow", "unready": "yellow", "backof
 
 Status = dict[str, Any]
 
-TopicPrefix = Annotated[str, typer.Option("--prefix", help="Topics are PREFIX.noun; the database has this name.")]
+TopicPrefix = Annotated[
+    str,
+    typer.Option(
+        "--prefix", parser=topic_prefix, metavar="PREFIX", help="Topics are PREFIX.noun; the database has this name."
+    ),
+]
 ExistingKafka = Annotated[
     str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Use this Kafka instead of an embedded one.")
 ]

@@ -1,4 +1,4 @@
-"""`triptych cancel|resume|skip|abort`: a person's command to one run.
+"""`triptych cancel|resume|skip|abort`: a person's command to one run, or to all that fit a filter.
 
 A command is published to the run's own partition. What came of it is read back from the journal, so
 that the answer on the terminal is the executor's and not a guess.
@@ -9,11 +9,27 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from pydantic import ValidationError
 
+from triptych.cli.filters import (
+    OfPlaybook,
+    OfTenant,
+    Since,
+    Statuses,
+    Until,
+    WithErrorCode,
+    WithReason,
+    WithTool,
+    statuses,
+)
+from triptych.cli.many import MAX_RUNS, command_many
 from triptych.cli.options import (
     DEFAULT_DATA,
     AsJson,
@@ -28,20 +44,106 @@ from triptych.cli.options import (
     wrong_option,
 )
 from triptych.cli.output import err, out, print_json
-from triptych.client import Address, Client, JournalEntry, Operator, RunOverError, RunRow
-from triptych.schemas import ControlAction, codec
+from triptych.client import Address, Client, JournalEntry, Operator, RunFilter, RunOverError, RunRow
+from triptych.client.operator import OPEN_STATUSES
+from triptych.schemas import Control, ControlAction, codec
 
 _ANSWER_TIMEOUT_S = 15.0
 _POLL_S = 0.1
+_ESCALATED = ("escalated",)
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or a task id.")]
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]", help="A run id, the beginning of one, or a task id; or else filters.", show_default=False
+    ),
+]
 Note = Annotated[str, typer.Option(help="Why; it is kept in the run's journal.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="With filters: only show which runs fit.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="With filters: do not ask.")]
 BUDGETS = ("steps", "tool_calls", "tokens", "usd", "wall_ms", "replans")
 
 
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which stack is meant, and how it is answered."""
+
+    data: Path
+    kafka: str | None
+    prefix: str | None
+    postgres: str | None
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """The runs that are meant: one by its name, or those that fit."""
+
+    run: str | None
+    status: list[str] | None
+    playbook: str | None
+    tenant: str | None
+    reason: str | None
+    tool: str | None
+    error_code: str | None
+    since: datetime | None
+    until: datetime | None
+    dry_run: bool
+    yes: bool
+
+    def filter(self, action: ControlAction) -> RunFilter | None:
+        """The filter, or None where one run is named."""
+        names = (
+            self.status,
+            self.playbook,
+            self.tenant,
+            self.reason,
+            self.tool,
+            self.error_code,
+            self.since,
+            self.until,
+        )
+        has_filter = any(each is not None for each in names)
+        if self.run is not None and (has_filter or self.dry_run or self.yes):
+            raise typer.BadParameter("name one RUN, or give filters for many; not both")
+        if self.run is not None:
+            return None
+        if not has_filter:
+            raise typer.BadParameter(
+                f"name a RUN, or say which by filters: triptych {action.value} --reason tool_unavailable"
+            )
+        possible = OPEN_STATUSES if action is ControlAction.CANCEL else _ESCALATED
+        wanted = RunFilter(
+            statuses=statuses(self.status) or possible,
+            playbook=self.playbook,
+            tenant=self.tenant,
+            reason=self.reason,
+            tool=self.tool,
+            error_code=self.error_code,
+            since=self.since,
+            until=self.until,
+            limit=MAX_RUNS,
+        )
+        if impossible := [each for each in wanted.statuses if each not in possible]:
+            raise typer.BadParameter(
+                f"--status {impossible[0]}: {action.value} is for runs that are {' or '.join(possible)}"
+            )
+        return wanted
+
+
 def cancel(
-    run: RunArgument,
+    run: RunArgument = None,
     *,
+    status: Statuses = None,
+    playbook: OfPlaybook = None,
+    tenant: OfTenant = None,
+    reason: WithReason = None,
+    tool: WithTool = None,
+    error_code: WithErrorCode = None,
+    since: Since = None,
+    until: Until = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     note: Note = "",
     principal: Principal = None,
     data: DataDir = DEFAULT_DATA,
@@ -50,18 +152,28 @@ def cancel(
     postgres: Postgres = None,
     as_json: AsJson = False,
 ) -> None:
-    """Stop a run. What is under way is not waited for."""
+    """Stop a run, or all that fit the filters. What is under way is not waited for."""
+    which = Which(run, status, playbook, tenant, reason, tool, error_code, since, until, dry_run, yes)
     command = {"principal": principal_of(principal), "note": note}
-    address, dsn = broker(data, kafka, prefix), database(data, postgres)
-    _report(asyncio.run(_send(address, dsn, run, ControlAction.CANCEL, command)), as_json=as_json)
+    _command(which, Where(data, kafka, prefix, postgres, as_json), ControlAction.CANCEL, command)
 
 
 def resume(
-    run: RunArgument,
+    run: RunArgument = None,
     *,
     extend: Annotated[
         list[str] | None, typer.Option(metavar="BUDGET=AMOUNT", help="More of a budget, for example usd=0.5.")
     ] = None,
+    status: Statuses = None,
+    playbook: OfPlaybook = None,
+    tenant: OfTenant = None,
+    reason: WithReason = None,
+    tool: WithTool = None,
+    error_code: WithErrorCode = None,
+    since: Since = None,
+    until: Until = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     note: Note = "",
     principal: Principal = None,
     data: DataDir = DEFAULT_DATA,
@@ -70,19 +182,29 @@ def resume(
     postgres: Postgres = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take up an escalated run where it stopped, with fresh attempts."""
+    """Take up an escalated run, or all that fit the filters, where they stopped, with fresh attempts."""
+    which = Which(run, status, playbook, tenant, reason, tool, error_code, since, until, dry_run, yes)
     command = {"principal": principal_of(principal), "note": note, "extend": amounts(extend or [])}
-    address, dsn = broker(data, kafka, prefix), database(data, postgres)
-    _report(asyncio.run(_send(address, dsn, run, ControlAction.RESUME, command)), as_json=as_json)
+    _command(which, Where(data, kafka, prefix, postgres, as_json), ControlAction.RESUME, command)
 
 
 def skip(
-    run: RunArgument,
+    run: RunArgument = None,
     *,
     step: Annotated[str | None, typer.Option(help="The step; the one that stopped the run when left out.")] = None,
     answer: Annotated[
         str | None, typer.Option("--answer", metavar="JSON", help="What the step is taken to have answered.")
     ] = None,
+    status: Statuses = None,
+    playbook: OfPlaybook = None,
+    tenant: OfTenant = None,
+    reason: WithReason = None,
+    tool: WithTool = None,
+    error_code: WithErrorCode = None,
+    since: Since = None,
+    until: Until = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     note: Note = "",
     principal: Principal = None,
     data: DataDir = DEFAULT_DATA,
@@ -91,17 +213,27 @@ def skip(
     postgres: Postgres = None,
     as_json: AsJson = False,
 ) -> None:
-    """Treat a step of an escalated run as done, and go on."""
+    """Treat a step of an escalated run, or of all that fit the filters, as done, and go on."""
+    which = Which(run, status, playbook, tenant, reason, tool, error_code, since, until, dry_run, yes)
     command = {"principal": principal_of(principal), "note": note, "step": step, "data": _json(answer)}
-    address, dsn = broker(data, kafka, prefix), database(data, postgres)
-    _report(asyncio.run(_send(address, dsn, run, ControlAction.SKIP, command)), as_json=as_json)
+    _command(which, Where(data, kafka, prefix, postgres, as_json), ControlAction.SKIP, command)
 
 
 def abort(
-    run: RunArgument,
+    run: RunArgument = None,
     *,
-    note: Note = "",
     undo: Annotated[bool, typer.Option("--undo", help="Undo first what it has written, the latest first.")] = False,
+    status: Statuses = None,
+    playbook: OfPlaybook = None,
+    tenant: OfTenant = None,
+    reason: WithReason = None,
+    tool: WithTool = None,
+    error_code: WithErrorCode = None,
+    since: Since = None,
+    until: Until = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    note: Note = "",
     principal: Principal = None,
     data: DataDir = DEFAULT_DATA,
     kafka: Kafka = None,
@@ -109,10 +241,29 @@ def abort(
     postgres: Postgres = None,
     as_json: AsJson = False,
 ) -> None:
-    """End an escalated run as failed."""
+    """End an escalated run, or all that fit the filters, as failed."""
+    which = Which(run, status, playbook, tenant, reason, tool, error_code, since, until, dry_run, yes)
     command = {"principal": principal_of(principal), "note": note, "undo": undo}
-    address, dsn = broker(data, kafka, prefix), database(data, postgres)
-    _report(asyncio.run(_send(address, dsn, run, ControlAction.ABORT, command)), as_json=as_json)
+    _command(which, Where(data, kafka, prefix, postgres, as_json), ControlAction.ABORT, command)
+
+
+def _command(which: Which, where: Where, action: ControlAction, command: dict[str, Any]) -> None:
+    wanted = which.filter(action)
+    address, dsn = broker(where.data, where.kafka, where.prefix), database(where.data, where.postgres)
+    if wanted is None:
+        assert which.run is not None  # noqa: S101 - one or the other is given
+        _report(asyncio.run(_send(address, dsn, which.run, action, command)), as_json=where.as_json)
+        return
+    _check(action, command)
+    command_many(address, dsn, wanted, action, command, dry_run=which.dry_run, yes=which.yes, as_json=where.as_json)
+
+
+def _check(action: ControlAction, command: dict[str, Any]) -> None:
+    """Refuse a wrong option once, before anything is sent."""
+    try:
+        Control(command_id="check", run_id=UUID(int=0), action=action, **command)
+    except ValidationError as error:
+        raise wrong_option(error) from None
 
 
 def amounts(pairs: list[str]) -> dict[str, float]:

@@ -1,14 +1,17 @@
 """The `triptych` command: one line on standard error for what went wrong, and never a traceback.
 
-Exit codes: 0 done, 1 it could not be done, 2 it was not asked for rightly or there is no stack.
+With `--json` that line is JSON. What the exit codes mean stands in `exit_codes.py`.
 """
 
 from __future__ import annotations
 
+import errno
+import importlib.metadata
 import logging
+import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -79,8 +82,19 @@ app = typer.Typer(
 )
 
 
+def _print_version(is_asked: bool) -> None:  # noqa: FBT001 - typer gives it
+    if is_asked:
+        typer.echo(f"triptych {importlib.metadata.version('triptych-cli')}")
+        raise typer.Exit
+
+
 @app.callback()
-def triptych() -> None:
+def triptych(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     """Run agents as an event-driven pipeline: publish a task, get an outcome."""
 
 
@@ -89,17 +103,58 @@ def main() -> None:
     # aiokafka reports to its log what it also raises; people get the error, once.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
-        app()
+        # A command gives nothing, and typer the code of what ended it early.
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()
     except TriptychError as error:
-        sys.exit(_told(error))
+        code = _tell(error, str(error), _code_of(error))
+    except typer.TyperException as error:
+        code = _tell(error, _usage(error), error.exit_code)
+    except typer.Abort as error:
+        code = _tell(error, "Not done: it was not confirmed.", 1)
+    except OSError as error:
+        code = _tell(error, _system_error(error), 1)
+    sys.exit(code)
 
 
-def _told(error: TriptychError) -> int:
-    from triptych.cli.output import err  # noqa: PLC0415 - as below
-    from triptych.client import (  # noqa: PLC0415 - most commands end well, and many need no client
+def _tell(error: BaseException, message: str, code: int) -> int:
+    """Say what went wrong, and give the exit code."""
+    from triptych.cli.output import err, print_error  # noqa: PLC0415 - most commands end well
+
+    if "--json" in sys.argv:
+        print_error({"error": {"type": type(error).__name__, "message": message, "exit_code": code}})
+    elif message:
+        err.print(message, style="red", markup=False, soft_wrap=True)
+    return code
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What is wrong with what was asked, and where the help is."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if context is None or type(error).__name__ == "NoArgsIsHelpError":
+        return message
+    return f"{message.rstrip('.')}. See `{context.command_path} --help`"
+
+
+def _system_error(error: OSError) -> str:
+    """What the operating system says, with the file that it says it of."""
+    if error.errno == errno.ENOSPC:
+        # What could not be written is tried once more when the interpreter ends; nobody wants to hear it twice.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    what = error.strerror or str(error) or type(error).__name__
+    where = f"{error.filename}: " if error.filename is not None else ""
+    cure = "; make room, then try again" if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
+    return f"{where}{what}{cure}"
+
+
+def _code_of(error: TriptychError) -> int:
+    from triptych.cli.exit_codes import ExitCode  # noqa: PLC0415 - as above
+    from triptych.client import (  # noqa: PLC0415 - many commands need no client
         BrokerInvalidError,
         DatabaseUnreachableError,
         DsnInvalidError,
+        FilterUnknownError,
         KafkaUnreachableError,
         NoStackError,
         TopicMissingError,
@@ -110,10 +165,10 @@ def _told(error: TriptychError) -> int:
         NoStackError,
         BrokerInvalidError,
         DsnInvalidError,
+        FilterUnknownError,
         KafkaUnreachableError,
         DatabaseUnreachableError,
         TopicMissingError,
         ConfigurationError,
     )
-    err.print(str(error), style="red", markup=False, soft_wrap=True)
-    return 2 if isinstance(error, nothing_there) else 1
+    return ExitCode.NOT_ASKED_RIGHTLY if isinstance(error, nothing_there) else ExitCode.FAILED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +15,28 @@ from pydantic import ValidationError
 from triptych.cli.stack.layout import Layout
 from triptych.client import Address, NoStackError
 
+_PREFIX = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+
+
+def topic_prefix(text: str) -> str:
+    """The beginning of the names of topics and of roles of the database; both bound what it may be."""
+    if not _PREFIX.fullmatch(text):
+        raise typer.BadParameter(
+            f"{text!r} cannot begin the names of topics; use 1 to 40 of a-z, 0-9, _ and -, a letter first"
+        )
+    return text
+
+
 DataDir = Annotated[Path, typer.Option("--data", metavar="DIR", help="The data directory of the stack.")]
 Kafka = Annotated[
     str | None, typer.Option("--kafka", metavar="HOST:PORT", help="This broker, instead of the one of --data.")
 ]
-Prefix = Annotated[str | None, typer.Option("--prefix", help="The topics' prefix, instead of the one of --data.")]
+Prefix = Annotated[
+    str | None,
+    typer.Option(
+        "--prefix", parser=topic_prefix, metavar="PREFIX", help="The topics' prefix, instead of the one of --data."
+    ),
+]
 Postgres = Annotated[
     str | None,
     typer.Option("--postgres", metavar="DSN", help="The operator's database, instead of the one of --data."),

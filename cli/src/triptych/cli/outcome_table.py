@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from triptych.cli.output import duration, is_narrow, status_text, usd
+from triptych.cli.output import duration, is_narrow, name_text, status_text, usd
 from triptych.cli.tally import Submitted, Tally
 from triptych.schemas import Outcome, Reason
 
@@ -20,7 +20,7 @@ def outcome_table(outcomes: Iterable[Outcome]) -> Table:
     """Outcomes as they came."""
     table = _empty()
     for outcome in outcomes:
-        table.add_row(Text(outcome.task_id), *_cells(outcome))
+        table.add_row(name_text(outcome.task_id), *_cells(outcome))
     return table
 
 
@@ -64,7 +64,7 @@ def _empty() -> Table:
 
 
 def _name(line: Submitted) -> Text:
-    return Text(line.key[1] if line.key else f"(line {line.number})")
+    return name_text(line.key[1] if line.key else f"(line {line.number})")
 
 
 def _line_cells(line: Submitted) -> list[str | Text]:
@@ -92,4 +92,4 @@ def _cells(outcome: Outcome) -> list[str | Text]:
 
 def _said(reason: Reason) -> Text:
     """A reason as it fits the table. It may quote what somebody sent, so it is never read as markup."""
-    return Text(reason.code if is_narrow() else f"{reason.code}: {reason.message}")
+    return name_text(reason.code if is_narrow() else f"{reason.code}: {reason.message}")

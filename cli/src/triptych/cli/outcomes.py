@@ -9,7 +9,7 @@ import typer
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker
 from triptych.cli.outcome_table import outcome_table
-from triptych.cli.output import duration, err, out, print_json, status_text
+from triptych.cli.output import duration, err, name_text, out, print_json, status_text
 from triptych.client import Address, Client
 from triptych.schemas import Outcome
 
@@ -52,9 +52,9 @@ async def _follow(address: Address, tenant: str | None, *, as_json: bool) -> Non
             continue
         out.print(
             status_text(outcome.status.value),
-            outcome.task_id,
-            outcome.run_id or "",
-            outcome.reason.code,
+            name_text(outcome.task_id),
+            str(outcome.run_id or ""),
+            name_text(outcome.reason.code),
             duration(outcome.usage.wall_ms),
             sep="  ",
             soft_wrap=True,

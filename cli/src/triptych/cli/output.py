@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
+from triptych.kernel.visible import CONTROL, on_one_line, visible
 from triptych.schemas import codec
 
 _FILE_WIDTH = 160
 """A file or a pipe has no width of its own; what is written there is read by eye or by grep."""
 
+
+class SafeConsole(Console):
+    """A console to which nothing that others wrote can say more than text: control characters are shown as escapes."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As that of rich, which is the one way to the terminal."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 _out_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
-out = Console(highlight=False, width=_out_width)
-err = Console(stderr=True, highlight=False)
+out = SafeConsole(highlight=False, width=_out_width)
+err = SafeConsole(stderr=True, highlight=False)
 
 NARROW = 120
 """Below this many columns a table shows what a person needs first, and each figure of that whole."""
@@ -52,8 +66,25 @@ def print_json(value: Any) -> None:
     out.file.flush()
 
 
+def print_error(value: Any) -> None:
+    """One JSON value on one line of standard error."""
+    err.file.write(_text(value) + "\n")
+    err.file.flush()
+
+
 def _text(value: Any) -> str:
-    return codec.encode(value, limits=codec.STORED, default=_encode).decode()
+    """JSON in which a terminal finds nothing to obey. Outside of texts JSON has none of these characters."""
+    text = codec.encode(value, limits=codec.STORED, default=_encode).decode()
+    return CONTROL.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+def name_text(name: str) -> Text:
+    """A name that somebody else chose, on one line."""
+    return Text(on_one_line(name))
 
 
 def _encode(value: object) -> bytes:

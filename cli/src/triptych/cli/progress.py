@@ -15,6 +15,7 @@ from rich.text import Text
 from triptych.cli.output import STYLES, duration, err, status_text
 from triptych.cli.tally import Tally
 from triptych.client import Feed
+from triptych.kernel.visible import on_one_line
 from triptych.schemas import DeadLetter, Outcome
 
 _NEWEST = 6
@@ -82,6 +83,8 @@ async def watch(feed: Feed, tally: Tally, timeout_s: float) -> None:
 def _line(message: Outcome | DeadLetter) -> Text:
     if isinstance(message, DeadLetter):
         place = f"{message.topic}[{message.partition}]@{message.offset}"
-        return Text.assemble("  ", ("dead letter", "magenta"), f"  {place}  {message.reason.code}")
+        return Text.assemble("  ", ("dead letter", "magenta"), on_one_line(f"  {place}  {message.reason.code}"))
     took = duration(message.usage.wall_ms)
-    return Text.assemble("  ", status_text(message.status.value), f"  {message.task_id}  {message.reason.code}  {took}")
+    return Text.assemble(
+        "  ", status_text(message.status.value), on_one_line(f"  {message.task_id}  {message.reason.code}  {took}")
+    )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
@@ -12,44 +11,35 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from triptych.cli.filters import (
+    OfPlaybook,
+    OfTenant,
+    Since,
+    Statuses,
+    Until,
+    WithErrorCode,
+    WithReason,
+    WithTool,
+    statuses,
+)
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Postgres, database
-from triptych.cli.output import duration, err, is_narrow, local_time, out, print_json, status_text, usd
+from triptych.cli.output import duration, err, is_narrow, local_time, name_text, out, print_json, status_text, usd
 from triptych.client import Operator, RunFilter, RunRow
 
-_AGO = re.compile(r"(\d+)\s*([smhd])")
 _WIDE = 150
 """From this many columns on there is room for the run id, its time, tenant and playbook."""
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-def since_time(text: str) -> datetime:
-    """A moment: `90s`, `15m`, `2h`, `7d` ago, or an ISO 8601 time (local when it has no offset)."""
-    if ago := _AGO.fullmatch(text.strip()):
-        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; write 15m, 2h, 7d or 2026-01-31T12:00") from None
 
 
 def runs(
     *,
-    status: Annotated[str | None, typer.Option(help="For example running, escalated, succeeded, failed.")] = None,
-    playbook: Annotated[str | None, typer.Option(help="Runs of this playbook.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Runs of this tenant.")] = None,
-    reason: Annotated[str | None, typer.Option(help="Runs with this reason code, for example budget_usd.")] = None,
-    tool: Annotated[
-        str | None, typer.Option(help="Runs with a step of this tool or operation: helpdesk, helpdesk.create_ticket.")
-    ] = None,
-    error_code: Annotated[
-        str | None, typer.Option(help="Runs with a step that ended with this error, for example timeout.")
-    ] = None,
-    since: Annotated[
-        datetime | None, typer.Option(parser=since_time, metavar="TIME", help="Admitted since: 15m, 2h, or a time.")
-    ] = None,
-    until: Annotated[
-        datetime | None, typer.Option(parser=since_time, metavar="TIME", help="Admitted before: 15m, 2h, or a time.")
-    ] = None,
+    status: Statuses = None,
+    playbook: OfPlaybook = None,
+    tenant: OfTenant = None,
+    reason: WithReason = None,
+    tool: WithTool = None,
+    error_code: WithErrorCode = None,
+    since: Since = None,
+    until: Until = None,
     older_than: Annotated[
         UUID | None, typer.Option(metavar="RUN", help="The next page: what comes after this run id.")
     ] = None,
@@ -60,7 +50,7 @@ def runs(
 ) -> None:
     """List runs, newest first. With --tool and --error-code, one step must fit both."""
     wanted = RunFilter(
-        statuses=(status,) if status else (),
+        statuses=statuses(status),
         playbook=playbook,
         tenant=tenant,
         reason=reason,
@@ -78,17 +68,20 @@ def runs(
     if not found:
         err.print("no runs" if wanted == RunFilter(limit=limit) else "no runs fit these filters")
         return
-    out.print(_table(found))
+    out.print(runs_table(found))
     if len(found) == limit:
         err.print(f"{limit} runs; what is older: --older-than {found[-1].run_id}", style="dim", soft_wrap=True)
 
 
 async def _read(dsn: str, wanted: RunFilter) -> list[RunRow]:
     async with Operator.connect(dsn) as operator:
-        return await operator.runs(wanted)
+        found = await operator.runs(wanted)
+        if not found:
+            await operator.check(wanted)
+        return found
 
 
-def _table(found: list[RunRow]) -> Table:
+def runs_table(found: Sequence[RunRow]) -> Table:
     """The status and every figure whole; names of one's own choice fold. A narrow table knows runs by their task."""
     narrow = is_narrow(_WIDE)
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
@@ -105,13 +98,13 @@ def _table(found: list[RunRow]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for run in found:
         wall_ms = ((run.finished_at or run.updated_at) - run.started_at).total_seconds() * 1000
-        names: list[str | Text] = [str(run.run_id), local_time(run.started_at), Text(run.tenant)]
+        names: list[str | Text] = [str(run.run_id), local_time(run.started_at), name_text(run.tenant)]
         table.add_row(
             *([] if narrow else names),
-            Text(run.task_id),
-            *([] if narrow else [run.playbook]),
+            name_text(run.task_id),
+            *([] if narrow else [name_text(run.playbook)]),
             status_text(run.status),
-            Text(run.reason_code or ""),
+            name_text(run.reason_code or ""),
             str(run.steps_used),
             str(run.tool_calls),
             f"{run.tokens:,}",

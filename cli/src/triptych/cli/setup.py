@@ -14,7 +14,7 @@ import psycopg
 import typer
 from psycopg.conninfo import conninfo_to_dict
 
-from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_PREFIX, AsJson, ConfigFile
+from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_PREFIX, AsJson, ConfigFile, topic_prefix
 from triptych.cli.output import err, print_json
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.topics import create_topics
@@ -46,7 +46,10 @@ def setup(
         ),
     ] = Path("/run/roles"),
     prefix: Annotated[
-        str, typer.Option(envvar="TRIPTYCH_TOPIC_PREFIX", help="Topics are PREFIX.noun.")
+        str,
+        typer.Option(
+            parser=topic_prefix, metavar="PREFIX", envvar="TRIPTYCH_TOPIC_PREFIX", help="Topics are PREFIX.noun."
+        ),
     ] = DEFAULT_PREFIX,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
+from triptych.cli.exit_codes import of_statuses
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker, wrong_option
 from triptych.cli.outcome_table import tally_json, tally_table
-from triptych.cli.output import err, out, print_json
+from triptych.cli.output import err, name_text, out, print_json
 from triptych.cli.progress import watch
 from triptych.cli.tally import Tally, lines_of
 from triptych.client import Address, Client
+from triptych.kernel.errors import TriptychError
 from triptych.schemas import Task, codec
+
+
+class NotSettledError(TriptychError):
+    """Some tasks have no outcome in time."""
+
+    def __init__(self, waiting: int, timeout_s: float) -> None:
+        self.waiting, self.timeout_s = waiting, timeout_s
+        super().__init__(f"{waiting} without an outcome after {timeout_s:g} s; they go on: see `triptych runs`")
 
 
 def submit(
@@ -56,12 +67,11 @@ def submit(
         err.print(f"published {len(tally.lines)}; `triptych outcomes --follow` shows what becomes of them")
         for line in tally.runs:
             if line.key:
-                out.print(line.key[1])
+                out.print(name_text(line.key[1]))
     if wait and tally.waiting:
-        err.print(
-            f"{tally.waiting} without an outcome after {timeout_s:g} s; they go on: see `triptych runs`", style="red"
-        )
-        raise typer.Exit(1)
+        raise NotSettledError(tally.waiting, timeout_s)
+    if wait:
+        raise typer.Exit(of_statuses(line.status for line in tally.runs))
 
 
 async def _submit(address: Address, values: list[bytes], timeout_s: float | None) -> Tally:
@@ -74,10 +84,8 @@ async def _submit(address: Address, values: list[bytes], timeout_s: float | None
             return Tally.of(values, await client.submit_raw(values))
         async with client.feed(dead_letters=True, from_start=True) as feed:
             tally = Tally.of(values, await client.submit_raw(values))
-            try:
+            with suppress(TimeoutError):  # the tally says what is still waited for
                 await watch(feed, tally, timeout_s)
-            except TimeoutError:
-                err.print("time is up", style="red")
             return tally
 
 

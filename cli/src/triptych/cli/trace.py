@@ -14,9 +14,10 @@ from rich.text import Text
 
 from triptych.cli.branches import folded, folded_steps, with_branches
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Postgres, database
-from triptych.cli.output import duration, is_narrow, local_time, out, print_json, status_text, usd
+from triptych.cli.output import duration, is_narrow, local_time, name_text, out, print_json, status_text, usd
 from triptych.cli.story import Line, StepCost, tell
 from triptych.client import JournalEntry, Operator, RunRow, StepRow
+from triptych.kernel.visible import on_one_line
 
 _COLOURS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_magenta", "bright_blue")
 _VALUE_WIDTH = 160
@@ -72,16 +73,16 @@ def _print_header(found: Trace) -> None:
     table.add_column()
     status = status_text(run.status)
     if run.reason_code:
-        status = Text.assemble(status, f"  {run.reason_code}: {run.reason_message}")
+        status = Text.assemble(status, on_one_line(f"  {run.reason_code}: {run.reason_message}"))
     table.add_row("run", Text(str(run.run_id), style="bold"))
     table.add_row("status", status)
-    table.add_row("task", Text(f"{run.task_id}  (tenant {run.tenant}, for {run.principal})"))
-    table.add_row("playbook", Text(f"{run.playbook}@{run.playbook_version}, plan revision {run.revision}"))
+    table.add_row("task", name_text(f"{run.task_id}  (tenant {run.tenant}, for {run.principal})"))
+    table.add_row("playbook", name_text(f"{run.playbook}@{run.playbook_version}, plan revision {run.revision}"))
     if run.parent_run_id:
         table.add_row("parent", Text(f"{run.parent_run_id}, whose budgets it draws on"))
     for number, child in enumerate(found.children):
-        reason = f"  {child.reason_code}: {child.reason_message}" if child.reason_code else ""
-        told = Text.assemble(str(child.run_id), f"  {child.playbook}  ", status_text(child.status), reason)
+        reason = on_one_line(f"  {child.reason_code}: {child.reason_message}") if child.reason_code else ""
+        told = Text.assemble(str(child.run_id), on_one_line(f"  {child.playbook}  "), status_text(child.status), reason)
         table.add_row("" if number else "children", told)
     table.add_row("started", Text(f"{local_time(run.started_at)}, took {duration(wall_ms)}"))
     used = [
@@ -116,9 +117,9 @@ def _print_timeline(lines: list[Line], start: datetime) -> None:
 
 def _print_line(line: Line, start: datetime, name: str, colour: str) -> None:
     offset = f"+{(line.at - start).total_seconds():.3f}s".rjust(10)
-    _say(Text.assemble((offset, "dim"), "  ", (name, colour), "  "), Text(line.text, line.tone))
+    _say(Text.assemble((offset, "dim"), "  ", (name, colour), "  "), Text(on_one_line(line.text), line.tone))
     for detail in line.details:
-        _say(Text(" " * (len(offset) + len(name) + 7)), Text(detail, "dim"))
+        _say(Text(" " * (len(offset) + len(name) + 7)), Text(on_one_line(detail), "dim"))
 
 
 def _say(margin: Text, text: Text) -> None:
@@ -150,8 +151,8 @@ def _print_steps(steps: list[StepRow], costs: dict[str, StepCost]) -> None:
         if step.error_code:
             status = Text.assemble(status, f" ({step.error_code})")
         table.add_row(
-            step.step_id,
-            step.operation,
+            name_text(step.step_id),
+            name_text(step.operation),
             status,
             str(step.attempts),
             took,

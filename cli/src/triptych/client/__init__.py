@@ -17,6 +17,7 @@ from triptych.client.errors import (
     ClientError,
     DatabaseUnreachableError,
     DsnInvalidError,
+    FilterUnknownError,
     KafkaUnreachableError,
     NoOutcomeError,
     NoStackError,
@@ -28,9 +29,10 @@ from triptych.client.errors import (
     TopicMissingError,
 )
 from triptych.client.feed import Feed
-from triptych.client.operator import JournalEntry, Operator, RunFilter, RunRow, StepRow
+from triptych.client.operator import RUN_STATUSES, JournalEntry, Operator, RunFilter, RunRow, StepRow
 
 __all__ = [
+    "RUN_STATUSES",
     "Address",
     "BrokerInvalidError",
     "Client",
@@ -38,6 +40,7 @@ __all__ = [
     "DatabaseUnreachableError",
     "DsnInvalidError",
     "Feed",
+    "FilterUnknownError",
     "JournalEntry",
     "KafkaUnreachableError",
     "NoOutcomeError",

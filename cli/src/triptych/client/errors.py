@@ -8,6 +8,9 @@ from uuid import UUID
 
 from triptych.kernel.errors import TriptychError
 
+_SHOWN_MAX = 60
+"""So many names are listed in a message."""
+
 
 class ClientError(TriptychError):
     """Base of the client's errors."""
@@ -119,3 +122,12 @@ class RunOverError(ClientError):
     def __init__(self, run_id: UUID, status: str, action: str) -> None:
         self.run_id, self.status, self.action = run_id, status, action
         super().__init__(f"run {run_id} is over ({status}), so there is nothing to {action}; submit a new task")
+
+
+class FilterUnknownError(ClientError):
+    """A filter names what does not exist, so nothing can fit it."""
+
+    def __init__(self, name: str, value: str, known: Sequence[str]) -> None:
+        self.name, self.value, self.known = name, value, tuple(known)
+        shown = [*known[:_SHOWN_MAX], *(["..."] if len(known) > _SHOWN_MAX else [])]
+        super().__init__(f"no {name} is called {value!r}; there are: {', '.join(shown) or 'none yet'}")

@@ -7,7 +7,7 @@ as `Client.control`.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,10 +17,17 @@ from uuid import UUID
 
 import asyncpg
 
-from triptych.client.errors import DatabaseUnreachableError, DsnInvalidError, RunAmbiguousError, RunNotFoundError
+from triptych.client.errors import (
+    DatabaseUnreachableError,
+    DsnInvalidError,
+    FilterUnknownError,
+    RunAmbiguousError,
+    RunNotFoundError,
+)
+from triptych.client.reasons import REASONS
 from triptych.kernel.database import Queries
 from triptych.kernel.run_ids import ids_admitted
-from triptych.schemas import Json, Playbook, codec
+from triptych.schemas import ErrorCode, Json, Playbook, codec
 
 _QUERIES = Queries.load("triptych.client", "operator.sql")
 _MAX_CANDIDATES = 10
@@ -37,6 +44,14 @@ _ID_DIGITS = 32
 _NO_ID = UUID(int=0)
 _RUN_ID_START = re.compile(r"[0-9a-f]{6,32}")
 """Six digits or more: fewer are more likely to be a task id."""
+
+
+RUN_STATUSES = (
+    "queued", "planning", "running", "reviewing", "escalated", "undoing", "succeeded", "failed", "cancelled",
+)  # fmt: skip
+"""How a run can stand; the last three are final."""
+OPEN_STATUSES = RUN_STATUSES[:-3]
+"""Those of runs that are not over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +74,14 @@ class RunFilter:
     older_than: UUID | None = None
     """Only runs that come after this one in the list: the last run of a page asks for the next."""
     limit: int = 50
+
+    def __post_init__(self) -> None:
+        """Raises FilterUnknownError for a status or an error code that there is not."""
+        for status in self.statuses:
+            if status not in RUN_STATUSES:
+                raise FilterUnknownError("status", status, RUN_STATUSES)
+        if self.error_code is not None and self.error_code not in tuple(ErrorCode):
+            raise FilterUnknownError("error code", self.error_code, tuple(ErrorCode))
 
     @property
     def ids(self) -> tuple[UUID, UUID]:
@@ -126,7 +149,8 @@ async def operator_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection under the operator's role.
 
     Raises:
-        DatabaseUnreachableError: the server does not answer, refuses the role, or is not the database of a stack.
+        DatabaseUnreachableError: the server does not answer, refuses the role, fails at a query, or is not the database
+            of a stack.
         DsnInvalidError: this is no DSN.
     """
     where = shown(dsn)
@@ -136,7 +160,7 @@ async def operator_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
         raise DatabaseUnreachableError(where, error) from error
     try:
         yield connection
-    except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError) as error:
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise DatabaseUnreachableError(where, error) from error
     finally:
         await connection.close()
@@ -170,6 +194,31 @@ class Operator:
         else:
             records = await self._connection.fetch(_QUERIES["runs"], *of_run)
         return [_run(record) for record in records]
+
+    async def check(self, wanted: RunFilter) -> None:
+        """Tell a filter that nothing fits at the moment from one that nothing can fit.
+
+        Raises:
+            FilterUnknownError: it names a tenant, playbook, reason or tool that neither a run nor a playbook has.
+        """
+        tool, _, operation = (wanted.tool or "").partition(".")
+        asked = [
+            ("tenant", wanted.tenant, (wanted.tenant,)),
+            ("playbook", wanted.playbook, (wanted.playbook,)),
+            ("reason", wanted.reason, (wanted.reason, list(REASONS))),
+            ("tool", wanted.tool, (tool, wanted.tool if operation else None)),
+        ]
+        for name, value, arguments in asked:
+            if value is not None and not await self._connection.fetchval(_QUERIES[f"is_{name}"], *arguments):
+                known = {row[0] for row in await self._connection.fetch(_QUERIES[f"known_{name}s"])}
+                raise FilterUnknownError(name, value, sorted({*known, *REASONS} if name == "reason" else known))
+
+    async def command_answers(
+        self, run_ids: Sequence[UUID], command_ids: Sequence[str], since: datetime
+    ) -> list[tuple[UUID, JournalEntry]]:
+        """The events that answer these commands, which were sent at `since` or later."""
+        records = await self._connection.fetch(_QUERIES["command_answers"], list(run_ids), list(command_ids), since)
+        return [(UUID(int=record["run_id"].int), _entry(record)) for record in records]
 
     async def run(self, reference: str) -> RunRow:
         """The one run that is meant by its id, an unambiguous beginning of its id, or its task id.
@@ -218,10 +267,12 @@ class Operator:
 
     async def journal(self, run_id: UUID) -> list[JournalEntry]:
         """Every event of a run, in order."""
-        return [
-            JournalEntry(record["seq"], record["type"], record["at"], codec.decode(record["data"], limits=codec.STORED))
-            for record in await self._connection.fetch(_QUERIES["journal"], run_id)
-        ]
+        return [_entry(record) for record in await self._connection.fetch(_QUERIES["journal"], run_id)]
+
+
+def _entry(record: asyncpg.Record) -> JournalEntry:
+    data = codec.decode(record["data"], limits=codec.STORED)
+    return JournalEntry(record["seq"], record["type"], record["at"], data)
 
 
 def _run(record: asyncpg.Record) -> RunRow:

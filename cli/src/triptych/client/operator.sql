@@ -84,3 +84,45 @@ order by started_at nulls last, step_id
 
 -- name: journal
 select seq, type, at, data from executor.journal where run_id = $1 order by seq
+
+-- name: is_tenant
+select exists (select from executor.runs where tenant = $1)
+
+-- name: known_tenants
+select distinct tenant from (select tenant from executor.runs order by run_id desc limit 10000) newest
+
+-- name: is_playbook
+select exists (select from executor.playbooks where name = $1)
+
+-- name: known_playbooks
+select distinct name from executor.playbooks
+
+-- name: is_reason
+-- One of the executor's own, one that a playbook declares, or one that a run has.
+select $1 = any ($2::text[])
+    or exists (
+        select from executor.playbooks, jsonb_path_query(definition, '$.**.unmet.code') code where code #>> '{}' = $1
+    )
+    or exists (select from executor.runs where reason_code = $1)
+
+-- name: known_reasons
+select distinct code #>> '{}' from executor.playbooks, jsonb_path_query(definition, '$.**.unmet.code') code
+
+-- name: is_tool
+-- A tool, or an operation of one, that a playbook may call or a run has called.
+select exists (
+        select from executor.playbooks, jsonb_array_elements_text(definition -> 'tools') allowed
+        where case when allowed like '%.*' or $2::text is null then split_part(allowed, '.', 1) = $1 else allowed = $2 end
+    )
+    or exists (
+        select from executor.steps where split_part(operation, '.', 1) = $1 and ($2 is null or operation = $2)
+    )
+
+-- name: known_tools
+select distinct allowed from executor.playbooks, jsonb_array_elements_text(definition -> 'tools') allowed
+
+-- name: command_answers
+select run_id, seq, type, at, data
+from executor.journal
+where run_id = any ($1::uuid[]) and at >= $3 and data ->> 'command_id' = any ($2::text[])
+order by run_id, seq

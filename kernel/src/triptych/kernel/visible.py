@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_CONTROL = re.compile(
+CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 """C0 but for tab and line feed, DEL, C1, what turns the direction of text, and halves of surrogate pairs."""
@@ -12,7 +12,7 @@ _CONTROL = re.compile(
 
 def visible(text: str) -> str:
     """The text with an escape for each character that a terminal would obey; line ends and tabs stay."""
-    return text if text.isascii() and text.isprintable() else _CONTROL.sub(_escaped, text)
+    return text if text.isascii() and text.isprintable() else CONTROL.sub(_escaped, text)
 
 
 def on_one_line(text: str) -> str:

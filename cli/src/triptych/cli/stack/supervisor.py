@@ -385,7 +385,7 @@ def main() -> int:
     try:
         with _only_one(layout):
             return asyncio.run(_main(options, layout, log))
-    except StackError as error:
+    except (StackError, OSError) as error:
         log.error("cannot start", why=str(error))  # noqa: TRY400 (a person reads it; the trace says nothing more)
         return 1
 
