@@ -349,6 +349,8 @@ async def test_files_that_break_their_reader_are_told_and_all_others_are_loaded(
     assert set(told["added"]) == {*FOLDER, "parking.pdf", "surrogate.pdf", "long-" * 45 + ".md"}
     assert set(unread) == {"certificate.pdf", "latin.txt", "empty.md", "name-\\xff.md"}
     assert "UTF-8" in unread["name-\\xff.md"]
+    assert "save it without a password" in unread["certificate.pdf"]
+    assert "save it as UTF-8" in unread["latin.txt"]
     assert all(reason and "\n" not in reason for reason in unread.values())
 
 

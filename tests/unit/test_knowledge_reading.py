@@ -60,6 +60,16 @@ def test_a_pdf_with_more_forms_than_the_library_looks_at_is_told(tmp_path: Path)
         read(tmp_path, "a.pdf", pdf_that_doubles(40))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_of_each_encoding_that_says_its_name_is_read(tmp_path: Path, encoding: str) -> None:
+    text = "---\r\ntitle: Größe\r\n---\r\nPreis: 3 €\r\n\r\nEnde"
+    (tmp_path / "a.md").write_bytes(text.encode(encoding))
+    document = reading._read(tmp_path / "a.md", "a.md")
+    assert (document.title, document.body) == ("Größe", "Preis: 3 €\n\nEnde")
+    with pytest.raises(NotText, match=r"at byte 2.*save it as UTF-8"):
+        read(tmp_path, "a.txt", "Grüße".encode("latin-1"))
+
+
 @pytest.mark.parametrize(("name", "content"), [("a.md", b" \n"), ("a.txt", b"\xef\xbb\xbf"), ("a.pdf", pdf(""))])
 def test_a_file_without_text_is_known_to_be_empty(tmp_path: Path, name: str, content: bytes) -> None:
     with pytest.raises(NoText):

@@ -6,6 +6,7 @@ and a size of memory, and ends when it needs more. This module never raises for 
 
 from __future__ import annotations
 
+import codecs
 import logging
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from typing import Self
 
 from pebble import ProcessExpired, ProcessPool
 from pypdf import PdfReader
+from pypdf.errors import FileNotDecryptedError
 
 from triptych.tools.kb.chunks import Document
 
@@ -41,6 +43,7 @@ _GLYPHS = re.compile(
     r"(?:/[A-Za-z]{1,8}[0-9]{1,5}){3,}|[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd\U000f0000-\U0010ffff]+"
 )
 _GARBLED_SHARE = 0.3
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _HEADING = re.compile(r"^# +([^\n]+)$", re.MULTILINE)
@@ -143,7 +146,9 @@ def _read_apart(pool: ProcessPool, path: Path, name: str, read_max_s: float) -> 
             f"it ended the process that read it (code {error.exitcode}); save it anew, or split it"
         ) from error
     except Exception as error:
-        raise NotText(f"{type(error).__name__}: {error}") from error
+        if isinstance(error, FileNotDecryptedError) or "encryption" in str(error).lower():
+            raise NotText(f"it is encrypted ({error}); save it without a password") from error
+        raise NotText(f"{type(error).__name__}: {error}; save it anew") from error
     return document
 
 
@@ -196,9 +201,9 @@ def _read(path: Path, name: str) -> Document:
         case ".pdf":
             title, body = _pdf(path)
         case ".txt":
-            title, body = "", path.read_text("utf-8-sig")
+            title, body = "", _decoded(path.read_bytes())
         case _:
-            title, body = _markdown(path.read_text("utf-8-sig"))
+            title, body = _markdown(_decoded(path.read_bytes()))
     body = _storable(body).replace("\r\n", "\n").strip()
     if not body:
         raise NoText("there is no text in it; scanned pages need OCR first")
@@ -206,6 +211,15 @@ def _read(path: Path, name: str) -> Document:
         raise NotText(f"its text has {len(body):,} characters, and at most {TEXT_MAX_CHARS:,} are read; split it")
     title = " ".join(_storable(title).split()) or path.stem.replace("-", " ").replace("_", " ")
     return Document(name, title[:TITLE_MAX_CHARS], body)
+
+
+def _decoded(raw: bytes) -> str:
+    """The text of a file: UTF-8, or UTF-16 where the file says so."""
+    try:
+        text = raw.decode("utf-16" if raw.startswith(_UTF_16) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NotText(f"it is not UTF-8 (at byte {error.start:,}); save it as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _storable(text: str) -> str:
