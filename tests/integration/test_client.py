@@ -323,6 +323,15 @@ async def test_a_task_whose_run_waits_for_a_person_ends_a_submission_with_3(stac
     assert [line["status"] for line in told] == ["escalated"]
 
 
+async def test_a_task_that_has_no_outcome_in_time_is_told_in_json_beside_the_answer(stack) -> None:
+    asked = ("--playbook", "greet", "--input", '{"name": "Zoe"}', "--wait", "--timeout-s", "0", "--json")
+    done = await stack.run("submit", *asked)
+    assert done.returncode == 1
+    assert [line["status"] for line in json.loads(done.stdout)] == ["waiting"]
+    [line] = done.stderr.splitlines()
+    assert json.loads(line)["error"]["type"] == "NotSettledError"
+
+
 async def test_all_runs_that_fit_are_shown_and_resumed_at_once(stack, client) -> None:
     names = [f"many-{number}" for number in range(3)]
     for name in names:
@@ -367,6 +376,8 @@ async def test_a_filter_that_names_what_does_not_exist_is_told_with_what_there_i
         assert done.returncode == 2, done.stderr
         assert f"is called '{value}'; there are: " in done.stderr
         assert known in done.stderr
+    done = await stack.run("outcomes", "--tenant", "nobody")
+    assert (done.returncode, "named" in done.stderr) == (2, True)
     for there in (("--reason", "budget_usd"), ("--tool", "echo", "--until", "2020-01-01"), ("--status", "undoing")):
         done = await stack.run("runs", *there)
         assert (done.returncode, done.stdout) == (0, ""), done.stderr

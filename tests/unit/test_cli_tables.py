@@ -9,9 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from triptych.cli import outcome_table, output, runs, topics
+from triptych.cli import memory, outcome_table, output, runs, topics
+from triptych.cli.tools import ls
 from triptych.client import RunRow
-from triptych.schemas import Outcome, OutcomeStatus, Reason, Usage
+from triptych.schemas import Contract, Effect, Outcome, OutcomeStatus, Reason, Usage
 
 STARTED = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 LONG_ID = "ticket-of-a-client-who-likes-long-names-" * 5
@@ -122,3 +123,19 @@ def test_control_characters_in_json_are_escapes_that_say_the_same() -> None:
     written = output.compact({"task_id": CONTROLS}, None)
     assert written.isprintable()
     assert json.loads(written) == {"task_id": CONTROLS}
+
+
+@pytest.mark.parametrize("words", ["[/red]", "[bold]", "a\x1b[2J\nb"])
+def test_words_of_others_are_neither_markup_nor_lines_of_their_own(shown: Callable[..., str], words: str) -> None:
+    contract = Contract(
+        operation="crm.find",
+        description=words,
+        arguments={"type": "object"},
+        result={"type": "object"},
+        effect=Effect.READ,
+        timeout_ms=1_000,
+    )
+    row = {"subject": words, "key": "k", "value": words, "at": STARTED}
+    for text in (shown(ls.contracts_table([contract])), shown(memory._table([row]))):
+        assert words.partition("\x1b")[0].partition("\n")[0] in text
+        assert "\x1b" not in text

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, tool_role
-from triptych.cli.output import err, out, print_json
+from triptych.cli.output import err, name_text, out, print_json
 from triptych.client import DatabaseUnreachableError
 from triptych.kernel.errors import TriptychError
 from triptych.schemas import codec
@@ -165,7 +165,7 @@ def ls(*, tool: Tool = "kb", data: DataDir = DEFAULT_DATA, postgres: Postgres = 
     for heading in ("documents", "chunks"):
         table.add_column(heading, justify="right")
     for row in found:
-        table.add_row(*(str(row[name]) for name in ("tenant", "collection", "documents", "chunks")))
+        table.add_row(*(name_text(str(row[name])) for name in ("tenant", "collection", "documents", "chunks")))
     out.print(table)
 
 

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, tool_role
-from triptych.cli.output import err, local_time, out, print_json
+from triptych.cli.output import err, local_time, name_text, out, print_json
 from triptych.client import DatabaseUnreachableError
 from triptych.kernel.database import Queries
 
@@ -53,7 +53,7 @@ def list_facts(
     elif rows:
         out.print(_table(rows))
     else:
-        err.print(f"nothing is known of {subject or 'anybody'} in tenant {tenant}")
+        err.print(f"nothing is known of {subject or 'anybody'} in tenant {tenant}", markup=False)
 
 
 @app.command()
@@ -95,5 +95,6 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for heading in rows[0]:
         table.add_column(heading.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(local_time(cell) if isinstance(cell, datetime) else str(cell) for cell in row.values()))
+        cells = (local_time(cell) if isinstance(cell, datetime) else str(cell) for cell in row.values())
+        table.add_row(*map(name_text, cells))
     return table

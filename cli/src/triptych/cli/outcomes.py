@@ -10,7 +10,7 @@ import typer
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker
 from triptych.cli.outcome_table import outcome_table
 from triptych.cli.output import duration, err, name_text, out, print_json, status_text
-from triptych.client import Address, Client
+from triptych.client import Address, Client, FilterUnknownError
 from triptych.schemas import Outcome
 
 
@@ -41,7 +41,11 @@ def outcomes(
 async def _all(address: Address, tenant: str | None) -> list[Outcome]:
     client = Client(address.kafka, address.topic_prefix)
     async with client.feed(from_start=True, to_end=True) as feed:
-        return [message async for message in feed if isinstance(message, Outcome) and tenant in (None, message.tenant)]
+        found = [message async for message in feed if isinstance(message, Outcome)]
+    tenants = {outcome.tenant for outcome in found}
+    if tenant is not None and tenants and tenant not in tenants:
+        raise FilterUnknownError("tenant", tenant, sorted(tenants))
+    return [outcome for outcome in found if tenant in (None, outcome.tenant)]
 
 
 async def _follow(address: Address, tenant: str | None, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Postgres, database
-from triptych.cli.output import out, print_json
+from triptych.cli.output import name_text, out, print_json
 from triptych.client import tool_health
 from triptych.client.operator import operator_connection
 
@@ -28,7 +28,7 @@ def gaps(*, data: DataDir = DEFAULT_DATA, postgres: Postgres = None, as_json: As
     table.add_column("for the goal")
     for gap in found:
         wanted = f"{gap['capability']}: {gap['why']}" if gap["why"] else gap["capability"]
-        table.add_row(str(gap["count"]), wanted, gap["playbook"], gap["kind"], gap["goal"])
+        table.add_row(str(gap["count"]), name_text(wanted), gap["playbook"], gap["kind"], name_text(gap["goal"]))
     out.print(table)
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix
-from triptych.cli.output import duration, err, is_narrow, out, print_json
+from triptych.cli.output import duration, err, is_narrow, name_text, out, print_json
 from triptych.cli.tools.offers import Offered, offers
 from triptych.schemas import Contract
 
@@ -51,7 +51,7 @@ def contracts_table(contracts: list[Contract]) -> Table:
     table.add_column("what it does")
     for contract in contracts:
         rest = [] if narrow else [duration(contract.timeout_ms), contract.hash]
-        table.add_row(contract.operation, contract.effect.value, *rest, _summary(contract))
+        table.add_row(contract.operation, contract.effect.value, *rest, name_text(_summary(contract)))
     return table
 
 

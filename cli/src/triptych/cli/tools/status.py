@@ -7,7 +7,7 @@ import asyncio
 from rich.table import Table
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Postgres, database
-from triptych.cli.output import out, print_json
+from triptych.cli.output import name_text, out, print_json
 from triptych.client import tool_health
 from triptych.client.operator import operator_connection
 from triptych.client.tool_health import AlertRow, BreakerRow
@@ -27,9 +27,13 @@ def status(*, data: DataDir = DEFAULT_DATA, postgres: Postgres = None, as_json: 
     table.add_column("detail")
     for row in breakers:
         by = f"held by {row.forced_by}, " if row.forced_by else ""
-        table.add_row(row.operation, f"breaker {row.state}", f"{row.since:%d %b %H:%M}", f"{by}in {row.instance}")
+        table.add_row(
+            row.operation, f"breaker {row.state}", f"{row.since:%d %b %H:%M}", name_text(f"{by}in {row.instance}")
+        )
     for alert in alerts:
-        table.add_row(alert.operation, alert.kind, f"{alert.first_at:%d %b %H:%M}", f"{alert.count}x {alert.message}")
+        table.add_row(
+            alert.operation, alert.kind, f"{alert.first_at:%d %b %H:%M}", name_text(f"{alert.count}x {alert.message}")
+        )
     if table.rows:
         out.print(table)
 

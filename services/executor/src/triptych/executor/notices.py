@@ -13,20 +13,31 @@ from triptych.kernel.decider import Level, Notice
 from triptych.schemas import ErrorCode, Json, Reason, Result
 
 WHY_MAX_CHARS = 500
+_TOLD = frozenset(
+    {
+        *(ev.CallAnswered, ev.AnsweredLate, ev.StepEnded, ev.RetryScheduled, ev.ReplanDecided),
+        *(ev.RunEscalated, ev.RunEnded, ev.Overspent, ev.UndoAnswered),
+    }
+)
+"""Some of these are worth a line; most events are others."""
 
 
 def notices(run: Run, events: Sequence[ev.Event]) -> list[Notice]:
     """The lines that these newest events of a run are worth. `run` is the run after all of them."""
-    return [notice for number, event in enumerate(events) for notice in _lines(run, event, events[number + 1 :])]
+    return [
+        notice
+        for number, event in enumerate(events)
+        if type(event) in _TOLD
+        for notice in _lines(run, event, events[number + 1 :])
+    ]
 
 
 def _lines(run: Run, event: ev.Event, following: Sequence[ev.Event]) -> Iterator[Notice]:
     match event:
-        case ev.CallRequested() | ev.KeyRequested() | ev.PlanAccepted() | ev.VerdictGiven():
-            return  # most events are of these
         case (
             ev.CallAnswered(step=str(step), result=Result() as result)
             | ev.AnsweredLate(step=str(step), result=Result() as result)
+            | ev.UndoAnswered(step=str(step), result=Result() as result)
         ):
             if result.error is not None and result.error.code is ErrorCode.IN_DOUBT:
                 yield _notice(run, "warning", "in doubt", step, _operation(run, step), why=result.error.message)
