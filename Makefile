@@ -4,7 +4,7 @@ BIN := .venv/bin
 MEMBERS := schemas kernel services/executor services/planner services/critic services/tools cli examples
 DATA ?= .triptych
 
-.PHONY: help demo up down test pytest crash-matrix chaos simulate check bench bench-compare bench-size endurance format lock docs schemas-accept clean
+.PHONY: help demo up down test pytest crash-matrix chaos documents simulate check bench bench-compare bench-size endurance format lock docs schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -44,6 +44,9 @@ pytest: .venv/.ready .venv/.strangers
 
 crash-matrix: .venv/.ready  ## kill every service at every point where a crash would hurt
 	@TRIPTYCH_TEST_CRASH=all $(BIN)/pytest tests/chaos/test_crash_matrix.py
+
+documents: .venv/.ready  ## call every operation of the OpenAPI documents in the tests against a server that validates
+	@TRIPTYCH_TEST_DOCUMENTS=all $(BIN)/pytest tests/integration/test_openapi_providers.py
 
 simulate: .venv/.ready  ## play schedules of faults on simulated servers (SEEDS=100000 FROM=0 JOBS=2, or SEED=123 to see one)
 	@PYTHONPATH=tests/simulation PYTHONHASHSEED=0 $(BIN)/python -m simulated \

@@ -65,6 +65,8 @@ THING = {"schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
         ({"*/*": THING}, None, "application/json", {"a": 1}),
         ({"image/*": {}}, "image/png", "image/png", "aGk="),
         ({"application/pdf": {}}, None, "application/pdf", "aGk="),
+        ({"application/x-ndjson": {"schema": {"type": "array"}}}, None, "application/x-ndjson", "{}\n{}\n"),
+        ({"image/jpeg": {"schema": {"type": "string", "format": "byte"}}}, None, "image/jpeg", "aGk="),
         ({"application/x-tar": {"schema": {"type": "string", "format": "binary"}}}, None, "application/x-tar", "aGk="),
     ],
 )  # fmt: skip
@@ -109,6 +111,7 @@ def test_a_file_of_3_0_and_of_3_1_is_a_part_with_its_name(part: dict[str, Any]) 
     assert b"\r\n\r\nhi\r\n" in content
     arguments = Offer.of(generated.endpoint.contract).arguments
     assert not arguments.is_valid({"body": {"file": "hi"}})
+    assert not arguments.is_valid({"body": {"file": {"text": "hi", "content_type": "text"}}})
 
 
 # Fields

@@ -173,3 +173,18 @@ def test_parts_that_close_themselves_do_not_contradict_each_other(schema: Any, f
     arguments = offer(schema).arguments
     assert arguments.is_valid({"body": fits})
     assert not arguments.is_valid({"body": {**fits, "invented": 1}})
+
+
+def test_an_example_shows_what_is_given_of_the_thing_that_it_is_an_example_of_alone() -> None:
+    labelled = {
+        "type": "object",
+        "properties": {"id": {"type": "integer", "readOnly": True}, "label": {"type": "string"}},
+    }
+    thing = {
+        "type": "object",
+        "required": ["id", "name"],
+        "properties": {"id": {"type": "integer", "readOnly": True}, "name": {"type": "string"}, "of": labelled},
+    }
+    arguments = offer(thing, example={"name": "x", "of": {"id": 9}}).arguments
+    assert arguments.is_valid({"body": {"name": "x", "of": {"id": 9}}})
+    assert not arguments.is_valid({"body": {"id": 9, "name": "x"}})

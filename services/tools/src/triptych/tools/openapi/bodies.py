@@ -7,9 +7,10 @@ from typing import Final
 
 from triptych.schemas.base import Json
 from triptych.tools.http import is_json
+from triptych.tools.openapi.composition import Evidence
 from triptych.tools.openapi.document import Document
 from triptych.tools.openapi.errors import LeftOutError, Reason
-from triptych.tools.openapi.examples import examples_of, names_in, names_that_are
+from triptych.tools.openapi.examples import examples_of, names_that_are, objects_in
 from triptych.tools.openapi.schemas import Direction, SchemaWriter
 from triptych.tools.rest import Body, BodyForm, FieldWriting, Style
 
@@ -31,6 +32,8 @@ JSON_PATCH_SCHEMA: Final[dict[str, Json]] = {
 _FORM: Final = "application/x-www-form-urlencoded"
 _MULTIPART: Final = "multipart/form-data"
 _OCTETS: Final = "application/octet-stream"
+_LINES: Final = frozenset({"application/jsonl", "application/x-jsonl", "application/x-ndjson"})
+"""JSON in lines is sent as the text that a caller gives."""
 _BYTES: Final = (_OCTETS, "application/pdf", "application/zip", "application/gzip", "audio/", "image/", "video/")
 _FORM_STYLES: Final = frozenset({Style.FORM, Style.SPACE_DELIMITED, Style.PIPE_DELIMITED, Style.DEEP_OBJECT})
 
@@ -53,7 +56,7 @@ class BodyReader:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._hidden: frozenset[str] | None = None
-        self._writers: dict[tuple[bool, frozenset[str]], SchemaWriter] = {}
+        self._writers: dict[tuple[bool, Evidence], SchemaWriter] = {}
 
     def read(self, content: dict[str, Json], chosen: str | None) -> BodyArgument:
         """`content` is that of the request body; `chosen` the media type that an option names.
@@ -74,7 +77,8 @@ class BodyReader:
                 schema: Json = {"type": "string", "contentEncoding": "base64"}
                 definitions: dict[str, Json] = {}
             case BodyForm.TEXT:
-                schema, definitions = {"type": "string"}, {}
+                schema = {"type": "string", "contentEncoding": "base64"} if _is_base64(inner) else {"type": "string"}
+                definitions = {}
             case _:
                 writer = self._writer(form, [value for _, value in shown])
                 converted = writer.convert(inner.get("schema", True))
@@ -91,11 +95,11 @@ class BodyReader:
 
     def _writer(self, form: BodyForm, shown: list[Json]) -> SchemaWriter:
         """What translates the schema of a body whose examples show these values."""
-        evidence: frozenset[str] = frozenset()
+        evidence: Evidence = frozenset()
         if shown:
             if self._hidden is None:
                 self._hidden = names_that_are(self._document, Direction.REQUEST.value)
-            evidence = self._hidden & names_in(shown)
+            evidence = frozenset(names for names in objects_in(shown) if names & self._hidden)
         key = (form is BodyForm.MULTIPART, evidence)
         if key not in self._writers:
             self._writers[key] = SchemaWriter(self._document, Direction.REQUEST, files=key[0], evidence=evidence)
@@ -169,11 +173,17 @@ def _form_of(media_type: str, stated: Json) -> BodyForm | None:
         return BodyForm.FORM if essence == _FORM else BodyForm.MULTIPART
     if "*" in essence:
         return None
-    if essence.startswith("text/"):
+    if essence.startswith("text/") or essence in _LINES or _is_base64(stated):
         return BodyForm.TEXT
     schema = stated.get("schema") if isinstance(stated, dict) else None
     is_bytes = isinstance(schema, dict) and schema.get("type") == "string" and schema.get("format") == "binary"
     return BodyForm.BINARY if is_bytes or essence.startswith(_BYTES) else None
+
+
+def _is_base64(stated: Json) -> bool:
+    """Whether a body is the base64 of bytes, and not the bytes themselves."""
+    schema = stated.get("schema") if isinstance(stated, dict) else None
+    return isinstance(schema, dict) and (schema.get("format") == "byte" or schema.get("contentEncoding") == "base64")
 
 
 def _takes(stated: str, chosen: str) -> bool:

@@ -19,6 +19,10 @@ _PARTS_MAX: Final = 200
 _BRANCHES: Final = ("anyOf", "oneOf")
 
 
+Evidence = frozenset[frozenset[str]]
+"""The names of objects that a document shows, each object's together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Composition:
     """What is said of an object around one of its parts."""
@@ -52,8 +56,8 @@ ALONE: Final = Composition()
 class Composer:
     """Looks at compositions, for one direction of travel: `hides` is `readOnly` in requests, `writeOnly` in answers."""
 
-    def __init__(self, document: Document, hides: str, evidence: frozenset[str] = frozenset()) -> None:
-        """`evidence`: names that callers give all the same, as the document's own examples show."""
+    def __init__(self, document: Document, hides: str, evidence: Evidence = frozenset()) -> None:
+        """`evidence`: objects with properties that callers give all the same, as the document's own examples show."""
         self._document, self._hides, self._evidence = document, hides, evidence
         self._known: dict[int, Composition] = {}
         self._known_hidden: dict[int, set[str]] = {}
@@ -78,7 +82,7 @@ class Composer:
         return Composition(
             optional=frozenset(optional),
             firm=frozenset(firm),
-            kept=around.kept | (optional & (apart | self._evidence)),
+            kept=around.kept | (optional & (apart | self._shown([*own, *branches], optional))),
             shared=around.shared | shared,
             is_composed=around.is_composed or speaking > 1,
         )
@@ -101,6 +105,14 @@ class Composer:
             shared=(around.shared & named) - alone.shared,
             is_composed=is_closed and not alone.is_composed,
         )
+
+    def _shown(self, parts: list[dict[str, Json]], hidden: frozenset[str]) -> set[str]:
+        """The properties of an object that examples of it have."""
+        if not self._evidence:
+            return set()
+        named = {name for part in parts for name in _properties(part)}
+        needed = {name for part in parts for name in _required(part)} - hidden
+        return {name for names in self._evidence if needed <= names <= named for name in names}
 
     def _hidden(self, part: dict[str, Json]) -> set[str]:
         """The properties of one part that do not travel in this direction."""

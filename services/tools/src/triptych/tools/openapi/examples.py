@@ -41,14 +41,14 @@ def _examples(document: Document, stated: Json) -> Iterator[tuple[str, Json]]:
         yield f"schema.examples[{place}]", example
 
 
-def names_in(values: list[Json]) -> set[str]:
-    """The names of all properties in some values."""
-    found: set[str] = set()
+def objects_in(values: list[Json]) -> set[frozenset[str]]:
+    """The names that the objects in some values have, each object's together."""
+    found: set[frozenset[str]] = set()
     waiting = list(values)
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            found.update(value)
+            found.add(frozenset(value))
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)

@@ -56,9 +56,10 @@ def sample_of(schema: dict[str, Json], *, is_full: bool = False) -> tuple[Json, 
     compiled = JsonSchema.of(schema)
     problem = "no value was found"
     guess: Json = None
+    avoided: frozenset[str] = frozenset()
     for turn in range(_TURNS):
         try:
-            guess = _Guess(schema, turn, is_full=is_full).value(schema, 0)
+            guess = _Guess(schema, turn, is_full=is_full, avoided=avoided).value(schema, 0)
         except _NoValueError as error:
             problem = str(error) or problem
             continue
@@ -66,14 +67,24 @@ def sample_of(schema: dict[str, Json], *, is_full: bool = False) -> tuple[Json, 
         if not misfits:
             return guess, None
         problem = told(misfits, "arguments")
+        # What may be left out need not be there together.
+        around = _at(guess, misfits[0].place)
+        avoided |= set(list(around)[-1:]) if is_full and isinstance(around, dict) else set()
     return guess, problem
+
+
+def _at(value: Json, place: tuple[str | int, ...]) -> Json:
+    for part in place:
+        value = value[part]
+    return value
 
 
 class _Guess:
     """One walk through a schema. `turn` says which branches it begins with."""
 
-    def __init__(self, root: dict[str, Json], turn: int, *, is_full: bool) -> None:
-        self._root, self._turn, self._is_full = root, turn, is_full
+    def __init__(self, root: dict[str, Json], turn: int, *, is_full: bool, avoided: frozenset[str]) -> None:
+        """`avoided`: properties that are left out where they may be."""
+        self._root, self._turn, self._is_full, self._avoided = root, turn, is_full, avoided
 
     def value(self, schema: Json, depth: int) -> Json:
         if depth > _DEPTH_MAX:
@@ -156,7 +167,7 @@ class _Guess:
         for name in dict.fromkeys(wanted):
             rest = case.get("additionalProperties", True)
             found[name] = self.value(properties.get(name, rest if name not in properties else True), depth + 1)
-        optional = [name for name in properties if name not in found]
+        optional = [name for name in properties if name not in found and name not in self._avoided]
         least = case.get("minProperties", 0)
         for name in optional:
             if not (self._is_full and depth < _OPTIONAL_DEPTH_MAX) and len(found) >= least:
@@ -192,7 +203,8 @@ class _Guess:
         """An item that is not there yet."""
         turns = range(1, _CASES_MAX)
         values = [
-            _Guess(self._root, self._turn + turn, is_full=self._is_full).value(schema, depth + 1) for turn in turns
+            _Guess(self._root, self._turn + turn, is_full=self._is_full, avoided=self._avoided).value(schema, depth + 1)
+            for turn in turns
         ]
         changed = [f"{value}{turn}" for turn, value in zip(turns, values, strict=True) if isinstance(value, str)]
         changed += [value + turn for turn, value in zip(turns, values, strict=True) if type(value) in {int, float}]

@@ -16,7 +16,7 @@ from triptych.kernel.json_schema import check_pattern
 from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.tools.openapi.closing import is_closed
-from triptych.tools.openapi.composition import ALONE, Composer, Composition, exclude_each_other, selected_by
+from triptych.tools.openapi.composition import ALONE, Composer, Composition, Evidence, exclude_each_other, selected_by
 from triptych.tools.openapi.document import Document, UnresolvedError
 from triptych.tools.openapi.errors import LeftOutError, Reason
 from triptych.tools.rest.request import FILE_SCHEMA
@@ -86,11 +86,11 @@ class SchemaWriter:
         direction: Direction,
         *,
         files: bool = False,
-        evidence: frozenset[str] = frozenset(),
+        evidence: Evidence = frozenset(),
     ) -> None:
         """`files`: text that is bytes is a file, as in the parts of a multipart body.
 
-        `evidence`: names that travel in this direction all the same, as examples show.
+        `evidence`: objects with names that travel in this direction all the same, as examples show.
         """
         self._document, self._direction, self._files = document, direction, files
         self._composer = Composer(document, direction.value, evidence)

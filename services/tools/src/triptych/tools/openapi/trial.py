@@ -53,7 +53,7 @@ def _trial(document: Document, generated: Generated, client: httpx.AsyncClient) 
         stated = contract.arguments["properties"][argument]
         if problem := _misfit(stated, contract.arguments, value, argument):
             refused.append(f"{name} of {argument}: {problem}")
-    answers = list(_answers(document, generated))
+    answers = list(answers_of(document, generated))
     unlike = []
     for name, value in answers:
         if problem := _misfit(contract.result, contract.result, value, "result"):
@@ -89,7 +89,7 @@ def _misfit(schema: Json, whole: dict[str, Json], value: Json, root: str) -> str
     return told(misfits, root) if misfits else None
 
 
-def _answers(document: Document, generated: Generated) -> Iterator[tuple[str, Json]]:
+def answers_of(document: Document, generated: Generated) -> Iterator[tuple[str, Json]]:
     """The answers that the document shows for a success, in the media types that are asked for."""
     accepted = generated.endpoint.accept
     responses = generated.place.operation.get("responses")

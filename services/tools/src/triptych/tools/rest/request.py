@@ -25,7 +25,7 @@ from triptych.tools.rest import address, styles
 from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, KeyCarrier, KeyPlace, Parameter, Place
 
 _TEMPLATE = re.compile(r"\{([^{}]+)\}")
-_MEDIA_TYPE = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(?:; ?[\w-]{1,40}=[\w.+:-]{1,100}){0,5}", re.ASCII)
+_MEDIA_TYPE = "^[A-Za-z0-9_.+-]{1,100}/[A-Za-z0-9_.+-]{1,100}(?:; ?[A-Za-z0-9_-]{1,40}=[A-Za-z0-9_.+:-]{1,100}){0,5}$"
 _UNSAFE_IN_HEADER = re.compile(r"[^\t -~]|^[\t ]|[\t ]\Z")
 
 
@@ -194,7 +194,7 @@ def _parts(body: Body, value: dict[str, Json]) -> list[tuple[str, Any]]:
 
 def _media_type(where: str, file: dict[str, Json], usual: str | None) -> str:
     stated = str(file.get("content_type", usual or "application/octet-stream"))
-    if not _MEDIA_TYPE.fullmatch(stated):
+    if not re.fullmatch(_MEDIA_TYPE, stated) or "\n" in stated:
         message = f"{where}.content_type: not a media type, such as text/plain"
         raise ToolFailure(ErrorCode.INVALID_ARGUMENTS, message, undone=True)
     return stated
@@ -205,7 +205,7 @@ FILE_SCHEMA: dict[str, Json] = {
     "description": "A file: its content as text, or as base64.",
     "properties": {
         "filename": {"type": "string"},
-        "content_type": {"type": "string"},
+        "content_type": {"type": "string", "pattern": _MEDIA_TYPE},
         "text": {"type": "string"},
         "base64": {"type": "string", "contentEncoding": "base64"},
     },
