@@ -46,3 +46,21 @@ def pdf_of(content: bytes, more: Sequence[bytes], trailing: bytes = b"", font: b
 
 def stream(content: bytes, entries: bytes = b"") -> bytes:
     return b"<<%s/Length %d>>\nstream\n%s\nendstream" % (entries, len(content), content)
+
+
+def pdf_of_pages(texts: Sequence[str]) -> bytes:
+    """A PDF with a page for each text; an empty one draws nothing."""
+    first = 6
+    places = [first + 2 * number for number in range(len(texts))]
+    pages: list[bytes] = []
+    for place, text in zip(places, texts, strict=True):
+        draws = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET" if text else ""
+        pages.append(
+            b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents %d 0 R/Resources<</Font<</F1 5 0 R>>>>>>"
+            % (place + 1)
+        )
+        pages.append(stream(draws.encode()))
+    kids = b" ".join(b"%d 0 R" % place for place in places)
+    one = pdf_of(stream(b""), pages)
+    tree = b"<</Type/Pages/Kids[3 0 R]/Count 1>>"
+    return one.replace(tree, b"<</Type/Pages/Kids[%s]/Count %d>>" % (kids, len(texts)))

@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 import triptych.examples
 import triptych.tools
-from pdfs import pdf, pdf_that_doubles
+from pdfs import pdf, pdf_of_pages, pdf_that_doubles
 from triptych.kernel.database import connect
 from triptych.kernel.embeddings import Embedder, EmbeddingSettings, LocalEmbedder, Vector, open_embedder
 from triptych.kernel.migrate import WORKER
@@ -318,10 +318,12 @@ async def test_a_folder_is_ingested_searched_and_calibrated_from_the_command_lin
     (tmp_path / "handbook" / "parking.pdf").write_bytes(b"%PDF-1.4 torn")
     (tmp_path / "handbook" / "travel" / "hotels.txt").write_text("\n")
     (tmp_path / "handbook" / "plan.docx").write_text("A plan.")
+    (tmp_path / "handbook" / "scan.pdf").write_bytes(pdf_of_pages(["A page of text, and a picture.", ""]))
     code, told = await triptych(dsn, "ingest", str(tmp_path / "handbook"), "--collection", "handbook")
     assert (code, sorted(told["removed"])) == (1, ["leave.md", "travel/hotels.txt"])
     assert [one["id"] for one in told["unreadable"]] == ["parking.pdf", "travel/hotels.txt"]
     assert [one["id"] for one in told["left_out"]] == ["plan.docx"]
+    assert [(one["id"], one["note"][:6]) for one in told["notes"]] == [("scan.pdf", "1 of 2")]
     own = kb_tool(Source("handbook", {"shipped": False, "collections": ["handbook"]}))
     async with await connect(dsn, "test") as pool:
         parking = await search(own, pool, "Where can visitors park their car?")
@@ -333,7 +335,7 @@ async def test_a_folder_is_ingested_searched_and_calibrated_from_the_command_lin
     (tmp_path / "empty").mkdir()
     assert await triptych(dsn, "ingest", str(tmp_path / "empty"), "--collection", "handbook") == (1, None)
     code, told = await triptych(dsn, "ingest", str(tmp_path / "empty"), "--collection", "handbook", "--allow-empty")
-    assert (code, sorted(told["removed"])) == (0, ["parking.pdf", "security.md"])
+    assert (code, sorted(told["removed"])) == (0, ["parking.pdf", "scan.pdf", "security.md"])
 
 
 async def test_files_that_break_their_reader_are_told_and_all_others_are_loaded(schemas, tmp_path) -> None:

@@ -138,6 +138,23 @@ async def test_a_recipient_that_may_be_taken_later_decides_about_another_attempt
     assert "ana@acme.example" in result.error.message
 
 
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (b"501 5.1.3 bad address syntax\r\n", ErrorCode.INVALID_ARGUMENTS),
+        (b"511 bad address\r\n", ErrorCode.INVALID_ARGUMENTS),
+        (b"553 5.1.3 mailbox name not allowed\r\n", ErrorCode.INVALID_ARGUMENTS),
+        (b"554 5.7.1 relay access denied\r\n", ErrorCode.FORBIDDEN),
+    ],
+)
+async def test_an_address_that_the_server_does_not_take_is_a_matter_of_the_arguments(
+    server: ScriptedServer, mail: Callable[..., Tool], reply: bytes, code: ErrorCode
+) -> None:
+    server.after_rcpt = reply
+    assert error_of(await call(mail(), "send", LETTER)) == (code, True)
+    assert server.messages == []
+
+
 async def test_text_that_is_not_ascii_needs_no_server_that_takes_eight_bits(
     server: ScriptedServer, mail: Callable[..., Tool]
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pdfs import FONT, pdf, pdf_of, pdf_that_doubles, stream
+from pdfs import FONT, pdf, pdf_of, pdf_of_pages, pdf_that_doubles, stream
 from triptych.tools.kb import reading
 from triptych.tools.kb.reading import NoText, NotText
 
@@ -48,6 +48,15 @@ def test_a_pdf_whose_fonts_say_nothing_of_their_characters_is_told(tmp_path: Pat
     page = stream(b"BT /F1 12 Tf (Hello there. The rotor hoter.) Tj ET")
     with pytest.raises(NotText, match="which characters they show"):
         read(tmp_path, "a.pdf", pdf_of(page, [], font=font))
+
+
+def test_pages_without_text_are_noted(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf_of_pages(["One", "", "Three", ""]))
+    document = reading._read(tmp_path / "a.pdf", "a.pdf")
+    assert document.body.split() == ["One", "Three"]
+    assert document.note == "2 of 4 pages have no text; scanned pages need OCR first"
+    (tmp_path / "b.pdf").write_bytes(pdf("Whole"))
+    assert reading._read(tmp_path / "b.pdf", "b.pdf").note == ""
 
 
 def test_a_pdf_with_some_odd_characters_is_read(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def ingest(
         **report,
         "unreadable": [{"id": one.id, "reason": one.reason} for one in unreadable],
         "left_out": [{"id": one.id, "reason": one.reason} for one in left_out],
+        "notes": [{"id": one.id, "note": one.note} for one in documents if one.note],
     }
     if as_json:
         print_json(told | {"by_meaning": knows_meaning})
@@ -139,6 +140,8 @@ def _tell(told: dict[str, Any], *, by_meaning: bool) -> None:
     out.print(f"{told['collection']}: {counts}, {told['unchanged']} unchanged; {embedded}")
     for one in told["unreadable"]:
         err.print(f"cannot be read: {one['id']}: {one['reason']}", style="yellow", markup=False, soft_wrap=True)
+    for one in told["notes"]:
+        err.print(f"read in part: {one['id']}: {one['note']}", style="yellow", markup=False, soft_wrap=True)
     for one in told["left_out"][:LEFT_OUT_SHOWN]:
         err.print(f"left out: {one['id']}: {one['reason']}", style="dim", markup=False, soft_wrap=True)
     if (more := len(told["left_out"]) - LEFT_OUT_SHOWN) > 0:

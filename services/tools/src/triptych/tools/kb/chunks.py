@@ -31,6 +31,8 @@ class Document:
     title: str
     body: str
     category: str = ""
+    note: str = ""
+    """What people should know of how it was read. It is kept nowhere."""
 
     @property
     def content_hash(self) -> str:

@@ -197,9 +197,10 @@ def _check_name(name: str) -> None:
 def _read(path: Path, name: str) -> Document:
     if (size := path.stat().st_size) > FILE_MAX_BYTES:
         raise NotText(f"it has {size:,} bytes, and at most {FILE_MAX_BYTES:,} are read; split it")
+    note = ""
     match path.suffix.lower():
         case ".pdf":
-            title, body = _pdf(path)
+            title, body, note = _pdf(path)
         case ".txt":
             title, body = "", _decoded(path.read_bytes())
         case _:
@@ -210,7 +211,7 @@ def _read(path: Path, name: str) -> Document:
     if len(body) > TEXT_MAX_CHARS:
         raise NotText(f"its text has {len(body):,} characters, and at most {TEXT_MAX_CHARS:,} are read; split it")
     title = " ".join(_storable(title).split()) or path.stem.replace("-", " ").replace("_", " ")
-    return Document(name, title[:TITLE_MAX_CHARS], body)
+    return Document(name, title[:TITLE_MAX_CHARS], body, note=note)
 
 
 def _decoded(raw: bytes) -> str:
@@ -243,7 +244,8 @@ def _markdown(text: str) -> tuple[str, str]:
     return (heading[1].rstrip("# "), body[: heading.start()] + body[heading.end() :]) if heading else ("", body)
 
 
-def _pdf(path: Path) -> tuple[str, str]:
+def _pdf(path: Path) -> tuple[str, str, str]:
+    """Title, body, and what is missing in it."""
     with _Skipped() as skipped, PdfReader(path) as reader:
         if len(reader.pages) > PAGES_MAX:
             raise NotText(f"it has {len(reader.pages):,} pages, and at most {PAGES_MAX:,} are read; split it")
@@ -254,7 +256,9 @@ def _pdf(path: Path) -> tuple[str, str]:
     body = "\n\n".join(pages)
     if _is_garbled(body):
         raise NotText("its fonts do not say which characters they show; print it to a new PDF, or use OCR")
-    return str(title or ""), body
+    silent = sum(not page.strip() for page in pages)
+    note = f"{silent:,} of {len(pages):,} pages have no text; scanned pages need OCR first" if silent else ""
+    return str(title or ""), body, note
 
 
 def _is_garbled(text: str) -> bool:

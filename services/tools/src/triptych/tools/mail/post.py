@@ -34,6 +34,10 @@ _MALFORMED = -1
 """What aiosmtplib gives as the code of a reply that is none."""
 _PERMANENT = range(500, 600)
 _REFUSALS = {
+    501: ErrorCode.INVALID_ARGUMENTS,
+    510: ErrorCode.INVALID_ARGUMENTS,
+    511: ErrorCode.INVALID_ARGUMENTS,
+    513: ErrorCode.INVALID_ARGUMENTS,
     530: ErrorCode.UNAUTHENTICATED,
     534: ErrorCode.UNAUTHENTICATED,
     535: ErrorCode.UNAUTHENTICATED,
@@ -42,7 +46,8 @@ _REFUSALS = {
     552: ErrorCode.INVALID_ARGUMENTS,
     553: ErrorCode.INVALID_ARGUMENTS,
 }
-"""Of the permanent replies of a server (RFC 5321, 4.2.3). The others say that it does not want this message."""
+"""Of the permanent replies of a server (RFC 5321, 4.2.3), with those that some give for an address that is none (510,
+511 and 513). The others say that it does not want this message."""
 GREYLISTED_MS = 300_000
 """So long a server that greylists keeps a sender waiting (RFC 6647, 4.1), where it does not say how long."""
 _WAIT_MAX_S = 86_400
