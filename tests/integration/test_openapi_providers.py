@@ -63,6 +63,7 @@ DIFFERENCES = {
     "maps.tile": ("Failed to cast value to integer", CANNOT_READ + "two values in one segment of a path"),
     "maps.geocode": ("Missing required path parameter", CANNOT_READ + "the style matrix with explode"),
     "music.upload_custom_playlist_cover": ("is not of type 'string'", CANNOT_READ + "base64 as the body of an image"),
+    "search.bulk": ("is not of type 'array'", CANNOT_READ + "JSON in lines"),
     "payments.get_account": ("'deepObject', 'expand'", CANNOT_READ + "a list in the style deepObject"),
     "payments.post_checkout_sessions": ("'deepObject', 'line_items'", CANNOT_READ + "a list in the style deepObject"),
     "azure-preview.create_run": ("'thread_id' is a required", SAYS_BOTH + "thread_id is required and not allowed"),
