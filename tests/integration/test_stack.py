@@ -23,6 +23,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from psycopg import errors
 
+from triptych.cli.retain import owner_of
 from triptych.cli.stack import Servers
 from triptych.cli.stack.orphans import MARK
 from triptych.schemas import topics
@@ -190,6 +191,37 @@ def test_a_second_up_says_that_it_runs_already(stack: Stack) -> None:
     assert stack.read() == before
 
 
+def test_up_on_a_running_stack_restarts_what_has_changed_and_no_server(stack: Stack) -> None:
+    def pids() -> dict[str, int]:
+        return {name: each["pid"] for name, each in stack.processes().items()}
+
+    before, text = pids(), stack.config.read_text()
+    for secret in ("key", "postgres-owner", "postgres-operator"):
+        (stack.data / "secrets" / secret).unlink()
+    _, _, web = text.partition("[processes.web]")
+    stack.config.write_text(f"{text}[processes.more]{web}")
+    said = stack.up()
+    assert "more: added" in said
+    assert "idle: changed; it is restarted" in said
+    after = pids()
+    assert {name for name in before if after[name] != before[name]} == {"idle"}
+    assert psutil.Process(after["idle"]).environ()["KEY"] == (stack.data / "secrets" / "key").read_text()
+    stack.config.write_text(text)
+    assert "more: removed" in stack.up()
+    del after["more"]
+    assert pids() == after
+    for dsn in (stack.read()["postgres"], owner_of(stack.data)):
+        with psycopg.connect(dsn) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_process_that_is_no_service_is_restarted_as_well(stack: Stack) -> None:
+    before = stack.processes()["web"]["pid"]
+    stack.run("restart", "web")
+    assert stack.processes()["web"]["pid"] != before
+    assert "There are idle, web" in stack.run("restart", "kafka", code=1)
+
+
 def test_scale_starts_and_stops_processes_of_a_service(stack: Stack) -> None:
     stack.run("scale", "idle", "3")
     services = stack.read()["services"]
@@ -211,10 +243,12 @@ def test_a_service_that_dies_is_started_again_and_status_says_why_it_ended(stack
 
 
 def test_what_a_killed_supervisor_left_running_is_stopped_before_a_new_start(stack: Stack) -> None:
+    stack.run("scale", "idle", "2")
     orphans = {each["pid"] for each in stack.processes().values()}
     os.kill(stack.supervisor(), signal.SIGKILL)
     stack.up()
     now = {each["pid"] for each in stack.processes().values()}
+    assert "idle-2" in stack.processes(), "how many were asked for is remembered"
     assert not orphans & now
     assert not [pid for pid in orphans if runs(pid)]
 

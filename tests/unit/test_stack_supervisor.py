@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import structlog
 
-from triptych.cli import retention
+from triptych.cli import commands_stack, retention
 from triptych.cli.stack import supervisor as module
 from triptych.cli.stack.blueprint import Kind, Unit, Vitals
 from triptych.cli.stack.command import Command
+from triptych.cli.stack.errors import ConfigInvalidError, StackError, StartError, UnknownServiceError
 from triptych.cli.stack.layout import Layout
 from triptych.cli.stack.options import Options
 from triptych.cli.stack.ports import Ports
@@ -36,12 +39,12 @@ module = "this"
 async def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
     """One that has started everything but Kafka and Postgres."""
 
-    async def no_topics(*_about: object) -> None:
-        return
+    async def no_topics(*_about: object) -> list[str]:
+        return []
 
     config = tmp_path / "triptych.toml"
     config.write_text(SERVICE)
-    names = ("brief", "tool_one", "tool_two")
+    names = ("brief", "tool_one", "tool_two", "tool_three")
     prepared = Prepared(created=False, services=dict.fromkeys(names, "dsn"), operator="dsn", owner="dsn")
     monkeypatch.setattr(module, "create_topics", no_topics)
     monkeypatch.setattr(Supervisor, "_prepare", lambda *_: prepared)
@@ -87,16 +90,135 @@ async def test_a_configuration_that_cannot_be_taken_over_is_taken_over_when_it_c
 ) -> None:
     config = supervisor._options.config
     config.write_text(SERVICE + TOOL % "one")
-    assert (await supervisor.answer({"do": "configure"}))["added"] == ["one"]
+    assert (await supervisor.answer({"do": "configure"}))["added"] == ["brief", "one"]
     with monkeypatch.context() as while_it_lasts:
         no_port_for("two", while_it_lasts)
         config.write_text(SERVICE + TOOL % "two")
         with pytest.raises(OSError, match="no port"):
             await supervisor.answer({"do": "configure"})
-        assert processes(supervisor) == ["one"]
+        assert processes(supervisor) == ["brief", "one"]
     answer = await supervisor.answer({"do": "configure"})
     assert (answer["added"], answer["removed"]) == (["two"], ["one"])
-    assert processes(supervisor) == ["two"]
+    assert processes(supervisor) == ["brief", "two"]
+
+
+async def configure(supervisor: Supervisor, text: str = "", **changes: object) -> dict[str, list[str]]:
+    if text:
+        supervisor._options.config.write_text(text)
+    asked = {"do": "configure", "options": supervisor._options.model_dump(mode="json") | changes}
+    return await supervisor.answer(asked | {"environment": dict(os.environ)})
+
+
+SETTINGS = """
+[env]
+COLOUR = "green"
+[tools.one]
+adapter = "triptych.tools.echo:ECHO"
+options = { key_env = "ONE_KEY" }
+[tools.two]
+adapter = "triptych.tools.echo:ECHO"
+env = { KEY = "{secret.shared}" }
+[processes.web]
+command = ["{python}", "-m", "this", "{secret.shared}"]
+health = "/"
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        (lambda _: {}, []),
+        (lambda _: {"text": SETTINGS.replace("green", "blue")}, ["one", "two", "two-2"]),
+        (lambda _: {"text": SETTINGS.replace("key_env", "other_env")}, ["one"]),
+        (lambda _: {"text": SETTINGS.replace('"this"', '"that"')}, ["web"]),
+        (lambda _: {"text": "retention_days = 3" + SETTINGS}, []),
+        (lambda mine: mine.setenv("ONE_KEY", "rotated") or {}, ["one"]),
+        (lambda mine: mine.setenv("TRIPTYCH_LOG_LEVEL", "debug") or {}, ["web", "one", "two", "two-2"]),
+        (lambda mine: mine.setenv("COLUMNS", "77") or mine.setenv("TERM", "dumb") or {}, []),
+        (lambda _: {"playbooks": "/elsewhere"}, ["one", "two", "two-2"]),
+    ],
+)
+async def test_what_has_changed_is_named_and_all_else_goes_on(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, change: Any, changed: list[str]
+) -> None:
+    await configure(supervisor, SETTINGS)
+    await supervisor.answer({"do": "scale", "service": "two", "count": 2})
+    with monkeypatch.context() as mine:
+        answer = await configure(supervisor, **change(mine))
+    assert (answer["changed"], answer["added"], answer["removed"]) == (changed, [], [])
+
+
+async def test_a_secret_that_rotates_restarts_who_uses_it_until_all_have_it(supervisor: Supervisor) -> None:
+    await configure(supervisor, SETTINGS)
+    (supervisor._layout.secrets / "shared").unlink()
+    assert (await configure(supervisor))["changed"] == ["web", "two"]
+    await supervisor.answer({"do": "restart", "process": "web"})
+    assert (await configure(supervisor))["changed"] == ["two"]
+    await supervisor.answer({"do": "restart", "process": "two"})
+    assert (await configure(supervisor))["changed"] == []
+
+
+async def test_what_a_stack_keeps_for_as_long_as_it_runs_is_told(supervisor: Supervisor) -> None:
+    assert (await configure(supervisor, topic_prefix="other"))["needs_up"] == ["topic_prefix"]
+    assert supervisor._options.topic_prefix == "t"
+
+
+async def test_an_environment_that_cannot_be_taken_over_changes_nothing(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor._options.config.write_text("[")
+    asked = {
+        "do": "configure",
+        "options": supervisor._options.model_dump(mode="json"),
+        "environment": {"COLOUR": "red"},
+    }
+    before = dict(os.environ)
+    with pytest.raises(ConfigInvalidError):
+        await supervisor.answer(asked)
+    assert dict(os.environ) == before
+
+
+async def test_how_many_processes_were_asked_for_is_remembered(supervisor: Supervisor) -> None:
+    await configure(supervisor, SETTINGS)
+    await supervisor.answer({"do": "scale", "service": "one", "count": 3})
+    with pytest.raises(StackError, match="Only services and tools are scaled"):
+        await supervisor.answer({"do": "scale", "service": "web", "count": 2})
+    next_one = Supervisor(supervisor._options, supervisor._layout, supervisor._log, supervisor._blueprint.http)
+    assert next_one._scale == {"one": 3, "two": 1}
+    await configure(supervisor, SETTINGS.replace("tools.one", "tools.three"))
+    assert supervisor._layout.read_scale() == {"three": 1, "two": 1}
+
+
+async def test_one_process_of_the_stack_is_started_anew_at_a_time(supervisor: Supervisor) -> None:
+    await configure(supervisor, SETTINGS)
+    await supervisor.answer({"do": "scale", "service": "one", "count": 2})
+    assert await supervisor.answer({"do": "processes", "service": "one"}) == {"processes": ["one", "one-2"]}
+    assert await supervisor.answer({"do": "processes", "service": "web"}) == {"processes": ["web"]}
+    before = dict(supervisor._watched)
+    for name in ("one-2", "web"):
+        await supervisor.answer({"do": "restart", "process": name})
+    assert [name for name, watched in supervisor._watched.items() if watched is not before[name]] == ["web", "one-2"]
+    with pytest.raises(UnknownServiceError, match="There are one, two, web"):
+        await supervisor.answer({"do": "restart", "process": "kafka"})
+
+
+def test_a_restart_goes_on_when_the_process_before_is_ready_and_ends_at_one_that_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, str]] = []
+
+    def status(_layout: Layout, request: dict[str, str]) -> dict[str, Any]:
+        asked.append(request)
+        told = [
+            {"name": name, "state": "ready", "does_not_start": name == "b" and bool(asked), "last_error": "no key"}
+            for name in "abc"
+        ]
+        return {"processes": told, "failure": None, "ready": False, "doing": ""}
+
+    monkeypatch.setattr(commands_stack, "ask", status)
+    with pytest.raises(StartError, match=r"b does not start: no key\nNot restarted: c"):
+        commands_stack.roll(Layout.existing(tmp_path), ["a", "b", "c"])
+    assert [each.get("process", each["do"]) for each in asked] == ["a", "status", "b", "status"]
 
 
 async def test_a_process_is_watched_although_nothing_can_be_written_down(
@@ -119,7 +241,7 @@ async def test_retention_that_fails_in_a_way_nobody_foresaw_is_tried_again(
 
     monkeypatch.setattr(retention, "remove_old", remove_old)
     monkeypatch.setattr(module, "_RETENTION_EVERY_S", 0.01)
-    supervisor._retention = asyncio.create_task(supervisor._remove_old_runs("dsn"))
+    supervisor._retention = asyncio.create_task(supervisor._remove_old_runs())
     await eventually(lambda: len(tried) > 1, within_s=20)
 
 

@@ -62,7 +62,7 @@ def up(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start Postgres, Kafka and every service, and return when all are ready."""
+    """Start Postgres, Kafka and every service, or apply what has changed; return when all are ready."""
     layout = Layout.at(data)
     stack = start(
         layout,
@@ -82,7 +82,9 @@ def up(
 
 
 def start(layout: Layout, options: Options) -> dict[str, Any]:
-    """Start a stack unless one runs there, wait until all of it is ready, and give what stack.json says.
+    """Start a stack, or let the one that runs there take over what has changed; wait until all of it is ready.
+
+    Gives what stack.json says.
 
     Raises:
         StartError: something does not start, or not in time.
@@ -93,6 +95,9 @@ def start(layout: Layout, options: Options) -> dict[str, Any]:
         owner_at(options.postgres)  # what Postgres' client says of one that it cannot read may hold the password
     if running := _running(layout):
         err.print(f"A stack is running already in {layout.root} (supervisor {running['pid']}).")
+        follow(lambda: _running(layout), frozenset(), until="started")
+        told = {"options": codec.decode(options.model_dump_json()), "environment": _environment()}
+        apply(layout, ask(layout, {"do": "configure", **told}))
         follow(lambda: _running(layout))
     else:
         StackConfig.load(options.config)
@@ -101,6 +106,35 @@ def start(layout: Layout, options: Options) -> dict[str, Any]:
             err.print(f"The database {options.topic_prefix} was created.")
     stack: dict[str, Any] = codec.decode((layout.root / "stack.json").read_bytes())
     return stack
+
+
+def apply(layout: Layout, changes: dict[str, Any]) -> None:
+    """Say what the stack has taken over, and restart what has changed, one process after the other."""
+    for name in changes["added"]:
+        err.print(f"{name}: added")
+    for name in changes["removed"]:
+        err.print(f"{name}: removed")
+    for name in changes["changed"]:
+        err.print(f"{name}: changed; it is restarted")
+    if changes["needs_up"]:
+        options = ", ".join(f"--{name.removeprefix('topic_')}" for name in changes["needs_up"])
+        err.print(f"{options}: as before, until `triptych down` and `triptych up`", style="yellow")
+    roll(layout, changes["changed"])
+
+
+def roll(layout: Layout, processes: list[str]) -> None:
+    """Restart processes one after the other, each when the one before is ready again.
+
+    Raises:
+        StartError: one of them does not start; those after it go on as they were.
+    """
+    for number, name in enumerate(processes, start=1):
+        ask(layout, {"do": "restart", "process": name})
+        try:
+            follow(lambda: ask(layout, {"do": "status"}), frozenset({name}))
+        except StartError as error:
+            untouched = ", ".join(processes[number:])
+            raise StartError(f"{error.why}\nNot restarted: {untouched}" if untouched else error.why) from error
 
 
 def down(*, data: DataDir = DEFAULT_DATA) -> None:
@@ -161,7 +195,7 @@ def scale(
     data: DataDir = DEFAULT_DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Run N processes of a service."""
+    """Run N processes of a service, also after the next start."""
     layout = Layout.existing(data)
     names = ask(layout, {"do": "scale", "service": service, "count": count})["processes"]
     follow(lambda: ask(layout, {"do": "status"}), frozenset(names))
@@ -172,15 +206,15 @@ def scale(
 
 
 def restart(
-    service: Annotated[str, typer.Argument(help="A service or tool, for example `executor` or `kb`.")],
+    service: Annotated[str, typer.Argument(help="A service, a tool or one of [processes]: `executor`, `kb`.")],
     *,
     data: DataDir = DEFAULT_DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Stop all processes of a service and start them again."""
+    """Restart the processes of a service one after the other, each when the one before is ready."""
     layout = Layout.existing(data)
-    names = ask(layout, {"do": "restart", "service": service})["processes"]
-    follow(lambda: ask(layout, {"do": "status"}), frozenset(names))
+    names = ask(layout, {"do": "processes", "service": service})["processes"]
+    roll(layout, names)
     if as_json:
         print_json({"service": service, "processes": names})
 
@@ -201,6 +235,11 @@ def _still_there(layout: Layout, supervisor: subprocess.Popen[bytes]) -> Status 
     return _running(layout)
 
 
+def _environment() -> dict[str, str]:
+    """What a supervisor has of this shell."""
+    return {**os.environ, "PYTHONUNBUFFERED": "1"}
+
+
 def _start_supervisor(layout: Layout, options: Options) -> subprocess.Popen[bytes]:
     """Start the supervisor as a process that outlives this one."""
     with begin_log(layout.log("supervisor")) as log:
@@ -210,7 +249,7 @@ def _start_supervisor(layout: Layout, options: Options) -> subprocess.Popen[byte
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env=_environment(),
         )
     if supervisor.stdin is not None:
         with supervisor.stdin as stdin:
@@ -218,8 +257,8 @@ def _start_supervisor(layout: Layout, options: Options) -> subprocess.Popen[byte
     return supervisor
 
 
-def follow(poll: Callable[[], Status | None], names: frozenset[str] | None = None) -> Status:
-    """Show progress until the stack, or those processes of it, are ready.
+def follow(poll: Callable[[], Status | None], names: frozenset[str] | None = None, until: str = "ready") -> Status:
+    """Show progress until the stack, or those processes of it, are ready; or until the stack is `started`.
 
     Raises:
         StartError: one of them does not start, or not in time.
@@ -236,7 +275,7 @@ def follow(poll: Callable[[], Status | None], names: frozenset[str] | None = Non
                     if process["state"] == "ready" and process["name"] not in shown:
                         shown.add(process["name"])
                         err.print(f"[green]✓[/] {process['name']} [dim]{time.monotonic() - began:.1f} s[/]")
-                if answer["ready"] or (names is not None and names <= shown):
+                if answer[until] or (names and names <= shown):
                     return answer
                 spinner.update(answer["doing"] or "starting")
             time.sleep(_INTERVAL_S)

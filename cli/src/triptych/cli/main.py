@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "commands_stack",
     "scale": "commands_stack",
     "restart": "commands_stack",
+    "init": "init",
     "dev": "dev",
     "demo": "demo",
     "submit": "submit",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from watchfiles import DefaultFilter, watch
 
-from triptych.cli.commands_stack import ExistingKafka, ExistingPostgres, TopicPrefix, follow, start, stop
+from triptych.cli.commands_stack import ExistingKafka, ExistingPostgres, TopicPrefix, follow, roll, start, stop
 from triptych.cli.dev.contracts import differences
 from triptych.cli.dev.reach import Concerned, Reach
 from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_DATA, DEFAULT_PREFIX, ConfigFile, DataDir
@@ -112,16 +112,15 @@ class _Watcher:
         """Take over the configuration; gives the tools that were started anew by that."""
         self._config = StackConfig.load(self._file)
         answer = ask(self._layout, {"do": "configure"})
-        for verb in ("added", "removed", "restarted"):
+        for verb, told in (("added", "added"), ("removed", "removed"), ("changed", "restarted")):
             for name in answer[verb]:
-                out.print(f"{name}: {verb}")
-        if answer["needs_up"]:
-            err.print(f"{', '.join(answer['needs_up'])}: changed; takes effect with the next start", style="yellow")
+                out.print(f"{name}: {told}")
+        roll(self._layout, answer["changed"])
         for file in sorted(Reach.of(self._config).playbooks.glob("*.yaml")):
             with _told():
                 self._check(file)
-        started = {*answer["added"], *answer["restarted"]}
-        self._ready(started)
+        started = {*answer["added"], *answer["changed"]}
+        self._ready(set(answer["added"]))
         for name in sorted(started | set(answer["removed"])):
             self._tell_differences(name)
         return started
@@ -142,8 +141,7 @@ class _Watcher:
 
     def _restart(self, service: str) -> None:
         out.print(f"{service}: restarting")
-        ask(self._layout, {"do": "restart", "service": service})
-        self._ready({service})
+        roll(self._layout, ask(self._layout, {"do": "processes", "service": service})["processes"])
         self._tell_differences(service)
 
     def _ready(self, services: set[str]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from triptych.cli.stack.environment import inherited
+from triptych.cli.stack.environment import inherited, settings_in
 from triptych.cli.stack.layout import Layout, begin_log
 from triptych.cli.stack.orphans import mark
 
@@ -34,6 +34,14 @@ class Command:
     user: int | None = None
     group: int | None = None
     directory: Path | None = None
+
+    def differs(self, other: Command) -> bool:
+        """Whether a process would be another one, and not only started from another shell."""
+        return (self.arguments, self.directory, settings_in(self.environment)) != (
+            other.arguments,
+            other.directory,
+            settings_in(other.environment),
+        )
 
     def start(self, layout: Layout, name: str) -> subprocess.Popen[bytes]:
         """Start it, with a log of its own."""

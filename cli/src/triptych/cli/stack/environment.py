@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -20,6 +21,12 @@ COMMON = (
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
 )  # fmt: skip
 """Names and patterns of what a program needs to run at all; none of them is a secret of an upstream."""
+
+SESSION = (
+    "PATH", "VIRTUAL_ENV", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LANGUAGE", "LC_*", "COLUMNS",
+    "NO_COLOR", "XDG_*",
+)  # fmt: skip
+"""What differs from one shell of a person to the next, and is no reason to restart anything."""
 
 _OWN = "TRIPTYCH_*"
 _SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|POSTGRES|DSN")
@@ -39,6 +46,31 @@ def inherited(patterns: Iterable[str] = ()) -> dict[str, str]:
         if any(fnmatchcase(name, pattern) for pattern in wanted)
         or (fnmatchcase(name, _OWN) and not _SECRET.search(name))
     }
+
+
+def settings_in(environment: Mapping[str, str]) -> dict[str, str]:
+    """Give the variables of a process without those that only say whose shell it was started from."""
+    return {
+        name: value for name, value in environment.items() if not any(fnmatchcase(name, pattern) for pattern in SESSION)
+    }
+
+
+@contextmanager
+def adopted(environment: Mapping[str, str] | None) -> Iterator[None]:
+    """Make this the environment of this process, for good unless the body fails."""
+    before = dict(os.environ)
+    if environment is not None:
+        _become(environment)
+    try:
+        yield
+    except BaseException:
+        _become(before)
+        raise
+
+
+def _become(environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def named_in(options: Mapping[str, Any]) -> Iterator[str]:

@@ -68,6 +68,15 @@ class Layout:
     def kafka(self) -> Path:
         return self.root / "kafka"
 
+    @property
+    def scale(self) -> Path:
+        """How many processes of each service somebody has asked for."""
+        return self.root / "scale.json"
+
+    def read_scale(self) -> dict[str, int]:
+        """What `triptych scale` has said, by service."""
+        return codec.decode(self.scale.read_bytes()) if self.scale.exists() else {}
+
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import psutil
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from triptych.cli.stack.command import Command
@@ -104,6 +105,14 @@ class Postgres:
         except psycopg.OperationalError:
             return False
         return True
+
+    def change_password(self, owner_dsn: str) -> None:
+        """Give the owner the password of this object, over a connection with the one that it has had."""
+        with psycopg.connect(owner_dsn, autocommit=True) as connection:
+            # The server gets the verifier, so that the password stands in no log.
+            verifier = connection.pgconn.encrypt_password(self.password.encode(), OWNER.encode(), b"scram-sha-256")
+            statement = sql.SQL("alter role {} password {}")
+            connection.execute(statement.format(sql.Identifier(OWNER), sql.Literal(verifier.decode())))
 
     def _initialise(self) -> None:
         draft = self.layout.root / "postgres.initdb"

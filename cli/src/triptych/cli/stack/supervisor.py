@@ -1,6 +1,6 @@
 """The process that keeps a stack running: `python -m triptych.cli.stack.supervisor`, started by `triptych up`.
 
-It starts what it can side by side, keeps stack.json true, and answers `status`, `scale` and `stop`.
+It starts what it can side by side, keeps stack.json true, takes over what has changed, and answers the command.
 When it is killed its children live on; the next `up` stops them before it starts anew.
 """
 
@@ -13,10 +13,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -26,6 +27,7 @@ from psycopg.conninfo import conninfo_to_dict
 from triptych.cli.stack.blueprint import Blueprint, Kind, Unit, process_name, server_unit
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.control import serve
+from triptych.cli.stack.environment import adopted
 from triptych.cli.stack.errors import AlreadyRunningError, DatabaseError, StackError, UnknownServiceError
 from triptych.cli.stack.kafka import Kafka
 from triptych.cli.stack.layout import Layout, write_json
@@ -49,6 +51,9 @@ MAX_PROCESSES = 32
 _READY_TIMEOUT_S = 60.0
 _FAILURE_KEPT_S = 10.0
 _RETENTION_EVERY_S = 24 * 3_600.0
+_OURS = (Kind.SERVICE, Kind.PROCESS)
+_FIXED = ("topic_prefix", "kafka", "postgres")
+"""What a stack is told when it starts and keeps for as long as it runs."""
 _STOP_ORDER = ((Kind.SERVICE,), (Kind.PROCESS,), (Kind.KAFKA,), (Kind.POSTGRES,))
 
 
@@ -67,11 +72,12 @@ class Supervisor:
             layout=layout,
             ports=self._ports,
             http=http,
-            playbooks=(options.playbooks or self._config.directory / self._config.table.playbooks).resolve(),
+            playbooks=_playbooks(options, self._config),
             topic_prefix=options.topic_prefix,
         )
         self._watched: dict[str, Watched] = {}
-        self._scale = dict.fromkeys((*self._config.table.services, *self._config.table.tools), 1)
+        remembered = layout.read_scale()
+        self._scale = {name: min(remembered.get(name, 1), MAX_PROCESSES) for name in _services(self._config)}
         self._scaling = asyncio.Lock()
         self._kafka = ""
         self._prepared: Prepared | None = None
@@ -88,10 +94,13 @@ class Supervisor:
                 return self._status()
             case {"do": "scale", "service": str(service), "count": int(count)}:
                 return {"processes": await self._scale_to(service, count)}
-            case {"do": "restart", "service": str(service)}:
-                return {"processes": await self._restart(service)}
+            case {"do": "processes", "service": str(service)}:
+                return {"processes": self._processes_of(service)}
+            case {"do": "restart", "process": str(process)}:
+                return {"processes": await self._restart(process)}
             case {"do": "configure"}:
-                return await self._configure()
+                options = Options.model_validate(request["options"]) if "options" in request else self._options
+                return await self._configure(options, request.get("environment"))
             case {"do": "stop"}:
                 self.stopping.set()
                 return {"pid": os.getpid()}
@@ -134,10 +143,11 @@ class Supervisor:
             kafka = both.create_task(self._start_kafka(), name="start kafka")
         self._prepared, self._kafka = postgres.result(), kafka.result()
         self._doing = "starting the services"
-        for service in self._scale:
-            self._watch(self._service(service, 1))
+        for service, count in self._scale.items():
+            for index in range(1, count + 1):
+                self._watch(self._service(service, index))
         self._started = True
-        self._retention = asyncio.create_task(self._remove_old_runs(self._prepared.owner), name="retention")
+        self._retention = asyncio.create_task(self._remove_old_runs(), name="retention")
         self._changed()
         self._log.info("started", after_s=round(time.monotonic() - began, 1))
 
@@ -172,14 +182,14 @@ class Supervisor:
             where = " ".join(f"{name}={part}" for name, part in parts.items() if name != "password")
             raise DatabaseError(str(error), where) from error
 
-    async def _remove_old_runs(self, owner_dsn: str) -> None:
+    async def _remove_old_runs(self) -> None:
         """What `triptych retention` does, now and once a day."""
         from triptych.cli.retention import remove_old  # noqa: PLC0415 (as above: not before it is needed)
 
-        keep = timedelta(days=self._config.table.retention_days)
-        while True:
+        while self._prepared is not None:
+            keep = timedelta(days=self._config.table.retention_days)
             try:
-                report = await asyncio.to_thread(remove_old, owner_dsn, datetime.now(UTC), keep)
+                report = await asyncio.to_thread(remove_old, self._prepared.owner, datetime.now(UTC), keep)
             except psycopg.Error as error:
                 self._log.warning("retention failed; it is tried again tomorrow", why=str(error))
             except Exception:  # noqa: BLE001 - nobody waits for this: what it did not expect would end it unheard
@@ -212,6 +222,10 @@ class Supervisor:
 
     async def _scale_to(self, service: str, count: int) -> list[str]:
         self._check_started(service)
+        if service not in self._scale:
+            raise StackError(
+                "It is one process", where=f"processes.{service}", cure="Only services and tools are scaled."
+            )
         if not 1 <= count <= MAX_PROCESSES:
             raise StackError(f"{count} processes", where=service, cure=f"Choose from 1 to {MAX_PROCESSES}.")
         async with self._scaling:
@@ -220,76 +234,95 @@ class Supervisor:
                 self._watch(unit)
             surplus = [process_name(service, index) for index in range(count + 1, self._scale[service] + 1)]
             self._scale[service] = count
+            self._remember_scale()
             await asyncio.gather(*(self._watched[name].stop() for name in surplus))
             for name in surplus:
                 del self._watched[name]
             self._changed()
         return [process_name(service, index) for index in range(1, count + 1)]
 
-    async def _restart(self, service: str) -> list[str]:
-        """Stop all processes of a service and start them again, as the configuration has them now."""
-        self._check_started(service)
-        async with self._scaling:
-            return await self._start_again(service)
-
-    async def _start_again(self, service: str) -> list[str]:
-        return await self._replace(self._units(service))
-
-    async def _replace(self, units: Sequence[Unit]) -> list[str]:
-        await asyncio.gather(*(self._watched[unit.name].stop() for unit in units))
-        for unit in units:
-            self._watch(unit)
-        self._changed()
-        return [unit.name for unit in units]
-
-    async def _configure(self) -> dict[str, Any]:
-        """Read the configuration again, and start, stop and restart the tools that it has changed."""
+    async def _restart(self, process: str) -> list[str]:
+        """Stop a process and start it again, as the configuration has it now."""
         self._check_started()
         async with self._scaling:
-            before, after = self._config.table, (config := StackConfig.load(self._options.config)).table
-            added = sorted(after.tools.keys() - before.tools.keys())
-            removed = sorted(before.tools.keys() - after.tools.keys())
-            changed = sorted(
-                name for name, tool in after.tools.items() if name in before.tools and before.tools[name] != tool
-            )
-            if self._prepared is not None and (added or changed):
-                await self._create_topics(self._kafka, after.tools)
-                self._prepared = await asyncio.to_thread(self._prepare, self._prepared.owner, config)
-            # Whatever cannot be had, a port or room on the disk, shows here, before anything is changed.
-            blueprint = replace(self._blueprint, config=config)
-            new = [blueprint.service(name, 1, self._kafka, self._dsns) for name in added]
-            again = [self._units(name, blueprint) for name in changed]
-            self._config, self._blueprint = config, blueprint
-            await asyncio.gather(*(self._let_go(name) for name in removed))
-            self._scale |= dict.fromkeys(added, 1)
-            for unit in new:
-                self._watch(unit)
-            for units in again:
-                await self._replace(units)
+            unit = self._units(self._blueprint, self._scale, self._dsns).get(process)
+            if unit is None:
+                raise UnknownServiceError(process, self._names)
+            await self._watched[process].stop()
+            self._watch(unit)
             self._changed()
-        sections = ("services", "processes", "env", "playbooks", "retention_days")
-        needs_up = [section for section in sections if getattr(before, section) != getattr(after, section)]
-        return {"added": added, "removed": removed, "restarted": changed, "needs_up": needs_up}
+        return [process]
 
-    async def _let_go(self, service: str) -> None:
-        names = [process_name(service, index) for index in range(1, self._scale.pop(service) + 1)]
-        await asyncio.gather(*(self._watched[name].stop() for name in names))
-        for name in names:
-            del self._watched[name]
+    def _processes_of(self, name: str) -> list[str]:
+        """The processes of a service or a tool, or one of the section [processes]."""
+        self._check_started(name)
+        return [process_name(name, index) for index in range(1, self._scale.get(name, 1) + 1)]
 
-    def _check_started(self, service: str | None = None) -> None:
-        if service is not None and service not in self._scale:
-            raise UnknownServiceError(service, tuple(self._scale))
+    async def _configure(self, options: Options, environment: Mapping[str, str] | None) -> dict[str, Any]:
+        """Take over configuration, options, secrets and environment as they are now.
+
+        What is new is started, and what is gone is stopped. What has changed is for whoever asked to restart.
+        """
+        self._check_started()
+        async with self._scaling:
+            with adopted(environment):
+                # Whatever cannot be had, a port or room on the disk, shows here, before anything is changed.
+                config = StackConfig.load(options.config)
+                await self._create_topics(self._kafka, config.table.tools)
+                prepared = await asyncio.to_thread(self._prepare, await self._owner(), config)
+                blueprint = replace(self._blueprint, config=config, playbooks=_playbooks(options, config))
+                scale = {name: self._scale.get(name, 1) for name in _services(config)}
+                wanted = self._units(blueprint, scale, prepared.services)
+            needs_up = [name for name in _FIXED if getattr(options, name) != getattr(self._options, name)]
+            fixed = {name: getattr(self._options, name) for name in _FIXED}
+            self._options, self._config = options.model_copy(update=fixed), config
+            self._blueprint, self._prepared, self._scale = blueprint, prepared, scale
+            running = {name: each.unit for name, each in self._watched.items() if each.unit.kind in _OURS}
+            removed, added = [[*running.keys() - wanted.keys()], [name for name in wanted if name not in running]]
+            await asyncio.gather(*(self._watched[name].stop() for name in removed))
+            for name in removed:
+                del self._watched[name]
+            for name in added:
+                self._watch(wanted[name])
+            self._remember_scale()
+            self._changed()
+        changed = [name for name in wanted if name in running and wanted[name].command.differs(running[name].command)]
+        return {"added": added, "removed": sorted(removed), "changed": changed, "needs_up": needs_up}
+
+    async def _owner(self) -> str:
+        """The owner's DSN. If another password was put in its place, the embedded server learns it without a stop."""
+        if self._prepared is None or Kind.POSTGRES.value not in self._watched:
+            return self._prepared.owner if self._prepared else ""
+        server = Postgres.of(self._layout, self._ports)
+        if server.dsn(self._options.topic_prefix) != self._prepared.owner:
+            await asyncio.to_thread(server.change_password, self._prepared.owner)
+            watched = self._watched[server.name]
+            watched.unit = replace(watched.unit, probe=server_unit(server, Kind.POSTGRES).probe)
+            self._log.info("the owner of the database has another password now")
+        return server.dsn(self._options.topic_prefix)
+
+    def _check_started(self, name: str | None = None) -> None:
+        if name is not None and name not in self._names:
+            raise UnknownServiceError(name, self._names)
         if not self._started:
             raise StackError("The stack is still starting", where=str(self._layout.root), cure="Try again in a moment.")
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return (*self._scale, *self._config.table.processes)
 
     def _service(self, name: str, index: int) -> Unit:
         return self._blueprint.service(name, index, self._kafka, self._dsns)
 
-    def _units(self, name: str, blueprint: Blueprint | None = None) -> list[Unit]:
-        """All processes of a service, as the configuration has them now or `blueprint` does."""
-        made = (blueprint or self._blueprint).service
-        return [made(name, index, self._kafka, self._dsns) for index in range(1, self._scale[name] + 1)]
+    def _units(self, blueprint: Blueprint, scale: Mapping[str, int], dsns: Mapping[str, str]) -> dict[str, Unit]:
+        """Every process but the servers, by name, in the order in which they are started."""
+        units = [blueprint.process(name) for name in blueprint.config.table.processes]
+        for name, count in scale.items():
+            units += [blueprint.service(name, index, self._kafka, dsns) for index in range(1, count + 1)]
+        return {unit.name: unit for unit in units}
+
+    def _remember_scale(self) -> None:
+        write_json(self._layout.scale, self._scale)
 
     @property
     def _dsns(self) -> Mapping[str, str]:
@@ -313,6 +346,7 @@ class Supervisor:
             "topic_prefix": self._options.topic_prefix,
             "ready": ready and not self.stopping.is_set(),
             "doing": "" if ready and self._doing != "stopping" else self._doing,
+            "started": self._started,
             "failure": self._failure,
             "database_created": bool(self._prepared and self._prepared.created),
             "kafka": self._kafka or None,
@@ -350,6 +384,14 @@ class Supervisor:
             },
             mode=0o600,
         )
+
+
+def _services(config: StackConfig) -> tuple[str, ...]:
+    return (*config.table.services, *config.table.tools)
+
+
+def _playbooks(options: Options, config: StackConfig) -> Path:
+    return (options.playbooks or config.directory / config.table.playbooks).resolve()
 
 
 def _first_cause(error: BaseException) -> BaseException:

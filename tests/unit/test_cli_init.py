@@ -1,0 +1,36 @@
+"""`triptych init` writes what works as it is, and never writes over anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from triptych.cli.init import AlreadyThereError, init
+from triptych.cli.main import app
+from triptych.cli.stack.config import StackConfig
+from triptych.kernel.playbooks import load_playbook
+from triptych.tools.scaffold import ScaffoldError
+
+
+def test_what_is_written_is_a_configuration_with_a_tool_and_a_playbook_that_fit_together(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["init", "--dir", str(tmp_path / "mine")])
+    assert done.exit_code == 0, done.output
+    config = StackConfig.load(tmp_path / "mine" / "triptych.toml")
+    assert set(config.schema_migrations()) == {"executor", "planner", "critic", "tool_greetings"}
+    (tool,) = config.table.tools.values()
+    assert (config.directory / str(tool.path) / "greetings.py").exists()
+    (file,) = (config.directory / config.table.playbooks).glob("*.yaml")
+    assert load_playbook(file, config.table.tools).name == "greet"
+    assert str(file) in done.output
+
+
+@pytest.mark.parametrize("there", ["triptych.toml", "playbooks/greet.yaml", "my-tools/greetings.py"])
+def test_what_is_there_stays_as_it_is_and_nothing_is_written(tmp_path: Path, there: str) -> None:
+    file = tmp_path / there
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    with pytest.raises((AlreadyThereError, ScaffoldError), match=f"{file} is there already"):
+        init(directory=tmp_path)
+    assert [each.read_text() for each in tmp_path.rglob("*") if each.is_file()] == ["mine"]
