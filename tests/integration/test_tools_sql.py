@@ -356,8 +356,15 @@ async def test_a_value_of_any_type_comes_out_as_it_went_in(oddities) -> None:
         assert kept == Result.ok({"rows": [KEPT], "affected": 1})
     (row,) = (await call(oddities, "rows_of_rows", {})).data["rows"]
     assert row == {"everything": [{"id": 1} | KEPT]}
-    wrong = await call(oddities, "keep", KEPT | {"whole": {"x": 1, "mood": "sad"}})
-    assert error_of(wrong) is ErrorCode.INVALID_ARGUMENTS
+    for wrong, told in (
+        ({"whole": {"x": 1, "mood": "sad"}}, "mood"),
+        ({"narrow": 1e300}, "arguments.narrow: float too large"),
+        ({"count": 2**40}, "arguments.count: value out of int32 range"),
+        ({"during": "soon"}, "arguments.during"),
+    ):
+        refused = await call(oddities, "keep", KEPT | wrong)
+        assert error_of(refused) is ErrorCode.INVALID_ARGUMENTS
+        assert told in refused.error.message
 
 
 async def test_a_table_that_has_changed_loses_no_write(source, database) -> None:

@@ -237,3 +237,16 @@ def test_an_error_of_types_on_our_side_is_no_outage(error: Exception, code: Erro
     failure = failure_of(error, "crm.pay", undone=True)
     assert failure is not None
     assert failure.code is code
+
+
+def test_a_value_that_the_driver_does_not_take_is_told_by_the_name_of_its_argument() -> None:
+    error = asyncpg.DataError(
+        "invalid input for query argument $2: ('secret', 1) (an integer (of 4 bytes) is required)"
+    )
+    error.__cause__ = TypeError("an integer (of 4 bytes) is required")
+    failure = failure_of(error, "crm.pay", undone=True, parameters=("id", "total"))
+    assert failure is not None
+    assert failure.message == "crm.pay: arguments.total: an integer (of 4 bytes) is required"
+    of_the_server = failure_of(asyncpg.DataError("value too long"), "crm.pay", undone=True, parameters=("id",))
+    assert of_the_server is not None
+    assert of_the_server.message == "crm.pay: value too long"

@@ -79,7 +79,7 @@ class Performer:
             message = f"{self.operation}: a row holds JSON that cannot be read: {error}"
             raise ToolFailure(ErrorCode.CONTRACT_VIOLATION, message, undone=not committing) from None
         except Exception as error:
-            failure = failure_of(error, self.operation, undone=not committing)
+            failure = failure_of(error, self.operation, undone=not committing, parameters=statement.parameters)
             if failure is None:
                 raise
             raise failure from error

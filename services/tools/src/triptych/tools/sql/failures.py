@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import asyncpg
 
 from triptych.schemas.result import ErrorCode
@@ -36,16 +39,25 @@ OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheErro
 COMPLETION_UNKNOWN = "40003"
 """Databases of many servers say so when the one that was asked to commit is lost."""
 
+_ARGUMENT = re.compile(r"invalid input for query argument \$(\d+)\b")
+
 GONE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
 """There is no answer from the server."""
 
 
-def failure_of(error: Exception, operation: str, *, undone: bool) -> ToolFailure | None:
-    """The failure that an error means; None when it is none of Postgres. `undone`: nothing was changed for certain."""
+def failure_of(error: Exception, operation: str, *, undone: bool, parameters: Sequence[str] = ()) -> ToolFailure | None:
+    """The failure that an error means; None when it is none of Postgres.
+
+    Args:
+        error: What was raised.
+        operation: The operation that was called.
+        undone: Nothing was changed for certain.
+        parameters: The names of the statement's parameters, in their order.
+    """
     match error:
         case asyncpg.DataError():
             # Either the server or asyncpg, which encodes the values, found one that does not fit.
-            return ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"{operation}: {error}", undone=True)
+            return ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"{operation}: {_named(error, parameters)}", undone=True)
         case (
             asyncpg.UnsupportedClientFeatureError()
             | asyncpg.UnsupportedServerFeatureError()
@@ -66,6 +78,14 @@ def failure_of(error: Exception, operation: str, *, undone: bool) -> ToolFailure
     return ToolFailure(
         ErrorCode.UNAVAILABLE, f"{operation}: no connection to the database ({type(error).__name__})", undone=undone
     )
+
+
+def _named(error: asyncpg.DataError, parameters: Sequence[str]) -> str:
+    """What is wrong with a value. Of one that the driver does not take, it names the argument, and not the value."""
+    found = _ARGUMENT.match(str(error))
+    if found is None or error.__cause__ is None or int(found[1]) > len(parameters):
+        return str(error)
+    return f"arguments.{parameters[int(found[1]) - 1]}: {error.__cause__}"
 
 
 def _of_server(error: asyncpg.PostgresError, operation: str) -> ToolFailure:
