@@ -190,6 +190,7 @@ SENTENCES = {
     "ko-badge": ("출입증", "출입증을 잃어버리면 안내데스크에 즉시 알려야 합니다."),
     "th-parking": ("ที่จอดรถ", "ผู้มาเยือนสามารถจอดรถได้ที่ชั้นสามของอาคารจอดรถ"),
     "en": ("Badges", "A lost badge is blocked at the front desk within minutes."),
+    "print": ("Af\ufb01davit", "An a\ufb03davit of the of\ufb01cer is \ufb01led by the cafe\u0301 owner."),
 }
 
 
@@ -208,6 +209,8 @@ async def test_terms_inside_sentences_without_spaces_are_found(own, with_vectors
         "안내데스크": "ko-badge",
         "อาคารจอดรถ": "th-parking",
         "lost badge": "en",
+        "affidavit officer": "print",
+        "café owner": "print",
     }
     found = {question: [hit["id"] for hit in await knowledge.search("acme", question, 3)] for question in asked}
     assert {question: ids[:1] for question, ids in found.items()} == {

@@ -19,8 +19,9 @@ create or replace function pairs(run text, is_question boolean) returns text lan
 comment on function pairs is 'AB BC C of ABC, so that what begins with a character is found; of a question AB BC.';
 
 create or replace function terms(body text, is_question boolean) returns text language sql immutable parallel safe return
-    -- Half of a width and full width are the same character.
-    case when body ~ ('[' || unspaced() || '\uff00-\uffef]') then (
+    -- Half of a width and full width are the same character; so are an accent behind its letter and the letter with it,
+    -- and the ligatures of printed text and their letters.
+    case when body ~ ('[' || unspaced() || '\u0300-\u036f\ufb00-\ufb06\uff00-\uffef]') then (
         select string_agg(
             case when run[1] ~ ('^[' || unspaced() || ']') then pairs(run[1], is_question) else run[1] end,
             ' ' order by place
