@@ -397,8 +397,12 @@ async def test_through_a_real_worker_calls_are_answered_and_changed_contracts_ar
         assert await answer("add", {"a": 2, "b": 3}, contract_hash=planned_before) == Result.ok({"total": 5})
         assert (await answer("change", {"how": "gone"})).status is ResultStatus.OK
         alert = "select message from alerts where (operation, kind) = ('double.add', 'drift') and closed_at is null"
-        await eventually(lambda: pool.fetchval(alert))
-        assert "does not offer it" in await pool.fetchval(alert)
+
+        async def is_told() -> bool:
+            # Before that, the other words of the wider tool were told in the same row.
+            return "does not offer it" in (await pool.fetchval(alert) or "")
+
+        await eventually(is_told)
         service.stopping.set()
         await working
     before, after = announced()
