@@ -114,7 +114,7 @@ def test_a_tool_that_does_not_load_is_named_and_the_next_save_mends_it(dev: Dev)
     dev.says("~ weather.forecast")
 
 
-def test_a_playbook_is_checked_before_the_executor_is_restarted(dev: Dev) -> None:
+def test_a_playbook_is_checked_and_taken_over_without_a_restart(dev: Dev) -> None:
     executor = dev.pids()["executor"]
     playbook = dev.folder / "playbooks" / "greet.yaml"
     playbook.write_text(PLAYBOOK.replace("pattern: fixed", "pattern: circular"))
@@ -124,7 +124,8 @@ def test_a_playbook_is_checked_before_the_executor_is_restarted(dev: Dev) -> Non
     dev.says("there is no tool `whether`")
     assert dev.pids()["executor"] == executor
     playbook.write_text(PLAYBOOK.replace("Greet somebody", "Greet Ana"))
-    dev.says("executor: restarting")
+    dev.says("new tasks get greet@")
+    assert dev.pids()["executor"] == executor
 
 
 def test_a_tool_that_is_added_to_the_configuration_starts(dev: Dev) -> None:

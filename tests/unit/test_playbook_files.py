@@ -171,5 +171,5 @@ def test_a_task_for_a_playbook_that_was_left_out_is_rejected_with_the_cause(tmp_
     with pytest.raises(RejectedRecord) as caught:
         executor.read(Arrival(topics.TASKS, record, body, NOW))
     assert caught.value.code == "unknown_playbook"
-    assert "'refunds' was left out when the executor started: odd.yaml:5:74: " in caught.value.message
+    assert "'refunds' was left out: odd.yaml:5:74: " in caught.value.message
     assert str(tmp_path) not in caught.value.message

@@ -1,4 +1,4 @@
-"""`triptych playbook check`: everything that is wrong with a playbook, with its line."""
+"""`triptych playbook`: what is wrong with a playbook, with its line, and which versions of it there are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from triptych.cli.options import DEFAULT_CONFIG, AsJson
 from triptych.cli.output import err, out, print_json
+from triptych.cli.playbook_versions import activate, ls, rollback
 from triptych.cli.stack.config import StackConfig
 from triptych.schemas import Playbook
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Playbooks: agents written in YAML.", no_args_is_help=True)
 
 
-@app.callback()
-def _playbook() -> None:
-    """Keeps `check` a sub-command although it is the only one."""
+app.command()(ls)
+app.command()(activate)
+app.command()(rollback)
 
 
 @app.command()

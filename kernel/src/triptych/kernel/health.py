@@ -57,6 +57,10 @@ class Health:
         """Tell with the readiness what is wrong here and keeps nothing else from working."""
         self.warnings[name] = message
 
+    def unwarn(self, name: str) -> None:
+        """What was wrong under this name is right now."""
+        self.warnings.pop(name, None)
+
     @property
     def is_started(self) -> bool:
         """Whether the process has taken up its work."""

@@ -1,6 +1,6 @@
 """`triptych dev`: starts the embedded stack, watches what it is made of, and restarts just what has changed.
 
-A file that is wrong changes nothing: it is named, and the stack goes on as it was.
+What is wrong is named. A file that cannot be used changes nothing, and the stack goes on as it was.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from triptych.cli.tools.offers import Offered, offers
 from triptych.kernel.errors import TriptychError
 from triptych.schemas import Playbook
 
-EXECUTOR = "executor"
-"""The service that reads the playbooks."""
 LOOK_EVERY_MS = 1_000
 """So often it is asked whether the stack still runs: `triptych down` may have been called elsewhere."""
 
@@ -131,13 +129,13 @@ class _Watcher:
         return load_playbook(file, self._config.table.tools)
 
     def _playbooks(self, changed: tuple[Path, ...]) -> None:
+        """Check them. The executor looks at their folder by itself."""
         for file in changed:
             if file.exists():
                 playbook = self._check(file)
-                out.print(f"{file.name}: {playbook.name}@{playbook.version}")
+                out.print(f"{file.name}: new tasks get {playbook.name}@{playbook.version}")
             else:
                 out.print(f"{file.name}: gone")
-        self._restart(EXECUTOR)
 
     def _restart(self, service: str) -> None:
         out.print(f"{service}: restarting")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from triptych.executor.deployments import Deployment, load_playbooks, shown
 from triptych.executor.intake import Executor
+from triptych.executor.rollout import Rollout
 from triptych.executor.settings import ExecutorSettings
 from triptych.executor.store import ExecutorStore
 from triptych.kernel import database, killable
@@ -17,31 +17,28 @@ from triptych.kernel.settings import load_settings
 
 async def serve(service: Service, settings: ExecutorSettings) -> None:
     """Run the decider loop over the runs of this process's partitions."""
-    # In a thread of its own, for a folder of odd files takes long to read, and this process must stay alive.
-    folder = await asyncio.to_thread(load_playbooks, settings.playbooks)
-    playbooks = folder.playbooks
     await asyncio.to_thread(killable.prepare)
-    for each in folder.left_out:
-        service.log.error("playbook left out", playbook=each.name, file=shown(each.file), why=shown(each.why))
-        service.health.warn(f"playbook {shown(each.name)}", f"left out: {shown(each.why)}")
     async with (
         await database.connect(settings.postgres.get_secret_value(), settings.instance) as pool,
         ContractRegistry(service, settings) as contracts,
     ):
         store = ExecutorStore(pool, service.log)
-        await store.deploy(playbooks)
-        service.log.info("playbooks deployed", playbooks=[f"{p.name}@{p.version}" for p in playbooks])
-        deployments = {playbook.name: Deployment.of(playbook) for playbook in playbooks}
+        rollout = Rollout(service, store, settings.playbooks)
+        await rollout.look()
         executor = Executor(
-            deployments,
+            rollout.deployments,
             settings.max_active_runs,
             settings.tenant_active_runs,
             settings.input_max_bytes,
             contracts,
-            left_out={each.name: each for each in folder.left_out},
+            left_out=rollout.left_out,
         )
         await contracts.ready()
-        await DeciderLoop(service, settings, executor, store, pool).run()
+        following = asyncio.create_task(rollout.follow(executor), name="playbooks")
+        try:
+            await DeciderLoop(service, settings, executor, store, pool).run()
+        finally:
+            following.cancel()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The playbooks that this process offers to new tasks, read from a folder when it starts.
+"""The playbooks of a folder, from which this process offers some to new tasks.
 
 Runs that began with an earlier version go on with that version, which the database keeps.
 """

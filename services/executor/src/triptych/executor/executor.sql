@@ -111,5 +111,21 @@ delete from outbox o using unnest($1::outbox_key[]) k where o.run_id = k.run_id 
 -- name: deploy_playbook
 insert into playbooks (name, version, definition) values ($1, $2, $3) on conflict do nothing
 
+-- name: activate_from_folder
+-- What a folder holds counts when it is another version than that which it held before.
+insert into activations (name, version, folder_version, activated_by)
+select held.name, held.version, held.version, 'folder'
+from unnest($1::text[], $2::text[]) as held (name, version)
+where held.version is distinct from (
+    select newest.folder_version from activations as newest
+    where newest.name = held.name order by newest.number desc limit 1
+)
+
+-- name: activations
+select distinct on (name) name, version, folder_version from activations order by name, number desc
+
+-- name: playbook
+select definition from playbooks where name = $1 and version = $2
+
 -- name: playbooks
 select definition from playbooks

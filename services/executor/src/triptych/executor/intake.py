@@ -145,15 +145,21 @@ class Executor:
     ) -> None:
         """Without `contracts`, plans and results are not held to any: for tests of what has nothing to do with them."""
         self._trust = Trust(contracts)
-        self._deployments, self._left_out = deployments, left_out or {}
-        self._sizes = TaskSizes(input_max_bytes, {name: one.playbook for name, one in deployments.items()})
+        self._input_max_bytes = input_max_bytes
         self._plans = PlanReader()
-        playbooks = {name: deployment.playbook.limits for name, deployment in deployments.items()}
-        self._limits = Limits(
-            max_active_runs,
-            tenant_active_runs or {},
-            {name: limits.active_runs for name, limits in playbooks.items() if limits and limits.active_runs},
-        )
+        self._active_runs: dict[str, int] = {}
+        self._limits = Limits(max_active_runs, tenant_active_runs or {}, self._active_runs)
+        self.offer(deployments, left_out or {})
+
+    def offer(self, deployments: Mapping[str, Deployment], left_out: Mapping[str, LeftOut]) -> None:
+        """Offer these to new tasks, from the next one on. Runs that have begun keep their version."""
+        self._deployments, self._left_out = deployments, left_out
+        playbooks = {name: deployment.playbook for name, deployment in deployments.items()}
+        self._sizes = TaskSizes(self._input_max_bytes, playbooks)
+        self._active_runs.clear()
+        for name, playbook in playbooks.items():
+            if playbook.limits and playbook.limits.active_runs:
+                self._active_runs[name] = playbook.limits.active_runs
 
     def given_up(self, cause: str) -> GivenUp:
         """The message that hands a run over to a person."""
@@ -362,7 +368,7 @@ class Executor:
         deployment = self._deployments.get(task.playbook)
         if deployment is None:
             if (left_out := self._left_out.get(task.playbook)) is not None:
-                message = f"the playbook {task.playbook!r} was left out when the executor started: {left_out.told}"
+                message = f"the playbook {task.playbook!r} was left out: {left_out.told}"
                 return Reason(code="unknown_playbook", message=message)
             known = ", ".join(sorted(self._deployments)) or "none"
             message = f"there is no playbook {task.playbook!r}; deployed are: {known}"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -37,6 +37,14 @@ _INT = attrgetter("int")
 """The order of UUIDs in Postgres; to compare two of them is a Python function."""
 
 
+class Activation(NamedTuple):
+    """The version of a playbook that new tasks get, and the one that the folder held when that was decided."""
+
+    name: str
+    version: str
+    folder_version: str | None
+
+
 class ExecutorStore:
     """Implements the decider loop's `Store` for runs."""
 
@@ -51,6 +59,20 @@ class ExecutorStore:
             definition = codec.for_jsonb(playbook.to_bytes()).decode()
             await self._pool.execute(self._sql["deploy_playbook"], playbook.name, playbook.version, definition)
         await self._learn_playbooks()
+
+    async def activate_from_folder(self, playbooks: Sequence[Playbook]) -> None:
+        """Let new tasks have these, where the folder held others before."""
+        names, versions = [each.name for each in playbooks], [each.version for each in playbooks]
+        await self._pool.execute(self._sql["activate_from_folder"], names, versions)
+
+    async def activations(self) -> list[Activation]:
+        """Of each playbook, the version that new tasks get."""
+        return [Activation(*row) for row in await self._pool.fetch(self._sql["activations"])]
+
+    async def playbook(self, name: str, version: str) -> Playbook | None:
+        """One version of a playbook; None if it cannot be read here."""
+        row = await self._pool.fetchrow(self._sql["playbook"], name, version)
+        return self._read(row) if row is not None else None
 
     async def _learn_playbooks(self) -> None:
         rows = await self._pool.fetch(self._sql["playbooks"])
