@@ -5,10 +5,12 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.tracing import on_behalf_of
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Source, Tool
 from triptych.tools.http_call import tool as http_tool
@@ -73,6 +75,14 @@ async def test_templates_fill_path_query_and_headers(shop: Tool) -> None:
     assert result.data["path"] == "/items/a%2Fb/.a/;matrix=1"
     assert result.data["query"] == [["page", "1"], ["kind", "fixed"], ["tags", "x"], ["tags", "y"]]
     assert result.data["headers"]["x-trace"] == "for a/b"
+
+
+async def test_an_upstream_is_told_the_trace_the_run_and_the_tenant(shop: Tool) -> None:
+    trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    with on_behalf_of(UUID(int=7), "acme", trace):
+        result = await call(shop, "echo", {"id": "a"})
+    told = {name: result.data["headers"].get(name) for name in ("traceparent", "triptych-run-id", "triptych-tenant")}
+    assert told == {"traceparent": trace, "triptych-run-id": str(UUID(int=7)), "triptych-tenant": "acme"}
 
 
 async def test_a_body_keeps_the_types_of_what_stands_alone_and_the_key_is_sent(shop: Tool) -> None:

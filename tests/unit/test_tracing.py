@@ -113,6 +113,10 @@ def test_the_refusal_of_a_task_goes_back_on_the_trace_of_its_record() -> None:
     outcome = batch.outbox[-1].outgoing
     assert outcome.topic == "triptych.outcomes"
     assert Trace.of_headers(outcome.headers)[1] == Trace(TRACE, "00")
+    ((_, notice),) = batch.notices
+    assert (notice.level, notice.event, notice.counter) == ("warning", "record buried", "dead_letters")
+    told_of = {"tenant": "default", "task_id": "t-1", "trace_id": TRACE, "code": "unknown_playbook", "offset": 7}
+    assert dict(notice.fields, **told_of) == notice.fields
 
 
 async def test_an_upstream_is_told_the_trace_the_run_and_the_tenant_and_nothing_outside_of_a_call() -> None:

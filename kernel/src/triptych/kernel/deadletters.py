@@ -20,8 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 from triptych.kernel import cloudevents
 from triptych.kernel.bus import Outgoing, place
 from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.tracing import Trace
 from triptych.schemas import codec
-from triptych.schemas.base import Reason, Tenant, shortened
+from triptych.schemas.base import Json, Reason, Tenant, shortened
 from triptych.schemas.task import DeadLetter
 
 EVENT_TYPE = "triptych.dead-letter"
@@ -37,6 +38,7 @@ HEADERS_MAX_COUNT = 200
 NEVER_WRITTEN = -1
 """In place of the offset of a message that Kafka has not taken."""
 
+_WHY_MAX_CHARS = 500
 _TENANT: TypeAdapter[str] = TypeAdapter(Tenant)
 
 _STORE = """
@@ -100,6 +102,20 @@ def dead_record(
         failed_at=now,
         cut=codec.encode_text(cut) if cut else None,
     )
+
+
+def about(dead: DeadRecord, record: ConsumerRecord[Any, Any]) -> dict[str, Json]:
+    """What a line of the log says of a record that was buried."""
+    known = Trace.of_headers(record.headers)
+    return {
+        "topic": dead.topic,
+        "partition": dead.partition,
+        "offset": dead.offset,
+        "code": dead.code,
+        "why": dead.message[:_WHY_MAX_CHARS],
+        "tenant": dead.tenant,
+        **({"trace_id": known[1].trace_id} if known else {}),
+    }
 
 
 def dead_message(service: str, message: Outgoing, position: str, cause: BaseException, now: datetime) -> DeadRecord:

@@ -16,12 +16,14 @@ import asyncpg
 
 from triptych.kernel import bus, cloudevents, deadletters
 from triptych.kernel.bus import Kafka, Outgoing, Record
+from triptych.kernel.deadletters import DeadRecord
 from triptych.kernel.decider.admission import Admission, Line, Standing
 from triptych.kernel.decider.contract import (
     Addressed,
     Arrival,
     Batch,
     Domain,
+    Notice,
     RejectedRecord,
     StateT,
     Store,
@@ -37,6 +39,7 @@ from triptych.kernel.suspicion import Suspicion
 from triptych.kernel.timers import Timers
 from triptych.kernel.tracing import Trace
 from triptych.schemas import topics
+from triptych.schemas.base import Json
 
 POISONED_TIMER_DELAY = timedelta(seconds=60)
 FORWARDED = "triptych_forwarded"
@@ -219,13 +222,10 @@ class Assembly(Generic[StateT]):
         tenant = error.tenant if isinstance(error, RejectedRecord) else None
         dead = deadletters.dead_record(self._kit.service.name, record, error, self.batch.at, tenant=tenant)
         self.batch.dead.append(dead)
-        self._kit.service.health.count("dead_letters")
-        self._kit.service.log.warning(
-            "record buried", topic=record.topic, partition=record.partition, offset=record.offset, code=error.code
-        )
         outgoing = deadletters.event(dead, self._kit.service.name, self._kit.settings.topic(topics.DEAD_LETTERS))
         run_id = _record_uuid(record)
         self.batch.outbox.append(OutboxRow(OutboxKey(run_id, 0), record.partition, outgoing))
+        self.batch.notices.append((run_id, _buried(dead, record, error)))
         known = Trace.of_headers(record.headers)
         for number, send in enumerate(error.replies if isinstance(error, RejectedRecord) else (), start=1):
             self.batch.outbox.append(
@@ -256,6 +256,12 @@ def outbox_rows(envelope: Envelope, run_id: UUID, transition: Transition[Any]) -
         )
         for number, send in enumerate(transition.sends)
     ]
+
+
+def _buried(dead: DeadRecord, record: Record[Any, Any], error: UndecodableRecord) -> Notice:
+    task = error.task if isinstance(error, RejectedRecord) else None
+    named: dict[str, Json] = {} if task is None else {"task_id": task.task_id}
+    return Notice("warning", "record buried", deadletters.about(dead, record) | named, "dead_letters")
 
 
 def _submission(arrival: Arrival, message: Addressed) -> Submission | None:

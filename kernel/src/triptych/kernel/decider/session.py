@@ -721,6 +721,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             assembly.bury(submission.record, self._kit.domain.conflict(submission))
         refusals.epochs = {partition: self._claims[partition].epoch for partition in assembly.touched_partitions()}
         await self._kit.store.commit(refusals)
+        self._tell(refusals, ())
         await self._publish(refusals.outbox)
 
     async def _send_again(self, repeated: Collection[TaskKey]) -> None:

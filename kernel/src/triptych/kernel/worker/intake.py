@@ -24,7 +24,7 @@ from triptych.kernel.backlog import Backlog
 from triptych.kernel.bus import Kafka, Record, Subscription, TopicPartition
 from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.database import as_in_rows
-from triptych.kernel.deadletters import DeadRecord, dead_record, stated_tenant
+from triptych.kernel.deadletters import DeadRecord, about, dead_record, stated_tenant
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.service import Service
@@ -421,7 +421,9 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
 
     def _dead(self, record: ConsumerRecord[Any, Any], error: UndecodableRecord) -> DeadRecord:
         self._health.count("dead_letters")
-        return dead_record(self._service, record, error, cloudevents.utc_now())
+        dead = dead_record(self._service, record, error, cloudevents.utc_now())
+        self._log.warning("record buried", **about(dead, record))
+        return dead
 
 
 async def _poll_without_taking(subscription: Subscription) -> None:

@@ -13,7 +13,7 @@ from aiokafka import ConsumerRecord
 from pydantic import ValidationError
 
 from triptych.kernel import claimcheck, cloudevents
-from triptych.kernel.deadletters import DeadRecord, dead_record
+from triptych.kernel.deadletters import DeadRecord, about, dead_record
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.service import Service
 from triptych.kernel.worker.bench import Bench
@@ -61,6 +61,7 @@ class Withdrawals(Generic[RequestT]):
             except UndecodableRecord as error:
                 self._service.health.count("dead_letters")
                 dead.append(dead_record(self._service.name, record, error, cloudevents.utc_now()))
+                self._service.log.warning("record buried", **about(dead[-1], record))
                 continue
             if withdrawal.topic == self._noun:
                 arrival = _arrival(withdrawal)
