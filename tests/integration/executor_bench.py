@@ -55,13 +55,14 @@ def announcement(*contracts: Contract) -> bytes:
 def plan_of(raw: bytes, *contracts: Contract) -> dict[str, Any]:
     """The plan that an honest planner makes of a request for one with a fixed plan."""
     request = PlanRequest.model_validate_json(raw)
-    offered = (*contracts, handoff_contract(request.handoffs))
+    offered = (*contracts, handoff_contract(request.handoffs, request.others))
     terms = Terms(
         offers={contract.operation: Offer.of(contract) for contract in offered},
         max_steps=request.max_steps,
         retry=request.retry,
         revision=request.revision,
         known=request.known,
+        others=request.others,
         limits=request.limits or Limits(),
     )
     assert isinstance(request.spec, FixedPlan)

@@ -143,7 +143,7 @@ ROWS = (
     Row("truncated answer", JUDGED, "model_truncated", "truncate", asked=1),
     Row("endless answer", PLANNED, "model_loop", "loop", asked=1),
     Row("endless answer", ASKED, "model_loop", "loop", asked=1),
-    Row("the same plan again", PLANNED, "loop", ticket="-nowhere"),
+    Row("the same plan again", PLANNED, "not_found", ticket="-nowhere"),
     Row("429 storm", PLANNED, "planner_unavailable", armed=(STORM,), asked=4),
     Row("429 storm", ASKED, "tool_unavailable", armed=(STORM,), asked=ATTEMPTS),
     Row("429 storm", JUDGED, "critic_unavailable", armed=(STORM,), asked=4),

@@ -153,6 +153,18 @@ def test_the_tool_of_the_readme_works_and_is_short() -> None:
     assert refused.code is ErrorCode.CONFLICT
 
 
+def test_a_no_of_a_person_is_an_answer_of_the_tool_that_asks_and_the_run_goes_on_without_the_write() -> None:
+    page = "docs/ask-a-person.md"
+    operation = tool_of(page, 'Tool("people")').operations["people.ask"]
+    said = {"approved": False, "by": "ana", "note": ""}
+    assert asyncio.run(operation.read_callback(said)) == Result.ok(said)
+    playbook = parse_playbook(snippet(page, "yaml", "plan:"), Path(page))
+    assert playbook.budgets.wall_ms > operation.contract.timeout_ms
+    assert isinstance(playbook.plan, FixedPlan)
+    ask, refund = playbook.plan.steps
+    assert (ask.operation, refund.when) == ("people.ask", "steps.ask.data.approved")
+
+
 def test_the_tools_of_the_guide_work() -> None:
     weather = tool_of("docs/write-a-tool.md", 'Tool("weather")')
     assert asyncio.run(call(weather, "forecast", {"city": "Atlantis"})) == Result.empty()

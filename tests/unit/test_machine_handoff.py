@@ -18,7 +18,7 @@ from triptych.executor.messages import messages
 from triptych.executor.state import Run, RunStatus
 from triptych.executor.trust import ForgedRecord, MisdirectedRecord
 from triptych.kernel.bus import Record
-from triptych.kernel.decider import Arrival, RejectedRecord
+from triptych.kernel.decider import Arrival, RejectedRecord, Standing
 from triptych.kernel.outbox import Send
 from triptych.schemas import (
     HANDOFF,
@@ -60,9 +60,9 @@ def hand_over(step_id: str = "a", **fields: object):
 class Family:
     """Runs of one partition and the executor that reads what they send, in order; nobody else is there."""
 
-    def __init__(self, parent: Playbook | None = None, **specialist: object) -> None:
+    def __init__(self, parent: Playbook | None = None, more: tuple[Playbook, ...] = (), **specialist: object) -> None:
         specialist.setdefault("handoffs", ())
-        playbooks = [parent or book("test"), book("specialist", **specialist)]
+        playbooks = [parent or book("test"), book("specialist", **specialist), *more]
         self.executor = Executor({one.name: Deployment.of(one) for one in playbooks})
         self.now = NOW
         self.runs: dict[UUID, Run] = {}
@@ -370,6 +370,100 @@ def test_a_child_that_waits_for_a_person_is_seen_at_the_parent_and_stops_its_clo
     assert one.parent.deadline_at == NOW + timedelta(hours=5, minutes=10)
     one.tell(one.child, lambda story: story.result("work"))
     assert one.parent.status is RunStatus.SUCCEEDED
+
+
+BUDGETS = {"tool_calls": 40, "tokens": 9_000, "usd": 0.5}
+AS_BUDGETED = Cost(tokens=9_000, usd_micros=500_000, tool_calls=40)
+
+
+def test_a_child_gets_no_more_of_its_budgets_than_its_parent_has_left() -> None:
+    one = family(hand_over(cost=AS_BUDGETED), budgets=BUDGETS)
+    limits = one.child.ledger
+    assert (limits.max_tool_calls, limits.max_tokens, limits.max_usd_micros) == (40, 9_000, 500_000)
+    poor = book("test", budgets={"tool_calls": 10, "tokens": 8_000, "usd": 0.1})
+    one = Family(poor, budgets=BUDGETS)
+    one.tell(one.parent, lambda story: story.plan(hand_over(cost=AS_BUDGETED)))
+    limits = one.child.ledger
+    assert (limits.max_tool_calls, limits.max_tokens, limits.max_usd_micros) == (9, 8_000, 100_000)
+    one = Family(book("test", budgets={"tool_calls": 1}), budgets=BUDGETS)
+    one.tell(one.parent, lambda story: story.plan(hand_over(cost=AS_BUDGETED)))
+    assert (one.parent.reason.code, one.children) == ("budget_tool_calls", []), "it could do nothing"
+
+
+@pytest.mark.parametrize("fans", [False, True])
+def test_children_for_which_the_budgets_do_not_suffice_at_once_run_one_after_the_other(*, fans: bool) -> None:
+    told = {"arguments": {**HANDS_OVER, "input": {"who": "${{ item }}"}}, "map": [1, 2, 3]}
+    named = [hand_over(name, cost=AS_BUDGETED, arguments={**HANDS_OVER, "input": {"n": name}}) for name in "abc"]
+    one = Family(budgets=BUDGETS)
+    one.tell(one.parent, lambda story: story.plan(*([hand_over(cost=AS_BUDGETED, **told)] if fans else named)))
+    for number in range(1, 4):
+        assert len(one.children) == number, "one at a time"
+        child = one.children[-1]
+        one.tell(child, lambda story: story.plan(step("work")))
+        one.tell(one.runs[child.run_id], lambda story: story.result("work"))
+    assert (one.parent.status, one.parent.ledger.tool_calls) == (RunStatus.SUCCEEDED, 6)
+
+
+def told_client(one: Family, run: Run) -> list[tuple[str, bool, str]]:
+    """What the client of a run was told, in order."""
+    bodies = [send.body for send in one.sent if send.noun == topics.OUTCOMES]
+    return [(body.status.value, body.final, body.reason.code) for body in bodies if body.run_id == run.run_id]
+
+
+def test_the_client_of_a_parent_is_told_that_a_child_waits_for_a_person() -> None:
+    one = family()
+    one.tell(one.child, lambda story: story.fail("work", ErrorCode.FORBIDDEN))
+    assert told_client(one, one.parent) == [("escalated", False, "identity")]
+    assert one.parent.status is RunStatus.RUNNING
+    assert (one.parent.told_status, one.parent.told_reason.code) == (RunStatus.ESCALATED, "identity")
+    assert "the run of step a waits for a person" in one.parent.told_reason.message
+    assert one.executor.standing(one.parent) is Standing.AWAY
+    before = one.parent.seq
+    one.tell(one.parent, lambda story: story.control("resume", command_id="too-early"))
+    assert one.parent.seq == before + 1
+    (refused,) = [event for event, _ in one.journals[one.parent_id] if isinstance(event, ev.CommandRefused)]
+    assert (
+        f"waits for the run {one.child.run_id} of step a, which is escalated: resume that one" in refused.reason.message
+    )
+    one.tell(one.child, lambda story: story.control("resume"))
+    assert (one.parent.told_status, one.executor.standing(one.parent)) == (RunStatus.RUNNING, Standing.ACTIVE)
+    one.tell(one.child, lambda story: story.result("work"))
+    assert told_client(one, one.parent) == [("escalated", False, "identity"), ("succeeded", True, "done")]
+
+
+def three_levels() -> tuple[Family, Run, Run]:
+    """A run, its child, and the child of that, which has its plan."""
+    one = Family(handoffs=("other",), more=(book("other", handoffs=()),))
+    one.tell(one.parent, lambda story: story.plan(hand_over()))
+    middle = one.child
+    inner = hand_over("inner", arguments={"playbook": "other"}, cost=Cost(tokens=500, tool_calls=3))
+    one.tell(middle, lambda story: story.plan(inner))
+    (deepest,) = [run for run in one.children if run.run_id != middle.run_id]
+    one.tell(deepest, lambda story: story.plan(step("work")))
+    return one, one.runs[middle.run_id], one.runs[deepest.run_id]
+
+
+def test_every_run_above_one_that_waits_for_a_person_is_told_and_stops_its_clock() -> None:
+    one, middle, deepest = three_levels()
+    for times in (1, 2):
+        one.tell(one.runs[deepest.run_id], lambda story: story.fail("work", ErrorCode.FORBIDDEN))
+        assert one.parent.told_status is one.runs[middle.run_id].told_status is RunStatus.ESCALATED
+        assert told_client(one, one.parent) == [("escalated", False, "identity")] * times
+        one.wait(hours=5)
+        one.tell(one.runs[deepest.run_id], lambda story, name=f"c-{times}": story.control("resume", command_id=name))
+        assert one.parent.told_status is one.runs[middle.run_id].told_status is RunStatus.RUNNING
+    assert one.parent.deadline_at == NOW + timedelta(hours=10, minutes=10)
+    one.tell(one.runs[deepest.run_id], lambda story: story.result("work"))
+    assert one.parent.status is RunStatus.SUCCEEDED
+
+
+def test_a_run_two_levels_up_goes_on_when_a_person_aborts_the_one_that_waits() -> None:
+    one, middle, deepest = three_levels()
+    one.tell(deepest, lambda story: story.fail("work", ErrorCode.FORBIDDEN))
+    one.tell(one.runs[deepest.run_id], lambda story: story.control("abort"))
+    assert one.runs[middle.run_id].reason.code == one.parent.told_reason.code == "child_failed"
+    one.tell(one.runs[middle.run_id], lambda story: story.control("skip"))
+    assert (one.runs[middle.run_id].status, one.parent.status) == (RunStatus.SUCCEEDED, RunStatus.SUCCEEDED)
 
 
 @pytest.mark.parametrize("first", ["child", "parent"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from machine_story import Story, model_playbook, playbook, step
 
 from triptych.executor.state import RunStatus
@@ -46,6 +47,10 @@ def test_attempts_and_retries_of_one_call_are_no_repeats() -> None:
 def test_repeats_are_counted_across_replans() -> None:
     story = Story(model_playbook(limits={"same_call": 1})).plan(step("a"))
     story.fail("a", ErrorCode.NOT_FOUND).plan(step("b"))
+    assert reason_of(story) == "not_found", "why the call did not help says more than that it is repeated"
+    assert "limits.same_call" in story.run.reason.message
+    story = Story(model_playbook(limits={"same_call": 1}, review="final")).plan(step("a"))
+    story.result("a").verdict(None, Decision.REPLAN).plan(step("b"))
     assert reason_of(story) == "loop"
 
 
@@ -53,12 +58,40 @@ def test_what_the_author_of_a_fixed_plan_repeats_is_no_loop() -> None:
     assert Story(playbook(parallel=10)).plan(*FOUR_TIMES_THE_SAME).run.status is RunStatus.RUNNING
 
 
-def test_a_replan_after_which_nothing_was_learnt_is_a_loop() -> None:
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (ErrorCode.NOT_FOUND, "not_found"),
+        (ErrorCode.CONFLICT, "conflict"),
+        (ErrorCode.INVALID_ARGUMENTS, "loop"),
+    ],
+)
+def test_a_replan_after_which_nothing_was_learnt_ends_the_run_with_what_stood_in_its_way(
+    code: ErrorCode, reason: str
+) -> None:
     story = Story(model_playbook(limits={"same_call": 9}, budgets={"replans": 9})).plan(step("a"))
-    story.fail("a", ErrorCode.NOT_FOUND)
+    story.fail("a", code)
     assert story.run.status is RunStatus.PLANNING, "the first failure is news"
-    story.plan(step("b")).fail("b", ErrorCode.NOT_FOUND)
-    assert reason_of(story) == "loop"
+    story.plan(step("b")).fail("b", code)
+    assert reason_of(story) == reason
+    assert "nothing was learnt since the last replan" in story.run.reason.message
+
+
+@pytest.mark.parametrize(("details", "reason"), [({}, "identity"), ({"declined": True}, "declined")])
+def test_a_person_who_says_no_is_no_matter_of_credentials(details: dict[str, bool], reason: str) -> None:
+    story = Story(model_playbook()).plan(step("a"))
+    story.result("a", Result.failed(ErrorCode.FORBIDDEN, "not this one", **details))
+    assert (story.run.status, reason_of(story)) == (RunStatus.ESCALATED, reason)
+
+
+@pytest.mark.parametrize(("code", "reason"), [(ErrorCode.NOT_FOUND, "not_found"), (None, "loop")])
+def test_turns_that_lead_nowhere_end_with_what_stood_in_their_way(code: ErrorCode | None, reason: str) -> None:
+    plan = {"pattern": "react", "tokens": 10, "usd": 0.001, "max_stalls": 0}
+    story = Story(playbook(plan=plan, limits={"same_call": 9}))
+    for name in "ab":
+        story.plan(step(name))
+        story.fail(name, code) if code else story.result(name)
+    assert reason_of(story) == reason
 
 
 def test_a_replan_after_which_something_else_was_tried_is_none() -> None:

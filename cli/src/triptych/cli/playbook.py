@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ from triptych.cli.stack.config import StackConfig
 from triptych.schemas import Playbook
 
 if TYPE_CHECKING:
-    from triptych.kernel.playbooks import Problem
+    from triptych.kernel.playbooks import Finding, Problem
 
 app = typer.Typer(help="Playbooks: agents written in YAML.", no_args_is_help=True)
 
@@ -38,7 +39,7 @@ def check(
     """Check playbooks without running them. Ends with code 1 when anything is wrong."""
     tools = StackConfig.load(config or DEFAULT_CONFIG).table.tools if config or DEFAULT_CONFIG.exists() else None
     # CEL takes a third of a second to import, and the other commands do without.
-    from triptych.kernel.playbooks import PlaybookErrors, doubtful, load_playbook  # noqa: PLC0415
+    from triptych.kernel.playbooks import PlaybookErrors, load_playbook  # noqa: PLC0415
 
     good: dict[Path, Playbook] = {}
     problems: list[Problem] = []
@@ -47,14 +48,17 @@ def check(
             good[file] = load_playbook(file, tools)
         except PlaybookErrors as error:
             problems.extend(error.problems)
+    given = {playbook.name: playbook for playbook in good.values()}
+    others = {file: beside(file, playbook) | given for file, playbook in good.items()}
+    problems += _unfit(good, others)
+    good = {file: playbook for file, playbook in good.items() if file not in {problem.file for problem in problems}}
+    warnings = _warnings(good, others)
     if as_json:
         print_json(
             {
                 "playbooks": [_shown(file, playbook) for file, playbook in good.items()],
                 "warnings": [
-                    {"file": str(file), "message": finding.message, "cure": finding.cure}
-                    for file, playbook in good.items()
-                    for finding in doubtful(playbook)
+                    {"file": str(file), "message": finding.message, "cure": finding.cure} for file, finding in warnings
                 ],
                 "problems": problems_json(problems),
             }
@@ -62,12 +66,45 @@ def check(
     else:
         for file, playbook in good.items():
             out.print(f"{file}: {playbook.name}@{playbook.version} is good", soft_wrap=True)
-            for finding in doubtful(playbook):
-                err.print(f"{file}: {finding.message}. {finding.cure}.", style="yellow", markup=False, soft_wrap=True)
+            for about, finding in warnings:
+                if about == file:
+                    told = f"{file}: {finding.message}. {finding.cure}."
+                    err.print(told, style="yellow", markup=False, soft_wrap=True)
         for problem in problems:
             err.print(str(problem), style="red", markup=False, soft_wrap=True)
     if problems:
         raise typer.Exit(1)
+
+
+def beside(file: Path, playbook: Playbook) -> dict[str, Playbook]:
+    """The playbooks in the folder of one that hands over. What is wrong with them is told of their own files."""
+    from triptych.kernel.playbooks import PlaybookErrors, load_playbook  # noqa: PLC0415
+
+    found: dict[str, Playbook] = {}
+    for other in sorted(file.parent.glob("*.yaml")) if playbook.handoffs else ():
+        with suppress(PlaybookErrors):
+            loaded = load_playbook(other)
+            found[loaded.name] = loaded
+    return found
+
+
+def _unfit(good: dict[Path, Playbook], others: dict[Path, dict[str, Playbook]]) -> list[Problem]:
+    """What is wrong with what these playbooks hand over to each other, and to those beside them."""
+    from triptych.kernel.playbooks import check_handoffs, located  # noqa: PLC0415
+
+    return [
+        problem for file, playbook in good.items() for problem in located(check_handoffs(playbook, others[file]), file)
+    ]
+
+
+def _warnings(good: dict[Path, Playbook], others: dict[Path, dict[str, Playbook]]) -> list[tuple[Path, Finding]]:
+    from triptych.kernel.playbooks import doubtful, tight_handoffs  # noqa: PLC0415
+
+    return [
+        (file, finding)
+        for file, playbook in good.items()
+        for finding in (*doubtful(playbook), *tight_handoffs(playbook, others[file]))
+    ]
 
 
 def problems_json(problems: list[Problem]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ checks that. Nothing here may ask the network.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -20,8 +20,9 @@ from triptych.kernel import expressions, yaml_source
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.expressions import ExpressionError
 from triptych.kernel.json_schema import InvalidSchemaError, JsonSchema, with_defaults
-from triptych.kernel.plans import origin_steps, waits_for
-from triptych.schemas import HANDOFF, FixedPlan, Json, Judge, PlanByTurns, Playbook, Review, StepSpec, codec
+from triptych.kernel.offers import handoff_offer
+from triptych.kernel.plans import cost_of, misfits, origin_steps, waits_for
+from triptych.schemas import HANDOFF, Cost, FixedPlan, Json, Judge, PlanByTurns, Playbook, Review, StepSpec, codec
 
 Place = tuple[str | int, ...]
 
@@ -95,6 +96,12 @@ def parse_playbook(text: str, file: Path, tools: Collection[str] | None = None) 
         if not found:
             return playbook
     raise PlaybookErrors(_located(finding, document, file) for finding in found)
+
+
+def located(findings: Iterable[Finding], path: Path) -> list[Problem]:
+    """Findings of a playbook that was read from this file, each with its line."""
+    document = yaml_source.parse(yaml_source.load_text(path))
+    return [_located(finding, document, path) for finding in findings]
 
 
 def _unreadable(file: Path, error: yaml_source.YamlProblem) -> PlaybookErrors:
@@ -198,6 +205,50 @@ def doubtful(playbook: Playbook) -> Iterator[Finding]:
                 ("plan", "steps", index),
                 f"step `{step.id}` makes the same call as step `{names[0]}`; if {step.operation} writes, it is refused",
                 f"Remove it, or set `limits.same_call_of` to `{{{step.operation}: {len(names)}}}` if it is meant",
+            )
+
+
+def check_handoffs(playbook: Playbook, others: Mapping[str, Playbook]) -> Iterator[Finding]:
+    """What is wrong with what a playbook hands over to others, of those that are known here."""
+    known = [others[name].as_other for name in playbook.handoffs if name in others]
+    if not known or not isinstance(playbook.plan, FixedPlan):
+        return
+    offer = handoff_offer(playbook.handoffs, known)
+    for index, step in enumerate(playbook.plan.steps):
+        try:
+            unfitting = list(misfits(step.arguments, offer)) if step.operation == HANDOFF else []
+        except ExpressionError:
+            continue  # named where the expressions are checked
+        for path, message in unfitting:
+            yield Finding(("plan", "steps", index, "arguments", *path), message, "See the `input` of that playbook")
+
+
+def tight_handoffs(playbook: Playbook, others: Mapping[str, Playbook]) -> Iterator[Finding]:
+    """Runs of other playbooks that may get less than their budgets say, or cannot begin: this one's hold no more."""
+    known = [others[name].as_other for name in playbook.handoffs if name in others]
+    if not isinstance(playbook.plan, FixedPlan):
+        for other in known:
+            yield from _tight(playbook, other.cost, ("handoffs",), f"to hand over to `{other.name}`")
+        return
+    offer = handoff_offer(playbook.handoffs, known)
+    for index, step in enumerate(playbook.plan.steps):
+        if known and step.operation == HANDOFF:
+            cost = cost_of(step, offer.contract, known)
+            yield from _tight(playbook, cost, ("plan", "steps", index), f"step `{step.id}`")
+
+
+def _tight(playbook: Playbook, cost: Cost, place: Place, what: str) -> Iterator[Finding]:
+    budgets = playbook.budgets
+    for name, needed, limit in (
+        ("tool_calls", cost.tool_calls + 1, budgets.tool_calls),
+        ("tokens", cost.tokens, budgets.tokens),
+        ("usd", cost.usd_micros / 1_000_000, budgets.usd),
+    ):
+        if needed > limit:
+            yield Finding(
+                place,
+                f"{what} wants {needed:g} of {name} for the other run, and the budget of {playbook.name} is {limit:g}",
+                f"Set `budgets.{name}` to at least {needed:g}, or lower that of the other playbook",
             )
 
 

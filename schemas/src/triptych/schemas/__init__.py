@@ -23,7 +23,7 @@ from triptych.schemas.contract import (
     ToolContracts,
     Undo,
 )
-from triptych.schemas.handoff import HANDOFF, MAX_HANDOFFS, Parent, handoff_contract
+from triptych.schemas.handoff import HANDOFF, MAX_HANDOFFS, OtherPlaybook, Parent, handoff_contract
 from triptych.schemas.plan import Decision, Fallback, Judge, Plan, RetryPolicy, StandIn, Step, StepSpec, Unmet
 from triptych.schemas.playbook import (
     TASK_MAX_BYTES,
@@ -101,6 +101,7 @@ __all__ = [
     "ModelCall",
     "ModelPlan",
     "OnRepeat",
+    "OtherPlaybook",
     "Outcome",
     "OutcomeStatus",
     "Parent",

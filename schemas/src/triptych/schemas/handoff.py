@@ -5,12 +5,12 @@ To a plan it is a step like any other. What the other run ends with is what the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from pydantic import Field
 
-from triptych.schemas.base import Authored, Grant, RequestId, RunId, Slug, Timestamp
+from triptych.schemas.base import Authored, Grant, Json, Message, RequestId, RunId, Slug, Timestamp
 from triptych.schemas.contract import Contract, Cost, Effect
 
 HANDOFF = "playbook.run"
@@ -19,20 +19,26 @@ MAX_HANDOFFS = 5
 """So deep may playbooks hand over to one another."""
 
 
-def handoff_contract(playbooks: Iterable[str]) -> Contract:
-    """The contract of `playbook.run` for a playbook that may hand over to these."""
+class OtherPlaybook(Message):
+    """What a run knows of a playbook that it may hand over to: that of the version which was deployed when it began."""
+
+    name: Slug
+    goal: str
+    input: Annotated[dict[str, Json], Field(description="JSON Schema of its input.")]
+    cost: Annotated[Cost, Field(description="Its budgets: what is reserved for a run of it, unless a step says other.")]
+
+
+def handoff_contract(playbooks: Iterable[str], others: Sequence[OtherPlaybook] = ()) -> Contract:
+    """The contract of `playbook.run` for a playbook that may hand over to these.
+
+    Runs that began before `others` was told know none; they reserve what was reserved then.
+    """
+    names = sorted(playbooks)
+    goals = "".join(f" {other.name}: {other.goal}" for other in others)
     return Contract(
         operation=HANDOFF,
-        description="Hands over to another playbook, and answers with what its run ended with.",
-        arguments={
-            "type": "object",
-            "required": ["playbook"],
-            "additionalProperties": False,
-            "properties": {
-                "playbook": {"type": "string", "enum": sorted(playbooks)},
-                "input": {"type": "object", "description": "The input that the other playbook asks for."},
-            },
-        },
+        description=f"Hands over to another playbook, and answers with what its run ended with.{goals}",
+        arguments=_arguments(names, others),
         result={
             "type": "object",
             "required": ["run_id", "playbook", "output"],
@@ -43,8 +49,72 @@ def handoff_contract(playbooks: Iterable[str]) -> Contract:
             },
         },
         effect=Effect.IDEMPOTENT,
-        cost=Cost(tokens=20_000, usd_micros=100_000, tool_calls=10),
+        cost=_largest([other.cost for other in others]) or Cost(tokens=20_000, usd_micros=100_000, tool_calls=10),
     )
+
+
+def _largest(costs: Sequence[Cost]) -> Cost | None:
+    if not costs:
+        return None
+    return Cost(
+        tokens=max(cost.tokens for cost in costs),
+        usd_micros=max(cost.usd_micros for cost in costs),
+        tool_calls=max(cost.tool_calls for cost in costs),
+    )
+
+
+def _arguments(names: list[str], others: Sequence[OtherPlaybook]) -> dict[str, Json]:
+    schema: dict[str, Json] = {
+        "type": "object",
+        "required": ["playbook"],
+        "additionalProperties": False,
+        "properties": {
+            "playbook": {"type": "string", "enum": names},
+            "input": {"type": "object", "description": "The input that the other playbook asks for."},
+        },
+    }
+    if others:
+        schema["allOf"] = [_of(other) for other in others]
+        schema["$defs"] = {other.name: _embedded(_asked(other.input), f"#/$defs/{other.name}") for other in others}
+    return schema
+
+
+def _of(other: OtherPlaybook) -> dict[str, Json]:
+    """That the input is what this playbook asks for, if it is this one that is named."""
+    then: dict[str, Json] = {"properties": {"input": {"$ref": f"#/$defs/{other.name}"}}}
+    if _asked(other.input).get("required"):
+        then["required"] = ["input"]
+    return {"if": {"properties": {"playbook": {"const": other.name}}}, "then": then}
+
+
+def _asked(schema: dict[str, Json]) -> dict[str, Json]:
+    """The schema of an input as it is told: what has a default need not be given."""
+    required, properties = schema.get("required"), schema.get("properties")
+    if not isinstance(required, list) or not isinstance(properties, dict):
+        return schema
+    with_default = {name for name, inner in properties.items() if isinstance(inner, dict) and "default" in inner}
+    return schema | {"required": [name for name in required if name not in with_default]}
+
+
+_LITERAL = frozenset({"const", "default", "enum", "examples"})
+_BY_NAME = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
+
+
+def _embedded(schema: Json, place: str) -> Json:
+    """A schema as a part of another: what it refers to in itself is there now."""
+    if isinstance(schema, list):
+        return [_embedded(item, place) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found: dict[str, Json] = {}
+    for word, value in schema.items():
+        if word == "$ref" and isinstance(value, str) and value.startswith("#"):
+            found[word] = f"{place}{value[1:]}"
+        elif word in _BY_NAME and isinstance(value, dict):
+            found[word] = {name: _embedded(inner, place) for name, inner in value.items()}
+        elif word not in {"$id", "$schema"}:
+            found[word] = value if word in _LITERAL else _embedded(value, place)
+    return found
 
 
 class Parent(Authored):

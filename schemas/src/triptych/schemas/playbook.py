@@ -11,7 +11,8 @@ from pydantic import Field, StringConstraints
 
 from triptych.schemas import codec
 from triptych.schemas.base import Authored, Json, OperationName, Slug, newer
-from triptych.schemas.handoff import HANDOFF
+from triptych.schemas.contract import Cost
+from triptych.schemas.handoff import HANDOFF, OtherPlaybook
 from triptych.schemas.plan import Judge, RetryPolicy, StepSpec
 
 AllowedOperation = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}\.([a-z][a-z0-9_]{0,62}|\*)$")]
@@ -211,6 +212,13 @@ class Playbook(Authored):
     def has_defaults(self) -> bool:
         """Whether the schema of the input may have defaults."""
         return b'"default"' in codec.encode(self.input, limits=codec.STORED)
+
+    @cached_property
+    def as_other(self) -> OtherPlaybook:
+        """What runs know of it that may hand over to it."""
+        budgets = self.budgets
+        cost = Cost(tokens=budgets.tokens, usd_micros=budgets.usd_micros, tool_calls=budgets.tool_calls)
+        return OtherPlaybook(name=self.name, goal=self.goal, input=self.input, cost=cost)
 
     def same_call(self, operation: str) -> int:
         """How many steps that a model planned may make the same call."""

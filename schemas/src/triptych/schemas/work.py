@@ -20,6 +20,7 @@ from triptych.schemas.base import (
     Slug,
     newer,
 )
+from triptych.schemas.handoff import OtherPlaybook
 from triptych.schemas.plan import Decision, Judge, Plan, RetryPolicy, Step
 from triptych.schemas.playbook import AnyPlan, Caching, Limits
 from triptych.schemas.result import Result, ToolError
@@ -77,6 +78,10 @@ class PlanRequest(Request):
     failure: Annotated[Reason | None, Field(description="Why the last plan did not work out.")] = None
     handoffs: Annotated[
         tuple[Slug, ...], Field(exclude_if=newer(()), description="The playbooks that a step may hand over to.")
+    ] = ()
+    others: Annotated[
+        tuple[OtherPlaybook, ...],
+        Field(exclude_if=newer(()), description="What those playbooks are for, ask for and may spend."),
     ] = ()
     turns_left: Annotated[
         int, Field(ge=0, exclude_if=newer(0), description="How many more plans may follow; at 0 it has to answer.")

@@ -165,7 +165,7 @@ def _run_columns(run: Run) -> dict[str, Any]:
         "playbook": run.playbook.name,
         "playbook_version": run.playbook.version,
         "partition": run.partition,
-        "status": run.status.value,
+        "status": run.told_status.value,
         "reason_code": run.reason.code if run.reason else None,
         "reason_message": run.reason.message if run.reason else None,
         "revision": run.revision,

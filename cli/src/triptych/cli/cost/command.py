@@ -13,6 +13,7 @@ from rich.table import Table
 from triptych.cli.cost.estimate import Estimate, estimate
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Postgres, Prefix, database
 from triptych.cli.output import err, out, print_json, usd
+from triptych.cli.playbook import beside
 from triptych.cli.tools.ls import OtherConfig
 from triptych.cli.tools.offers import offers
 from triptych.client import NoStackError
@@ -51,7 +52,7 @@ def cost(
 
     playbook = load_playbook(file)
     known = {each.operation: each for offered in offers(data, kafka, prefix, config) for each in offered.contracts}
-    estimated = estimate(playbook, known)
+    estimated = estimate(playbook, known, beside(file, playbook))
     try:
         history = asyncio.run(history_of(database(data, postgres), playbook.name))
     except NoStackError:

@@ -6,10 +6,23 @@ right at once, each using all it may. `most` adds every further attempt, and is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from triptych.schemas import Contract, Cost, Judge, PlanByModel, PlanByTurns, Playbook, Review, StepSpec
+from triptych.kernel.plans import cost_of
+from triptych.schemas import (
+    HANDOFF,
+    Contract,
+    Cost,
+    Judge,
+    OtherPlaybook,
+    PlanByModel,
+    PlanByTurns,
+    Playbook,
+    Review,
+    StepSpec,
+    handoff_contract,
+)
 
 _MICROS = 1_000_000
 
@@ -41,9 +54,17 @@ class Estimate:
     is_planned_by_model: bool
 
 
-def estimate(playbook: Playbook, contracts: Mapping[str, Contract]) -> Estimate:
-    """What a run of a playbook may cost, given the contracts of the operations that are known."""
-    lines = tuple(_lines(playbook, contracts))
+def estimate(
+    playbook: Playbook, contracts: Mapping[str, Contract], others: Mapping[str, Playbook] | None = None
+) -> Estimate:
+    """What a run of a playbook may cost, given the contracts of the operations that are known.
+
+    A step that hands over to one of `others` costs what is reserved for that run: its budgets, unless it says less.
+    """
+    known = [other.as_other for name, other in (others or {}).items() if name in playbook.handoffs]
+    if known:
+        contracts = {**contracts, HANDOFF: handoff_contract(playbook.handoffs, known)}
+    lines = tuple(_lines(playbook, contracts, known))
     tokens = sum(line.tokens * line.times for line in lines)
     usd_micros = sum(line.usd_micros * line.times for line in lines)
     unknown = () if isinstance(playbook.plan, PlanByModel) else tuple(_unknown(playbook.plan.steps, contracts))
@@ -63,7 +84,7 @@ def estimate(playbook: Playbook, contracts: Mapping[str, Contract]) -> Estimate:
     )
 
 
-def _lines(playbook: Playbook, contracts: Mapping[str, Contract]) -> Iterator[Line]:
+def _lines(playbook: Playbook, contracts: Mapping[str, Contract], others: Sequence[OtherPlaybook]) -> Iterator[Line]:
     plan = playbook.plan
     if isinstance(plan, PlanByModel):
         plans = plan.max_turns if isinstance(plan, PlanByTurns) else playbook.budgets.replans
@@ -72,7 +93,7 @@ def _lines(playbook: Playbook, contracts: Mapping[str, Contract]) -> Iterator[Li
         for step in plan.steps:
             attempts = (step.retry or playbook.retry).max_attempts * step.rounds
             branches = 1 if step.map is None else len(step.map) if isinstance(step.map, list) else step.max_items
-            cost = _cost(step, contracts)
+            cost = _cost(step, contracts, others)
             if cost.tokens or cost.usd_micros:
                 yield Line(step.id, cost.tokens * branches, cost.usd_micros * branches, attempts)
             if step.judge:
@@ -86,13 +107,11 @@ def _judgement(what: str, judge: Judge, times: int) -> Line:
     return Line(what, judge.tokens, _micros(judge.usd), times)
 
 
-def _cost(step: StepSpec, contracts: Mapping[str, Contract]) -> Cost:
+def _cost(step: StepSpec, contracts: Mapping[str, Contract], others: Sequence[OtherPlaybook]) -> Cost:
     contract = contracts.get(step.operation)
-    known = contract.cost if contract else Cost()
-    return Cost(
-        tokens=known.tokens if step.tokens is None else step.tokens,
-        usd_micros=known.usd_micros if step.usd is None else _micros(step.usd),
-    )
+    if contract is None:
+        return Cost(tokens=step.tokens or 0, usd_micros=_micros(step.usd or 0))
+    return cost_of(step, contract, others)
 
 
 def _unknown(steps: tuple[StepSpec, ...], contracts: Mapping[str, Contract]) -> Iterator[str]:

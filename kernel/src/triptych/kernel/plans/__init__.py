@@ -1,8 +1,10 @@
 """What a plan is held to: the planner checks what it makes, and the executor what it is told, by the same rules."""
 
+from triptych.kernel.plans.arguments import misfits
 from triptych.kernel.plans.checker import (
     Problem,
     Terms,
+    cost_of,
     find_problems,
     make_plan,
     origin_steps,
@@ -11,4 +13,15 @@ from triptych.kernel.plans.checker import (
     waits_for,
 )
 
-__all__ = ["Problem", "Terms", "find_problems", "make_plan", "origin_steps", "origins", "steps_at_once", "waits_for"]
+__all__ = [
+    "Problem",
+    "Terms",
+    "cost_of",
+    "find_problems",
+    "make_plan",
+    "misfits",
+    "origin_steps",
+    "origins",
+    "steps_at_once",
+    "waits_for",
+]

@@ -26,6 +26,7 @@ from triptych.schemas import (
     Limits,
     ManagerPlan,
     ModelPlan,
+    OtherPlaybook,
     Pin,
     Plan,
     PlanByModel,
@@ -71,6 +72,8 @@ class Terms:
     revision: int = 1
     known: tuple[StepRecord, ...] = ()
     """Steps of earlier revisions that something is known of."""
+    others: tuple[OtherPlaybook, ...] = ()
+    """The playbooks that steps may hand over to, as far as they are known."""
     limits: Limits = field(default_factory=Limits)
     """How often a run may make the same write."""
 
@@ -339,15 +342,24 @@ def _undo(contract: Contract, terms: Terms) -> Undo | None:
     )
 
 
+def cost_of(spec: StepSpec, contract: Contract, others: Iterable[OtherPlaybook] = ()) -> Cost:
+    """What is reserved for a step: what it says, else the budgets of the playbook that it names, or the contract's."""
+    known = contract.cost
+    if spec.operation == HANDOFF:
+        named = spec.arguments.get("playbook")
+        known = next((other.cost for other in others if other.name == named), known)
+    return Cost(
+        tokens=known.tokens if spec.tokens is None else spec.tokens,
+        usd_micros=known.usd_micros if spec.usd is None else round(spec.usd * 1_000_000),
+        tool_calls=known.tool_calls if spec.tool_calls is None else spec.tool_calls,
+    )
+
+
 def _pinned(spec: StepSpec, terms: Terms) -> Step:
     """A step with its contract pinned, its dependencies complete and its limits filled in."""
     offer = terms.offers[spec.operation]
     contract = offer.contract
-    cost = Cost(
-        tokens=contract.cost.tokens if spec.tokens is None else spec.tokens,
-        usd_micros=contract.cost.usd_micros if spec.usd is None else round(spec.usd * 1_000_000),
-        tool_calls=contract.cost.tool_calls if spec.tool_calls is None else spec.tool_calls,
-    )
+    cost = cost_of(spec, contract, terms.others)
     return Step(
         id=spec.id,
         operation=spec.operation,

@@ -73,7 +73,7 @@ def request_call(turn: Turn, state: StepState, granted: str | None = None) -> No
         turn.record(ev.CallReused(state.id, done, arguments))
         return
     cost = step.pin.cost
-    grant = _grant(cost.tokens, cost.usd_micros, cost.tool_calls)
+    grant = handoff.grant_of(run, step) if state.is_handoff else _grant(cost.tokens, cost.usd_micros, cost.tool_calls)
     if _is_refused(turn, state, arguments, grant):
         return
     # A read that has already answered is asked anew under another key: its answer was not good enough.

@@ -10,6 +10,7 @@ from triptych.executor import events as ev
 from triptych.executor.budgets import shortfall
 from triptych.executor.dispositions import Then, disposition
 from triptych.executor.fan import branch_id
+from triptych.executor.handoff import waits_for_room
 from triptych.executor.loops import repeated_call
 from triptych.executor.state import Run, StepState, StepStatus
 from triptych.executor.turn import Turn, fail_step
@@ -51,6 +52,8 @@ def _unfit(state: StepState, items: Json) -> Reason | None:
 def branch_to_start(run: Run, state: StepState) -> StepState | None:
     """The first branch that waits. Those before it have started, so few are looked at."""
     assert state.fan is not None  # noqa: S101 - only a step that has fanned out is asked
+    if state.is_handoff and waits_for_room(run, state.step):
+        return None
     for index in range(state.fan.next, len(state.fan.items)):
         branch = run.branches[branch_id(state.step.id, index)]
         if branch.status is StepStatus.WAITING:

@@ -59,7 +59,19 @@ def _on_control(turn: Turn, command: Control) -> None:
         case ControlAction.SKIP if is_escalated:
             _skip(turn, command)
         case _:
-            _refuse(turn, command, f"the run is {run.status.value}; {command.action.value} needs an escalated run")
+            _refuse(turn, command, _unfit_state(run, command))
+
+
+def _unfit_state(run: Run, command: Control) -> str:
+    waiting = [
+        f"{request.event.child} of step {step}"
+        for step in run.children_waiting
+        for request in run.requests.values()
+        if isinstance(request.event, ev.CallRequested) and request.step == step
+    ]
+    if waiting:
+        return f"it waits for the run {', '.join(waiting)}, which is escalated: {command.action.value} that one"
+    return f"the run is {run.status.value}; {command.action.value} needs an escalated run"
 
 
 def _end_by_command(turn: Turn, command: Control, status: RunStatus, code: str) -> None:

@@ -49,6 +49,9 @@ _NO_MONEY = Disposition(retry=False, then=Then.ESCALATE, reason="budget_usd")
 # itself (`details.asks`) gets none the next time either.
 _UNSTABLE_READ = Disposition(retry=True, then=Then.ESCALATE, reason="contract_violation")
 
+_DECLINED = Disposition(retry=False, then=Then.ESCALATE, reason="declined")
+"""Who was asked, most often a person, said no (`details.declined`). Nothing is wrong with anybody's credentials."""
+
 MODEL_FAULTS: dict[str, Disposition] = {
     "malformed": Disposition(retry=True, then=Then.ESCALATE, reason="model_malformed"),
     "truncated": Disposition(retry=False, then=Then.ESCALATE, reason="model_truncated"),
@@ -89,5 +92,7 @@ def disposition(error: ToolError, effect: Effect) -> Disposition:
             return _UNSTABLE_READ
         case ErrorCode.BUDGET_EXCEEDED if error.details.get("budget") == "usd":
             return _NO_MONEY
+        case ErrorCode.FORBIDDEN if error.details.get("declined"):
+            return _DECLINED
         case code:
             return _TABLE[code]

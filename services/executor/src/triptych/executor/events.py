@@ -56,6 +56,8 @@ class RunAdmitted:
     """There was no room, so it waits for `RunStarted`, which sets the deadline anew."""
     traceparent: str | None = None
     """What the run goes on from: the client's span, or that of the run that handed over."""
+    others: tuple[Playbook, ...] = ()
+    """The playbooks that it may hand over to, as they were deployed; journaled like its own."""
 
 
 @value
@@ -493,6 +495,7 @@ def encode(event: Event) -> tuple[str, str]:
 def _run_admitted(event: RunAdmitted) -> bytes:
     fields = {name: getattr(event, name) for name in _ADMITTED}
     fields["playbook"] = {"name": event.playbook.name, "version": event.playbook.version}
+    fields["others"] = [{"name": other.name, "version": other.version} for other in event.others] or None
     return encoded({name: content for name, content in fields.items() if content is not None})
 
 
@@ -578,7 +581,8 @@ def decode(event_type: str, data: str, playbooks: PlaybookLookup) -> Event:
         fields["deadline_at"] = datetime.fromisoformat(fields["deadline_at"])
         if parent := fields.pop("parent", None):
             fields["parent"] = Parent.model_validate(parent, strict=False)
-        return RunAdmitted(playbook=playbooks.get(pinned["name"], pinned["version"]), **fields)
+        others = tuple(playbooks.get(other["name"], other["version"]) for other in fields.pop("others", ()))
+        return RunAdmitted(playbook=playbooks.get(pinned["name"], pinned["version"]), others=others, **fields)
     event: Event = _ADAPTERS[event_type].validate_json(data)
     return event
 

@@ -12,7 +12,7 @@ from uuid import UUID
 from triptych.executor import events as ev
 from triptych.executor import handoff
 from triptych.executor.fan import step_of
-from triptych.executor.state import Run, RunStatus
+from triptych.executor.state import Run
 from triptych.executor.trust import ForgedRecord
 from triptych.schemas import CallAnswer, ChildTask, Control, ControlAction, Parent, Playbook, Reason
 
@@ -119,10 +119,8 @@ def child_notice(parent: Run, child: Run | None, told: Control) -> Control:
         ForgedRecord: it is not the parent's child.
     """
     child = _child_of(parent, child, told.data.get("run_id") if isinstance(told.data, dict) else None)
-    is_waiting = child.status is RunStatus.ESCALATED
-    return handoff.notice_of(
-        child, parent.run_id, handoff.WAITS if is_waiting else handoff.GOES_ON, child.reason if is_waiting else None
-    )
+    because = child.waits_because
+    return handoff.notice_of(child, parent.run_id, handoff.WAITS if because else handoff.GOES_ON, because)
 
 
 def _child_of(parent: Run, child: Run | None, told: object) -> Run:

@@ -58,6 +58,7 @@ def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
         ledger=ledger.within(event.parent.grant) if event.parent else ledger,
         parent=event.parent,
         traceparent=event.traceparent,
+        others=event.others,
     )
 
 
@@ -133,6 +134,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             _fan_in(run, step)
         case ev.ChildEscalated(command_id=command_id, step=step, reason=reason):
             run.children_waiting = {**run.children_waiting, step: reason}
+            run.child_waits += 1
             if run.status is not RunStatus.ESCALATED:
                 run.children_waiting_since = run.children_waiting_since or at
             run.commands |= {command_id}

@@ -13,6 +13,7 @@ from triptych.executor import events as ev
 from triptych.executor.fold import admit
 from triptych.executor.state import Run, RunStatus, StepState
 from triptych.executor.turn import Turn
+from triptych.kernel.offers import handoff_offer
 from triptych.kernel.outbox import Send
 from triptych.kernel.run_ids import derive_run_id, id_time_ms
 from triptych.schemas import (
@@ -21,6 +22,7 @@ from triptych.schemas import (
     ChildTask,
     Control,
     ControlAction,
+    Cost,
     ErrorCode,
     Grant,
     Json,
@@ -29,6 +31,7 @@ from triptych.schemas import (
     Result,
     ResultStatus,
     Spend,
+    Step,
     ToolError,
     topics,
 )
@@ -53,6 +56,53 @@ def refusal(run: Run, arguments: dict[str, Json]) -> Reason | None:
     if not isinstance(arguments.get("input", {}), dict):
         return Reason(code="invalid_arguments", message="the input of a playbook is an object")
     return None
+
+
+def grant_of(run: Run, step: Step) -> Grant:
+    """What is reserved for a child run: what the step says, or the budgets of the child as far as this run has them."""
+    own, budgets, left = step.pin.cost, _budgets(run, step), _left(run)
+    return Grant(
+        tokens=_capped(own.tokens, budgets.tokens, left.tokens),
+        usd_micros=_capped(own.usd_micros, budgets.usd_micros, left.usd_micros),
+        tool_calls=_capped(own.tool_calls, budgets.tool_calls, left.tool_calls),
+    )
+
+
+def waits_for_room(run: Run, step: Step) -> bool:
+    """Whether a step waits for other child runs of this run, for what they do not use may be enough for it."""
+    if not any(children_of(run, request_id) for request_id in run.requests):
+        return False
+    own, budgets, left = step.pin.cost, _budgets(run, step), _left(run)
+    return (
+        own.tokens == budgets.tokens > left.tokens
+        or own.usd_micros == budgets.usd_micros > left.usd_micros
+        or own.tool_calls == budgets.tool_calls > left.tool_calls
+    )
+
+
+def _budgets(run: Run, step: Step) -> Cost:
+    """The budgets of the child that a step starts, or nothing where they are not known."""
+    known = [other.as_other for other in run.others]
+    if not known:
+        return Cost()
+    named = step.arguments.get("playbook")
+    anyone = handoff_offer(run.playbook.handoffs, known).contract.cost
+    return next((other.cost for other in known if other.name == named), anyone)
+
+
+def _left(run: Run) -> Cost:
+    """What nothing is reserved for, besides the call that starts the child."""
+    ledger = run.ledger
+    return Cost(
+        tokens=max(0, ledger.max_tokens - ledger.tokens - ledger.reserved_tokens),
+        usd_micros=max(0, ledger.max_usd_micros - ledger.usd_micros - ledger.reserved_usd_micros),
+        tool_calls=max(0, ledger.max_tool_calls - ledger.tool_calls - ledger.reserved_tool_calls - 1),
+    )
+
+
+def _capped(own: int, budget: int, left: int) -> int:
+    """What the author of a step has stated is not less; where nothing is left, the run is told what it lacks."""
+    return own if own != budget or not left else min(own, left)
 
 
 def child_of(run: Run, key: str) -> UUID:
@@ -191,7 +241,8 @@ def notice(run: Run, parent: Parent, status: str, reason: Reason | None) -> Send
 
 def notice_of(run: Run, parent_id: UUID, status: str, reason: Reason | None) -> Control:
     """How a child run stands, as a command to its parent."""
-    command_id = f"{run.run_id}:{status}:{run.escalations}"
+    waits = f".{run.child_waits}" if run.child_waits else ""
+    command_id = f"{run.run_id}:{status}:{run.escalations}{waits}"
     told = {"run_id": str(run.run_id), "status": status, "reason": reason.model_dump(mode="json") if reason else None}
     return Control(
         command_id=command_id,

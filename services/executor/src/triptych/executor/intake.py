@@ -242,6 +242,8 @@ class Executor:
 
     def standing(self, state: Run) -> Standing:
         """Whether it takes room, wants some, or neither."""
+        if state.waits_because:
+            return Standing.AWAY
         if state.status.is_active or state.status is RunStatus.UNDOING:
             return Standing.ACTIVE
         return Standing.WAITING if state.status is RunStatus.QUEUED else Standing.AWAY
@@ -287,6 +289,7 @@ class Executor:
                 now=now,
                 has_room=has_room,
                 traceparent=opening.traceparent,
+                others=self._others(opening.playbook),
             )
             return _transition(decided, first_seq=1, now=now)
         content = _believed(state, message, witness)
@@ -377,6 +380,11 @@ class Executor:
             return self._too_large_reason(task.playbook, size_bytes)
         misfits = deployment.input_schema.misfits(_input(task, deployment.playbook), MAX_PROBLEMS + 1)
         return Reason(code="invalid_input", message=told(misfits, "input")) if misfits else deployment.playbook
+
+    def _others(self, playbook: Playbook) -> tuple[Playbook, ...]:
+        """The playbooks that runs of this one may hand over to, as they are deployed."""
+        deployed = (self._deployments.get(name) for name in playbook.handoffs)
+        return tuple(each.playbook for each in deployed if each is not None)
 
     def _read_child_task(self, task: ChildTask, size_bytes: int) -> Addressed:
         """What one run says to another that it starts, or withdraws. The parent's record is the witness."""

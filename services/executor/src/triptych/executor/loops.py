@@ -12,6 +12,17 @@ from triptych.schemas import Effect, Json, PlanByTurns, Reason, Result
 
 CODE = "loop"
 REPEATED_WRITE = "repeated_write"
+_BY_THE_PLANNER = frozenset(
+    {CODE, "stalled", "invalid_arguments", "invented_argument", "expression_error", "too_many_items", REPEATED_WRITE}
+)
+"""Failures that are mistakes of a plan. Of all others the answer is what matters: an upstream, or a person, said no."""
+
+
+def _stopped(message: str, cause: Reason | None) -> Reason:
+    """Why a planner is stopped that gets no further: by what it cannot change, if that is why."""
+    if cause is None or cause.code in _BY_THE_PLANNER:
+        return Reason(code=CODE, message=message)
+    return Reason(code=cause.code, message=f"{cause.message}; {message}" if cause.message not in message else message)
 
 
 def call_of(operation: str, arguments: Json) -> str:
@@ -27,14 +38,14 @@ def fact_of(state: StepState, result: Result) -> str:
 
 def repeated_call(run: Run, operation: str, arguments: Json) -> Reason | None:
     """Why this call may not be made by one more step, or None when it may."""
-    allowed = run.playbook.same_call(operation)
-    if not run.playbook.is_planned_by_model or run.progress.calls.get(call_of(operation, arguments), 0) < allowed:
+    allowed, call = run.playbook.same_call(operation), call_of(operation, arguments)
+    if not run.playbook.is_planned_by_model or run.progress.calls.get(call, 0) < allowed:
         return None
     message = (
         f"{operation} has been called with the same arguments by {allowed} steps (limits.same_call) and is wanted "
         f"once more; resume to allow as many again, or abort"
     )
-    return Reason(code=CODE, message=message)
+    return _stopped(message, run.progress.failed.get(call))
 
 
 def repeated_write(run: Run, state: StepState, arguments: Json, key: str) -> Reason | None:
@@ -78,7 +89,7 @@ def circular_replan(run: Run, step_id: str | None, cause: Reason) -> Reason | No
         f"nothing was learnt since the last replan: no call had another answer, and the plan failed again with "
         f"{cause.code}: {cause.message}; resume to plan once more, or abort"
     )
-    return Reason(code=CODE, message=message)
+    return _stopped(message, cause if step_id is not None else None)
 
 
 def stalled(run: Run) -> Reason | None:
@@ -99,7 +110,7 @@ def endless_turns(run: Run, plan: PlanByTurns) -> Reason | None:
             f"{progress.stalls + 1} turns in a row showed nothing new, and {plan.max_stalls} may (plan.max_stalls); "
             "resume to go on, or abort"
         )
-        return Reason(code=CODE, message=message)
+        return _stopped(message, run.failure)
     return None
 
 
@@ -125,8 +136,10 @@ def note_result(run: Run, state: StepState, result: Result) -> None:
 
 def note_replan(run: Run, step_id: str | None, cause: Reason) -> None:
     """For the fold: the planner is to be asked again, with what is known by now."""
-    facts = run.progress.facts | {_cause(run, step_id, cause)}
-    run.progress = changed(run.progress, facts=facts, facts_at_replan=len(facts))
+    facts, failed = run.progress.facts | {_cause(run, step_id, cause)}, run.progress.failed
+    if step_id is not None and (state := run.steps[step_id]).attempts:
+        failed = {**failed, call_of(state.step.operation, state.arguments): cause}
+    run.progress = changed(run.progress, facts=facts, facts_at_replan=len(facts), failed=failed)
 
 
 def _cause(run: Run, step_id: str | None, cause: Reason) -> str:

@@ -28,6 +28,7 @@ from triptych.executor.dispositions import Then, is_outage
 from triptych.executor.ending import note_late
 from triptych.executor.fan import FanOut
 from triptych.executor.fold import admit
+from triptych.executor.handoff import waits_for_room
 from triptych.executor.keys import KeyTold, on_key
 from triptych.executor.settling import (
     WORKER_RETRY,
@@ -52,7 +53,6 @@ from triptych.schemas import (
     PlanByTurns,
     Playbook,
     Reason,
-    Step,
     Task,
     ToolError,
     VerdictAnswer,
@@ -91,6 +91,7 @@ def begin(
     now: datetime,
     has_room: bool = True,
     traceparent: str | None = None,
+    others: tuple[Playbook, ...] = (),
 ) -> Decided:
     """Admit a task as a new run and ask for its plan, or queue it until there is room."""
     parent = task.parent if isinstance(task, ChildTask) else None
@@ -105,6 +106,7 @@ def begin(
         parent=parent,
         queued=not has_room,
         traceparent=traceparent,
+        others=others,
     )
     turn = Turn(admit(run_id, admitted, now), now)
     turn.events.append(admitted)
@@ -347,7 +349,7 @@ def _start_first(turn: Turn) -> bool:
             return True
         elif status.is_under_way:
             under_way += 1
-        elif status is StepStatus.WAITING and not (ready and may_be_more) and _is_ready(run, state.step):
+        elif status is StepStatus.WAITING and not (ready and may_be_more) and _is_ready(run, state):
             may_be_more = may_be_more or ready is not None
             ready = ready or state
     if ready is None or under_way >= run.playbook.parallel:
@@ -380,12 +382,12 @@ def _settle_branch(turn: Turn, state: StepState, fan: FanOut) -> bool:
     return False
 
 
-def _is_ready(run: Run, step: Step) -> bool:
-    for name in step.depends_on:
-        state = run.steps.get(name)
-        if state is None or not state.status.has_ended:
+def _is_ready(run: Run, state: StepState) -> bool:
+    for name in state.step.depends_on:
+        before = run.steps.get(name)
+        if before is None or not before.status.has_ended:
             return False
-    return True
+    return not (state.is_handoff and state.step.map is None and waits_for_room(run, state.step))
 
 
 def _is_reviewed_later(run: Run, state: StepState) -> bool:

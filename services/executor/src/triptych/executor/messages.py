@@ -23,6 +23,7 @@ from triptych.schemas import (
     Json,
     Outcome,
     OutcomeStatus,
+    Parent,
     Pin,
     Reason,
     Recall,
@@ -53,8 +54,8 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
                 sends.append(Send(topics.ESCALATIONS, "triptych.escalation", event_id, escalation, short))
                 if run.parent:
                     sends.append(handoff.notice(run, run.parent, handoff.WAITS, reason))
-            case ev.RunResumed() if run.parent:
-                sends.append(handoff.notice(run, run.parent, handoff.GOES_ON, None))
+            case ev.ChildEscalated() | ev.ChildResumed() | ev.RunResumed():
+                sends.extend(_waits_or_goes_on(run, event, now))
             case ev.UndoStarted(children=children):
                 sends.extend(_withdrawals(run, children))
                 # Writes that are made to undo others are wanted; all else was asked for before.
@@ -63,7 +64,32 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
                 sends.extend(_withdrawals(run, children))
                 sends.extend(_called_off(run, run.left_open.values()))
                 sends.extend(endings(run))
-    return sends
+    return sends + _after_answers(run, events)
+
+
+def _waits_or_goes_on(
+    run: Run, event: ev.ChildEscalated | ev.ChildResumed | ev.RunResumed, now: datetime
+) -> Iterable[Send]:
+    """Word to client and parent that a child run waits for a person, and to the parent that no more of it waits."""
+    because = run.waits_because
+    if because is None:
+        yield from _goes_on(run, run.parent) if run.parent else ()
+    elif isinstance(event, ev.ChildEscalated) and run.status is not RunStatus.ESCALATED:
+        outcome = _outcome(run, OutcomeStatus.ESCALATED, because, now, final=False)
+        yield _outcome_send(f"{run.name}:waits:{run.escalations}.{run.child_waits}:outcome", outcome)
+        if run.parent:
+            yield handoff.notice(run, run.parent, handoff.WAITS, because)
+
+
+def _after_answers(run: Run, events: Iterable[ev.Event]) -> list[Send]:
+    """Word that a run goes on: the answer may be that of a child that a person has aborted, and that waits no more."""
+    has_answer = run.child_waits and any(isinstance(event, ev.CallAnswered) for event in events)
+    return list(_goes_on(run, run.parent)) if run.parent and has_answer else []
+
+
+def _goes_on(run: Run, parent: Parent) -> Iterable[Send]:
+    if run.status.is_active and run.waits_because is None:
+        yield handoff.notice(run, parent, handoff.GOES_ON, None)
 
 
 def _request_again(run: Run, request_id: str) -> list[Send]:
@@ -189,6 +215,7 @@ def _plan_request(run: Run, event: ev.PlanRequested) -> Fields:
             **given(
                 failure=event.failure,
                 handoffs=playbook.handoffs or None,
+                others=[other.as_other for other in run.others] or None,
                 turns_left=event.turns_left or None,
                 ledger=run.task_ledger,
                 repair=event.repair,

@@ -363,6 +363,8 @@ class Progress:
     facts_at_turn: int = 0
     stalls: int = 0
     """How many turns in a row have shown nothing new."""
+    failed: dict[str, Reason] = field(default_factory=dict)
+    """The calls that a plan has failed with, and why."""
     turns_from: int = 0
     """The revision from which turns are counted: a person who resumes gives as many again."""
 
@@ -385,6 +387,8 @@ class Run:
     """The run that handed over to this one, and what it granted."""
     traceparent: str | None = None
     """What it goes on from, if a client or a parent has begun a trace."""
+    others: tuple[Playbook, ...] = ()
+    """The playbooks that it may hand over to."""
     status: RunStatus = RunStatus.PLANNING
     seq: int = 1
     revision: int = 0
@@ -413,6 +417,8 @@ class Run:
     stopped_step: str | None = None
     children_waiting: dict[str, Reason] = field(default_factory=dict)
     """The steps whose child runs wait for a person, and why; the wall clock stands still."""
+    child_waits: int = 0
+    """How often a child run has begun to wait for a person."""
     children_waiting_since: datetime | None = None
     """None as well while a person has this run: that time is given back when they resume it."""
     escalated_at: datetime | None = None
@@ -442,6 +448,31 @@ class Run:
         """The trace that it is a part of."""
         stated = self.traceparent
         return (stated and Trace.of_header(stated.encode())) or Trace.of_run(self.name)
+
+    @property
+    def waits_because(self) -> Reason | None:
+        """Why it waits for a person: it is escalated, or a child run is. None while it does not wait."""
+        if self.status is RunStatus.ESCALATED:
+            return self.reason
+        if not self.status.is_active:
+            return None
+        return next(
+            (
+                Reason(code=why.code, message=f"the run of step {step} waits for a person: {why.message}"[:4_000])
+                for step, why in self.children_waiting.items()
+            ),
+            None,
+        )
+
+    @property
+    def told_status(self) -> RunStatus:
+        """What people are told of it: a run is escalated as well while a child of it is."""
+        return RunStatus.ESCALATED if self.waits_because else self.status
+
+    @property
+    def told_reason(self) -> Reason | None:
+        """The reason that goes with it."""
+        return self.waits_because or self.reason
 
     def copy(self) -> Run:
         """Another run that says the same, and shares nothing that the fold changes in place."""

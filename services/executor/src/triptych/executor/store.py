@@ -305,7 +305,7 @@ def _dead_letter_row(dead: DeadRecord) -> tuple[Any, ...]:
 
 
 def _run_row(run: Run) -> tuple[Any, ...]:
-    ledger = run.ledger
+    ledger, reason = run.ledger, run.told_reason
     return (
         run.run_id,
         run.tenant,
@@ -314,9 +314,9 @@ def _run_row(run: Run) -> tuple[Any, ...]:
         run.playbook.name,
         run.playbook.version,
         run.partition,
-        run.status.value,
-        run.reason.code if run.reason else None,
-        run.reason.message if run.reason else None,
+        run.told_status.value,
+        reason.code if reason else None,
+        reason.message if reason else None,
         run.revision,
         ledger.steps,
         ledger.tool_calls,

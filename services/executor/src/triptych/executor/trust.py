@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Protocol
 
 from triptych.executor import events as ev
@@ -17,7 +16,7 @@ from triptych.executor.state import Ask, OpenRequest, Run, RunStatus
 from triptych.executor.uses import unfit_use
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.json_schema import JsonSchema, Misfit, told
-from triptych.kernel.offers import Offer
+from triptych.kernel.offers import Offer, handoff_offer
 from triptych.kernel.plans import Terms, find_problems, make_plan, steps_at_once
 from triptych.schemas import (
     HANDOFF,
@@ -31,6 +30,7 @@ from triptych.schemas import (
     Json,
     Judge,
     Limits,
+    OtherPlaybook,
     Pin,
     Plan,
     PlanAnswer,
@@ -45,7 +45,6 @@ from triptych.schemas import (
     ToolError,
     Undo,
     VerdictAnswer,
-    handoff_contract,
 )
 
 SPEND_MAX = 2**53
@@ -141,7 +140,7 @@ class Trust:
 
     def _pinned(self, run: Run, operation: str, pin: Pin | Undo) -> Offer | None:
         if operation == HANDOFF:
-            return _handoff_offer(run.playbook.handoffs)
+            return _handoff_offer(run)
         return self._contracts.remembered(pin.contract_hash) if self._contracts is not None else None
 
     # --- a plan -----------------------------------------------------------------------------------
@@ -157,7 +156,7 @@ class Trust:
         if answer.plan.revision != request.event.revision:
             asked = f"revision {request.event.revision} was asked for"
             raise ForgedRecord(f"{asked}, and this is revision {answer.plan.revision}")
-        known = (id(answer.plan), f"{run.playbook.name}@{run.playbook.version}")
+        known = (id(answer.plan), "".join(f"{one.name}@{one.version}" for one in (run.playbook, *run.others)))
         if not run.steps and known in self._sound:
             return answer
         if unknown := self._check_plan(run, answer.plan, self._contracts):
@@ -184,6 +183,7 @@ class Trust:
             retry=run.playbook.retry,
             revision=plan.revision,
             known=tuple(state.record() for state in run.known_steps()),
+            others=_others(run),
             limits=run.playbook.limits or Limits(),
         )
         specs = spec.steps if isinstance(spec, FixedPlan) else [_spec_of(step) for step in plan.steps]
@@ -286,7 +286,7 @@ def _offers(run: Run, plan: Plan, contracts: Contracts) -> tuple[dict[str, Offer
             continue  # the checker says so
         if operation in offers and offers[operation].hash != contract_hash:
             raise ForgedRecord(f"{operation} is pinned twice, with different contracts")
-        offer = _handoff_offer(run.playbook.handoffs) if operation == HANDOFF else contracts.remembered(contract_hash)
+        offer = _handoff_offer(run) if operation == HANDOFF else contracts.remembered(contract_hash)
         if offer is None or (offer.contract.operation, offer.hash) != (operation, contract_hash):
             unknown.append(operation)
         else:
@@ -310,9 +310,12 @@ def _pins(plan: Plan) -> Iterator[tuple[str, str]]:
                 yield stand_in.fallback.operation, stand_in.pin.contract_hash
 
 
-@lru_cache(maxsize=MAX_SOUND)
-def _handoff_offer(playbooks: tuple[str, ...]) -> Offer:
-    return Offer.of(handoff_contract(playbooks))
+def _handoff_offer(run: Run) -> Offer:
+    return handoff_offer(run.playbook.handoffs, _others(run))
+
+
+def _others(run: Run) -> tuple[OtherPlaybook, ...]:
+    return tuple(other.as_other for other in run.others)
 
 
 def _spec_of(step: Step) -> StepSpec:

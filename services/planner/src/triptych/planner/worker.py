@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from functools import lru_cache
 
 from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.models import Fault, Memo, ModelClient, ModelFailure, load_prompt, remaining, total
-from triptych.kernel.offers import Offer
+from triptych.kernel.offers import Offer, handoff_offer
 from triptych.kernel.plans import Terms, find_problems, make_plan, steps_at_once
 from triptych.kernel.registry import ContractRegistry
 from triptych.kernel.worker import JobAttempt
@@ -39,7 +38,6 @@ from triptych.schemas import (
     TaskLedger,
     ToolError,
     codec,
-    handoff_contract,
 )
 
 CONTRACTS_WITHIN_S = 5.0
@@ -111,7 +109,16 @@ class Planner:
     async def _first_fixed(self, request: PlanRequest, spec: FixedPlan, terms: Terms) -> PlanAnswer:
         """A fixed plan depends on the playbook and the contracts alone, so what was found good is remembered."""
         contracts = tuple(offer.hash for offer in terms.offers.values())
-        key = (spec.to_bytes(), contracts, terms.max_steps, terms.retry, terms.revision, terms.limits.to_bytes())
+        others = tuple(other.to_bytes() for other in terms.others)
+        key = (
+            spec.to_bytes(),
+            contracts,
+            terms.max_steps,
+            terms.retry,
+            terms.revision,
+            terms.limits.to_bytes(),
+            others,
+        )
         if plan := self._fixed_plans.get(key):
             return _answer(request, plan=plan)
         answer = await self._checked(request, spec, terms)
@@ -192,13 +199,14 @@ class Planner:
     def _terms(self, request: PlanRequest, max_steps: int) -> Terms:
         offers: dict[str, Offer] = self._registry.operations(request.tools)
         if request.handoffs:
-            offers[HANDOFF] = _handoff_offer(request.handoffs)
+            offers[HANDOFF] = handoff_offer(request.handoffs, request.others)
         return Terms(
             offers=offers,
             max_steps=max_steps,
             retry=request.retry,
             revision=request.revision,
             known=request.known,
+            others=request.others,
             limits=request.limits or Limits(),
         )
 
@@ -215,11 +223,6 @@ class Planner:
         )
         error = ToolError(code=ErrorCode.UNAVAILABLE, message=message, retry_after_ms=ASK_AGAIN_MS)
         return _answer(request, error=error)
-
-
-@lru_cache(maxsize=MAX_CACHED_PLANS)
-def _handoff_offer(playbooks: tuple[str, ...]) -> Offer:
-    return Offer.of(handoff_contract(playbooks))
 
 
 def _memo(request: PlanRequest, spec: PlanByModel, terms: Terms) -> Memo:

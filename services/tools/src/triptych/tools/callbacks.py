@@ -216,7 +216,9 @@ class PostgresCallbacks:
             result = await operation.read_callback(body)
         except ToolFailure as failure:
             is_undone = failure.undone and operation.contract.effect is not Effect.READ
-            result = failure.result(**({EFFECT: NO_EFFECT} if is_undone else {}))
+            # The upstream knew the tool when it took the work on. Later it says no to the work itself.
+            declined = {"declined": True} if failure.code is ErrorCode.FORBIDDEN else {}
+            result = failure.result(**({EFFECT: NO_EFFECT} if is_undone else {}), **declined)
         except Exception as error:
             # The tool's own code reads the body, and senders are not bound to any form.
             raise _UnreadableError(operation.contract.operation) from error
