@@ -151,6 +151,14 @@ async def test_a_task_is_submitted_and_its_outcome_waited_for(client) -> None:
     assert outcome.output == {"said": "Hello Ana"}
 
 
+async def test_a_run_goes_on_with_the_trace_of_its_client(stack, client) -> None:
+    trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    await client.submit("greet", {"name": "Tia"}, task_id="tia-1", traceparent=trace)
+    await client.wait("tia-1", timeout_s=30)
+    told = await stack.json("trace", "tia-1")
+    assert told["events"][0]["data"]["traceparent"] == trace
+
+
 async def test_waiting_finds_an_outcome_that_came_before(client) -> None:
     task_id = await client.submit("greet", {"name": "Ben"})
     first = await client.wait(task_id, timeout_s=30)

@@ -102,8 +102,11 @@ class Client:
         tenant: str = "default",
         principal: str = "anonymous",
         task_id: str | None = None,
+        traceparent: str | None = None,
     ) -> str:
         """Submit one task and give its id; the same id twice in a tenant is one run.
+
+        With a `traceparent` (W3C Trace Context) the run goes on with that trace.
 
         Raises:
             pydantic.ValidationError: a field does not have its form.
@@ -112,20 +115,21 @@ class Client:
             TooLargeError: Kafka takes no message of this size.
         """
         task = Task(playbook=playbook, input=input, tenant=tenant, principal=principal, task_id=task_id)
-        return (await self.submit_many([task]))[0]
+        return (await self.submit_many([task], traceparent=traceparent))[0]
 
-    async def submit_many(self, tasks: Iterable[Task]) -> list[str]:
-        """Submit tasks together and give their ids, in order. A task without an id gets a random one."""
+    async def submit_many(self, tasks: Iterable[Task], *, traceparent: str | None = None) -> list[str]:
+        """Submit tasks together, on one trace, and give their ids, in order. A task without an id gets a random one."""
         named = [task.model_copy(update={"task_id": task.task_id or str(uuid.uuid4())}) for task in tasks]
-        await asyncio.gather(*(self._submit(task) for task in named))
+        await asyncio.gather(*(self._submit(task, traceparent) for task in named))
         return [str(task.task_id) for task in named]
 
-    async def _submit(self, task: Task) -> None:
+    async def _submit(self, task: Task, traceparent: str | None) -> None:
         headers = binary_headers(
             event_id=f"task:{task.tenant}:{task.task_id}",
             event_type=_EVENT_TYPES[t.TASKS],
             source=SOURCE,
             tenant=task.tenant,
+            traceparent=traceparent,
         )
         written = task.to_bytes()
         codec.check_text(written, limits=codec.TASK)
