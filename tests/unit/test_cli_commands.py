@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
 
+from triptych.cli.commands_stack import _raise_failure
 from triptych.cli.control import amounts
 from triptych.cli.demo import where_to_look_next
 from triptych.cli.exit_codes import ExitCode, of_statuses
 from triptych.cli.filters import since_time
 from triptych.cli.main import COMMANDS, Commands
 from triptych.cli.retain import days
+from triptych.cli.stack.errors import NoRoomError, StartError
 from triptych.cli.tally import Tally
 from triptych.client import RUN_STATUSES, Address, BrokerInvalidError, DsnInvalidError, Receipt
 from triptych.client.operator import OPEN_STATUSES, shown
@@ -138,6 +142,21 @@ def test_a_full_disk_is_one_line_and_ends_with_1(arguments: list[str], tmp_path:
             [script, *arguments], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
         )
     assert (done.returncode, done.stderr) == (1, "No space left on device; make room, then try again\n")
+
+
+def test_a_stack_that_finds_no_room_says_so_in_one_line_whichever_program_met_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "CommandFailedError('initdb ended with code 1: creating files ... No space left on device\\nremoving')"
+    full = NoRoomError.if_full(tmp_path, words)
+    assert full is not None
+    with pytest.raises(StartError) as told:
+        _raise_failure({"failure": str(full)}, [])
+    assert "\n" not in str(told.value)
+    assert str(told.value).startswith(f"The disk is full ({tmp_path}). Make room")
+    assert NoRoomError.if_full(tmp_path, "something else") is None
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=4_096))
+    assert NoRoomError.if_full(tmp_path, "not even its last words could be written") is not None
 
 
 def test_every_exit_code_stands_in_the_documented_table() -> None:

@@ -22,7 +22,7 @@ from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_DATA, DEFAULT_PREFIX, A
 from triptych.cli.output import err, out, print_json
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.control import ask
-from triptych.cli.stack.errors import NotRunningError, ProcessFailedError, StartError, StillStoppingError
+from triptych.cli.stack.errors import NoRoomError, NotRunningError, ProcessFailedError, StartError, StillStoppingError
 from triptych.cli.stack.layout import Layout, begin_log, last_lines
 from triptych.cli.stack.options import Options
 from triptych.cli.stack.orphans import alive_after, stop_orphans
@@ -231,7 +231,10 @@ def _still_there(layout: Layout, supervisor: subprocess.Popen[bytes]) -> Status 
     code = supervisor.poll()
     if code is not None:
         log = layout.log("supervisor")
-        raise ProcessFailedError("supervisor", f"ended with code {code}", log, last_lines(log))
+        told = last_lines(log)
+        if full := NoRoomError.if_full(layout.root, told):
+            raise full
+        raise ProcessFailedError("supervisor", f"ended with code {code}", log, told)
     return _running(layout)
 
 
@@ -284,7 +287,8 @@ def follow(poll: Callable[[], Status | None], names: frozenset[str] | None = Non
 
 def _raise_failure(answer: Status, processes: list[Status]) -> None:
     if answer["failure"]:
-        raise StartError(f"{answer['failure']}\nThe stack does not start", running=False)
+        between = "\n" if "\n" in answer["failure"] else " "
+        raise StartError(f"{answer['failure'].rstrip('.')}.{between}The stack does not start", running=False)
     failed = [each for each in processes if each["does_not_start"]]
     if failed:
         raise StartError("\n".join(f"{each['name']} does not start: {each['last_error']}" for each in failed))

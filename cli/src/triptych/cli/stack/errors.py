@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 from triptych.kernel.errors import TriptychError
+
+_LEAST_BYTES = 1_048_576
+"""With less than this, no program of a stack gets anywhere."""
 
 
 class StackError(TriptychError):
@@ -37,6 +43,20 @@ class NoDirectoryError(StackError):
             cure="Choose another --data, or make room for it.",
         )
         self.directory = directory
+
+
+class NoRoomError(StackError):
+    """The disk that the data directory is on is full."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__("The disk is full", where=str(directory), cure="Make room, or choose another --data.")
+        self.directory = directory
+
+    @classmethod
+    def if_full(cls, directory: Path, cause: object) -> NoRoomError | None:
+        """Whether a failure comes of a full disk: programs say so in their last words, if they can still write any."""
+        is_full = os.strerror(errno.ENOSPC) in str(cause) or shutil.disk_usage(directory).free < _LEAST_BYTES
+        return cls(directory) if is_full else None
 
 
 class NotReachableError(StackError):

@@ -28,7 +28,7 @@ from triptych.cli.stack.blueprint import Blueprint, Kind, Unit, process_name, se
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.control import serve
 from triptych.cli.stack.environment import adopted
-from triptych.cli.stack.errors import AlreadyRunningError, DatabaseError, StackError, UnknownServiceError
+from triptych.cli.stack.errors import AlreadyRunningError, DatabaseError, NoRoomError, StackError, UnknownServiceError
 from triptych.cli.stack.kafka import Kafka
 from triptych.cli.stack.layout import Layout, write_json
 from triptych.cli.stack.options import Options
@@ -119,6 +119,7 @@ class Supervisor:
             await stopped
         except Exception as error:  # noqa: BLE001 (whatever it is, `up` must hear of it and the children must be stopped)
             cause = _first_cause(error)
+            cause = NoRoomError.if_full(self._layout.root, cause) or cause
             self._failure = str(cause) if isinstance(cause, StackError | TriptychError) else repr(cause)
             self._log.error(
                 "cannot start", why=self._failure, exc_info=not isinstance(cause, StackError | TriptychError)
