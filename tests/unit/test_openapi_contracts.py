@@ -175,6 +175,29 @@ def test_a_fixed_value_is_no_argument() -> None:
         look(document(get(version)), set={"api_version": "2026-11"})
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array"},
+        {"type": "object"},
+        {"type": ["array", "null"]},
+        {"nullable": True},
+        {"$ref": "#/components/schemas/L"},
+    ],
+)
+def test_of_a_parameter_that_is_required_something_is_sent(schema: dict[str, Any]) -> None:
+    parameters = [
+        {"name": name, "in": "query", "required": name == "must", "schema": schema} for name in ("may", "must")
+    ]
+    listed = {"type": "array", "items": {"type": "string"}}
+    arguments = Offer.of(contract(document(get(*parameters), components={"schemas": {"L": listed}}))).arguments
+    full: Any = {"a": 1} if schema.get("type") == "object" else ["a"]
+    empty = {} if schema.get("type") == "object" else []
+    assert arguments.is_valid({"must": full, "may": empty})
+    assert not arguments.is_valid({"must": empty})
+    assert not arguments.is_valid({"must": None})
+
+
 def test_a_parameter_that_is_required_and_has_a_default_need_not_be_given() -> None:
     version = {"name": "api-version", "in": "query", "required": True, "schema": {"$ref": "#/components/schemas/V"}}
     page = {"name": "page", "in": "query", "schema": {"type": "integer", "default": 1}}

@@ -26,6 +26,7 @@ _IN_PATH = re.compile(r"\{([^{}]+)\}")
 _SPEC_IGNORES: Final = frozenset({"accept", "content-type", "authorization"})
 """OpenAPI: parameters of these names are no parameters; the runtime sends these headers itself."""
 IDEMPOTENCY_HEADERS: Final = frozenset({"idempotency-key", "x-idempotency-key"})
+_SCALARS: Final = ("boolean", "integer", "number", "string")
 _DEFAULT_STYLES = {
     Where.PATH: Style.SIMPLE,
     Where.HEADER: Style.SIMPLE,
@@ -129,9 +130,18 @@ class ArgumentsReader:
         default = _default_of(self._document, schema)
         if default is None:
             found.required.append(parameter.argument)
+            if where is not Where.PATH and not parameter.as_json:
+                found.properties[parameter.argument] = self._sent(found.properties[parameter.argument], schema)
         else:
             # The server wants it, and the document says what it is where nobody gives another.
             found.defaults[parameter.argument] = default
+
+    def _sent(self, written: Json, schema: Json) -> Json:
+        """The schema of a value that has to be sent: of null, and of what is empty, nothing would be."""
+        kind = self._document.resolved(schema).get("type") if isinstance(schema, dict) else None
+        if kind in _SCALARS:
+            return written
+        return {"allOf": [written, {"minItems": 1, "minProperties": 1, "not": {"type": "null"}}]}
 
     def _is_ours(self, found: Arguments, where: Where, name: str) -> bool:
         """Whether the runtime sends this itself, or nobody does, so that it is no argument."""
