@@ -111,12 +111,20 @@ def test_a_retry_waits_at_least_as_long_as_the_upstream_asked() -> None:
     assert story.wait(seconds=1.1).request(Ask.CALL, "a")
 
 
-def test_an_upstream_that_asks_for_an_impossible_wait_is_waited_for_until_the_deadline() -> None:
-    story = Story().plan(step("a")).fail("a", ErrorCode.RATE_LIMITED, retry_after_ms=10**18)
-    assert story.run.requests == {}
-    story.wait(seconds=story.run.playbook.budgets.wall_ms / 1_000)
+@pytest.mark.parametrize("wait_ms", [10**18, 600_001])
+def test_an_upstream_that_asks_for_a_longer_wait_than_the_run_has_is_not_waited_for(wait_ms: int) -> None:
+    story = Story(playbook(budgets={"wall_ms": 600_000})).plan(step("a"))
+    story.fail("a", ErrorCode.RATE_LIMITED, retry_after_ms=wait_ms)
+    assert story.run.status is RunStatus.ESCALATED
     assert story.run.reason is not None
-    assert story.run.reason.code == "budget_wall_ms"
+    assert story.run.reason.code == "tool_unavailable"
+    assert "and the run has 600 s left" in story.run.reason.message
+
+
+def test_an_upstream_that_asks_for_a_wait_within_the_time_of_the_run_is_waited_for() -> None:
+    story = Story(playbook(budgets={"wall_ms": 600_000})).plan(step("a"))
+    story.fail("a", ErrorCode.RATE_LIMITED, retry_after_ms=599_000).wait(seconds=599.5)
+    assert story.request(Ask.CALL, "a")
 
 
 def test_when_attempts_are_used_up_the_run_escalates_and_stays_resumable() -> None:

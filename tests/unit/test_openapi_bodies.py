@@ -99,6 +99,9 @@ def test_what_cannot_be_sent_is_left_out_with_the_cure(content: Any, options: An
         {"type": "string", "format": "binary"},
         {"type": "string", "contentMediaType": "application/octet-stream"},
         {"contentMediaType": "image/png"},
+        {"format": "binary"},
+        {"type": "string", "format": "binary", "nullable": True},
+        {"type": ["string", "null"], "contentMediaType": "text/csv"},
         {"anyOf": [{"type": "string", "contentMediaType": "application/octet-stream"}, {"type": "null"}]},
         {"type": "array", "items": {"type": "string", "contentMediaType": "application/octet-stream"}},
     ],
@@ -112,6 +115,12 @@ def test_a_file_of_3_0_and_of_3_1_is_a_part_with_its_name(part: dict[str, Any]) 
     arguments = Offer.of(generated.endpoint.contract).arguments
     assert not arguments.is_valid({"body": {"file": "hi"}})
     assert not arguments.is_valid({"body": {"file": {"text": "hi", "content_type": "text"}}})
+
+
+def test_text_that_stands_for_bytes_is_no_file() -> None:
+    part = {"type": "string", "contentMediaType": "image/png", "contentEncoding": "base64"}
+    generated = only({MULTIPART: {"schema": {"type": "object", "properties": {"picture": part}}}})
+    assert b"\r\n\r\naGk=\r\n" in sent(generated, {"picture": "aGk="}).content
 
 
 # Fields

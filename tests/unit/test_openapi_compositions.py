@@ -31,7 +31,13 @@ def ref(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def offer(body: dict[str, Any], result: dict[str, Any] | None = None, version: str = "3.0.3", **more: Any) -> Offer:
+def offer(
+    body: dict[str, Any],
+    result: dict[str, Any] | None = None,
+    version: str = "3.0.3",
+    components: dict[str, Any] = COMPONENTS,
+    **more: Any,
+) -> Offer:
     operation = {
         "operationId": "make",
         "requestBody": {"required": True, "content": {"application/json": {"schema": body, **more}}},
@@ -42,7 +48,7 @@ def offer(body: dict[str, Any], result: dict[str, Any] | None = None, version: s
         "info": {"title": "t", "version": "1"},
         "servers": [{"url": "https://api.example.com"}],
         "paths": {"/things": {"post": operation}},
-        "components": {"schemas": COMPONENTS},
+        "components": {"schemas": components},
     }
     made = survey(Document.parse(orjson.dumps(content), "t.json"), "t", OpenApiOptions(spec="t.json"))
     assert made.left_out == ()
@@ -112,6 +118,36 @@ def test_what_is_a_kind_of_something_may_have_more_than_that() -> None:
     arguments = offer(ref("Pet")).arguments
     assert arguments.is_valid({"body": {"kind": "cat", "lives": 9}})
     assert not offer(ref("Cat")).arguments.is_valid({"body": {"kind": "cat", "tails": 1}})
+
+
+def test_a_base_may_list_the_kinds_that_are_built_on_it() -> None:
+    base = {
+        "type": "object",
+        "required": ["kind"],
+        "properties": {"kind": {"type": "string"}},
+        "oneOf": [ref("Bike"), ref("Car")],
+        "discriminator": {"propertyName": "kind", "mapping": {"bike": "Bike", "car": "Car"}},
+    }
+    wheeled = {"allOf": [ref("Vehicle"), {"type": "object", "properties": {"wheels": {"type": "integer"}}}]}
+    kinds = {
+        "Vehicle": base,
+        "Wheeled": wheeled,
+        "Bike": {"allOf": [ref("Wheeled"), {"type": "object", "properties": {"bell": {"type": "boolean"}}}]},
+        "Car": {"allOf": [ref("Vehicle"), {"type": "object", "properties": {"doors": {"type": "integer"}}}]},
+    }
+    made = offer(ref("Vehicle"), ref("Vehicle"), components=kinds)
+    for schema, root in ((made.arguments, "body"), (made.result, None)):
+        for value, fits in (
+            ({"kind": "bike", "wheels": 2, "bell": True}, True),
+            ({"kind": "car", "doors": 4}, True),
+            ({"kind": "car", "doors": "four"}, False),
+            ({"kind": "boat"}, False),
+            ({"kind": "car", "bell": True}, root is None),
+        ):
+            assert schema.is_valid({root: value} if root else value) is fits, (root, value)
+    bike = offer(ref("Bike"), components=kinds).arguments
+    assert bike.is_valid({"body": {"kind": "bike", "wheels": 2, "bell": True}})
+    assert not bike.is_valid({"body": {"kind": "bike", "doors": 4}})
 
 
 @pytest.mark.parametrize(

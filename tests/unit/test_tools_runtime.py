@@ -368,6 +368,7 @@ def test_content_is_json_or_nothing():
         ("application/json; charset=iso-8859-1", '{"n": "café"}'.encode("latin-1")),
         ("application/json; charset=utf-16", '{"n": "café"}'.encode("utf-16")),
         ("application/json; charset=uft-8", '{"n": "café"}'.encode()),
+        ("application/json", '{"n": "café"}'.encode("utf-16")),
     ],
 )
 def test_json_is_read_whatever_it_is_called_and_in_the_charset_that_it_states(content_type, raw):

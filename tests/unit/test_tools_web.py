@@ -171,6 +171,9 @@ async def test_a_packed_body_that_is_broken_or_ends_too_early_is_not_taken_for_t
     ("charset", "raw", "text"),
     [
         ("utf-8", "näh".encode(), "näh"),
+        ("utf-8", "\ufeffnäh".encode(), "näh"),
+        ("utf-16", "näh".encode("utf-16"), "näh"),
+        ("utf-8", "näh".encode("utf-16"), "näh"),
         ("iso-8859-1", "näh".encode("latin-1"), "näh"),
         ("windows-1251", "да".encode("cp1251"), "да"),
         ("shift_jis", "はい".encode("shift_jis"), "はい"),

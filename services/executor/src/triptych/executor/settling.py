@@ -6,6 +6,8 @@ stands in the table of `dispositions.py`.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from triptych.executor import events as ev
 from triptych.executor.asking import (
     request_final_review,
@@ -81,16 +83,28 @@ def _on_error(turn: Turn, state: StepState, error: ToolError) -> None:
         schedule_retry(turn, Ask.CALL, state.id, policy, 1, reason, error.retry_after_ms, postponed=True)
         return
     is_kept_answer = state.stand_in is not None and state.stand_in.fallback.cached_ms is not None
-    if what.retry and state.attempts < policy.max_attempts and not is_kept_answer:
+    too_long = _wait_that_is_too_long(turn, error)
+    if what.retry and state.attempts < policy.max_attempts and not is_kept_answer and too_long is None:
         reason = Reason(code=error.code.value, message=f"{place}, attempt {state.attempts}: {error.message}")
         schedule_retry(turn, Ask.CALL, state.id, policy, state.attempts, reason, error.retry_after_ms)
         return
     tried = f" after {state.attempts} attempts" if state.attempts > 1 else ""
-    reason = Reason(code=what.reason, message=f"{place} failed{tried} with {error.code.value}: {error.message}")
+    message = f"{place} failed{tried} with {error.code.value}: {error.message}{too_long or ''}"
+    reason = Reason(code=what.reason, message=message)
     if is_left:
         _fall_back(turn, state, reason)
     else:
         fail_step(turn, state.id, Then.ESCALATE if _is_open_what_it_did(state) else what.then, reason)
+
+
+def _wait_that_is_too_long(turn: Turn, error: ToolError) -> str | None:
+    """What an upstream asks for that would end after the run's time, in words: to wait for it would only lose time."""
+    left_ms = (turn.run.deadline_at - turn.now) / timedelta(milliseconds=1)
+    if error.retry_after_ms is None or error.retry_after_ms <= left_ms:
+        return None
+    return (
+        f"; it asks to wait {error.retry_after_ms / 1_000:.0f} s, and the run has {max(0, left_ms) / 1_000:.0f} s left"
+    )
 
 
 def _is_open_what_it_did(state: StepState) -> bool:

@@ -31,10 +31,9 @@ Path = tuple[str | int, ...]
 def unfit_use(run: Run, state: StepState, schema: Json, data: Json) -> str | None:
     """What of a step's answer is used and is not there, or not of its type, in words; None where all of it is well.
 
-    What is read inside a macro, of each element of a list, is not looked at: its expression fails by itself.
+    What is read inside a macro, of each element of a list, is not looked at: its expression fails by itself. So does
+    what others read of the branches of a step with `map`, which come as a list.
     """
-    if state.step.map is not None:
-        return None
     found = list(_reads_of(run, state))
     tested = {path for path, is_tested in found if is_tested}
     shape = _Shape(schema)
@@ -46,7 +45,7 @@ def unfit_use(run: Run, state: StepState, schema: Json, data: Json) -> str | Non
 
 def _reads_of(run: Run, state: StepState) -> Iterator[tuple[Path, bool]]:
     """The paths into the data of a step that the plan and the playbook read, and whether they only ask for them."""
-    for text in _written(run):
+    for text in _written(run) if state.step.map is None else ():
         for path, is_tested in _reads(text):
             if path[:3] == ("steps", state.id, "data"):
                 yield path[3:], is_tested

@@ -150,12 +150,20 @@ async def whole(response: httpx.Response, max_bytes: int, *, cut: bool = False) 
 
 
 def text_of(response: httpx.Response) -> str:
-    """The body as text: in the charset that it states, else in UTF-8. What is wrong is replaced."""
-    return response.content.decode(charset_of(response) or _UTF_8, errors="replace")
+    """The body as text, without a byte order mark: in the charset that it states, else in UTF-8.
+
+    What is wrong is replaced.
+    """
+    return response.content.decode(charset_of(response) or _UTF_8, errors="replace").removeprefix("\ufeff")
 
 
 def charset_of(response: httpx.Response) -> str | None:
-    """The charset that a body states, by Python's name; None where it states UTF-8, none, or one that is unknown."""
+    """The charset that a body states, by Python's name, or that its byte order mark shows.
+
+    None where it states UTF-8, none, or one that is unknown.
+    """
+    if response.content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
     try:
         name = codecs.lookup(response.charset_encoding or _UTF_8).name
     except (LookupError, ValueError):

@@ -47,6 +47,7 @@ class _Look:
         self._document, self._is_composed = document, is_composed
         self.named: set[str] = set()
         self.required: set[str] = set()
+        self._open: set[str] = set()
 
     def at(self, schema: Json, depth: int, *, alternative: bool) -> _Object:
         """`alternative`: nothing else says of the same value what properties it has."""
@@ -56,10 +57,7 @@ class _Look:
             return _Object.ANY  # what is named elsewhere as a kind of it has more properties
         found = self._own(schema)
         if isinstance(schema.get("$ref"), str):
-            try:
-                found.append(self.at(self._document.at(schema["$ref"]), depth + 1, alternative=alternative))
-            except UnresolvedError:
-                return _Object.ANY
+            found.append(self._referred(schema["$ref"], depth, alternative=alternative))
         found += [self.at(each, depth + 1, alternative=False) for each in _listed(schema, "allOf")]
         alone = alternative and _Object.NAMED not in found
         for word in ("anyOf", "oneOf"):
@@ -70,6 +68,17 @@ class _Look:
             return _Object.NAMED
         is_free = "object" in _kinds(schema) if "type" in schema else not found and schema.keys() <= _SAYS_NOTHING
         return _Object.ANY if is_free and alternative else _Object.NONE
+
+    def _referred(self, reference: str, depth: int, *, alternative: bool) -> _Object:
+        if reference in self._open:
+            return _Object.NONE  # a kind is built on the base that lists it
+        self._open.add(reference)
+        try:
+            return self.at(self._document.at(reference), depth + 1, alternative=alternative)
+        except UnresolvedError:
+            return _Object.ANY
+        finally:
+            self._open.discard(reference)
 
     def _is_spoken_of(self, schema: dict[str, Json]) -> bool:
         spoken = schema.keys() & _SPOKEN

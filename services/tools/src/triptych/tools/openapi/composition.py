@@ -37,17 +37,21 @@ class Composition:
     """Properties that several parts describe, so that no part may close them alone."""
     is_composed: bool = False
     """Several parts name properties, so that none of them may say that there are no others."""
+    kinds: frozenset[str] = frozenset()
+    """References to what is built on it. Where it lists them as its kinds, it is itself without that list."""
 
     @property
     def told(self) -> str:
         """What it says, in the same words whenever it says the same."""
         lists = (self.optional, self.firm, self.kept, self.shared)
-        return f"{[sorted(each) for each in lists]} {self.is_composed}"
+        return f"{[sorted(each) for each in lists]} {self.is_composed}" + "".join(
+            f" {each}" for each in sorted(self.kinds)
+        )
 
     @property
     def around_a_branch(self) -> Composition:
         """What holds in each branch: what other branches hide does not concern it."""
-        return Composition(self.firm, self.firm, self.kept, self.shared, self.is_composed)
+        return Composition(self.firm, self.firm, self.kept, self.shared, self.is_composed, self.kinds)
 
 
 ALONE: Final = Composition()
@@ -85,6 +89,7 @@ class Composer:
             kept=around.kept | (optional & (apart | self._shown([*own, *branches], optional))),
             shared=around.shared | shared,
             is_composed=around.is_composed or speaking > 1,
+            kinds=around.kinds,
         )
 
     def within(self, around: Composition, target: Json) -> Composition:
@@ -104,7 +109,21 @@ class Composer:
             kept=(around.kept & hidden) - alone.kept,
             shared=(around.shared & named) - alone.shared,
             is_composed=is_closed and not alone.is_composed,
+            kinds=around.kinds if around.kinds & self._kinds_listed(target) else frozenset(),
         )
+
+    def lists_a_kind(self, branches: list[Json], composition: Composition) -> bool:
+        """Whether a choice of a base lists what is built on it: then it says nothing of that."""
+        return any(isinstance(each, dict) and each.get("$ref") in composition.kinds for each in branches)
+
+    def _kinds_listed(self, schema: Json) -> set[str]:
+        return {
+            each["$ref"]
+            for part in self.parts(schema)
+            for word in _BRANCHES
+            for each in _listed(part, word)
+            if isinstance(each, dict) and isinstance(each.get("$ref"), str)
+        }
 
     def _shown(self, parts: list[dict[str, Json]], hidden: frozenset[str]) -> set[str]:
         """The properties of an object that examples of it have."""

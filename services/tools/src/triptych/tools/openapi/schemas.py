@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
@@ -139,6 +139,7 @@ class SchemaWriter:
             try:
                 target = self._document.at(reference.pointer)
                 composition = self._composer.of(target, reference.around)
+                composition = replace(composition, kinds=composition.kinds | {reference.pointer})
                 known.schema = self._conversion(known, reference).of(target, composition)
             except BaseException:
                 del self._known[reference]
@@ -189,7 +190,8 @@ class _Conversion:
             # A list where a schema belongs is a mistake of the document; the validator refuses it with a reason.
             return schema
         if self._is_file(schema):
-            return {**FILE_SCHEMA, "description": schema.get("description", FILE_SCHEMA["description"])}
+            file = {**FILE_SCHEMA, "description": schema.get("description", FILE_SCHEMA["description"])}
+            return {"anyOf": [file, {"type": "null"}]} if _is_null_allowed(schema) else file
         composition = self._composer.of(schema) if composition is None else composition
         reference = self._reference(schema, composition)
         written = self._words(schema, composition) if reference is None else self._referring(schema, reference)
@@ -200,11 +202,12 @@ class _Conversion:
         """Whether a part of a form is the content of a file: bytes as OpenAPI 3.0 says it, or as 3.1 does."""
         if not self._files or not isinstance(schema, dict):
             return False
-        kind = schema.get("type", "string" if "contentMediaType" in schema else None)
-        is_bytes = schema.get("format") == "binary" or (
-            isinstance(schema.get("contentMediaType"), str) and "contentSchema" not in schema
-        )
-        return is_bytes and kind in ("string", ["string"])
+        if schema.keys() & {"contentEncoding", "contentSchema"}:
+            return False  # text, which stands for bytes or for a value
+        kind = schema.get("type", "string")
+        kinds = [each for each in (kind if isinstance(kind, list) else [kind]) if each != "null"]
+        is_bytes = schema.get("format") == "binary" or isinstance(schema.get("contentMediaType"), str)
+        return is_bytes and kinds == ["string"]
 
     def _reference(self, schema: dict[str, Json], composition: Composition) -> Reference | None:
         if isinstance(schema.get("$ref"), str):
@@ -274,7 +277,7 @@ class _Conversion:
         if word == "allOf":
             parts = [self.of(each, composition) for each in schema[word] if not _only_nullable(each)]
             written[word] = [*written.get(word, []), *parts]
-        elif word in _BRANCHES:
+        elif word in _BRANCHES and not self._composer.lists_a_kind(schema[word], composition):
             self._choose(word, schema, written, composition)
         elif word == "prefixItems":
             written[word] = [self.of(each) for each in schema[word]]
@@ -365,6 +368,11 @@ def _only_nullable(schema: Json) -> bool:
     if not isinstance(schema, dict) or schema.get("nullable") is not True:
         return False
     return not schema.keys() - _ANNOTATIONS - {"nullable"}
+
+
+def _is_null_allowed(schema: dict[str, Json]) -> bool:
+    kind = schema.get("type")
+    return schema.get("nullable") is True or (isinstance(kind, list) and "null" in kind)
 
 
 def _listed(schema: dict[str, Json], word: str) -> list[Json]:

@@ -40,8 +40,9 @@ def proposed_auth(document: Document, tool: str) -> Auth | None:
 def _needs_a_person(scheme: dict[str, Json]) -> bool:
     """Whether a token comes out of a browser in which somebody has logged in."""
     flows = scheme.get("flows")
+    is_machine = isinstance(flows, dict) and "clientCredentials" in flows
     # A tuple, since what stands there need not be hashable.
-    return scheme.get("type") in ("oauth2", "openIdConnect") and "clientCredentials" not in (flows or {})
+    return scheme.get("type") in ("oauth2", "openIdConnect") and not is_machine
 
 
 def chosen_auth(document: Document, tool: str, chosen: str) -> Auth:
