@@ -226,6 +226,27 @@ async def test_a_prefix_that_is_not_there_is_one_clear_error(stack) -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    "command", ["topics", "tools ls", "tools show crm.find", "outcomes", "submit --playbook greet"]
+)
+async def test_a_prefix_that_is_not_there_is_one_line_of_every_command(stack, command: str) -> None:
+    asked = [
+        Path(sys.executable).with_name("triptych"),
+        *command.split(),
+        "--kafka",
+        stack.kafka,
+        "--prefix",
+        "nonesuch",
+    ]
+    done = await asyncio.to_thread(
+        subprocess.run, asked, capture_output=True, text=True, timeout=60, check=False, env=QUIET
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert "nonesuch." in line
+    assert "check --prefix" in line
+
+
 def test_a_directory_without_a_stack_is_one_clear_error(tmp_path) -> None:
     with pytest.raises(NoStackError, match="triptych up"):
         Client.from_stack(tmp_path)

@@ -13,9 +13,9 @@ from aiokafka.errors import KafkaError
 from rich.table import Table
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker
-from triptych.cli.output import err, is_narrow, out, print_json
+from triptych.cli.output import is_narrow, out, print_json
 from triptych.cli.seek import seek
-from triptych.client import Address, KafkaUnreachableError
+from triptych.client import Address, KafkaUnreachableError, TopicMissingError
 from triptych.kernel.kafka_clients import Admin, Consumer
 from triptych.schemas import topics as t
 
@@ -56,10 +56,8 @@ def topics(
     found = asyncio.run(_read(address))
     if as_json:
         print_json(found)
-    elif found:
-        out.print(_table(found))
     else:
-        err.print(f"no topics begin with {address.topic_prefix}. at {address.kafka}")
+        out.print(_table(found))
 
 
 app.command()(seek)
@@ -72,8 +70,10 @@ async def _read(address: Address) -> list[TopicRow]:
         await admin.start()
         await consumer.start()
         names = sorted(name for name in await admin.list_topics() if name.startswith(f"{address.topic_prefix}."))
+        if not names:
+            raise TopicMissingError(address.topic(t.TASKS), address.kafka)
         committed = await _committed(admin)
-        described = await admin.describe_topics(names) if names else []
+        described = await admin.describe_topics(names)
         described.sort(key=itemgetter("topic"))
         return [await _row(address, consumer, topic, committed) for topic in described]
     except KafkaError as error:

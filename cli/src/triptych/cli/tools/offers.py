@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from triptych.cli.options import DEFAULT_CONFIG, broker
 from triptych.cli.stack.config import StackConfig
-from triptych.client import Address, KafkaUnreachableError, NoStackError
+from triptych.client import Address, KafkaUnreachableError, NoStackError, TopicMissingError
 from triptych.kernel import cloudevents
 from triptych.kernel.errors import TriptychError, UndecodableRecord
 from triptych.kernel.kafka_clients import Consumer
@@ -37,6 +37,7 @@ def offers(data: Path, kafka: str | None, prefix: str | None, config: Path | Non
 
     Raises:
         KafkaUnreachableError: the stack that is meant does not answer.
+        TopicMissingError: it has no topics of this prefix.
     """
     if config is None:
         try:
@@ -77,6 +78,8 @@ async def _announced(address: Address) -> list[Offered]:
     found: dict[str, Offered] = {}
     try:
         await consumer.start()
+        if partition.topic not in await consumer.topics():
+            raise TopicMissingError(partition.topic, address.kafka)
         consumer.assign([partition])
         end = (await consumer.end_offsets([partition]))[partition]
         await consumer.seek_to_beginning(partition)
