@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,35 @@ def test_where_no_value_fits_it_is_told_why(schema: dict[str, Any], told: str) -
     _, problem = sample_of(schema)
     assert problem is not None
     assert told in problem
+
+
+WIDE = {name: {"$ref": "#/$defs/Node"} for name in "abcdefghij"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"$ref": "#/$defs/Node", "$defs": {"Node": {"type": "object", "required": list(WIDE), "properties": WIDE}}}, "without an end|too long"),
+        ({"allOf": [{"oneOf": [{"const": f"{row}-{one}"} for one in range(10)]} for row in range(20)]}, "too long|nothing fits"),
+        ({"allOf": [{"anyOf": [{"properties": {f"{row}": {"const": one}}, "required": [f"{row}"]} for one in range(9)]} for row in range(9)], "not": {}}, "too long|not"),
+        ({"type": "string", "pattern": "^(a{60}){200}$"}, "no text is found for the pattern"),
+        ({"type": "array", "minItems": 500, "uniqueItems": True, "items": {"enum": [1, 2]}}, "no two different items"),
+    ],
+)  # fmt: skip
+def test_for_what_asks_for_too_much_the_search_ends(schema: dict[str, Any], told: str) -> None:
+    _, problem = sample_of(schema)
+    assert problem is not None
+    assert re.search(told, problem)
+
+
+def test_a_pattern_of_many_repeats_gets_a_text() -> None:
+    assert sample_of({"type": "string", "pattern": "^(a+)+(b+)+(c+)+!$", "minLength": 200})[1] is None
+
+
+def test_when_the_time_is_over_the_rest_is_told_as_not_tried() -> None:
+    document = Document.parse(orjson.dumps(DOCUMENT), "t.json")
+    trials = tried(document, survey(document, "t", OpenApiOptions(spec="t.json")), max_s=0)
+    assert [(each.is_tried, each.uncallable) for each in trials] == [(False, None)] * 3
 
 
 @given(st.from_regex(r"[ab]{1,3}|\d+(x|y)*|[^abc]z?", fullmatch=True), st.integers(0, 5))

@@ -178,6 +178,7 @@ def _report(
                 "key": None if each.endpoint.key is None else f"{each.endpoint.key.place}:{each.endpoint.key.name}",
                 "contract": each.endpoint.contract.hash,
                 "notes": list(each.notes),
+                "tried": trial.is_tried,
                 "uncallable": trial.uncallable,
                 "examples": {"shown": trial.examples, "refused": list(trial.refused)},
                 "answers": {"shown": trial.answers, "unlike": list(trial.unlike)},
@@ -236,6 +237,8 @@ def _tell_trials(trials: list[Trial]) -> None:
         out.print(line, soft_wrap=True, markup=False)
     if len(told) > TOLD_MAX:
         out.print(f"and {len(told) - TOLD_MAX} more (--json names them)")
+    if untried := sum(not each.is_tried for each in trials):
+        out.print(f"{untried} operations were not tried, since that would take too long")
     shown, refused = sum(each.examples for each in trials), sum(len(each.refused) for each in trials)
     answers, unlike = sum(each.answers for each in trials), sum(len(each.unlike) for each in trials)
     if shown or answers:

@@ -16,6 +16,8 @@ from triptych.tools.openapi.pattern_texts import text_for
 _TURNS: Final = 12
 """So often it is tried, each time with other branches."""
 _CASES_MAX: Final = 8
+_STEPS_MAX: Final = 5_000
+"""So many values and combinations of branches are looked at in one turn: a document may ask for any number."""
 _DEPTH_MAX: Final = 12
 _OPTIONAL_DEPTH_MAX: Final = 3
 """Below this, only what must be there."""
@@ -79,20 +81,34 @@ def _at(value: Json, place: tuple[str | int, ...]) -> Json:
     return value
 
 
+class _TooLongError(_NoValueError):
+    """It would take too long to look further."""
+
+
 class _Guess:
     """One walk through a schema. `turn` says which branches it begins with."""
 
     def __init__(self, root: dict[str, Json], turn: int, *, is_full: bool, avoided: frozenset[str]) -> None:
         """`avoided`: properties that are left out where they may be."""
         self._root, self._turn, self._is_full, self._avoided = root, turn, is_full, avoided
+        self._steps = 0
+
+    def _step(self) -> None:
+        """Raise _TooLongError where it takes more than can be worth it."""
+        self._steps += 1
+        if self._steps > _STEPS_MAX:
+            raise _TooLongError("it takes too long to find one")
 
     def value(self, schema: Json, depth: int) -> Json:
+        self._step()
         if depth > _DEPTH_MAX:
             raise _NoValueError("it goes on without an end")
         problem = "nothing fits"
         for case in islice(self._cases(schema, frozenset()), _CASES_MAX):
             try:
                 return self._of_case(case, depth)
+            except _TooLongError:
+                raise
             except _NoValueError as error:
                 problem = str(error) or problem
         raise _NoValueError(problem)
@@ -125,6 +141,7 @@ class _Guess:
             yield said
             return
         for branch in groups[0]:
+            self._step()
             for case in islice(self._cases(branch, seen), _CASES_MAX):
                 both = _both(said, case)
                 if both is not None:
@@ -176,6 +193,8 @@ class _Guess:
                 break
             try:
                 found[name] = self.value(properties[name], depth + 1)
+            except _TooLongError:
+                raise
             except _NoValueError:
                 continue
         is_open = case.get("additionalProperties") is not False and case.get("unevaluatedProperties") is not False
@@ -202,16 +221,20 @@ class _Guess:
     def _another(self, schema: Json, known: list[Json], depth: int) -> Json:
         """An item that is not there yet."""
         turns = range(1, _CASES_MAX)
-        values = [
-            _Guess(self._root, self._turn + turn, is_full=self._is_full, avoided=self._avoided).value(schema, depth + 1)
-            for turn in turns
-        ]
+        values = [self._at_turn(self._turn + turn, schema, depth) for turn in turns]
         changed = [f"{value}{turn}" for turn, value in zip(turns, values, strict=True) if isinstance(value, str)]
         changed += [value + turn for turn, value in zip(turns, values, strict=True) if type(value) in {int, float}]
         for value in (*values, *changed):
             if value not in known:
                 return value
         raise _NoValueError("no two different items were found")
+
+    def _at_turn(self, turn: int, schema: Json, depth: int) -> Json:
+        before, self._turn = self._turn, turn
+        try:
+            return self.value(schema, depth + 1)
+        finally:
+            self._turn = before
 
 
 def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any] | None:

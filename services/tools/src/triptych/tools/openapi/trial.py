@@ -6,6 +6,7 @@ operation; it is for people to decide what to do about it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from triptych.tools.openapi.samples import sample_of
 from triptych.tools.openapi.survey import Generated, Survey
 from triptych.tools.rest import request
 
+TRIALS_MAX_S = 60
 _BASE_URL = "https://example.com"
 
 
@@ -29,7 +31,7 @@ class Trial:
 
     operation: str
     uncallable: str | None
-    """Why no arguments were found that fit and can be sent; None where some were."""
+    """Why no arguments were found that fit and can be sent; None where some were, or where the time was over."""
     examples: int
     """So many values for its arguments the document shows."""
     refused: tuple[str, ...]
@@ -38,12 +40,18 @@ class Trial:
     """So many answers the document shows."""
     unlike: tuple[str, ...]
     """Which of them are not what the document says that they are, and how."""
+    is_tried: bool = True
 
 
-def tried(document: Document, made: Survey) -> list[Trial]:
-    """Try each operation that a document gives. Nothing is sent."""
+def tried(document: Document, made: Survey, max_s: float = TRIALS_MAX_S) -> list[Trial]:
+    """Try each operation that a document gives, within a time. Nothing is sent."""
     client = httpx.AsyncClient(verify=False)  # noqa: S501 - it only writes requests
-    return [_trial(document, each, client) for each in made.generated]
+    until = time.monotonic() + max_s
+    return [_trial(document, each, client) if time.monotonic() < until else _untried(each) for each in made.generated]
+
+
+def _untried(generated: Generated) -> Trial:
+    return Trial(generated.endpoint.contract.operation, None, 0, (), 0, (), is_tried=False)
 
 
 def _trial(document: Document, generated: Generated, client: httpx.AsyncClient) -> Trial:
