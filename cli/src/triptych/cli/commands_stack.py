@@ -114,6 +114,8 @@ def apply(layout: Layout, changes: dict[str, Any]) -> None:
         err.print(f"{name}: added")
     for name in changes["removed"]:
         err.print(f"{name}: removed")
+    for name in changes["grown"]:
+        err.print(f"{name}: partitions added, as many as other topics of the executor have")
     for name in changes["changed"]:
         err.print(f"{name}: changed; it is restarted")
     if changes["needs_up"]:

@@ -369,10 +369,6 @@ class Kafka:
         """A producer, not yet connected."""
         return Publisher(self.settings)
 
-    async def cluster_id(self) -> str:
-        """Which cluster this is."""
-        return (await self.describe(())).cluster_id
-
     async def describe(self, topics: Sequence[str]) -> ClusterTopics:
         """Which cluster this is, and which topics it has. Offsets mean nothing in others."""
         admin = Admin(bootstrap_servers=self.settings.kafka, client_id=self.settings.instance)

@@ -210,9 +210,11 @@ class Supervisor:
         await self._create_topics(address, self._config.table.tools)
         return address
 
-    async def _create_topics(self, kafka: str, tools: Iterable[str]) -> None:
-        for name in await create_topics(kafka, self._options.topic_prefix, tools):
+    async def _create_topics(self, kafka: str, tools: Iterable[str]) -> list[str]:
+        grown = await create_topics(kafka, self._options.topic_prefix, tools)
+        for name in grown:
             self._log.warning("partitions were added, as many as another topic that the executor reads has", topic=name)
+        return grown
 
     async def _stop(self) -> None:
         if self._retention is not None:
@@ -269,7 +271,7 @@ class Supervisor:
             with adopted(environment):
                 # Whatever cannot be had, a port or room on the disk, shows here, before anything is changed.
                 config = StackConfig.load(options.config)
-                await self._create_topics(self._kafka, config.table.tools)
+                grown = await self._create_topics(self._kafka, config.table.tools)
                 prepared = await asyncio.to_thread(self._prepare, await self._owner(), config)
                 blueprint = replace(self._blueprint, config=config, playbooks=_playbooks(options, config))
                 scale = {name: self._scale.get(name, 1) for name in _services(config)}
@@ -288,7 +290,7 @@ class Supervisor:
             self._remember_scale()
             self._changed()
         changed = [name for name in wanted if name in running and wanted[name].command.differs(running[name].command)]
-        return {"added": added, "removed": sorted(removed), "changed": changed, "needs_up": needs_up}
+        return {"added": added, "removed": sorted(removed), "changed": changed, "grown": grown, "needs_up": needs_up}
 
     async def _owner(self) -> str:
         """The owner's DSN. If another password was put in its place, the embedded server learns it without a stop."""

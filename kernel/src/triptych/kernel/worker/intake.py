@@ -30,6 +30,7 @@ from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.suspicion import Reading, Suspicion
+from triptych.kernel.topic_metadata import ClusterTopics
 from triptych.kernel.worker.bench import Bench, Job
 from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig
 from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
@@ -91,6 +92,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         self._committed: dict[TopicPartition, int] = {}
         self._offsets_committed_at = time.monotonic()
         self._suspicion = Suspicion()
+        self._topic_ids: dict[str, str] = {}
         self._assigned = asyncio.Event()
         """Whether it is known what other lives had in hand: records are polled before that is read."""
         self._log = service.log
@@ -122,7 +124,19 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
     async def _probe(self) -> None:
         if self._subscription is None:
             raise ConnectionError("not subscribed")
-        await self._subscription.describe()
+        await self._begin_anew(self._subscription, await self._subscription.describe())
+
+    async def _begin_anew(self, subscription: Subscription, cluster: ClusterTopics) -> None:
+        """Read a topic from its beginning that was deleted and made anew: Kafka has forgotten the offsets."""
+        anew = {name for name, known in self._topic_ids.items() if cluster.ids.get(name, known) != known}
+        self._topic_ids |= cluster.ids
+        places = [place for place in subscription.consumer.assignment() if place.topic in anew]
+        if places:
+            self._log.warning("topics were made anew; reading them from their beginning", topics=sorted(anew))
+            for place in places:
+                self._positions.pop(place, None)
+                self._committed.pop(place, None)
+            await subscription.consumer.seek_to_beginning(*places)
 
     async def on_partitions_revoked(self, _revoked: set[TopicPartition]) -> None:
         """Whoever is next begins where we stopped, and need not read again what we know."""

@@ -17,6 +17,7 @@ from triptych.kernel.errors import ConfigurationError, MessagesRefused
 from triptych.kernel.outage import KAFKA_GONE, Outage
 from triptych.kernel.service import Service
 from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.topic_metadata import ClusterTopics
 from triptych.kernel.worker import WorkerConfig, run_worker
 from triptych.schemas import Effect, topics
 from triptych.tools.answers import Answers
@@ -36,7 +37,7 @@ CONTRACTS_TYPE = "triptych.contracts"
 RESULT_TYPE = "triptych.result"
 POOL_MAX = 6
 LOOK_EVERY_S = 30.0
-"""So often a tool looks whether Kafka is another cluster than the one that it has told its contracts."""
+"""So often a tool looks whether Kafka, or the topic of contracts, is another one than it has told its contracts."""
 
 
 def load_tool(reference: str, source: Source | None = None) -> Tool:
@@ -137,8 +138,8 @@ async def serve(
             watching.cancel()
 
 
-async def _announce_again(service: Service, kafka: Kafka, tool: Tool, told: str | None) -> None:
-    """Contracts that have changed are told at once; a cluster that has lost everything is told all of them again.
+async def _announce_again(service: Service, kafka: Kafka, tool: Tool, told: ClusterTopics | None) -> None:
+    """Contracts that have changed are told at once; a cluster or a topic that was made anew is told all of them again.
 
     Whoever starts later learns the contracts from its topic.
     """
@@ -150,7 +151,7 @@ async def _announce_again(service: Service, kafka: Kafka, tool: Tool, told: str 
             told = None
         try:
             with foreign_cancellation():
-                cluster = await kafka.cluster_id()
+                cluster = await kafka.describe([kafka.settings.topic(topics.CONTRACTS)])
         except KAFKA_GONE as error:
             await outage.wait(error, unless=service.stopping)
             continue
@@ -159,7 +160,7 @@ async def _announce_again(service: Service, kafka: Kafka, tool: Tool, told: str 
             told = await _announce(service, kafka, tool)
 
 
-async def _announce(service: Service, kafka: Kafka, tool: Tool) -> str | None:
+async def _announce(service: Service, kafka: Kafka, tool: Tool) -> ClusterTopics | None:
     """Publish the contracts, however long Kafka is gone; gives the cluster, or None when the service stops before."""
     message = Outgoing(
         topic=kafka.settings.topic(topics.CONTRACTS),
@@ -183,7 +184,7 @@ async def _announce(service: Service, kafka: Kafka, tool: Tool) -> str | None:
     while not service.stopping.is_set():
         try:
             with foreign_cancellation():
-                cluster = await kafka.cluster_id()
+                cluster = await kafka.describe([kafka.settings.topic(topics.CONTRACTS)])
                 async with kafka.publisher() as publisher:
                     await publisher.publish([message])
         except MessagesRefused as error:
