@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from triptych.tools import Call, Effect, Tool
+from triptych.tools import Accepted, Call, Effect, Tool
 
 tool = Tool("letters")
 
@@ -83,3 +83,42 @@ async def was_forgotten(call: Call[None]) -> None:
 async def broken(text: str) -> str:
     """Does not work."""
     raise RuntimeError(text)
+
+
+@tool.operation(effect=Effect.IDEMPOTENT, timeout_ms=60_000)
+async def order(call: Call[None], text: str) -> Sent:
+    """Has a letter printed, once for each key; the printer calls back."""
+    if call.callback_url is None or not call.callback_url.startswith("http"):
+        raise RuntimeError("nobody could call back")
+    if not sent(call.idempotency_key):
+        post(call.idempotency_key)
+    raise Accepted
+
+
+@tool.completion(order, accept_within_ms=30_000)
+async def printed(body: dict[str, Any]) -> Sent:
+    return Sent(key=body["printed"])
+
+
+@tool.operation(effect=Effect.IDEMPOTENT, timeout_ms=60_000)
+async def order_anew(call: Call[None], text: str) -> Sent:
+    """As `order`, by a printer that prints whatever it is asked."""
+    post(call.idempotency_key)
+    raise Accepted
+
+
+@tool.completion(order_anew, accept_within_ms=30_000)
+async def printed_anew(body: dict[str, Any]) -> Sent:
+    return Sent(key=str(body.get("printed", "")))
+
+
+@tool.operation(effect=Effect.ONCE, timeout_ms=60_000)
+async def order_once(call: Call[None], text: str) -> Sent:
+    """As `order`, by a printer that knows no keys."""
+    post(call.idempotency_key)
+    raise Accepted
+
+
+@tool.completion(order_once, accept_within_ms=30_000)
+async def printed_once(body: dict[str, Any]) -> Sent:
+    return Sent(key=body["printed"])

@@ -17,8 +17,8 @@ def play(servers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("LETTERS", file)
     subject = Subject("letters:tool", path=Path(letters.__file__).parent, environment={"LETTERS": file})
 
-    async def play(operation: str) -> Report:
-        example = Example(operation, {"text": "hello"})
+    async def play(operation: str, callback: Any = None) -> Report:
+        example = Example(operation, {"text": "hello"}, callback)
         return await check(subject, example, postgres=servers.owner_dsn, witness=letters.sent)
 
     return play
@@ -35,7 +35,7 @@ def play(servers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 )
 async def test_a_tool_that_keeps_its_effect_class_passes(play: Any, operation: str, told: str) -> None:
     report = await play(operation)
-    assert report.passed, report
+    assert report.passed, str(report)
     assert {report.of(case).told for case in (Case.KILLED_AFTER, Case.SLOW, Case.LOST)} == {told}
 
 
@@ -43,7 +43,7 @@ async def test_a_tool_that_keeps_its_effect_class_passes(play: Any, operation: s
 async def test_one_that_takes_effect_twice_fails_and_the_cases_are_named(play: Any, operation: str) -> None:
     report = await play(operation)
     failed = {finding.case for finding in report.findings if finding.verdict is Verdict.FAILED}
-    assert failed == {Case.KILLED_AFTER, Case.SLOW, Case.LOST}, report
+    assert failed == {Case.KILLED_AFTER, Case.SLOW, Case.LOST}, str(report)
     assert "took effect 2 times" in report.of(Case.LOST).told
     assert report.of(Case.WRONG_SHAPE).verdict is (Verdict.SKIPPED if operation == "forget" else Verdict.PASSED)
 
@@ -52,3 +52,36 @@ async def test_a_call_that_does_not_work_fails_and_the_rest_is_skipped(play: Any
     report = await play("broken")
     assert report.of(Case.ANSWERS).verdict is Verdict.FAILED
     assert {finding.verdict for finding in report.findings[1:]} == {Verdict.SKIPPED}
+
+
+CALLED_BACK = (Case.EARLY, Case.TWICE, Case.FORGED, Case.OVERDUE)
+
+
+@pytest.mark.parametrize(
+    ("operation", "told"),
+    [
+        ("order", "made again"),
+        ("order_once", "in doubt, for a person to decide; offer a reconcile, and it need not be"),
+    ],
+)
+async def test_a_call_that_a_callback_completes_is_played_with_its_upstream(
+    play: Any, operation: str, told: str
+) -> None:
+    report = await play(operation, {"printed": "yes"})
+    assert report.passed, str(report)
+    assert {report.of(case).told for case in (Case.KILLED_AFTER, Case.SLOW, Case.LOST)} == {told}
+    assert {report.of(case).verdict for case in CALLED_BACK} == {Verdict.PASSED}
+    assert report.of(Case.WRONG_SHAPE).told == "refused, never as data"
+
+
+async def test_an_upstream_that_does_the_work_again_is_found_by_its_effects(play: Any) -> None:
+    report = await play("order_anew", {"printed": "yes"})
+    failed = {finding.case for finding in report.findings if finding.verdict is Verdict.FAILED}
+    assert failed == {Case.KILLED_AFTER, Case.SLOW, Case.LOST}, str(report)
+    assert report.of(Case.WRONG_SHAPE).verdict is Verdict.SKIPPED
+
+
+async def test_a_check_has_to_be_told_what_the_upstream_says(play: Any) -> None:
+    report = await play("order")
+    assert "say with which body" in report.of(Case.ANSWERS).told
+    assert not report.passed

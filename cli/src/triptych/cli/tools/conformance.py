@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 _STYLES = {"passed": "green", "failed": "red", "skipped": "yellow"}
 
 
-def conformance(file: Path, operation: str, arguments: str, postgres: str | None, *, as_json: bool) -> None:
+def conformance(
+    file: Path, operation: str, arguments: str, postgres: str | None, *, callback: str | None = None, as_json: bool
+) -> None:
     """Check an operation and show how it went. Ends with code 1 when it does not conform."""
-    report = conform(StackConfig.load(file), operation, _json(arguments), postgres)
+    said = _decoded(callback, "--callback") if callback is not None else None
+    report = conform(StackConfig.load(file), operation, _json(arguments), postgres, callback=said)
     if as_json:
         print_json(report_json(report))
     else:
@@ -40,10 +43,13 @@ def conformance(file: Path, operation: str, arguments: str, postgres: str | None
         raise typer.Exit(1)
 
 
-def conform(config: StackConfig, operation: str, arguments: dict[str, Any], postgres: str | None) -> Report:
+def conform(
+    config: StackConfig, operation: str, arguments: dict[str, Any], postgres: str | None, *, callback: Any = None
+) -> Report:
     """Check one operation of the configuration.
 
-    `postgres` is the DSN of an owner; without one a Postgres is started for it.
+    `postgres` is the DSN of an owner; without one a Postgres is started for it. `callback` is what its upstream says
+    when it calls back.
 
     Raises:
         ConfigurationError: there is no such tool or operation.
@@ -51,7 +57,7 @@ def conform(config: StackConfig, operation: str, arguments: dict[str, Any], post
     from triptych.tools.conformance import Example, check  # noqa: PLC0415 - the tools' runtime is slow to import
 
     name, _, short = operation.partition(".")
-    subject, example = _subject(config, name), Example(short, arguments)
+    subject, example = _subject(config, name), Example(short, arguments, callback)
     with _owner_dsn(postgres) as dsn:
         return asyncio.run(check(subject, example, postgres=dsn))
 
@@ -87,11 +93,15 @@ def _owner_dsn(postgres: str | None) -> Iterator[str]:
         yield dsn
 
 
-def _json(text: str) -> dict[str, Any]:
+def _decoded(text: str, option: str) -> Any:
     try:
-        value = codec.decode(text)
+        return codec.decode(text)
     except codec.InvalidJson as error:
-        raise typer.BadParameter(f"it is not JSON: {error}", param_hint="--arguments") from None
+        raise typer.BadParameter(f"it is not JSON: {error}", param_hint=option) from None
+
+
+def _json(text: str) -> dict[str, Any]:
+    value = _decoded(text, "--arguments")
     if not isinstance(value, dict):
         raise typer.BadParameter("it is not a JSON object", param_hint="--arguments")
     return value

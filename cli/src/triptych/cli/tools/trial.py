@@ -31,6 +31,10 @@ def trial(
         bool, typer.Option("--conformance", help="Kill, repeat, slow and misshape a call: does it take effect once?")
     ] = False,
     arguments: Annotated[str, typer.Option(metavar="JSON", help="With which the call of --conformance works.")] = "{}",
+    callback: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="For --conformance: what the upstream says, where a callback completes it."),
+    ] = None,
     owner: Annotated[
         str | None,
         typer.Option("--owner-postgres", metavar="DSN", help="For --conformance; else it starts one."),
@@ -48,7 +52,7 @@ def trial(
     The calls of --conformance are really made: point the tool at a system where they do no harm.
     """
     if conformance:
-        check_conformance(config, name, arguments, owner, as_json=as_json)
+        check_conformance(config, name, arguments, owner, callback=callback, as_json=as_json)
     elif "." in name:
         raise typer.BadParameter(
             f"{name} is an operation: say --conformance to check it, or name the tool to have it probe its upstream",

@@ -17,6 +17,7 @@ from typing import Annotated, Protocol
 import asyncpg
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -156,6 +157,12 @@ class PostgresCallbacks:
 
     async def listen(self, service: Service, jobs: Jobs, outbox: Outbox) -> None:
         """Serve the endpoint until cancelled."""
+        app = self.app(service, jobs, outbox)
+        async with serve_app(app, self._settings.host, self._settings.port, "callbacks", BoundedProtocol):
+            await asyncio.Event().wait()
+
+    def app(self, service: Service, jobs: Jobs, outbox: Outbox) -> Starlette:
+        """The endpoint."""
 
         def refuse(request: Request) -> str | None:
             problem = self._verifier.problem_of_headers(request.headers, utc_now())
@@ -180,9 +187,7 @@ class PostgresCallbacks:
                 service.log.exception("a callback cannot be read", operation=error.operation)
                 return said(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
 
-        app = endpoint(refuse, called)
-        async with serve_app(app, self._settings.host, self._settings.port, "callbacks", BoundedProtocol):
-            await asyncio.Event().wait()
+        return endpoint(refuse, called)
 
     def _url(self, token: str) -> str:
         return f"{self._settings.url.rstrip('/')}/callbacks/{token}"

@@ -78,6 +78,7 @@ class Operation:
             self.contract,
             around(self._perform),
             reconcile=self.reconcile,
+            completion=self.completion,
             may_be_empty=self._may_be_empty,
             facts=self.facts,
         )

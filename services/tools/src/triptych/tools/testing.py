@@ -18,6 +18,7 @@ from triptych.schemas.base import Grant
 from triptych.schemas.result import Result
 from triptych.schemas.work import CallRequest
 from triptych.tools.call import Resources
+from triptych.tools.callbacks import Callbacks
 from triptych.tools.failure import ToolDefinitionError
 from triptych.tools.ledger import Entry, Ledger, Standing
 from triptych.tools.redaction import Redactor, secrets_in
@@ -65,10 +66,12 @@ async def running(
         yield Calls(tool, worker_of(tool, state, settings, FreshLedger()))
 
 
-def worker_of(tool: Tool, state: Any, settings: BaseSettings | None, ledger: Ledger) -> ToolWorker:
+def worker_of(
+    tool: Tool, state: Any, settings: BaseSettings | None, ledger: Ledger, callbacks: Callbacks | None = None
+) -> ToolWorker:
     """What answers calls in the tool's process, around a ledger of one's own."""
     redactor = Redactor(secrets_in(settings), learnt=tool.secrets)
-    return ToolWorker(tool, state, ledger, structlog.get_logger(), redactor=redactor)
+    return ToolWorker(tool, state, ledger, structlog.get_logger(), redactor=redactor, callbacks=callbacks)
 
 
 async def call(

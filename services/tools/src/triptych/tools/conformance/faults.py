@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any
 
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
-from triptych.tools.call import Call
+from triptych.tools.call import Accepted, Call
 from triptych.tools.failure import ToolFailure
 from triptych.tools.operation import Operation, Perform
 
@@ -28,7 +29,13 @@ def with_fault(operation: Operation, fault: Fault) -> Operation:
 
     def around(perform: Perform) -> Perform:
         async def suffering(arguments: dict[str, Json], call: Call[Any]) -> Json:
-            data = await perform(arguments, call)
+            try:
+                data = await perform(arguments, call)
+            except Accepted:
+                # The upstream has taken the work on, and the word of it suffers.
+                data = None
+                if fault is Fault.STRANGE:
+                    raise
             match fault:
                 case Fault.LATE:
                     await asyncio.sleep(FOREVER_S)
@@ -39,6 +46,22 @@ def with_fault(operation: Operation, fault: Fault) -> Operation:
             return data
 
         return suffering
+
+    return operation.wrapped(around)
+
+
+def telling_early(operation: Operation, call_back: Callable[[], Awaitable[None]]) -> Operation:
+    """The same operation, whose upstream calls back while the call is still made."""
+
+    def around(perform: Perform) -> Perform:
+        async def told(arguments: dict[str, Json], call: Call[Any]) -> Json:
+            try:
+                return await perform(arguments, call)
+            except Accepted:
+                await call_back()
+                raise
+
+        return told
 
     return operation.wrapped(around)
 

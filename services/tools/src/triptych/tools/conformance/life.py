@@ -27,7 +27,8 @@ from triptych.schemas.contract import Effect
 from triptych.schemas.result import Result
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools.call import Resources
-from triptych.tools.conformance.faults import Fault, with_fault
+from triptych.tools.conformance.faults import Fault, telling_early, with_fault
+from triptych.tools.conformance.upstream import Callback, Telling, Upstream
 from triptych.tools.ledger import PostgresLedger
 from triptych.tools.process import load_tool
 from triptych.tools.testing import worker_of
@@ -54,6 +55,8 @@ class Life:
     """Where the answer goes, and where fail points are armed."""
     fault: Fault | None = None
     die_at: str | None = None
+    callback: Callback | None = None
+    """What the upstream of the call says, where a callback completes it."""
     instance: str = field(default=INSTANCE)
 
     @property
@@ -89,13 +92,32 @@ async def _live(life: Life) -> None:
             return
         if life.fault is not None:
             tool.operations[request.operation] = with_fault(tool.operations[request.operation], life.fault)
+        upstream = None
+        if life.callback is not None:
+            upstream = Upstream(tool, pool, life.dsn, jobs, ledger)
+            await _before(upstream, life.callback, tool, request)
         await jobs.start(_key(request))
         began = time.monotonic()
-        answer = await worker_of(tool, state, own_settings, ledger).execute(request, attempt)
+        callbacks = upstream.callbacks if upstream is not None else None
+        answer = await worker_of(tool, state, own_settings, ledger, callbacks).execute(request, attempt)
         took_s = time.monotonic() - began
-        assert answer is not None  # noqa: S101 - nobody calls back here, so nothing is parked
-        await _settle(jobs, ledger, Finished(request, answer, None, answer.to_bytes()))
+        if answer is not None:
+            await _settle(jobs, ledger, Finished(request, answer, None, answer.to_bytes()))
+        else:
+            assert upstream is not None and life.callback is not None  # noqa: S101, PT018 - else nothing is parked
+            await upstream.call_back(request, life.callback)
+            answer = await upstream.answer(request)
         _write(life, answer.to_bytes(), took_s)
+
+
+async def _before(upstream: Upstream, callback: Callback, tool: Tool, request: CallRequest) -> None:
+    """What the upstream does before the call is made, or while it is."""
+    if callback.telling is Telling.LATE:
+        await upstream.give_up(request.run_id)
+        await upstream.call_back(request, callback)
+    if callback.telling is Telling.EARLY:
+        operation = tool.operations[request.operation]
+        tool.operations[request.operation] = telling_early(operation, lambda: upstream.call_back(request, callback))
 
 
 @asynccontextmanager

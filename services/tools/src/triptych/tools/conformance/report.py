@@ -24,6 +24,14 @@ class Case(StrEnum):
     """The work is done and the connection breaks before the answer is there."""
     WRONG_SHAPE = "wrong shape"
     """The answer is not what the contract says."""
+    EARLY = "early callback"
+    """Its upstream calls back before the call has returned."""
+    TWICE = "repeated callback"
+    """Its upstream calls back twice."""
+    FORGED = "forged callback"
+    """Somebody calls back without the secret, before its upstream does."""
+    OVERDUE = "late callback"
+    """Its upstream calls back when the call has been given up; then it is attempted again."""
 
 
 class Verdict(StrEnum):

@@ -30,9 +30,10 @@ from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect, Reading
 from triptych.schemas.result import ErrorCode, Result, ResultStatus
 from triptych.schemas.work import CallRequest
-from triptych.tools.conformance.faults import Fault, strange_to
+from triptych.tools.conformance.faults import STRANGE, Fault, strange_to
 from triptych.tools.conformance.life import Life, live, read
 from triptych.tools.conformance.report import Case, Finding, Report, Verdict
+from triptych.tools.conformance.upstream import Callback, Telling
 from triptych.tools.operation import Operation
 from triptych.tools.process import load_tool
 from triptych.tools.source import Source
@@ -74,6 +75,8 @@ class Example:
     operation: str
     """Without the tool's name."""
     arguments: dict[str, Json]
+    callback: Json = None
+    """What the upstream says when it calls back, where a callback completes the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +126,23 @@ class _Suite:
 
     async def play(self) -> list[Finding]:
         first = await self._case(Case.ANSWERS, self._answers)
+        is_called_back = self._operation.completion is not None
+        after_call = "callbacks.before_park" if is_called_back else "tool.after_call"
         cases: dict[Case, Callable[[], Awaitable[str]]] = {
             Case.DUPLICATE: self._duplicate,
             Case.KILLED_BEFORE: lambda: self._killed("tool.before_call", may_have_happened=False),
-            Case.KILLED_AFTER: lambda: self._killed("tool.after_call", may_have_happened=True),
+            Case.KILLED_AFTER: lambda: self._killed(after_call, may_have_happened=True),
             Case.SLOW: lambda: self._suffered(Fault.LATE, ErrorCode.TIMEOUT),
             Case.LOST: lambda: self._suffered(Fault.LOST, ErrorCode.UNAVAILABLE),
-            Case.WRONG_SHAPE: self._wrong_shape,
+            Case.WRONG_SHAPE: self._wrong_callback if is_called_back else self._wrong_shape,
         }
+        if is_called_back:
+            cases |= {
+                Case.EARLY: lambda: self._told(Telling.EARLY),
+                Case.TWICE: lambda: self._told(Telling.TWICE),
+                Case.FORGED: lambda: self._told(Telling.FORGED),
+                Case.OVERDUE: self._overdue,
+            }
         if first.verdict is Verdict.FAILED:
             return [first, *(Finding(case, Verdict.SKIPPED, "the call does not even work") for case in cases)]
         return [first, *await asyncio.gather(*(self._case(case, played) for case, played in cases.items()))]
@@ -144,6 +156,8 @@ class _Suite:
             return Finding(case, Verdict.SKIPPED, str(error))
 
     async def _answers(self) -> str:
+        if self._operation.completion is not None and self._example.callback is None:
+            raise _Broken("its upstream calls back: say with which body (Example.callback, or --callback JSON)")
         lived = await self._live(self._request())
         told = _worked(lived)
         self._late_ms = max(LATE_FLOOR_MS, int(lived.took_s * 1_000 * LATE_FACTOR))
@@ -187,6 +201,27 @@ class _Suite:
             raise _Broken(f"it should have been answered contract_violation, and was {_told(lived)}")
         return "answered contract_violation, never as data"
 
+    async def _wrong_callback(self) -> str:
+        lived = await self._live(self._request(), telling=Telling.ONCE, callback=STRANGE[0])
+        if lived.result is not None and lived.result.error is None:
+            raise LookupError("its code makes a fitting result of any body")
+        return "refused, never as data"
+
+    async def _told(self, telling: Telling) -> str:
+        one = self._request()
+        told = _worked(await self._live(one, telling=telling))
+        await self._took_effect(one, 1)
+        return told
+
+    async def _overdue(self) -> str:
+        one = self._request()
+        waiting = await self._live(one, telling=Telling.NEVER)
+        if waiting.code is not ErrorCode.UNAVAILABLE:
+            raise _Broken(f"it should have waited for its upstream, and was {_told(waiting)}")
+        _worked(await self._live(_again(one), telling=Telling.LATE))
+        await self._took_effect(one, 1)
+        return "the next attempt got the answer and called nobody"
+
     async def _recovered(self, one: CallRequest, lived: _Lived, *, may_have_happened: bool) -> str:
         """What the next attempt must come to, after one whose answer nobody has."""
         if self._effect is Effect.ONCE and lived.code is ErrorCode.IN_DOUBT:
@@ -210,8 +245,17 @@ class _Suite:
     def _request(self, timeout_ms: int | None = None) -> CallRequest:
         return request_for(self._tool, self._example.operation, self._example.arguments, timeout_ms=timeout_ms)
 
-    async def _live(self, request: CallRequest, *, fault: Fault | None = None, die_at: str | None = None) -> _Lived:
+    async def _live(
+        self,
+        request: CallRequest,
+        *,
+        fault: Fault | None = None,
+        die_at: str | None = None,
+        telling: Telling = Telling.ONCE,
+        callback: Json = None,
+    ) -> _Lived:
         """One life of a process; without a result it was killed, or could not work."""
+        body = self._example.callback if callback is None else callback
         folder = self._folder / secrets.token_hex(6)
         folder.mkdir()
         life = Life(
@@ -227,6 +271,7 @@ class _Suite:
             folder=folder,
             fault=fault,
             die_at=die_at,
+            callback=Callback(body, telling) if self._operation.completion is not None else None,
             instance=f"run-{request.run_id}",
         )
         async with self._at_once:
