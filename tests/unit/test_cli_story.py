@@ -59,6 +59,18 @@ def test_every_model_that_was_asked_is_told_with_what_kept_it_from_answering() -
     assert line.text.endswith("[900 tokens, a:m (rate_limited), b:m (800 from its cache)]")
 
 
+def test_what_was_let_pass_of_an_answer_is_told() -> None:
+    warnings = [{"place": "total", "message": "null is not a number"}, {"place": "", "message": "id is missing"}]
+    result = {"status": "ok", "data": {"total": None}, "warnings": warnings}
+    answered = ("CallAnswered", {"request_id": "r", "step": "find", "result": result, "spend": {}})
+    [line] = tell(journal(answered), 200).lines
+    assert line.text.startswith("<- ok, not as its contract says")
+    assert line.tone == "yellow"
+    assert any(
+        "total: null is not a number" in detail and "the answer: id is missing" in detail for detail in line.details
+    )
+
+
 def test_costs_are_summed_for_each_step() -> None:
     costs = tell(STORY, width=80).costs
     assert (costs["plan"].tokens, costs["plan"].usd_micros) == (900, 4_000)

@@ -13,7 +13,7 @@ from triptych.cli.output import duration, out, print_json
 from triptych.cli.tools.ls import OtherConfig, contracts_table
 from triptych.cli.tools.offers import Offered, offers
 from triptych.kernel.errors import ConfigurationError
-from triptych.schemas import Contract, codec
+from triptych.schemas import Contract, Reading, codec
 
 
 def show(
@@ -62,7 +62,7 @@ def _tell(contract: Contract) -> None:
     out.print(contract.description, markup=False, soft_wrap=True)
     out.print(
         f"effect {contract.effect.value}, time limit {duration(contract.timeout_ms)}, version {contract.version}, "
-        f"contract {contract.hash}",
+        f"results read {'leniently' if contract.reading is Reading.LENIENT else 'strictly'}, contract {contract.hash}",
         style="dim",
         soft_wrap=True,
     )
