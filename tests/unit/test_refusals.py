@@ -7,9 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
-from triptych.schemas import ErrorCode, Result
+from triptych.schemas import Contract, ErrorCode, Result
 from triptych.tools import Call, Effect, Tool, ToolFailure, refusals
 from triptych.tools.http import check, content, failure_of
+from triptych.tools.rest import answer
+from triptych.tools.rest.endpoint import Endpoint
 from triptych.tools.testing import call
 
 REQUEST = httpx.Request("POST", "https://desk.example/orders")
@@ -121,3 +123,17 @@ async def test_a_tool_that_can_tell_is_asked_what_a_once_write_did_that_was_answ
     assert await call(desk(Effect.ONCE, redirected, "the receipt"), "write", {}) == Result.ok("the receipt")
     error = (await call(desk(Effect.ONCE, redirected, None), "write", {})).error
     assert (error.code, error.details["effect"]) == (ErrorCode.CONTRACT_VIOLATION, "none")
+
+
+async def test_a_part_of_an_answer_is_told_with_its_reason():
+    """The body of a 206 has not been read yet when its status is looked at."""
+
+    async def body():
+        yield b'{"message": "the rest is missing"}'
+
+    headers = {"content-type": "application/json"}
+    answered = httpx.Response(206, headers=headers, content=body(), request=REQUEST)
+    contract = Contract(operation="desk.order", description="Order.", arguments={}, result={}, effect=Effect.ONCE)
+    with pytest.raises(ToolFailure, match="206 Partial Content: the rest is missing") as failed:
+        await answer.read(Endpoint(contract, "POST", "/orders"), answered)
+    assert (failed.value.code, failed.value.undone) == (ErrorCode.CONTRACT_VIOLATION, False)

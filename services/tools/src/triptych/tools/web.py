@@ -146,7 +146,9 @@ async def whole(response: httpx.Response, max_bytes: int, *, cut: bool = False) 
     kept = {name: response.headers[name] for name in _KEPT if name in response.headers}
     if (location := location_of(response)) is not None:
         kept["location"] = location
-    return httpx.Response(response.status_code, headers=kept, content=body, request=response.request)
+    # Servers send headers in UTF-8 and Latin-1 as well, and httpx alone writes no more than ASCII.
+    headers = httpx.Headers(kept, encoding=_UTF_8)
+    return httpx.Response(response.status_code, headers=headers, content=body, request=response.request)
 
 
 def text_of(response: httpx.Response) -> str:

@@ -49,7 +49,7 @@ async def read(endpoint: Endpoint, response: httpx.Response) -> Json:
                 return None
             raise
     if response.status_code == HTTPStatus.PARTIAL_CONTENT:
-        check(response)
+        check(await web.whole(response, ERROR_MAX_BYTES, cut=True))
     if endpoint.accept == NOTHING:
         if "html" in response.headers.get("content-type", "").lower():
             _refuse_page(await web.whole(response, ERROR_MAX_BYTES, cut=True))
