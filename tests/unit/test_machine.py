@@ -499,6 +499,16 @@ def test_a_failure_of_the_tool_itself_uses_up_a_tool_call() -> None:
     assert story.fail("a", ErrorCode.INTERNAL).wait(seconds=2).run.reason.code == "budget_tool_calls"
 
 
+def test_a_write_that_may_have_happened_is_told_of_when_later_attempts_certainly_did_nothing() -> None:
+    story = Story(playbook()).plan(step("a", effect=Effect.ONCE))
+    story.result("a", Result.failed(ErrorCode.UNAVAILABLE, "the server broke off"))
+    story.wait(seconds=20)
+    for _ in range(story.run.state("a").step.retry.max_attempts - 1):
+        story.result("a", Result.failed(ErrorCode.UNAVAILABLE, "nothing was called", effect="none")).wait(seconds=20)
+    assert story.run.reason is not None
+    assert story.run.reason.message.endswith("nothing was called; an earlier attempt may have taken effect all the same")
+
+
 def test_a_call_that_a_breaker_refused_is_given_back_once_also_when_it_is_the_last() -> None:
     story = Story(playbook(budgets={"wall_ms": 3_600_000})).plan(step("a", retry={"max_attempts": 1}))
     refused = Result.failed(ErrorCode.UNAVAILABLE, "open", retry_after_ms=1_000, postponed="breaker")

@@ -90,6 +90,9 @@ def _on_error(turn: Turn, state: StepState, error: ToolError) -> None:
         return
     tried = f" after {state.attempts} attempts" if state.attempts > 1 else ""
     message = f"{place} failed{tried} with {error.code.value}: {error.message}{too_long or ''}"
+    if _is_open_what_it_did(state) and error.details.get("effect") == "none":
+        # Who reads only of the last attempt would make the write again elsewhere.
+        message += "; an earlier attempt may have taken effect all the same"
     reason = Reason(code=what.reason, message=message)
     if is_left:
         _fall_back(turn, state, reason)
