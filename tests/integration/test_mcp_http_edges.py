@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from triptych.kernel.errors import ConfigurationError
-from triptych.schemas import ErrorCode, Result
+from triptych.schemas import ErrorCode, Result, ResultStatus
 from triptych.tools import Source, Tool
 from triptych.tools.mcp import tool as bridge
 from triptych.tools.mcp.listing import ask
@@ -129,6 +129,23 @@ ANSWERS: dict[str, Callable[[Handler, dict[str, Any]], None]] = {
     "an event without an end": lambda one, _: one.stream(without_end(b"data: " + b"x" * 60_000)),
     "events without an end": lambda one, _: one.stream(without_end(NOTE)),
 }
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b'data: {"jsonrpc":"2.0","method":"notifications/message","params":[1]}\n\n',
+        b'data: {"jsonrpc":"2.0","id":99999,"result":{}}\n\n',
+        b"data: started\n\n",
+    ],
+)
+async def test_an_event_that_is_not_the_answer_takes_the_answer_from_no_call(
+    far: Far, tmp_path: Path, before: bytes
+) -> None:
+    far.answer = lambda one, body: one.stream(iter([before, event(body, "here")]))  # type: ignore[method-assign, assignment]
+    async with running(await tool_of(far, tmp_path)) as call:
+        result = await call("odd", {}, timeout_ms=60_000)
+    assert (result.status, result.data) == (ResultStatus.OK, {"text": "here", "attachments": []})
 
 
 @pytest.mark.parametrize("kind", ANSWERS)

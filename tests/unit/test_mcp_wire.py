@@ -46,6 +46,23 @@ def test_any_bytes_are_a_message_or_are_refused(raw: bytes, method: str | None) 
         read(raw, method)
 
 
+@pytest.mark.parametrize(
+    ("raw", "is_answer"),
+    [
+        (b'{"jsonrpc":"2.0","method":"notifications/message","params":[1]}', False),
+        (b'{"jsonrpc":"2.0","id":1.5,"method":"roots/list","params":0}', False),
+        (b'{"level":"info","event":"started"}', False),
+        (b'[{"jsonrpc":"2.0"}]', False),
+        (b'{"jsonrpc":"2.0","id":null,"error":"no"}', True),
+        (b'{"jsonrpc":"2.0","id":1.5,"method":"tools/call","result":{}}', True),
+        (b'{"jsonrpc":"2.0"}', True),
+        (b'{"jsonrpc":"2.0","id":1,"result":{', True),
+    ],
+)
+def test_what_a_server_asks_or_tells_is_never_taken_for_an_answer(raw: bytes, is_answer: bool) -> None:  # noqa: FBT001
+    assert looks_like_answer(raw) is is_answer
+
+
 @given(values | tools)
 def test_one_tool_of_any_form_leaves_the_others_as_they_are(odd: Any) -> None:
     page = listed(PAGE % b",".join((GOOD, json.dumps(odd).encode(), GOOD.replace(b"good", b"other"))))

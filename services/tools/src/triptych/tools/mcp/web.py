@@ -21,7 +21,15 @@ from triptych.schemas import codec
 from triptych.schemas.codec import InvalidJson
 from triptych.tools.http import retry_after_ms
 from triptych.tools.mcp.answers import HTTP_STATUS, RETRY_AFTER_MS
-from triptych.tools.mcp.wire import ANSWER_MAX_BYTES, UNREADABLE, UnreadableError, error_of, is_answer, read
+from triptych.tools.mcp.wire import (
+    ANSWER_MAX_BYTES,
+    UNREADABLE,
+    UnreadableError,
+    error_of,
+    is_answer,
+    looks_like_answer,
+    read,
+)
 from triptych.tools.rest.answer import ERROR_MAX_BYTES
 from triptych.tools.web import no_cookies
 
@@ -298,14 +306,17 @@ class _Events(httpx2.AsyncByteStream):
             return event
         others = b"".join(name + b":" + value + b"\n" for name, _, value in fields if name not in {b"data", b""})
         try:
-            message = _read(data, self._asked)
+            message = read(data, self._asked.method)
         except UnreadableError as error:
-            if self._asked.id is None:
+            if self._asked.id is None or not looks_like_answer(data):
                 return others + b"\n"
             return others + _event_of(_unreadable(self._asked, error.why))
-        if self._asked.id is None and is_answer(message):
+        if is_answer(message) and not self._is_awaited(message.id):
             return others + b"\n"
         return others + _event_of(_encoded(message))
+
+    def _is_awaited(self, request_id: str | int | None) -> bool:
+        return self._asked.id is not None and (request_id is None or str(request_id) == str(self._asked.id))
 
     async def aclose(self) -> None:
         await self._inner.aclose()

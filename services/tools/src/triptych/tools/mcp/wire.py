@@ -87,6 +87,14 @@ def id_in(raw: bytes) -> str | int | None:
 
 def looks_like_answer(raw: bytes) -> bool:
     """Whether this was to be an answer, though nobody can say to what."""
+    try:
+        value = codec.decode(raw, limits=_LIMITS)
+    except InvalidJson:
+        pass
+    else:
+        if not isinstance(value, dict):
+            return False
+        return not value.keys().isdisjoint({"result", "error"}) or ("jsonrpc" in value and "method" not in value)
     ends = raw[:_LOOK_BYTES] + raw[-_LOOK_BYTES:]
     return raw.lstrip().startswith(b"{") and any(word in ends for word in (b'"result"', b'"error"', b'"jsonrpc"'))
 
