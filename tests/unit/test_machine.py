@@ -494,6 +494,14 @@ def test_an_outage_uses_up_no_tool_calls_however_often_a_person_resumes(code: Er
     assert story.run.ledger.tool_calls == 1
 
 
+def test_a_run_may_get_the_most_time_there_is_any_number_of_times() -> None:
+    story = Story(playbook()).plan(step("a", retry={"max_attempts": 1}))
+    for number in range(300):
+        story.fail("a", ErrorCode.UNAVAILABLE)
+        story.control("resume", command_id=f"resume-{number}", extend={"wall_ms": 1e12})
+    assert story.result("a").run.status is RunStatus.SUCCEEDED
+
+
 def test_a_failure_of_the_tool_itself_uses_up_a_tool_call() -> None:
     story = Story(playbook(budgets={"tool_calls": 1, "wall_ms": 60_000})).plan(step("a", retry={"max_attempts": 2}))
     assert story.fail("a", ErrorCode.INTERNAL).wait(seconds=2).run.reason.code == "budget_tool_calls"

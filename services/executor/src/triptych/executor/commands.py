@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from triptych.executor import events as ev
 from triptych.executor import undo
@@ -13,6 +13,9 @@ from triptych.executor.handoff import on_notice, open_children
 from triptych.executor.state import Run, RunStatus, StepState
 from triptych.executor.turn import Turn
 from triptych.schemas import Control, ControlAction, Reason
+
+LATEST_DEADLINE = datetime(9000, 1, 1, tzinfo=UTC)
+"""However often a run gets more time: a date beyond the year 9999 cannot be computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ def _resume(turn: Turn, command: Control) -> None:
     stood_still = turn.now - (run.escalated_at or turn.now)
     extra = timedelta(milliseconds=command.extend.get("wall_ms", 0))
     # Waiting for a person does not use up the wall clock.
-    deadline_at = run.deadline_at + stood_still + extra
+    deadline_at = min(run.deadline_at + stood_still + extra, LATEST_DEADLINE)
     turn.record(
         ev.RunResumed(
             command_id=command.command_id,
