@@ -132,7 +132,9 @@ def answer_of(body: bytes, encoding: str | None = None, chunk: int = 65_536) -> 
 @pytest.mark.parametrize("raw", ["é".encode(), "é".encode("latin-1"), "\u0663".encode()])
 async def test_a_header_beyond_ascii_does_not_lose_an_answer(raw):
     headers = [(b"content-type", b"text/plain; x=" + raw), (b"retry-after", raw), (b"location", b"/" + raw)]
-    answered = httpx.Response(200, headers=headers, stream=answer_of(b"ok").stream, request=httpx.Request("POST", ORIGIN))
+    answered = httpx.Response(
+        200, headers=headers, stream=answer_of(b"ok").stream, request=httpx.Request("POST", ORIGIN)
+    )
     whole = await web.whole(answered, 100)
     assert whole.content == b"ok"
     assert [whole.headers[name] for name in answered.headers] == list(answered.headers.values())
