@@ -82,6 +82,11 @@ def in_path(name: str, style: Style = Style.SIMPLE, *, explode: bool = False) ->
         (Endpoint(CONTRACT, "GET", "/x/{a}/y", (in_path("a"),)), {"a": {"..": "x"}}),
         (Endpoint(CONTRACT, "GET", "/x/.%2{a}/y", (in_path("a"),)), {"a": "e"}),
         (Endpoint(CONTRACT, "GET", "/x/{a}/y", (in_path("a"),)), {}),
+        (Endpoint(CONTRACT, "DELETE", "/x/{a}", (in_path("a"),)), {"a": []}),
+        (Endpoint(CONTRACT, "DELETE", "/x/{a}", (in_path("a"),)), {"a": {}}),
+        (Endpoint(CONTRACT, "DELETE", "/x/{a}", (in_path("a"),)), {"a": None}),
+        (Endpoint(CONTRACT, "DELETE", "/x/{a}", (in_path("a"),)), {"a": ["1", None]}),
+        (Endpoint(CONTRACT, "DELETE", "/x/{a}", (in_path("a", Style.MATRIX, explode=True),)), {"a": []}),
     ],
 )
 def test_values_cannot_come_to_a_dot_segment_together_and_none_may_be_missing(
@@ -149,6 +154,9 @@ def test_null_is_no_header_and_no_cookie_either() -> None:
     assert "a" not in sent_with(at(Place.HEADER, Style.SIMPLE), a=None).headers
     assert "cookie" not in sent_with(at(Place.COOKIE), a=None).headers
     assert sent_with(at(Place.HEADER, Style.SIMPLE), a=[1, None, 2]).headers["a"] == "1,2"
+    assert "a" not in sent_with(at(Place.HEADER, Style.SIMPLE), a=[None]).headers
+    assert "cookie" not in sent_with(at(Place.COOKIE), a={}).headers
+    assert sent_with(at(Place.HEADER, Style.SIMPLE), a="").headers["a"] == ""
 
 
 def test_what_a_server_requires_and_a_document_knows_is_sent_where_a_caller_gives_nothing() -> None:

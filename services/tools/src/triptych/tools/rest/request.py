@@ -42,8 +42,8 @@ class _Draft:
     def put(self, parameter: Parameter, value: Json) -> None:
         if parameter.place is not Place.PATH and not parameter.as_json:
             value = styles.given(value)
-        if value is None and parameter.place is not Place.PATH:
-            return  # null means that nothing is sent
+        if parameter.place is not Place.PATH and (value is None or (value in ([], {}) and not parameter.as_json)):
+            return  # null means that nothing is sent, and of what is empty there is nothing to send
         match parameter.place:
             case Place.PATH:
                 _check_in_path(parameter, value)
@@ -109,7 +109,8 @@ def _filled(endpoint: Endpoint, in_path: dict[str, str]) -> str:
 
 
 def _check_in_path(parameter: Parameter, value: Json) -> None:
-    for text in _texts(value):
+    # Of an empty list nothing would stand there, and the address would be that of the whole collection.
+    for text in list(_texts(value)) or [""]:
         if problem := address.problem_of_value(text):
             raise _cannot_stand(parameter.argument, problem)
 

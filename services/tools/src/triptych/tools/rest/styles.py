@@ -66,8 +66,7 @@ def in_query(parameter: Parameter, value: Json) -> Iterable[str]:
         pairs = value.items() if isinstance(value, dict) else ((parameter.name, item) for item in value)
         return [f"{_encoded(key)}={_encoded(text_of(item), safe)}" for key, item in pairs]
     delimiter = _DELIMITERS.get(parameter.style, ",")
-    # RFC 6570, 2.4.2: what is empty is not defined, and nothing is sent.
-    return [f"{name}={delimiter.join(_encoded(text, safe) for text in _flat(value))}"] if value else []
+    return [f"{name}={delimiter.join(_encoded(text, safe) for text in _flat(value))}"]
 
 
 def in_header(parameter: Parameter, value: Json) -> str:
