@@ -13,5 +13,5 @@ REASONS = (
     *("invalid_arguments", "invalid_input", "not_found", "conflict", "identity", "contract_violation"),
     *("in_doubt", "overspent", "repeated_write", "invented_argument", "loop", "stalled", "max_turns", "deadly_run"),
     *("expectation_error", "expectation_unmet", "expression_error", "goal_unmet", "low_confidence", "not_accepted"),
-    *("child_failed", "plan_invalid", "too_many_items", "undo_failed", "unknown_playbook"),
+    *("child_failed", "declined", "plan_invalid", "too_many_items", "undo_failed", "unknown_playbook"),
 )
