@@ -9,6 +9,7 @@ from machine_story import NOW, RUN_ID, Story, playbook
 from test_trust import FIXED, Known, answer, honest
 
 from triptych.executor.deployments import Deployment
+from triptych.executor.events import CommandRefused
 from triptych.executor.intake import Executor
 from triptych.executor.state import Ask, RunStatus, StepStatus
 from triptych.kernel.decider import Addressed
@@ -128,3 +129,16 @@ def test_an_answer_in_the_place_of_another_run_is_held_to_what_such_a_run_answer
     assert "answer" in (skip(story, {"output": {}}) or "")
     assert skip(story, {"run_id": "by hand", "playbook": "other", "output": {}}) is None
     assert story.run.status is RunStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("extend", "refused"),
+    [({"tool_calls": 0.5}, "tool_calls"), ({"usd": 0.5, "tokens": 1.5, "steps": 2}, "tokens"), ({"usd": 0.5}, "")],
+)
+def test_a_budget_that_is_counted_is_not_extended_by_a_part_of_one(extend: dict[str, float], refused: str) -> None:
+    story = stopped().control("resume", extend=extend)
+    assert (story.run.status is RunStatus.ESCALATED) is bool(refused)
+    reasons = [event.reason.message for event in story.last if isinstance(event, CommandRefused)]
+    assert reasons == (
+        [f"only usd can be extended by a part of one; give a whole number of {refused}"] if refused else []
+    )

@@ -57,12 +57,19 @@ def _on_control(turn: Turn, command: Control) -> None:
             _end_by_command(turn, command, RunStatus.FAILED, "aborted")
         case ControlAction.RESUME | ControlAction.SKIP if is_escalated and run.undo is not None:
             _refuse(turn, command, "it has been undone in part, so it cannot go on; abort it, with --undo or without")
+        case ControlAction.RESUME | ControlAction.SKIP if is_escalated and (odd := _fractions(command)):
+            _refuse(turn, command, f"only usd can be extended by a part of one; give a whole number of {odd}")
         case ControlAction.RESUME if is_escalated:
             _resume(turn, command)
         case ControlAction.SKIP if is_escalated:
             _skip(turn, command)
         case _:
             _refuse(turn, command, _unfit_state(run, command))
+
+
+def _fractions(command: Control) -> str:
+    """The budgets that are counted, and would get less than one more or lose a part of what is given."""
+    return ", ".join(name for name, more in command.extend.items() if name != "usd" and not more.is_integer())
 
 
 def _unfit_state(run: Run, command: Control) -> str:
