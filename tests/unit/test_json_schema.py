@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,42 @@ def test_references_inside_a_schema_are_followed(schema: dict[str, Any]) -> None
 def test_a_schema_that_applies_itself_a_million_times_is_refused(word: str) -> None:
     with pytest.raises(InvalidSchemaError, match="units of work"):
         JsonSchema.of(doubling(20, word, {"type": "integer"}))
+
+
+def closed(levels: int, part: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Each part refers to the next one, and says that there is nothing else."""
+
+    def below(level: int) -> dict[str, Any]:
+        return {"$ref": f"#/$defs/{level}", "unevaluatedProperties": False, "unevaluatedItems": False}
+
+    parts = {str(level): part(below(level + 1)) for level in range(levels)}
+    return {"properties": {"a": below(0)}, "$defs": {**parts, str(levels): True}}
+
+
+CLOSED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "branches": lambda below: {"anyOf": [{"properties": {"a": below}}, {"properties": {"b": below}}]},
+    "conditions": lambda below: {"if": {"properties": {"a": below}}, "then": {"properties": {"a": below}}},
+    "patterns": lambda below: {"patternProperties": {"^a": below, "^b": below}},
+    "items": lambda below: {"oneOf": [{"items": below}, {"contains": below}]},
+}
+
+
+@pytest.mark.parametrize("kind", CLOSED)
+def test_what_is_compiled_again_at_each_level_is_refused(kind: str) -> None:
+    with bounded():
+        JsonSchema.of(closed(3, CLOSED[kind]))
+        with pytest.raises(InvalidSchemaError, match="parts once more"):
+            JsonSchema.of(closed(30, CLOSED[kind]))
+
+
+def test_parts_that_refer_to_each_other_are_not_compiled_in_every_order() -> None:
+    below = [{"$ref": f"#/$defs/{number}", "unevaluatedProperties": False} for number in range(8)]
+    branches = {"anyOf": [{"properties": {"a": each}} for each in below]}
+    with bounded():
+        with pytest.raises(InvalidSchemaError, match="parts once more"):
+            JsonSchema.of({**below[0], "$defs": {str(number): branches for number in range(8)}})
+        tree = {"properties": {str(number): each for number, each in enumerate(below)}}
+        assert JsonSchema.of({**below[0], "$defs": {str(number): tree for number in range(8)}}).is_valid({"1": {}})
 
 
 @pytest.mark.parametrize("word", ["unevaluatedProperties", "unevaluatedItems"])

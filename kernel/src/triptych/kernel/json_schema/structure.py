@@ -24,6 +24,8 @@ PATTERNS_MAX: Final = 256
 PATTERNS_MAX_BYTES: Final = 16 * 1_048_576
 VALUE_MAX_UNITS: Final = 200_000
 """Work on a single value, without those inside it. A unit is 25 ns or less."""
+COMPILED_AGAIN_MAX: Final = 30_000
+"""Parts that the validator compiles once more, for what `unevaluatedProperties` and `unevaluatedItems` look at."""
 _BASE_UNITS: Final = 2
 _CHARS_PER_UNIT: Final = 10
 _COMPARISON_UNITS: Final = 6
@@ -47,6 +49,7 @@ _EACH_CHILD: Final = (
 )
 _COMPARED: Final = ("enum", "const", "dependentRequired")
 _REFERENCES: Final = ("$ref", "$dynamicRef")
+_UNEVALUATED: Final = ("unevaluatedProperties", "unevaluatedItems")
 
 Place = tuple[str | int, ...]
 
@@ -83,6 +86,23 @@ class Node:
     units_below: int = 0
     """For every value below, at any depth."""
 
+    @property
+    def looks_at_the_rest(self) -> bool:
+        """Whether it says something of what no other part has evaluated."""
+        return isinstance(self.schema, dict) and not self.schema.keys().isdisjoint(_UNEVALUATED)
+
+    def again(self, *, as_filter: bool) -> Iterator[tuple[Node, bool]]:
+        """What is compiled with it, where nothing is kept: each part as a filter of what is evaluated, or whole."""
+        inline = [other for other in self.same if other.place[: len(self.place)] == self.place]
+        children = [*self.placed, *self.each]
+        if not as_filter:
+            children += self.named.values()
+        yield from ((other, False) for other in (*inline, *children))
+        if as_filter:
+            yield from ((other, True) for other in self.same)
+        elif self.looks_at_the_rest:
+            yield self, True
+
 
 class Level(NamedTuple):
     """What each part costs at most, by its index: for one value, and for each character of its text or of its name."""
@@ -109,6 +129,7 @@ class Structure:
         self._levels: list[Level] = []
         self._is_settled = False
         self._refuse_explosion()
+        self._refuse_recompilation()
 
     def cost(self, node: Node, levels: Iterable[tuple[int, int]]) -> float:
         """The work of holding a value to a part, given how many values and characters it has at each depth."""
@@ -144,9 +165,7 @@ class Structure:
         paths: dict[int, int] = {}
         for node in self._order:
             count = 1 + sum(paths[other.index] for other in node.same)
-            if isinstance(node.schema, dict) and not node.schema.keys().isdisjoint(
-                ("unevaluatedProperties", "unevaluatedItems")
-            ):
+            if node.looks_at_the_rest:
                 # The validator compiles once more what could have evaluated, and asks it for each child.
                 count = min(2 * count, int(_ENDLESS))
                 node.units += count * count // _UNEVALUATED_SHARE
@@ -158,6 +177,29 @@ class Structure:
                     f"checking one value may take {units:.0f} units of work, and {VALUE_MAX_UNITS} are the most; refer "
                     "to fewer schemas in `allOf`, `anyOf` and `oneOf`",
                 )
+
+    def _refuse_recompilation(self) -> None:
+        """Where `unevaluatedProperties` stands at every level, the validator compiles each way down by itself."""
+        count = 0
+        for root in self._order:
+            path: set[tuple[int, bool]] = set()
+            pending = [(root, True, True)] if root.looks_at_the_rest else []
+            while pending:
+                node, as_filter, is_entered = pending.pop()
+                if not is_entered:
+                    path.discard((node.index, as_filter))
+                    continue
+                count += 1
+                if count > COMPILED_AGAIN_MAX:
+                    message = (
+                        f"compiling it takes more than {COMPILED_AGAIN_MAX} parts once more; say "
+                        "`unevaluatedProperties` and `unevaluatedItems` at fewer levels, or refer to fewer schemas"
+                    )
+                    raise InvalidSchemaError(root.place, message)
+                if (node.index, as_filter) not in path:
+                    path.add((node.index, as_filter))
+                    pending.append((node, as_filter, False))
+                    pending.extend((other, how, True) for other, how in node.again(as_filter=as_filter))
 
     def _index(self, schema: Json) -> None:
         """Count the values, and note where `$id` and the anchors stand."""
