@@ -71,7 +71,7 @@ class BodyReader:
         notes = []
         if chosen is None and (others := [each for each in content if each != media_type]):
             notes.append(f"the body is sent as {media_type}; {', '.join(others)} would do as well")
-        shown = examples_of(self._document, inner) if form is BodyForm.JSON else []
+        shown = examples_of(self._document, inner) if form in {BodyForm.JSON, BodyForm.FORM} else []
         match form:
             case BodyForm.BINARY:
                 schema: Json = {"type": "string", "contentEncoding": "base64"}

@@ -234,7 +234,7 @@ class _Plainest:
         )
 
 
-_TELLING: Final = frozenset({"anyOf", "if", "items", "not", "oneOf", "pattern", "prefixItems", "minProperties"})
+_TELLING: Final = frozenset({"anyOf", "contains", "if", "minItems", "minProperties", "not", "oneOf", "pattern"})
 """What may tell branches apart beside types, values and names."""
 _ALL_KINDS: Final = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 

@@ -253,6 +253,9 @@ class _Conversion:
             written["required"] = [
                 name for name in written["required"] if not isinstance(name, str) or name not in unwanted
             ]
+        gone = len(schema.get("properties") or ()) - len(written.get("properties") or ())
+        if gone and isinstance(written.get("minProperties"), int):
+            written["minProperties"] = max(0, written["minProperties"] - gone)
         if written.get("allOf") == []:
             del written["allOf"]
         _mend(written)
