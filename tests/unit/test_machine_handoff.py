@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from machine_story import NOW, RUN_ID, Story, playbook, step
 
+from triptych.cli.audit.run import _run_columns
 from triptych.executor import events as ev
 from triptych.executor.deployments import Deployment
 from triptych.executor.fold import admit, evolve
@@ -16,6 +17,7 @@ from triptych.executor.intake import Executor
 from triptych.executor.machine import Tick
 from triptych.executor.messages import messages
 from triptych.executor.state import Run, RunStatus
+from triptych.executor.store import _run_row
 from triptych.executor.trust import ForgedRecord, MisdirectedRecord
 from triptych.kernel.bus import Record
 from triptych.kernel.decider import Arrival, RejectedRecord, Standing
@@ -418,6 +420,9 @@ def test_the_client_of_a_parent_is_told_that_a_child_waits_for_a_person() -> Non
     assert (one.parent.told_status, one.parent.told_reason.code) == (RunStatus.ESCALATED, "identity")
     assert "the run of step a waits for a person" in one.parent.told_reason.message
     assert one.executor.standing(one.parent) is Standing.AWAY
+    row, audited = _run_row(one.parent), _run_columns(one.parent)
+    assert row[7:10] == tuple(audited[name] for name in ("status", "reason_code", "reason_message")), "as verify says"
+    assert row[7:9] == ("escalated", "identity")
     before = one.parent.seq
     one.tell(one.parent, lambda story: story.control("resume", command_id="too-early"))
     assert one.parent.seq == before + 1

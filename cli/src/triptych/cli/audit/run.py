@@ -158,6 +158,7 @@ def _differences(check: Check, what: str, row: Row, folded: Mapping[str, Any]) -
 
 
 def _run_columns(run: Run) -> dict[str, Any]:
+    reason = run.told_reason
     return {
         "tenant": run.tenant,
         "task_id": run.task_id,
@@ -166,8 +167,8 @@ def _run_columns(run: Run) -> dict[str, Any]:
         "playbook_version": run.playbook.version,
         "partition": run.partition,
         "status": run.told_status.value,
-        "reason_code": run.reason.code if run.reason else None,
-        "reason_message": run.reason.message if run.reason else None,
+        "reason_code": reason.code if reason else None,
+        "reason_message": reason.message if reason else None,
         "revision": run.revision,
         "steps_used": run.ledger.steps,
         "replans": run.ledger.replans,
