@@ -202,6 +202,21 @@ async def test_one_process_of_the_stack_is_started_anew_at_a_time(supervisor: Su
         await supervisor.answer({"do": "restart", "process": "kafka"})
 
 
+def test_up_tells_what_is_wrong_with_the_playbooks_of_the_stack(tmp_path: Path) -> None:
+    config = tmp_path / "triptych.toml"
+    config.write_text('playbooks = "books"\n[tools.kb]\nadapter = "triptych.tools.kb:tool"\n')
+    (tmp_path / "books").mkdir()
+    text = "name: {0}\ngoal: x\ninput: {{type: object}}\ntools: [{1}.search]\nplan: {{pattern: fixed, steps: "
+    steps = "[{{id: a, operation: {1}.search}}]}}\n"
+    for name, tool in (("good", "kb"), ("stranger", "crm")):
+        (tmp_path / "books" / f"{name}.yaml").write_text((text + steps).format(name, tool))
+    (tmp_path / "books" / "odd.yaml").write_text("name: odd")
+    options = Options(data=tmp_path, topic_prefix="t", config=config)
+    odd, stranger = commands_stack.playbook_problems(options)
+    assert f"{tmp_path}/books/odd.yaml:1:1: `goal` is missing" in odd
+    assert "there is no tool `crm`" in stranger
+
+
 def test_a_restart_goes_on_when_the_process_before_is_ready_and_ends_at_one_that_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

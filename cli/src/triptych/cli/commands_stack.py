@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,8 +104,23 @@ def start(layout: Layout, options: Options) -> dict[str, Any]:
         supervisor = _start_supervisor(layout, options)
         if follow(lambda: _still_there(layout, supervisor))["database_created"]:
             err.print(f"The database {options.topic_prefix} was created.")
+    for problem in playbook_problems(options):
+        err.print(problem, style="yellow", markup=False, soft_wrap=True)
     stack: dict[str, Any] = codec.decode((layout.root / "stack.json").read_bytes())
     return stack
+
+
+def playbook_problems(options: Options) -> Iterator[str]:
+    """What is wrong with the playbooks of a stack. The executor leaves them out, and says so in its log alone."""
+    # CEL takes a third of a second to import, and most commands do without.
+    from triptych.kernel.playbooks import PlaybookErrors, load_playbook  # noqa: PLC0415
+
+    config = StackConfig.load(options.config)
+    for file in sorted((options.playbooks or config.directory / config.table.playbooks).glob("*.yaml")):
+        try:
+            load_playbook(file, config.table.tools)
+        except PlaybookErrors as error:
+            yield str(error)
 
 
 def apply(layout: Layout, changes: dict[str, Any]) -> None:
