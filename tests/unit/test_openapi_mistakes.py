@@ -57,6 +57,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a path with a backslash": ({"/x\\..\\y": {"get": operation()}}, "no path may have"),
     "a path with a line break": ({"/x\r\nHost: y": {"get": operation()}}, "no path may have"),
     "a path that goes up": ({"/x/../admin": {"get": operation()}}, "a segment of dots"),
+    "a path that goes up in disguise": ({"/x/%2E%2e/admin": {"get": operation()}}, "a segment of dots"),
+    "a path that goes up behind a slash in disguise": ({"/x%2f..%2Fadmin": {"get": operation()}}, "a segment of dots"),
     "an empty path": ({"": {"get": operation()}}, "does not begin with a slash"),
     "a path that is null": ({"/x": None}, "is null and no object"),
     "a path that is a list": ({"/x": [{"get": operation()}]}, "is a list and no object"),

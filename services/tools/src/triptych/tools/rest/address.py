@@ -61,9 +61,7 @@ def problem_of_template(path: str) -> str | None:
         return "it does not begin with a slash"
     if "#" in path or "\\" in path or _CONTROL.search(path):
         return "it holds a character that no path may have"
-    if any(_is_dots(segment) for segment in path.partition("?")[0].split("/")):
-        return "it has a segment of dots"
-    return None
+    return problem_of_path(path.partition("?")[0])
 
 
 def problem_of_value(text: str) -> str | None:
@@ -86,7 +84,8 @@ def problem_of_value(text: str) -> str | None:
 def problem_of_path(path: str) -> str | None:
     """Why a path with its values put in cannot be sent: together they may be what none of them is."""
     forms = (form for segment in path.split("/") for form in _decoded(segment))
-    return "it has a segment of dots" if any(form is None or _is_dots(form) for form in forms) else None
+    is_odd = any(form is None or any(_is_dots(part) for part in _SPLIT.split(form)) for form in forms)
+    return "it has a segment of dots" if is_odd else None
 
 
 def _is_dots(segment: str) -> bool:
