@@ -7,7 +7,7 @@ import pytest
 
 from triptych.schemas import Contract, Effect, ErrorCode
 from triptych.tools import ToolFailure
-from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, Parameter, Place, Style
+from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, FieldWriting, Parameter, Place, Style
 from triptych.tools.rest.request import build
 
 CONTRACT = Contract(
@@ -162,3 +162,44 @@ def test_null_is_no_header_and_no_cookie_either() -> None:
 def test_what_a_server_requires_and_a_document_knows_is_sent_where_a_caller_gives_nothing() -> None:
     assert sent_with(at(Place.QUERY), defaults={"a": "2026-11"}).url.query == b"a=2026-11"
     assert sent_with(at(Place.QUERY), defaults={"a": "2026-11"}, a="2027-01").url.query == b"a=2027-01"
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        (at(Place.QUERY, Style.PIPE_DELIMITED, explode=False), ["a|b", "c"]),
+        (at(Place.QUERY, Style.SPACE_DELIMITED, explode=False), ["a b", "c"]),
+        (at(Place.HEADER, Style.SIMPLE, explode=False), ["a,b", "c"]),
+    ],
+)
+def test_a_value_that_would_be_read_as_two_is_refused(parameter: Parameter, value: list[str]) -> None:
+    with pytest.raises(
+        ToolFailure, match=r"arguments\.a: 'a.b' holds '.', which separates the values of the list"
+    ) as refused:
+        sent_with(parameter, a=value)
+    assert (refused.value.code, refused.value.undone) == (ErrorCode.INVALID_ARGUMENTS, True)
+
+
+def test_a_dot_in_a_value_of_a_label_is_refused_too() -> None:
+    labels = Endpoint(CONTRACT, "GET", "/x{a}", (in_path("a", Style.LABEL, explode=True),))
+    assert url_of(labels, a=["a", "b"]) == "https://crm.test/v1/x.a.b"
+    with pytest.raises(ToolFailure, match=r"'a.b' holds '\.'"):
+        url_of(labels, a=["a.b", "c"])
+
+
+def test_a_comma_in_a_query_is_encoded_where_that_between_values_is_not() -> None:
+    assert sent_with(at(Place.QUERY, explode=False), a=["a,b", "c"]).url.query == b"a=a%2Cb,c"
+
+
+def test_a_field_that_would_be_read_as_two_is_refused_and_an_empty_form_is_one() -> None:
+    body = Body(
+        "body",
+        BodyForm.FORM,
+        "application/x-www-form-urlencoded",
+        (FieldWriting("a", style=Style.FORM, explode=False),),
+    )
+    endpoint = Endpoint(CONTRACT, "POST", "/x", body=body)
+    with pytest.raises(ToolFailure, match=r"arguments\.body: 'a,b' holds ','"):
+        build(httpx.AsyncClient(), endpoint, "https://crm.test", {"body": {"a": ["a,b"]}}, "key")
+    empty = build(httpx.AsyncClient(), endpoint, "https://crm.test", {"body": {}}, "key")
+    assert (empty.content, empty.headers["content-type"]) == (b"", "application/x-www-form-urlencoded")

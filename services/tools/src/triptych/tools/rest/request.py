@@ -77,7 +77,10 @@ def build(
     """
     draft = _Draft({"accept": endpoint.accept}, _body_value(endpoint, arguments))
     for parameter, value in _values(endpoint, arguments):
-        draft.put(parameter, value)
+        try:
+            draft.put(parameter, value)
+        except styles.AmbiguousValueError as error:
+            raise _ambiguous(parameter.argument, error) from None
     if endpoint.key is not None:
         draft.carry(key, endpoint.key)
     if draft.cookies:
@@ -133,6 +136,10 @@ def _cannot_stand(argument: str, problem: str) -> ToolFailure:
     return ToolFailure(ErrorCode.INVALID_ARGUMENTS, message, undone=True)
 
 
+def _ambiguous(argument: str, error: styles.AmbiguousValueError) -> ToolFailure:
+    return ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"arguments.{argument}: {error}", undone=True)
+
+
 def _safe_in_header(parameter: Parameter, text: str) -> str:
     if _UNSAFE_IN_HEADER.search(text):
         raise ToolFailure(
@@ -155,7 +162,11 @@ def _encode(body: Body | None, value: Json) -> dict[str, Any]:
         case BodyForm.JSON:
             return {"content": codec.encode(value)}
         case BodyForm.FORM:
-            return {"data": _grouped(styles.form_fields(body, value))}
+            try:
+                fields = styles.form_fields(body, value)
+            except styles.AmbiguousValueError as error:
+                raise _ambiguous(body.argument, error) from None
+            return {"data": _grouped(fields)} if fields else {"content": b""}
         case BodyForm.MULTIPART:
             return {"files": _parts(body, value)}
         case BodyForm.TEXT:

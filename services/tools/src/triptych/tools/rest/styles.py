@@ -6,7 +6,7 @@ Everything a value holds is percent-encoded, so that no argument can leave its p
 from __future__ import annotations
 
 from collections.abc import Iterable
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from triptych.schemas import codec
 from triptych.schemas.base import Json
@@ -17,6 +17,13 @@ _RESERVED = ":/?[]@!$'()*,"
 """The reserved characters that end no value of a query. `&`, `;`, `#`, `=` and `+` would say something else."""
 _DELIMITERS = {Style.FORM: ",", Style.SPACE_DELIMITED: "%20", Style.PIPE_DELIMITED: "%7C"}
 _FORM_DELIMITERS = {Style.FORM: ",", Style.SPACE_DELIMITED: " ", Style.PIPE_DELIMITED: "|", Style.DEEP_OBJECT: ","}
+
+
+class AmbiguousValueError(ValueError):
+    """A value of a list holds what separates the values, so that the other side would read two of them."""
+
+    def __init__(self, text: str, delimiter: str) -> None:
+        super().__init__(f"{text[:50]!r} holds {delimiter!r}, which separates the values of the list")
 
 
 def text_of(value: Json) -> str:
@@ -66,7 +73,9 @@ def in_query(parameter: Parameter, value: Json) -> Iterable[str]:
         pairs = value.items() if isinstance(value, dict) else ((parameter.name, item) for item in value)
         return [f"{_encoded(key)}={_encoded(text_of(item), safe)}" for key, item in pairs]
     delimiter = _DELIMITERS.get(parameter.style, ",")
-    return [f"{name}={delimiter.join(_encoded(text, safe) for text in _flat(value))}"]
+    # A comma in a value is encoded and the delimiter is not; of the others both are encoded.
+    texts = _flat(value) if delimiter == "," else _told_apart(_flat(value), unquote(delimiter))
+    return [f"{name}={delimiter.join(_encoded(text, safe) for text in texts)}"]
 
 
 def in_header(parameter: Parameter, value: Json) -> str:
@@ -75,7 +84,7 @@ def in_header(parameter: Parameter, value: Json) -> str:
         return codec.encode_text(value)
     if isinstance(value, dict) and parameter.explode:
         return ",".join(f"{key}={text_of(item)}" for key, item in value.items())
-    return ",".join(_flat(value)) if isinstance(value, (list, dict)) else text_of(value)
+    return ",".join(_told_apart(_flat(value), ",")) if isinstance(value, (list, dict)) else text_of(value)
 
 
 def in_cookie(parameter: Parameter, value: Json) -> str:
@@ -107,7 +116,8 @@ def form_fields(body: Body, value: dict[str, Json]) -> list[tuple[str, str]]:
             case dict() as parts if writing.explode:
                 fields.extend((key, text_of(part)) for key, part in parts.items())
             case list() | dict() as whole:
-                fields.append((name, _FORM_DELIMITERS[writing.style or Style.FORM].join(_flat(whole))))
+                delimiter = _FORM_DELIMITERS[writing.style or Style.FORM]
+                fields.append((name, delimiter.join(_told_apart(_flat(whole), delimiter))))
             case plain:
                 fields.append((name, text_of(plain)))
     return fields
@@ -127,12 +137,22 @@ def _flat(value: list[Json] | dict[str, Json]) -> list[str]:
     return [text for key, item in value.items() for text in (key, text_of(item))]
 
 
+def _told_apart(texts: list[str], delimiter: str) -> list[str]:
+    """The texts, where none of them holds what will stand between them. Raises AmbiguousValueError."""
+    for text in texts:
+        if delimiter in text:
+            raise AmbiguousValueError(text, delimiter)
+    return texts
+
+
 def _joined(value: Json, delimiter: str, *, explode: bool) -> str:
     match value:
         case dict() if explode:
             return delimiter.join(f"{_encoded(key)}={_encoded(text_of(item))}" for key, item in value.items())
         case list() | dict():
-            return delimiter.join(_encoded(text) for text in _flat(value))
+            # A dot is not encoded anywhere.
+            texts = _told_apart(_flat(value), delimiter) if delimiter == "." else _flat(value)
+            return delimiter.join(_encoded(text) for text in texts)
         case _:
             return _encoded(text_of(value))
 
