@@ -77,7 +77,7 @@ DIFFERENCES = {
     "openai.create_vector_store_file_batch": IMPLICIT,
     "openai.getinputtokencounts": IMPLICIT,
 }  # fmt: skip
-"""What the server complains about, and why that is no fault of the request."""
+"""What the server complains about, and why the request is right all the same."""
 IN_PARTS = re.compile(r"\]: (b'\w+' is not|'\d' is not of type '(number|integer)')")
 """The library takes the content of a part for bytes in OpenAPI 3.1, and for text where a number is meant."""
 

@@ -127,7 +127,7 @@ def validating() -> Iterator[Validating]:
             self.wfile.write(state.answer.body)
 
         def log_message(self, *_: Any) -> None:
-            """Nobody reads it."""
+            """Stay silent."""
 
     for method in METHODS:
         setattr(Handler, f"do_{method.upper()}", Handler.answer)

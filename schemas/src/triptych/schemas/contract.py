@@ -28,7 +28,7 @@ class Reading(StrEnum):
     """What becomes of a result that does not fit its schema."""
 
     STRICT = "strict"
-    """It is no data, and the call fails as `contract_violation`."""
+    """The call fails as `contract_violation`."""
     LENIENT = "lenient"
     """It is data with warnings. What a playbook uses of it must be there and of its type all the same."""
 

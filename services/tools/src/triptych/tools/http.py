@@ -293,7 +293,7 @@ def retry_after_ms(stated: str | None) -> int | None:
     if not math.isfinite(wait_s):
         return None
     if wait_s >= _EPOCH_S:
-        # Nobody means to wait for decades: it is a time, in seconds or in milliseconds.
+        # A wait of decades is meant as a time, in seconds or in milliseconds.
         at_s = wait_s / 1_000 if wait_s >= _EPOCH_S * 1_000 else wait_s
         wait_s = at_s - datetime.now(UTC).timestamp()
     return int(min(max(0.0, wait_s * 1_000), _RETRY_AFTER_MAX_MS))

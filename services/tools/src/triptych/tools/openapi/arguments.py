@@ -133,7 +133,7 @@ class ArgumentsReader:
             if where is not Where.PATH and not parameter.as_json:
                 found.properties[parameter.argument] = self._sent(found.properties[parameter.argument], schema)
         else:
-            # The server wants it, and the document says what it is where nobody gives another.
+            # The server requires it, and the document says what is meant where a caller gives none.
             found.defaults[parameter.argument] = default
 
     def _sent(self, written: Json, schema: Json) -> Json:

@@ -36,7 +36,7 @@ class Composition:
     shared: frozenset[str] = frozenset()
     """Properties that several parts describe, so that no part may close them alone."""
     is_composed: bool = False
-    """Several parts name properties, so that none of them may say that there are no others."""
+    """Several parts name properties, so that no part alone may exclude others."""
     kinds: frozenset[str] = frozenset()
     """References to what is built on it. Where it lists them as its kinds, it is itself without that list."""
 
@@ -159,7 +159,7 @@ class Composer:
                 try:
                     waiting.append(self._document.at(part["$ref"]))
                 except UnresolvedError:
-                    continue  # whoever translates it says so
+                    continue  # the translation reports it
         return found
 
     def _branch_parts(self, schema: Json) -> Iterator[dict[str, Json]]:

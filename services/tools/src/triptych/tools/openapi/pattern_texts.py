@@ -1,6 +1,6 @@
 """A text that a regular expression takes, made from the expression itself.
 
-Whether it fits is for whoever checks the whole value: what looks around itself is not looked into here.
+The caller checks whether it fits: look-around assertions are left out here.
 """
 
 from __future__ import annotations

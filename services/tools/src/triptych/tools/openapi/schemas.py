@@ -296,9 +296,9 @@ class _Conversion:
             if isinstance(name, str) and (not isinstance(named, dict) or name not in named)
         }
         for name in sorted(impossible):
-            self._into.loosened[
-                f"the property {name} is required, but neither named nor allowed; it is no argument"
-            ] = None
+            self._into.loosened[f"the property {name} is required, but neither named nor allowed; it is not sent"] = (
+                None
+            )
         return impossible
 
     def _properties(self, properties: dict[str, Json], composition: Composition) -> dict[str, Json]:

@@ -185,7 +185,7 @@ def _grouped(fields: list[tuple[str, str]]) -> dict[str, list[str]]:
 def _parts(body: Body, value: dict[str, Json]) -> list[tuple[str, Any]]:
     """Each field becomes a part, and each item of a list one of its own.
 
-    A file is an object with its content as `text` or `base64`. What else is no plain value is written as JSON.
+    A file is an object with its content as `text` or `base64`. Other objects and lists are written as JSON.
     """
     parts: list[tuple[str, Any]] = []
     for name, item in value.items():
