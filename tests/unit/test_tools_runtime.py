@@ -407,7 +407,7 @@ def test_retry_after_is_passed_on_within_bounds_whether_it_is_a_wait_or_a_time(s
     assert least_ms <= caught.value.retry_after_ms <= most_ms
 
 
-@pytest.mark.parametrize("stated", ["soon", "nan", "inf", ""])
+@pytest.mark.parametrize("stated", ["soon", "nan", "inf", "", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"])
 def test_a_retry_after_that_says_nothing_is_none(stated):
     with pytest.raises(ToolFailure) as caught:
         check(httpx.Response(429, request=REQUEST, headers={"Retry-After": stated}))

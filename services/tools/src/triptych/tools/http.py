@@ -287,7 +287,7 @@ def retry_after_ms(stated: str | None) -> int | None:
     except ValueError:
         try:
             at = parsedate_to_datetime(stated)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         wait_s = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     if not math.isfinite(wait_s):
