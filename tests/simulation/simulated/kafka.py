@@ -272,7 +272,10 @@ class Membership:
             self._world.scheduler.after(wait_s, self._give_up, waiter)
             polled = await waiter or {}
         # Also when it has waited as long as it asked for: it wanted to be awake then, and does something now.
-        self._idle_polls = 0 if polled or is_idle else self._idle_polls + 1
+        if polled or is_idle:
+            self._idle_polls = 0
+        elif timeout_ms > 0:  # one that does not wait has something to do, and something to clear up after it
+            self._idle_polls += 1
         return polled
 
     @staticmethod
