@@ -7,6 +7,7 @@ import base64
 import json
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -289,11 +290,13 @@ async def test_another_task_under_a_known_id_is_answered_conflict_and_the_first_
     elif moment == "under way":
         await eventually(lambda: bench.of(topics.PLAN_REQUESTS, playbook="each"))
     places = {}
+    now_ms = int(time.time() * 1_000)
     for number, changes in enumerate(OTHERS.values()):
         sent = await bench.producer.send_and_wait(
             f"{bench.prefix}.tasks",
             json.dumps(first | changes).encode(),
             partition=0 if moment == "at once" else number % 2,
+            timestamp_ms=now_ms + number,  # records of one millisecond would be forwarded to one partition
         )
         places[f"{sent.topic}:{sent.partition}:{sent.offset}"] = changes
     if moment == "at once":
