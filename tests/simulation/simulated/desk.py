@@ -225,8 +225,11 @@ def answer_lost() -> ToolFailure:
 
 
 def odd_statuses(kind: str) -> tuple[int, ...]:
-    """HTTP statuses that no list of refusals has; what follows them is known for this kind of call."""
-    return (303, 421, 425, 502) if kind in ONCE else (421, 425, 502)
+    """HTTP statuses that no list of refusals has; what follows them is known for this kind of call.
+
+    Work that is called back for may have failed already: then a 303 is all that can be said of it.
+    """
+    return (303, 421, 425, 502) if kind in ONCE - CALLING_BACK else (421, 425, 502)
 
 
 def odd_answer(status: int) -> Exception:
