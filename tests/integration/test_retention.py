@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid5
 
 import psycopg
@@ -277,6 +278,18 @@ def test_the_services_may_not_drop_or_take_out_a_partition(database, owner, migr
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 service.execute(statement)
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_where_no_executor_keeps_runs_nothing_goes_and_that_is_said(database, owner, options) -> None:
+    dsn = urlunsplit(urlsplit(database.owner_dsn)._replace(path=f"/{database.prefix}_bare"))
+    owner.execute(f"create database {database.prefix}_bare")
+    try:
+        told = CliRunner().invoke(app, ["retention", "--postgres", dsn, *options])
+    finally:
+        owner.execute(f"drop database {database.prefix}_bare with (force)")
+    assert told.exit_code == 0, told.output
+    assert "No executor keeps runs in this database" in told.stderr
 
 
 def test_the_command_reports_as_json(database, owner, write) -> None:

@@ -74,6 +74,9 @@ def owner_of(data: Path) -> str:
 
 
 def _show(report: Report) -> None:
+    if not report.knows_runs:
+        err.print("No executor keeps runs in this database, so nothing says what is over: nothing goes.")
+        return
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     for heading in ("week of", "partitions"):
         table.add_column(heading)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeAlias
@@ -72,6 +72,8 @@ class Report:
     weeks: list[Retired] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
     """Rows that were deleted one by one, by table."""
+    knows_runs: bool = True
+    """False where no executor keeps its runs in this database: then nothing says what is over, and all stays."""
 
     def count(self, table: str, rows: int) -> None:
         if rows:
@@ -89,6 +91,8 @@ def remove_old(owner_dsn: str, now: datetime, keep: timedelta, *, dry_run: bool 
         work = _Retention(connection, report)
         if not dry_run:
             report.made = make_partitions(connection, now)
+        if not work.knows_runs:
+            return replace(report, knows_runs=False)
         work.retire_runs()
         work.retire_blobs()
         if not dry_run:
@@ -106,6 +110,11 @@ class _Retention:
         self._sql = Queries.load("triptych.cli.retention", "retention.sql")
         self._tables = {f"{table.schema}.{table.name}": table for table in aged_tables(connection)}
         self._crowded: list[Partition] = []
+
+    @property
+    def knows_runs(self) -> bool:
+        """Whether an executor keeps its runs in this database."""
+        return "executor.runs" in self._tables
 
     @property
     def _end(self) -> UUID:
