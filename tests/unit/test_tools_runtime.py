@@ -376,6 +376,13 @@ def test_json_is_read_whatever_it_is_called_and_in_the_charset_that_it_states(co
     assert content(answered) == {"n": "café"}
 
 
+@pytest.mark.parametrize("charset", ["latin-9", "x-user-defined", "hex"])
+def test_what_an_unknown_charset_says_beyond_ascii_is_replaced(charset):
+    headers = {"content-type": f"application/json; charset={charset}"}
+    answered = httpx.Response(200, request=REQUEST, headers=headers, content=b'{"id": 7, "n": "caf\xe9"}')
+    assert content(answered) == {"id": 7, "n": "caf\ufffd"}
+
+
 def test_json_that_is_not_in_its_charset_is_refused_by_name():
     headers = {"content-type": "application/json; charset=shift_jis"}
     answered = httpx.Response(200, request=REQUEST, headers=headers, content=b'{"n": "\xff"}')

@@ -257,10 +257,14 @@ def is_json(media_type: str) -> bool:
 
 
 def _json_of(response: httpx.Response) -> Json:
-    """The JSON of a body, in the charset that it states, else in UTF-8. Raises codec.InvalidJson."""
+    """The JSON of a body, in the charset that it states, else in UTF-8. Raises codec.InvalidJson.
+
+    What an unknown charset says beyond ASCII is replaced: the write that it tells of has happened.
+    """
     charset = web.charset_of(response)
     if charset is None:
-        return codec.decode(response.content)
+        is_unknown = web.states_unknown_charset(response)
+        return codec.decode(web.text_of(response).encode() if is_unknown else response.content)
     try:
         return codec.decode(response.content.decode(charset).encode())
     except UnicodeError:

@@ -166,12 +166,21 @@ def charset_of(response: httpx.Response) -> str | None:
     """
     if response.content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
+    name = _stated_charset(response)
+    return None if name in {_UTF_8, "utf-8-sig", "ascii"} else name
+
+
+def states_unknown_charset(response: httpx.Response) -> bool:
+    """Whether a body states a charset that is unknown here."""
+    return _stated_charset(response) is None
+
+
+def _stated_charset(response: httpx.Response) -> str | None:
     try:
         name = codecs.lookup(response.charset_encoding or _UTF_8).name
     except (LookupError, ValueError):
         return None
-    is_charset = name in _CHARSETS or name.startswith(_CHARSET_FAMILIES)
-    return name if is_charset and name not in {_UTF_8, "utf-8-sig", "ascii"} else None
+    return name if name in _CHARSETS or name.startswith(_CHARSET_FAMILIES) else None
 
 
 def _following(request: httpx.Request, response: httpx.Response) -> httpx.Request | None:
