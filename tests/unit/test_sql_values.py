@@ -212,6 +212,22 @@ def test_a_number_of_four_bytes_is_told_with_the_digits_that_it_has(number: floa
     assert len(f"{told:g}") <= 13
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (Decimal("1e400"), "1" + "0" * 400),
+        (Decimal("-1e400"), "-1" + "0" * 400),
+        (Decimal("1.10"), "1.10"),
+        (Decimal("Infinity"), "Infinity"),
+        (Decimal("-Infinity"), "-Infinity"),
+        (Decimal("NaN"), "NaN"),
+        (float("-inf"), "-Infinity"),
+    ],
+)
+def test_a_number_is_told_in_full_and_infinity_by_its_name(value: Decimal | float, told: str) -> None:
+    assert from_postgres(value) == told
+
+
 def test_numbers_are_told_as_they_were_written() -> None:
     told = CODECS["float4"].decode
     for number in (0.1, 3.4028235e38, 1e-45, 16_777_216.0, 1.0):

@@ -283,11 +283,16 @@ def _plain(value: Any) -> Json:
 
 
 def _number(value: Decimal | float) -> Json:
+    # Not by `math` where it is exact: a numeric of more than 309 digits is infinite as a float.
+    if isinstance(value, Decimal):
+        return f"{value:f}" if value.is_finite() else _not_finite(float(value))
+    return value if math.isfinite(value) else _not_finite(value)
+
+
+def _not_finite(value: float) -> str:
     if math.isnan(value):
         return "NaN"
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return f"{value:f}" if isinstance(value, Decimal) else value
+    return "Infinity" if value > 0 else "-Infinity"
 
 
 def _told_range(value: Range[Any]) -> Json:
