@@ -217,6 +217,16 @@ def test_up_tells_what_is_wrong_with_the_playbooks_of_the_stack(tmp_path: Path) 
     assert "there is no tool `crm`" in stranger
 
 
+def test_up_tells_which_service_is_missing_and_what_that_means(tmp_path: Path) -> None:
+    config = tmp_path / "triptych.toml"
+    config.write_text('[services.executor]\nmodule = "triptych.executor"\n')
+    options = Options(data=tmp_path, topic_prefix="t", config=config)
+    (told,) = commands_stack.missing_services(options)
+    assert f"{config} starts no planner" in told
+    assert "no run gets a plan" in told
+    assert "[services.planner]" in told
+
+
 def test_a_restart_goes_on_when_the_process_before_is_ready_and_ends_at_one_that_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

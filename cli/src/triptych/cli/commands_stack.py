@@ -29,6 +29,11 @@ from triptych.cli.stack.orphans import alive_after, stop_orphans
 from triptych.cli.stack.postgres import owner_at
 from triptych.schemas import codec
 
+_CONSEQUENCES = {
+    "executor": "unless one runs elsewhere, no task becomes a run",
+    "planner": "unless one runs elsewhere, no run gets a plan, and each waits until its time is over",
+}
+"""What a stack without this service does not do."""
 _UP_TIMEOUT_S = 300.0
 _DOWN_TIMEOUT_S = 60.0
 _INTERVAL_S = 0.15
@@ -104,10 +109,19 @@ def start(layout: Layout, options: Options) -> dict[str, Any]:
         supervisor = _start_supervisor(layout, options)
         if follow(lambda: _still_there(layout, supervisor))["database_created"]:
             err.print(f"The database {options.topic_prefix} was created.")
-    for problem in playbook_problems(options):
+    for problem in (*missing_services(options), *playbook_problems(options)):
         err.print(problem, style="yellow", markup=False, soft_wrap=True)
     stack: dict[str, Any] = codec.decode((layout.root / "stack.json").read_bytes())
     return stack
+
+
+def missing_services(options: Options) -> Iterator[str]:
+    """What a stack without executor or planner does not do. They may run elsewhere, so it is told and no error."""
+    config = StackConfig.load(options.config)
+    modules = {service.module for service in config.table.services.values()}
+    for name, consequence in _CONSEQUENCES.items():
+        if f"triptych.{name}" not in modules:
+            yield f"{config.file} starts no {name}: {consequence}. Add [services.{name}] as `triptych init` writes it."
 
 
 def playbook_problems(options: Options) -> Iterator[str]:
