@@ -24,6 +24,7 @@ from triptych.cli.filters import since_time
 from triptych.cli.main import COMMANDS, Commands
 from triptych.cli.retain import days
 from triptych.cli.stack.errors import NoRoomError, StartError
+from triptych.cli.stack.orphans import mark
 from triptych.cli.tally import Tally
 from triptych.client import RUN_STATUSES, Address, BrokerInvalidError, DsnInvalidError, Receipt
 from triptych.client.operator import OPEN_STATUSES, shown
@@ -40,6 +41,20 @@ def triptych(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[s
     return subprocess.run(
         [script, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def test_status_tells_of_processes_that_have_outlived_the_supervisor(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(sleeps, env=os.environ | mark(tmp_path / "data")) as left:
+        try:
+            done = triptych("status", "--data", "data", cwd=tmp_path)
+        finally:
+            left.kill()
+    assert done.returncode != 0
+    assert "The supervisor has ended, and of its processes 1 still run: python" in done.stderr
+    assert "`triptych down`" in done.stderr
+    assert "No stack is running" in triptych("status", "--data", "data", cwd=tmp_path).stderr
 
 
 @pytest.mark.parametrize(

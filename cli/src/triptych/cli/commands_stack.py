@@ -22,10 +22,17 @@ from triptych.cli.options import DEFAULT_CONFIG, DEFAULT_DATA, DEFAULT_PREFIX, A
 from triptych.cli.output import err, out, print_json
 from triptych.cli.stack.config import StackConfig
 from triptych.cli.stack.control import ask
-from triptych.cli.stack.errors import NoRoomError, NotRunningError, ProcessFailedError, StartError, StillStoppingError
+from triptych.cli.stack.errors import (
+    NoRoomError,
+    NotRunningError,
+    ProcessFailedError,
+    StartError,
+    StillStoppingError,
+    SupervisorGoneError,
+)
 from triptych.cli.stack.layout import Layout, begin_log, last_lines
 from triptych.cli.stack.options import Options
-from triptych.cli.stack.orphans import alive_after, stop_orphans
+from triptych.cli.stack.orphans import alive_after, names_of_orphans, stop_orphans
 from triptych.cli.stack.postgres import owner_at
 from triptych.schemas import codec
 
@@ -196,7 +203,13 @@ def stop(root: Path) -> str | None:
 
 def status(*, data: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
     """Show every process of the stack: how it is, and why it last ended."""
-    answer = ask(Layout.existing(data), {"do": "status"})
+    layout = Layout.existing(data)
+    try:
+        answer = ask(layout, {"do": "status"})
+    except NotRunningError:
+        if orphans := names_of_orphans(layout.root):
+            raise SupervisorGoneError(layout.root, orphans) from None
+        raise
     if as_json:
         print_json(answer)
         return

@@ -194,6 +194,18 @@ class NotRunningError(StackError):
         self.root = root
 
 
+class SupervisorGoneError(StackError):
+    """The supervisor has ended, and processes that it started have not."""
+
+    def __init__(self, root: Path, orphans: list[str]) -> None:
+        super().__init__(
+            f"The supervisor has ended, and of its processes {len(orphans)} still run: {', '.join(orphans)}",
+            where=str(root),
+            cure="`triptych up` stops them and starts the stack anew; `triptych down` stops them.",
+        )
+        self.root, self.orphans = root, orphans
+
+
 class StillRunningError(StackError):
     """A stack runs over the database that is to be replaced."""
 

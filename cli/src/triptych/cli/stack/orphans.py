@@ -29,6 +29,11 @@ def option(root: Path) -> tuple[str, str]:
     return "-X", f"{MARK.lower()}={root}"
 
 
+def names_of_orphans(root: Path) -> list[str]:
+    """The names of the processes of the stack in `root`, without this one."""
+    return [process.info["name"] for process in _orphans(root)]
+
+
 def stop_orphans(root: Path) -> list[str]:
     """Stop every process of the stack in `root` but this one; give their names."""
     orphans = _orphans(root)
