@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.types import CallToolResult
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.playbooks import parse_playbook
 from triptych.schemas import Contract, Effect
 from triptych.tools import Source
 from triptych.tools.drift import differences
+from triptych.tools.failure import ToolFailure
 from triptych.tools.mcp import tool as bridge
+from triptych.tools.mcp.answers import data_of
 from triptych.tools.mcp.contracts import CONTENT, NAME_MAX_CHARS, as_2020_12, offers, operation_names
 from triptych.tools.mcp.options import McpOptions, Override
 from triptych.tools.mcp.pins import PinnedTool
@@ -181,3 +184,24 @@ def test_a_tool_whose_schema_applies_itself_a_million_times_is_left_out() -> Non
     offered, left_out = offers("crm", [pinned("ok"), pinned("odd", inputSchema=odd)], options())
     assert [offer.tool.name for offer in offered] == ["ok"]
     assert "units of work" in left_out[0].why
+
+
+@pytest.mark.parametrize(
+    ("result", "data"),
+    [
+        ({"structuredContent": {"n": 1}, "content": [{"type": "text", "text": '{"n": 2}'}]}, {"n": 1}),
+        ({"structuredContent": {}, "content": []}, {}),
+        ({"content": [{"type": "text", "text": '{"n": 2}'}]}, {"n": 2}),
+    ],
+)
+def test_a_structured_result_that_is_only_written_out_as_text_is_one(result: dict[str, Any], data: Any) -> None:
+    (offer,), _ = offers("crm", [pinned(outputSchema={"type": "object"})], options())
+    assert data_of(CallToolResult.model_validate(result), offer) == data
+
+
+@pytest.mark.parametrize("texts", [[], ["done"], ["[1]"], ["{}", "{}"]])
+def test_a_promised_structured_result_that_nobody_sent_is_a_contract_violation(texts: list[str]) -> None:
+    (offer,), _ = offers("crm", [pinned(outputSchema={"type": "object"})], options())
+    result = CallToolResult.model_validate({"content": [{"type": "text", "text": text} for text in texts]})
+    with pytest.raises(ToolFailure, match="promises a structured result and the server sent none"):
+        data_of(result, offer)

@@ -80,19 +80,31 @@ None of them is `not_found`: that would make a read that failed look like one th
 
 def data_of(result: types.CallToolResult, offer: Offer) -> Json:
     """The data of a result that is no error; None when there is none. The contract is checked by the runtime."""
+    texts = [block.text for block in result.content if isinstance(block, types.TextContent)]
     if offer.is_structured:
-        if result.structured_content is None:
+        structured = _written_out(texts) if result.structured_content is None else result.structured_content
+        if structured is None:
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,
                 f"{offer.contract.operation} promises a structured result and the server sent none",
             )
-        return result.structured_content
-    texts = [block.text for block in result.content if isinstance(block, types.TextContent)]
+        return structured
     others = [block for block in result.content if not isinstance(block, types.TextContent)]
     if not result.content:
         return None
     attachments: list[Any] = [_attachment(block) for block in others]
     return {"text": "\n".join(texts), "attachments": attachments}
+
+
+def _written_out(texts: list[str]) -> dict[str, Json] | None:
+    """The structured result of a server that only writes it out as text, which the protocol asks for as well."""
+    if len(texts) != 1:
+        return None
+    try:
+        written = codec.decode(texts[0].encode())
+    except (codec.InvalidJson, UnicodeError):
+        return None
+    return written if isinstance(written, dict) else None
 
 
 def failure_of_result(result: types.CallToolResult, offer: Offer) -> ToolFailure:
