@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import structlog
 
 from triptych.cli import commands_stack, retention
 from triptych.cli.stack import supervisor as module
+from triptych.cli.stack import watched as watched_module
 from triptych.cli.stack.blueprint import Kind, Unit, Vitals
 from triptych.cli.stack.command import Command
 from triptych.cli.stack.errors import ConfigInvalidError, StackError, StartError, UnknownServiceError
@@ -33,6 +35,11 @@ SERVICE = """
 module = "this"
 """
 """It prints a poem and ends."""
+PROCESS = """
+[processes.web]
+command = ["/bin/sh", "-c", "test -e CONDITION && exec sleep 60; exit 2"]
+health = "/"
+"""
 
 
 @pytest.fixture
@@ -311,3 +318,24 @@ async def test_a_process_that_has_become_ready_is_not_said_to_fail_to_start(tmp_
     await eventually(lambda: watched.describe()["state"] == "ready", within_s=20)
     assert not watched.describe()["does_not_start"]
     await watched.stop()
+
+
+async def test_up_starts_at_once_what_did_not_start_and_waits_for_its_next_start(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, eventually
+) -> None:
+    monkeypatch.setattr(watched_module, "FIRST_BACKOFF_S", 3_600.0)
+    folder = supervisor._options.config.parent
+    await configure(supervisor, PROCESS.replace("CONDITION", f"{folder}/key"))
+    await eventually(lambda: supervisor._status()["processes"][0]["state"] == "backoff", within_s=20)
+    (folder / "key").touch()
+    assert (await configure(supervisor))["changed"] == []
+    await eventually(lambda: supervisor._status()["processes"][0]["restarts"] == 1, within_s=20)
+    assert not supervisor._status()["processes"][0]["does_not_start"]
+
+
+async def test_a_file_of_the_folder_is_not_taken_for_a_module_of_its_name(supervisor: Supervisor) -> None:
+    command = supervisor._service("brief", 1).command
+    (supervisor._options.config.parent / "this.py").write_text("raise SystemExit('not the module')")
+    done = await asyncio.create_subprocess_exec(*command.arguments, cwd=command.directory, stdout=subprocess.PIPE)
+    told, _ = await done.communicate()
+    assert b"The Zen of Python" in told

@@ -291,7 +291,7 @@ def _start_supervisor(layout: Layout, options: Options) -> subprocess.Popen[byte
     """Start the supervisor as a process that outlives this one."""
     with begin_log(layout.log("supervisor")) as log:
         supervisor = subprocess.Popen(
-            [sys.executable, "-m", "triptych.cli.stack.supervisor"],
+            [sys.executable, "-P", "-m", "triptych.cli.stack.supervisor"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -129,9 +129,9 @@ class Blueprint:
             known = environment.get("PYTHONPATH")
             own_path = str(self.config.directory / path)
             environment["PYTHONPATH"] = f"{own_path}{os.pathsep}{known}" if known else own_path
-        command = Command(
-            (sys.executable, *option(self.layout.root), "-m", *arguments), environment, directory=self.config.directory
-        )
+        # -P: a file of the folder, such as `mcp.py`, is not to be taken for a module of that name; `path` names folders.
+        python = (sys.executable, "-P", *option(self.layout.root))
+        command = Command((*python, "-m", *arguments), environment, directory=self.config.directory)
         health = f"http://{HOST}:{port}/health"
         return Unit(called, Kind.SERVICE, command, self._probe(f"{health}/live", f"{health}/ready"), f"{health}/ready")
 

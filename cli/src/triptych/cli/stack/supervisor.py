@@ -287,6 +287,9 @@ class Supervisor:
                 del self._watched[name]
             for name in added:
                 self._watch(wanted[name])
+            for each in self._watched.values():
+                if each.does_not_start:  # what it needs may be there by now
+                    each.try_again()
             self._remember_scale()
             self._changed()
         changed = [name for name in wanted if name in running and wanted[name].command.differs(running[name].command)]

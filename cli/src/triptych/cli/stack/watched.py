@@ -65,6 +65,7 @@ class Watched:
         self._shown: tuple[State, int | None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._ready = asyncio.Event()
         self._starts = 0
         self._failed_starts = 0
@@ -108,9 +109,15 @@ class Watched:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ready.wait(), _STARTING_INTERVAL_S)
 
+    def try_again(self) -> None:
+        """Count failed starts anew, and start it now where it waits for its next start."""
+        self._failed_starts = 0
+        self._hurry.set()
+
     async def stop(self) -> None:
         """Ask it to stop; after the time it has for that, kill it."""
         self._stopping.set()
+        self._hurry.set()
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(self.unit.stop_signal or signal.SIGTERM)
         done, _ = await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S)
@@ -129,9 +136,10 @@ class Watched:
                 backoff_s = FIRST_BACKOFF_S
             self._log.warning("ended; will be started again", exit_code=self._exit_code, in_s=backoff_s)
             self._set(State.BACKOFF)
+            self._hurry.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), backoff_s)
-            backoff_s = min(LONGEST_BACKOFF_S, backoff_s * 2)
+                await asyncio.wait_for(self._hurry.wait(), backoff_s)
+            backoff_s = FIRST_BACKOFF_S if self._hurry.is_set() else min(LONGEST_BACKOFF_S, backoff_s * 2)
         self._set(State.STOPPED)
 
     async def _run_once(self) -> None:
