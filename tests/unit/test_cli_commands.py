@@ -366,7 +366,7 @@ def test_the_demo_names_this_program_so_that_its_commands_can_be_pasted(
         final=False,
         reason=Reason(code="low_confidence", message="not sure"),
     )
-    tally = Tally.of([b'{"task_id": "t 1", "tenant": "acme"}'], [Receipt("triptych.tasks", 0, 0)])
+    tally = Tally.of({1: b'{"task_id": "t 1", "tenant": "acme"}'}, [Receipt("triptych.tasks", 0, 0)])
     tally.add(stuck)
     lines = [
         line.strip()

@@ -18,7 +18,7 @@ def receipt(offset: int) -> Receipt:
 
 
 def tally(*values: bytes) -> Tally:
-    return Tally.of(values, [receipt(offset) for offset in range(len(values))])
+    return Tally.of(dict(enumerate(values, 1)), [receipt(offset) for offset in range(len(values))])
 
 
 def outcome(task_id: str, status: OutcomeStatus = OutcomeStatus.SUCCEEDED, *, tenant: str = "default") -> Outcome:
@@ -96,13 +96,15 @@ def test_the_key_of_a_line_is_the_one_that_its_outcome_will_bear(value: bytes, k
 
 
 def test_an_outcome_of_a_line_without_an_id_says_after_its_place_when_it_was_published() -> None:
-    lines = Tally.of([b"{}"], [receipt(7)])
+    lines = Tally.of({1: b"{}"}, [receipt(7)])
     assert lines.add(outcome("triptych.tasks:0:7:1764137245000", tenant="default"))
     assert lines.settled
 
 
-def test_empty_lines_are_no_tasks() -> None:
-    assert lines_of(b"a\n\n  \r\nb") == [b"a", b"b"]
+def test_empty_lines_are_no_tasks_and_the_others_keep_their_number_in_the_file() -> None:
+    values = lines_of(b"a\n\n  \r\nb")
+    assert values == {1: b"a", 4: b"b"}
+    assert [line.number for line in Tally.of(values, [receipt(0), receipt(1)]).lines] == [1, 4]
 
 
 def conflict(task_id: str, record: str) -> Outcome:

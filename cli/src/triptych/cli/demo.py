@@ -85,10 +85,10 @@ def _empty(data: Path) -> None:
     mark.touch()
 
 
-async def _submit(data: Path, values: list[bytes], timeout_s: float) -> Tally:
+async def _submit(data: Path, values: dict[int, bytes], timeout_s: float) -> Tally:
     client = Client.from_stack(data)
     async with client, client.feed(dead_letters=True) as feed:
-        tally = Tally.of(values, await client.submit_raw(values))
+        tally = Tally.of(values, await client.submit_raw([*values.values()]))
         try:
             await watch(feed, tally, timeout_s)
         except TimeoutError:

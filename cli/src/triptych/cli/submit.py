@@ -57,7 +57,7 @@ def submit(
         if not values:
             raise typer.BadParameter(f"{file} has no lines")
     else:
-        values = [_task(playbook or "", input_, tenant, principal, task_id)]
+        values = {1: _task(playbook or "", input_, tenant, principal, task_id)}
     tally = asyncio.run(_submit(broker(data, kafka, prefix), values, timeout_s if wait else None))
     if as_json:
         print_json(tally_json(tally))
@@ -74,16 +74,16 @@ def submit(
         raise typer.Exit(of_statuses(line.status for line in tally.runs))
 
 
-async def _submit(address: Address, values: list[bytes], timeout_s: float | None) -> Tally:
+async def _submit(address: Address, values: dict[int, bytes], timeout_s: float | None) -> Tally:
     """Publish, and wait for `timeout_s` unless it is None.
 
     The feed begins with the oldest outcomes, because a task that was submitted before has its outcome there.
     """
     async with Client(address.kafka, address.topic_prefix) as client:
         if timeout_s is None:
-            return Tally.of(values, await client.submit_raw(values))
+            return Tally.of(values, await client.submit_raw([*values.values()]))
         async with client.feed(dead_letters=True, from_start=True) as feed:
-            tally = Tally.of(values, await client.submit_raw(values))
+            tally = Tally.of(values, await client.submit_raw([*values.values()]))
             with suppress(TimeoutError):  # the tally says what is still waited for
                 await watch(feed, tally, timeout_s)
             return tally

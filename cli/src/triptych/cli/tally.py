@@ -7,7 +7,7 @@ its place in Kafka. An escalation settles a line: the run now waits for a person
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from triptych.client import Receipt
@@ -48,10 +48,10 @@ class Tally:
     _by_place: dict[tuple[int, int], Submitted] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, values: Sequence[bytes], receipts: Sequence[Receipt]) -> Tally:
-        """Start counting for values that were published; `receipts` are in the same order."""
+    def of(cls, values: Mapping[int, bytes], receipts: Sequence[Receipt]) -> Tally:
+        """Start counting for values that were published, by their number; `receipts` are in the same order."""
         tally = cls([])
-        for number, (value, receipt) in enumerate(zip(values, receipts, strict=True), 1):
+        for (number, value), receipt in zip(values.items(), receipts, strict=True):
             key = task_key(value, receipt)
             first = tally._by_key.get(key) if key else None
             line = Submitted(number, receipt, key, duplicate_of=first.number if first else None)
@@ -137,9 +137,9 @@ def _is_json(value: bytes) -> bool:
     return True
 
 
-def lines_of(content: bytes) -> list[bytes]:
-    """The lines of a .jsonl file as they are, without the empty ones."""
-    return [line for line in content.splitlines() if line.strip()]
+def lines_of(content: bytes) -> dict[int, bytes]:
+    """The lines of a .jsonl file as they are, by their number in it, without the empty ones."""
+    return {number: line for number, line in enumerate(content.splitlines(), 1) if line.strip()}
 
 
 def total(outcomes: Iterable[Outcome]) -> tuple[int, int, float]:

@@ -129,7 +129,7 @@ class Blueprint:
             known = environment.get("PYTHONPATH")
             own_path = str(self.config.directory / path)
             environment["PYTHONPATH"] = f"{own_path}{os.pathsep}{known}" if known else own_path
-        # -P: a file of the folder, such as `mcp.py`, is not to be taken for a module of that name; `path` names folders.
+        # -P: a file of the folder, such as `mcp.py`, is not taken for the module of that name. `path` names folders.
         python = (sys.executable, "-P", *option(self.layout.root))
         command = Command((*python, "-m", *arguments), environment, directory=self.config.directory)
         health = f"http://{HOST}:{port}/health"
