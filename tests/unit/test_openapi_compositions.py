@@ -181,6 +181,7 @@ def test_one_of_takes_what_fits_and_still_excludes_what_excludes_itself(
         {"nullable": True, "oneOf": [ref("Closed"), {"type": "string"}]},
         {"$ref": "#/components/schemas/Closed", "nullable": True},
         {"nullable": True, "enum": ["a"]},
+        {"type": ["string", "null"], "enum": ["a", "b"]},
         ref("Maybe"),
         {"anyOf": [ref("Maybe"), {"type": "integer"}]},
     ],
@@ -227,3 +228,11 @@ def test_an_example_shows_what_is_given_of_the_thing_that_it_is_an_example_of_al
     arguments = offer(thing, example={"name": "x", "of": {"id": 9}}).arguments
     assert arguments.is_valid({"body": {"name": "x", "of": {"id": 9}}})
     assert not arguments.is_valid({"body": {"id": 9, "name": "x"}})
+
+
+@pytest.mark.parametrize("hidden", [{"type": "string", "readOnly": True}, ref("Id")])
+def test_what_only_the_server_sets_is_not_required_beside_another_property(hidden: Any) -> None:
+    properties = {"a": {"type": "string"}, "b": {"type": "string"}, "made": hidden}
+    arguments = offer({"type": "object", "properties": properties, "dependentRequired": {"a": ["b", "made"]}}).arguments
+    assert arguments.is_valid({"body": {"a": "x", "b": "y"}})
+    assert not arguments.is_valid({"body": {"a": "x"}})

@@ -196,7 +196,7 @@ class _Conversion:
         reference = self._reference(schema, composition)
         written = self._words(schema, composition) if reference is None else self._referring(schema, reference)
         is_nullable = schema.get("nullable") is True or any(map(_only_nullable, _listed(schema, "allOf")))
-        return _nullable(written) if is_nullable else written
+        return _nullable(written) if is_nullable or _forgets_null(schema) else written
 
     def _is_file(self, schema: Json) -> bool:
         """Whether a part of a form is the content of a file: bytes as OpenAPI 3.0 says it, or as 3.1 does."""
@@ -253,6 +253,13 @@ class _Conversion:
             written["required"] = [
                 name for name in written["required"] if not isinstance(name, str) or name not in unwanted
             ]
+        if isinstance(dependent := written.get("dependentRequired"), dict):
+            written["dependentRequired"] = {
+                name: [each for each in needed if not isinstance(each, str) or each not in composition.optional]
+                if isinstance(needed, list)
+                else needed
+                for name, needed in dependent.items()
+            }
         gone = len(schema.get("properties") or ()) - len(written.get("properties") or ())
         if gone and isinstance(written.get("minProperties"), int):
             written["minProperties"] = max(0, written["minProperties"] - gone)
@@ -371,6 +378,12 @@ def _only_nullable(schema: Json) -> bool:
     if not isinstance(schema, dict) or schema.get("nullable") is not True:
         return False
     return not schema.keys() - _ANNOTATIONS - {"nullable"}
+
+
+def _forgets_null(schema: dict[str, Json]) -> bool:
+    """Whether the type allows null and the values that are listed do not: null was added to the type alone."""
+    kind, values = schema.get("type"), schema.get("enum")
+    return isinstance(kind, list) and "null" in kind and isinstance(values, list) and None not in values
 
 
 def _is_null_allowed(schema: dict[str, Json]) -> bool:
