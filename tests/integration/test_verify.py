@@ -26,6 +26,7 @@ from triptych.kernel.decider import Addressed, Batch
 from triptych.kernel.log import configure_logging
 from triptych.kernel.migrate import WORKER
 from triptych.kernel.run_ids import derive_run_id
+from triptych.kernel.topic_metadata import ClusterTopics
 from triptych.schemas import (
     CallAnswer,
     Cost,
@@ -84,7 +85,7 @@ async def stack(database) -> AsyncIterator[Stack]:
     async with asyncpg.create_pool(prepared.services["executor"], min_size=1, max_size=2) as pool:
         store = ExecutorStore(pool, configure_logging("warning", "json", service="test"))
         await store.deploy([PLAYBOOK])
-        (claim,) = await store.claim([0], "test", "cluster")
+        (claim,) = await store.claim([0], "test", ClusterTopics("cluster", {}))
         owner = await asyncpg.connect(database.owner_dsn)
 
         async def record_run() -> UUID:

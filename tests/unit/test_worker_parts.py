@@ -16,7 +16,7 @@ from structlog.testing import CapturingLogger
 from triptych.kernel import claimcheck, deadletters
 from triptych.kernel.bus import TopicPartition
 from triptych.kernel.errors import UndecodableRecord
-from triptych.kernel.outage import Outage, is_refusal
+from triptych.kernel.outage import POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.time_limit import TimeLimit
 from triptych.kernel.worker.jobs import Arrival
 from triptych.kernel.worker.line import Line
@@ -234,7 +234,12 @@ async def test_a_job_that_waits_holds_up_no_other_as_long_as_a_runner_is_free():
         (asyncpg.ConnectionDoesNotExistError("gone"), False),
         (asyncpg.UndefinedTableError("no such table"), False),
         (TimeoutError(), False),
+        (asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress"), False),
     ],
 )
 def test_a_refusal_of_content_is_told_from_an_outage(error, is_for_its_content):
     assert is_refusal(error) is is_for_its_content
+
+
+def test_an_error_within_the_client_of_a_database_that_goes_away_is_an_outage():
+    assert issubclass(asyncpg.InternalClientError, POSTGRES_GONE)

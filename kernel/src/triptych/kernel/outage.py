@@ -18,10 +18,12 @@ POSTGRES_GONE = (
     asyncpg.InterfaceError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
+    asyncpg.InternalClientError,
     OSError,
 )
 """What asyncpg raises when the server is away, restarting, out of reach, or has no room: no disk, no memory, no
-connection. A timeout is an OSError too."""
+connection. A timeout is an OSError too; an error within the client ends its connection, as when the server goes away
+between two parts of a statement."""
 
 _CONTENT = (
     asyncpg.DataError,
