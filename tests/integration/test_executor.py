@@ -386,8 +386,9 @@ async def test_what_is_no_task_becomes_a_dead_letter_with_its_bytes_and_a_reason
     if body.startswith(b"{"):
         task_id = json.loads(body)["task_id"]
         await eventually(lambda: bench.of(topics.OUTCOMES, task_id=task_id))
-        (outcome,) = bench.of(topics.OUTCOMES, task_id=task_id)
+        outcome, *repeats = bench.of(topics.OUTCOMES, task_id=task_id)
         assert (outcome["status"], outcome["final"], outcome["reason"]["code"]) == ("rejected", True, code)
+        assert all(each["_raw"] == outcome["_raw"] for each in repeats)
 
 
 @pytest.mark.parametrize("characters", [5_000, 200_000])

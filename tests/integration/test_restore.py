@@ -142,7 +142,8 @@ def test_runs_in_flight_and_children_that_are_waited_for_go_on_after_a_restore(
     submit(stack, tmp_path, "r-2", "ringer", {"name": "after"})
     wait(lambda: rows(data, STATUS.format("t-1")) == [("succeeded",)])
     wait(lambda: rows(data, STATUS.format("r-2")) == [("succeeded",)])
-    wait(lambda: rows(data, STATUS.format("r-1")) == [("escalated",)])
-    assert rows(data, "select reason_code from executor.runs where task_id = 'r-1'") == [("in_doubt",)]
+    # Its answer of before lies in Kafka still: where it is read in time it counts, else nobody can tell.
+    said = "select status, reason_code from executor.runs where task_id = 'r-1'"
+    wait(lambda: set(rows(data, said)) & {("succeeded", "done"), ("escalated", "in_doubt")})
     assert (tmp_path / "tools" / "rung").read_text().split() == ["before", "after"], "nothing is done twice"
     stack("verify")
