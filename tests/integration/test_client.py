@@ -151,14 +151,6 @@ async def test_a_task_is_submitted_and_its_outcome_waited_for(client) -> None:
     assert outcome.output == {"said": "Hello Ana"}
 
 
-async def test_a_client_whose_producer_has_ended_makes_another(client) -> None:
-    ended = client._producer
-    await ended._message_accumulator.close()
-    await asyncio.gather(*(client.submit("greet", {"name": "Eva"}, task_id=f"eva-{number}") for number in range(3)))
-    assert (await client.wait("eva-2", timeout_s=30)).output == {"said": "Hello Eva"}
-    assert client._producer is not ended
-
-
 async def test_a_run_goes_on_with_the_trace_of_its_client(stack, client) -> None:
     trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
     await client.submit("greet", {"name": "Tia"}, task_id="tia-1", traceparent=trace)

@@ -6,14 +6,13 @@ It is what any Kafka client in any language can do, made comfortable. It never t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnknownTopicOrPartitionError
 
 from triptych.client.address import Address
 from triptych.client.errors import (
@@ -54,7 +53,6 @@ class Client:
     def __init__(self, kafka: str, topic_prefix: str = "triptych") -> None:
         self._address = Address(kafka, topic_prefix)
         self._producer: Producer | None = None
-        self._replacing = asyncio.Lock()
         self._records: dict[tuple[str, str], set[str]] = {}
         """Where the tasks lie that this client has submitted, by tenant and id."""
 
@@ -69,7 +67,14 @@ class Client:
         return cls(address.kafka, address.topic_prefix)
 
     async def __aenter__(self) -> Self:
-        producer = self._new_producer()
+        producer = Producer(
+            bootstrap_servers=self._address.kafka,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            max_request_size=MAX_MESSAGE_BYTES,
+            request_timeout_ms=CONNECT_TIMEOUT_MS,
+        )
         try:
             await producer.start()
             metadata = await producer.client.fetch_all_metadata()
@@ -86,33 +91,6 @@ class Client:
     async def __aexit__(self, *_exc: object) -> None:
         if self._producer is not None:
             await self._producer.stop()
-
-    def _new_producer(self) -> Producer:
-        producer: Producer = Producer(
-            bootstrap_servers=self._address.kafka,
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=0,
-            max_request_size=MAX_MESSAGE_BYTES,
-            request_timeout_ms=CONNECT_TIMEOUT_MS,
-        )
-        return producer
-
-    async def _instead_of(self, ended: Producer) -> Producer:
-        """Another producer for one that has ended, as aiokafka's does when Kafka has lost what it knew of it."""
-        async with self._replacing:
-            if self._producer is not None and self._producer is not ended:
-                return self._producer
-            producer = self._new_producer()
-            try:
-                await producer.start()
-            except BaseException:
-                await producer.stop()
-                raise
-            self._producer = producer
-            with contextlib.suppress(Exception):
-                await ended.stop()
-            return producer
 
     # Tasks in
 
@@ -281,18 +259,14 @@ class Client:
         headers: Headers | None = None,
         partition: int | None = None,
     ) -> Receipt:
-        producer = self._producer
-        if producer is None:
+        if self._producer is None:
             raise RuntimeError("the client is not open; use it as `async with Client(...) as client`")
         topic = self._address.topic(noun)
-        message: dict[str, Any] = {"value": value, "key": key, "headers": headers or [], "partition": partition}
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
-                try:
-                    sent = await producer.send_and_wait(topic, **message)
-                except ProducerClosed:
-                    producer = await self._instead_of(producer)
-                    sent = await producer.send_and_wait(topic, **message)
+                sent = await self._producer.send_and_wait(
+                    topic, value, key=key, headers=headers or [], partition=partition
+                )
         except UnknownTopicOrPartitionError as error:
             raise TopicMissingError(topic, self._address.kafka) from error
         except MessageSizeTooLargeError as error:
