@@ -6,6 +6,7 @@ itself, it has a size, and what a check may cost is known before the check begin
 
 from triptych.kernel.json_schema.defaults import with_defaults
 from triptych.kernel.json_schema.patterns import PatternTooLargeError, check_pattern
+from triptych.kernel.json_schema.pointer import referred, unescaped
 from triptych.kernel.json_schema.schema import MAX_PROBLEMS, JsonSchema, Misfit, path_of, told
 from triptych.kernel.json_schema.structure import InvalidSchemaError
 
@@ -17,6 +18,8 @@ __all__ = [
     "PatternTooLargeError",
     "check_pattern",
     "path_of",
+    "referred",
     "told",
+    "unescaped",
     "with_defaults",
 ]

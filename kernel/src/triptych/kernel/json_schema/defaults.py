@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from triptych.kernel.json_schema.pointer import referred
 from triptych.schemas import Json
 
 _REFERENCES_MAX: Final = 8
@@ -61,19 +62,8 @@ class _Defaults:
         for part in _list(schema.get("allOf")):
             yield from self._parts(part, references_left - 1) if references_left else ()
         reference = schema.get("$ref")
-        if isinstance(reference, str) and reference.startswith("#") and references_left:
-            yield from self._parts(_at(self._root, reference), references_left - 1)
-
-
-def _at(root: Json, reference: str) -> Json:
-    found = root
-    for name in reference.removeprefix("#").removeprefix("/").split("/") if reference != "#" else ():
-        part = name.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
-            found = found[int(part)]
-        else:
-            found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+        if isinstance(reference, str) and references_left:
+            yield from self._parts(referred(self._root, reference), references_left - 1)
 
 
 def _object(value: Json) -> Mapping[str, Json]:

@@ -11,10 +11,11 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import urldefrag, urljoin
 
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.json_schema.patterns import check_pattern
+from triptych.kernel.json_schema.pointer import names_of
 from triptych.schemas import Json
 
 SCHEMA_MAX_VALUES: Final = 50_000
@@ -345,8 +346,7 @@ def _mapped(schema: dict[str, Json]) -> Iterator[tuple[str, Json, Place]]:
 
 def _at(schema: Json, place: Place, base: str, pointer: str) -> Iterator[tuple[Place, str, Json]]:
     """What stands at a JSON pointer, if anything does."""
-    for part in pointer.split("/")[1:]:
-        name = unquote(part).replace("~1", "/").replace("~0", "~")
+    for name in names_of(pointer):
         if isinstance(schema, dict) and name in schema:
             schema, place = schema[name], (*place, name)
         elif isinstance(schema, list | tuple) and name.isdecimal() and len(name) < 6 and int(name) < len(schema):  # noqa: PLR2004 - more than a schema has

@@ -11,7 +11,7 @@ from typing import Final
 
 from triptych.executor.state import Run, StepState
 from triptych.kernel.expressions import ExpressionError, Read, expressions, reads
-from triptych.kernel.json_schema import path_of
+from triptych.kernel.json_schema import path_of, referred
 from triptych.schemas import Json
 
 _KINDS: Final = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
@@ -142,11 +142,7 @@ class _Shape:
         yield from schema.get("allOf", ())
         reference = schema.get("$ref")
         if isinstance(reference, str):
-            found = self._root
-            for part in reference.removeprefix("#").removeprefix("/").split("/") if reference != "#" else ():
-                name = part.replace("~1", "/").replace("~0", "~")
-                found = found.get(name) if isinstance(found, dict) else None
-            yield found
+            yield referred(self._root, reference)
 
     def _children(self, schema: dict[str, Json], part: str | int) -> Iterator[Json]:
         if isinstance(part, int):

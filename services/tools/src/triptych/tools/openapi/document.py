@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote
 
 import yaml
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.json_schema import unescaped
 from triptych.schemas import codec
 from triptych.schemas.base import Json
 
@@ -147,7 +147,7 @@ class Document:
             raise UnresolvedError(reference, "leads to another document; bundle them into one")
         found: Any = self.content
         for part in reference.removeprefix("#").removeprefix("/").split("/") if reference not in {"#", "#/"} else ():
-            name = unquote(part).replace("~1", "/").replace("~0", "~")
+            name = unescaped(part)
             if isinstance(found, dict) and name in found:
                 found = found[name]
             elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):

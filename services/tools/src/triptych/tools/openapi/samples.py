@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
 
-from triptych.kernel.json_schema import JsonSchema, told
+from triptych.kernel.json_schema import JsonSchema, referred, told
 from triptych.schemas.base import Json
 from triptych.tools.openapi.pattern_texts import text_for
 
@@ -126,7 +126,7 @@ class _Guess:
             if schema["$ref"] in seen:
                 return
             seen |= {schema["$ref"]}
-            groups.append([self._target(schema["$ref"])])
+            groups.append([referred(self._root, schema["$ref"])])
         groups.extend([each] for each in schema.get("allOf", []))
         for word in ("oneOf", "anyOf"):
             if branches := schema.get(word):
@@ -146,12 +146,6 @@ class _Guess:
                 both = _both(said, case)
                 if both is not None:
                     yield from self._combined(both, groups[1:], seen)
-
-    def _target(self, pointer: str) -> Json:
-        found: Any = self._root
-        for part in pointer.removeprefix("#/").split("/") if pointer != "#" else ():
-            found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
-        return found
 
     def _of_case(self, case: dict[str, Any], depth: int) -> Json:
         if "const" in case:
