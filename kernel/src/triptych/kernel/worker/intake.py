@@ -342,7 +342,8 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 requests.setdefault(key, (arrival, request))
         try:
             if called_off:
-                dead.extend(await self._withdrawals.take(called_off, resolved))
+                unread = await self._withdrawals.take(called_off, resolved)
+                dead.extend(self._dead(record, error) for record, error in unread)
             if requests or dead:
                 await self._store(list(requests.values()), dead)
         except Exception as error:

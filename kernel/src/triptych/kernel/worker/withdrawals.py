@@ -12,8 +12,7 @@ from typing import Any, Generic
 from aiokafka import ConsumerRecord
 from pydantic import ValidationError
 
-from triptych.kernel import claimcheck, cloudevents
-from triptych.kernel.deadletters import DeadRecord, about, dead_record
+from triptych.kernel import claimcheck
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.service import Service
 from triptych.kernel.worker.bench import Bench
@@ -47,28 +46,26 @@ class Withdrawals(Generic[RequestT]):
 
     async def take(
         self, records: Sequence[ConsumerRecord[Any, Any]], resolved: Mapping[str, bytes | None]
-    ) -> list[DeadRecord]:
+    ) -> list[tuple[ConsumerRecord[Any, Any], UndecodableRecord]]:
         """Call off what these records name, as far as it is ours. Saying it twice is harmless.
 
         Returns:
-            What could not be read, for the caller to bury.
+            What could not be read, and why, for the caller to bury.
         """
         named: dict[JobKey, tuple[Arrival, bytes]] = {}
-        dead: list[DeadRecord] = []
+        unread: list[tuple[ConsumerRecord[Any, Any], UndecodableRecord]] = []
         for record in records:
             try:
                 withdrawal = _decode(claimcheck.body(record, resolved))
             except UndecodableRecord as error:
-                self._service.health.count("dead_letters")
-                dead.append(dead_record(self._service.name, record, error, cloudevents.utc_now()))
-                self._service.log.warning("record buried", **about(dead[-1], record))
+                unread.append((record, error))
                 continue
             if withdrawal.topic == self._noun:
                 arrival = _arrival(withdrawal)
                 named[arrival.key] = arrival, self._answer(withdrawal)
         if named:
             await self._withdraw(named)
-        return dead
+        return unread
 
     async def _withdraw(self, named: dict[JobKey, tuple[Arrival, bytes]]) -> None:
         in_hand = [key for key in named if self._jobs.holds(key)]
