@@ -51,7 +51,7 @@ class LogFile:
     """Standard output and standard error of this process, as a file of bounded size. Written to by many threads."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        """Whatever the process, or a library in C, writes from here on goes to the file."""
+        """All that the process, or a library in C, writes from here on goes to the file."""
         self._path, self._max_bytes = path, max_bytes
         self._lock = threading.Lock()
         self._begin()

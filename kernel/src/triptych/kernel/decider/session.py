@@ -534,7 +534,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     ) -> None:
         """Bury what is refused, but for repeats: a task that is fit, here or before, has its run and one outcome.
 
-        What could not be compared with that task is buried as well, but nobody is told that the task was rejected.
+        What could not be compared with that task is buried as well, without an outcome `rejected` for the task.
         """
         known = dict(beside)
         if asked := {error.task for _, error in rejected if error.task}:
@@ -664,7 +664,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                     service.health.count(notice.counter)
 
     async def _commit_offsets(self, after_s: float = OFFSET_COMMIT_EVERY_S) -> None:
-        """Tell Kafka how far we are, if that was `after_s` seconds ago: whoever scales or alerts looks at the lag."""
+        """Tell Kafka how far we are, if that was `after_s` seconds ago: scaling and alerts look at the lag."""
         if self._positions == self._committed or time.monotonic() - self._offsets_committed_at < after_s:
             return
         positions, self._offsets_committed_at = dict(self._positions), time.monotonic()

@@ -113,7 +113,7 @@ def checked_output(response: ModelResponse, form: Form, max_tokens: int) -> dict
 def _is_whole(call: ToolCallPart | None, form: Form) -> bool:
     """Whether nothing is missing, though the limit was reached: with the last brace the JSON text has its end.
 
-    What an SDK has parsed may have been mended by it, so that nobody knows.
+    An SDK may have mended what it has parsed, and does not say so.
     """
     if call is None or not isinstance(call.args, str):
         return False
