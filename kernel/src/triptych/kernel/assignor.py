@@ -1,8 +1,8 @@
 """Who of a consumer group gets which partitions, and of how many they were given out.
 
 A static member that comes back within its session gets what it had, and none is told that it leads the group, so no
-member watches for partitions that are added (KIP-814). What was given out therefore says of how many: each member sees then
-that there are others, and joins again.
+member watches for partitions that are added (KIP-814). What was given out therefore says of how many: each member sees
+then that there are others, and joins again.
 """
 
 from __future__ import annotations
