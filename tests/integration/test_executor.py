@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -392,6 +392,43 @@ async def test_what_is_no_task_becomes_a_dead_letter_with_its_bytes_and_a_reason
         outcome, *repeats = bench.of(topics.OUTCOMES, task_id=task_id)
         assert (outcome["status"], outcome["final"], outcome["reason"]["code"]) == ("rejected", True, code)
         assert all(each["_raw"] == outcome["_raw"] for each in repeats)
+
+
+@pytest.mark.parametrize(
+    "harmed",
+    [
+        lambda text: text[:-1],
+        lambda text: text.replace('"Ana"', "NaN"),
+        lambda text: text.replace('"Ana"', '"\\ud800"'),
+        lambda text: text.replace('"Ana"', "[" * 150 + "]" * 150),
+        lambda text: text.replace('"name"', '"name": 1, "name"'),
+        lambda text: text.replace('"Ana"', f'"{"x" * 300_000}"'),
+    ],
+    ids=["cut off", "NaN", "half a character", "too deep", "a name twice", "too large"],
+)
+async def test_what_cannot_be_read_and_names_a_known_task_is_buried_and_the_task_keeps_its_outcome(
+    bench: Bench, eventually, request: pytest.FixtureRequest, harmed: Callable[[str], str]
+) -> None:
+    task_id = f"harmed-{request.node.callspec.id.replace(' ', '-')}"
+    text = json.dumps(task(task_id))
+    await bench.send(topics.TASKS, text.encode(), 0)
+
+    async def done() -> object:
+        await bench.work()
+        return bench.of(topics.OUTCOMES, task_id=task_id)
+
+    await eventually(done)
+    await bench.send(topics.TASKS, harmed(text).encode(), 0)
+    connection = await asyncpg.connect(bench.dsn)
+
+    async def is_stored() -> bool:
+        return await connection.fetchval("select true from dead_letters where value = $1", harmed(text).encode())
+
+    await eventually(is_stored)
+    await connection.close()
+    await eventually(lambda: len(bench.of(topics.OUTCOMES, task_id=task_id)) > 1)
+    (outcome,) = {each["_raw"] for each in bench.of(topics.OUTCOMES, task_id=task_id)}
+    assert json.loads(outcome)["status"] == "succeeded"
 
 
 @pytest.mark.parametrize("characters", [5_000, 200_000])
