@@ -15,7 +15,7 @@ from triptych.kernel.models import ModelFailure
 from triptych.schemas.contract import Effect
 from triptych.tools.call import Call, Resources
 from triptych.tools.failure import ToolFailure
-from triptych.tools.memory.store import Memory, Origin
+from triptych.tools.memory.store import Fact, Memory, Origin
 from triptych.tools.source import Options, Source
 from triptych.tools.tool import Tool
 
@@ -109,18 +109,7 @@ def tool(source: Source) -> Tool:
             found = await call.state.recall(call.tenant, subject, query=query, names=names, limit=limit)
         except ModelFailure as failure:
             raise _unembedded(failure) from failure
-        known = [
-            Known(
-                name=fact.name,
-                value=fact.value,
-                source=fact.source,
-                run_id=str(fact.run_id),
-                remembered_at=fact.remembered_at.isoformat(),
-                score=fact.score,
-            )
-            for fact in found
-        ]
-        return {"facts": known} if known else None
+        return {"facts": [_known(fact) for fact in found]} if found else None
 
     @made.operation(effect=Effect.IDEMPOTENT, timeout_ms=5_000)
     async def forget(
@@ -133,6 +122,17 @@ def tool(source: Source) -> Tool:
         return {"forgotten": await call.state.forget(call.tenant, subject, names)}
 
     return made
+
+
+def _known(fact: Fact) -> Known:
+    return Known(
+        name=fact.name,
+        value=fact.value,
+        source=fact.source,
+        run_id=str(fact.run_id),
+        remembered_at=fact.remembered_at.isoformat(),
+        score=fact.score,
+    )
 
 
 def _unembedded(failure: ModelFailure) -> ToolFailure:
