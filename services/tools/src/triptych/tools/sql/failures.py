@@ -33,9 +33,6 @@ SQLSTATES: dict[str, ErrorCode] = {
 }
 """By the whole SQLSTATE, else by its class. `P0001` is what a function of the database raises."""
 
-OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
-"""It comes once after a change of the schema: the statement is prepared anew at the next attempt."""
-
 COMPLETION_UNKNOWN = "40003"
 """Databases of many servers say so when the one that was asked to commit is lost."""
 
@@ -58,19 +55,20 @@ def failure_of(error: Exception, operation: str, *, undone: bool, parameters: Se
         case asyncpg.DataError():
             # Either the server or asyncpg, which encodes the values, found one that does not fit.
             return ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"{operation}: {_named(error, parameters)}", undone=True)
+        case asyncpg.InvalidCachedStatementError() | asyncpg.OutdatedSchemaCacheError():
+            # It comes once after a change of the schema.
+            told = f"{operation}: the schema has changed since the statement was prepared; it is prepared anew"
+            return ToolFailure(ErrorCode.UNAVAILABLE, told, undone=undone)
         case (
             asyncpg.UnsupportedClientFeatureError()
             | asyncpg.UnsupportedServerFeatureError()
             | asyncpg.InternalClientError()
-        ) if not isinstance(error, OUTDATED):
+        ):
             # A matter of types, which no further attempt mends.
             told = f"{operation}: the driver cannot read what the database gives: {error}"
             return ToolFailure(ErrorCode.CONTRACT_VIOLATION, told, undone=undone)
         case asyncpg.PostgresConnectionError():
             pass
-        case _ if isinstance(error, OUTDATED):
-            told = f"{operation}: the schema has changed since the statement was prepared; it is prepared anew"
-            return ToolFailure(ErrorCode.UNAVAILABLE, told, undone=undone)
         case asyncpg.PostgresError():
             return _of_server(error, operation)
         case _ if not isinstance(error, GONE):
