@@ -123,9 +123,8 @@ def schema_of(types: Types, oid: int, within: tuple[int, ...] = ()) -> Schema:
     within = (*within, own.oid)
     match own.kind:
         case "array" | "multirange":
-            item = types.base(own.element)
-            inner = schema_of(types, item.oid, within) if own.kind == "array" else _range(schema_of(types, item.oid))
-            return {"type": "array", "items": _nullable(inner)}
+            inner = schema_of(types, own.element, within)
+            return {"type": "array", "items": _nullable(inner if own.kind == "array" else _range(inner))}
         case "range":
             return _range(schema_of(types, own.element, within))
         case "composite":
