@@ -35,8 +35,8 @@ class Prepared:
     """A statement, and what the database says of it."""
 
     statement: Statement
-    parameters: tuple[int, ...]
-    """The types of its parameters, as oids."""
+    parameters: tuple[tuple[str, int], ...]
+    """Its parameters in their order, each with the oid of its type. So with its columns."""
     columns: tuple[tuple[str, int], ...]
     types: Types
 
@@ -132,10 +132,7 @@ def _values(prepared: Prepared, arguments: dict[str, Json], call: Call[asyncpg.P
     }
     declared = prepared.statement.header.parameters
     given = {name: (schema or {}).get("default") for name, schema in declared.items()} | arguments | of_the_call
-    return [
-        to_postgres(given[name], prepared.types, oid, name)
-        for name, oid in zip(prepared.statement.parameters, prepared.parameters, strict=True)
-    ]
+    return [to_postgres(given[name], prepared.types, oid, name) for name, oid in prepared.parameters]
 
 
 def _plain(rows: Sequence[asyncpg.Record], prepared: Prepared) -> list[Json]:

@@ -122,12 +122,12 @@ async def _ask(connection: asyncpg.Connection, file: Path, statement: Statement)
     names = [name for name, _ in described.columns]
     if len(set(names)) != len(names):
         raise StatementError(file, statement.name, "two columns have one name", "Give one another name with `as`")
-    parameters = zip(statement.parameters, described.parameters, strict=True)
+    parameters = tuple(zip(statement.parameters, described.parameters, strict=True))
     for what, used in (("parameter", parameters), ("column", described.columns)):
         for name, oid in used:
             if odd := next(described.odd(oid, name), None):
                 raise StatementError(file, statement.name, f"{what} {odd}", "Cast it, for example to text")
-    return Prepared(statement, described.parameters, described.columns, described.types)
+    return Prepared(statement, parameters, described.columns, described.types)
 
 
 def _contract(tool_name: str, prepared: Prepared) -> Contract:
@@ -145,7 +145,7 @@ def _contract(tool_name: str, prepared: Prepared) -> Contract:
 
 def _arguments(prepared: Prepared) -> dict[str, Json]:
     """The declared schemas, with the types that the database knows where a schema says none."""
-    oids = dict(zip(prepared.statement.parameters, prepared.parameters, strict=True))
+    oids = dict(prepared.parameters)
     properties: dict[str, Json] = {}
     for name, declared in prepared.statement.header.parameters.items():
         if problem := misfit(declared or {}, prepared.types, oids[name]):
