@@ -104,49 +104,42 @@ def words_in_schemas(contract: Contract) -> dict[str, str]:
 def in_words_of(accepted: Contract, now: Contract) -> Contract:
     """`now` in the words of `accepted`: what is new in its schemas has none."""
     words = _words_of(accepted)
-    return now.model_copy(
-        update={
-            "description": accepted.description,
-            "arguments": _reworded(now.arguments, ("arguments",), words),
-            "result": _reworded(now.result, ("result",), words),
-        }
-    )
+    reworded = now.model_copy(update={"description": accepted.description}, deep=True)
+    for place, schema in _schemas_of(reworded):
+        for name in sorted(_WORDS):
+            schema.pop(name, None)
+            if (*place, name) in words:
+                schema[name] = words[*place, name]
+    return reworded
 
 
 def _words_of(contract: Contract) -> dict[_Place, Json]:
-    schemas = (("arguments", contract.arguments), ("result", contract.result))
-    return {place: word for part, schema in schemas for place, word in _words_in(schema, (part,))}
+    return {
+        (*place, name): value
+        for place, schema in _schemas_of(contract)
+        for name, value in schema.items()
+        if name in _WORDS
+    }
 
 
-def _words_in(node: Json, place: _Place, *, is_schema: bool = True) -> Iterator[tuple[_Place, Json]]:
-    """The words of a schema, by their place. What `properties` and its like hold are names, and no keywords."""
+def _schemas_of(contract: Contract) -> Iterator[tuple[_Place, dict[str, Json]]]:
+    """The schemas of a contract and all that are within them, by their place."""
+    yield from _schemas_in(contract.arguments, ("arguments",))
+    yield from _schemas_in(contract.result, ("result",))
+
+
+def _schemas_in(node: Json, place: _Place, *, is_schema: bool = True) -> Iterator[tuple[_Place, dict[str, Json]]]:
+    """Go down a schema. `properties` and its like hold names and not keywords; words hold no schemas."""
     match node:
         case dict():
+            if is_schema:
+                yield place, node
             for name, value in node.items():
-                if is_schema and name in _WORDS:
-                    yield (*place, name), value
-                else:
-                    yield from _words_in(value, (*place, name), is_schema=not is_schema or name not in _NAMED)
+                if not (is_schema and name in _WORDS):
+                    yield from _schemas_in(value, (*place, name), is_schema=not is_schema or name not in _NAMED)
         case list():
             for number, item in enumerate(node):
-                yield from _words_in(item, (*place, str(number)))
-
-
-def _reworded(node: Json, place: _Place, words: Mapping[_Place, Json], *, is_schema: bool = True) -> Json:
-    """A schema with these words instead of its own."""
-    match node:
-        case dict():
-            kept = {
-                name: _reworded(value, (*place, name), words, is_schema=not is_schema or name not in _NAMED)
-                for name, value in node.items()
-                if not (is_schema and name in _WORDS)
-            }
-            own = {name: words[*place, name] for name in sorted(_WORDS) if is_schema and (*place, name) in words}
-            return kept | own
-        case list():
-            return [_reworded(item, (*place, str(number)), words) for number, item in enumerate(node)]
-        case _:
-            return node
+                yield from _schemas_in(item, (*place, str(number)))
 
 
 def quoted(text: str) -> str:
