@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 from mcp import types
 from mcp.client.streamable_http import streamable_http_client
+from mcp.types import JSONRPCResponse
 
 from triptych.schemas import codec
 from triptych.schemas.codec import InvalidJson
@@ -77,6 +78,10 @@ class _Asked:
 
     id: str | int | None
     method: str | None
+
+    def is_answered_by(self, message: JSONRPCResponse | types.JSONRPCError) -> bool:
+        """Whether this is its answer. One without an id can be of no other request."""
+        return self.id is not None and (message.id is None or str(message.id) == str(self.id))
 
 
 class _Visible(httpx2.AsyncBaseTransport):
@@ -234,7 +239,7 @@ def _checked(body: bytes, asked: _Asked) -> bytes:
 
 def _read(body: bytes, asked: _Asked) -> Any:
     message = read(body, asked.method)
-    if asked.id is not None and is_answer(message) and message.id is not None and str(message.id) != str(asked.id):
+    if asked.id is not None and is_answer(message) and not asked.is_answered_by(message):
         raise UnreadableError("it answers another request")
     return message
 
@@ -311,12 +316,9 @@ class _Events(httpx2.AsyncByteStream):
             if self._asked.id is None or not looks_like_answer(data):
                 return others + b"\n"
             return others + _event_of(_unreadable(self._asked, error.why))
-        if is_answer(message) and not self._is_awaited(message.id):
+        if is_answer(message) and not self._asked.is_answered_by(message):
             return others + b"\n"
         return others + _event_of(_encoded(message))
-
-    def _is_awaited(self, request_id: str | int | None) -> bool:
-        return self._asked.id is not None and (request_id is None or str(request_id) == str(self._asked.id))
 
     async def aclose(self) -> None:
         await self._inner.aclose()
