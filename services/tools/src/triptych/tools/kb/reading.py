@@ -70,35 +70,35 @@ class Unreadable:
 
 def files_of(folder: Path) -> list[Path]:
     """The files of a folder and its folders that are read. Hidden files are not, nor are links that lead elsewhere."""
-    return [path for path in _listed(folder) if path.suffix.lower() in SUFFIXES and not _leads_out(path, folder)]
+    return [path for path, why_not in _listed(folder) if not why_not]
 
 
 def left_out_of(folder: Path) -> list[Unreadable]:
     """The files of a folder that are not looked into, each with the reason. Hidden files are not named."""
-    left_out = []
-    for path in _listed(folder):
-        if _leads_out(path, folder):
-            reason = "a link that leads out of the folder; copy the file into it"
-        elif path.suffix.lower() not in SUFFIXES:
-            reason = f"no file of {', '.join(sorted(SUFFIXES))}; save it as one of them"
-        else:
+    return [
+        Unreadable(_printable(path.relative_to(folder).as_posix()), why_not)
+        for path, why_not in _listed(folder)
+        if why_not
+    ]
+
+
+def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The files of a folder in order, each with the reason why it is not looked into, or with none."""
+    inside = folder.resolve()
+    for path in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
-        left_out.append(Unreadable(_printable(path.relative_to(folder).as_posix()), reason))
-    return left_out
+        if _leads_out(path, inside):
+            if path.is_file() or path.is_symlink():
+                yield path, "a link that leads out of the folder; copy the file into it"
+        elif path.is_file():
+            is_read = path.suffix.lower() in SUFFIXES
+            yield path, "" if is_read else f"no file of {', '.join(sorted(SUFFIXES))}; save it as one of them"
 
 
-def _listed(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if (path.is_file() or (path.is_symlink() and _leads_out(path, folder)))
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-
-
-def _leads_out(path: Path, folder: Path) -> bool:
+def _leads_out(path: Path, inside: Path) -> bool:
     try:
-        return not path.resolve().is_relative_to(folder.resolve())
+        return not path.resolve().is_relative_to(inside)
     except (OSError, RuntimeError):  # a link to itself
         return True
 
