@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from uuid import UUID
 import typer
 from pydantic import ValidationError
 
+from triptych.cli.command_answers import wait_for_answers
 from triptych.cli.filters import (
     OfPlaybook,
     OfTenant,
@@ -49,7 +49,6 @@ from triptych.client.operator import OPEN_STATUSES
 from triptych.schemas import Control, ControlAction, codec
 
 _ANSWER_TIMEOUT_S = 15.0
-_POLL_S = 0.1
 _ESCALATED = ("escalated",)
 
 RunArgument = Annotated[
@@ -302,13 +301,7 @@ async def _send(
             command_id = await client.control(run.run_id, run.partition, action, **command)
         except ValidationError as error:
             raise wrong_option(error) from None
-        answers: list[JournalEntry] = []
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                while not answers:
-                    await asyncio.sleep(_POLL_S)
-                    journal = await operator.journal(run.run_id)
-                    answers = [entry for entry in journal if entry.data.get("command_id") == command_id]
+        answers = await wait_for_answers(operator, run.run_id, command_id, _ANSWER_TIMEOUT_S)
         return await operator.run(str(run.run_id)), answers
 
 

@@ -14,11 +14,12 @@ from typing import Any, TypeGuard
 
 from pydantic import BaseModel
 
+from triptych.cli.command_answers import wait_for_answers
 from triptych.client import Client, JournalEntry, Operator, RunNotFoundError, RunRow, StepRow
 from triptych.schemas import ControlAction, Json, Outcome, OutcomeStatus
 
 TELL_EVERY_S = 1.0
-ANSWER_WITHIN_S, LOOK_EVERY_S = 15.0, 0.1
+ANSWER_WITHIN_S = 15.0
 _DONE = frozenset({"succeeded", "skipped"})
 
 Tell = Callable[[float, str], Awaitable[None]]
@@ -153,12 +154,12 @@ class Desk:
             command_id = await self._client.control(
                 run.run_id, run.partition, ControlAction.CANCEL, principal=self._principal, note=why
             )
-            answer = await _answer_to(operator, run, command_id)
+            answers = await wait_for_answers(operator, run.run_id, command_id, ANSWER_WITHIN_S)
             status = (await operator.task(self._tenant, task_id)).status
-        match answer:
-            case None:
+        match answers:
+            case []:
                 return TaskCancelled(task_id=task_id, answered=Cancelling.NOT_YET, status=status)
-            case JournalEntry(type="CommandRefused", data=data):
+            case [JournalEntry(type="CommandRefused", data=data), *_]:
                 reason = data["reason"]["message"]
                 return TaskCancelled(task_id=task_id, answered=Cancelling.REFUSED, status=status, reason=reason)
             case _:
@@ -204,18 +205,6 @@ class Desk:
             told = f"{status.status}, {done} of {len(status.steps)} steps done"
             await tell(time.monotonic() - began, f"{told}, now {under_way[0]}" if under_way else told)
             await asyncio.sleep(TELL_EVERY_S)
-
-
-async def _answer_to(operator: Operator, run: RunRow, command_id: str) -> JournalEntry | None:
-    """What the executor has made of a command; None when it says nothing in time."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            while True:
-                for entry in await operator.journal(run.run_id):
-                    if entry.data.get("command_id") == command_id:
-                        return entry
-                await asyncio.sleep(LOOK_EVERY_S)
-    return None
 
 
 def _status(run: RunRow, steps: list[StepRow]) -> TaskStatus:
