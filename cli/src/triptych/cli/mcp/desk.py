@@ -89,16 +89,16 @@ class TaskOutcome(BaseModel):
 
 
 class Cancelling(StrEnum):
-    """What came of a wish to cancel."""
+    """The answer to a request to cancel."""
 
     CANCELLED = "cancelled"
     OVER = "over"
     """It had ended before."""
     REFUSED = "refused"
     NOT_YET = "not_yet"
-    """It was asked for, and nothing has answered so far."""
+    """The request was sent, and no executor has answered it yet."""
     UNKNOWN = "unknown"
-    """There is no such task, or nothing has taken it up yet."""
+    """There is no such task, or no executor has admitted it yet."""
 
 
 class TaskCancelled(BaseModel):

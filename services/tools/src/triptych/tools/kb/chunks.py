@@ -32,7 +32,7 @@ class Document:
     body: str
     category: str = ""
     note: str = ""
-    """What people should know of how it was read. It is kept nowhere."""
+    """What people should know of how it was read. It is not stored."""
 
     @property
     def content_hash(self) -> str:

@@ -262,7 +262,7 @@ def _pdf(path: Path) -> tuple[str, str, str]:
 
 
 def _is_garbled(text: str) -> bool:
-    """Whether much of it are numbers of glyphs and characters that nothing shows, as of a font without a code."""
+    """Whether much of a text is numbers of glyphs and unprintable characters, as of a font without character codes."""
     odd = sum(len(found[0]) for found in _GLYPHS.finditer(text))
     return odd > _GARBLED_SHARE * len(text)
 

@@ -46,10 +46,10 @@ _REFUSALS = {
     552: ErrorCode.INVALID_ARGUMENTS,
     553: ErrorCode.INVALID_ARGUMENTS,
 }
-"""Of the permanent replies of a server (RFC 5321, 4.2.3), with those that some give for an address that is none (510,
-511 and 513). The others say that it does not want this message."""
+"""Permanent replies of a server (RFC 5321, 4.2.3). Some servers send 510, 511 or 513 for an address that is not valid.
+All other permanent replies mean that the server does not want this message."""
 GREYLISTED_MS = 300_000
-"""So long a server that greylists keeps a sender waiting (RFC 6647, 4.1), where it does not say how long."""
+"""The wait for a server that greylists and does not say how long (RFC 6647, 4.1)."""
 _WAIT_MAX_S = 86_400
 _WAIT = re.compile(
     r"\b(?:in|for|after|wait)\s+(?:at least\s+|about\s+|another\s+)?"
@@ -158,7 +158,7 @@ class Post:
                 except aiosmtplib.SMTPRecipientRefused as error:
                     refused.append(error)
         if len(refused) == len(recipients):
-            # One that may be taken later decides: then a later attempt is of use.
+            # If the server may take one recipient later, a later attempt can help.
             first = next((error for error in refused if error.code not in _PERMANENT), refused[0])
             raise _refusal(first.code, first.message, first.recipient)
         names = {error.recipient for error in refused}
@@ -232,7 +232,7 @@ def _refusal(code: int, said: str, what: str) -> ToolFailure:
 
 
 def wait_ms(said: str) -> int | None:
-    """How long a server wants us to wait that refuses for now, from its words: SMTP has no code for it."""
+    """Read from the words of a temporary refusal how long to wait. SMTP has no code for it."""
     if stated := _WAIT.search(said):
         hours, minutes, seconds, number, unit = stated.groups()
         if number is None:

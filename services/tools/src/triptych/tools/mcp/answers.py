@@ -31,7 +31,7 @@ _ASKS = re.compile(
     r"|\bnot support (\w+ )?(elicitation|sampling|roots)\b",
     re.IGNORECASE,
 )
-"""What servers say that were told so: by us, or by the capabilities that we have not."""
+"""What servers say when our answer, or our list of capabilities, tells them that we do not support it."""
 
 _SERVER_ERROR = 500
 _LOOKED_AT_MAX_CHARS = 4_000
@@ -149,7 +149,7 @@ def failure_of_error(error: MCPError, offer: Offer, *, is_listed: bool) -> ToolF
 
 
 def failure_of_task(error: TaskFailedError, offer: Offer) -> ToolFailure:
-    """What it means that a task has no result. It was taken on, so it may have been done."""
+    """The failure of a task without a result. The server took it on, so it may have taken effect."""
     told = f"task {one_line(error.task_id)}: {one_line(error.why)}"
     if error.asks:
         return _wants_an_answer(offer, told)

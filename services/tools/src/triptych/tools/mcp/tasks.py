@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from triptych.schemas.result import ErrorCode
 
 POLL_MS, POLL_MIN_MS, POLL_MAX_MS = 1_000, 50, 30_000
-"""How long to wait between two questions: where the server says nothing of it, at least, and at most."""
+"""How long to wait between two questions: by default, at least, and at most."""
 ERRORS_IN_A_ROW_MAX = 5
 """After so many questions without an answer the task is given up."""
 CANCEL_WITHIN_S = 5.0
@@ -29,7 +29,7 @@ _FINAL = frozenset({types.INVALID_PARAMS, types.METHOD_NOT_FOUND, types.MISSING_
 
 
 class TaskFailedError(Exception):
-    """A task has no result, and may have done all the same what it was to do."""
+    """A task has no result. It may have taken effect all the same."""
 
     def __init__(self, task_id: str, code: ErrorCode, why: str, *, asks: bool = False) -> None:
         """`asks`: it wants an answer in the middle of its work."""
@@ -68,7 +68,7 @@ class Tasks(ClientExtension):
         self._cancelling: set[asyncio.Task[None]] = set()
 
     def claims(self) -> Sequence[ResultClaim[Any]]:
-        """What is claimed of the results of calls: tasks."""
+        """Claim the results of calls that are tasks."""
         return [ResultClaim(result_type="task", model=_Created, resolve=self._result)]
 
     async def _result(self, created: _Created, context: ClaimContext) -> types.CallToolResult:

@@ -43,7 +43,7 @@ GONE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
 
 
 def failure_of(error: Exception, operation: str, *, undone: bool, parameters: Sequence[str] = ()) -> ToolFailure | None:
-    """The failure that an error means; None when it is none of Postgres.
+    """The failure that an error means; None when it does not come from Postgres.
 
     Args:
         error: What was raised.
@@ -64,7 +64,7 @@ def failure_of(error: Exception, operation: str, *, undone: bool, parameters: Se
             | asyncpg.UnsupportedServerFeatureError()
             | asyncpg.InternalClientError()
         ):
-            # A matter of types, which no further attempt mends.
+            # The types do not fit, so another attempt cannot succeed.
             told = f"{operation}: the driver cannot read what the database gives: {error}"
             return ToolFailure(ErrorCode.CONTRACT_VIOLATION, told, undone=undone)
         case asyncpg.PostgresConnectionError():

@@ -1,7 +1,7 @@
 """Dates, times and intervals between ISO 8601 and the numbers of Postgres. Pure.
 
 Postgres knows more of them than Python does: infinity, years before our era and after 9999, 24 o'clock, and months of
-an interval, which differ in length. Each is told as it is, and what is told is taken again. A date counts days and a
+an interval, which differ in length. Each is written in full, and its text can be read back. A date counts days and a
 timestamp microseconds from the beginning of 2000 on (`set_type_codec` in the driver's manual has the whole list).
 """
 

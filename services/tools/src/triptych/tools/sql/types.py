@@ -112,7 +112,7 @@ def _float4(value: bytes) -> float:
     """The number with the fewest digits that is this one in four bytes: 0.1, and not 0.10000000149011612."""
     (exact,) = struct.unpack("!f", value)
     shortest = (float(f"{exact:.{digits}g}") for digits in range(_FLOAT4_MIN_DIGITS, _FLOAT4_MAX_DIGITS + 1))
-    # One that is rounded up from the largest is none in four bytes; the last has all its digits.
+    # The largest number, rounded up, does not fit into four bytes. Nine digits are always exact.
     return next((each for each in shortest if _in_four_bytes(each) == value), float(exact))
 
 
@@ -135,7 +135,7 @@ CODECS: Mapping[str, _Codec] = {
         "binary",
     ),
     "float4": _Codec(partial(struct.pack, "!f"), _float4, "binary"),
-    # What comes as bytes after that is a "char", whose name the driver takes for another.
+    # So the bytes that a row still holds are a "char". `set_type_codec` takes its name for another type.
     "bytea": _Codec(_as_it_is, _base64, "binary"),
     "date": _Codec(_as_it_is, times.date_text, "tuple"),
     "timestamp": _Codec(_as_it_is, times.timestamp_text, "tuple"),
@@ -176,7 +176,7 @@ class Described:
 
 
 async def describe(connection: asyncpg.Connection, statement: str) -> Described:
-    """Ask the database for the types of a statement. The connection is good for nothing else after it.
+    """Ask the database for the types of a statement. Use the connection for nothing else afterwards.
 
     Raises:
         asyncpg.PostgresError: the database does not take the statement.
@@ -199,7 +199,7 @@ async def describe(connection: asyncpg.Connection, statement: str) -> Described:
 
 
 async def _scalars_of(connection: asyncpg.Connection, said: str) -> set[int]:
-    """Of a row that the driver cannot read, the fields that may be why; it is told to read them from now on."""
+    """Find the field types that may keep the driver from reading a row. Let it read them as bytes from now on."""
     found = _UNREADABLE.search(said)
     oid = await connection.fetchval(SQL["type_named"], *found.groups()) if found else None
     if oid is None:

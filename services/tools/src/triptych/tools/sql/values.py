@@ -155,7 +155,7 @@ def column_schema(types: Types, oid: int, within: tuple[int, ...] = ()) -> Schem
             fields: Schema = {name: column_schema(types, field, within) for name, field in own.fields}
             told = {"type": "object", "properties": fields, "required": list(fields)}
         case "enum":
-            # Without its labels: somebody may add one, and a row that has it was written then.
+            # Without its labels: a label may be added later, and rows may hold it then.
             told = dict(_TEXT)
         case _:
             return _told(own.name)
