@@ -23,7 +23,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from psycopg import errors
 
-from triptych.cli.retain import owner_of
+from triptych.cli.owner import owner_of
 from triptych.cli.stack import Servers
 from triptych.cli.stack.orphans import MARK
 from triptych.schemas import topics

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from triptych.cli.options import DEFAULT_DATA, DEFAULT_PREFIX, DataDir, topic_prefix
 from triptych.cli.output import err
-from triptych.cli.retain import owner_of
+from triptych.cli.owner import owner_of
 from triptych.cli.stack.control import ask
 from triptych.cli.stack.environment import inherited
 from triptych.cli.stack.errors import BackupFailedError, NotRunningError, StillRunningError

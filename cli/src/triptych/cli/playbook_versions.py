@@ -5,8 +5,6 @@ They read and write the table that executors look at every second. Runs that hav
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,10 +27,8 @@ from triptych.cli.options import (
     principal_of,
 )
 from triptych.cli.output import err, local_time, out, print_json
-from triptych.cli.retain import owner_of
+from triptych.cli.owner import OwnerPostgres, connected, owner_of
 from triptych.cli.stack.config import StackConfig
-from triptych.cli.stack.postgres import owner_at
-from triptych.client import DatabaseUnreachableError
 from triptych.kernel.errors import TriptychError
 from triptych.schemas import Playbook, codec
 
@@ -56,15 +52,6 @@ values (%(name)s, %(version)s, (
 ), %(by)s, %(note)s)
 """
 
-Owner = Annotated[
-    str | None,
-    typer.Option(
-        "--postgres",
-        envvar="TRIPTYCH_POSTGRES",
-        metavar="DSN",
-        help="The role that owns the tables, as `setup` has it.",
-    ),
-]
 Note = Annotated[str, typer.Option(help="Why; it is kept beside the version.")]
 
 
@@ -100,7 +87,7 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List the versions of playbooks, the one that new tasks get marked."""
-    with _connected(database(data, postgres)) as connection:
+    with connected(database(data, postgres)) as connection:
         found = _versions(connection, name)
     if as_json:
         print_json(found)
@@ -128,12 +115,12 @@ def activate(
         ),
     ] = None,
     data: DataDir = DEFAULT_DATA,
-    postgres: Owner = None,
+    postgres: OwnerPostgres = None,
     as_json: AsJson = False,
 ) -> None:
     """Let new tasks have another version of a playbook; the executor goes on running."""
     playbook = None if "@" in what and not Path(what).exists() else _checked(Path(what), config)
-    with _connected(postgres or owner_of(data)) as connection:
+    with connected(postgres or owner_of(data)) as connection:
         if playbook is None:
             chosen = _named(connection, what)
         else:
@@ -150,26 +137,17 @@ def rollback(
     note: Note = "",
     principal: Principal = None,
     data: DataDir = DEFAULT_DATA,
-    postgres: Owner = None,
+    postgres: OwnerPostgres = None,
     as_json: AsJson = False,
 ) -> None:
     """Let new tasks have the version again that was active before this one."""
-    with _connected(postgres or owner_of(data)) as connection:
+    with connected(postgres or owner_of(data)) as connection:
         known = _versions(connection, name)
         before = next((each for each in known if not each.active and each.activated_at is not None), None)
         if before is None:
             raise NoVersionError(name, "no other version of it was ever active", known)
         _activate(connection, name, before.version, by=principal_of(principal), note=note)
     _told(name, before.version, as_json=as_json)
-
-
-@contextmanager
-def _connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    try:
-        with psycopg.connect(dsn) as connection:
-            yield connection
-    except psycopg.Error as error:
-        raise DatabaseUnreachableError(owner_at(dsn), error) from error
 
 
 def _versions(connection: psycopg.Connection[Any], name: str | None) -> list[Version]:

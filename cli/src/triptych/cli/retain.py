@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 import typer
@@ -14,11 +12,11 @@ from rich.table import Table
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir
 from triptych.cli.output import err, out, print_json
+from triptych.cli.owner import OwnerPostgres, owner_of
 from triptych.cli.retention import Report, remove_old
 from triptych.cli.stack.config import MOST_DAYS
-from triptych.cli.stack.layout import Layout
-from triptych.cli.stack.postgres import OWNER, owner_at
-from triptych.client import Address, DatabaseUnreachableError, NoStackError
+from triptych.cli.stack.postgres import owner_at
+from triptych.client import DatabaseUnreachableError
 
 _DAYS = re.compile(r"(\d+)\s*d")
 
@@ -38,12 +36,7 @@ def retention(
     ] = "90d",  # type: ignore[assignment]  # typer parses the default as it does what is given
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
     data: DataDir = DEFAULT_DATA,
-    postgres: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TRIPTYCH_POSTGRES", metavar="DSN", help="The role that owns the tables, as `setup` has it."
-        ),
-    ] = None,
+    postgres: OwnerPostgres = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove runs that have been over for long, a week at a time, and make partitions for the weeks ahead."""
@@ -57,20 +50,6 @@ def retention(
         print_json(report)
     else:
         _show(report)
-
-
-def owner_of(data: Path) -> str:
-    """The owner's DSN of the embedded stack in `data`: where the operator's leads, and the secret beside it.
-
-    Raises:
-        NoStackError: none runs there, or its database is not embedded.
-    """
-    address, layout = Address.from_stack(data), Layout.existing(data)
-    if address.postgres is None or not layout.postgres.exists():
-        raise NoStackError(data, "its database is not embedded: name its owner with --postgres")
-    parts = urlsplit(address.postgres)
-    where = f"{parts.hostname}:{parts.port}"
-    return urlunsplit(parts._replace(netloc=f"{OWNER}:{quote(layout.secret('postgres-owner'))}@{where}"))
 
 
 def _show(report: Report) -> None:

@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-import psycopg
 import typer
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker
 from triptych.cli.output import err, print_json
-from triptych.cli.retain import owner_of
-from triptych.cli.stack.postgres import owner_at
-from triptych.client import Address, DatabaseUnreachableError, KafkaUnreachableError
+from triptych.cli.owner import OwnerPostgres, connected, owner_of
+from triptych.client import Address, KafkaUnreachableError
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.kafka_clients import Consumer
 from triptych.kernel.topic_metadata import describe
@@ -53,12 +51,7 @@ def seek(
     data: DataDir = DEFAULT_DATA,
     kafka: Kafka = None,
     prefix: Prefix = None,
-    postgres: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TRIPTYCH_POSTGRES", metavar="DSN", help="The role that owns the tables, as `setup` has it."
-        ),
-    ] = None,
+    postgres: OwnerPostgres = None,
     as_json: AsJson = False,
 ) -> None:
     """Let the executor read a partition on from another record: skip some, or read some again."""
@@ -94,12 +87,9 @@ async def _range(address: Address, place: TopicPartition) -> tuple[int, int]:
 
 def _write(dsn: str, place: TopicPartition, offset: int) -> int | None:
     """Put the offset in the row of the partition, and take the partition from its owner; gives the one before."""
-    try:
-        with psycopg.connect(dsn) as connection:
-            asked = {"topic": place.topic, "partition": place.partition, "offset": offset}
-            row = connection.execute(_SEEK, asked).fetchone()
-    except psycopg.Error as error:
-        raise DatabaseUnreachableError(owner_at(dsn), error) from error
+    with connected(dsn) as connection:
+        asked = {"topic": place.topic, "partition": place.partition, "offset": offset}
+        row = connection.execute(_SEEK, asked).fetchone()
     if row is None:
         raise SeekRefusedError(place, "no executor has ever read it", "Start one first.")
     before: int | None = row[0]
