@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -18,18 +16,9 @@ import typer
 from pydantic import ValidationError
 
 from triptych.cli.command_answers import wait_for_answers
-from triptych.cli.filters import (
-    OfPlaybook,
-    OfTenant,
-    Since,
-    Statuses,
-    Until,
-    WithErrorCode,
-    WithReason,
-    WithTool,
-    statuses,
-)
+from triptych.cli.filters import Filters
 from triptych.cli.many import MAX_RUNS, command_many
+from triptych.cli.option_groups import with_groups
 from triptych.cli.options import (
     DEFAULT_DATA,
     AsJson,
@@ -67,126 +56,72 @@ BUDGETS = ("steps", "tool_calls", "tokens", "usd", "wall_ms", "replans")
 class Where:
     """Which stack is meant, and how it is answered."""
 
-    data: Path
-    kafka: str | None
-    prefix: str | None
-    postgres: str | None
-    as_json: bool
+    data: DataDir = DEFAULT_DATA
+    kafka: Kafka = None
+    prefix: Prefix = None
+    postgres: Postgres = None
+    as_json: AsJson = False
+
+    @property
+    def servers(self) -> tuple[Address, str]:
+        """The broker, and the DSN of the operator's database."""
+        return broker(self.data, self.kafka, self.prefix), database(self.data, self.postgres)
 
 
 @dataclass(frozen=True, slots=True)
-class Which:
-    """The runs that are meant: one by its name, or those that fit."""
+class Selection(Filters):
+    """The runs to command when none is named: those that fit the filters."""
 
-    run: str | None
-    status: list[str] | None
-    playbook: str | None
-    tenant: str | None
-    reason: str | None
-    tool: str | None
-    error_code: str | None
-    since: datetime | None
-    until: datetime | None
-    dry_run: bool
-    yes: bool
+    dry_run: DryRun = False
+    yes: Yes = False
 
-    def filter(self, action: ControlAction) -> RunFilter | None:
-        """The filter, or None where one run is named."""
-        names = (
-            self.status,
-            self.playbook,
-            self.tenant,
-            self.reason,
-            self.tool,
-            self.error_code,
-            self.since,
-            self.until,
-        )
-        has_filter = any(each is not None for each in names)
-        if self.run is not None and (has_filter or self.dry_run or self.yes):
-            raise typer.BadParameter("name one RUN, or give filters for many; not both")
-        if self.run is not None:
-            return None
-        if not has_filter:
+    def wanted(self, action: ControlAction) -> RunFilter:
+        """The filter, which lets through only runs that the action is for."""
+        if replace(self, dry_run=False, yes=False) == Selection():
             raise typer.BadParameter(
                 f"name a RUN, or say which by filters: triptych {action.value} --reason tool_unavailable"
             )
         possible = OPEN_STATUSES if action is ControlAction.CANCEL else _ESCALATED
-        wanted = RunFilter(
-            statuses=statuses(self.status) or possible,
-            playbook=self.playbook,
-            tenant=self.tenant,
-            reason=self.reason,
-            tool=self.tool,
-            error_code=self.error_code,
-            since=self.since,
-            until=self.until,
-            limit=MAX_RUNS,
-        )
+        wanted = self.run_filter(limit=MAX_RUNS)
         if impossible := [each for each in wanted.statuses if each not in possible]:
             raise typer.BadParameter(
                 f"--status {impossible[0]}: {action.value} is for runs that are {' or '.join(possible)}"
             )
-        return wanted
+        return wanted if wanted.statuses else replace(wanted, statuses=possible)
 
 
+@with_groups
 def cancel(
     run: RunArgument = None,
     *,
-    status: Statuses = None,
-    playbook: OfPlaybook = None,
-    tenant: OfTenant = None,
-    reason: WithReason = None,
-    tool: WithTool = None,
-    error_code: WithErrorCode = None,
-    since: Since = None,
-    until: Until = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
+    selection: Selection,
     note: Note = "",
     principal: Principal = None,
-    data: DataDir = DEFAULT_DATA,
-    kafka: Kafka = None,
-    prefix: Prefix = None,
-    postgres: Postgres = None,
-    as_json: AsJson = False,
+    where: Where,
 ) -> None:
     """Stop a run, or all that fit the filters. What is under way is not waited for."""
-    which = Which(run, status, playbook, tenant, reason, tool, error_code, since, until, dry_run, yes)
     command = {"principal": principal_of(principal), "note": note}
-    _command(which, Where(data, kafka, prefix, postgres, as_json), ControlAction.CANCEL, command)
+    _command(run, selection, where, ControlAction.CANCEL, command)
 
 
+@with_groups
 def resume(
     run: RunArgument = None,
     *,
     extend: Annotated[
         list[str] | None, typer.Option(metavar="BUDGET=AMOUNT", help="More of a budget, for example usd=0.5.")
     ] = None,
-    status: Statuses = None,
-    playbook: OfPlaybook = None,
-    tenant: OfTenant = None,
-    reason: WithReason = None,
-    tool: WithTool = None,
-    error_code: WithErrorCode = None,
-    since: Since = None,
-    until: Until = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
+    selection: Selection,
     note: Note = "",
     principal: Principal = None,
-    data: DataDir = DEFAULT_DATA,
-    kafka: Kafka = None,
-    prefix: Prefix = None,
-    postgres: Postgres = None,
-    as_json: AsJson = False,
+    where: Where,
 ) -> None:
     """Take up an escalated run, or all that fit the filters, where they stopped, with fresh attempts."""
-    which = Which(run, status, playbook, tenant, reason, tool, error_code, since, until, dry_run, yes)
     command = {"principal": principal_of(principal), "note": note, "extend": amounts(extend or [])}
-    _command(which, Where(data, kafka, prefix, postgres, as_json), ControlAction.RESUME, command)
+    _command(run, selection, where, ControlAction.RESUME, command)
 
 
+@with_groups
 def skip(
     run: RunArgument = None,
     *,
@@ -194,67 +129,45 @@ def skip(
     answer: Annotated[
         str | None, typer.Option("--answer", metavar="JSON", help="What the step is taken to have answered.")
     ] = None,
-    status: Statuses = None,
-    playbook: OfPlaybook = None,
-    tenant: OfTenant = None,
-    reason: WithReason = None,
-    tool: WithTool = None,
-    error_code: WithErrorCode = None,
-    since: Since = None,
-    until: Until = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
+    selection: Selection,
     note: Note = "",
     principal: Principal = None,
-    data: DataDir = DEFAULT_DATA,
-    kafka: Kafka = None,
-    prefix: Prefix = None,
-    postgres: Postgres = None,
-    as_json: AsJson = False,
+    where: Where,
 ) -> None:
     """Treat a step of an escalated run, or of all that fit the filters, as done, and go on."""
-    which = Which(run, status, playbook, tenant, reason, tool, error_code, since, until, dry_run, yes)
     command = {"principal": principal_of(principal), "note": note, "step": step, "data": _json(answer)}
-    _command(which, Where(data, kafka, prefix, postgres, as_json), ControlAction.SKIP, command)
+    _command(run, selection, where, ControlAction.SKIP, command)
 
 
+@with_groups
 def abort(
     run: RunArgument = None,
     *,
     undo: Annotated[bool, typer.Option("--undo", help="Undo first what it has written, the latest first.")] = False,
-    status: Statuses = None,
-    playbook: OfPlaybook = None,
-    tenant: OfTenant = None,
-    reason: WithReason = None,
-    tool: WithTool = None,
-    error_code: WithErrorCode = None,
-    since: Since = None,
-    until: Until = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
+    selection: Selection,
     note: Note = "",
     principal: Principal = None,
-    data: DataDir = DEFAULT_DATA,
-    kafka: Kafka = None,
-    prefix: Prefix = None,
-    postgres: Postgres = None,
-    as_json: AsJson = False,
+    where: Where,
 ) -> None:
     """End an escalated run, or all that fit the filters, as failed."""
-    which = Which(run, status, playbook, tenant, reason, tool, error_code, since, until, dry_run, yes)
     command = {"principal": principal_of(principal), "note": note, "undo": undo}
-    _command(which, Where(data, kafka, prefix, postgres, as_json), ControlAction.ABORT, command)
+    _command(run, selection, where, ControlAction.ABORT, command)
 
 
-def _command(which: Which, where: Where, action: ControlAction, command: dict[str, Any]) -> None:
-    wanted = which.filter(action)
-    address, dsn = broker(where.data, where.kafka, where.prefix), database(where.data, where.postgres)
-    if wanted is None:
-        assert which.run is not None  # noqa: S101 - one or the other is given
-        _report(asyncio.run(_send(address, dsn, which.run, action, command)), as_json=where.as_json)
-        return
-    _check(action, command)
-    command_many(address, dsn, wanted, action, command, dry_run=which.dry_run, yes=which.yes, as_json=where.as_json)
+def _command(
+    run: str | None, selection: Selection, where: Where, action: ControlAction, command: dict[str, Any]
+) -> None:
+    if run is None:
+        wanted = selection.wanted(action)
+        address, dsn = where.servers
+        _check(action, command)
+        dry_run, yes, as_json = selection.dry_run, selection.yes, where.as_json
+        command_many(address, dsn, wanted, action, command, dry_run=dry_run, yes=yes, as_json=as_json)
+    elif selection != Selection():
+        raise typer.BadParameter("name one RUN, or give filters for many; not both")
+    else:
+        address, dsn = where.servers
+        _report(asyncio.run(_send(address, dsn, run, action, command)), as_json=where.as_json)
 
 
 def _check(action: ControlAction, command: dict[str, Any]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
-from triptych.client import RUN_STATUSES
+from triptych.client import RUN_STATUSES, RunFilter
 
 _AGO = re.compile(r"(\d{1,6})\s*([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -49,3 +51,32 @@ Since = Annotated[
 Until = Annotated[
     datetime | None, typer.Option(parser=since_time, metavar="TIME", help="Admitted before: 15m, 2h, or a time.")
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """The options as they were given; None where one was not."""
+
+    status: Statuses = None
+    playbook: OfPlaybook = None
+    tenant: OfTenant = None
+    reason: WithReason = None
+    tool: WithTool = None
+    error_code: WithErrorCode = None
+    since: Since = None
+    until: Until = None
+
+    def run_filter(self, *, limit: int, older_than: UUID | None = None) -> RunFilter:
+        """The filter that they make together."""
+        return RunFilter(
+            statuses=statuses(self.status),
+            playbook=self.playbook,
+            tenant=self.tenant,
+            reason=self.reason,
+            tool=self.tool,
+            error_code=self.error_code,
+            since=self.since,
+            until=self.until,
+            older_than=older_than,
+            limit=limit,
+        )

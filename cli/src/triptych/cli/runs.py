@@ -11,17 +11,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from triptych.cli.filters import (
-    OfPlaybook,
-    OfTenant,
-    Since,
-    Statuses,
-    Until,
-    WithErrorCode,
-    WithReason,
-    WithTool,
-    statuses,
-)
+from triptych.cli.filters import Filters
+from triptych.cli.option_groups import with_groups
 from triptych.cli.options import DEFAULT_DATA, AsJson, DataDir, Postgres, database
 from triptych.cli.output import duration, err, is_narrow, local_time, name_text, out, print_json, status_text, usd
 from triptych.client import Operator, RunFilter, RunRow
@@ -30,16 +21,10 @@ _WIDE = 150
 """From this many columns on there is room for the run id, its time, tenant and playbook."""
 
 
+@with_groups
 def runs(
     *,
-    status: Statuses = None,
-    playbook: OfPlaybook = None,
-    tenant: OfTenant = None,
-    reason: WithReason = None,
-    tool: WithTool = None,
-    error_code: WithErrorCode = None,
-    since: Since = None,
-    until: Until = None,
+    filters: Filters,
     older_than: Annotated[
         UUID | None, typer.Option(metavar="RUN", help="The next page: what comes after this run id.")
     ] = None,
@@ -49,18 +34,7 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first. With --tool and --error-code, one step must fit both."""
-    wanted = RunFilter(
-        statuses=statuses(status),
-        playbook=playbook,
-        tenant=tenant,
-        reason=reason,
-        tool=tool,
-        error_code=error_code,
-        since=since,
-        until=until,
-        older_than=older_than,
-        limit=limit,
-    )
+    wanted = filters.run_filter(older_than=older_than, limit=limit)
     found = asyncio.run(_read(database(data, postgres), wanted))
     if as_json:
         print_json(found)
