@@ -17,7 +17,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from triptych.cli.output import err, name_text, out, print_json
-from triptych.cli.runs import runs_table
+from triptych.cli.runs import matching, runs_table
 from triptych.client import Address, Client, Operator, RunFilter, RunRow
 from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.run_ids import CLOCKS_DIFFER_BY
@@ -58,7 +58,7 @@ def command_many(
     as_json: bool,
 ) -> None:
     """Show which runs fit, ask, send the command to each, and tell what came of it."""
-    found = asyncio.run(_matching(dsn, wanted))
+    found = asyncio.run(matching(dsn, wanted))
     if not as_json:
         _show(found, action)
     if dry_run or not found:
@@ -77,14 +77,6 @@ def command_many(
         _tell(report, action)
     if not report.is_whole:
         raise typer.Exit(1)
-
-
-async def _matching(dsn: str, wanted: RunFilter) -> list[RunRow]:
-    async with Operator.connect(dsn) as operator:
-        found = await operator.runs(wanted)
-        if not found:
-            await operator.check(wanted)
-        return found
 
 
 def _show(found: Sequence[RunRow], action: ControlAction) -> None:

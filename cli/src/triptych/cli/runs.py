@@ -35,7 +35,7 @@ def runs(
 ) -> None:
     """List runs, newest first. With --tool and --error-code, one step must fit both."""
     wanted = filters.run_filter(older_than=older_than, limit=limit)
-    found = asyncio.run(_read(database(data, postgres), wanted))
+    found = asyncio.run(matching(database(data, postgres), wanted))
     if as_json:
         print_json(found)
         return
@@ -47,7 +47,12 @@ def runs(
         err.print(f"{limit} runs; what is older: --older-than {found[-1].run_id}", style="dim", soft_wrap=True)
 
 
-async def _read(dsn: str, wanted: RunFilter) -> list[RunRow]:
+async def matching(dsn: str, wanted: RunFilter) -> list[RunRow]:
+    """The runs that fit, newest first.
+
+    Raises:
+        FilterUnknownError: none fits, and none can: the filter names what does not exist.
+    """
     async with Operator.connect(dsn) as operator:
         found = await operator.runs(wanted)
         if not found:
