@@ -5,6 +5,7 @@ They read and write the table that executors look at every second. Runs that hav
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +29,7 @@ from triptych.cli.options import (
 )
 from triptych.cli.output import err, local_time, out, print_json
 from triptych.cli.owner import OwnerPostgres, connected, owner_of
-from triptych.cli.stack.config import StackConfig
+from triptych.cli.stack.config import StackConfig, ToolTable
 from triptych.kernel.errors import TriptychError
 from triptych.schemas import Playbook, codec
 
@@ -172,8 +173,12 @@ def _activate(connection: psycopg.Connection[Any], name: str, version: str, *, b
 def _checked(file: Path, config: Path | None) -> Playbook:
     from triptych.kernel.playbooks import load_playbook  # noqa: PLC0415 - CEL is slow to import
 
-    known = StackConfig.load(config or DEFAULT_CONFIG).table.tools if config or DEFAULT_CONFIG.exists() else None
-    return load_playbook(file, known)
+    return load_playbook(file, configured_tools(config))
+
+
+def configured_tools(config: Path | None) -> Mapping[str, ToolTable] | None:
+    """The tools of the triptych.toml that is named, else of the one here. None if there is neither."""
+    return StackConfig.load(config or DEFAULT_CONFIG).table.tools if config or DEFAULT_CONFIG.exists() else None
 
 
 def _told(name: str, version: str, *, as_json: bool) -> None:
