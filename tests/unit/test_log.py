@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +155,22 @@ def test_what_another_program_writes_is_cut_while_it_goes_on(tmp_path: Path) -> 
         server.write(b"after\n")
     assert file.read_bytes() == b"after\n"
     assert (tmp_path / "server.log.1").read_bytes() == b"before\n" * 10
+
+
+def test_a_log_that_cannot_be_copied_for_want_of_room_stays_with_its_older_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_log: Path, copy: Path) -> None:
+        copy.write_text("bef")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = tmp_path / "server.log"
+    file.write_text("before\n" * 10)
+    file.with_name("server.log.1").write_text("long before\n")
+    monkeypatch.setattr(shutil, "copyfile", full)
+    cut(file, 50)
+    assert written(file) == "long before\n" + "before\n" * 10
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_restart_keeps_the_log_and_the_last_lines_are_those_since(tmp_path: Path) -> None:

@@ -31,8 +31,14 @@ def cut(path: Path, max_bytes: int = MAX_BYTES) -> None:
     """Copy a log that is too large aside and empty it. Its writer appends, so it goes on at the beginning."""
     if not path.exists() or path.stat().st_size <= max_bytes:
         return
+    draft = path.with_name(f"{path.name}.draft")
+    try:
+        shutil.copyfile(path, draft)
+    except OSError:  # the disk is full: the log stays as it is until there is room
+        draft.unlink(missing_ok=True)
+        return
     _shift(path)
-    shutil.copyfile(path, _older(path, 1))
+    draft.replace(_older(path, 1))
     os.truncate(path, 0)
 
 
