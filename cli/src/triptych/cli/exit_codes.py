@@ -15,7 +15,7 @@ class ExitCode(IntEnum):
     """It is done; of `submit --wait`, every task has succeeded."""
     FAILED = 1
     """It could not be done, or not in time; `verify`, `playbook check` and `tools test` have found something."""
-    NOT_ASKED_RIGHTLY = 2
+    USAGE_ERROR = 2
     """An option or a file is wrong, or there is no stack, broker or database."""
     ESCALATED = 3
     """`submit --wait`: a run waits for a person, and none has ended otherwise than succeeded."""

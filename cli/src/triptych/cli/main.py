@@ -172,4 +172,4 @@ def _code_of(error: TriptychError) -> int:
         TopicMissingError,
         ConfigurationError,
     )
-    return ExitCode.NOT_ASKED_RIGHTLY if isinstance(error, nothing_there) else ExitCode.FAILED
+    return ExitCode.USAGE_ERROR if isinstance(error, nothing_there) else ExitCode.FAILED

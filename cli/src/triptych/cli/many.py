@@ -27,12 +27,12 @@ MAX_RUNS = 10_000
 _AT_ONCE = 100
 _SHOWN = 20
 _PATIENCE_S = 15.0
-"""So long no executor may answer any command of a batch."""
+"""The wait ends when no command of a batch is answered for so long."""
 _POLL_S = 0.1
 
 
 @dataclass(slots=True)
-class Report:
+class BatchResult:
     """What came of a command, run by run."""
 
     done: list[UUID] = field(default_factory=list)
@@ -68,14 +68,14 @@ def command_many(
     if not yes:
         _ask(len(found), action)
     # The oldest first, as they were published.
-    report = asyncio.run(_send(address, dsn, found[::-1], action, command))
+    result = asyncio.run(_send(address, dsn, found[::-1], action, command))
     if as_json:
-        refused = [{"run_id": run_id, "why": why} for run_id, why in report.refused.items()]
-        told = {"done": report.done, "refused": refused, "over": report.over, "unanswered": report.unanswered}
+        refused = [{"run_id": run_id, "why": why} for run_id, why in result.refused.items()]
+        told = {"done": result.done, "refused": refused, "over": result.over, "unanswered": result.unanswered}
         print_json({"action": action, "runs": len(found), **told})
     else:
-        _tell(report, action)
-    if not report.is_whole:
+        _tell(result, action)
+    if not result.is_whole:
         raise typer.Exit(1)
 
 
@@ -97,8 +97,8 @@ def _ask(count: int, action: ControlAction) -> None:
 
 async def _send(
     address: Address, dsn: str, runs: Sequence[RunRow], action: ControlAction, command: dict[str, Any]
-) -> Report:
-    report = Report()
+) -> BatchResult:
+    result = BatchResult()
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err
     )
@@ -112,12 +112,12 @@ async def _send(
                     *(client.control(run.run_id, run.partition, action, **command) for run in portion)
                 )
                 sent = dict(zip((run.run_id for run in portion), ids, strict=True))
-                await _answered(operator, sent, since, report, lambda by: bar.advance(shown, by))
-    return report
+                await _answered(operator, sent, since, result, lambda by: bar.advance(shown, by))
+    return result
 
 
 async def _answered(
-    operator: Operator, sent: dict[UUID, str], since: datetime, report: Report, advance: Callable[[int], None]
+    operator: Operator, sent: dict[UUID, str], since: datetime, result: BatchResult, advance: Callable[[int], None]
 ) -> None:
     """Wait for the events that answer these commands."""
     open_ids = set(sent)
@@ -131,23 +131,23 @@ async def _answered(
             advance(1)
             until = loop.time() + _PATIENCE_S
             if entry.type == "CommandRefused":
-                report.refused[run_id] = entry.data["reason"]["message"]
+                result.refused[run_id] = entry.data["reason"]["message"]
             else:
-                report.done.append(run_id)
+                result.done.append(run_id)
         if open_ids:
             await asyncio.sleep(_POLL_S)
     for run_id in sorted(open_ids):
         run = await operator.run(str(run_id))
-        (report.unanswered if run.finished_at is None else report.over).append(run_id)
+        (result.unanswered if run.finished_at is None else result.over).append(run_id)
 
 
-def _tell(report: Report, action: ControlAction) -> None:
-    parts = [f"{len(report.done)} done"]
-    parts += [f"{len(report.refused)} refused"] if report.refused else []
-    parts += [f"{len(report.over)} were over by then"] if report.over else []
-    parts += [f"{len(report.unanswered)} not answered by any executor yet"] if report.unanswered else []
+def _tell(result: BatchResult, action: ControlAction) -> None:
+    parts = [f"{len(result.done)} done"]
+    parts += [f"{len(result.refused)} refused"] if result.refused else []
+    parts += [f"{len(result.over)} were over by then"] if result.over else []
+    parts += [f"{len(result.unanswered)} not answered by any executor yet"] if result.unanswered else []
     out.print(f"{action.value}: {', '.join(parts)}", soft_wrap=True)
-    for run_id, why in list(report.refused.items())[:_SHOWN]:
+    for run_id, why in list(result.refused.items())[:_SHOWN]:
         err.print(name_text(f"run {run_id}: refused: {why}"), style="red", soft_wrap=True)
-    for run_id in report.unanswered[:_SHOWN]:
+    for run_id in result.unanswered[:_SHOWN]:
         err.print(f"run {run_id}: the command was sent, and not answered yet", style="yellow", soft_wrap=True)
