@@ -66,7 +66,7 @@ def restore(
         connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(draft)))
         connection.execute(sql.SQL("create database {} template template0").format(sql.Identifier(draft)))
         _run("pg_restore", urlunsplit(urlsplit(owner)._replace(path=f"/{draft}")), "--exit-on-error", str(file))
-        # Tools do not take what the dump does not know of for not done, see `begin` of their ledger.
+        # The dump lacks later calls, so a tool cannot say that an older call was not made; see `begin` of its ledger.
         connection.execute(
             sql.SQL("alter database {} set triptych.restored_at_ms to {}").format(
                 sql.Identifier(draft), sql.Literal(str(time.time_ns() // 1_000_000))

@@ -123,7 +123,7 @@ def start(layout: Layout, options: Options) -> dict[str, Any]:
 
 
 def missing_services(options: Options) -> Iterator[str]:
-    """What a stack without executor or planner does not do. They may run elsewhere, so it is told and no error."""
+    """Say what a stack without executor or planner does not do. It is a warning, since they may run elsewhere."""
     config = StackConfig.load(options.config)
     modules = {service.module for service in config.table.services.values()}
     for name, consequence in _CONSEQUENCES.items():

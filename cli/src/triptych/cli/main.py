@@ -141,7 +141,7 @@ def _usage(error: typer.TyperException) -> str:
 def _system_error(error: OSError) -> str:
     """What the operating system says, with the file that it says it of."""
     if error.errno == errno.ENOSPC:
-        # What could not be written is tried once more when the interpreter ends; nobody wants to hear it twice.
+        # The interpreter writes once more when it ends. The same error is not shown a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     what = error.strerror or str(error) or type(error).__name__
     where = f"{error.filename}: " if error.filename is not None else ""

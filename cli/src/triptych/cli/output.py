@@ -22,10 +22,10 @@ _FILE_WIDTH = 160
 
 
 class SafeConsole(Console):
-    """A console to which nothing that others wrote can say more than text: control characters are shown as escapes."""
+    """A console that shows control characters as escapes, since others have chosen many of the names it shows."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As that of rich, which is the one way to the terminal."""
+        """Render as rich does. All that rich writes to the terminal comes through here."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
@@ -73,7 +73,7 @@ def print_error(value: Any) -> None:
 
 
 def _text(value: Any) -> str:
-    """JSON in which a terminal finds nothing to obey. Outside of texts JSON has none of these characters."""
+    """Encode as JSON with escapes for control characters, which JSON has only within strings."""
     text = codec.encode(value, limits=codec.STORED, default=_encode).decode()
     return CONTROL.sub(_escaped, text)
 

@@ -76,7 +76,7 @@ class RunFilter:
     limit: int = 50
 
     def __post_init__(self) -> None:
-        """Raises FilterUnknownError for a status or an error code that there is not."""
+        """Raises FilterUnknownError for an unknown status or error code."""
         for status in self.statuses:
             if status not in RUN_STATUSES:
                 raise FilterUnknownError("status", status, RUN_STATUSES)

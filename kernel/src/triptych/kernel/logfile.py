@@ -1,7 +1,7 @@
 """The file that a process logs to: it goes on after a restart, and is shifted to NAME.log.1 when it is too large.
 
-A process whose output is such a file shifts it itself (`LogFile`), and loses no line. What another program writes
-is copied and cut off by who started it (`cut`): a line that is written in that moment may be lost.
+A process of ours shifts its own file (`LogFile`), and loses no line. The supervisor copies and empties the file of
+another program (`cut`): a line that is written in that moment may be lost.
 """
 
 from __future__ import annotations

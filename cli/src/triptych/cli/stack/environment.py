@@ -26,7 +26,7 @@ SESSION = (
     "PATH", "VIRTUAL_ENV", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LANGUAGE", "LC_*", "COLUMNS",
     "NO_COLOR", "XDG_*",
 )  # fmt: skip
-"""What differs from one shell of a person to the next, and is no reason to restart anything."""
+"""These differ from shell to shell. A process is not restarted when only they have changed."""
 
 _OWN = "TRIPTYCH_*"
 _SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|POSTGRES|DSN")

@@ -264,12 +264,12 @@ class Supervisor:
     async def _configure(self, options: Options, environment: Mapping[str, str] | None) -> dict[str, Any]:
         """Take over configuration, options, secrets and environment as they are now.
 
-        What is new is started, and what is gone is stopped. What has changed is for whoever asked to restart.
+        What is new is started, and what is gone is stopped. What has changed is named; the caller restarts it.
         """
         self._check_started()
         async with self._scaling:
             with adopted(environment):
-                # Whatever cannot be had, a port or room on the disk, shows here, before anything is changed.
+                # If a port or room on the disk is missing, this fails before anything is changed.
                 config = StackConfig.load(options.config)
                 grown = await self._create_topics(self._kafka, config.table.tools)
                 prepared = await asyncio.to_thread(self._prepare, await self._owner(), config)

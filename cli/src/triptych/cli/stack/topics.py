@@ -54,7 +54,7 @@ def _wanted(prefix: str, tools: Iterable[str], replicas: int) -> list[NewTopic]:
             replication_factor=replicas,
             topic_configs={"max.message.bytes": str(REQUEST_MAX_BYTES)}
             | ({"cleanup.policy": "compact"} if compacted else {})
-            # A run id begins with the time of its task: the broker's, whatever clock a client has.
+            # A run id begins with the time of its task. It is the broker's, since the clocks of clients differ.
             | ({"message.timestamp.type": "LogAppendTime"} if noun == topics.TASKS else {}),
         )
         for noun, compacted in nouns.items()
