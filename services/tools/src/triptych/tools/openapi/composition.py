@@ -191,7 +191,7 @@ def selected_by(composer: Composer, schema: dict[str, Json], branches: list[Json
     for place, branch in enumerate(branches):
         reference = branch.get("$ref") if isinstance(branch, dict) else None
         mapped = by_target.get(_component(str(reference)), [])
-        own = _values_of(composer, branch, stated["propertyName"])
+        own = _values_of(composer, composer.parts(branch), stated["propertyName"])
         values = mapped if own is None else [value for value in mapped if value in own]
         if values and values != own:
             found[place] = values
@@ -212,7 +212,8 @@ class _Plainest:
 
     def __init__(self, composer: Composer, branch: Json) -> None:
         parts = composer.parts(branch)
-        self._composer, self._branch = composer, branch
+        self._composer, self._parts = composer, parts
+        self._known_allowed: dict[str, list[Json] | None] = {}
         self.kinds = _kinds(parts)
         self.required = {name for part in parts for name in _required(part)}
         self.named = {name for part in parts for name in _properties(part)}
@@ -228,10 +229,13 @@ class _Plainest:
             return False
         if not other.required <= self.required or (other.is_closed and not self.required <= other.named):
             return False
-        return all(
-            _overlap(_values_of(self._composer, self._branch, name), _values_of(self._composer, other._branch, name))
-            for name in self.required
-        )
+        return all(_overlap(self._allowed(name), other._allowed(name)) for name in self.required)
+
+    def _allowed(self, name: str) -> list[Json] | None:
+        """The values that it allows for a property. They are compared with those of each other branch."""
+        if name not in self._known_allowed:
+            self._known_allowed[name] = _values_of(self._composer, self._parts, name)
+        return self._known_allowed[name]
 
 
 _TELLING: Final = frozenset({"anyOf", "contains", "if", "minItems", "minProperties", "not", "oneOf", "pattern"})
@@ -255,9 +259,9 @@ def _overlap(one: list[Json] | None, other: list[Json] | None) -> bool:
     return one is None or other is None or any(value in other for value in one)
 
 
-def _values_of(composer: Composer, branch: Json, name: str) -> list[Json] | None:
-    """The values that a branch itself allows for a property; None where it says nothing of them."""
-    schemas = [_properties(part)[name] for part in composer.parts(branch) if name in _properties(part)]
+def _values_of(composer: Composer, parts: list[dict[str, Json]], name: str) -> list[Json] | None:
+    """The values that the parts of a branch allow for a property; None where they say nothing of them."""
+    schemas = [_properties(part)[name] for part in parts if name in _properties(part)]
     return _said_values([said for schema in schemas for said in composer.parts(schema)])
 
 
