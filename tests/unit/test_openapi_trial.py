@@ -174,3 +174,16 @@ def test_adding_a_document_tells_what_failed(tmp_path: Path) -> None:
     report = json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout)
     assert [each["uncallable"] is None for each in report["generated"]] == [True, False, False]
     assert report["generated"][0]["examples"]["shown"] == 3
+
+
+@pytest.mark.parametrize("stated", [{"example": 7}, {"schema": {"type": "integer", "default": 7}}])
+def test_a_parameter_that_the_path_has_no_place_for_is_dropped_with_all_that_the_document_says_of_it(
+    stated: dict[str, Any],
+) -> None:
+    lost = {"name": "id", "in": "path", "required": True, "schema": {"type": "integer"}, **stated}
+    operation = {"operationId": "list", "parameters": [lost], "responses": {"200": {}}}
+    content = {**DOCUMENT, "paths": {"/things": {"get": operation}}}
+    document = Document.parse(orjson.dumps(content), "t.json")
+    made = survey(document, "t", OpenApiOptions(spec="t.json"))
+    assert [each.endpoint.contract.arguments["properties"] for each in made.generated] == [{}]
+    assert tried(document, made) == [Trial("t.list", None, examples=0, refused=(), answers=0, unlike=())]

@@ -54,6 +54,14 @@ class Arguments:
     """The header that the document declares for the idempotency key."""
     notes: list[str] = field(default_factory=list)
 
+    def drop(self, parameter: Parameter) -> None:
+        """Take a parameter out again, with all that is known of its argument."""
+        self.parameters.remove(parameter)
+        del self.properties[parameter.argument]
+        self.required = [each for each in self.required if each != parameter.argument]
+        self.defaults.pop(parameter.argument, None)
+        self.examples = [each for each in self.examples if each[0] != parameter.argument]
+
 
 class ArgumentsReader:
     """Reads the parameters and the body of operations."""
@@ -196,9 +204,7 @@ class ArgumentsReader:
             self._add_parameter(found, {"name": name, "in": "path", "schema": {"type": "string"}})
             found.notes.append(f"the path parameter {name} is not declared; it is taken as text")
         for lost in [each for each in found.parameters if each.place is Where.PATH and each.name not in in_path]:
-            found.parameters.remove(lost)
-            found.required.remove(lost.argument)
-            del found.properties[lost.argument]
+            found.drop(lost)
             found.notes.append(f"the path parameter {lost.name} is declared, but the path has no place for it")
 
     def _add_body(self, found: Arguments, stated: dict[str, Json], chosen: str | None) -> dict[str, Json]:
