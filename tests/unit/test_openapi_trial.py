@@ -83,6 +83,7 @@ WIDE = {name: {"$ref": "#/$defs/Node"} for name in "abcdefghij"}
         ({"allOf": [{"oneOf": [{"const": f"{row}-{one}"} for one in range(10)]} for row in range(20)]}, "too long|nothing fits"),
         ({"allOf": [{"anyOf": [{"properties": {f"{row}": {"const": one}}, "required": [f"{row}"]} for one in range(9)]} for row in range(9)], "not": {}}, "too long|not"),
         ({"type": "string", "pattern": "^(a{60}){200}$"}, "no text is found for the pattern"),
+        ({"type": "string", "minLength": 10**12}, "1000000000000 characters is too long to try"),
         ({"type": "array", "minItems": 500, "uniqueItems": True, "items": {"enum": [1, 2]}}, "no two different items"),
     ],
 )  # fmt: skip

@@ -73,7 +73,7 @@ def _text(operator: Any, argument: Any, wanted: int) -> str:
 def _one_of(members: list[tuple[Any, Any]]) -> str:
     is_negated = members[0][0] in {words.NEGATE, words.NOT_LITERAL}
     known: list[str] = [*_PLAIN, *(chr(value) for kind, value in members if kind is words.LITERAL)]
-    known += [chr(low) for kind, (low, _) in ((kind, value) for kind, value in members if kind is words.RANGE)]
+    known += [chr(value[0]) for kind, value in members if kind is words.RANGE]
     for char in known:
         if any(_takes(kind, value, char) for kind, value in members) is not is_negated:
             return char

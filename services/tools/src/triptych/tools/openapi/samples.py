@@ -21,6 +21,7 @@ _STEPS_MAX: Final = 5_000
 _DEPTH_MAX: Final = 12
 _OPTIONAL_DEPTH_MAX: Final = 3
 """Below this, only what must be there."""
+_TEXT_MAX_CHARS: Final = 1_000_000
 _TEXTS: Final = {
     "byte": "aGk=",
     "date": "2026-11-30",
@@ -171,13 +172,13 @@ class _Guess:
 
     def _object(self, case: dict[str, Any], depth: int) -> Json:
         properties = case.get("properties", {})
-        wanted = list(dict.fromkeys(case.get("required", [])))
+        rest = case.get("additionalProperties", True)
+        wanted = [*case.get("required", [])]
         for name in [*wanted]:
             wanted.extend(case.get("dependentRequired", {}).get(name, []))
         found: dict[str, Json] = {}
         for name in dict.fromkeys(wanted):
-            rest = case.get("additionalProperties", True)
-            found[name] = self.value(properties.get(name, rest if name not in properties else True), depth + 1)
+            found[name] = self.value(properties.get(name, rest), depth + 1)
         optional = [name for name in properties if name not in found and name not in self._avoided]
         least = case.get("minProperties", 0)
         for name in optional:
@@ -191,9 +192,9 @@ class _Guess:
                 raise
             except _NoValueError:
                 continue
-        is_open = case.get("additionalProperties") is not False and case.get("unevaluatedProperties") is not False
+        is_open = rest is not False and case.get("unevaluatedProperties") is not False
         while len(found) < least and is_open:
-            found[f"more_{len(found)}"] = self.value(case.get("additionalProperties", True), depth + 1)
+            found[f"more_{len(found)}"] = self.value(rest, depth + 1)
         return found
 
     def _array(self, case: dict[str, Any], depth: int) -> Json:
@@ -277,7 +278,9 @@ def _kind(case: dict[str, Any], turn: int) -> str:
 
 
 def _string(case: dict[str, Any]) -> str:
-    least, most = case.get("minLength", 0), case.get("maxLength", 10_000)
+    least, most = case.get("minLength", 0), case.get("maxLength", _TEXT_MAX_CHARS)
+    if least > _TEXT_MAX_CHARS:
+        raise _NoValueError(f"a text of {least} characters is too long to try")
     if isinstance(case.get("pattern"), str):
         shown = [each for each in (*case.get("examples", []), case.get("default")) if isinstance(each, str)]
         text = text_for(case["pattern"], max(least, 1)) or text_for(case["pattern"], least)
