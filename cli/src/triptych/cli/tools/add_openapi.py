@@ -70,14 +70,10 @@ def openapi(
     as_json: AsJson = False,
 ) -> None:
     """Make a tool of an API that has an OpenAPI document, and report what is offered and what is left out."""
-    from triptych.tools.openapi.document import Document  # noqa: PLC0415 - the tools' runtime is slow to import
-    from triptych.tools.openapi.survey import survey  # noqa: PLC0415
-    from triptych.tools.openapi.trial import tried  # noqa: PLC0415
-    from triptych.tools.rest.address import shown  # noqa: PLC0415
+    from triptych.tools.openapi.trial import tried  # noqa: PLC0415 - the tools' runtime is slow to import
 
     stack = StackConfig.load(config)
-    raw, source = _read(document, stack.directory)
-    parsed = Document.parse(raw, shown(document))
+    parsed, source = _parsed(document, stack.directory)
     table: dict[str, Any] = {
         "spec": f"tools/{name}.openapi.json",
         "source": source,
@@ -93,20 +89,14 @@ def openapi(
         "set": pairs(fixed, "--set") or None,
         "operations": {key: {"effect": value} for key, value in pairs(effect, "--effect").items()} or None,
     }
-    options = _checked(name, {key: value for key, value in table.items() if value is not None}, stack)
-    made = survey(parsed, name, options)
+    options = _checked(name, table, stack)
+    made = _surveyed(parsed, name, options)
     if options.auth is not None and (hosts := made.hosts(options)):
         table["hosts"] = list(hosts)
-    if not made.generated:
-        first = f": {made.left_out[0].place.title}: {made.left_out[0].why}" if made.left_out else ""
-        raise ConfigurationError(f"{shown(document)}: none of its {made.operations} operations can be offered{first}")
-    _check_size(made, name)
     if not dry_run:
-        spec = stack.directory / options.spec
-        spec.parent.mkdir(parents=True, exist_ok=True)
         guard = None if rate is None else {"rate": rate}
         edit.add_tool(stack.file, name, {"adapter": ADAPTER, "options": table, "guard": guard}, replace=replace)
-        spec.write_bytes(parsed.to_bytes())
+        _store(parsed, stack.directory / options.spec)
     trials = tried(parsed, made)
     if as_json:
         print_json(_report(made, trials, parsed, options, name))
@@ -114,6 +104,27 @@ def openapi(
         _tell(made, trials, parsed)
         if not dry_run:
             _tell_what_is_next(options, stack, name)
+
+
+def _surveyed(document: Document, name: str, options: OpenApiOptions) -> Survey:
+    """What the tool offers.
+
+    Raises:
+        ConfigurationError: no operation can be offered, or their contracts are too large together.
+    """
+    from triptych.tools.openapi.survey import survey  # noqa: PLC0415
+
+    made = survey(document, name, options)
+    if not made.generated:
+        first = f": {made.left_out[0].place.title}: {made.left_out[0].why}" if made.left_out else ""
+        raise ConfigurationError(f"{document.origin}: none of its {made.operations} operations can be offered{first}")
+    _check_size(made, name)
+    return made
+
+
+def _store(document: Document, spec: Path) -> None:
+    spec.parent.mkdir(parents=True, exist_ok=True)
+    spec.write_bytes(document.to_bytes())
 
 
 def _check_size(made: Survey, name: str) -> None:
@@ -129,6 +140,15 @@ def _check_size(made: Survey, name: str) -> None:
             f"the {len(contracts)} contracts have {size} bytes together, and {CONTRACTS_MAX_BYTES} are the most that "
             f"travels in a message: choose with --include or --tag, or make two tools of the document"
         )
+
+
+def _parsed(document: str, directory: Path) -> tuple[Document, str]:
+    """The document, and where to find it again."""
+    from triptych.tools.openapi.document import Document  # noqa: PLC0415
+    from triptych.tools.rest.address import shown  # noqa: PLC0415
+
+    raw, source = _read(document, directory)
+    return Document.parse(raw, shown(document)), source
 
 
 def _read(document: str, directory: Path) -> tuple[bytes, str]:
@@ -149,7 +169,8 @@ def _checked(name: str, table: dict[str, Any], stack: StackConfig) -> OpenApiOpt
     from triptych.tools.openapi.options import OpenApiOptions  # noqa: PLC0415
     from triptych.tools.source import Source  # noqa: PLC0415
 
-    return Source(name, table, stack.directory).read(OpenApiOptions)
+    stated = {key: value for key, value in table.items() if value is not None}
+    return Source(name, stated, stack.directory).read(OpenApiOptions)
 
 
 def _auth(chosen: str | None, document: Document, name: str) -> dict[str, Any] | None:
