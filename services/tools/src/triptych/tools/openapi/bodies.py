@@ -11,6 +11,7 @@ from triptych.tools.openapi.composition import Evidence
 from triptych.tools.openapi.document import Document
 from triptych.tools.openapi.errors import LeftOutError, Reason
 from triptych.tools.openapi.examples import examples_of, names_that_are, objects_in
+from triptych.tools.openapi.keywords import types_of
 from triptych.tools.openapi.schemas import Direction, SchemaWriter
 from triptych.tools.rest import Body, BodyForm, FieldWriting, Style
 
@@ -196,8 +197,7 @@ def _may_be_list(document: Document, schema: Json) -> bool:
     if not isinstance(schema, dict):
         return False
     whole = document.resolved(schema)
-    kind = whole.get("type")
-    return "array" in (kind if isinstance(kind, list) else [kind]) or bool(whole.keys() & {"items", "oneOf", "anyOf"})
+    return "array" in types_of(whole) or bool(whole.keys() & {"items", "oneOf", "anyOf"})
 
 
 def _essence(media_type: str) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 
 from triptych.schemas.base import Json
 from triptych.tools.openapi.document import Document, UnresolvedError
+from triptych.tools.openapi.keywords import BRANCHES, listed, types_of
 
 _SPOKEN: Final = frozenset(
     {"additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames", "if", "dependentSchemas"}
@@ -58,15 +59,15 @@ class _Look:
         found = self._own(schema)
         if isinstance(schema.get("$ref"), str):
             found.append(self._referred(schema["$ref"], depth, alternative=alternative))
-        found += [self.at(each, depth + 1, alternative=False) for each in _listed(schema, "allOf")]
+        found += [self.at(each, depth + 1, alternative=False) for each in listed(schema, "allOf")]
         alone = alternative and _Object.NAMED not in found
-        for word in ("anyOf", "oneOf"):
-            found += [self.at(each, depth + 1, alternative=alone) for each in _listed(schema, word)]
+        for word in BRANCHES:
+            found += [self.at(each, depth + 1, alternative=alone) for each in listed(schema, word)]
         if _Object.ANY in found:
             return _Object.ANY
         if _Object.NAMED in found:
             return _Object.NAMED
-        is_free = "object" in _kinds(schema) if "type" in schema else not found and schema.keys() <= _SAYS_NOTHING
+        is_free = "object" in types_of(schema) if "type" in schema else not found and schema.keys() <= _SAYS_NOTHING
         return _Object.ANY if is_free and alternative else _Object.NONE
 
     def _referred(self, reference: str, depth: int, *, alternative: bool) -> _Object:
@@ -89,15 +90,5 @@ class _Look:
     def _own(self, schema: dict[str, Json]) -> list[_Object]:
         properties = schema.get("properties")
         self.named.update(properties if isinstance(properties, dict) else ())
-        self.required.update(str(each) for each in _listed(schema, "required"))
+        self.required.update(str(each) for each in listed(schema, "required"))
         return [_Object.NAMED] if properties else []
-
-
-def _listed(schema: dict[str, Json], word: str) -> list[Json]:
-    listed = schema.get(word)
-    return listed if isinstance(listed, list) else []
-
-
-def _kinds(schema: dict[str, Json]) -> list[Json]:
-    kind = schema.get("type")
-    return kind if isinstance(kind, list) else [kind]

@@ -13,10 +13,10 @@ from typing import Final
 
 from triptych.schemas.base import Json
 from triptych.tools.openapi.document import Document, UnresolvedError
+from triptych.tools.openapi.keywords import BRANCHES, listed
 
 _PARTS_MAX: Final = 200
 """More parts than this are not looked into; what they say holds as it stands."""
-_BRANCHES: Final = ("anyOf", "oneOf")
 
 
 Evidence = frozenset[frozenset[str]]
@@ -109,19 +109,19 @@ class Composer:
             kept=(around.kept & hidden) - alone.kept,
             shared=(around.shared & named) - alone.shared,
             is_composed=is_closed and not alone.is_composed,
-            kinds=around.kinds if around.kinds & self._kinds_listed(target) else frozenset(),
+            kinds=around.kinds if around.kinds & self._kindslisted(target) else frozenset(),
         )
 
     def lists_a_kind(self, branches: list[Json], composition: Composition) -> bool:
         """Whether a choice of a base lists what is built on it: then it says nothing of that."""
         return any(isinstance(each, dict) and each.get("$ref") in composition.kinds for each in branches)
 
-    def _kinds_listed(self, schema: Json) -> set[str]:
+    def _kindslisted(self, schema: Json) -> set[str]:
         return {
             each["$ref"]
             for part in self.parts(schema)
-            for word in _BRANCHES
-            for each in _listed(part, word)
+            for word in BRANCHES
+            for each in listed(part, word)
             if isinstance(each, dict) and isinstance(each.get("$ref"), str)
         }
 
@@ -154,7 +154,7 @@ class Composer:
                 continue
             seen.add(id(part))
             found.append(part)
-            waiting.extend(_listed(part, "allOf"))
+            waiting.extend(listed(part, "allOf"))
             if isinstance(part.get("$ref"), str):
                 try:
                     waiting.append(self._document.at(part["$ref"]))
@@ -163,7 +163,7 @@ class Composer:
         return found
 
     def _branch_parts(self, schema: Json) -> Iterator[dict[str, Json]]:
-        waiting = [each for part in self.parts(schema) for word in _BRANCHES for each in _listed(part, word)]
+        waiting = [each for part in self.parts(schema) for word in BRANCHES for each in listed(part, word)]
         seen: set[int] = set()
         while waiting and len(seen) < _PARTS_MAX:
             branch = waiting.pop()
@@ -172,7 +172,7 @@ class Composer:
             seen.add(id(branch))
             for part in self.parts(branch):
                 yield part
-                waiting.extend(each for word in _BRANCHES for each in _listed(part, word))
+                waiting.extend(each for word in BRANCHES for each in listed(part, word))
 
 
 def selected_by(composer: Composer, schema: dict[str, Json], branches: list[Json]) -> dict[int, list[Json]]:
@@ -285,9 +285,4 @@ def _properties(part: dict[str, Json]) -> dict[str, Json]:
 
 
 def _required(part: dict[str, Json]) -> list[str]:
-    return [name for name in _listed(part, "required") if isinstance(name, str)]
-
-
-def _listed(schema: dict[str, Json], word: str) -> list[Json]:
-    listed = schema.get(word)
-    return listed if isinstance(listed, list) else []
+    return [name for name in listed(part, "required") if isinstance(name, str)]

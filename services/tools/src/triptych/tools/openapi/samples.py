@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from triptych.kernel.json_schema import JsonSchema, referred, told
 from triptych.schemas.base import Json
+from triptych.tools.openapi.keywords import types_of
 from triptych.tools.openapi.pattern_texts import text_for
 
 _TURNS: Final = 12
@@ -269,10 +270,10 @@ def _common_kinds(ours: Json, theirs: Json) -> list[Json]:
 
 
 def _kind(case: dict[str, Any], turn: int) -> str:
-    stated = case.get("type")
-    if stated is None:
+    if case.get("type") is None:
         return next((kind for kind, words in _HINTS if case.keys() & words), "string")
-    kinds = [kind for kind in _KINDS if kind in (stated if isinstance(stated, list) else [stated])]
+    stated = types_of(case)
+    kinds = [kind for kind in _KINDS if kind in stated]
     useful = [kind for kind in kinds if kind != "null"] or kinds or ["null"]
     return useful[turn % len(useful)]
 

@@ -19,6 +19,7 @@ from triptych.tools.openapi.closing import is_closed
 from triptych.tools.openapi.composition import ALONE, Composer, Composition, Evidence, exclude_each_other, selected_by
 from triptych.tools.openapi.document import Document, UnresolvedError
 from triptych.tools.openapi.errors import LeftOutError, Reason
+from triptych.tools.openapi.keywords import BRANCHES, listed, types_of
 from triptych.tools.rest.request import FILE_SCHEMA
 
 _COMPONENT = "#/components/schemas/"
@@ -26,7 +27,6 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 _VALUES = frozenset({"additionalProperties", "items", "unevaluatedItems", "unevaluatedProperties"})
 _ONE = frozenset({"contains", "contentSchema", "else", "if", "not", "propertyNames", "then"})
-_BRANCHES = frozenset({"anyOf", "oneOf"})
 _MAP = frozenset({"dependentSchemas", "patternProperties"})
 _PLAIN = frozenset(
     {
@@ -195,7 +195,7 @@ class _Conversion:
         composition = self._composer.of(schema) if composition is None else composition
         reference = self._reference(schema, composition)
         written = self._words(schema, composition) if reference is None else self._referring(schema, reference)
-        is_nullable = schema.get("nullable") is True or any(map(_only_nullable, _listed(schema, "allOf")))
+        is_nullable = schema.get("nullable") is True or any(map(_only_nullable, listed(schema, "allOf")))
         return _nullable(written) if is_nullable or _forgets_null(schema) else written
 
     def _is_file(self, schema: Json) -> bool:
@@ -204,8 +204,7 @@ class _Conversion:
             return False
         if schema.keys() & {"contentEncoding", "contentSchema"}:
             return False  # text, which stands for bytes or for a value
-        kind = schema.get("type", "string")
-        kinds = [each for each in (kind if isinstance(kind, list) else [kind]) if each != "null"]
+        kinds = [each for each in types_of({"type": "string", **schema}) if each != "null"]
         is_bytes = schema.get("format") == "binary" or isinstance(schema.get("contentMediaType"), str)
         return is_bytes and kinds == ["string"]
 
@@ -242,7 +241,7 @@ class _Conversion:
             elif isinstance(value, dict):
                 self._add_named(word, value, written, composition)
             elif isinstance(value, list):
-                self._add_listed(word, schema, written, composition)
+                self._addlisted(word, schema, written, composition)
         self._settle(schema, written, composition)
         return written
 
@@ -280,14 +279,14 @@ class _Conversion:
         elif word in _MAP:
             written[word] = {name: self.of(each) for name, each in value.items()}
 
-    def _add_listed(
+    def _addlisted(
         self, word: str, schema: dict[str, Json], written: dict[str, Json], composition: Composition
     ) -> None:
         """Schemas in a list: parts of the same value, branches of a choice, or items by their place."""
         if word == "allOf":
             parts = [self.of(each, composition) for each in schema[word] if not _only_nullable(each)]
             written[word] = [*written.get(word, []), *parts]
-        elif word in _BRANCHES and not self._composer.lists_a_kind(schema[word], composition):
+        elif word in BRANCHES and not self._composer.lists_a_kind(schema[word], composition):
             self._choose(word, schema, written, composition)
         elif word == "prefixItems":
             written[word] = [self.of(each) for each in schema[word]]
@@ -387,13 +386,7 @@ def _forgets_null(schema: dict[str, Json]) -> bool:
 
 
 def _is_null_allowed(schema: dict[str, Json]) -> bool:
-    kind = schema.get("type")
-    return schema.get("nullable") is True or (isinstance(kind, list) and "null" in kind)
-
-
-def _listed(schema: dict[str, Json], word: str) -> list[Json]:
-    listed = schema.get(word)
-    return listed if isinstance(listed, list) else []
+    return schema.get("nullable") is True or "null" in types_of(schema)
 
 
 def _nullable(written: dict[str, Json]) -> dict[str, Json]:
@@ -405,7 +398,7 @@ def _nullable(written: dict[str, Json]) -> dict[str, Json]:
         said = {key: value for key, value in written.items() if key in _ANNOTATIONS}
         rest = {key: value for key, value in written.items() if key not in said}
         return {**said, "anyOf": [rest, {"type": "null"}]}
-    kinds = kind if isinstance(kind, list) else [kind]
+    kinds = types_of(written)
     nullable = {**written, "type": [*kinds, *(["null"] if "null" not in kinds else [])]}
     if isinstance(written.get("enum"), list) and None not in written["enum"]:
         nullable["enum"] = [*written["enum"], None]
