@@ -246,14 +246,18 @@ def _phrase(status: int) -> str:
 
 
 def _media_type(response: httpx.Response) -> str:
-    stated_type: str = response.headers.get("content-type", "")
-    return stated_type.partition(";")[0].strip().lower()
+    return essence(response.headers.get("content-type", ""))
+
+
+def essence(media_type: str) -> str:
+    """A media type without its parameters, in small letters."""
+    return media_type.partition(";")[0].strip().lower()
 
 
 def is_json(media_type: str) -> bool:
     """Whether this media type is JSON, such as `application/problem+json; charset=utf-8`."""
-    essence = media_type.partition(";")[0].strip().lower()
-    return essence in {"application/json", "text/json"} or essence.endswith("+json")
+    kind = essence(media_type)
+    return kind in {"application/json", "text/json"} or kind.endswith("+json")
 
 
 def _json_of(response: httpx.Response) -> Json:

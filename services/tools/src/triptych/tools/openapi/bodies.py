@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from triptych.schemas.base import Json
-from triptych.tools.http import is_json
+from triptych.tools.http import essence, is_json
 from triptych.tools.openapi.composition import Evidence
 from triptych.tools.openapi.document import Document
 from triptych.tools.openapi.errors import LeftOutError, Reason
@@ -88,7 +88,7 @@ class BodyReader:
                 schema = converted.schema
                 if form is not BodyForm.JSON:
                     schema = {"type": "object", **schema} if isinstance(schema, dict) else {"type": "object"}
-                elif _essence(media_type) == JSON_PATCH and not _may_be_list(self._document, inner.get("schema")):
+                elif essence(media_type) == JSON_PATCH and not _may_be_list(self._document, inner.get("schema")):
                     schema, definitions = JSON_PATCH_SCHEMA, {}
                     notes.append("its body is a JSON Patch, which is a list of operations, whatever its schema says")
         body = Body("body", form, sent_as, self._fields(inner, form))
@@ -161,24 +161,24 @@ def _chosen(content: dict[str, Json], chosen: str | None) -> tuple[str, str, Bod
 
 
 def _preference(media_type: str) -> tuple[bool, bool]:
-    essence = _essence(media_type)
-    return essence == JSON_PATCH, essence != "application/json"
+    kind = essence(media_type)
+    return kind == JSON_PATCH, kind != "application/json"
 
 
 def _form_of(media_type: str, stated: Json) -> BodyForm | None:
     """The form that a body of this media type has; None where it cannot be written."""
-    essence = _essence(media_type)
-    if essence == "*/*" or is_json(essence):
+    kind = essence(media_type)
+    if kind == "*/*" or is_json(kind):
         return BodyForm.JSON
-    if essence in {_FORM, _MULTIPART}:
-        return BodyForm.FORM if essence == _FORM else BodyForm.MULTIPART
-    if "*" in essence:
+    if kind in {_FORM, _MULTIPART}:
+        return BodyForm.FORM if kind == _FORM else BodyForm.MULTIPART
+    if "*" in kind:
         return None
-    if essence.startswith("text/") or essence in _LINES or _is_base64(stated):
+    if kind.startswith("text/") or kind in _LINES or _is_base64(stated):
         return BodyForm.TEXT
     schema = stated.get("schema") if isinstance(stated, dict) else None
     is_bytes = isinstance(schema, dict) and schema.get("type") == "string" and schema.get("format") == "binary"
-    return BodyForm.BINARY if is_bytes or essence.startswith(_BYTES) else None
+    return BodyForm.BINARY if is_bytes or kind.startswith(_BYTES) else None
 
 
 def _is_base64(stated: Json) -> bool:
@@ -189,8 +189,8 @@ def _is_base64(stated: Json) -> bool:
 
 def _takes(stated: str, chosen: str) -> bool:
     """Whether a media type of the document is the chosen one, or a range that it is in."""
-    essence, wanted = _essence(stated), _essence(chosen)
-    return essence in {wanted, "*/*"} or (essence.endswith("/*") and wanted.startswith(essence[:-1]))
+    kind, wanted = essence(stated), essence(chosen)
+    return kind in {wanted, "*/*"} or (kind.endswith("/*") and wanted.startswith(kind[:-1]))
 
 
 def _may_be_list(document: Document, schema: Json) -> bool:
@@ -198,7 +198,3 @@ def _may_be_list(document: Document, schema: Json) -> bool:
         return False
     whole = document.resolved(schema)
     return "array" in types_of(whole) or bool(whole.keys() & {"items", "oneOf", "anyOf"})
-
-
-def _essence(media_type: str) -> str:
-    return media_type.partition(";")[0].strip().lower()
