@@ -15,6 +15,7 @@ import httpx
 from triptych.kernel.json_schema import JsonSchema, told
 from triptych.schemas.base import Json
 from triptych.tools.failure import ToolFailure
+from triptych.tools.http import is_json
 from triptych.tools.openapi.document import Document, UnresolvedError
 from triptych.tools.openapi.examples import examples_of
 from triptych.tools.openapi.samples import sample_of
@@ -109,6 +110,6 @@ def answers_of(document: Document, generated: Generated) -> Iterator[tuple[str, 
         except UnresolvedError:
             continue
         for media_type, inner in content.items() if isinstance(content, dict) else ():
-            if "json" in media_type and media_type in accepted:
+            if is_json(media_type) and media_type in accepted:
                 for name, value in examples_of(document, inner):
                     yield f"{status} {name}", value
