@@ -40,10 +40,10 @@ class _Draft:
     cookies: list[str] = field(default_factory=list)
 
     def put(self, parameter: Parameter, value: Json) -> None:
-        if parameter.place is not Place.PATH and not parameter.as_json:
-            value = styles.given(value)
-        if parameter.place is not Place.PATH and (value is None or (value in ([], {}) and not parameter.as_json)):
-            return  # null means that nothing is sent, and of what is empty there is nothing to send
+        if parameter.place is not Place.PATH:
+            value = value if parameter.as_json else styles.given(value)
+            if value is None or (value in ([], {}) and not parameter.as_json):
+                return  # null means that nothing is sent, and an empty list or object has nothing to send
         match parameter.place:
             case Place.PATH:
                 _check_in_path(parameter, value)
@@ -157,7 +157,7 @@ def _body_value(endpoint: Endpoint, arguments: dict[str, Json]) -> Json:
 def _encode(body: Body | None, value: Json) -> dict[str, Any]:
     """What httpx is told of the body."""
     if body is None or value is None:
-        return {} if body is None or body.form is not BodyForm.JSON or value is None else {"content": b"null"}
+        return {}
     match body.form:
         case BodyForm.JSON:
             return {"content": codec.encode(value)}
