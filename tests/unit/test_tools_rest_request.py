@@ -187,6 +187,22 @@ def test_a_dot_in_a_value_of_a_label_is_refused_too() -> None:
         url_of(labels, a=["a.b", "c"])
 
 
+def test_a_field_of_an_object_that_would_be_read_as_two_is_refused_as_well() -> None:
+    labels = Endpoint(CONTRACT, "GET", "/x{a}", (in_path("a", Style.LABEL, explode=True),))
+    assert url_of(labels, a={"k": 1, "m": 2}) == "https://crm.test/v1/x.k=1.m=2"
+    with pytest.raises(ToolFailure, match=r"arguments\.a: 'k=1\.5' holds '\.'"):
+        url_of(labels, a={"k": 1.5})
+    exploded = at(Place.HEADER, Style.SIMPLE)
+    assert sent_with(exploded, a={"k": 1, "m": 2}).headers["a"] == "k=1,m=2"
+    with pytest.raises(ToolFailure, match=r"arguments\.a: 'k=1,m=2' holds ','"):
+        sent_with(exploded, a={"k": "1,m=2"})
+
+
+def test_a_comma_in_a_cookie_is_encoded_where_that_between_values_is_not() -> None:
+    assert sent_with(at(Place.COOKIE), a=["a,b", "c"]).headers["cookie"] == "a=a%2Cb,c"
+    assert sent_with(at(Place.COOKIE), a="a,b").headers["cookie"] == "a=a,b"
+
+
 def test_a_comma_in_a_query_is_encoded_where_that_between_values_is_not() -> None:
     assert sent_with(at(Place.QUERY, explode=False), a=["a,b", "c"]).url.query == b"a=a%2Cb,c"
 

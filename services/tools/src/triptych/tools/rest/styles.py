@@ -83,14 +83,15 @@ def in_header(parameter: Parameter, value: Json) -> str:
     if parameter.as_json:
         return codec.encode_text(value)
     if isinstance(value, dict) and parameter.explode:
-        return ",".join(f"{key}={text_of(item)}" for key, item in value.items())
+        return ",".join(_told_apart([f"{key}={text_of(item)}" for key, item in value.items()], ","))
     return ",".join(_told_apart(_flat(value), ",")) if isinstance(value, (list, dict)) else text_of(value)
 
 
 def in_cookie(parameter: Parameter, value: Json) -> str:
     """One `name=value` of the header Cookie."""
-    text = ",".join(_flat(value)) if isinstance(value, (list, dict)) and not parameter.as_json else text_of(value)
-    return f"{parameter.name}={_encoded(text, ',')}"
+    if isinstance(value, (list, dict)) and not parameter.as_json:
+        return f"{parameter.name}={','.join(map(_encoded, _flat(value)))}"
+    return f"{parameter.name}={_encoded(text_of(value), ',')}"
 
 
 def form_fields(body: Body, value: dict[str, Json]) -> list[tuple[str, str]]:
@@ -148,13 +149,13 @@ def _told_apart(texts: list[str], delimiter: str) -> list[str]:
 def _joined(value: Json, delimiter: str, *, explode: bool) -> str:
     match value:
         case dict() if explode:
-            return delimiter.join(f"{_encoded(key)}={_encoded(text_of(item))}" for key, item in value.items())
+            texts = [f"{_encoded(key)}={_encoded(text_of(item))}" for key, item in value.items()]
         case list() | dict():
-            # A dot is not encoded anywhere.
-            texts = _told_apart(_flat(value), delimiter) if delimiter == "." else _flat(value)
-            return delimiter.join(_encoded(text) for text in texts)
+            texts = [_encoded(text) for text in _flat(value)]
         case _:
             return _encoded(text_of(value))
+    # Of the delimiters, a dot alone is left as it is by the encoding.
+    return delimiter.join(_told_apart(texts, delimiter))
 
 
 def _deep(name: str, value: Json) -> list[tuple[str, str]]:
