@@ -28,7 +28,7 @@ from triptych.schemas.result import Result
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools.call import Resources
 from triptych.tools.conformance.faults import Fault, telling_early, with_fault
-from triptych.tools.conformance.upstream import Callback, Telling, Upstream
+from triptych.tools.conformance.upstream import Callback, FakeUpstream, Telling
 from triptych.tools.ledger import PostgresLedger
 from triptych.tools.process import load_tool
 from triptych.tools.testing import worker_of
@@ -94,7 +94,7 @@ async def _live(life: Life) -> None:
             tool.operations[request.operation] = with_fault(tool.operations[request.operation], life.fault)
         upstream = None
         if life.callback is not None:
-            upstream = Upstream(tool, pool, life.dsn, jobs, ledger)
+            upstream = FakeUpstream(tool, pool, life.dsn, jobs, ledger)
             await _before(upstream, life.callback, tool, request)
         await jobs.start(_key(request))
         began = time.monotonic()
@@ -110,7 +110,7 @@ async def _live(life: Life) -> None:
         _write(life, answer.to_bytes(), took_s)
 
 
-async def _before(upstream: Upstream, callback: Callback, tool: Tool, request: CallRequest) -> None:
+async def _before(upstream: FakeUpstream, callback: Callback, tool: Tool, request: CallRequest) -> None:
     """What the upstream does before the call is made, or while it is."""
     if callback.telling is Telling.LATE:
         await upstream.give_up(request.run_id)

@@ -62,7 +62,7 @@ class Callback:
     telling: Telling = Telling.ONCE
 
 
-class Upstream:
+class FakeUpstream:
     """Calls a tool back, in the process of the tool."""
 
     def __init__(self, tool: Tool, pool: asyncpg.Pool, dsn: str, jobs: Jobs, ledger: PostgresLedger) -> None:
