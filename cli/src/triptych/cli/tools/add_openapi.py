@@ -31,7 +31,7 @@ ADAPTER = "triptych.tools.openapi:tool"
 CONTRACTS_MAX_BYTES = REQUEST_MAX_BYTES - 262_144
 """What is left of a message for headers is more than they need."""
 TOLD_MAX = 20
-"""So many failures of a trial stand in the report for people."""
+"""The most failures of a trial that the report for people names."""
 
 
 def openapi(

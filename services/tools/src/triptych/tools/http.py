@@ -263,7 +263,7 @@ def is_json(media_type: str) -> bool:
 def _json_of(response: httpx.Response) -> Json:
     """The JSON of a body, in the charset that it states, else in UTF-8. Raises codec.InvalidJson.
 
-    What an unknown charset says beyond ASCII is replaced: the write that it tells of has happened.
+    In an unknown charset, characters beyond ASCII are replaced: the answer of a write that has happened is not lost.
     """
     charset = web.charset_of(response)
     if charset is None:

@@ -220,7 +220,7 @@ class _Suite:
             raise _Broken(f"it should have waited for its upstream, and was {_told(waiting)}")
         _worked(await self._live(_again(one), telling=Telling.LATE))
         await self._took_effect(one, 1)
-        return "the next attempt got the answer and called nobody"
+        return "the next attempt got the answer and made no call"
 
     async def _recovered(self, one: CallRequest, lived: _Lived, *, may_have_happened: bool) -> str:
         """What the next attempt must come to, after one whose answer nobody has."""

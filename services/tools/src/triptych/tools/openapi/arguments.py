@@ -145,7 +145,7 @@ class ArgumentsReader:
             found.defaults[parameter.argument] = default
 
     def _sent(self, written: Json, schema: Json) -> Json:
-        """The schema of a value that has to be sent: of null, and of what is empty, nothing would be."""
+        """The schema of a value that has to be sent. It refuses null and empty values: nothing is sent for them."""
         kind = self._document.resolved(schema).get("type") if isinstance(schema, dict) else None
         if kind in _SCALARS:
             return written

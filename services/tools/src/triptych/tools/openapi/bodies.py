@@ -90,7 +90,7 @@ class BodyReader:
                     schema = {"type": "object", **schema} if isinstance(schema, dict) else {"type": "object"}
                 elif essence(media_type) == JSON_PATCH and not _may_be_list(self._document, inner.get("schema")):
                     schema, definitions = JSON_PATCH_SCHEMA, {}
-                    notes.append("its body is a JSON Patch, which is a list of operations, whatever its schema says")
+                    notes.append("its body is a JSON Patch, which is a list of operations; its schema says otherwise")
         body = Body("body", form, sent_as, self._fields(inner, form))
         return BodyArgument(body, schema, definitions, tuple(shown), tuple(notes))
 

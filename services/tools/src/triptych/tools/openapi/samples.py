@@ -15,10 +15,10 @@ from triptych.tools.openapi.keywords import types_of
 from triptych.tools.openapi.pattern_texts import text_for
 
 _TURNS: Final = 12
-"""So often it is tried, each time with other branches."""
+"""The most attempts at a value, each with other branches."""
 _CASES_MAX: Final = 8
 _STEPS_MAX: Final = 5_000
-"""So many values and combinations of branches are looked at in one turn: a document may ask for any number."""
+"""The most values and combinations of branches that one turn looks at: a document may ask for any number."""
 _DEPTH_MAX: Final = 12
 _OPTIONAL_DEPTH_MAX: Final = 3
 """Below this, only what must be there."""

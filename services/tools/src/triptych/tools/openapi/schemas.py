@@ -292,7 +292,7 @@ class _Conversion:
             written[word] = [self.of(each) for each in schema[word]]
 
     def _impossible(self, schema: dict[str, Json], written: dict[str, Json]) -> set[str]:
-        """Properties that an object requires and, since it allows no others than those it names, cannot have."""
+        """Properties that an object requires, and that it neither names nor allows."""
         if written.get("additionalProperties") is not False or "patternProperties" in schema:
             return set()
         named = schema.get("properties")
@@ -308,7 +308,7 @@ class _Conversion:
         return impossible
 
     def _properties(self, properties: dict[str, Json], composition: Composition) -> dict[str, Json]:
-        """In requests there is no property that only the server sets, unless a caller has to name the thing by it."""
+        """Leave out of requests the properties that only the server sets, except those that a caller may give."""
         hidden = composition.optional - composition.kept if self._direction is Direction.REQUEST else frozenset()
         return {
             name: self.of(each) if name in composition.shared else self.value(each)
@@ -390,7 +390,7 @@ def _is_null_allowed(schema: dict[str, Json]) -> bool:
 
 
 def _nullable(written: dict[str, Json]) -> dict[str, Json]:
-    """The same, or null, whatever else is said beside it."""
+    """The same schema, which allows null as well. A composition becomes a branch, since its parts may refuse null."""
     kind = written.get("type")
     if kind is None and not written.keys() - _ANNOTATIONS:
         return written

@@ -28,19 +28,19 @@ _BASE_URL = "https://example.com"
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of trying one operation."""
+    """The outcome of trying one operation."""
 
     operation: str
     uncallable: str | None
-    """Why no arguments were found that fit and can be sent; None where some were, or where the time was over."""
+    """Why no arguments were found that fit and can be sent; None where some were found, or where the time was over."""
     examples: int
-    """So many values for its arguments the document shows."""
+    """How many values the document shows for its arguments."""
     refused: tuple[str, ...]
     """Which of them the contract refuses, and why."""
     answers: int
-    """So many answers the document shows."""
+    """How many answers the document shows."""
     unlike: tuple[str, ...]
-    """Which of them are not what the document says that they are, and how."""
+    """Which of them do not fit the contract, and why."""
     is_tried: bool = True
 
 

@@ -58,7 +58,7 @@ class BodyForm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldWriting:
-    """How one field of a form is written, where it is said otherwise than for all."""
+    """How one field of a form is written, where the document says it for this field."""
 
     name: str
     content_type: str | None = None
