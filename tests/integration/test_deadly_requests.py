@@ -76,9 +76,7 @@ async def test_a_request_that_ends_its_reader_is_answered_unread_and_the_others_
 
     def buried() -> list[str]:
         letters = [DeadLetter.model_validate_json(record.value) for record in ends.others]
-        return [
-            letter.reason.code for letter in letters if odd.request_id.encode() in b64decode(letter.value_base64)
-        ]
+        return [letter.reason.code for letter in letters if odd.request_id.encode() in b64decode(letter.value_base64)]
 
     try:
         await eventually(done, within_s=STARTS_WITHIN_S)
