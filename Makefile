@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 MEMBERS := schemas kernel services/executor services/planner services/critic services/tools cli examples
 DATA ?= .triptych
+# Where the prose is plain already, `make check` keeps it so; `make prose` shows the rest.
+PROSE := checks
 
-.PHONY: help demo up down test quick thorough crash-matrix chaos documents simulate check bench bench-compare bench-size endurance format lock docs schemas-accept clean
+.PHONY: help demo up down test quick thorough crash-matrix chaos documents simulate check prose bench bench-compare bench-size endurance format lock docs schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,10 +63,14 @@ simulate: .venv/.ready  ## play schedules of faults on simulated servers (SEEDS=
 chaos: .venv/.ready  ## strike a stack under load with a seeded sequence of faults (MINUTES=60 SEED=7)
 	@PYTHONPATH=chaos $(BIN)/python -m triptych_chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) $(ARGS)
 
-check: .venv/.ready  ## format, lint, types and import rules
+check: .venv/.ready  ## format, lint, types, import rules and prose
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
-	@$(BIN)/mypy $(MEMBERS:%=%/src) bench chaos
+	@$(BIN)/mypy $(MEMBERS:%=%/src) bench chaos checks
 	@$(BIN)/lint-imports
+	@PYTHONPATH=checks $(BIN)/python -m prose $(PROSE)
+
+prose: .venv/.ready  ## find idioms, long sentences and docstrings without a verb (ARGS=--count, ARGS=PATH)
+	@PYTHONPATH=checks $(BIN)/python -m prose $(ARGS)
 
 .venv/.bench: .venv/.ready requirements.bench.lock
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.bench.lock
