@@ -9,24 +9,26 @@ RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes \
        --only-binary :all: -r requirements.runtime.lock
 
-# What this service is made of, and no other service. The members are pure Python under one namespace,
+# What this service is made of, and no other service. The members are pure Python in one package,
 # so their files are copied: a build would fetch a build tool that no lock file names.
 FROM dependencies AS members
 ARG SERVICE
-COPY schemas/src schemas/src
-COPY kernel/src kernel/src
+COPY triptych triptych
+COPY schemas schemas
 COPY services services
-COPY cli/src cli/src
-COPY examples/src examples/src
+COPY examples examples
 RUN set -eu; \
     case "$SERVICE" in \
-        executor|planner|critic|tools) members="schemas kernel services/$SERVICE" ;; \
+        executor|planner|critic) members="schemas $SERVICE" ;; \
+        tools) members="schemas tools examples" ;; \
         examples) members="schemas examples" ;; \
-        cli) members="schemas kernel services/executor services/planner services/critic services/tools cli" ;; \
+        cli) members="schemas executor planner critic tools examples client commands embedded operator" ;; \
         *) echo "SERVICE is '$SERVICE'; it must be executor, planner, critic, tools, examples or cli" >&2; exit 1 ;; \
     esac; \
-    mkdir /members; \
-    for member in $members; do cp -R "$member/src/triptych" /members/; done; \
+    mkdir -p /members/triptych; \
+    for member in __init__.py __main__.py py.typed kernel contracts json_schema models playbook $members; do \
+        cp -RL "triptych/$member" /members/triptych/; \
+    done; \
     /venv/bin/python -m compileall -q /members
 
 FROM python:3.11-slim

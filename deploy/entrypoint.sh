@@ -6,5 +6,7 @@ for file in /run/secrets/*; do
     [ -f "$file" ] || continue
     export "${file##*/}=$(cat "$file")"
 done
-[ $# -gt 0 ] || set -- -m "triptych.$SERVICE"
+if [ $# -eq 0 ]; then
+    [ "$SERVICE" = cli ] && set -- -m triptych || set -- -m "triptych.$SERVICE"
+fi
 exec python "$@"

@@ -38,7 +38,7 @@ def write(path: Path, text: str) -> str:
     return path.read_text("utf-8")
 
 
-def main(folder: Path = HERE / "secrets", config: Path = HERE.parent / "triptych.toml") -> None:
+def main(folder: Path = HERE / "secrets", config: Path = HERE.parent / "examples/demo/triptych.toml") -> None:
     """Write what is missing."""
     folder.mkdir(mode=0o700, exist_ok=True)
     write(folder / ".gitignore", "*\n")

@@ -14,12 +14,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
+from triptych.examples.helpdesk.tool import HelpdeskSettings
 from triptych.executor.settings import ExecutorSettings
-from triptych.kernel.embeddings import EmbeddingSettings
-from triptych.kernel.models import ModelSettings
-from triptych.kernel.settings import ServiceSettings
-from triptych.tools.callbacks import CallbackSettings
-from triptych.tools.helpdesk import HelpdeskSettings
+from triptych.kernel.process.settings import ServiceSettings
+from triptych.models import ModelSettings
+from triptych.models.embeddings import EmbeddingSettings
+from triptych.tools.runtime.callbacks import CallbackSettings
 
 PAGE = Path(__file__).with_name("configuration.md")
 

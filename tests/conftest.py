@@ -20,8 +20,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from hypothesis import HealthCheck, settings
 from psycopg import sql
 
-from triptych.cli.stack import Servers, start_servers
-from triptych.kernel.migrate import Prepared, Schema, prepare
+from triptych.embedded import Servers, start_servers
+from triptych.kernel.postgres.migrate import Prepared, Schema, prepare
 
 PARTITIONS = 2
 

@@ -17,14 +17,14 @@ from typing import Self
 import httpx
 import orjson
 
-from triptych.cli.stack.config import StackConfig
+from triptych.embedded.config import StackConfig
 from triptych.kernel.worker import JobAttempt
 from triptych.schemas import ResultStatus
 from triptych.schemas.work import CallRequest
 from triptych.tools import Source
-from triptych.tools.call import Resources
-from triptych.tools.http_call import tool as http_tool
-from triptych.tools.runtime import ToolWorker
+from triptych.tools.adapters.http_call import tool as http_tool
+from triptych.tools.runtime.attempt import ToolWorker
+from triptych.tools.sdk.call import Resources
 from triptych.tools.testing import FreshLedger, request_for, worker_of
 from triptych_bench.errors import CallFailedError
 from triptych_bench.figures import HttpCost, percentile

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from triptych.cli.stack.layout import Layout
+from triptych.embedded.layout import Layout
 from triptych_bench.errors import StackFailedError
 from triptych_bench.figures import UPSTREAM
 from triptych_bench.trees import ROOT, Tree
 
 CONFIG = ROOT / "bench" / "triptych.toml"
-_COMMAND = Path(sys.executable).with_name("triptych")
+_COMMAND = (sys.executable, "-P", "-m", "triptych")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,16 @@ def running(tree: Tree, data: Path) -> Iterator[Stack]:
     layout = Layout.at(data)
     try:
         up = subprocess.run(
-            [_COMMAND, "up", "--data", layout.root, "--config", CONFIG], env=tree.environment(), check=False
+            [*_COMMAND, "up", "--data", layout.root, "--config", tree.root / "bench" / "triptych.toml"],
+            env=tree.environment(),
+            check=False,
         )
         if up.returncode:
             raise StackFailedError(tree.name, up.returncode, layout.logs)
         yield _read(tree, layout)
     finally:
         subprocess.run(
-            [_COMMAND, "down", "--data", layout.root], env=tree.environment(), capture_output=True, check=False
+            [*_COMMAND, "down", "--data", layout.root], env=tree.environment(), capture_output=True, check=False
         )
 
 

@@ -34,13 +34,12 @@ class Tree:
 
         What the tool calls over HTTP is always of this file's tree: it is no part of what is measured.
         """
-        sources = sorted(str(path) for pattern in ("*/src", "services/*/src") for path in self.root.glob(pattern))
-        return {**os.environ, "PYTHONPATH": os.pathsep.join((*sources, str(ROOT / "bench")))}
+        return {**os.environ, "PYTHONPATH": os.pathsep.join((str(self.root), str(ROOT / "bench")))}
 
     def check(self) -> None:
         """Raises WrongTreeError when Python would load something else."""
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE], env=self.environment(), capture_output=True, text=True, check=False
+            [sys.executable, "-P", "-c", _PROBE], env=self.environment(), capture_output=True, text=True, check=False
         )
         loaded = probe.stdout.strip() or probe.stderr.strip()
         if not loaded.startswith(f"{self.root}{os.sep}"):
@@ -59,7 +58,19 @@ def unpack(revision: str, target: Path) -> Tree:
     commit = _git("rev-parse", "--verify", f"{revision}^{{commit}}").decode().strip()
     with tarfile.open(fileobj=io.BytesIO(_git("archive", "--format=tar", commit))) as archive:
         archive.extractall(target, filter="data")
+    if not (target / "triptych").exists():
+        _make_one_package(target.resolve())
     return Tree(commit[:9], target.resolve(), commit, changed=False)
+
+
+def _make_one_package(root: Path) -> None:
+    """Link the parts of a tree from before there was one package, so that it is found and started like one of today."""
+    package = root / "triptych"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text("from triptych.cli.main import main\n\nmain()\n", "utf-8")
+    for part in (*root.glob("*/src/triptych/*"), *root.glob("services/*/src/triptych/*")):
+        (package / part.name).symlink_to(part)
 
 
 def _git(*arguments: str) -> bytes:

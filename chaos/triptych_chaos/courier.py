@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from triptych.kernel.health import serve_app
+from triptych.kernel.process.health import serve_app
 from triptych_chaos.history import History
 from triptych_chaos.proxy import HOST
 from triptych_chaos.webhooks import secret_of, signed

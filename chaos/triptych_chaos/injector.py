@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import asyncpg
 
-from triptych.cli.stack.errors import StackError
+from triptych.embedded.errors import StackError
 from triptych_chaos.client import Client
 from triptych_chaos.courier import Courier
 from triptych_chaos.history import History

@@ -18,13 +18,13 @@ from pathlib import Path
 import asyncpg
 import psutil
 
-from triptych.cli.stack.kafka import Kafka
-from triptych.cli.stack.layout import Layout, last_lines
-from triptych.cli.stack.orphans import MARK, stop_orphans
-from triptych.cli.stack.ports import Ports
-from triptych.cli.stack.postgres import Postgres
-from triptych.cli.stack.servers import Server
-from triptych.cli.stack.topics import create_topics
+from triptych.embedded.kafka import Kafka
+from triptych.embedded.layout import Layout, last_lines
+from triptych.embedded.orphans import MARK, stop_orphans
+from triptych.embedded.ports import Ports
+from triptych.embedded.postgres import Postgres
+from triptych.embedded.servers import Server
+from triptych.embedded.topics import create_topics
 from triptych_chaos.errors import ServerFailedError
 from triptych_chaos.proxy import HOST, Proxy
 

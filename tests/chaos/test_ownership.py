@@ -15,8 +15,8 @@ import httpx
 import pytest
 from errands import Errands, everything_published, triptych, until
 
-from triptych.cli.stack.control import ask
-from triptych.cli.stack.layout import Layout
+from triptych.embedded.control import ask
+from triptych.embedded.layout import Layout
 
 SERVICES = ("executor", "planner", "critic", "kb", "helpdesk", "model", "letterbox")
 A_WAVE = 60

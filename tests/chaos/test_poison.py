@@ -16,7 +16,7 @@ import pytest
 from errands import CONFIG, POISON, WORKERS, Errands, everything_published, partitions_of, triptych, until
 from poison import Brewer, Fate, Poison
 
-from triptych.cli.stack.topics import PARTITIONS
+from triptych.embedded.topics import PARTITIONS
 from triptych.schemas import ControlAction, topics
 from triptych.schemas.task import BreakerMode
 

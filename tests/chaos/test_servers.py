@@ -21,12 +21,12 @@ import psutil
 import pytest
 from errands import Errands, triptych, until
 
-from triptych.cli.stack.kafka import Kafka
-from triptych.cli.stack.layout import Layout
-from triptych.cli.stack.ports import Ports, _is_free
-from triptych.cli.stack.postgres import binaries
-from triptych.cli.stack.topics import create_topics
 from triptych.client import Client
+from triptych.embedded.kafka import Kafka
+from triptych.embedded.layout import Layout
+from triptych.embedded.ports import Ports, _is_free
+from triptych.embedded.postgres import binaries
+from triptych.embedded.topics import create_topics
 
 AWAY_S = float(os.environ.get("TRIPTYCH_TEST_AWAY_S", "9"))
 """Longer than the session timeout of the consumers, and than what a readiness probe waits."""

@@ -12,8 +12,8 @@ from triptych.executor.intake import Executor
 from triptych.executor.machine import GivenUp, Tick
 from triptych.executor.settings import ExecutorSettings
 from triptych.executor.store import ExecutorStore
-from triptych.kernel.service import run
-from triptych.kernel.settings import load_settings
+from triptych.kernel.process.service import run
+from triptych.kernel.process.settings import load_settings
 
 read, commit, apply, wake_at = Executor.read, ExecutorStore.commit, Executor.apply, Executor.wake_at
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from parrot import CONFIG, Parrot
 
-from triptych.kernel.database import connect
-from triptych.kernel.service import Service, run
-from triptych.kernel.settings import ServiceSettings, load_settings
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.process.service import Service, run
+from triptych.kernel.process.settings import ServiceSettings, load_settings
 from triptych.kernel.worker import run_worker
 from triptych.kernel.worker.intake import Intake
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 import aiokafka
 import asyncpg
 
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker.jobs import Arrival
 from triptych.schemas import CallAnswer, CallRequest
 

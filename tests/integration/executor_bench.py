@@ -14,8 +14,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 import triptych.executor
-from triptych.kernel.offers import Offer
-from triptych.kernel.plans import Terms, make_plan
+from triptych.contracts.offers import Offer
+from triptych.playbook.plans import Terms, make_plan
 from triptych.schemas import (
     Compensation,
     Contract,

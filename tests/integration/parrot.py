@@ -10,11 +10,11 @@ from typing import Any
 
 from ends import Ends
 
-from triptych.kernel.health import Health
-from triptych.kernel.log import configure_logging
-from triptych.kernel.migrate import WORKER
-from triptych.kernel.service import Service
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.kernel.process.health import Health
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker import JobAttempt, WorkerConfig, run_worker
 from triptych.schemas import CallAnswer, CallRequest, ErrorCode, Request, Result, Spend, ToolError
 from triptych.schemas.base import Answer

@@ -16,20 +16,20 @@ import asyncpg
 import triptych.executor
 import triptych.planner
 import triptych.tools
-from triptych.cli.audit.auditor import audit
 from triptych.client import Client
 from triptych.executor.__main__ import serve as serve_executor
 from triptych.executor.settings import ExecutorSettings
-from triptych.kernel.health import Health
-from triptych.kernel.log import configure_logging
-from triptych.kernel.migrate import WORKER
-from triptych.kernel.models import ModelSettings
-from triptych.kernel.service import Service
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.kernel.process.health import Health
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
+from triptych.models import ModelSettings
+from triptych.operator.audit.auditor import audit
 from triptych.planner.__main__ import serve as serve_planner
 from triptych.schemas import Outcome, topics
 from triptych.tools import Tool
-from triptych.tools.process import serve as serve_tool
+from triptych.tools.runtime.process import serve as serve_tool
 
 EXECUTOR = Path(triptych.executor.__file__).with_name("migrations")
 PLANNER = Path(triptych.planner.__file__).with_name("migrations")

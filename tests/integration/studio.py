@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 import triptych.tools
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import CallRequest
 from triptych_chaos import webhooks
 

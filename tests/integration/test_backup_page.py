@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 from test_executor_store import MIGRATIONS
 
-from triptych.cli.stack.postgres import binaries
+from triptych.embedded.postgres import binaries
 
 PAGE = Path(__file__).parents[2] / "docs" / "backup.md"
 IN_CONTAINER = "docker compose exec -T postgres "

@@ -17,11 +17,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from studio import free_port
 
-from triptych.kernel.cloudevents import utc_now
-from triptych.kernel.health import serve_app
-from triptych.tools import endpoint as module
-from triptych.tools.endpoint import BODY_MAX_BYTES, CONNECTIONS_MAX, BoundedProtocol, endpoint, said
-from triptych.tools.webhooks import Verifier
+from triptych.kernel.kafka.cloudevents import utc_now
+from triptych.kernel.process.health import serve_app
+from triptych.tools.runtime import callback_endpoint as module
+from triptych.tools.runtime.callback_endpoint import BODY_MAX_BYTES, CONNECTIONS_MAX, BoundedProtocol, endpoint, said
+from triptych.tools.runtime.webhooks import Verifier
 from triptych_chaos import webhooks
 
 KEY = b"a key of four and twenty bytes"

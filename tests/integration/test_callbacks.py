@@ -16,16 +16,16 @@ from ends import Ends, call_request, open_ends
 from pydantic import SecretStr
 from studio import MIGRATIONS, SECRET, TOOL, Process, Studio, answers, call_back, open_studio, signed
 
-from triptych.kernel.cloudevents import utc_now
-from triptych.kernel.database import connect
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.migrate import WORKER
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.kafka.cloudevents import utc_now
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import CallRequest, ErrorCode, Result
 from triptych.tools import Source
-from triptych.tools.callbacks import BODY_MAX_BYTES, Verifier
-from triptych.tools.http_call import tool as http_call
-from triptych.tools.process import load_tool
+from triptych.tools.adapters.http_call import tool as http_call
+from triptych.tools.runtime.callbacks import BODY_MAX_BYTES, Verifier
+from triptych.tools.runtime.process import load_tool
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +336,9 @@ async def test_a_declared_call_is_completed_by_a_callback_too(ends, studio, proc
     }  # fmt: skip
     source = Source("studio", options)
     contract = http_call(source).operations["studio.render"].contract
-    declared = Process(ends.settings, address, process.folder, "triptych.tools.http_call:tool", source.environment())
+    declared = Process(
+        ends.settings, address, process.folder, "triptych.tools.adapters.http_call:tool", source.environment()
+    )
     await declared.start()
     try:
         good, bad = order(contract_hash=contract.hash), order(contract_hash=contract.hash)

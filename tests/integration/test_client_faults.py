@@ -13,14 +13,14 @@ import uvloop
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from triptych.kernel.bus import Kafka, Outgoing, Subscription
-from triptych.kernel.compacted import CompactedTopic
 from triptych.kernel.errors import KafkaTaskDiedError
-from triptych.kernel.health import Health
-from triptych.kernel.kafka_clients import Admin, Consumer, Producer
-from triptych.kernel.log import configure_logging
-from triptych.kernel.service import Service
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.kafka.bus import Kafka, Outgoing, Subscription
+from triptych.kernel.kafka.clients import Admin, Consumer, Producer
+from triptych.kernel.kafka.compacted_topic import CompactedTopic
+from triptych.kernel.process.health import Health
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
 
 WITHIN_S = 60.0
 
@@ -143,7 +143,7 @@ async def test_a_follower_whose_client_has_died_begins_again(kafka, under_uvloop
         made.append(Consumer(**options))
         return made[-1]
 
-    monkeypatch.setattr("triptych.kernel.compacted.Consumer", consumer)
+    monkeypatch.setattr("triptych.kernel.kafka.compacted_topic.Consumer", consumer)
 
     async def story() -> None:
         service = Service("test", configure_logging("info", "json"), Health("test", "one"), asyncio.Event())

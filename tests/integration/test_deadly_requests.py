@@ -14,7 +14,7 @@ import pytest
 from ends import Ends, call_request, open_ends
 from parrot import settings_of
 
-from triptych.kernel.database import connect
+from triptych.kernel.postgres.database import connect
 from triptych.schemas import CallRequest, DeadLetter, ErrorCode
 
 PROGRAM = Path(__file__).with_name("deadly_reader.py")

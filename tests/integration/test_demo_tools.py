@@ -15,11 +15,11 @@ from triptych.examples.calendar.slots import next_slot
 from triptych.examples.crm.document import document
 from triptych.schemas import Result, ResultStatus
 from triptych.tools import Source, Tool
+from triptych.tools.adapters.mcp import tool as mcp_tool
+from triptych.tools.adapters.mcp.listing import ask
+from triptych.tools.adapters.mcp.options import McpOptions
+from triptych.tools.adapters.openapi import tool as openapi_tool
 from triptych.tools.conformance import Example, Subject, check
-from triptych.tools.mcp import tool as mcp_tool
-from triptych.tools.mcp.listing import ask
-from triptych.tools.mcp.options import McpOptions
-from triptych.tools.openapi import tool as openapi_tool
 from triptych.tools.testing import call
 
 ROOT = Path(__file__).parents[2]
@@ -35,13 +35,15 @@ def crm(crm_server: str, monkeypatch: pytest.MonkeyPatch) -> Tool:
 
 
 def test_the_stored_document_is_the_one_that_the_crm_serves(crm_server: str) -> None:
-    stored = json.loads((ROOT / "tools/crm.openapi.json").read_text())
+    stored = json.loads((ROOT / "examples/demo/tools/crm.openapi.json").read_text())
     assert stored == document() == httpx.get(f"{crm_server}/openapi.json").json()
 
 
 async def test_the_pins_of_the_calendar_are_what_it_offers(calendar_server: str) -> None:
     source = Source("calendar", {"pins": "tools/calendar.mcp.json", "url": f"{calendar_server}/mcp"}, ROOT)
-    assert (await ask(source, source.read(McpOptions))).text() == (ROOT / "tools/calendar.mcp.json").read_text()
+    assert (await ask(source, source.read(McpOptions))).text() == (
+        ROOT / "examples/demo/tools/calendar.mcp.json"
+    ).read_text()
 
 
 async def test_the_calendar_is_found_where_a_variable_says(
@@ -72,8 +74,8 @@ async def test_a_note_is_written_once_whatever_happens_to_the_process_that_write
 ) -> None:
     monkeypatch.setenv("CRM_KEY", "demo-key")
     monkeypatch.setenv("CRM_URL", crm_server)
-    options = tomllib.loads((ROOT / "triptych.toml").read_text())["tools"]["crm"]["options"]
-    subject = Subject("triptych.tools.openapi:tool", source=Source("crm", options, ROOT))
+    options = tomllib.loads((ROOT / "examples/demo/triptych.toml").read_text())["tools"]["crm"]["options"]
+    subject = Subject("triptych.tools.adapters.openapi:tool", source=Source("crm", options, ROOT))
     arguments = {"customer_id": "C-1005", "body": {"text": "Once."}}
     report = await check(subject, Example("create_note", arguments), postgres=servers.owner_dsn)
     assert report.passed, str(report)

@@ -35,7 +35,7 @@ def secrets(database: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     owner = urlsplit(database.owner_dsn)
     made.DATABASE = owner.path.removeprefix("/")
     made.SERVER = f"{owner.hostname}:{owner.port}/{made.DATABASE}"
-    made.main(folder, ROOT / "triptych.toml")
+    made.main(folder, ROOT / "examples/demo/triptych.toml")
     return folder
 
 
@@ -72,7 +72,7 @@ def setup(servers: Any, prefix: str, database: Any, secrets: Path) -> Setup:
 
 def test_secrets_that_are_there_stay_and_others_cannot_enter_the_folder(secrets: Path) -> None:
     before = {path.name: path.read_text() for path in secrets.iterdir()}
-    make_secrets().main(secrets, ROOT / "triptych.toml")
+    make_secrets().main(secrets, ROOT / "examples/demo/triptych.toml")
     assert {path.name: path.read_text() for path in secrets.iterdir()} == before
     assert secrets.stat().st_mode & 0o077 == 0
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from triptych.cli.stack.control import ask
-from triptych.cli.stack.layout import Layout
+from triptych.embedded.control import ask
+from triptych.embedded.layout import Layout
 
 TRIPTYCH = Path(sys.executable).with_name("triptych")
 DEADLINE_S = 120.0
@@ -129,7 +129,9 @@ def test_a_playbook_is_checked_and_taken_over_without_a_restart(dev: Dev) -> Non
 
 
 def test_a_tool_that_is_added_to_the_configuration_starts(dev: Dev) -> None:
-    (dev.folder / "triptych.toml").write_text(f'{CONFIG}\n[tools.echo]\nadapter = "triptych.tools.echo:tool"\n')
+    (dev.folder / "triptych.toml").write_text(
+        f'{CONFIG}\n[tools.echo]\nadapter = "triptych.tools.adapters.echo:tool"\n'
+    )
     dev.says("+ echo.echo")
     (dev.folder / "triptych.toml").write_text(CONFIG)
     dev.says("echo: removed")

@@ -17,8 +17,8 @@ import asyncpg
 import pytest
 from executor_bench import BACK, MIGRATIONS, Bench, plan_of
 
-from triptych.cli.audit import audit
 from triptych.client.operator import operator_connection
+from triptych.operator.audit import audit
 from triptych.schemas import topics
 from triptych.schemas.base import SENTENCE_MAX_CHARS
 

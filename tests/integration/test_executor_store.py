@@ -14,14 +14,14 @@ import triptych.executor
 from triptych.executor.machine import begin
 from triptych.executor.state import Run
 from triptych.executor.store import ExecutorStore
-from triptych.kernel import database as db
-from triptych.kernel.bus import Outgoing
 from triptych.kernel.decider import Batch
 from triptych.kernel.errors import Fenced
-from triptych.kernel.log import configure_logging
-from triptych.kernel.outbox import OutboxKey, OutboxRow
+from triptych.kernel.kafka.bus import Outgoing
+from triptych.kernel.kafka.topic_metadata import ClusterTopics, KnownTopic
+from triptych.kernel.postgres import database as db
+from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow
+from triptych.kernel.process.log import configure_logging
 from triptych.kernel.run_ids import derive_run_id
-from triptych.kernel.topic_metadata import ClusterTopics, KnownTopic
 from triptych.schemas import Playbook, Task
 
 MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from aiokafka.admin import NewTopic
 
-from triptych.cli.stack.kafka import Kafka as Broker
-from triptych.cli.stack.layout import Layout
-from triptych.cli.stack.ports import Ports
-from triptych.cli.stack.servers import _running
-from triptych.kernel.bus import Kafka, Outgoing
-from triptych.kernel.kafka_clients import Admin
-from triptych.kernel.record_batches import UnreadableRecord
-from triptych.kernel.settings import ServiceSettings
+from triptych.embedded.kafka import Kafka as Broker
+from triptych.embedded.layout import Layout
+from triptych.embedded.ports import Ports
+from triptych.embedded.servers import _running
+from triptych.kernel.kafka.bus import Kafka, Outgoing
+from triptych.kernel.kafka.clients import Admin
+from triptych.kernel.kafka.record_batches import UnreadableRecord
+from triptych.kernel.process.settings import ServiceSettings
 
 TOPIC = "triptych.harmed"
 

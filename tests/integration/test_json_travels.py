@@ -17,18 +17,18 @@ from ends import Ends, open_ends
 from executor_bench import MIGRATIONS, Bench
 
 import triptych.tools
-from triptych.cli.output import print_json
 from triptych.client.operator import Operator
-from triptych.kernel.database import connect
-from triptych.kernel.health import Health
-from triptych.kernel.log import configure_logging
-from triptych.kernel.migrate import WORKER
-from triptych.kernel.service import Service
-from triptych.kernel.settings import ServiceSettings
+from triptych.commands.common.output import print_json
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.kernel.process.health import Health
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import CallAnswer, CallRequest, ErrorCode, codec, topics
 from triptych.tools import Source, Tool
-from triptych.tools.http_call import tool as http_tool
-from triptych.tools.process import serve
+from triptych.tools.adapters.http_call import tool as http_tool
+from triptych.tools.runtime.process import serve
 from triptych.tools.testing import call, request_for
 
 PLAYBOOK = """

@@ -25,24 +25,24 @@ from starlette.routing import Route
 import triptych.examples
 import triptych.tools
 from pdfs import pdf, pdf_of_pages, pdf_that_doubles
-from triptych.kernel.database import connect
-from triptych.kernel.embeddings import Embedder, EmbeddingSettings, LocalEmbedder, Vector, open_embedder
-from triptych.kernel.migrate import WORKER
-from triptych.kernel.models import ModelFailure
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.models import ModelFailure
+from triptych.models.embeddings import Embedder, EmbeddingSettings, LocalEmbedder, Vector, open_embedder
 from triptych.schemas import ErrorCode, Result, ResultStatus
 from triptych.tools import Source, Tool
-from triptych.tools.kb import tool as kb_tool
-from triptych.tools.kb.articles import shipped_articles
-from triptych.tools.kb.calibration import THRESHOLD, Calibration, Judged, fit, quality
-from triptych.tools.kb.chunks import Document
-from triptych.tools.kb.reading import Unreadable, read_folder
-from triptych.tools.kb.store import EVERYBODY, SHIPPED, WORDS_ALONE, KnowledgeBase
-from triptych.tools.kb.tool import SHIPPED_COLLECTION
+from triptych.tools.adapters.kb import tool as kb_tool
+from triptych.tools.adapters.kb.articles import shipped_articles
+from triptych.tools.adapters.kb.calibration import THRESHOLD, Calibration, Judged, fit, quality
+from triptych.tools.adapters.kb.chunks import Document
+from triptych.tools.adapters.kb.reading import Unreadable, read_folder
+from triptych.tools.adapters.kb.store import EVERYBODY, SHIPPED, WORDS_ALONE, KnowledgeBase
+from triptych.tools.adapters.kb.tool import SHIPPED_COLLECTION
 from triptych.tools.testing import call
 
 MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")
 QUESTIONS = Path(__file__).parents[1] / "knowledge" / "questions.jsonl"
-TICKETS = Path(triptych.examples.__file__).with_name("tickets.jsonl")
+TICKETS = Path(triptych.examples.__file__).with_name("demo") / "tickets.jsonl"
 LOCAL = LocalEmbedder()
 FOLDER = {
     "leave.md": "# Parental leave\n\nParents may take leave for fourteen months.\n\nTell your manager eight weeks before.",

@@ -11,19 +11,19 @@ from pathlib import Path
 import httpx
 import pytest
 
-from triptych.cli.stack import watched
-from triptych.cli.stack.blueprint import Kind, Unit, Vitals
-from triptych.cli.stack.command import Command
-from triptych.cli.stack.layout import Layout
-from triptych.cli.stack.ports import HOST, Ports
-from triptych.cli.stack.watched import State, Watched
-from triptych.kernel.log import configure_logging
+from triptych.embedded import watched
+from triptych.embedded.blueprint import Kind, Unit, Vitals
+from triptych.embedded.command import Command
+from triptych.embedded.layout import Layout
+from triptych.embedded.ports import HOST, Ports
+from triptych.embedded.watched import State, Watched
+from triptych.kernel.process.log import configure_logging
 
 SERVICE = """
 import asyncio
 from pathlib import Path
-from triptych.kernel.service import Service, run
-from triptych.kernel.settings import ServiceSettings, load_settings
+from triptych.kernel.process.service import Service, run
+from triptych.kernel.process.settings import ServiceSettings, load_settings
 
 async def body(service: Service, settings: ServiceSettings) -> None:
     service.health.expect("work", 0.5)

@@ -21,19 +21,19 @@ import pytest
 from ends import call_request, open_ends
 
 import triptych.tools
-from triptych.kernel.database import connect
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.health import Health
-from triptych.kernel.log import configure_logging
-from triptych.kernel.migrate import WORKER
-from triptych.kernel.service import Service
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.kernel.process.health import Health
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus, ToolContracts
 from triptych.tools import Source, Tool
-from triptych.tools.mcp import tool as bridge
-from triptych.tools.mcp.listing import ask
-from triptych.tools.mcp.options import McpOptions
-from triptych.tools.process import serve
+from triptych.tools.adapters.mcp import tool as bridge
+from triptych.tools.adapters.mcp.listing import ask
+from triptych.tools.adapters.mcp.options import McpOptions
+from triptych.tools.runtime.process import serve
 from triptych.tools.testing import Calls, running
 
 MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")
@@ -315,7 +315,7 @@ async def test_a_wrong_token_is_an_identity_problem_and_is_never_shown(
 
 CONFIG = """# What a person wrote.
 [tools.model]  # stays
-adapter = "triptych.tools.model:tool"
+adapter = "triptych.tools.adapters.model:tool"
 """
 
 

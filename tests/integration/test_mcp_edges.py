@@ -18,17 +18,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from triptych.executor.dispositions import disposition
+from triptych.executor.retries import disposition
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Source, Tool
-from triptych.tools.mcp import stdio
-from triptych.tools.mcp import tool as bridge
-from triptych.tools.mcp.contracts import offers
-from triptych.tools.mcp.listing import ask
-from triptych.tools.mcp.options import McpOptions
-from triptych.tools.mcp.pins import Pins
-from triptych.tools.mcp.wire import ANSWER_MAX_BYTES
+from triptych.tools.adapters.mcp import stdio
+from triptych.tools.adapters.mcp import tool as bridge
+from triptych.tools.adapters.mcp.contracts import offers
+from triptych.tools.adapters.mcp.listing import ask
+from triptych.tools.adapters.mcp.options import McpOptions
+from triptych.tools.adapters.mcp.pins import Pins
+from triptych.tools.adapters.mcp.wire import ANSWER_MAX_BYTES
 from triptych.tools.testing import running
 
 RAW = Path(__file__).with_name("mcp_raw.py")

@@ -16,9 +16,9 @@ import pytest
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ErrorCode, Result, ResultStatus
 from triptych.tools import Source, Tool
-from triptych.tools.mcp import tool as bridge
-from triptych.tools.mcp.listing import ask
-from triptych.tools.mcp.options import McpOptions
+from triptych.tools.adapters.mcp import tool as bridge
+from triptych.tools.adapters.mcp.listing import ask
+from triptych.tools.adapters.mcp.options import McpOptions
 from triptych.tools.testing import running
 
 HELLO = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "far", "version": "1"}}

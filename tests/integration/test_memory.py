@@ -14,14 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 import triptych.tools
-from triptych.cli.main import app
-from triptych.kernel.database import connect
-from triptych.kernel.embeddings import EmbeddingSettings, LocalEmbedder
-from triptych.kernel.migrate import WORKER
+from triptych.commands.main import app
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.models.embeddings import EmbeddingSettings, LocalEmbedder
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Source
-from triptych.tools.memory import tool as memory_tool
-from triptych.tools.memory.store import Memory, Origin
+from triptych.tools.adapters.memory import tool as memory_tool
+from triptych.tools.adapters.memory.store import Memory, Origin
 from triptych.tools.testing import running
 
 MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from triptych.kernel.migrate import WORKER, Prepared, RoleNameError, Schema, WrongPrefixError, prepare
+from triptych.kernel.postgres.migrate import WORKER, Prepared, RoleNameError, Schema, WrongPrefixError, prepare
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_server_that_is_not_there_is_an_error_of_the_driver(database: Any) -> 
 def _revision(directory: Path, revision: str, after: str | None, script: str) -> None:
     directory.joinpath(f"{revision}.sql").write_text(script)
     directory.joinpath(f"{revision}.py").write_text(
-        "from triptych.kernel.migrate import run_sql\n"
+        "from triptych.kernel.postgres.migrate import run_sql\n"
         f"revision, down_revision = {revision!r}, {after!r}\n"
         "def upgrade():\n    run_sql(__file__)\n"
     )
@@ -132,7 +132,7 @@ def _revision(directory: Path, revision: str, after: str | None, script: str) ->
 
 def test_a_migration_that_waits_for_an_extension_is_tried_again_at_the_next_start(database, tmp_path):
     revision = """
-from triptych.kernel.migrate import need_extension
+from triptych.kernel.postgres.migrate import need_extension
 from alembic import op
 
 revision, down_revision = "0001", None

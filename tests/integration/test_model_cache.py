@@ -10,10 +10,10 @@ import asyncpg
 import httpx
 import pytest
 
-from triptych.cli.models.command import read
-from triptych.kernel.database import connect
-from triptych.kernel.migrate import MODELS, WORKER, Prepared
-from triptych.kernel.models import Memo, ModelClient, ModelFailure, ModelReply, ModelSettings
+from triptych.commands.models import read
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.postgres.migrate import MODELS, WORKER, Prepared
+from triptych.models import Memo, ModelClient, ModelFailure, ModelReply, ModelSettings
 from triptych.schemas import Grant, Recall
 
 GRANT = Grant(tokens=4_000, usd_micros=10_000)

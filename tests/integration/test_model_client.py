@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from triptych.kernel.health import serve_app
-from triptych.kernel.models import ModelClient, ModelFailure, ModelReply, ModelSettings
+from triptych.kernel.process.health import serve_app
+from triptych.models import ModelClient, ModelFailure, ModelReply, ModelSettings
 from triptych.schemas import ErrorCode, Grant, Spend
 
 GRANT = Grant(tokens=4_000, usd_micros=10_000)

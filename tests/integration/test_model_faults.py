@@ -24,20 +24,20 @@ from test_upstream_faults import first_outcomes, running
 import triptych.executor
 import triptych.planner
 import triptych.tools
-from triptych.cli.cost.command import History, history_of
 from triptych.client import Client
+from triptych.commands.cost import History, history_of
 from triptych.critic.__main__ import serve as serve_critic
 from triptych.executor.__main__ import serve as serve_executor
 from triptych.executor.settings import ExecutorSettings
-from triptych.kernel.migrate import MODELS, WORKER
-from triptych.kernel.models import ModelSettings
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.postgres.migrate import MODELS, WORKER
+from triptych.kernel.process.settings import ServiceSettings
+from triptych.models import ModelSettings
 from triptych.planner.__main__ import serve as serve_planner
 from triptych.schemas import ErrorCode, Outcome, Task
 from triptych.tools import Effect, Tool, ToolFailure
-from triptych.tools.breaker import BreakerPolicy
-from triptych.tools.model import tool as model_tool
-from triptych.tools.process import serve as serve_tool
+from triptych.tools.adapters.model.tool import tool as model_tool
+from triptych.tools.guard.breaker import BreakerPolicy
+from triptych.tools.runtime.process import serve as serve_tool
 
 ATTEMPTS = 3
 EXECUTOR = Path(triptych.executor.__file__).with_name("migrations")

@@ -16,7 +16,7 @@ import uvicorn
 
 from triptych.examples.model_server.app import create_app
 from triptych.examples.serving import SeveringProtocol
-from triptych.kernel.models import ModelClient, ModelFailure, ModelReply, ModelSettings
+from triptych.models import ModelClient, ModelFailure, ModelReply, ModelSettings
 from triptych.schemas import ErrorCode, Grant
 
 GRANT = Grant(tokens=4_000, usd_micros=100_000)

@@ -17,14 +17,14 @@ from wire import produce
 from batches import GZIP, LZ4, SNAPPY, TRANSACTIONAL, ZSTD, batch, framed, marker, record, varint
 from triptych.client import Address
 from triptych.client.feed import Feed
-from triptych.kernel.bus import Kafka
-from triptych.kernel.compacted import CompactedTopic
-from triptych.kernel.database import connect
-from triptych.kernel.health import Health
-from triptych.kernel.kafka_clients import Consumer
-from triptych.kernel.log import configure_logging
-from triptych.kernel.record_batches import UnreadableRecord
-from triptych.kernel.service import Service
+from triptych.kernel.kafka.bus import Kafka
+from triptych.kernel.kafka.clients import Consumer
+from triptych.kernel.kafka.compacted_topic import CompactedTopic
+from triptych.kernel.kafka.record_batches import UnreadableRecord
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.process.health import Health
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.service import Service
 from triptych.schemas import DeadLetter
 
 LATIN_1 = ((b"caf\xe9", b"1"),)

@@ -13,18 +13,18 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from ends import call_request, open_ends
 
 import triptych.tools
-from triptych.kernel.bus import REQUEST_MAX_BYTES
-from triptych.kernel.database import connect
-from triptych.kernel.health import Health
-from triptych.kernel.log import configure_logging
-from triptych.kernel.migrate import WORKER
-from triptych.kernel.registry import ContractRegistry
-from triptych.kernel.service import Service
-from triptych.kernel.settings import ServiceSettings
+from triptych.contracts.registry import ContractRegistry
+from triptych.kernel.kafka.bus import REQUEST_MAX_BYTES
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.kernel.process.health import Health
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import ErrorCode, ToolError
 from triptych.tools import Source, Tool
-from triptych.tools.openapi import tool as openapi_tool
-from triptych.tools.process import serve
+from triptych.tools.adapters.openapi import tool as openapi_tool
+from triptych.tools.runtime.process import serve
 
 MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")
 BROKERS_DEFAULT_MAX_BYTES = 1_048_588

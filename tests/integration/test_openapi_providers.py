@@ -17,19 +17,19 @@ import pytest
 from typer.testing import CliRunner
 from validating import Answer, Validating, validating
 
-from triptych.cli.main import app
-from triptych.cli.stack.config import StackConfig
+from triptych.commands.main import app
+from triptych.embedded.config import StackConfig
 from triptych.schemas import ResultStatus
 from triptych.tools import Source
-from triptych.tools.http import is_json
-from triptych.tools.openapi import tool as openapi_tool
-from triptych.tools.openapi.document import Document
-from triptych.tools.openapi.options import OpenApiOptions
-from triptych.tools.openapi.samples import sample_of
-from triptych.tools.openapi.survey import Generated, survey
-from triptych.tools.openapi.trial import answers_of
-from triptych.tools.rest import BodyForm
-from triptych.tools.rest.answer import NOTHING
+from triptych.tools.adapters.openapi import tool as openapi_tool
+from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.options import OpenApiOptions
+from triptych.tools.adapters.openapi.samples import sample_of
+from triptych.tools.adapters.openapi.survey import Generated, survey
+from triptych.tools.adapters.openapi.trial import answers_of
+from triptych.tools.adapters.rest import BodyForm
+from triptych.tools.adapters.rest.answer import NOTHING
+from triptych.tools.http.errors import is_json
 from triptych.tools.testing import running
 
 SHAPES = {file.stem: file for file in sorted((Path(__file__).parent / "documents").glob("*.yaml"))}

@@ -11,11 +11,11 @@ from executor_bench import MIGRATIONS as EXECUTOR
 from executor_bench import Bench, plan_of
 from studio import MIGRATIONS, TOOL, Process, Studio, answers, call_back, open_studio
 
-from triptych.kernel.database import connect
-from triptych.kernel.migrate import WORKER
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import Contract, topics
-from triptych.tools.process import load_tool
+from triptych.tools.runtime.process import load_tool
 
 PLAYBOOK = """
 name: film

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 import triptych.executor
-from triptych.kernel.partitions import AHEAD, aged_tables, make_partitions, partitions
+from triptych.kernel.postgres.age_partitions import AHEAD, aged_tables, make_partitions, partitions
 from triptych.kernel.run_ids import WEEK, Span, first_id, id_time
 
 MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")

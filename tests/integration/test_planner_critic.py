@@ -18,12 +18,12 @@ import httpx
 import pytest
 
 from triptych.critic.__main__ import serve as serve_critic
-from triptych.kernel.health import Health
-from triptych.kernel.log import configure_logging
-from triptych.kernel.migrate import MODELS, WORKER
-from triptych.kernel.models import ModelSettings
-from triptych.kernel.service import Service
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.postgres.migrate import MODELS, WORKER
+from triptych.kernel.process.health import Health
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
+from triptych.models import ModelSettings
 from triptych.planner.__main__ import serve as serve_planner
 from triptych.schemas import (
     Answer,

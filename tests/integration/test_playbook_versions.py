@@ -16,8 +16,8 @@ from executor_bench import MIGRATIONS, Bench
 from test_executor import PLAYBOOK, task
 from typer.testing import CliRunner
 
-from triptych.cli.playbook import app
-from triptych.kernel.playbooks import load_playbook
+from triptych.commands.playbook import app
+from triptych.playbook.loader import load_playbook
 from triptych.schemas import topics
 
 
@@ -140,7 +140,7 @@ async def test_a_version_is_activated_by_its_name_and_a_file_that_no_folder_hold
     assert await said(bench, eventually, "french") == "Bonjour Ana"
 
     other = _file(bench, "other", saying("Hola").replace("name: greet", "name: saluda"))
-    config = _file(bench, "echo", '[tools.echo]\nadapter = "triptych.tools.echo:tool"\n')
+    config = _file(bench, "echo", '[tools.echo]\nadapter = "triptych.tools.adapters.echo:tool"\n')
     await playbook("activate", str(other), "--config", str(config), dsn=database.owner_dsn)
     await eventually(lambda: '"playbook":"saluda"' in bench.log.read_text())
     assert await said(bench, eventually, "saluda", playbook="saluda") == "Hola Ana"

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 import triptych.executor
 import triptych.tools
-from triptych.cli.audit import audit
-from triptych.cli.main import app
-from triptych.cli.retention import remove_old, retention
 from triptych.client.operator import operator_connection
-from triptych.kernel.migrate import WORKER
-from triptych.kernel.partitions import make_partitions
+from triptych.commands.main import app
+from triptych.kernel.postgres.age_partitions import make_partitions
+from triptych.kernel.postgres.migrate import WORKER
 from triptych.kernel.run_ids import WEEK, Span, first_id
+from triptych.operator.audit import audit
+from triptych.operator.retention import remove_old, retention
 
 EXECUTOR = Path(triptych.executor.__file__).with_name("migrations")
 EFFECTS = Path(triptych.tools.__file__).with_name("migrations") / "tool"

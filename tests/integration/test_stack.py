@@ -23,17 +23,17 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from psycopg import errors
 
-from triptych.cli.owner import owner_of
-from triptych.cli.stack import Servers
-from triptych.cli.stack.orphans import MARK
+from triptych.commands.common.owner import owner_of
+from triptych.embedded import Servers
+from triptych.embedded.orphans import MARK
 from triptych.schemas import topics
 
 TRIPTYCH = Path(sys.executable).with_name("triptych")
 DEADLINE_S = 60.0
 
 MODULE = """
-from triptych.kernel.service import Service, run
-from triptych.kernel.settings import ServiceSettings, load_settings
+from triptych.kernel.process.service import Service, run
+from triptych.kernel.process.settings import ServiceSettings, load_settings
 
 async def body(service: Service, settings: ServiceSettings) -> None:
     service.health.started()

@@ -23,28 +23,30 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 import triptych.tools
-from triptych.cli.main import app
-from triptych.kernel.database import connect
-from triptych.kernel.health import Health
-from triptych.kernel.log import configure_logging
-from triptych.kernel.migrate import WORKER
-from triptych.kernel.models import ModelSettings
+from triptych.commands.main import app
+from triptych.examples.helpdesk import tool as helpdesk
+from triptych.examples.helpdesk.tool import HelpdeskSettings
 from triptych.kernel.outage import POSTGRES_GONE
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.kernel.process.health import Health
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.run_ids import derive_run_id
-from triptych.kernel.service import Service
-from triptych.kernel.settings import ServiceSettings
 from triptych.kernel.worker import JobAttempt, Jobs
+from triptych.models import ModelSettings
 from triptych.schemas import CallRequest, ErrorCode, Grant, Result, ResultStatus, ToolContracts
-from triptych.tools import Call, Effect, Guard, OperationGuard, Tool, ToolFailure, helpdesk, model
+from triptych.tools import Call, Effect, Guard, OperationGuard, Tool, ToolFailure
 from triptych.tools import ErrorCode as Code
-from triptych.tools.board import Alerts
-from triptych.tools.breaker import BreakerPolicy
-from triptych.tools.echo import tool as echo
-from triptych.tools.guard import ProbeGuard
-from triptych.tools.helpdesk import HelpdeskSettings
-from triptych.tools.ledger import PostgresLedger, Standing
-from triptych.tools.process import serve
-from triptych.tools.rates import Rates
+from triptych.tools.adapters.echo import tool as echo
+from triptych.tools.adapters.model import tool as model
+from triptych.tools.guard.breaker import BreakerPolicy
+from triptych.tools.guard.rates import Rates
+from triptych.tools.guard.settings import ProbeGuard
+from triptych.tools.runtime.effect_ledger import PostgresLedger, Standing
+from triptych.tools.runtime.process import serve
+from triptych.tools.runtime.status_board import Alerts
 from triptych.tools.testing import call
 
 MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")
@@ -269,7 +271,7 @@ async def test_after_kill_9_in_a_write_the_next_process_answers_and_it_took_effe
         "TRIPTYCH_HELPDESK_TOKEN": TOKEN,
     }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "triptych.tools", "triptych.tools.helpdesk:tool", env=environment
+        sys.executable, "-m", "triptych.tools", "triptych.examples.helpdesk.tool:tool", env=environment
     )
 
     async def arrived() -> bool:

@@ -13,7 +13,7 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.tracing import on_behalf_of
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Source, Tool
-from triptych.tools.http_call import tool as http_tool
+from triptych.tools.adapters.http_call import tool as http_tool
 from triptych.tools.testing import call
 
 KEY = "s3cret-of-the-upstream"

@@ -15,16 +15,16 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from triptych.cli.main import app
+from triptych.commands.main import app
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ErrorCode, Result
 from triptych.tools import Source, Tool
-from triptych.tools.board import Alerts
-from triptych.tools.drift import Watch
-from triptych.tools.http_call import tool as http_tool
-from triptych.tools.openapi import adapter
-from triptych.tools.openapi import tool as openapi_tool
-from triptych.tools.process import load_tool
+from triptych.tools.adapters.http_call import tool as http_tool
+from triptych.tools.adapters.openapi import adapter
+from triptych.tools.adapters.openapi import tool as openapi_tool
+from triptych.tools.runtime.drift import Watch
+from triptych.tools.runtime.process import load_tool
+from triptych.tools.runtime.status_board import Alerts
 from triptych.tools.testing import call, running
 
 SECRET = "s3cret-of-the-upstream"  # noqa: S105
@@ -90,7 +90,9 @@ def orders(url: str, **more: Any) -> Tool:
         "again": operation("POST", "idempotent", body={}, key={"header": "Idempotency-Key"}),
         "look": operation("GET", "read"),
     }
-    return load_tool("triptych.tools.http_call:tool", Source("shop", {"base_url": url, "operations": table, **more}))
+    return load_tool(
+        "triptych.tools.adapters.http_call:tool", Source("shop", {"base_url": url, "operations": table, **more})
+    )
 
 
 JSON = "content-type: application/json"

@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import Effect, ErrorCode, Result
 from triptych.tools import Source, Tool
-from triptych.tools.mail import tool as mail_tool
+from triptych.tools.adapters.mail import tool as mail_tool
 from triptych.tools.testing import call
 
 LETTER = {"to": ["ana@acme.example"], "subject": "Your order", "text": "It is on its way.\n.\nBye"}

@@ -11,9 +11,9 @@ from mail_double import ScriptedServer, SentMail, serving
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ErrorCode, Result, ResultStatus
 from triptych.tools import Call, Source, Tool, ToolFailure
-from triptych.tools.mail import tool as mail_tool
-from triptych.tools.mail.message import message_id
-from triptych.tools.mail.post import Post
+from triptych.tools.adapters.mail import tool as mail_tool
+from triptych.tools.adapters.mail.message import message_id
+from triptych.tools.adapters.mail.post import Post
 from triptych.tools.testing import call
 
 LETTER = {"to": ["ana@acme.example"], "subject": "Your order", "text": "It is on its way.\n.\n..\nBye"}

@@ -10,13 +10,13 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from triptych.cli.main import app
-from triptych.cli.stack.config import StackConfig
+from triptych.commands.main import app
+from triptych.embedded.config import StackConfig
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Call, Resources, Source, Tool, ToolFailure
-from triptych.tools.guard import Guard
-from triptych.tools.openapi import tool as openapi_tool
+from triptych.tools.adapters.openapi import tool as openapi_tool
+from triptych.tools.guard.settings import Guard
 from triptych.tools.testing import call, request_for
 
 KEY = "s3cret-of-the-upstream"
@@ -36,7 +36,7 @@ def triptych(*arguments: str) -> str:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("project") / "triptych.toml"
-    file.write_text('# mine\n[tools.echo]\nadapter = "triptych.tools.echo:tool"\n\n# theirs\n[processes]\n')
+    file.write_text('# mine\n[tools.echo]\nadapter = "triptych.tools.adapters.echo:tool"\n\n# theirs\n[processes]\n')
     return file
 
 

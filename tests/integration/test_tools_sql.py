@@ -17,19 +17,19 @@ from ends import Ends, call_request, open_ends
 from typer.testing import CliRunner
 
 import triptych.tools
-from triptych.cli.main import app
-from triptych.kernel.database import connect
+from triptych.commands.main import app
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.health import Health
-from triptych.kernel.log import configure_logging
-from triptych.kernel.migrate import WORKER
-from triptych.kernel.service import Service
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.kernel.process.health import Health
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Source, Tool
-from triptych.tools.process import serve
-from triptych.tools.sql import tool as sql_tool
-from triptych.tools.sql.execution import SQL
+from triptych.tools.adapters.sql import tool as sql_tool
+from triptych.tools.adapters.sql.execution import SQL
+from triptych.tools.runtime.process import serve
 from triptych.tools.testing import call
 from triptych.tools.testing import running as running_tool
 
@@ -440,7 +440,7 @@ def test_a_file_is_added_to_the_configuration_when_the_database_takes_all_of_it(
         "orders.place_order",
     ]
     written = tomllib.loads(config.read_text("utf-8"))["tools"]["orders"]
-    assert written == {"adapter": "triptych.tools.sql:tool", "options": source.options}
+    assert written == {"adapter": "triptych.tools.adapters.sql:tool", "options": source.options}
     before = config.read_text("utf-8")
     source.path("orders.sql").write_text("-- name: a\n/* {description: A., effect: read} */ select * from nowhere")
     refused = CliRunner().invoke(app, [*command, "--replace", *where])

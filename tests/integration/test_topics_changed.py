@@ -15,10 +15,10 @@ from executor_bench import MIGRATIONS, Bench
 from test_executor import PLAYBOOK, task
 from typer.testing import CliRunner
 
-from triptych.cli.stack.topics import create_topics as complete_topics
-from triptych.cli.topics import _read
-from triptych.cli.topics import app as topics_command
 from triptych.client import Address
+from triptych.commands.topics import _read
+from triptych.commands.topics import app as topics_command
+from triptych.embedded.topics import create_topics as complete_topics
 from triptych.schemas import topics
 
 

@@ -13,15 +13,15 @@ from aiokafka import AIOKafkaProducer
 from executor_bench import MIGRATIONS, Bench
 from test_executor import PLAYBOOK, task
 
-from triptych.cli.tools.offers import _announced
-from triptych.cli.topics import _read
 from triptych.client import Address
 from triptych.client.feed import Feed
-from triptych.kernel.compacted import CompactedTopic
-from triptych.kernel.health import Health
-from triptych.kernel.log import configure_logging
-from triptych.kernel.service import Service
-from triptych.kernel.settings import ServiceSettings
+from triptych.commands.tools.offers import _announced
+from triptych.commands.topics import _read
+from triptych.kernel.kafka.compacted_topic import CompactedTopic
+from triptych.kernel.process.health import Health
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import codec, topics
 
 WITHIN_S = 60.0
@@ -49,7 +49,7 @@ async def transactional(kafka: str) -> AsyncIterator[AIOKafkaProducer]:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
-    monkeypatch.setattr("triptych.kernel.kafka_clients.HELD_BACK_AFTER_S", 0.0)
+    monkeypatch.setattr("triptych.kernel.kafka.clients.HELD_BACK_AFTER_S", 0.0)
     return Service("test", configure_logging("info", "json"), Health("test", "one"), asyncio.Event())
 
 

@@ -10,7 +10,7 @@ import pytest
 from ends import Ends, call_request, open_ends
 from parrot import SCHEMA, Gate, Parrot, running, settings_of
 
-from triptych.kernel.database import connect
+from triptych.kernel.postgres.database import connect
 from triptych.kernel.worker import Connection, Finished, JobAttempt
 from triptych.schemas import CallRequest, ErrorCode, Grant, Result
 

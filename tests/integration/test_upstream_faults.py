@@ -25,20 +25,20 @@ from typer.testing import CliRunner
 import triptych.executor
 import triptych.planner
 import triptych.tools
-from triptych.cli.main import app
 from triptych.client import Client
+from triptych.commands.main import app
+from triptych.examples.helpdesk.tool import HelpdeskSettings
 from triptych.executor.__main__ import serve as serve_executor
 from triptych.executor.settings import ExecutorSettings
-from triptych.kernel.health import Health
-from triptych.kernel.log import configure_logging
-from triptych.kernel.migrate import WORKER
-from triptych.kernel.models import ModelSettings
-from triptych.kernel.service import Service
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.kernel.process.health import Health
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
+from triptych.models import ModelSettings
 from triptych.planner.__main__ import serve as serve_planner
 from triptych.schemas import Outcome, Task
-from triptych.tools.helpdesk import HelpdeskSettings
-from triptych.tools.process import serve as serve_tool
+from triptych.tools.runtime.process import serve as serve_tool
 
 ATTEMPTS = 3
 ALWAYS = 1_000

@@ -17,16 +17,16 @@ import pytest
 
 import triptych.executor
 import triptych.tools
-from triptych.cli.audit import Audit, Check, Tally, audit
 from triptych.client.operator import operator_connection
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Admission, Executor
 from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import Addressed, Batch
-from triptych.kernel.log import configure_logging
-from triptych.kernel.migrate import WORKER
+from triptych.kernel.kafka.topic_metadata import ClusterTopics
+from triptych.kernel.postgres.migrate import WORKER
+from triptych.kernel.process.log import configure_logging
 from triptych.kernel.run_ids import derive_run_id
-from triptych.kernel.topic_metadata import ClusterTopics
+from triptych.operator.audit import Audit, Check, Tally, audit
 from triptych.schemas import (
     CallAnswer,
     Cost,

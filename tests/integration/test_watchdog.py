@@ -14,13 +14,13 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from triptych.kernel.watchdog import EXIT_CODE
+from triptych.kernel.process.watchdog import EXIT_CODE
 from triptych.schemas import codec
 
 SERVICE = """
 import asyncio, re, sys, time
-from triptych.kernel.service import Service, run
-from triptych.kernel.settings import ServiceSettings, load_settings
+from triptych.kernel.process.service import Service, run
+from triptych.kernel.process.settings import ServiceSettings, load_settings
 
 async def body(service: Service, settings: ServiceSettings) -> None:
     service.health.expect("work", 0.5)

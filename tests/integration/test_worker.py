@@ -16,12 +16,13 @@ import pytest
 from ends import Ends, call_request, open_ends
 from parrot import CONFIG, Gate, Parrot, ask_again, running, settings_of
 
-from triptych.kernel import claimcheck, cloudevents
-from triptych.kernel.bus import Kafka
-from triptych.kernel.claimcheck import Claim
-from triptych.kernel.database import Queries, connect
 from triptych.kernel.errors import UndecodableRecord
-from triptych.kernel.migrate import WORKER
+from triptych.kernel.kafka import cloudevents
+from triptych.kernel.kafka.bus import Kafka
+from triptych.kernel.postgres import claim_check
+from triptych.kernel.postgres.claim_check import Claim
+from triptych.kernel.postgres.database import Queries, connect
+from triptych.kernel.postgres.migrate import WORKER
 from triptych.kernel.worker import Connection, Finished, JobAttempt
 from triptych.kernel.worker.jobs import Arrival, Jobs, LeaseLostError
 from triptych.schemas import CallAnswer, CallRequest, DeadLetter, ErrorCode, Grant, Result, Spend
@@ -526,7 +527,7 @@ async def test_a_big_request_and_a_big_answer_travel_by_claim_check(ends, eventu
     one = call_request(arguments={"value": big})
     claim = Claim(one.run_id, one.tenant, one.to_bytes())
     async with ends.pool.acquire() as conn:
-        await claimcheck.store(conn, [claim])
+        await claim_check.store(conn, [claim])
     headers = cloudevents.binary_headers(
         event_id=one.request_id, event_type="triptych.call", source="/test", tenant="acme", dataref=claim.dataref
     )
@@ -540,8 +541,8 @@ async def test_a_big_request_and_a_big_answer_travel_by_claim_check(ends, eventu
         await eventually(claimed)
     (record,) = claimed()
     assert record.value == b"{}"
-    resolved = await claimcheck.resolve(ends.pool, [record])
-    answer = CallAnswer.model_validate_json(claimcheck.body(record, resolved))
+    resolved = await claim_check.resolve(ends.pool, [record])
+    answer = CallAnswer.model_validate_json(claim_check.body(record, resolved))
     assert answer.result == Result.ok(big)
 
 
@@ -550,17 +551,17 @@ async def test_a_stored_body_is_read_by_its_reference_alone_and_only_if_it_is_wh
     headers = [(cloudevents.DATAREF, claim.dataref.encode())]
     record = SimpleNamespace(headers=headers, value=b"{}")
     async with ends.pool.acquire() as conn:
-        await claimcheck.store(conn, [claim])
+        await claim_check.store(conn, [claim])
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await conn.fetch("select * from claims.blobs")
-        assert claimcheck.body(record, await claimcheck.resolve(conn, [record])) == b"{}"
+        assert claim_check.body(record, await claim_check.resolve(conn, [record])) == b"{}"
         # Somebody stores another body under the hash of one that is to come.
         other = Claim(one.run_id, "acme", b"[1]")
         row = (other.run_id, other.hash, "acme", b"[2]")
         await conn.execute("insert into claims.blobs (run_id, hash, tenant, body) values ($1, $2, $3, $4)", *row)
         record.headers = [(cloudevents.DATAREF, other.dataref.encode())]
         with pytest.raises(UndecodableRecord) as raised:
-            claimcheck.body(record, await claimcheck.resolve(conn, [record]))
+            claim_check.body(record, await claim_check.resolve(conn, [record]))
     assert raised.value.code == "claim_damaged"
 
 

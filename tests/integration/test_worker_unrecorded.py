@@ -16,8 +16,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from ends import Ends, arrival_of, call_request, open_ends
 from parrot import CONFIG, SCHEMA, Gate, Parrot, ask_again, running, settings_of
 
-from triptych.kernel.database import connect
-from triptych.kernel.worker import intake, unrecorded
+from triptych.kernel.postgres.database import connect
+from triptych.kernel.worker import intake, unpersisted
 from triptych.kernel.worker.jobs import Jobs
 from triptych.schemas import CallRequest, ErrorCode, Grant, Result
 
@@ -159,7 +159,7 @@ async def test_one_that_takes_long_is_stored_meanwhile_and_holds_up_no_offset(en
 
 
 async def test_what_a_process_had_in_hand_and_in_no_table_is_read_again_by_the_next(ends, monkeypatch, eventually):
-    monkeypatch.setattr(unrecorded, "OVERDUE_S", 3_600.0)
+    monkeypatch.setattr(unpersisted, "OVERDUE_S", 3_600.0)
     gate, parrot = Gate(), Parrot(only_reads=True)
     async with running(ends, parrot) as doomed:
         await begun(ends)
@@ -180,7 +180,7 @@ async def test_what_a_process_had_in_hand_and_in_no_table_is_read_again_by_the_n
 
 
 async def test_what_is_in_hand_and_in_no_table_is_read_by_whoever_gets_its_partition(ends, monkeypatch, eventually):
-    monkeypatch.setattr(unrecorded, "OVERDUE_S", 3_600.0)
+    monkeypatch.setattr(unpersisted, "OVERDUE_S", 3_600.0)
     revoke = intake.Intake.on_partitions_revoked
 
     async def revoke_slowly(process: intake.Intake[CallRequest], revoked: set[TopicPartition]) -> None:
@@ -201,7 +201,7 @@ async def test_what_is_in_hand_and_in_no_table_is_read_by_whoever_gets_its_parti
 
 
 async def test_one_that_comes_again_while_it_is_under_way_is_not_done_twice(ends, monkeypatch, eventually):
-    monkeypatch.setattr(unrecorded, "OVERDUE_S", 3_600.0)
+    monkeypatch.setattr(unpersisted, "OVERDUE_S", 3_600.0)
     gate, parrot = Gate(), Parrot(only_reads=True)
     async with running(ends, parrot) as process:
         await begun(ends)

@@ -13,10 +13,10 @@ from uuid import uuid4
 import httpx
 from pydantic import BaseModel
 
+from triptych.examples.helpdesk.tool import HelpdeskSettings
 from triptych.tools import Call, Effect, Resources, Tool
-from triptych.tools.breaker import BreakerPolicy
-from triptych.tools.helpdesk import HelpdeskSettings
-from triptych.tools.http import content
+from triptych.tools.guard.breaker import BreakerPolicy
+from triptych.tools.http.errors import content
 
 TIMEOUT_MS = 10_000
 NO_ERROR = "!has(body.error)"

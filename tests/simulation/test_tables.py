@@ -20,10 +20,10 @@ import triptych.kernel
 import triptych.tools
 from triptych.executor.machine import begin, decide
 from triptych.executor.store import _rows
-from triptych.kernel import database as db
-from triptych.kernel.bus import Outgoing
 from triptych.kernel.decider import Batch, Submission, TaskKey
-from triptych.kernel.outbox import OutboxKey, OutboxRow
+from triptych.kernel.kafka.bus import Outgoing
+from triptych.kernel.postgres import database as db
+from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow
 from triptych.schemas import Control, ControlAction, Playbook, Task
 
 STATEMENTS = 300

@@ -11,8 +11,8 @@ from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.machine import Message, Tick, begin, decide
 from triptych.executor.state import Ask, Run
-from triptych.executor.turn import Decided
-from triptych.kernel.outbox import Send
+from triptych.executor.transition import Decided
+from triptych.kernel.postgres.outbox import Send
 from triptych.schemas import (
     CallAnswer,
     CallRequest,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
-from triptych.kernel.topic_metadata import ClusterTopics, KnownTopic
-from triptych.tools import process
+from triptych.kernel.kafka.topic_metadata import ClusterTopics, KnownTopic
+from triptych.tools.runtime import process
 
 
 class Kafka:

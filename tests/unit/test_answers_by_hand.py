@@ -8,13 +8,13 @@ import pytest
 from machine_story import NOW, RUN_ID, Story, playbook
 from test_trust import FIXED, Known, answer, honest
 
+from triptych.contracts.offers import Offer
 from triptych.executor.deployments import Deployment
 from triptych.executor.events import CommandRefused
 from triptych.executor.intake import Executor
 from triptych.executor.state import Ask, RunStatus, StepStatus
 from triptych.kernel.decider import Addressed
-from triptych.kernel.offers import Offer
-from triptych.kernel.plans import Terms, make_plan
+from triptych.playbook.plans import Terms, make_plan
 from triptych.schemas import (
     HANDOFF,
     CallAnswer,

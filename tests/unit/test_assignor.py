@@ -10,7 +10,7 @@ import pytest
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 
-from triptych.kernel.assignor import Assignor
+from triptych.kernel.kafka.assignor import Assignor
 
 RANGES, ONE_OWNER = RangePartitionAssignor, Assignor(one_owner=True)
 

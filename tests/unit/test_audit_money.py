@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triptych.cli.audit.money import Account
+from triptych.operator.audit.money import Account
 from triptych.schemas import FixedPlan, Playbook, StepSpec
 
 PLAYBOOK = Playbook(

@@ -7,8 +7,8 @@ from typing import Any
 
 from aiokafka import ConsumerRecord, TopicPartition
 
-from triptych.kernel.backlog import Backlog, Portion
-from triptych.kernel.suspicion import Reading, Suspicion
+from triptych.kernel.kafka.backlog import Backlog, Portion
+from triptych.kernel.kafka.suspect_records import Reading, Suspicion
 
 TASKS, RESULTS = TopicPartition("tasks", 0), TopicPartition("results", 0)
 

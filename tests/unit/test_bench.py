@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from triptych.cli.stack.config import StackConfig
-from triptych.kernel.playbooks import load_playbook
+from triptych.embedded.config import StackConfig
+from triptych.playbook.loader import load_playbook
 from triptych.schemas import FixedPlan
 from triptych_bench import figures as f
 from triptych_bench.cases import FAN_OUT, FANS, NARROW, REVIEWS, STEPS_PER_RUN, WIDE, Case, Review

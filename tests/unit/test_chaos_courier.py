@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from triptych.kernel.health import serve_app
+from triptych.kernel.process.health import serve_app
 from triptych_chaos import courier
 from triptych_chaos.courier import Courier, open_office
 from triptych_chaos.history import recording

@@ -16,20 +16,20 @@ from types import SimpleNamespace
 import pytest
 import typer
 
-from triptych.cli.commands_stack import _raise_failure
-from triptych.cli.control import amounts
-from triptych.cli.demo import where_to_look_next
-from triptych.cli.exit_codes import ExitCode, of_statuses
-from triptych.cli.filters import since_time
-from triptych.cli.main import COMMANDS, Commands
-from triptych.cli.retain import days
-from triptych.cli.stack.errors import NoRoomError, StartError
-from triptych.cli.stack.orphans import mark
-from triptych.cli.tally import Tally
 from triptych.client import RUN_STATUSES, Address, BrokerInvalidError, DsnInvalidError, Receipt
 from triptych.client.operator import OPEN_STATUSES, shown
 from triptych.client.reasons import REASONS
+from triptych.commands.commands_stack import _raise_failure
+from triptych.commands.common.exit_codes import ExitCode, of_statuses
+from triptych.commands.common.filters import since_time
+from triptych.commands.control import amounts
+from triptych.commands.demo import where_to_look_next
+from triptych.commands.main import COMMANDS, Commands
+from triptych.commands.retention import days
+from triptych.embedded.errors import NoRoomError, StartError
+from triptych.embedded.orphans import mark
 from triptych.executor.state import RunStatus
+from triptych.operator.submission_report import Tally
 from triptych.schemas import Outcome, OutcomeStatus, Reason
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def test_a_database_that_does_not_answer_is_one_line_without_the_password(tmp_pa
 
 def test_the_version_is_told(tmp_path: Path) -> None:
     done = triptych("--version", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, f"triptych {version('triptych-cli')}\n")
+    assert (done.returncode, done.stdout) == (0, f"triptych {version('triptych')}\n")
 
 
 @pytest.mark.parametrize(
@@ -260,8 +260,8 @@ def test_arguments_for_an_operation_are_not_taken_for_a_probe_of_its_tool(tmp_pa
 
 
 def test_shipped_playbooks_are_good(tmp_path: Path) -> None:
-    files = sorted((ROOT / "playbooks").glob("*.yaml"))
-    config = ROOT / "triptych.toml"
+    files = sorted((ROOT / "examples/demo/playbooks").glob("*.yaml"))
+    config = ROOT / "examples/demo/triptych.toml"
     done = triptych("playbook", "check", *files, "--config", config, "--json", cwd=tmp_path)
     assert done.returncode == 0
     assert len(json.loads(done.stdout)["playbooks"]) == len(files)
@@ -289,7 +289,7 @@ def test_steps_that_make_the_same_call_are_a_warning_since_they_may_write(tmp_pa
 
 
 def test_a_playbook_that_names_a_tool_that_is_not_configured_is_told_the_place_and_the_cure(tmp_path: Path) -> None:
-    (tmp_path / "triptych.toml").write_text('[tools.kb]\nadapter = "triptych.tools.kb:tool"\n')
+    (tmp_path / "triptych.toml").write_text('[tools.kb]\nadapter = "triptych.tools.adapters.kb:tool"\n')
     lines = ("name: x", "goal: y", "input: {type: object}", "tools: [kb.search, weather.*]", "plan: {pattern: model}")
     (tmp_path / "x.yaml").write_text("\n".join(lines))
     told = triptych("playbook", "check", "x.yaml", cwd=tmp_path)
@@ -378,7 +378,9 @@ def test_the_demo_names_this_program_so_that_its_commands_can_be_pasted(
 
 
 def test_a_command_is_imported_when_it_is_asked_for() -> None:
-    look = "import sys, triptych.cli.main; print({'aiokafka', 'psycopg', 'faststream', 'mcp'} & sys.modules.keys())"
+    look = (
+        "import sys, triptych.commands.main; print({'aiokafka', 'psycopg', 'faststream', 'mcp'} & sys.modules.keys())"
+    )
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from triptych.cli.cost.estimate import estimate
-from triptych.cli.main import app
+from triptych.commands.main import app
+from triptych.operator.cost_estimate import estimate
 from triptych.schemas import Contract, Cost, Effect, Playbook
 
 ASK = Contract(
@@ -70,7 +70,7 @@ def test_an_operation_that_is_not_known_is_named() -> None:
 
 
 def test_the_playbook_that_ships_has_a_cost() -> None:
-    command = ["cost", "playbooks/support-ticket.yaml", "--data", "no-stack-here", "--json"]
+    command = ["cost", "examples/demo/playbooks/support-ticket.yaml", "--data", "no-stack-here", "--json"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)

@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 import pytest
 
-from triptych.cli.branches import folded, folded_steps, with_branches
-from triptych.cli.story import _TELLERS, tell
 from triptych.client import JournalEntry, StepRow
+from triptych.commands.common.branches import folded, folded_steps, with_branches
+from triptych.commands.common.story import _TELLERS, tell
 from triptych.executor.events import Event
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

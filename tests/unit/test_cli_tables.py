@@ -9,9 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from triptych.cli import memory, outcome_table, output, runs, topics
-from triptych.cli.tools import ls
 from triptych.client import RunRow
+from triptych.commands import memory, runs, topics
+from triptych.commands.common import outcome_table, output
+from triptych.commands.tools import ls
 from triptych.schemas import Contract, Effect, Outcome, OutcomeStatus, Reason, Usage
 
 STARTED = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from triptych.cli.tally import Tally, lines_of, task_key
 from triptych.client import Receipt
+from triptych.operator.submission_report import Tally, lines_of, task_key
 from triptych.schemas import DeadLetter, Outcome, OutcomeStatus, Reason
 
 REASON = Reason(code="done", message="done")

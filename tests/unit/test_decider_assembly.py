@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from triptych.kernel.decider.admission import Admission, Limits, Standing
-from triptych.kernel.decider.assembly import Assembly, Memory
+from triptych.kernel.decider.batch import Assembly, Memory
 from triptych.kernel.decider.contract import Addressed, Batch, Transition
 
 RUN = UUID(int=1)

@@ -11,14 +11,14 @@ from uuid import UUID
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
-from triptych.kernel.bus import Outgoing, TopicPartition
 from triptych.kernel.decider.admission import Limits
 from triptych.kernel.decider.contract import Addressed, Batch, Claim
 from triptych.kernel.decider.session import Session
 from triptych.kernel.errors import Fenced, PublishFailed, TopicsReplacedError
-from triptych.kernel.outbox import OutboxKey, OutboxRow
-from triptych.kernel.suspicion import Suspicion
-from triptych.kernel.topic_metadata import ClusterTopics, KnownTopic
+from triptych.kernel.kafka.bus import Outgoing, TopicPartition
+from triptych.kernel.kafka.suspect_records import Suspicion
+from triptych.kernel.kafka.topic_metadata import ClusterTopics, KnownTopic
+from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow
 
 
 class Flaky:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from triptych.cli.dev.contracts import differences
-from triptych.cli.dev.reach import Reach
-from triptych.cli.stack.config import StackConfig
+from triptych.commands.common.change_impact import Reach
+from triptych.embedded.config import StackConfig
+from triptych.operator.contract_changes import differences
 from triptych.schemas import Contract, Effect
 
 CONFIG = """
@@ -17,7 +17,7 @@ adapter = "weather:tool"
 path = "my-tools"
 
 [tools.orders]
-adapter = "triptych.tools.sql:tool"
+adapter = "triptych.tools.adapters.sql:tool"
 options = { dsn_env = "DSN", files = ["sql/orders.sql"] }
 """
 

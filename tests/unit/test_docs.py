@@ -13,11 +13,11 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from triptych.cli.main import app
-from triptych.cli.stack.config import StackTable
-from triptych.executor.dispositions import MODEL_FAULTS, disposition
-from triptych.kernel.models import Fault
-from triptych.kernel.playbooks import parse_playbook
+from triptych.commands.main import app
+from triptych.embedded.config import StackTable
+from triptych.executor.retries import MODEL_FAULTS, disposition
+from triptych.models import Fault
+from triptych.playbook.loader import parse_playbook
 from triptych.schemas import (
     Budgets,
     Effect,

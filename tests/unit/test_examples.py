@@ -11,7 +11,6 @@ import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-import triptych.examples
 from triptych.examples.faults import Fault, FaultBook, FaultKind
 from triptych.examples.helpdesk.store import Effect, KeyReusedError, Store
 from triptych.examples.helpdesk.tickets import habitual_fault, view
@@ -22,14 +21,14 @@ from triptych.examples.model_server.misbehaviour import Misbehaviour, Temper, wi
 from triptych.examples.model_server.plan import plan
 from triptych.examples.model_server.prompt import ChatRequest, Prompt, PromptError, TaskKind, understand
 from triptych.examples.model_server.words import sentences, words
-from triptych.kernel.json_schema import JsonSchema
-from triptych.kernel.playbooks import load_playbook
+from triptych.json_schema import JsonSchema
+from triptych.playbook.loader import load_playbook
 from triptych.schemas import Playbook, StepSpec, Task
 
 ROOT = Path(__file__).parents[2]
-TICKETS = Path(triptych.examples.__file__).parent / "tickets.jsonl"
-KNOWLEDGE = ROOT / "services/tools/src/triptych/tools/knowledge"
-PLAYBOOKS = {path.stem: load_playbook(path) for path in (ROOT / "playbooks").glob("*.yaml")}
+TICKETS = ROOT / "examples/demo/tickets.jsonl"
+KNOWLEDGE = ROOT / "examples/demo/articles"
+PLAYBOOKS = {path.stem: load_playbook(path) for path in (ROOT / "examples/demo/playbooks").glob("*.yaml")}
 LINES = TICKETS.read_text().splitlines()
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from triptych.kernel import expressions, killable
-from triptych.kernel.expressions import ExpressionError, evaluate, render
+from triptych.kernel import killable
 from triptych.kernel.killable import pool
+from triptych.playbook import expressions
+from triptych.playbook.expressions import ExpressionError, evaluate, render
 from triptych.schemas import Json
 
 BUSY_FOR_S = 1.5
@@ -174,18 +175,18 @@ def test_what_may_take_long_has_the_same_value_where_it_can_be_killed(
 ) -> None:
     scope = {"input": {"l": NUMBERS[:20], "at": "2026-01-01T00:00:00Z"}, "steps": {}}
     assert evaluate(expression, scope) == value
-    monkeypatch.setattr("triptych.kernel.expressions.budget.QUICK_MAX_US", 0)
+    monkeypatch.setattr("triptych.playbook.expressions.budget.QUICK_MAX_US", 0)
     assert evaluate(expression, scope) == value
 
 
 def test_what_is_missing_is_told_the_same_where_it_can_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("triptych.kernel.expressions.budget.QUICK_MAX_US", 0)
+    monkeypatch.setattr("triptych.playbook.expressions.budget.QUICK_MAX_US", 0)
     with pytest.raises(ExpressionError, match="there is no `nothing`; guard it with has"):
         evaluate("input.l.all(x, input.nothing == x)", {"input": {"l": [1]}, "steps": {}})
 
 
 def test_integers_beyond_64_bits_pass_through_what_can_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("triptych.kernel.expressions.budget.QUICK_MAX_US", 0)
+    monkeypatch.setattr("triptych.playbook.expressions.budget.QUICK_MAX_US", 0)
     assert evaluate("input.l.map(x, x)", {"input": {"l": [2**70]}, "steps": {}}) == [2**70]
 
 

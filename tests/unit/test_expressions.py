@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.kernel import expressions
-from triptych.kernel.expressions import ExpressionError, program
+from triptych.playbook import expressions
+from triptych.playbook.expressions import ExpressionError, program
 from triptych.schemas import Json
 
 SCOPE: dict[str, Any] = {

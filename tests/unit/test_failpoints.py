@@ -13,9 +13,9 @@ import pytest
 from pydantic import ValidationError
 
 from triptych.kernel import failpoints
-from triptych.kernel.cloudevents import utc_now
 from triptych.kernel.failpoints import Action, BadOrderError, FailPoints
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.kafka.cloudevents import utc_now
+from triptych.kernel.process.settings import ServiceSettings
 
 POSTGRES = "postgresql://role:password@localhost/database"
 

@@ -25,23 +25,23 @@ from machine_story import NOW, RUN_ID, playbook
 from pydantic import ValidationError
 from test_cli_story import STORY
 
-from triptych.cli.story import tell
 from triptych.client import JournalEntry
+from triptych.commands.common.story import tell
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
-from triptych.kernel import cloudevents
 from triptych.kernel.decider import Arrival
 from triptych.kernel.errors import ConfigurationError, UndecodableRecord
-from triptych.kernel.playbooks import PlaybookErrors, parse_playbook
+from triptych.kernel.kafka import cloudevents
+from triptych.playbook.loader import PlaybookErrors, parse_playbook
 from triptych.schemas import CallRequest, PlanRequest, ReviewRequest, ToolContracts, codec, topics
-from triptych.tools.kb.reading import _read
-from triptych.tools.mcp.contracts import offers
-from triptych.tools.mcp.options import McpOptions
-from triptych.tools.mcp.pins import PinnedTool
-from triptych.tools.openapi.document import Document
-from triptych.tools.openapi.options import OpenApiOptions
-from triptych.tools.openapi.survey import survey
-from triptych.tools.sql.values import from_postgres
+from triptych.tools.adapters.kb.reading import _read
+from triptych.tools.adapters.mcp.contracts import offers
+from triptych.tools.adapters.mcp.options import McpOptions
+from triptych.tools.adapters.mcp.pins import PinnedTool
+from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.options import OpenApiOptions
+from triptych.tools.adapters.openapi.survey import survey
+from triptych.tools.adapters.sql.values import from_postgres
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,7 +136,7 @@ def test_a_message_to_a_worker_is_read_or_refused(model: Any, changes: Any) -> N
         codec.read(model, written(changed(common, changes)))
 
 
-BOOKS = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "playbooks").glob("*.yaml"))}
+BOOKS = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "examples/demo/playbooks").glob("*.yaml"))}
 SNIPPETS = st.sampled_from(
     ["\0", "\ud800", "12345678901234567890123", ".inf", ".nan", "&a [*a]", "<<: *x", "!!python/object:os.system", "\t", "- ", "? ", "%YAML 9", "'", '"', "{", "[" * 40, "${{", "}}", "1e999", "\ufeff", "---\n", "0o9", "=", "~"]
 )  # fmt: skip

@@ -10,19 +10,19 @@ from aiokafka import ConsumerRecord
 from machine_story import NOW, playbook
 from typer.testing import CliRunner
 
-from triptych.cli.cost.estimate import estimate
-from triptych.cli.main import app
+from triptych.commands.main import app
+from triptych.contracts.offers import handoff_offer
 from triptych.executor import events as ev
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
 from triptych.executor.state import Run
 from triptych.executor.trust import ForgedRecord, Trust
 from triptych.kernel.decider import Arrival
-from triptych.kernel.offers import handoff_offer
-from triptych.kernel.plans import Terms, find_problems
 from triptych.kernel.worker import JobAttempt
+from triptych.operator.cost_estimate import estimate
 from triptych.planner.proposal import question
 from triptych.planner.worker import Planner
+from triptych.playbook.plans import Terms, find_problems
 from triptych.schemas import (
     HANDOFF,
     Cost,

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from triptych.kernel.health import Health
+from triptych.kernel.process.health import Health
 
 
 class Broker:

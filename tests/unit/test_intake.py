@@ -17,9 +17,9 @@ from triptych.executor.deployments import Deployment
 from triptych.executor.fingerprint import fingerprint_of
 from triptych.executor.intake import Executor
 from triptych.executor.unreadable import sender_of
-from triptych.kernel import cloudevents
 from triptych.kernel.decider import FORWARDED, Addressed, Arrival, RejectedRecord
 from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.kafka import cloudevents
 from triptych.kernel.run_ids import id_time_ms
 from triptych.schemas import Task, topics
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from triptych.kernel.json_schema import referred
+from triptych.json_schema import referred
 
 ROOT = {"$defs": {"a b": {"x": 1}, "c/d": {"x": 2}, "e~f": {"x": 3}}, "allOf": [{"x": 4}], "$anchor": "here"}
 

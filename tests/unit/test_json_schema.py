@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from triptych.kernel.json_schema import MAX_PROBLEMS, InvalidSchemaError, JsonSchema, check_pattern, told
+from triptych.json_schema import MAX_PROBLEMS, InvalidSchemaError, JsonSchema, check_pattern, told
 
 SOON_S = 0.75
 """Of processor time, which a busy machine does not lengthen much: three times what is promised."""

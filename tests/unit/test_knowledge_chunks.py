@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.tools.kb.calibration import THRESHOLD, Judged, fit, quality
-from triptych.tools.kb.chunks import CHUNK_MAX_CHARS, PASSAGE_MAX_CHARS, Document, chunks
+from triptych.tools.adapters.kb.calibration import THRESHOLD, Judged, fit, quality
+from triptych.tools.adapters.kb.chunks import CHUNK_MAX_CHARS, PASSAGE_MAX_CHARS, Document, chunks
 
 WORDS = st.text("abcdefg .\n", min_size=1, max_size=40)
 

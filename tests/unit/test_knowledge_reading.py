@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pdfs import FONT, pdf, pdf_of, pdf_of_pages, pdf_that_doubles, stream
-from triptych.tools.kb import reading
-from triptych.tools.kb.reading import NoText, NotText
+from triptych.tools.adapters.kb import reading
+from triptych.tools.adapters.kb.reading import NoText, NotText
 
 
 def form(more: bytes) -> bytes:

@@ -11,15 +11,15 @@ from machine_story import RUN_ID, Story, playbook
 from pydantic import SecretStr
 from structlog.testing import LogCapture
 
+from triptych.contracts.offers import Offer
 from triptych.critic.checks import check_step
 from triptych.executor import encoding
 from triptych.executor.state import Ask
 from triptych.executor.trust import ForgedRecord, Trust
 from triptych.executor.uses import _Shape
-from triptych.kernel.expressions import reads
-from triptych.kernel.offers import Offer
-from triptych.kernel.plans import Terms, make_plan
 from triptych.kernel.worker import JobAttempt
+from triptych.playbook.expressions import reads
+from triptych.playbook.plans import Terms, make_plan
 from triptych.schemas import (
     CallAnswer,
     Contract,
@@ -35,12 +35,12 @@ from triptych.schemas import (
     StepSpec,
 )
 from triptych.tools import Operation, Tool
-from triptych.tools.board import Alerts
-from triptych.tools.openapi.document import Document
-from triptych.tools.openapi.options import OpenApiOptions
-from triptych.tools.openapi.survey import survey
-from triptych.tools.redaction import Redactor
-from triptych.tools.runtime import ToolWorker
+from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.options import OpenApiOptions
+from triptych.tools.adapters.openapi.survey import survey
+from triptych.tools.runtime.attempt import ToolWorker
+from triptych.tools.runtime.redaction import Redactor
+from triptych.tools.runtime.status_board import Alerts
 from triptych.tools.testing import FreshLedger, call, request_for
 
 SHAPE: dict[str, Any] = {

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from triptych.cli.stack.layout import begin_log, last_lines
-from triptych.kernel.log import mask_secrets
-from triptych.kernel.logfile import KEPT, cut, open_log
+from triptych.embedded.layout import begin_log, last_lines
+from triptych.kernel.process.log import mask_secrets
+from triptych.kernel.process.log_file import KEPT, cut, open_log
 from triptych.schemas import codec
 
 
@@ -35,7 +35,7 @@ def test_a_long_text_that_looks_like_a_dsn_takes_no_minutes(piece: str) -> None:
 
 ODD_LIBRARY = """
 import asyncio, gc, logging, threading, warnings
-from triptych.kernel.log import configure_logging, log_what_python_says
+from triptych.kernel.process.log import configure_logging, log_what_python_says
 
 log_what_python_says()
 log = configure_logging("info", "json", service="worker", instance="one")
@@ -103,8 +103,8 @@ def test_whatever_a_library_or_the_interpreter_says_is_json_with_the_fields_of_t
 TALKER = """
 import ctypes, logging, sys
 from pathlib import Path
-from triptych.kernel.log import configure_logging
-from triptych.kernel.logfile import LogFile
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.log_file import LogFile
 
 log = configure_logging("info", "json", file=LogFile(Path(sys.argv[1]), 10_000), service="talker")
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 100):
@@ -187,8 +187,8 @@ def test_a_restart_keeps_the_log_and_the_last_lines_are_those_since(tmp_path: Pa
 FULL_DISK = """
 import os
 from pathlib import Path
-from triptych.kernel.log import configure_logging
-from triptych.kernel.logfile import LogFile
+from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.log_file import LogFile
 
 log = configure_logging("info", "json", file=LogFile(Path("/dev/full"), 10_000), service="talker")
 log.info("lost")
@@ -202,7 +202,7 @@ def test_a_full_disk_costs_lines_of_the_log_and_no_process() -> None:
 
 
 ODD_NAMES = r"""
-from triptych.kernel.log import configure_logging
+from triptych.kernel.process.log import configure_logging
 log = configure_logging("info", "console", service="worker")
 log.warning("run escalated", task_id="t\x1b[2J\x9b31m\u202e", tenant="\n2026[error]forged")
 """

@@ -8,7 +8,7 @@ from machine_story import Story, model_playbook, playbook, read, step
 from triptych.executor import events as ev
 from triptych.executor.messages import final_outcome, messages
 from triptych.executor.state import Ask, RunStatus
-from triptych.kernel.outbox import Send
+from triptych.kernel.postgres.outbox import Send
 from triptych.schemas import CallAnswer, CallRequest, Cost, Effect, ErrorCode, PlanAnswer, Result, Spend, Undo, topics
 
 BACK = Undo(operation="desk.back", contract_hash="1" * 16, effect=Effect.IDEMPOTENT, timeout_ms=1_000)

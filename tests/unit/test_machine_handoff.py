@@ -9,7 +9,6 @@ from uuid import UUID
 import pytest
 from machine_story import NOW, RUN_ID, Story, playbook, step
 
-from triptych.cli.audit.run import _run_columns
 from triptych.executor import events as ev
 from triptych.executor.deployments import Deployment
 from triptych.executor.fold import admit, evolve
@@ -19,9 +18,10 @@ from triptych.executor.messages import messages
 from triptych.executor.state import Run, RunStatus
 from triptych.executor.store import _run_row
 from triptych.executor.trust import ForgedRecord, MisdirectedRecord
-from triptych.kernel.bus import Record
 from triptych.kernel.decider import Arrival, RejectedRecord, Standing
-from triptych.kernel.outbox import Send
+from triptych.kernel.kafka.bus import Record
+from triptych.kernel.postgres.outbox import Send
+from triptych.operator.audit.run import _run_columns
 from triptych.schemas import (
     HANDOFF,
     CallAnswer,

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ErrorCode
 from triptych.tools import Source, ToolFailure
-from triptych.tools.mail import tool
-from triptych.tools.mail.message import message_id, message_of
-from triptych.tools.mail.options import MailOptions
-from triptych.tools.mail.post import wait_ms
+from triptych.tools.adapters.mail import tool
+from triptych.tools.adapters.mail.message import message_id, message_of
+from triptych.tools.adapters.mail.options import MailOptions
+from triptych.tools.adapters.mail.post import wait_ms
 
 OPTIONS = MailOptions(
     host="h", sender="support@ledgerline.example", sender_name='Exämple, "Support"', allow=("*@acme.example",)

@@ -10,16 +10,16 @@ import pytest
 from mcp.types import CallToolResult
 
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.playbooks import parse_playbook
+from triptych.playbook.loader import parse_playbook
 from triptych.schemas import Contract, Effect
 from triptych.tools import Source
-from triptych.tools.drift import differences
-from triptych.tools.failure import ToolFailure
-from triptych.tools.mcp import tool as bridge
-from triptych.tools.mcp.answers import data_of
-from triptych.tools.mcp.contracts import CONTENT, NAME_MAX_CHARS, as_2020_12, offers, operation_names
-from triptych.tools.mcp.options import McpOptions, Override
-from triptych.tools.mcp.pins import PinnedTool
+from triptych.tools.adapters.mcp import tool as bridge
+from triptych.tools.adapters.mcp.answers import data_of
+from triptych.tools.adapters.mcp.contracts import CONTENT, NAME_MAX_CHARS, as_2020_12, offers, operation_names
+from triptych.tools.adapters.mcp.options import McpOptions, Override
+from triptych.tools.adapters.mcp.pins import PinnedTool
+from triptych.tools.runtime.drift import differences
+from triptych.tools.sdk.failure import ToolFailure
 
 OBJECT: dict[str, Any] = {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}
 

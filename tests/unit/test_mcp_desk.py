@@ -12,10 +12,10 @@ from uuid import UUID
 import pytest
 from mcp import Client
 
-from triptych.cli.mcp import desk
-from triptych.cli.mcp.desk import Desk
-from triptych.cli.mcp.server import build
 from triptych.client import JournalEntry, RunNotFoundError, RunRow
+from triptych.operator.mcp import task_service as desk
+from triptych.operator.mcp.server import build
+from triptych.operator.mcp.task_service import Desk
 from triptych.schemas import ControlAction
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from triptych.tools.mcp.wire import LEFT_OUT, LIST_TOOLS, TOOLS, UnreadableError, id_in, looks_like_answer, read
+from triptych.tools.adapters.mcp.wire import (
+    LEFT_OUT,
+    LIST_TOOLS,
+    TOOLS,
+    UnreadableError,
+    id_in,
+    looks_like_answer,
+    read,
+)
 
 PAGE = b'{"jsonrpc":"2.0","id":1,"result":{"tools":[%s],"nextCursor":"n"}}'
 GOOD = b'{"name":"good","inputSchema":{"type":"object"}}'

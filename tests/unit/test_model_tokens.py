@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from triptych.kernel.models import estimated_tokens
-from triptych.kernel.models.tokens import COUNTED_MAX_CHARS, OVERHEAD_TOKENS
+from triptych.models import estimated_tokens
+from triptych.models.tokens import COUNTED_MAX_CHARS, OVERHEAD_TOKENS
 
 OPENAI = "gpt-5-mini"
 

@@ -13,16 +13,16 @@ from pydantic_ai import ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.usage import RequestUsage
 
-from triptych.executor.dispositions import disposition
+from triptych.executor.retries import disposition
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.models import Fault, ModelClient, ModelFailure, ModelSettings, budget, prompts, remaining, total
-from triptych.kernel.models.failure import from_error
-from triptych.kernel.models.form import Form, UnusableOutputError, checked_output
-from triptych.kernel.models.prices import GivenPrice, ListedPrice, Price, price_of
-from triptych.kernel.models.settings import Endpoint, Provider
+from triptych.models import Fault, ModelClient, ModelFailure, ModelSettings, budget, prompts, remaining, total
+from triptych.models.failure import from_error
+from triptych.models.form import Form, UnusableOutputError, checked_output
+from triptych.models.prices import GivenPrice, ListedPrice, Price, price_of
+from triptych.models.settings import Endpoint, Provider
 from triptych.schemas import Effect, ErrorCode, Grant, ModelCall, Spend, ToolError
-from triptych.tools.kb.tool import Found
-from triptych.tools.model import Article
+from triptych.tools.adapters.kb.tool import Found
+from triptych.tools.adapters.model.tool import Article
 
 PRICE = GivenPrice.of(0.5, 2)
 

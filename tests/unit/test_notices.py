@@ -13,7 +13,7 @@ from triptych.executor.machine import GivenUp
 from triptych.executor.notices import WHY_MAX_CHARS, notices
 from triptych.kernel.decider import Batch, Notice
 from triptych.kernel.decider.session import Session
-from triptych.kernel.health import Health
+from triptych.kernel.process.health import Health
 from triptych.schemas import Effect, ErrorCode, Reason, Result
 
 ABOUT = {"run_id": str(RUN_ID), "task_id": "t-1", "tenant": "default", "trace_id": RUN_ID.hex}

@@ -9,11 +9,11 @@ import httpx
 import orjson
 import pytest
 
-from triptych.kernel.offers import Offer
-from triptych.tools.openapi.document import Document
-from triptych.tools.openapi.options import OpenApiOptions
-from triptych.tools.openapi.survey import Generated, Survey, survey
-from triptych.tools.rest.request import build
+from triptych.contracts.offers import Offer
+from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.options import OpenApiOptions
+from triptych.tools.adapters.openapi.survey import Generated, Survey, survey
+from triptych.tools.adapters.rest.request import build
 
 OK: dict[str, Any] = {"200": {"content": {"application/json": {"schema": {"type": "object"}}}}}
 FORM, MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
-from triptych.kernel.offers import Offer
-from triptych.tools.openapi.document import Document
-from triptych.tools.openapi.options import OpenApiOptions
-from triptych.tools.openapi.survey import survey
+from triptych.contracts.offers import Offer
+from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.options import OpenApiOptions
+from triptych.tools.adapters.openapi.survey import survey
 
 COMPONENTS: dict[str, Any] = {
     "Id": {"type": "integer", "readOnly": True},

@@ -9,15 +9,15 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
+from triptych.contracts.offers import Offer
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.offers import Offer
 from triptych.schemas import Contract, Effect
 from triptych.tools import Source
-from triptych.tools.openapi import tool
-from triptych.tools.openapi.document import Document, DocumentError
-from triptych.tools.openapi.options import OpenApiOptions
-from triptych.tools.openapi.security import chosen_auth, proposed_auth
-from triptych.tools.openapi.survey import Generated, Survey, survey
+from triptych.tools.adapters.openapi import tool
+from triptych.tools.adapters.openapi.document import Document, DocumentError
+from triptych.tools.adapters.openapi.options import OpenApiOptions
+from triptych.tools.adapters.openapi.security import chosen_auth, proposed_auth
+from triptych.tools.adapters.openapi.survey import Generated, Survey, survey
 
 OK: dict[str, Any] = {"200": {"description": "", "content": {"application/json": {"schema": {"type": "object"}}}}}
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import jsonschema_rs
 import pytest
 
-from triptych.kernel.bus import REQUEST_MAX_BYTES
-from triptych.kernel.offers import Offer
+from triptych.contracts.offers import Offer
+from triptych.kernel.kafka.bus import REQUEST_MAX_BYTES
 from triptych.schemas import Effect, ToolContracts
 from triptych.tools import Source
-from triptych.tools.openapi import tool
-from triptych.tools.openapi.document import METHODS, Document, DocumentError
-from triptych.tools.openapi.options import OpenApiOptions
-from triptych.tools.openapi.security import proposed_auth
-from triptych.tools.openapi.survey import Survey, survey
-from triptych.tools.openapi.trial import tried
+from triptych.tools.adapters.openapi import tool
+from triptych.tools.adapters.openapi.document import METHODS, Document, DocumentError
+from triptych.tools.adapters.openapi.options import OpenApiOptions
+from triptych.tools.adapters.openapi.security import proposed_auth
+from triptych.tools.adapters.openapi.survey import Survey, survey
+from triptych.tools.adapters.openapi.trial import tried
 
 OPERATIONS = {
     "anthropic/official/openapi.yml": 106,

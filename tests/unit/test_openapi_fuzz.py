@@ -14,17 +14,17 @@ from pydantic import SecretStr
 from test_openapi_mistakes import OK, body, document
 
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.log import MASK
+from triptych.kernel.process.log import MASK
 from triptych.schemas import Contract, Effect, ErrorCode, Result
 from triptych.tools import ToolFailure
-from triptych.tools.http import check, content
-from triptych.tools.openapi.document import Document
-from triptych.tools.openapi.options import OpenApiOptions
-from triptych.tools.openapi.security import proposed_auth
-from triptych.tools.openapi.survey import survey
-from triptych.tools.redaction import Redactor
-from triptych.tools.rest.endpoint import Endpoint, Parameter, Place, Style
-from triptych.tools.rest.request import build
+from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.options import OpenApiOptions
+from triptych.tools.adapters.openapi.security import proposed_auth
+from triptych.tools.adapters.openapi.survey import survey
+from triptych.tools.adapters.rest.endpoint import Endpoint, Parameter, Place, Style
+from triptych.tools.adapters.rest.request import build
+from triptych.tools.http.errors import check, content
+from triptych.tools.runtime.redaction import Redactor
 
 WHOLE = json.loads(
     document(

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from triptych.cli.main import app
+from triptych.commands.main import app
 from triptych.kernel.errors import ConfigurationError
-from triptych.tools.openapi import document as document_module
-from triptych.tools.openapi import survey as survey_module
-from triptych.tools.openapi.document import DEPTH_MAX, Document
-from triptych.tools.openapi.options import OpenApiOptions
-from triptych.tools.openapi.survey import Survey, survey
+from triptych.tools.adapters.openapi import document as document_module
+from triptych.tools.adapters.openapi import survey as survey_module
+from triptych.tools.adapters.openapi.document import DEPTH_MAX, Document
+from triptych.tools.adapters.openapi.options import OpenApiOptions
+from triptych.tools.adapters.openapi.survey import Survey, survey
 
 OK = {"200": {"description": "ok", "content": {"application/json": {"schema": {"type": "object"}}}}}
 GOOD = {"get": {"operationId": "good", "responses": OK}}

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from triptych.cli.main import app
-from triptych.kernel.json_schema import JsonSchema
-from triptych.tools.openapi.document import Document
-from triptych.tools.openapi.options import OpenApiOptions
-from triptych.tools.openapi.pattern_texts import text_for
-from triptych.tools.openapi.samples import sample_of
-from triptych.tools.openapi.survey import survey
-from triptych.tools.openapi.trial import Trial, tried
+from triptych.commands.main import app
+from triptych.json_schema import JsonSchema
+from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.options import OpenApiOptions
+from triptych.tools.adapters.openapi.pattern_texts import text_for
+from triptych.tools.adapters.openapi.samples import sample_of
+from triptych.tools.adapters.openapi.survey import survey
+from triptych.tools.adapters.openapi.trial import Trial, tried
 
 NODE = {
     "type": "object",

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import pytest
 from mcp import types
 
-from triptych.kernel import cloudevents
-from triptych.kernel.expressions import ExpressionError, expressions
-from triptych.kernel.models import form
-from triptych.tools.kb import chunks, reading
-from triptych.tools.mcp import answers
-from triptych.tools.mcp.contracts import offers
-from triptych.tools.mcp.options import McpOptions
-from triptych.tools.mcp.pins import PinnedTool
+from triptych.kernel.kafka import cloudevents
+from triptych.models import form
+from triptych.playbook.expressions import ExpressionError, expressions
+from triptych.tools.adapters.kb import chunks, reading
+from triptych.tools.adapters.mcp import answers
+from triptych.tools.adapters.mcp.contracts import offers
+from triptych.tools.adapters.mcp.options import McpOptions
+from triptych.tools.adapters.mcp.pins import PinnedTool
 
 SOON_S = 1.0
 TOOL = PinnedTool.model_validate({"name": "search", "inputSchema": {"type": "object"}})

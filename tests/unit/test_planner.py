@@ -10,12 +10,12 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from triptych.kernel.models import ModelFailure, ModelReply, estimated_tokens
-from triptych.kernel.offers import Offer
-from triptych.kernel.plans import Terms, find_problems, make_plan
+from triptych.contracts.offers import Offer
 from triptych.kernel.worker import JobAttempt
+from triptych.models import ModelFailure, ModelReply, estimated_tokens
 from triptych.planner.gaps import Gap
 from triptych.planner.worker import Planner
+from triptych.playbook.plans import Terms, find_problems, make_plan
 from triptych.schemas import (
     HANDOFF,
     Caching,

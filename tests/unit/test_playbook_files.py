@@ -15,7 +15,7 @@ from triptych.executor.deployments import Deployment, Folder, LeftOut, load_play
 from triptych.executor.intake import Executor
 from triptych.kernel.decider import Arrival, RejectedRecord
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.playbooks import PlaybookErrors, load_playbook
+from triptych.playbook.loader import PlaybookErrors, load_playbook
 from triptych.schemas import codec, topics
 
 BUSY_FOR_S = 20.0

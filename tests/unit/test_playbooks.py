@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from triptych.kernel.playbooks import PlaybookErrors, Problem, load_playbook, parse_playbook
+from triptych.playbook.loader import PlaybookErrors, Problem, load_playbook, parse_playbook
 from triptych.schemas import FixedPlan, Playbook, codec
 
 FILE = Path("support.yaml")
@@ -130,7 +130,7 @@ def test_a_file_that_is_not_there_is_a_problem_and_no_crash(tmp_path: Path) -> N
 
 
 def test_every_shipped_playbook_is_good() -> None:
-    files = sorted((Path(__file__).parents[2] / "playbooks").glob("*.yaml"))
+    files = sorted((Path(__file__).parents[2] / "examples/demo/playbooks").glob("*.yaml"))
     for file in files:
         load_playbook(file)
 

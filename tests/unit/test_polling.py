@@ -8,7 +8,7 @@ import pytest
 
 from triptych.schemas import ErrorCode, Result
 from triptych.tools import Effect, Tool, ToolFailure
-from triptych.tools.polling import poll_until
+from triptych.tools.sdk.polling import poll_until
 from triptych.tools.testing import call
 
 
@@ -25,7 +25,7 @@ async def test_it_asks_until_there_is_an_answer_and_waits_longer_each_time_up_to
         return "done" if asked == 10 else None
 
     # Of this module alone: whatever else runs on the loop of the tests would never sleep again.
-    monkeypatch.setattr("triptych.tools.polling.asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("triptych.tools.sdk.polling.asyncio", SimpleNamespace(sleep=sleep))
     assert await poll_until(ask, first_ms=1_000, cap_ms=4_000) == "done"
     assert len(waits) == 10
     assert waits[0] <= 1.25

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from batches import CONTROL, GZIP, LZ4, SNAPPY, TRANSACTIONAL, ZSTD, batch, framed, marker, record, varint
 from triptych.kernel.errors import UndecodableRecord
-from triptych.kernel.kafka_clients import _Records
-from triptych.kernel.record_batches import HEADERS_MAX_COUNT, Batches, UnreadableRecord, decompress
+from triptych.kernel.kafka.clients import _Records
+from triptych.kernel.kafka.record_batches import HEADERS_MAX_COUNT, Batches, UnreadableRecord, decompress
 
 TP = TopicPartition("triptych.tasks", 0)
 LATIN_1 = ((b"caf\xe9", b"1"),)

@@ -8,10 +8,11 @@ import httpx
 import pytest
 
 from triptych.schemas import Contract, ErrorCode, Result
-from triptych.tools import Call, Effect, Tool, ToolFailure, refusals
-from triptych.tools.http import check, content, failure_of
-from triptych.tools.rest import answer
-from triptych.tools.rest.endpoint import Endpoint
+from triptych.tools import Call, Effect, Tool, ToolFailure
+from triptych.tools.adapters.rest import answer
+from triptych.tools.adapters.rest.endpoint import Endpoint
+from triptych.tools.http.errors import check, content, failure_of
+from triptych.tools.sdk import refusals
 from triptych.tools.testing import call
 
 REQUEST = httpx.Request("POST", "https://desk.example/orders")

@@ -13,13 +13,13 @@ from asyncpg.types import BitString, Range
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.kernel.json_schema import JsonSchema
+from triptych.json_schema import JsonSchema
 from triptych.schemas import ErrorCode
-from triptych.tools.failure import ToolFailure
-from triptych.tools.sql import times
-from triptych.tools.sql.failures import failure_of
-from triptych.tools.sql.types import CODECS, PgType, Types
-from triptych.tools.sql.values import column_schema, from_postgres, schema_of, to_postgres
+from triptych.tools.adapters.sql import times
+from triptych.tools.adapters.sql.failures import failure_of
+from triptych.tools.adapters.sql.types import CODECS, PgType, Types
+from triptych.tools.adapters.sql.values import column_schema, from_postgres, schema_of, to_postgres
+from triptych.tools.sdk.failure import ToolFailure
 
 INT4, NUMERIC, DATE, JSONB, MOOD, POINT, RANGE, DATES, INTS, SPANS, NODE, NODES, CHAR, BITS, YEAR = range(1, 16)
 TYPES = Types(

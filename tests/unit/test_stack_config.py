@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from triptych.cli.stack.config import StackConfig, fill
-from triptych.cli.stack.errors import ConfigInvalidError
+from triptych.embedded.config import StackConfig, fill
+from triptych.embedded.errors import ConfigInvalidError
 
-SHIPPED = Path(__file__).parents[2] / "triptych.toml"
+SHIPPED = Path(__file__).parents[2] / "examples/demo/triptych.toml"
 
 
 @pytest.fixture

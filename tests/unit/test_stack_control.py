@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import structlog
 
-from triptych.cli.stack import control
-from triptych.cli.stack.errors import FailedError, NoAnswerError, NotRunningError
-from triptych.cli.stack.layout import Layout
+from triptych.embedded import control
+from triptych.embedded.errors import FailedError, NoAnswerError, NotRunningError
+from triptych.embedded.layout import Layout
 
 
 def test_a_supervisor_that_is_busy_is_told_from_one_that_is_not_there(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from triptych.cli.stack.environment import inherited, named_in
-from triptych.cli.stack.layout import Layout
-from triptych.kernel.traversal import let_enter
+from triptych.embedded.environment import inherited, named_in
+from triptych.embedded.layout import Layout
+from triptych.kernel.process.folder_access import let_enter
 
 
 def test_a_process_gets_what_every_program_needs_and_no_secret_of_the_shell(monkeypatch) -> None:

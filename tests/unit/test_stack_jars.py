@@ -9,8 +9,8 @@ from unittest.mock import MagicMock
 import pytest
 from jgo.env import LockedDependency, LockFile
 
-from triptych.cli.stack import jars
-from triptych.cli.stack.errors import JarsUnavailableError
+from triptych.embedded import jars
+from triptych.embedded.errors import JarsUnavailableError
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from triptych.cli.stack.orphans import mark, option, stop_orphans
+from triptych.embedded.orphans import mark, option, stop_orphans
 
 SLEEP = "import time; print('ready', flush=True); time.sleep(60)"
 

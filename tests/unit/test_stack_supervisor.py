@@ -13,22 +13,23 @@ import httpx
 import pytest
 import structlog
 
-from triptych.cli import commands_stack, retention
-from triptych.cli.stack import supervisor as module
-from triptych.cli.stack import watched as watched_module
-from triptych.cli.stack.blueprint import Kind, Unit, Vitals
-from triptych.cli.stack.command import Command
-from triptych.cli.stack.errors import ConfigInvalidError, StackError, StartError, UnknownServiceError
-from triptych.cli.stack.layout import Layout
-from triptych.cli.stack.options import Options
-from triptych.cli.stack.ports import Ports
-from triptych.cli.stack.supervisor import Supervisor
-from triptych.cli.stack.watched import Watched
-from triptych.kernel.migrate import Prepared
+from triptych.commands import commands_stack
+from triptych.embedded import supervisor as module
+from triptych.embedded import watched as watched_module
+from triptych.embedded.blueprint import Kind, Unit, Vitals
+from triptych.embedded.command import Command
+from triptych.embedded.errors import ConfigInvalidError, StackError, StartError, UnknownServiceError
+from triptych.embedded.layout import Layout
+from triptych.embedded.options import Options
+from triptych.embedded.ports import Ports
+from triptych.embedded.supervisor import Supervisor
+from triptych.embedded.watched import Watched
+from triptych.kernel.postgres.migrate import Prepared
+from triptych.operator import retention
 
 TOOL = """
 [tools.%s]
-adapter = "triptych.tools.echo:ECHO"
+adapter = "triptych.tools.adapters.echo:ECHO"
 """
 SERVICE = """
 [services.brief]
@@ -120,10 +121,10 @@ SETTINGS = """
 [env]
 COLOUR = "green"
 [tools.one]
-adapter = "triptych.tools.echo:ECHO"
+adapter = "triptych.tools.adapters.echo:ECHO"
 options = { key_env = "ONE_KEY" }
 [tools.two]
-adapter = "triptych.tools.echo:ECHO"
+adapter = "triptych.tools.adapters.echo:ECHO"
 env = { KEY = "{secret.shared}" }
 [processes.web]
 command = ["{python}", "-m", "this", "{secret.shared}"]
@@ -211,7 +212,7 @@ async def test_one_process_of_the_stack_is_started_anew_at_a_time(supervisor: Su
 
 def test_up_tells_what_is_wrong_with_the_playbooks_of_the_stack(tmp_path: Path) -> None:
     config = tmp_path / "triptych.toml"
-    config.write_text('playbooks = "books"\n[tools.kb]\nadapter = "triptych.tools.kb:tool"\n')
+    config.write_text('playbooks = "books"\n[tools.kb]\nadapter = "triptych.tools.adapters.kb:tool"\n')
     (tmp_path / "books").mkdir()
     text = "name: {0}\ngoal: x\ninput: {{type: object}}\ntools: [{1}.search]\nplan: {{pattern: fixed, steps: "
     steps = "[{{id: a, operation: {1}.search}}]}}\n"

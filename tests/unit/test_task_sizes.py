@@ -12,9 +12,9 @@ from pydantic_core import from_json
 
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
+from triptych.json_schema import JsonSchema, told
 from triptych.kernel.decider import Arrival, RejectedRecord, TaskKey
 from triptych.kernel.errors import UndecodableRecord
-from triptych.kernel.json_schema import JsonSchema, told
 from triptych.schemas import topics
 
 TICKETS = {

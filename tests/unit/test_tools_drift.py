@@ -15,18 +15,18 @@ import structlog
 from click.testing import Result
 from typer.testing import CliRunner
 
-from triptych.cli.main import app
+from triptych.commands.main import app
 from triptych.schemas import ErrorCode
 from triptych.tools import Source, Tool
-from triptych.tools.board import Alerts
-from triptych.tools.drift import Watch
-from triptych.tools.openapi import tool as openapi
-from triptych.tools.origin import Origin
+from triptych.tools.adapters.openapi import tool as openapi
+from triptych.tools.runtime.drift import Watch
+from triptych.tools.runtime.status_board import Alerts
+from triptych.tools.sdk.contract_origin import Origin
 from triptych.tools.testing import call
 
 TOML = """
 [tools.crm]
-adapter = "triptych.tools.openapi:tool"
+adapter = "triptych.tools.adapters.openapi:tool"
 options = { spec = "crm.json", source = "upstream.json" }
 """
 

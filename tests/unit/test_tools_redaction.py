@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from triptych.kernel.worker import JobAttempt
 from triptych.schemas import CallRequest, ErrorCode, Result
 from triptych.tools import Call, Effect, Source, Tool, ToolFailure
-from triptych.tools.answers import Answers
-from triptych.tools.redaction import Redactor
-from triptych.tools.runtime import ToolWorker
+from triptych.tools.runtime.attempt import ToolWorker
+from triptych.tools.runtime.last_answers import Answers
+from triptych.tools.runtime.redaction import Redactor
 from triptych.tools.testing import FreshLedger, call, request_for
 
 KEY = "wh4t-nobody-may-see"

@@ -7,8 +7,8 @@ import pytest
 
 from triptych.schemas import Contract, Effect, ErrorCode
 from triptych.tools import ToolFailure
-from triptych.tools.rest.endpoint import Body, BodyForm, Endpoint, FieldWriting, Parameter, Place, Style
-from triptych.tools.rest.request import build
+from triptych.tools.adapters.rest.endpoint import Body, BodyForm, Endpoint, FieldWriting, Parameter, Place, Style
+from triptych.tools.adapters.rest.request import build
 
 CONTRACT = Contract(
     operation="crm.note", description="Notes.", arguments={"type": "object"}, result={}, effect=Effect.ONCE

@@ -14,15 +14,16 @@ from pydantic import BaseModel, Field
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.worker import Finished, JobAttempt
 from triptych.schemas import CallAnswer, CallRequest, ErrorCode, Grant, Result, ResultStatus, Spend
-from triptych.tools import Call, Cost, Effect, Tool, ToolFailure, runtime
-from triptych.tools.call import Accepted
-from triptych.tools.failure import ToolDefinitionError
-from triptych.tools.http import check, content, failure_of
-from triptych.tools.kb.articles import parse_article, shipped_articles
-from triptych.tools.ledger import Entry, Standing, _outcome
-from triptych.tools.process import load_tool
-from triptych.tools.scaffold import ScaffoldError, scaffold
-from triptych.tools.sql.failures import failure_of as sql_failure_of
+from triptych.tools import Call, Cost, Effect, Tool, ToolFailure
+from triptych.tools.adapters.kb.articles import parse_article, shipped_articles
+from triptych.tools.adapters.sql.failures import failure_of as sql_failure_of
+from triptych.tools.http.errors import check, content, failure_of
+from triptych.tools.runtime import attempt as runtime
+from triptych.tools.runtime.effect_ledger import Entry, Standing, _outcome
+from triptych.tools.runtime.process import load_tool
+from triptych.tools.sdk.call import Accepted
+from triptych.tools.sdk.failure import ToolDefinitionError
+from triptych.tools.sdk.scaffold import ScaffoldError, scaffold
 from triptych.tools.testing import FreshLedger, call, request_for, worker_of
 
 
@@ -447,12 +448,12 @@ def test_a_database_that_does_not_know_whether_it_committed_has_not_said_no(erro
 
 
 def test_a_reference_that_leads_to_no_tool_says_what_is_wrong():
-    assert load_tool("triptych.tools.echo:tool").name == "echo"
+    assert load_tool("triptych.tools.adapters.echo:tool").name == "echo"
     for reference, told in {
         "echo": "MODULE:ATTRIBUTE",
         "triptych.nowhere:tool": "Python path",
-        "triptych.tools.echo:hammer": "has no hammer",
-        "triptych.tools.echo:Echo": "not a triptych.tools.Tool",
+        "triptych.tools.adapters.echo:hammer": "has no hammer",
+        "triptych.tools.adapters.echo:Echo": "not a triptych.tools.Tool",
     }.items():
         with pytest.raises(ConfigurationError, match=told):
             load_tool(reference)

@@ -9,8 +9,8 @@ import pytest
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import Contract, Json, Result
 from triptych.tools import Call, Effect, Operation, Options, Source, Tool
-from triptych.tools.failure import ToolDefinitionError
-from triptych.tools.process import load_tool
+from triptych.tools.runtime.process import load_tool
+from triptych.tools.sdk.failure import ToolDefinitionError
 from triptych.tools.testing import call
 
 GREETING = {"type": "object", "required": ["who"], "properties": {"who": {"type": "string"}}}

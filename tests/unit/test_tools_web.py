@@ -12,7 +12,8 @@ import httpx2
 import pytest
 
 from triptych.schemas import ErrorCode
-from triptych.tools import ToolFailure, web
+from triptych.tools import ToolFailure
+from triptych.tools.http import client as web
 
 ORIGIN = "https://api.example"
 Answer = Callable[[httpx.Request], httpx.Response]

@@ -18,18 +18,18 @@ from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
 from triptych.kernel.decider import Arrival, Batch, RejectedRecord, Transition
 from triptych.kernel.decider.admission import Admission, Limits
-from triptych.kernel.decider.assembly import Assembly, Memory, outbox_rows
-from triptych.kernel.health import Health
-from triptych.kernel.models.providers import Candidate
-from triptych.kernel.outbox import Envelope
+from triptych.kernel.decider.batch import Assembly, Memory, outbox_rows
+from triptych.kernel.postgres.outbox import Envelope
+from triptych.kernel.process.health import Health
 from triptych.kernel.tracing import Trace, on_behalf_of, upstream_headers
-from triptych.kernel.worker.bench import Bench, Job
 from triptych.kernel.worker.contract import JobAttempt, WorkerConfig
+from triptych.kernel.worker.job_runner import Bench, Job
 from triptych.kernel.worker.jobs import Taken
-from triptych.kernel.worker.keeper import Keeper
+from triptych.kernel.worker.lease import Keeper
+from triptych.models.providers import Candidate
 from triptych.schemas import CallAnswer, CallRequest, Plan, PlanAnswer, Result, topics
-from triptych.tools import web
-from triptych.tools.mcp.bridge import _meta
+from triptych.tools.adapters.mcp.bridge import _meta
+from triptych.tools.http import client as web
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 STATED = f"00-{TRACE}-00f067aa0ba902b7-00"

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from machine_story import RUN_ID, Story, playbook
 
+from triptych.contracts.offers import Offer
 from triptych.executor.state import Ask, RunStatus
 from triptych.executor.trust import ForgedRecord, MisdirectedRecord, Trust
-from triptych.kernel.offers import Offer
-from triptych.kernel.plans import Terms, make_plan
+from triptych.playbook.plans import Terms, make_plan
 from triptych.schemas import (
     CallAnswer,
     Compensation,

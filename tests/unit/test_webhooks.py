@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
-from triptych.cli.stack.layout import Layout
+from triptych.embedded.layout import Layout
 from triptych.kernel.errors import ConfigurationError
-from triptych.tools.webhooks import Signed, Verifier
+from triptych.tools.runtime.webhooks import Signed, Verifier
 
 KEY = b"a key of four and twenty bytes"
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"

@@ -13,14 +13,15 @@ import orjson
 import pytest
 from structlog.testing import CapturingLogger
 
-from triptych.kernel import claimcheck, deadletters
-from triptych.kernel.bus import TopicPartition
 from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.kafka import dead_letters
+from triptych.kernel.kafka.bus import TopicPartition
 from triptych.kernel.outage import POSTGRES_GONE, Outage, is_refusal
+from triptych.kernel.postgres import claim_check
 from triptych.kernel.time_limit import TimeLimit
+from triptych.kernel.worker.job_queue import Line
 from triptych.kernel.worker.jobs import Arrival
-from triptych.kernel.worker.line import Line
-from triptych.kernel.worker.unrecorded import OVERDUE_S, Unrecorded
+from triptych.kernel.worker.unpersisted import OVERDUE_S, Unrecorded
 from triptych.schemas import DeadLetter
 
 RUN = UUID("00000000-0000-7000-8000-000000000001")
@@ -46,33 +47,33 @@ def record(
 
 
 def test_only_a_body_over_the_limit_is_claimed():
-    assert not claimcheck.needs_claim(b"x" * 10, 10)
-    assert claimcheck.needs_claim(b"x" * 11, 10)
+    assert not claim_check.needs_claim(b"x" * 10, 10)
+    assert claim_check.needs_claim(b"x" * 11, 10)
 
 
 def test_a_claimed_body_is_found_by_its_content_and_others_stay_where_they_are():
     body = b'{"big": true}'
-    reference = claimcheck.dataref(RUN, body)
-    claimed = record(claimcheck.CLAIMED_VALUE, ("ce_dataref", reference.encode()))
-    assert claimcheck.body(claimed, {reference: body}) == body
-    assert claimcheck.body(record(b"{}"), {}) == b"{}"
+    reference = claim_check.dataref(RUN, body)
+    claimed = record(claim_check.CLAIMED_VALUE, ("ce_dataref", reference.encode()))
+    assert claim_check.body(claimed, {reference: body}) == body
+    assert claim_check.body(record(b"{}"), {}) == b"{}"
     with pytest.raises(UndecodableRecord, match=r"claims\.blobs"):
-        claimcheck.body(claimed, {})
+        claim_check.body(claimed, {})
 
 
 def test_a_dead_letter_keeps_the_bytes_in_its_row_and_cuts_them_in_its_event():
-    value = b"\xff" * (deadletters.EVENT_MAX_BYTES + 1)
+    value = b"\xff" * (dead_letters.EVENT_MAX_BYTES + 1)
     error = UndecodableRecord("not_json", "no \x00 JSON")
-    dead = deadletters.dead_record("tool-echo", record(value, ("ce_tenant", b"acme"), ("odd", None)), error, NOW)
+    dead = dead_letters.dead_record("tool-echo", record(value, ("ce_tenant", b"acme"), ("odd", None)), error, NOW)
     assert dead.id == "tool-echo:t.calls.echo:1:42:0"
     assert dead.value == value
     assert dead.tenant == "acme"
     assert "\x00" not in dead.message
     assert orjson.loads(dead.headers) == [["ce_tenant", base64.b64encode(b"acme").decode()], ["odd", None]]
-    outgoing = deadletters.event(dead, "tool-echo", "t.dead-letters")
+    outgoing = dead_letters.event(dead, "tool-echo", "t.dead-letters")
     letter = DeadLetter.model_validate_json(outgoing.value)
     assert letter.truncated
-    assert base64.b64decode(letter.value_base64 or "") == value[: deadletters.EVENT_MAX_BYTES]
+    assert base64.b64decode(letter.value_base64 or "") == value[: dead_letters.EVENT_MAX_BYTES]
     assert ("ce_id", dead.id.encode()) in outgoing.headers
 
 

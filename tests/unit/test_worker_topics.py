@@ -8,8 +8,8 @@ from typing import Any
 
 import structlog
 
-from triptych.kernel.bus import TopicPartition
-from triptych.kernel.topic_metadata import ClusterTopics, KnownTopic
+from triptych.kernel.kafka.bus import TopicPartition
+from triptych.kernel.kafka.topic_metadata import ClusterTopics, KnownTopic
 from triptych.kernel.worker.intake import Intake
 
 CALLS, WITHDRAWALS = TopicPartition("calls.x", 0), TopicPartition("withdrawals", 0)

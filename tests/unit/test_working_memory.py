@@ -6,9 +6,9 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.kernel.models import WorkingMemory
-from triptych.kernel.models.memory import HEAD_CHARS, MAX_FACT_CHARS
-from triptych.kernel.models.tokens import BYTES_A_TOKEN
+from triptych.models import WorkingMemory
+from triptych.models.memory import HEAD_CHARS, MAX_FACT_CHARS
+from triptych.models.tokens import BYTES_A_TOKEN
 from triptych.schemas import ErrorCode, Json, Reason, Result, StepRecord
 
 

@@ -20,9 +20,9 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from triptych.cli.stack.layout import Layout
-from triptych.cli.stack.ports import Ports
-from triptych.cli.stack.postgres import Postgres
+from triptych.embedded.layout import Layout
+from triptych.embedded.ports import Ports
+from triptych.embedded.postgres import Postgres
 from triptych_bench.report import console_for_results, describe_machine
 from triptych_bench.size.fill import Filled, fill
 from triptych_bench.size.measure import BATCH, Subject, searches, subject

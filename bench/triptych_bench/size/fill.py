@@ -18,13 +18,13 @@ import psycopg
 import triptych.executor
 import triptych.tools
 from triptych.executor.store import ExecutorStore
-from triptych.kernel import database
-from triptych.kernel.database import Queries
-from triptych.kernel.log import configure_logging
-from triptych.kernel.migrate import WORKER, Prepared, Schema, prepare
-from triptych.kernel.partitions import AHEAD, make_partitions
+from triptych.kernel.kafka.topic_metadata import ClusterTopics
+from triptych.kernel.postgres import database
+from triptych.kernel.postgres.age_partitions import AHEAD, make_partitions
+from triptych.kernel.postgres.database import Queries
+from triptych.kernel.postgres.migrate import WORKER, Prepared, Schema, prepare
+from triptych.kernel.process.log import configure_logging
 from triptych.kernel.run_ids import WEEK, derive_run_id
-from triptych.kernel.topic_metadata import ClusterTopics
 from triptych.schemas import CallRequest
 from triptych_bench.size.story import PLAYBOOK, STEPS, Story, answer_to
 

@@ -17,8 +17,8 @@ import asyncpg
 
 from triptych.client import Operator, RunFilter
 from triptych.executor.store import ExecutorStore
-from triptych.kernel import database
-from triptych.kernel.log import configure_logging
+from triptych.kernel.postgres import database
+from triptych.kernel.process.log import configure_logging
 from triptych.kernel.run_ids import derive_run_id, first_id
 from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
 from triptych_bench.size.fill import SPAN, Filled

@@ -14,11 +14,11 @@ from pydantic import SecretStr
 from triptych.executor.machine import begin, decide
 from triptych.executor.messages import messages
 from triptych.executor.state import Run
-from triptych.executor.turn import Decided
+from triptych.executor.transition import Decided
 from triptych.kernel.decider import Batch, Transition
-from triptych.kernel.decider.assembly import outbox_rows
-from triptych.kernel.outbox import Envelope, OutboxKey
-from triptych.kernel.settings import ServiceSettings
+from triptych.kernel.decider.batch import outbox_rows
+from triptych.kernel.postgres.outbox import Envelope, OutboxKey
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import (
     CallAnswer,
     CallRequest,

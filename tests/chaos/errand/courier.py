@@ -11,7 +11,7 @@ import httpx
 from pydantic import BaseModel
 
 from triptych.tools import Accepted, Call, Effect, Resources, Tool
-from triptych.tools.http import check
+from triptych.tools.http.errors import check
 
 
 @asynccontextmanager

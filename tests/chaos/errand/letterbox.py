@@ -13,9 +13,9 @@ from uuid import uuid4
 import httpx
 from pydantic import BaseModel
 
+from triptych.examples.helpdesk.tool import HelpdeskSettings
 from triptych.tools import Call, Effect, Resources, Tool
-from triptych.tools.helpdesk import HelpdeskSettings
-from triptych.tools.http import check
+from triptych.tools.http.errors import check
 
 
 @asynccontextmanager

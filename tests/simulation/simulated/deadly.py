@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulated.loop import ProcessLoop
 from triptych.executor.intake import Executor
-from triptych.kernel.bus import Outgoing
+from triptych.kernel.kafka.bus import Outgoing
 from triptych.schemas import topics
 
 if TYPE_CHECKING:

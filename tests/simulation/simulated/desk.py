@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from simulated import workshop
-from triptych.kernel.offers import Offer
+from triptych.contracts.offers import Offer
 from triptych.schemas import BusinessKey, Compensation, Cost, Effect, ErrorCode, Json
-from triptych.tools import http
-from triptych.tools.breaker import BreakerPolicy
-from triptych.tools.call import Call, NotYet
-from triptych.tools.failure import ToolFailure
-from triptych.tools.tool import Tool
+from triptych.tools.guard.breaker import BreakerPolicy
+from triptych.tools.http import errors as http
+from triptych.tools.sdk.call import Call, NotYet
+from triptych.tools.sdk.failure import ToolFailure
+from triptych.tools.sdk.tool import Tool
 
 if TYPE_CHECKING:
     from simulated.world import Process, World

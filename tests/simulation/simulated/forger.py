@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from triptych.kernel.bus import Outgoing
+from triptych.kernel.kafka.bus import Outgoing
 from triptych.schemas import topics
 
 if TYPE_CHECKING:

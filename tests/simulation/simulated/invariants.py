@@ -14,7 +14,7 @@ from simulated.postgres import STATUS_COLUMN
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.state import Run, RunStatus, StepState, UndoStatus
-from triptych.kernel.bus import Outgoing
+from triptych.kernel.kafka.bus import Outgoing
 from triptych.schemas import ResultStatus, topics
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 from aiokafka.errors import KafkaConnectionError
 
 from simulated.loop import EPOCH
-from triptych.kernel.bus import Outgoing, TopicPartition
 from triptych.kernel.errors import PublishFailed
-from triptych.kernel.topic_metadata import ClusterTopics, KnownTopic
+from triptych.kernel.kafka.bus import Outgoing, TopicPartition
+from triptych.kernel.kafka.topic_metadata import ClusterTopics, KnownTopic
 
 if TYPE_CHECKING:
     from simulated.world import Process, World
@@ -224,7 +224,7 @@ class Group:
 
 
 class Membership:
-    """A consumer in a group, as `triptych.kernel.bus.Subscription` shows it."""
+    """A consumer in a group, as `triptych.kernel.kafka.bus.Subscription` shows it."""
 
     def __init__(self, process: Process, topics: Sequence[str], group: str, listener: Any) -> None:
         self.process, self._listener = process, listener
@@ -418,7 +418,7 @@ def process_is_deaf(process: Process) -> bool:
 
 
 class Kafka:
-    """One process's way to the broker, in place of `triptych.kernel.bus.Kafka`."""
+    """One process's way to the broker, in place of `triptych.kernel.kafka.bus.Kafka`."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -441,7 +441,7 @@ class Kafka:
 
 
 class Publisher:
-    """A producer, in place of `triptych.kernel.bus.Publisher`."""
+    """A producer, in place of `triptych.kernel.kafka.bus.Publisher`."""
 
     def __init__(self, process: Process) -> None:
         self._process = process

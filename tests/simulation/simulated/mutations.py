@@ -9,17 +9,17 @@ from http import HTTPStatus
 from typing import Any
 
 from simulated.postgres import ExecutorTables, Schema, WorkerTables
-from triptych.executor import handoff, intake, messages, store, trust
+from triptych.executor import child_runs, intake, messages, store, trust
 from triptych.executor.keys import Holding
 from triptych.executor.state import OpenRequest, Run, changed
 from triptych.executor.store import ExecutorStore
-from triptych.kernel import cloudevents
 from triptych.kernel.decider import Batch
 from triptych.kernel.decider.session import Session
+from triptych.kernel.kafka import cloudevents
 from triptych.kernel.run_ids import derive_run_id
-from triptych.kernel.worker.bench import Bench
-from triptych.tools import refusals
-from triptych.tools.ledger import Entry, PostgresLedger, Standing
+from triptych.kernel.worker.job_runner import Bench
+from triptych.tools.runtime.effect_ledger import Entry, PostgresLedger, Standing
+from triptych.tools.sdk import refusals
 
 
 def epochs_are_not_checked() -> None:
@@ -221,7 +221,7 @@ def the_id_of_a_child_depends_on_when_it_is_asked_for() -> None:
     def child_of(run: Run, key: str) -> Any:
         return derive_run_id(run.tenant, key, int(cloudevents.utc_now().timestamp() * 1_000))
 
-    handoff.child_of = child_of
+    child_runs.child_of = child_of
 
 
 def deaths_are_not_counted() -> None:

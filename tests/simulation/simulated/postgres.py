@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import asyncpg
 import orjson
 
-from triptych.kernel import deadletters
-from triptych.kernel.database import Queries
+from triptych.kernel.kafka import dead_letters
+from triptych.kernel.postgres.database import Queries
 
 FENCED = "TR001"
 COMMIT = "commit"
@@ -412,8 +412,8 @@ class WorkerTables(Schema):
 
     statements: ClassVar[dict[str, str]] = {
         **{sql: name for name, sql in Queries.load("triptych.kernel.worker", "worker.sql").items()},
-        **{sql: f"effects_{name}" for name, sql in Queries.load("triptych.tools", "ledger.sql").items()},
-        **{sql: f"callbacks_{name}" for name, sql in Queries.load("triptych.tools", "callbacks.sql").items()},
+        **{sql: f"effects_{name}" for name, sql in Queries.load("triptych.tools.runtime", "ledger.sql").items()},
+        **{sql: f"callbacks_{name}" for name, sql in Queries.load("triptych.tools.runtime", "callbacks.sql").items()},
         **_OF_EVERY_SCHEMA,
     }
 
@@ -658,7 +658,7 @@ class Pool:
         self._process, self._tables = process, tables
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
-        if sql is deadletters._UNPUBLISHED:  # no worker here has any, so the round trip is saved
+        if sql is dead_letters._UNPUBLISHED:  # no worker here has any, so the round trip is saved
             return []
         return await self._process.world.statement(self._process, self._tables, sql, args)
 

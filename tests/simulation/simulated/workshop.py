@@ -21,8 +21,8 @@ import orjson
 
 from simulated.loop import EPOCH, App
 from triptych.schemas import ErrorCode, Json
-from triptych.tools.call import Accepted, Call
-from triptych.tools.failure import ToolFailure
+from triptych.tools.sdk.call import Accepted, Call
+from triptych.tools.sdk.failure import ToolFailure
 
 if TYPE_CHECKING:
     from simulated.world import Process, World

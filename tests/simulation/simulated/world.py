@@ -33,23 +33,23 @@ from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
 from triptych.executor.settings import ExecutorSettings
 from triptych.executor.store import ExecutorStore
-from triptych.kernel import cloudevents
-from triptych.kernel.bus import Outgoing
-from triptych.kernel.database import Queries
 from triptych.kernel.decider import DeciderLoop, session
+from triptych.kernel.kafka import cloudevents
+from triptych.kernel.kafka.bus import Outgoing
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE
-from triptych.kernel.service import Service
+from triptych.kernel.postgres.database import Queries
+from triptych.kernel.process.service import Service
 from triptych.kernel.worker import WorkerConfig, intake, outbox, run_worker
 from triptych.kernel.worker.jobs import LeaseLostError
 from triptych.planner.__main__ import CONFIG as PLANNER
 from triptych.planner.worker import Planner
 from triptych.schemas import HANDOFF, Control, ControlAction, Playbook, Task, topics
-from triptych.tools import callbacks
-from triptych.tools.callbacks import CallbackSettings, PostgresCallbacks
-from triptych.tools.ledger import PostgresLedger
-from triptych.tools.process import RESULT_TYPE
-from triptych.tools.redaction import Redactor
-from triptych.tools.runtime import ToolWorker
+from triptych.tools.runtime import callbacks
+from triptych.tools.runtime.attempt import ToolWorker
+from triptych.tools.runtime.callbacks import CallbackSettings, PostgresCallbacks
+from triptych.tools.runtime.effect_ledger import PostgresLedger
+from triptych.tools.runtime.process import RESULT_TYPE
+from triptych.tools.runtime.redaction import Redactor
 
 LEASE_MS = 15_000
 HORIZON_S = 1_500.0

@@ -1,5 +1,0 @@
-"""Retention: what becomes of runs that have been over for long."""
-
-from triptych.cli.retention.retention import Report, Retired, remove_old
-
-__all__ = ["Report", "Retired", "remove_old"]

@@ -1,0 +1,134 @@
+"""The deterministic checks of a step: its error, its schema, its expectation, in that order.
+
+Pure, and before any model is asked. Having found nothing is not having failed: an `empty` result
+without an expectation is as good as any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from triptych.contracts.offers import Offer
+from triptych.critic.verdict import Verdict, shortened
+from triptych.playbook import expressions
+from triptych.playbook.expressions import ExpressionError
+from triptych.schemas import (
+    Decision,
+    Effect,
+    ErrorCode,
+    Json,
+    Reading,
+    Reason,
+    Result,
+    ResultStatus,
+    ReviewRequest,
+    Step,
+    StepRecord,
+    ToolError,
+    codec,
+)
+
+MAX_EXPECTATIONS = 1_024
+
+_OPINION: Mapping[ErrorCode, Decision] = {
+    ErrorCode.RATE_LIMITED: Decision.RETRY,
+    ErrorCode.UNAVAILABLE: Decision.RETRY,
+    ErrorCode.TIMEOUT: Decision.RETRY,
+    ErrorCode.INTERNAL: Decision.RETRY,
+    ErrorCode.CANCELLED: Decision.RETRY,
+    ErrorCode.INVALID_ARGUMENTS: Decision.REPLAN,
+    ErrorCode.NOT_FOUND: Decision.REPLAN,
+    ErrorCode.CONFLICT: Decision.REPLAN,
+}
+"""An opinion only: retries of errors are decided in the executor's table, before the critic is asked."""
+
+
+@expressions.metered()
+def check_step(request: ReviewRequest, step: Step, result: Result, offer: Offer | None) -> Verdict:
+    """The verdict on a step as far as code can tell. `offer` is what the step's operation offers today."""
+    if result.status is ResultStatus.ERROR:
+        return _on_error(step, result.error)
+    if (verdict := _against_schema(step, result, offer)) is not None:
+        return verdict
+    return _against_expectation(step, result, scope(request, result))
+
+
+def scope(request: ReviewRequest, result: Result) -> dict[str, Json]:
+    """The variables that an expectation can see."""
+    own = {} if request.index is None else {"item": request.item, "index": request.index}
+    return {
+        **own,
+        "input": request.input,
+        "steps": {record.id: {"status": _status(record), "data": _data(record)} for record in request.steps},
+        "result": {"status": result.status.value, "data": result.data},
+    }
+
+
+def _status(record: StepRecord) -> str:
+    return record.result.status.value if record.result else "skipped"
+
+
+def _data(record: StepRecord) -> Json:
+    return record.result.data if record.result else None
+
+
+def _on_error(step: Step, error: ToolError | None) -> Verdict:
+    if error is None:
+        return Verdict.escalate(
+            "contract_violation", f"step {step.id}: {step.operation} failed without saying why; see the tool's log"
+        )
+    decision = _OPINION.get(error.code, Decision.ESCALATE)
+    message = f"step {step.id}: {step.operation} failed with {error.code.value}: {error.message}"
+    return Verdict(decision, Reason(code=error.code.value, message=message))
+
+
+def _against_schema(step: Step, result: Result, offer: Offer | None) -> Verdict | None:
+    """Hold the data to the contract that the plan pinned. A contract that has changed since says nothing."""
+    if result.status is not ResultStatus.OK or offer is None or offer.hash != step.pin.contract_hash:
+        return None
+    if offer.contract.reading is Reading.LENIENT:
+        return None  # what may pass was decided when it came
+    misfit = next(iter(offer.result.misfits(result.data, 1)), None)
+    if misfit is None:
+        return None
+    place = ".".join(("result.data", *map(str, misfit.place)))
+    message = f"step {step.id}: {step.operation} broke its contract at {place}: {shortened(misfit.message)}"
+    # A read can simply be asked again; a write has happened, whatever it answered.
+    decision = Decision.RETRY if step.pin.effect is Effect.READ else Decision.ESCALATE
+    return Verdict(decision, Reason(code="contract_violation", message=message), (f"contract {offer.hash}",))
+
+
+def _against_expectation(step: Step, result: Result, variables: Mapping[str, Json]) -> Verdict:
+    if step.expect is None:
+        what = "found nothing, which is no failure" if result.status is ResultStatus.EMPTY else "answered"
+        return Verdict.go_on(f"step {step.id}: {step.operation} {what}")
+    evidence = (f"expected: {shortened(step.expect)}", *_values(step.expect, variables))
+    try:
+        holds = expressions.holds(step.expect, variables)
+    except ExpressionError as error:
+        if result.status is not ResultStatus.EMPTY:
+            message = f"step {step.id}, expect: {error}"
+            return Verdict.escalate("expectation_error", message, *evidence)
+        # Something was expected of data that is not there: that is unmet, not a mistake in the expectation.
+        holds = False
+    if holds:
+        return Verdict.go_on(f"step {step.id}: {step.operation} answered as expected", *evidence)
+    message = f"step {step.id}: what was expected of {step.operation} does not hold"
+    return Verdict.unmet(step.unmet, message, *evidence)
+
+
+@lru_cache(maxsize=MAX_EXPECTATIONS)
+def _operands(expression: str) -> tuple[str, ...]:
+    """Playbooks have few expectations, and each is held against many results."""
+    return tuple(expressions.operands(expression))
+
+
+def _values(expression: str, variables: Mapping[str, Json]) -> Iterable[str]:
+    """What the paths in an expression were, so that nobody has to look them up."""
+    for path in _operands(expression):
+        try:
+            value = codec.encode_text(expressions.evaluate(path, variables))
+        except ExpressionError as error:
+            value = error.message
+        yield shortened(f"{path} = {value}")

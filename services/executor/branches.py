@@ -1,0 +1,85 @@
+"""How a step fans out over a list, and what its branches together come to.
+
+Pure, like everything around it. One branch that fails does not end the others: the step is judged when
+all have ended, by how many may fail.
+"""
+
+from __future__ import annotations
+
+from triptych.executor import events as ev
+from triptych.executor.budgets import shortfall
+from triptych.executor.child_runs import waits_for_room
+from triptych.executor.fan_out import branch_id
+from triptych.executor.loop_detection import repeated_call
+from triptych.executor.retries import Then, disposition
+from triptych.executor.state import Run, StepState, StepStatus
+from triptych.executor.transition import Turn, fail_step
+from triptych.playbook.expressions import ExpressionError, render
+from triptych.schemas import Effect, Grant, Json, Reason
+
+
+def fan_out(turn: Turn, state: StepState) -> None:
+    """Open a branch for each item; they start as there is room for them."""
+    run, step = turn.run, state.step
+    try:
+        items = render(step.map, run.scope())
+    except ExpressionError as error:
+        fail_step(turn, step.id, Then.REPLAN, Reason(code="expression_error", message=f"step {step.id}, map: {error}"))
+        return
+    if (unfit := _unfit(state, items)) is not None:
+        fail_step(turn, step.id, Then.REPLAN, unfit)
+    elif circle := repeated_call(run, step.operation, [items, step.arguments]):
+        turn.record(ev.RunEscalated(circle, step.id))
+    elif short := shortfall(run.ledger, Grant(), steps=0 if state.counted else 1):
+        turn.record(ev.RunEscalated(short, step.id))
+    else:
+        turn.record(ev.FanOutStarted(step.id, items))
+
+
+def _unfit(state: StepState, items: Json) -> Reason | None:
+    step = state.step
+    if not isinstance(items, list):
+        message = f"step {step.id}, map: gives no list but a {type(items).__name__}; refer to a list"
+        return Reason(code="expression_error", message=message)
+    if len(items) > step.max_items:
+        message = (
+            f"step {step.id} would make {len(items)} calls, and max_items is {step.max_items}; raise it, or map less"
+        )
+        return Reason(code="too_many_items", message=message)
+    return None
+
+
+def branch_to_start(run: Run, state: StepState) -> StepState | None:
+    """The first branch that waits. Those before it have started, so few are looked at."""
+    assert state.fan is not None  # noqa: S101 - only a step that has fanned out is asked
+    if state.is_handoff and waits_for_room(run, state.step):
+        return None
+    for index in range(state.fan.next, len(state.fan.items)):
+        branch = run.branches[branch_id(state.step.id, index)]
+        if branch.status is StepStatus.WAITING:
+            return branch
+    return None
+
+
+def fan_in(turn: Turn, state: StepState) -> None:
+    """Decide about a step all of whose branches have ended or failed."""
+    step, fan = state.step, state.fan
+    assert fan is not None  # noqa: S101 - only a step that has fanned out is asked
+    if fan.failed <= step.max_failed:
+        turn.record(ev.StepEnded(step.id, StepStatus.SUCCEEDED))
+        return
+    first = next(branch for branch in turn.run.branches_of(state) if branch.is_failed)
+    because = first.reason or Reason(code="tool_failed", message="no reason was given")
+    message = (
+        f"{fan.failed} of {len(fan.items)} branches of {step.id} failed, and {step.max_failed} may (max_failed); "
+        f"the first, {first.id}: {because.message}"
+    )
+    fail_step(turn, step.id, _then(first), Reason(code=because.code, message=message))
+
+
+def _then(first: StepState) -> Then:
+    """Only reads are planned anew: another plan could not know which of the writes were done."""
+    if first.step.pin.effect is not Effect.READ:
+        return Then.ESCALATE
+    error = first.result.error if first.result else None
+    return disposition(error, Effect.READ).then if error else Then.REPLAN

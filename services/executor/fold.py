@@ -1,0 +1,563 @@
+"""The fold: `evolve(run, event, at)` gives the run after an event. No I/O, no clock, no decisions.
+
+`record` does the same to a copy that the caller has made, once for many events.
+
+Whoever reads a journal back gets the run that wrote it. What is decided when is in `machine.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from triptych.executor import events as ev
+from triptych.executor import loop_detection
+from triptych.executor.fan_out import FanOut, branch_id
+from triptych.executor.state import (
+    Ask,
+    Ledger,
+    OpenRequest,
+    Progress,
+    Retry,
+    Run,
+    RunStatus,
+    StepState,
+    StepStatus,
+    UndoStatus,
+    Written,
+    changed,
+)
+from triptych.schemas import Effect, Json, PlanByTurns, Reason, Result, ResultStatus, Spend, Step
+
+
+def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
+    """The first event makes the run."""
+    budgets = event.playbook.budgets
+    ledger = Ledger(
+        max_steps=budgets.steps,
+        max_tool_calls=budgets.tool_calls,
+        max_tokens=budgets.tokens,
+        max_usd_micros=budgets.usd_micros,
+        max_replans=budgets.replans,
+    )
+    return Run(
+        run_id=run_id,
+        tenant=event.tenant,
+        task_id=event.task_id,
+        principal=event.principal,
+        partition=event.partition,
+        playbook=event.playbook,
+        input=event.input,
+        started_at=at,
+        deadline_at=event.deadline_at,
+        updated_at=at,
+        status=RunStatus.QUEUED if event.queued else RunStatus.PLANNING,
+        active_since=None if event.queued else at,
+        ledger=ledger.within(event.parent.grant) if event.parent else ledger,
+        parent=event.parent,
+        traceparent=event.traceparent,
+        others=event.others,
+    )
+
+
+def evolve(run: Run, event: ev.Event, at: datetime) -> Run:
+    """The run after one more event. `at` is when the event was recorded."""
+    run = run.copy()
+    record(run, event, at)
+    return run
+
+
+def record(run: Run, event: ev.Event, at: datetime) -> None:
+    """Fold one event into a run that nobody else holds."""
+    _apply(run, event, at)
+    run.seq += 1
+    run.updated_at = at
+
+
+def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0912, PLR0915 - one arm for each event
+    match event:
+        case ev.CallRequested():
+            _call_requested(run, event, at)
+        case ev.CallAnswered():
+            _call_answered(run, event, at)
+        case ev.StepEnded(step, status, reason):
+            _change_step(run, step, status=StepStatus(status), reason=reason, ended_at=at)
+        case ev.ReviewRequested():
+            _review_requested(run, event)
+        case (
+            ev.VerdictGiven(request_id=request_id, step=step, spend=spend)
+            | ev.ReviewFailed(request_id=request_id, step=step, spend=spend)
+        ):
+            _close(run, request_id, spend)
+            if step is not None:
+                _change_step(run, step, status=StepStatus.ANSWERED)
+            elif run.status is RunStatus.REVIEWING:
+                run.status = RunStatus.RUNNING
+        case ev.RunStarted(deadline_at):
+            run.status = RunStatus.PLANNING
+            run.deadline_at = deadline_at
+            run.active_since = at
+        case ev.PlanRequested():
+            loop_detection.note_turn(run)
+            _open(run, Ask.PLAN, None, event)
+            run.status = RunStatus.PLANNING
+            run.plan_attempts += 1
+            run.replan_due = False
+        case ev.GoalReached(request_id, answer, spend, ledger):
+            _close(run, request_id, spend)
+            if run.status is RunStatus.PLANNING:
+                run.status = RunStatus.RUNNING
+            run.answer = answer
+            run.task_ledger = ledger or run.task_ledger
+            run.plan_attempts = 0
+            run.failure = run.repair = None
+            run.replan_due = False
+        case ev.PlanAccepted(request_id, plan, spend, ledger):
+            run.task_ledger = ledger or run.task_ledger
+            _close(run, request_id, spend)
+            if run.status is RunStatus.PLANNING:
+                run.status = RunStatus.RUNNING
+            run.revision = plan.revision
+            run.plan_attempts = 0
+            run.failure = run.repair = None
+            run.replan_due = False
+            superseded = _superseded(run, plan.steps)
+            run.steps = {**_observed(run), **_revised(run, plan.steps, plan.revision)}
+            run.branches = {key: state for key, state in run.branches.items() if _stays(run, state)} | superseded
+        case ev.PlanRefused(request_id, _error, _code, spend):
+            _close(run, request_id, spend)
+        case ev.FanOutStarted(step, items):
+            _fan_out(run, step, items, at)
+        case ev.FanInDone(step):
+            _fan_in(run, step)
+        case ev.ChildEscalated(command_id=command_id, step=step, reason=reason):
+            run.children_waiting = {**run.children_waiting, step: reason}
+            run.child_waits += 1
+            if run.status is not RunStatus.ESCALATED:
+                run.children_waiting_since = run.children_waiting_since or at
+            run.commands |= {command_id}
+        case ev.ChildResumed(command_id=command_id, step=step):
+            _child_goes_on(run, step, at)
+            run.commands |= {command_id}
+        case ev.KeyRequested():
+            run.retries.pop((Ask.CALL, event.step), None)
+            _open(run, Ask.KEY, event.step, event)
+            _change_step(run, event.step, status=StepStatus.RUNNING)
+        case ev.KeyAnswered():
+            _key_answered(run, event, at)
+        case ev.CallReused(step, source, arguments):
+            result = run.state(source).answer_to_keep
+            _change_step(run, step, status=StepStatus.ANSWERED, arguments=arguments, result=result, started_at=at)
+        case ev.FallbackTaken():
+            _fallback_taken(run, event, at)
+        case ev.RetryScheduled(ask, step, due_at, _reason, postponed):
+            _retry_scheduled(run, Ask(ask), step, due_at, postponed=postponed)
+        case ev.RequestReissued(request_id, reissue_at):
+            request = run.requests[request_id]
+            run.requests[request_id] = changed(request, reissue_at=reissue_at, reissues=request.reissues + 1)
+        case ev.RoundStarted(step, number, reason, evidence):
+            _next_round(run, step, number, reason, evidence)
+        case ev.ReplanDecided(step, reason, repair):
+            run.answer = None
+            loop_detection.note_replan(run, step, reason)
+            _drop_retries(run)
+            run.failure = reason
+            run.replan_due = True
+            run.status = RunStatus.RUNNING
+            run.review_attempts = 0
+            run.repair = step if repair else None
+            if step is not None and repair:
+                run.repaired |= {run.steps[step].step.operation}
+            elif not isinstance(run.playbook.plan, PlanByTurns):
+                run.ledger = changed(run.ledger, replans=run.ledger.replans + 1)
+        case ev.RunEscalated(reason, step):
+            _drop_retries(run)
+            _stop_waiting(run, at)  # a person has this run too from here, and gives the time back at once
+            run.status = RunStatus.ESCALATED
+            run.reason = reason
+            run.stopped_step = step
+            run.escalated_at = at
+            run.escalations += 1
+        case ev.RunResumed():
+            _resumed(run, event, at)
+        case ev.StepOverridden(command_id=command_id, step=step, data=data):
+            state = run.steps[step]
+            # What the branches of a step have given is not lost because some failed.
+            is_kept = data is None and state.fan is not None
+            result = run.merged(state) if is_kept else Result(status=ResultStatus.OK, data=data)
+            _change_step(run, step, status=StepStatus.SKIPPED, result=result, ended_at=at, is_overridden=True)
+            run.commands |= {command_id}
+        case ev.CommandRefused(command_id=command_id):
+            run.commands |= {command_id}
+        case ev.RunEnded(status, reason, output):
+            run.status = RunStatus(status)
+            run.reason = reason
+            run.output = output
+            run.left_open, run.ledger_at_end, run.under_way = run.requests, run.ledger, event.under_way or ()
+            run.requests, run.retries = {}, {}
+            run.finished_at = at
+        case ev.AnsweredLate():
+            _answered_late(run, event, at)
+        case ev.UndoStarted(command_id=command_id):
+            _undo_started(run, event)
+            run.commands |= {command_id}
+        case ev.UndoRequested(step=step, attempt=attempt):
+            _open(run, Ask.UNDO, step, event)
+            _change_step(run, step, undo_attempts=attempt)
+        case ev.UndoAnswered(request_id, step, result):
+            _close(run, request_id, Spend())
+            has_failed = result.status is ResultStatus.ERROR
+            _change_step(run, step, undo=UndoStatus.FAILED if has_failed else UndoStatus.DONE)
+        case ev.Overspent():
+            pass  # the answer that follows is settled with all that it cost
+        case ev.RunAdmitted():
+            raise ValueError(f"run {run.run_id} was admitted twice")
+
+
+def _answered_late(run: Run, event: ev.AnsweredLate, at: datetime) -> None:
+    """What was done is known, and what it cost. How the run ended stays as it is."""
+    request = run.left_open.pop(event.request_id)
+    if event.extended is not None:
+        run.ledger = run.ledger.widen(event.extended)
+    run.ledger = run.ledger.settle(request.reserved, event.spend)
+    if event.step is None or event.result is None:
+        return
+    state = run.state(event.step)
+    if isinstance(request.event, ev.CallRequested):
+        _change_step(run, event.step, written=_written(state, event.result, request.event.idempotency_key, at))
+    elif event.result.status is not ResultStatus.ERROR:
+        _change_step(run, event.step, undo=UndoStatus.DONE)
+
+
+def _undo_started(run: Run, event: ev.UndoStarted) -> None:
+    """What is under way is waited for; what failed to be undone before is tried again, under the same key."""
+    _drop_retries(run)
+    run.status = RunStatus.UNDOING
+    run.undo = event
+    for state in (*run.steps.values(), *run.branches.values()):
+        if state.undo is UndoStatus.FAILED:
+            _change_step(run, state.id, undo=UndoStatus.NOT_ASKED, undo_attempts=0)
+
+
+def _open(
+    run: Run,
+    ask: Ask,
+    step: str | None,
+    event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested | ev.KeyRequested,
+) -> None:
+    run.requested += 1
+    run.requests[event.request_id] = OpenRequest(ask, step, event.reserved, event.reissue_at, event)
+    if run.retries:
+        run.retries.pop((ask, step), None)
+    run.ledger = run.ledger.reserve(event.reserved)
+
+
+def _close(run: Run, request_id: str, spend: Spend) -> None:
+    request = run.requests.pop(request_id)
+    run.ledger = run.ledger.settle(request.reserved, spend)
+
+
+def _change_step(run: Run, state_id: str, **changes: Any) -> None:
+    """Change a step, or a branch of one; a step knows how far its branches are."""
+    if (state := run.steps.get(state_id)) is not None:
+        run.steps[state_id] = changed(state, **changes)
+        return
+    branch = run.branches[state_id]
+    _put_branch(run, branch, changed(branch, **changes))
+
+
+def _put_branch(run: Run, before: StepState, after: StepState) -> None:
+    run.branches[after.id] = after
+    if after.status is not before.status:
+        owner = run.steps[after.step.id]
+        run.steps[after.step.id] = changed(owner, fan=_recounted(owner.fan, before, after))
+
+
+def _recounted(fan: FanOut | None, before: StepState, after: StepState) -> FanOut:
+    assert fan is not None and after.index is not None  # noqa: S101, PT018 - a branch is a branch of a fan-out
+    was, now = before.status, after.status
+    if now is StepStatus.WAITING:
+        first = min(fan.next, after.index)
+    else:
+        # The first that waits is the first to start, so none before it waits.
+        first = after.index + 1 if was is StepStatus.WAITING else fan.next
+    return changed(
+        fan,
+        next=first,
+        under_way=fan.under_way + now.is_under_way - was.is_under_way,
+        answered=fan.answered + (now is StepStatus.ANSWERED) - (was is StepStatus.ANSWERED),
+        ended=fan.ended + now.has_ended - was.has_ended,
+        failed=fan.failed + (now is StepStatus.FAILED) - (was is StepStatus.FAILED),
+    )
+
+
+def _fan_out(run: Run, step_id: str, items: list[Json], at: datetime) -> None:
+    state, ledger = run.steps[step_id], run.ledger
+    loop_detection.note_call(run, state.step.operation, [items, state.step.arguments])
+    run.ledger = changed(ledger, steps=ledger.steps + (not state.counted))
+    run.steps[step_id] = changed(state, status=StepStatus.RUNNING, fan=FanOut(items), counted=True, started_at=at)
+    for index in range(len(items)):
+        run.branches[branch_id(step_id, index)] = StepState(
+            step=state.step, revision=state.revision, index=index, call=state.call, counted=True
+        )
+
+
+def _fan_in(run: Run, step_id: str) -> None:
+    state = run.steps[step_id]
+    result = run.merged(state)
+    _change_step(run, step_id, status=StepStatus.ANSWERED, result=result)
+    loop_detection.note_result(run, run.steps[step_id], result)
+
+
+def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> None:
+    _open(run, Ask.CALL, event.step, event)
+    state, ledger = run.state(event.step), run.ledger
+    if state.started_at is None and state.index is None:
+        loop_detection.note_call(run, state.step.operation, event.arguments)
+    loop_detection.note_write(run, state, event.arguments, event.idempotency_key)
+    run.ledger = changed(ledger, tool_calls=ledger.tool_calls + 1, steps=ledger.steps + (not state.counted))
+    _change_step(
+        run,
+        event.step,
+        status=StepStatus.RUNNING,
+        call=event.call,
+        attempts=event.attempt,
+        counted=True,
+        arguments=event.arguments,
+        child=event.child,
+        business_key=event.business_key or state.business_key,
+        result=None,
+        uncounted=False,
+        started_at=state.started_at or at,
+    )
+
+
+def _key_answered(run: Run, event: ev.KeyAnswered, at: datetime) -> None:
+    _close(run, event.request_id, Spend())
+    if event.standing == "receipt":
+        _change_step(
+            run,
+            event.step,
+            status=StepStatus.ANSWERED,
+            arguments=event.arguments,
+            result=event.result,
+            started_at=run.state(event.step).started_at or at,
+        )
+        return
+    waits = run.state(event.step).key_waits
+    _change_step(run, event.step, status=StepStatus.WAITING, key_waits=waits + 1 if event.standing == "held" else 0)
+
+
+def _fallback_taken(run: Run, event: ev.FallbackTaken, at: datetime) -> None:
+    """The step begins anew with what stands in; a result that is written down in the plan is there at once."""
+    data = run.state(event.step).step.fallback[event.number - 1].fallback.data
+    result = None if data is None else Result.ok(data)
+    _change_step(
+        run,
+        event.step,
+        status=StepStatus.WAITING if result is None else StepStatus.ANSWERED,
+        fallback=event.number,
+        attempts=0,
+        postponed=0,
+        result=result,
+        started_at=run.state(event.step).started_at or at,
+    )
+
+
+def _review_requested(run: Run, event: ev.ReviewRequested) -> None:
+    _open(run, Ask.REVIEW, event.step, event)
+    if event.step is None:
+        run.status = RunStatus.REVIEWING
+        run.review_attempts += 1
+        run.output = event.output
+    else:
+        attempts = run.state(event.step).review_attempts + 1
+        _change_step(run, event.step, status=StepStatus.REVIEWING, review_attempts=attempts)
+
+
+def _child_goes_on(run: Run, step_id: str, at: datetime) -> None:
+    """The wall clock goes on when no child run waits for a person any more."""
+    if step_id not in run.children_waiting:
+        return
+    run.children_waiting = {step: reason for step, reason in run.children_waiting.items() if step != step_id}
+    if not run.children_waiting:
+        _stop_waiting(run, at)
+
+
+def _stop_waiting(run: Run, at: datetime) -> None:
+    if run.children_waiting_since is not None:
+        run.deadline_at += at - run.children_waiting_since
+        run.children_waiting_since = None
+
+
+def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
+    if event.extended is not None:
+        run.ledger = run.ledger.widen(event.extended)
+    asked = run.requests[event.request_id].event
+    _close(run, event.request_id, event.spend)
+    if event.uncounted:
+        run.ledger = changed(run.ledger, tool_calls=run.ledger.tool_calls - 1)
+    _child_goes_on(run, event.step, at)
+    state, result = run.state(event.step), event.result
+    assert isinstance(asked, ev.CallRequested)  # noqa: S101 - what answers a call was asked as one
+    key = asked.idempotency_key
+    is_undone = state.written is None and _is_known_undone(state, result)
+    if is_undone:
+        loop_detection.note_undone(run, state, key)
+    if state.index is None:
+        loop_detection.note_result(run, state, result)
+    _change_step(
+        run,
+        event.step,
+        status=StepStatus.ANSWERED,
+        result=result,
+        uncounted=event.uncounted,
+        written=_written(state, result, key, at),
+        business_key=None if is_undone else state.business_key,
+    )
+
+
+def _written(state: StepState, result: Result, key: str, at: datetime) -> Written | None:
+    """What is known of a write after an answer. One that says nothing for certain takes nothing of it away."""
+    if state.step.pin.effect is Effect.READ:
+        return state.written
+    if result.status is not ResultStatus.ERROR:
+        return Written(state.arguments, result, state.revision, key, at)
+    if _is_known_undone(state, result):
+        return state.written
+    if state.written is not None:
+        return replace(state.written, answered_at=at)
+    return Written(state.arguments, None, state.revision, key, at)
+
+
+def _is_known_undone(state: StepState, result: Result) -> bool:
+    """Whether a tool says for certain that its call changed nothing. A timeout, for one, leaves that open.
+
+    A child run that failed did what its own journal says, and may be followed by another one.
+    """
+    return result.error is not None and (state.is_handoff or result.error.details.get("effect") == "none")
+
+
+def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime, *, postponed: bool) -> None:
+    if ask is Ask.CALL and step is not None:
+        state = run.state(step)
+        _change_step(
+            run,
+            step,
+            status=StepStatus.RETRYING,
+            attempts=state.attempts - postponed,
+            postponed=state.postponed + 1 if postponed else 0,
+        )
+        if postponed and not state.uncounted:
+            run.ledger = changed(run.ledger, tool_calls=run.ledger.tool_calls - 1)
+    run.retries[ask, step] = Retry(ask, step, due_at)
+
+
+def _drop_retries(run: Run) -> None:
+    """Nothing is asked again by itself from here: what waited for its retry waits for its turn instead."""
+    run.retries = {}
+    for state in (*run.steps.values(), *run.branches.values()):
+        if state.status is StepStatus.RETRYING:
+            _change_step(run, state.id, status=StepStatus.WAITING)
+
+
+def _revised(run: Run, planned: tuple[Step, ...], revision: int) -> dict[str, StepState]:
+    """Steps that ended stay as they are, whether the new plan names them or not; the others are replaced."""
+    steps = {step_id: state for step_id, state in run.steps.items() if state.status.has_ended}
+    for step in planned:
+        if step.id in steps:
+            continue
+        before = run.steps.get(step.id)
+        # A new plan means other arguments, and other arguments need another idempotency key. A write that took
+        # effect keeps its key: the same arguments get the same answer, and others are refused as a conflict.
+        written = before.written if before is not None and not _is_superseded(before, step) else None
+        keeps_key = before is not None and written is not None and before.has_key_to_keep
+        call = before.call + (before.counted and not keeps_key) if before else 1
+        unique = before.business_key if before is not None and written is not None else None
+        steps[step.id] = StepState(step=step, revision=revision, call=call, written=written, business_key=unique)
+    return steps
+
+
+def _is_superseded(before: StepState, step: Step) -> bool:
+    """Whether a plan gives the name of a write that took effect to another operation."""
+    return before.took_effect and before.acting.operation != step.operation
+
+
+def _superseded(run: Run, planned: tuple[Step, ...]) -> dict[str, StepState]:
+    """What was written stays known when a plan gives its name to something else: it is not done again, and undone."""
+    found = (
+        changed(state, status=StepStatus.SKIPPED, is_superseded=True)
+        for step in planned
+        if (state := run.steps.get(step.id)) and not state.status.has_ended and _is_superseded(state, step)
+    )
+    return {state.id: state for state in found}
+
+
+def _again(run: Run, step_id: str, state: StepState) -> None:
+    """A failed step begins again; of one with branches those that failed, for the others are done."""
+    run.steps[step_id] = state.again()
+    if state.fan is not None:
+        _change_step(run, step_id, status=StepStatus.RUNNING)
+        for branch in run.branches_of(state):
+            if branch.status is StepStatus.FAILED:
+                _put_branch(run, branch, branch.again())
+
+
+def _next_round(run: Run, state_id: str, number: int, reason: Reason, evidence: tuple[str, ...]) -> None:
+    """What was made is made again, as another call, with what was wrong with it."""
+    state = run.state(state_id)
+    feedback = {
+        "round": number - 1,
+        "code": reason.code,
+        "message": reason.message,
+        "evidence": list(evidence),
+        "data": state.result.data if state.result else None,
+    }
+    _change_step(
+        run,
+        state_id,
+        status=StepStatus.WAITING,
+        call=state.call + 1,
+        round=number,
+        feedback=feedback,
+        attempts=0,
+        review_attempts=0,
+        result=None,
+    )
+
+
+def _observed(run: Run) -> dict[str, StepState]:
+    """What is over though it did not end well, and stays known unless the new plan names it.
+
+    Writes that may have happened, so that no later plan does them again under another name, and an abort still finds
+    what is to be undone. Who plans by turns goes on from whatever failed.
+    """
+    by_turns = isinstance(run.playbook.plan, PlanByTurns)
+    return {
+        step_id: changed(state, status=StepStatus.SKIPPED)
+        for step_id, state in run.steps.items()
+        if (by_turns and state.status is StepStatus.FAILED and state.result is not None)
+        or (state.took_effect and state.fan is None and not state.status.has_ended)
+    }
+
+
+def _stays(run: Run, branch: StepState) -> bool:
+    step = run.steps.get(branch.step.id)
+    return branch.is_superseded or (step is not None and step.fan is not None)
+
+
+def _resumed(run: Run, event: ev.RunResumed, at: datetime) -> None:
+    for step_id, state in run.steps.items():
+        if state.status is StepStatus.FAILED:
+            _again(run, step_id, state)
+    run.status = RunStatus.RUNNING if run.revision or run.answer is not None else RunStatus.PLANNING
+    run.replan_due = run.failure is not None
+    run.plan_attempts = run.review_attempts = 0
+    run.progress = Progress(turns_from=run.revision)
+    run.reason = run.stopped_step = run.escalated_at = None
+    run.deadline_at = event.deadline_at
+    run.children_waiting_since = at if run.children_waiting else None
+    run.ledger = run.ledger.extend(event.extend)
+    run.commands |= {event.command_id}

@@ -1,0 +1,620 @@
+"""What comes in: from a record's bytes to a message for one run, and the refusal of what is no such thing.
+
+A task becomes a run here; an answer or a command is handed to the machine. Nothing here knows Kafka's
+offsets or Postgres: the loop around it does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from triptych.executor import task_sizes
+from triptych.executor.commands import UnfitCommand
+from triptych.executor.deployments import Deployment, LeftOut
+from triptych.executor.family import (
+    ChildAdmission,
+    ChildRefusal,
+    Withdrawal,
+    asked_task,
+    child_answer,
+    child_notice,
+    child_refusal,
+    withdrawal,
+)
+from triptych.executor.fingerprint import fingerprint_of
+from triptych.executor.machine import GivenUp, Message, Start, Tick, begin, decide
+from triptych.executor.messages import endings, messages, rejection
+from triptych.executor.notices import notices
+from triptych.executor.plans import PlanReader
+from triptych.executor.settings import INPUT_MAX_BYTES, MAX_ACTIVE_RUNS
+from triptych.executor.state import Run, RunStatus
+from triptych.executor.task_sizes import TaskSizes
+from triptych.executor.transition import Decided
+from triptych.executor.trust import AnyAnswer, Contracts, Trust
+from triptych.executor.unreadable import Sender, sender_of
+from triptych.json_schema import MAX_PROBLEMS, told, with_defaults
+from triptych.kernel.decider import (
+    FORWARDED,
+    Addressed,
+    Arrival,
+    Kind,
+    Limits,
+    RejectedRecord,
+    Standing,
+    Submission,
+    TaskKey,
+    Transition,
+    Unread,
+)
+from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.kafka import cloudevents
+from triptych.kernel.kafka.bus import REQUEST_MAX_BYTES, Record, place
+from triptych.kernel.kafka.dead_letters import stated_tenant
+from triptych.kernel.kafka.record_batches import UnreadableRecord
+from triptych.kernel.postgres.database import as_in_rows
+from triptych.kernel.run_ids import begins_at_ms, derive_run_id
+from triptych.kernel.tracing import Trace
+from triptych.schemas import (
+    TASK_MAX_BYTES,
+    Answer,
+    CallAnswer,
+    ChildTask,
+    Control,
+    ControlAction,
+    ErrorCode,
+    Json,
+    PlanAnswer,
+    Playbook,
+    Reason,
+    Result,
+    ResultStatus,
+    Task,
+    ToolError,
+    VerdictAnswer,
+    codec,
+    topics,
+)
+from triptych.schemas.base import Tenant
+from triptych.schemas.codec import InvalidJson, NotJson
+from triptych.schemas.task import TaskId
+
+CONFLICT = "conflict"
+"""The code of a task whose id belongs to another one."""
+
+_ORIGIN = re.compile(rb"[A-Za-z0-9._-]{1,100}:[0-9]{1,10}:[0-9]{1,20}:-?[0-9]{1,20}")
+"""The place of a record that was forwarded; anybody may have written the header."""
+
+_TASK_ID: TypeAdapter[str] = TypeAdapter(TaskId)
+_TENANT: TypeAdapter[str] = TypeAdapter(Tenant)
+ANSWER_SUFFIX = ":answer"
+"""Ends the `ce_id` of an answer; what comes before is the request that it answers."""
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_ANSWERS: dict[str, type[Answer]] = {
+    topics.PLANS: PlanAnswer,
+    topics.RESULTS: CallAnswer,
+    topics.VERDICTS: VerdictAnswer,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A task that is fit to become a run."""
+
+    task: Task
+    task_id: str
+    playbook: Playbook
+    traceparent: str | None = None
+    """What its run goes on from, if a trace has been begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What came on the topic of the clients and says that a run has sent it, as runs did in earlier versions."""
+
+    content: object
+    rejection: UndecodableRecord
+    """What becomes of it when no run's record bears it out."""
+
+
+class Executor:
+    """The executor as the decider loop sees it."""
+
+    nouns = topics.EXECUTOR_INPUTS
+    tick = Tick()
+    start = Start()
+
+    def __init__(
+        self,
+        deployments: Mapping[str, Deployment],
+        max_active_runs: int = MAX_ACTIVE_RUNS,
+        tenant_active_runs: Mapping[str, int] | None = None,
+        input_max_bytes: int = INPUT_MAX_BYTES,
+        contracts: Contracts | None = None,
+        *,
+        left_out: Mapping[str, LeftOut] | None = None,
+    ) -> None:
+        """Without `contracts`, plans and results are not held to any: for tests of what has nothing to do with them."""
+        self._trust = Trust(contracts)
+        self._input_max_bytes = input_max_bytes
+        self._plans = PlanReader()
+        self._active_runs: dict[str, int] = {}
+        self._limits = Limits(max_active_runs, tenant_active_runs or {}, self._active_runs)
+        self.offer(deployments, left_out or {})
+
+    def offer(self, deployments: Mapping[str, Deployment], left_out: Mapping[str, LeftOut]) -> None:
+        """Offer these to new tasks, from the next one on. Runs that have begun keep their version."""
+        self._deployments, self._left_out = deployments, left_out
+        playbooks = {name: deployment.playbook for name, deployment in deployments.items()}
+        self._sizes = TaskSizes(self._input_max_bytes, playbooks)
+        self._active_runs.clear()
+        for name, playbook in playbooks.items():
+            if playbook.limits and playbook.limits.active_runs:
+                self._active_runs[name] = playbook.limits.active_runs
+
+    def given_up(self, cause: str) -> GivenUp:
+        """The message that hands a run over to a person."""
+        return GivenUp(Reason(code="deadly_run", message=cause))
+
+    def check_size(self, noun: str, record: Record[Any, Any]) -> None:
+        """Refuse what cannot be read at all, or is too large to be unpacked, of whatever content.
+
+        Raises:
+            UndecodableRecord: it is no message that any service of ours would have sent.
+            RejectedRecord: it is a task, larger than any playbook allows.
+        """
+        if isinstance(record, UnreadableRecord):
+            raise self._unparsed(noun, record)
+        content = record.value or b""
+        if noun == topics.TASKS:
+            if not self._sizes.may_be_unpacked(content):
+                raise self._too_large(record, content)
+        elif len(content) > REQUEST_MAX_BYTES:
+            message = f"the record has {len(content):,} bytes, and may have {REQUEST_MAX_BYTES:,}"
+            raise UndecodableRecord("record_too_large", message)
+
+    def unread(
+        self, noun: str, record: Record[Any, Any], error: UndecodableRecord, task: TaskKey | None = None
+    ) -> Unread:
+        """What is told of a record that nobody may read. Our own messages say in their headers what they answer."""
+        event_id, tenant = cloudevents.event_id(record.headers) or "", stated_tenant(record)
+        reason = Reason(code=error.code, message=error.message)
+        if noun == topics.TASKS:
+            task_id = _name(_TASK_ID, event_id.removeprefix(f"task:{tenant}:")) if "task:" in event_id else None
+            known = task or TaskKey(tenant, task_id or "")
+            return Unread(_refusal(record, known.task_id or None, known.tenant, "", reason))
+        answer = _answer_in_place(noun, record, event_id.removesuffix(ANSWER_SUFFIX), tenant, reason)
+        return Unread(error, Addressed(as_in_rows(answer.run_id), answer) if answer is not None else None)
+
+    def _unparsed(self, noun: str, record: UnreadableRecord) -> UndecodableRecord:
+        """Why a record that cannot be read is refused. If its value is a task, whoever sent that is told."""
+        body, is_batch = record.value or b"", record.first_offset < record.offset
+        if noun != topics.TASKS or is_batch or not self._sizes.may_be_read(body):
+            return record.error
+        if not body.startswith(b"{") or (sender := sender_of(body)) is None:
+            return record.error
+        return _rejection(sender, _derived_id(record), record.error.code, record.error.message, may_be_known=True)
+
+    def read(self, arrival: Arrival) -> Addressed:
+        """What a record says.
+
+        Raises:
+            UndecodableRecord: it is not JSON, or not the message that its topic carries.
+            RejectedRecord: it is a task that no run can be made of.
+        """
+        body = cloudevents.without_nul(arrival.body)
+        if arrival.noun == topics.TASKS:
+            return self._read_task(arrival, body)
+        if arrival.noun == topics.CHILD_TASKS:
+            return self._read_child_task(_parsed(partial(codec.read, ChildTask), ChildTask, body), len(body))
+        model: type[Answer | Control] = _ANSWERS.get(arrival.noun, Control)
+        readable: codec.Readable[Answer | Control] = model
+        message: Answer | Control
+        if model is PlanAnswer:
+            message = _parsed(self._plans.read, model, body)
+        else:
+            message = _parsed(lambda raw: codec.read(readable, raw, limits=codec.ANSWER), model, body)
+        stated = cloudevents.header(arrival.record.headers, "ce_source") if model is CallAnswer else None
+        return Addressed(
+            as_in_rows(message.run_id),
+            message,
+            witness=_child_that_speaks(message),
+            source=stated.decode(errors="replace") if stated is not None else None,
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """How many runs may be active."""
+        return self._limits
+
+    def kind(self, state: Run) -> Kind:
+        """What limits go by."""
+        return Kind(state.tenant, state.playbook.name)
+
+    def standing(self, state: Run) -> Standing:
+        """Whether it takes room, wants some, or neither."""
+        if state.waits_because:
+            return Standing.AWAY
+        if state.status.is_active or state.status is RunStatus.UNDOING:
+            return Standing.ACTIVE
+        return Standing.WAITING if state.status is RunStatus.QUEUED else Standing.AWAY
+
+    def partition(self, state: Run) -> int:
+        """The run's partition, chosen once."""
+        return state.partition
+
+    def wake_at(self, state: Run) -> datetime | None:
+        """When time alone may next change this run."""
+        return state.wake_at()
+
+    def apply(
+        self,
+        state: Run | None,
+        message: Addressed,
+        partition: int,
+        now: datetime,
+        *,
+        has_room: bool = True,
+        witness: Run | None = None,
+    ) -> Transition[Run] | None:
+        """What follows from a message; None when it answers nothing open. A new run is queued unless there is room.
+
+        Raises:
+            RejectedRecord: a client's task says that a run has sent it.
+            UndecodableRecord: it names a run that does not exist, or says what the record of a run does not bear out.
+        """
+        if isinstance(message.content, Claimed):
+            honest = replace(message, content=message.content.content)
+            try:
+                return self.apply(state, honest, partition, now, has_room=has_room, witness=witness)
+            except UndecodableRecord as error:
+                raise message.content.rejection from error
+        opening = _opening(state, message, partition, witness)
+        if opening is not None:
+            decided = begin(
+                opening.task.model_copy(update={"input": _input(opening.task, opening.playbook)}),
+                task_id=opening.task_id,
+                run_id=message.run_id,
+                playbook=opening.playbook,
+                partition=partition,
+                now=now,
+                has_room=has_room,
+                traceparent=opening.traceparent,
+                others=self._others(opening.playbook),
+            )
+            return _transition(decided, first_seq=1, now=now)
+        content = _believed(state, message, witness)
+        if content is None or state is None:
+            return None
+        if isinstance(content, AnyAnswer):
+            answer = self._trust.believed(state, content, message.source)
+            if answer is None:
+                return None
+            content = answer
+        elif isinstance(content, Control) and (why := self._trust.unfit_answer(state, content)):
+            content = UnfitCommand(content, why)
+        decided = decide(state, content, now)
+        return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
+
+    def task(self, state: Run) -> TaskKey:
+        """The task of which it came."""
+        return TaskKey(state.tenant, state.task_id)
+
+    def conflict(self, submission: Submission) -> RejectedRecord:
+        """The refusal of a task whose id belongs to another one. It is no final outcome: the id has one already."""
+        tenant, task_id = submission.task
+        message = (
+            f"task id {task_id!r} of tenant {tenant} belongs to a task with another playbook, principal or input; "
+            "give this one an id of its own"
+        )
+        derived_id = _derived_id(submission.record)
+        reply = rejection(
+            task_id=task_id,
+            tenant=tenant,
+            playbook="",
+            reason=Reason(code=CONFLICT, message=message),
+            event_id=f"{derived_id}:conflict",
+            final=False,
+            record=derived_id.rpartition(":")[0],
+        )
+        return RejectedRecord(CONFLICT, message, tenant=tenant, replies=(reply,))
+
+    def again(self, state: Run) -> Transition[Run]:
+        """The final outcome once more, under the same id and with the same body."""
+        return Transition(
+            state=state,
+            name=state.name,
+            tenant=state.tenant,
+            partition=state.partition,
+            first_seq=0,
+            events=(),
+            sends=endings(state),
+            trace=state.trace,
+        )
+
+    def _read_task(self, arrival: Arrival, body: bytes) -> Addressed:
+        record = arrival.record
+        derived_id = _derived_id(record)
+        if not self._sizes.may_be_read(body):
+            raise self._too_large(record, body)
+        try:
+            task = codec.read(Task, body, limits=codec.TASK, unique_names=True)
+        except InvalidJson as error:
+            raise _unreadable(body, derived_id, error) from error
+        except ValidationError as error:
+            if (child_task := _as_child_task(body)) is not None:
+                return self._read_claim(body, derived_id, child_task)
+            raise _rejected(body, derived_id, "invalid_task", _explain(error)) from error
+        fit = self._fit(task, len(body))
+        if isinstance(fit, Reason):
+            raise _rejected(body, derived_id, fit.code, fit.message, task, fingerprint_of(task))
+        task_id = task.task_id or derived_id
+        return Addressed(
+            as_in_rows(derive_run_id(task.tenant, task_id, begins_at_ms(record.timestamp, arrival.at))),
+            Admission(task, task_id, fit, _traceparent(record)),
+            creates=Kind(task.tenant, task.playbook),
+            task=TaskKey(task.tenant, task_id),
+            fingerprint=fingerprint_of(task),
+        )
+
+    def _fit(self, task: Task, size_bytes: int) -> Playbook | Reason:
+        """The playbook that a task is fit for, or why no run can be made of it."""
+        deployment = self._deployments.get(task.playbook)
+        if deployment is None:
+            if (left_out := self._left_out.get(task.playbook)) is not None:
+                message = f"the playbook {task.playbook!r} was left out: {left_out.told}"
+                return Reason(code="unknown_playbook", message=message)
+            known = ", ".join(sorted(self._deployments)) or "none"
+            message = f"there is no playbook {task.playbook!r}; deployed are: {known}"
+            return Reason(code="unknown_playbook", message=message)
+        if size_bytes > self._sizes.of(task.playbook):
+            return self._too_large_reason(task.playbook, size_bytes)
+        misfits = deployment.input_schema.misfits(_input(task, deployment.playbook), MAX_PROBLEMS + 1)
+        return Reason(code="invalid_input", message=told(misfits, "input")) if misfits else deployment.playbook
+
+    def _others(self, playbook: Playbook) -> tuple[Playbook, ...]:
+        """The playbooks that runs of this one may hand over to, as they are deployed."""
+        deployed = (self._deployments.get(name) for name in playbook.handoffs)
+        return tuple(each.playbook for each in deployed if each is not None)
+
+    def _read_child_task(self, task: ChildTask, size_bytes: int) -> Addressed:
+        """What one run says to another that it starts, or withdraws. The parent's record is the witness."""
+        # A child's id is known to its parent before the broker has seen its task.
+        child = as_in_rows(derive_run_id(task.tenant, task.task_id, task.parent.asked_at_ms))
+        parent = as_in_rows(task.parent.run_id)
+        if task.parent.withdrawn:
+            return Addressed(child, Withdrawal(task), witness=parent)
+        fit = self._fit(task, size_bytes)
+        if isinstance(fit, Reason):
+            return Addressed(parent, ChildRefusal(task, child, fit), witness=child)
+        return Addressed(
+            child,
+            ChildAdmission(task, fit),
+            creates=Kind(task.tenant, task.playbook),
+            is_child=True,
+            witness=parent,
+        )
+
+    def _read_claim(self, body: bytes, derived_id: str, task: ChildTask) -> Addressed:
+        """A child's task on the topic of the clients: runs sent them there before they had a topic of their own."""
+        message = "parent: only a run hands over to another one, and no run has sent this; leave `parent` out"
+        addressed = self._read_child_task(task, len(body))
+        claimed = Claimed(addressed.content, _rejected(body, derived_id, "invalid_task", message, task))
+        return replace(addressed, content=claimed)
+
+    def _too_large(self, record: Record[Any, Any], body: bytes) -> RejectedRecord:
+        """The refusal of a task that is not read: whose it is, is told from its names alone."""
+        sender = task_sizes.sender(body)
+        playbook = sender.playbook
+        tenant = _name(_TENANT, sender.tenant) or stated_tenant(record)
+        reason = self._too_large_reason(playbook or None, len(body))
+        return _refusal(record, _name(_TASK_ID, sender.task_id), tenant, playbook, reason)
+
+    def _too_large_reason(self, playbook: object, size_bytes: int) -> Reason:
+        return Reason(
+            code="input_too_large",
+            message=f"the task has {size_bytes:,} bytes, and may have {self._sizes.of(playbook):,}; put what is large "
+            "where a tool can read it and send its address, or raise `limits.input_bytes` of the playbook (at most "
+            f"{TASK_MAX_BYTES:,})",
+        )
+
+
+def _refusal(
+    record: Record[Any, Any], task_id: str | None, tenant: str, playbook: str, reason: Reason
+) -> RejectedRecord:
+    """The refusal of a task that was not parsed. Without an id of its own it is told by its place."""
+    derived_id = _derived_id(record)
+    reply = rejection(
+        task_id=task_id or derived_id,
+        tenant=tenant,
+        playbook=playbook,
+        reason=reason,
+        event_id=f"{derived_id}:rejected",
+    )
+    key = TaskKey(tenant, task_id) if task_id else None
+    return RejectedRecord(reason.code, reason.message, tenant=tenant, replies=(reply,), task=key)
+
+
+def _answer_in_place(
+    noun: str, record: Record[Any, Any], request_id: str, tenant: str, reason: Reason
+) -> Answer | None:
+    """An error in place of an answer that nobody may read; None where nobody knows what it answered."""
+    error = ToolError(code=ErrorCode.CONTRACT_VIOLATION, message=reason.message, details={"reason": reason.code})
+    try:
+        known: dict[str, Any] = {
+            "request_id": request_id,
+            "run_id": UUID((record.key or b"").decode()),
+            "tenant": tenant,
+        }
+        match noun:
+            case topics.PLANS:
+                return PlanAnswer(**known, error=error)
+            case topics.RESULTS:
+                return CallAnswer(**known, result=Result(status=ResultStatus.ERROR, error=error))
+            case topics.VERDICTS:
+                return VerdictAnswer(**known, error=error)
+    except ValueError:  # the key or the id is none of ours
+        pass
+    return None
+
+
+def _traceparent(record: Record[Any, Any]) -> str | None:
+    known = Trace.of_headers(record.headers)
+    return known[0] if known else None
+
+
+def _derived_id(record: Record[Any, Any]) -> str:
+    """The id of a task that brings none: the place where it first came in."""
+    forwarded = cloudevents.header(record.headers, FORWARDED)
+    origin = _ORIGIN.fullmatch(forwarded or b"")
+    return origin[0].decode() if origin else place(record)
+
+
+def _name(kind: TypeAdapter[str], content: object) -> str | None:
+    """A name of this kind, if it is one."""
+    try:
+        return kind.validate_python(content)
+    except ValidationError:
+        return None
+
+
+def _opening(state: Run | None, message: Addressed, partition: int, witness: Run | None) -> Admission | None:
+    """The task that a message begins a run with; None when it begins none."""
+    match message.content:
+        case Admission() if state is None:
+            return message.content
+        case ChildAdmission(told, playbook):
+            task = asked_task(witness, told, message.run_id, partition)
+            if task is None or witness is None or state is not None:
+                return None
+            return Admission(task, task.task_id, playbook, witness.trace.parent(task.parent.request_id))
+    return None
+
+
+def _input(task: Task, playbook: Playbook) -> dict[str, Json]:
+    """The input of a run: what its task says, and the defaults of the playbook's schema."""
+    return with_defaults(playbook.input, task.input) if playbook.has_defaults else task.input
+
+
+def _believed(state: Run | None, message: Addressed, witness: Run | None) -> Message | None:
+    """What a message tells a run, as far as the records bear it out; None when there is nothing to tell."""
+    content = message.content
+    if isinstance(content, Admission | ChildAdmission) or (state is None and isinstance(content, Tick | Start)):
+        return None
+    if isinstance(content, Withdrawal):
+        return withdrawal(state, witness, content.task)
+    if state is None:
+        raise UndecodableRecord("unknown_run", f"there is no run {message.run_id}")
+    if isinstance(content, ChildRefusal):
+        return child_refusal(state, witness, content)
+    if isinstance(content, CallAnswer) and content.child is not None:
+        return child_answer(state, witness, content)
+    if isinstance(content, Control) and content.action is ControlAction.CHILD:
+        return child_notice(state, witness, content)
+    assert isinstance(content, Message)  # noqa: S101
+    return content
+
+
+def _child_that_speaks(message: Answer | Control) -> UUID | None:
+    """The child run that an answer or a notice is from, if it is from one."""
+    match message:
+        case CallAnswer(child=UUID() as child):
+            return as_in_rows(child)
+        case Control(action=ControlAction.CHILD, data={"run_id": str(name)}):
+            try:
+                return as_in_rows(UUID(name))
+            except ValueError:
+                return None
+    return None
+
+
+def _as_child_task(body: bytes) -> ChildTask | None:
+    try:
+        return codec.read(ChildTask, body)
+    except (InvalidJson, ValidationError):
+        return None
+
+
+def _parsed(read: Callable[[bytes], ModelT], model: type[BaseModel], body: bytes) -> ModelT:
+    try:
+        return read(body)
+    except InvalidJson as error:
+        raise UndecodableRecord("invalid_json", str(error)) from error
+    except ValidationError as error:
+        raise UndecodableRecord(f"invalid_{model.__name__.lower()}", _explain(error)) from error
+
+
+def _transition(decided: Decided, first_seq: int, now: datetime) -> Transition[Run]:
+    run = decided.run
+    return Transition(
+        state=run,
+        name=run.name,
+        tenant=run.tenant,
+        partition=run.partition,
+        first_seq=first_seq,
+        events=decided.events,
+        sends=messages(run, decided.events, now),
+        notices=notices(run, decided.events),
+        trace=run.trace,
+    )
+
+
+def _unreadable(body: bytes, derived_id: str, error: InvalidJson) -> UndecodableRecord:
+    """What is not JSON cannot be answered, unless it says itself whose it is."""
+    sender = sender_of(body)
+    if not isinstance(error, NotJson):
+        return _rejection(sender, derived_id, "invalid_json", str(error), may_be_known=True)
+    if sender is None or not (sender.task_id or sender.hint):
+        return UndecodableRecord("not_json", f"the task is not JSON: {error}")
+    return _rejection(sender, derived_id, "invalid_json", sender.hint or str(error), may_be_known=True)
+
+
+def _rejected(  # noqa: PLR0917
+    body: bytes,
+    derived_id: str,
+    code: str,
+    message: str,
+    task: Task | None = None,
+    fingerprint: bytes | None = None,
+) -> UndecodableRecord:
+    """A dead letter, and a `rejected` outcome when the record is JSON enough to say whose it was."""
+    sender = sender_of(body)
+    told = sender.hint if sender and sender.hint else message
+    return _rejection(sender, derived_id, code, told, may_be_known=task is not None, fingerprint=fingerprint)
+
+
+def _rejection(
+    sender: Sender | None,
+    derived_id: str,
+    code: str,
+    message: str,
+    *,
+    may_be_known: bool,
+    fingerprint: bytes | None = None,
+) -> UndecodableRecord:
+    if sender is None:
+        return UndecodableRecord(code, f"a task is a JSON object: {message}")
+    tenant = sender.tenant or "default"
+    reply = rejection(
+        task_id=sender.task_id or derived_id,
+        tenant=tenant,
+        playbook=sender.playbook,
+        reason=Reason(code=code, message=message),
+        event_id=f"{derived_id}:rejected",
+    )
+    key = TaskKey(tenant, sender.task_id) if may_be_known and sender.task_id else None
+    return RejectedRecord(code, message, tenant=tenant, replies=(reply,), task=key, fingerprint=fingerprint)
+
+
+def _explain(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{'.'.join(str(part) for part in p['loc']) or 'value'}: {p['msg']}" for p in problems[:5])

@@ -1,0 +1,12 @@
+"""The queue of runs that wait for room. The SQL stands beside this file, under the same name."""
+
+from __future__ import annotations
+
+from triptych.kernel.postgres.migrate import run_sql
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    run_sql(__file__)

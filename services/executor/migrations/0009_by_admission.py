@@ -1,0 +1,12 @@
+"""Runs by their admission. The SQL stands beside this file, under the same name."""
+
+from __future__ import annotations
+
+from triptych.kernel.postgres.migrate import run_sql
+
+revision = "0009"
+down_revision = "0008"
+
+
+def upgrade() -> None:
+    run_sql(__file__)

@@ -1,0 +1,250 @@
+"""What the executor asks of its workers: each request is reserved for in the budgets, then recorded.
+
+When a budget cannot bear a request, the run is escalated instead. Nothing is sent from here; the
+messages follow from the events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from functools import lru_cache
+
+from triptych.executor import child_runs
+from triptych.executor import events as ev
+from triptych.executor.argument_origins import invented
+from triptych.executor.budgets import shortfall
+from triptych.executor.loop_detection import call_of, endless_turns, repeated_call, repeated_write, stalled
+from triptych.executor.retries import Then
+from triptych.executor.state import Run, StepState
+from triptych.executor.transition import Turn, fail_step
+from triptych.playbook.expressions import ExpressionError, render
+from triptych.schemas import Effect, Grant, Json, Judge, PlanByModel, PlanByTurns, Reason, ResultStatus, codec
+
+REISSUE_AFTER_MS = 30_000
+"""An open request is sent again after this and its timeout; workers drop what they have seen."""
+BUSINESS_KEY_MAX_CHARS = 300
+KEY_ASKED_AGAIN_AFTER = timedelta(seconds=5)
+"""The database answers at once; who asked may be gone by then."""
+REISSUE_TIMEOUT_MAX_MS = 600_000
+"""What somebody outside completes may take days, and a request that Kafka has lost should not lie as long."""
+
+
+def request_plan(turn: Turn) -> None:
+    run = turn.run
+    spec = run.playbook.plan
+    grant = _grant(spec.tokens, _micros(spec.usd)) if isinstance(spec, PlanByModel) else _grant(0, 0)
+    if isinstance(spec, PlanByTurns) and (end := endless_turns(run, spec)):
+        turn.record(ev.RunEscalated(end))
+        return
+    if short := shortfall(run.ledger, grant):
+        turn.record(ev.RunEscalated(short))
+        return
+    turn.record(
+        ev.PlanRequested(
+            request_id=_next_request_id(run, "plan"),
+            revision=run.revision + 1,
+            reserved=grant,
+            deadline_at=run.deadline(turn.now),
+            reissue_at=_reissue_at(turn.now),
+            failure=run.failure or (stalled(run) if isinstance(spec, PlanByTurns) else None),
+            turns_left=_turns_left(run),
+            repair=run.repair,
+        )
+    )
+
+
+def _turns_left(run: Run) -> int:
+    spec = run.playbook.plan
+    return spec.max_turns - (run.revision - run.progress.turns_from) if isinstance(spec, PlanByTurns) else 0
+
+
+def request_call(turn: Turn, state: StepState, granted: str | None = None) -> None:
+    """Ask for a call; first for its business key, if it has one that is not granted."""
+    run, step = turn.run, state.acting
+    try:
+        arguments = render(step.arguments, run.scope_of(state))
+    except ExpressionError as error:
+        reason = Reason(code="expression_error", message=f"step {state.id}, arguments: {error}")
+        fail_step(turn, state.id, Then.REPLAN, reason)
+        return
+    is_again = state.revision > 1 and state.step.pin.effect is not Effect.READ
+    if is_again and (done := _done_before(run, state, arguments)) is not None:
+        turn.record(ev.CallReused(state.id, done, arguments))
+        return
+    cost = step.pin.cost
+    grant = (
+        child_runs.grant_of(run, step) if state.is_handoff else _grant(cost.tokens, cost.usd_micros, cost.tool_calls)
+    )
+    if _is_refused(turn, state, arguments, grant):
+        return
+    # A read that has already answered is asked anew under another key: its answer was not good enough.
+    has_answer = state.result is not None and state.result.status is not ResultStatus.ERROR
+    call = state.call + 1 if has_answer and not state.has_key_to_keep else state.call
+    key = (is_again and _key_of_open(run, state, arguments)) or _key(run, state, call)
+    if _wants_key(turn, state, arguments, key, granted):
+        return
+    if refused := repeated_write(run, state, arguments, key):
+        fail_step(turn, state.id, Then.REPLAN, refused)
+        return
+    turn.record(
+        ev.CallRequested(
+            request_id=child_runs.request_id(key) if state.is_handoff else _next_request_id(run, state.id),
+            step=state.id,
+            call=call,
+            attempt=state.attempts + 1,
+            arguments=arguments,
+            idempotency_key=key,
+            child=child_runs.child_of(run, key) if state.is_handoff else None,
+            business_key=granted,
+            reserved=grant,
+            deadline_at=run.deadline(turn.now),
+            reissue_at=_reissue_at(turn.now, step.pin.timeout_ms),
+        )
+    )
+
+
+def _is_refused(turn: Turn, state: StepState, arguments: dict[str, Json], grant: Grant) -> bool:
+    """Whether a call may not be asked for; then the turn says why, and what follows."""
+    run, step = turn.run, state.acting
+    if step.must_come_from and (made_up := invented(run, step.must_come_from, arguments)):
+        why = Reason(code=made_up.code, message=f"{step.operation} in step {state.id}: {made_up.message}")
+        fail_step(turn, state.id, Then.REPAIR, why)
+        return True
+    is_first = state.started_at is None and state.index is None
+    if is_first and (circle := repeated_call(run, step.operation, arguments)):
+        turn.record(ev.RunEscalated(circle, state.id))
+        return True
+    if state.is_handoff and (refused := child_runs.refusal(run, arguments)):
+        fail_step(turn, state.id, Then.REPLAN, refused)
+        return True
+    if short := shortfall(run.ledger, grant, steps=0 if state.counted else 1, tool_calls=1):
+        turn.record(ev.RunEscalated(short, state.id))
+        return True
+    return False
+
+
+def _wants_key(turn: Turn, state: StepState, arguments: dict[str, Json], call_key: str, granted: str | None) -> bool:
+    """Whether a call has to wait for its business key, or fails for want of one; then the turn says so."""
+    unique = state.acting.pin.business_key
+    if unique is None or state.acting.pin.effect is Effect.READ or state.business_key is not None:
+        return False
+    try:
+        key = render(unique.value, {"arguments": arguments})
+    except ExpressionError as error:
+        reason = Reason(code="expression_error", message=f"step {state.id}, business_key: {error}")
+        fail_step(turn, state.id, Then.REPLAN, reason)
+        return True
+    text = key if isinstance(key, str) else codec.encode_text(key, sort_keys=True)
+    if not text.strip() or not text.isprintable() or len(text) > BUSINESS_KEY_MAX_CHARS:
+        most = BUSINESS_KEY_MAX_CHARS
+        message = (
+            f"step {state.id}: its business key, of {len(text)} characters, is none; 1 to {most} that print are one"
+        )
+        fail_step(turn, state.id, Then.REPLAN, Reason(code="expression_error", message=message))
+        return True
+    if granted == text:
+        return False
+    turn.record(
+        ev.KeyRequested(
+            request_id=_next_request_id(turn.run, f"key-{state.id}"),
+            step=state.id,
+            key=text,
+            idempotency_key=call_key,
+            for_ms=unique.for_ms,
+            on_repeat=unique.on_repeat,
+            reissue_at=turn.now + KEY_ASKED_AGAIN_AFTER,
+        )
+    )
+    return True
+
+
+def _key(run: Run, state: StepState, call: int) -> str:
+    return f"{run.name}:{state.name}:{call}{f':fallback-{state.fallback}' if state.fallback else ''}"
+
+
+def _key_of_open(run: Run, state: StepState, arguments: dict[str, Json]) -> str | None:
+    """The key of the same write in an earlier plan, when nobody knows whether it happened: it must not happen twice."""
+    if state.fallback or state.is_handoff:
+        return None
+    return next((_key(run, each, each.call) for each in _same_writes(run, state, arguments) if not each.fallback), None)
+
+
+def _done_before(run: Run, state: StepState, arguments: dict[str, Json]) -> str | None:
+    """The step of an earlier plan, or the branch of one, that did this write already, with the same arguments."""
+    return next((each.id for each in _same_writes(run, state, arguments) if each.answer_to_keep is not None), None)
+
+
+def _same_writes(run: Run, state: StepState, arguments: dict[str, Json]) -> Iterator[StepState]:
+    """The steps of earlier plans, and the branches of these, whose write with the same arguments may have happened."""
+    wanted = None
+    for earlier in (*run.steps.values(), *run.branches.values()):
+        written = earlier.written
+        if written is None or written.revision >= state.revision or earlier.step.operation != state.step.operation:
+            continue
+        wanted = wanted or call_of(state.step.operation, arguments)
+        if call_of(state.step.operation, written.arguments) == wanted:
+            yield earlier
+
+
+def request_step_review(turn: Turn, state: StepState) -> None:
+    run = turn.run
+    grant = _judge_grant(state.step.judge)
+    if short := shortfall(run.ledger, grant):
+        turn.record(ev.RunEscalated(short, state.id))
+        return
+    turn.record(
+        ev.ReviewRequested(
+            request_id=_next_request_id(run, f"review-{state.id}"),
+            step=state.id,
+            reserved=grant,
+            deadline_at=run.deadline(turn.now),
+            reissue_at=_reissue_at(turn.now),
+        )
+    )
+
+
+def request_final_review(turn: Turn, output: dict[str, Json]) -> None:
+    """Have the whole run reviewed, with the output that it would have."""
+    run = turn.run
+    grant = _judge_grant(run.playbook.judge)
+    if short := shortfall(run.ledger, grant):
+        turn.record(ev.RunEscalated(short))
+        return
+    turn.record(
+        ev.ReviewRequested(
+            request_id=_next_request_id(run, "review"),
+            step=None,
+            reserved=grant,
+            deadline_at=run.deadline(turn.now),
+            reissue_at=_reissue_at(turn.now),
+            output=output,
+        )
+    )
+
+
+def _next_request_id(run: Run, what: str) -> str:
+    return f"{run.name}:{what}:{run.requested + 1}"
+
+
+def _reissue_at(now: datetime, timeout_ms: int = 0) -> datetime:
+    return now + _patience(timeout_ms)
+
+
+@lru_cache
+def _patience(timeout_ms: int) -> timedelta:
+    return timedelta(milliseconds=REISSUE_AFTER_MS + min(timeout_ms, REISSUE_TIMEOUT_MAX_MS))
+
+
+def _judge_grant(judge: Judge | None) -> Grant:
+    return _grant(judge.tokens, _micros(judge.usd)) if judge else _grant(0, 0)
+
+
+@lru_cache
+def _grant(tokens: int, usd_micros: int, tool_calls: int = 0) -> Grant:
+    """Most requests have the same grant as the one before."""
+    return Grant(tokens=tokens, usd_micros=usd_micros, tool_calls=tool_calls)
+
+
+def _micros(usd: float) -> int:
+    return round(usd * 1_000_000)

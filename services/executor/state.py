@@ -1,0 +1,574 @@
+"""The run: everything that is known of one execution of one task. Without I/O.
+
+What a run consists of is immutable; the run itself is changed only by the fold, in a copy that it made.
+
+Whatever `machine.decide` wants to know must stand here, because a run that is read back from the
+journal after a crash has nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, TypeVar
+from uuid import UUID
+
+from triptych.executor import events as ev
+from triptych.executor.fan_out import FanOut, branch_id, merge
+from triptych.kernel.tracing import Trace
+from triptych.schemas import (
+    HANDOFF,
+    Effect,
+    Grant,
+    Json,
+    Parent,
+    Playbook,
+    Reason,
+    Result,
+    ResultStatus,
+    Spend,
+    StandIn,
+    Step,
+    StepRecord,
+    TaskLedger,
+    UnderWay,
+    Usage,
+)
+
+StateT = TypeVar("StateT")
+
+
+def changed(state: StateT, **changes: Any) -> StateT:
+    """A copy of a state with other values in some fields.
+
+    As `dataclasses.replace`, without asking each field for its value: that was half of what a decision cost.
+    """
+    copy = object.__new__(type(state))
+    object.__setattr__(copy, "__dict__", state.__dict__ | changes)
+    return copy
+
+
+class RunStatus(StrEnum):
+    QUEUED = "queued"
+    """Admitted, and waiting for room to start."""
+    PLANNING = "planning"
+    RUNNING = "running"
+    REVIEWING = "reviewing"
+    ESCALATED = "escalated"
+    UNDOING = "undoing"
+    """Aborted, and what it has written is being undone."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in _FINAL
+
+    @property
+    def is_active(self) -> bool:
+        return self in _ACTIVE
+
+
+# Tuples are searched by identity; to look into a set, a member of an enum is hashed, by a Python function.
+_FINAL = (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED)
+_ACTIVE = (RunStatus.RUNNING, RunStatus.PLANNING, RunStatus.REVIEWING)
+
+
+class StepStatus(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    ANSWERED = "answered"
+    """There is a result, and nothing has been decided about it yet."""
+    REVIEWING = "reviewing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether steps that depend on this one may start."""
+        return self in _ENDED
+
+    @property
+    def is_under_way(self) -> bool:
+        return self in _UNDER_WAY
+
+
+_ENDED = (StepStatus.SUCCEEDED, StepStatus.SKIPPED)
+_UNDER_WAY = (StepStatus.RUNNING, StepStatus.RETRYING, StepStatus.ANSWERED, StepStatus.REVIEWING)
+
+
+class Ask(StrEnum):
+    """What the executor asks of its workers."""
+
+    PLAN = "plan"
+    CALL = "call"
+    REVIEW = "review"
+    UNDO = "undo"
+    KEY = "key"
+    """A business key, of the database and not of a worker."""
+
+
+class UndoStatus(StrEnum):
+    NOT_ASKED = "not_asked"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class OpenRequest:
+    """A request that nobody has answered yet, and what is reserved for it."""
+
+    ask: Ask
+    step: str | None
+    reserved: Grant
+    reissue_at: datetime
+    event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested | ev.KeyRequested
+    reissues: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Something to ask again when its time has come."""
+
+    ask: Ask
+    step: str | None
+    due_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A write that happened, or may have. It stays known, whatever a critic, a person or a later plan says of it."""
+
+    arguments: dict[str, Json]
+    result: Result | None
+    """What it answered; None while nobody knows whether it happened."""
+    revision: int
+    """The plan that wanted it."""
+    idempotency_key: str
+    answered_at: datetime
+    """When the last answer came that leaves it open, or says, that it happened."""
+
+
+@dataclass(frozen=True)
+class StepState:
+    """One step of the plan as it stands, or one branch of a step that makes a call for each item."""
+
+    step: Step
+    revision: int
+    index: int | None = None
+    """Which branch this is; None for the step itself."""
+    fan: FanOut | None = None
+    """The branches of this step, once it has any."""
+    status: StepStatus = StepStatus.WAITING
+    call: int = 1
+    attempts: int = 0
+    review_attempts: int = 0
+    round: int = 1
+    feedback: dict[str, Json] | None = None
+    """What the critic had against the round before."""
+    counted: bool = False
+    uncounted: bool = False
+    """Its last call met an outage, and has been given back to the budget."""
+    written: Written | None = None
+    """From then on it never gets another idempotency key."""
+    business_key: str | None = None
+    """What it may do nobody else may, until it is known that it did nothing."""
+    key_waits: int = 0
+    """How often in a row its business key was held by a call under way."""
+    is_superseded: bool = False
+    """A later plan gave its name to another operation. What it wrote stays known, as `<step>~<revision>`."""
+    postponed: int = 0
+    """How often in a row a breaker refused the call without making it."""
+    fallback: int = 0
+    """Which of the step's fallbacks stands in, from 1; 0: none."""
+    arguments: dict[str, Json] = field(default_factory=dict)
+    child: UUID | None = None
+    """The run that was started for it, when it hands over to another playbook."""
+    result: Result | None = None
+    is_overridden: bool = False
+    """A person has settled it, and may do so again."""
+    undo: UndoStatus = UndoStatus.NOT_ASKED
+    undo_attempts: int = 0
+    reason: Reason | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """What its idempotency key calls it."""
+        return self.step.id if self.index is None else branch_id(self.step.id, self.index)
+
+    @property
+    def id(self) -> str:
+        """What events and requests call it."""
+        return f"{self.name}~{self.revision}" if self.is_superseded else self.name
+
+    @property
+    def took_effect(self) -> bool:
+        """Whether it is a write that happened, or may have."""
+        return self.written is not None
+
+    @property
+    def answer_to_keep(self) -> Result | None:
+        """What a write has answered; of one that nobody knows of, what a person says that it did."""
+        if self.written is not None and self.written.result is not None:
+            return self.written.result
+        return self.result if self.result is not None and self.result.status is not ResultStatus.ERROR else None
+
+    @property
+    def stand_in(self) -> StandIn | None:
+        """What stands in for the step's own operation."""
+        return self.step.fallback[self.fallback - 1] if self.fallback else None
+
+    @property
+    def acting(self) -> Step:
+        """The step as it is called now: by its own operation, or by the one that stands in for it."""
+        stand_in = self.stand_in
+        if stand_in is None or stand_in.pin is None or stand_in.fallback.operation is None:
+            return self.step
+        arguments = self.step.arguments if stand_in.fallback.arguments is None else stand_in.fallback.arguments
+        changes = {"operation": stand_in.fallback.operation, "arguments": arguments, "pin": stand_in.pin}
+        return self.step.model_copy(update=changes | {"must_come_from": {}})
+
+    @property
+    def is_handoff(self) -> bool:
+        return self.step.operation == HANDOFF
+
+    @property
+    def has_key_to_keep(self) -> bool:
+        """Whether a repeat must be known as one. Reads are asked anew, and another child run is another run."""
+        return self.step.pin.effect is not Effect.READ and not self.is_handoff
+
+    @property
+    def is_failed(self) -> bool:
+        return self.status is StepStatus.FAILED
+
+    def record(self) -> StepRecord:
+        """What others may know of this step."""
+        return StepRecord(
+            id=self.step.id,
+            operation=self.acting.operation,
+            status=self.status,
+            arguments=self.arguments,
+            result=self.result,
+            reason=self.reason,
+        )
+
+    def again(self) -> StepState:
+        """Back to waiting with fresh attempts. A read is a new call; a write keeps its idempotency key."""
+        return changed(
+            self,
+            status=StepStatus.WAITING,
+            call=self.call if self.has_key_to_keep or not self.attempts else self.call + 1,
+            attempts=0,
+            postponed=0,
+            fallback=self.fallback if self.took_effect else 0,
+            review_attempts=0,
+            result=None,
+            reason=None,
+            ended_at=None,
+        )
+
+
+MOST, MOST_CALLS = 2**63 - 1, 2**31 - 1
+"""More is not counted, whatever an answer says that it cost: the columns of `runs` hold no more."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What a run may spend, has spent, and has reserved for what is under way."""
+
+    max_steps: int
+    max_tool_calls: int
+    max_tokens: int
+    max_usd_micros: int
+    max_replans: int
+    steps: int = 0
+    tool_calls: int = 0
+    tokens: int = 0
+    usd_micros: int = 0
+    replans: int = 0
+    reserved_tokens: int = 0
+    reserved_usd_micros: int = 0
+    reserved_tool_calls: int = 0
+    """Those that child runs may make."""
+
+    def within(self, grant: Grant) -> Ledger:
+        """No more than a parent run has granted."""
+        return changed(
+            self,
+            max_tool_calls=min(self.max_tool_calls, grant.tool_calls),
+            max_tokens=min(self.max_tokens, grant.tokens),
+            max_usd_micros=min(self.max_usd_micros, grant.usd_micros),
+        )
+
+    def reserve(self, grant: Grant) -> Ledger:
+        if grant.is_free:
+            return self
+        return changed(
+            self,
+            reserved_tokens=self.reserved_tokens + grant.tokens,
+            reserved_usd_micros=self.reserved_usd_micros + grant.usd_micros,
+            reserved_tool_calls=self.reserved_tool_calls + grant.tool_calls,
+        )
+
+    def settle(self, grant: Grant, spend: Spend) -> Ledger:
+        if grant.is_free and not (spend.tokens or spend.usd_micros or spend.tool_calls):
+            return self
+        return changed(
+            self,
+            reserved_tokens=self.reserved_tokens - grant.tokens,
+            reserved_usd_micros=self.reserved_usd_micros - grant.usd_micros,
+            reserved_tool_calls=self.reserved_tool_calls - grant.tool_calls,
+            tokens=min(self.tokens + spend.tokens, MOST),
+            usd_micros=min(self.usd_micros + spend.usd_micros, MOST),
+            tool_calls=min(self.tool_calls + spend.tool_calls, MOST_CALLS),
+        )
+
+    def widen(self, by: Grant) -> Ledger:
+        """More of what a grant has."""
+        return changed(
+            self,
+            max_tokens=self.max_tokens + by.tokens,
+            max_usd_micros=self.max_usd_micros + by.usd_micros,
+            max_tool_calls=self.max_tool_calls + by.tool_calls,
+        )
+
+    def extend(self, amounts: dict[str, float]) -> Ledger:
+        """More of a budget, by its name in the playbook. `wall_ms` is the run's, not the ledger's."""
+        return changed(
+            self,
+            max_steps=self.max_steps + int(amounts.get("steps", 0)),
+            max_tool_calls=self.max_tool_calls + int(amounts.get("tool_calls", 0)),
+            max_tokens=self.max_tokens + int(amounts.get("tokens", 0)),
+            max_usd_micros=self.max_usd_micros + round(amounts.get("usd", 0) * 1_000_000),
+            max_replans=self.max_replans + int(amounts.get("replans", 0)),
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What tells progress from a circle: which calls were made, and what was learnt. See `loops.py`."""
+
+    calls: dict[str, int] = field(default_factory=dict)
+    """How many steps made the same call."""
+    facts: frozenset[str] = frozenset()
+    facts_at_replan: int = 0
+    facts_at_turn: int = 0
+    stalls: int = 0
+    """How many turns in a row have shown nothing new."""
+    failed: dict[str, Reason] = field(default_factory=dict)
+    """The calls that a plan has failed with, and why."""
+    turns_from: int = 0
+    """The revision from which turns are counted: a person who resumes gives as many again."""
+
+
+@dataclass
+class Run:
+    """One execution of one task. Whoever holds it does not change it: `fold.evolve` gives another."""
+
+    run_id: UUID
+    tenant: str
+    task_id: str
+    principal: str
+    partition: int
+    playbook: Playbook
+    input: dict[str, Json]
+    started_at: datetime
+    deadline_at: datetime
+    ledger: Ledger
+    parent: Parent | None = None
+    """The run that handed over to this one, and what it granted."""
+    traceparent: str | None = None
+    """What it goes on from, if a client or a parent has begun a trace."""
+    others: tuple[Playbook, ...] = ()
+    """The playbooks that it may hand over to."""
+    status: RunStatus = RunStatus.PLANNING
+    seq: int = 1
+    revision: int = 0
+    requested: int = 0
+    steps: dict[str, StepState] = field(default_factory=dict)
+    branches: dict[str, StepState] = field(default_factory=dict)
+    """The branches of all steps that have some, by their ids; a step's are in the order of its items."""
+    requests: dict[str, OpenRequest] = field(default_factory=dict)
+    retries: dict[tuple[Ask, str | None], Retry] = field(default_factory=dict)
+    task_ledger: TaskLedger | None = None
+    answer: dict[str, Json] | None = None
+    """What the planner says has come of it, once the goal is reached."""
+    plan_attempts: int = 0
+    review_attempts: int = 0
+    failure: Reason | None = None
+    """Why the last plan did not work out; the planner is told."""
+    replan_due: bool = False
+    progress: Progress = field(default_factory=Progress)
+    writes: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The writes that may have happened: by the call, the idempotency keys under which, and whose steps they were."""
+    repair: str | None = None
+    """The step whose arguments are all that the planner is asked to mend."""
+    repaired: frozenset[str] = frozenset()
+    """The operations whose arguments it has been asked to mend."""
+    reason: Reason | None = None
+    stopped_step: str | None = None
+    children_waiting: dict[str, Reason] = field(default_factory=dict)
+    """The steps whose child runs wait for a person, and why; the wall clock stands still."""
+    child_waits: int = 0
+    """How often a child run has begun to wait for a person."""
+    children_waiting_since: datetime | None = None
+    """None as well while a person has this run: that time is given back when they resume it."""
+    escalated_at: datetime | None = None
+    escalations: int = 0
+    undo: ev.UndoStarted | None = None
+    """What a person asked for who wants it undone."""
+    output: dict[str, Json] = field(default_factory=dict)
+    left_open: dict[str, OpenRequest] = field(default_factory=dict)
+    """What nobody had answered when it ended."""
+    ledger_at_end: Ledger | None = None
+    """What its outcome says that it used; late answers cost more."""
+    under_way: tuple[UnderWay, ...] = ()
+    """The writes of which nobody knew when it ended whether they take effect."""
+    commands: frozenset[str] = frozenset()
+    active_since: datetime | None = None
+    """When it started: as it was admitted, or later, after it had been queued."""
+    updated_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @cached_property
+    def name(self) -> str:
+        """The run id as text, for what is named after it. Printing a UUID is not cheap."""
+        return str(self.run_id)
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The trace that it is a part of."""
+        stated = self.traceparent
+        return (stated and Trace.of_header(stated.encode())) or Trace.of_run(self.name)
+
+    @property
+    def waits_because(self) -> Reason | None:
+        """Why it waits for a person: it is escalated, or a child run is. None while it does not wait."""
+        if self.status is RunStatus.ESCALATED:
+            return self.reason
+        if not self.status.is_active:
+            return None
+        return next(
+            (
+                Reason(code=why.code, message=f"the run of step {step} waits for a person: {why.message}"[:4_000])
+                for step, why in self.children_waiting.items()
+            ),
+            None,
+        )
+
+    @property
+    def told_status(self) -> RunStatus:
+        """What people are told of it: a run is escalated as well while a child of it is."""
+        return RunStatus.ESCALATED if self.waits_because else self.status
+
+    @property
+    def told_reason(self) -> Reason | None:
+        """The reason that goes with it."""
+        return self.waits_because or self.reason
+
+    def copy(self) -> Run:
+        """Another run that says the same, and shares nothing that the fold changes in place."""
+        copy = object.__new__(Run)
+        copy.__dict__ = self.__dict__.copy()
+        copy.steps, copy.requests, copy.retries = self.steps.copy(), self.requests.copy(), self.retries.copy()
+        copy.branches, copy.writes, copy.left_open = self.branches.copy(), self.writes.copy(), self.left_open.copy()
+        return copy
+
+    def state(self, state_id: str) -> StepState:
+        """A step, or a branch of one."""
+        return self.steps.get(state_id) or self.branches[state_id]
+
+    def branches_of(self, state: StepState) -> Iterator[StepState]:
+        """The branches of a step, in the order of its items."""
+        for index in range(len(state.fan.items) if state.fan else 0):
+            yield self.branches[branch_id(state.step.id, index)]
+
+    def scope(self) -> dict[str, Any]:
+        """The variables that expressions in this run can see."""
+        return {"input": self.input, "steps": _EndedSteps(self.steps), "answer": self.answer}
+
+    def scope_of(self, state: StepState, **more: Json) -> dict[str, Any]:
+        """The same for a step, or for a branch of one, which sees its item too."""
+        more["feedback"] = state.feedback
+        if state.index is not None:
+            more |= {"item": self.item_of(state), "index": state.index}
+        return self.scope() | more
+
+    def merged(self, state: StepState) -> Result:
+        """What the branches of a step have given so far."""
+        return merge(state.fan.items if state.fan else (), self.branches_of(state))
+
+    def item_of(self, state: StepState) -> Json:
+        """What a branch is for; None for a step."""
+        fan = self.steps[state.step.id].fan
+        return fan.items[state.index] if fan is not None and state.index is not None else None
+
+    def known_steps(self) -> list[StepState]:
+        """The steps that something is known of, in plan order; of one with branches, what these have given so far."""
+        known = (
+            changed(state, result=self.merged(state)) if state.fan and not state.result else state
+            for state in self.steps.values()
+        )
+        return [state for state in known if state.result or state.status.has_ended]
+
+    def usage(self, now: datetime) -> Usage:
+        """What the run has used up to `now`."""
+        until = self.finished_at or now
+        since = self.active_since or until
+        ledger = self.ledger_at_end or self.ledger
+        return Usage(
+            steps=ledger.steps,
+            tool_calls=ledger.tool_calls,
+            tokens=ledger.tokens,
+            usd=ledger.usd_micros / 1_000_000,
+            wall_ms=max(0, round((until - since).total_seconds() * 1000)),
+            replans=ledger.replans,
+        )
+
+    def deadline(self, now: datetime) -> datetime:
+        """When the wall clock of this run is over, as far as is known `now`: it may be standing still."""
+        since = self.children_waiting_since
+        return self.deadline_at if since is None else self.deadline_at + (now - since)
+
+    def wake_at(self) -> datetime | None:
+        """The earliest moment at which time alone may change this run; None when only a message can."""
+        is_active = self.status.is_active
+        moments = [request.reissue_at for request in self.requests.values()]
+        if is_active and not self.children_waiting:
+            moments.append(self.deadline_at)
+        if self.retries and (is_active or self.status is RunStatus.UNDOING):
+            moments += [retry.due_at for retry in self.retries.values()]
+        return min(moments, default=None)
+
+
+class _EndedSteps(Mapping[str, Any]):
+    """What expressions may know of the steps. Few are referred to, so nothing is made before it is asked for."""
+
+    def __init__(self, steps: Mapping[str, StepState]) -> None:
+        self._steps = steps
+
+    def __getitem__(self, step_id: str) -> dict[str, Any]:
+        state = self._steps[step_id]
+        if not state.status.has_ended:
+            raise KeyError(step_id)
+        return {"status": _scope_status(state), "data": state.result.data if state.result else None}
+
+    def __iter__(self) -> Iterator[str]:
+        return (step_id for step_id, state in self._steps.items() if state.status.has_ended)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _scope_status(state: StepState) -> str:
+    if state.status is StepStatus.SKIPPED and state.result is None:
+        return "skipped"
+    return state.result.status.value if state.result else "skipped"

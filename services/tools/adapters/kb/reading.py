@@ -1,0 +1,304 @@
+"""Reads a folder of Markdown, text and PDF files as documents. A file that cannot be read is told and stops nothing.
+
+A file is a stranger's work: it may be broken, or made to be slow or huge. So a child process reads it, within a time
+and a size of memory, and ends when it needs more. This module never raises for what is in a file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import multiprocessing
+import os
+import re
+import resource
+import unicodedata
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pebble import ProcessExpired, ProcessPool
+from pypdf import PdfReader
+from pypdf.errors import FileNotDecryptedError
+
+from triptych.tools.adapters.kb.chunks import Document
+
+SUFFIXES = {".md", ".markdown", ".txt", ".pdf"}
+FILE_MAX_BYTES = 50_000_000
+PAGES_MAX = 5_000
+TEXT_MAX_CHARS = 20_000_000
+TITLE_MAX_CHARS = 300
+NAME_MAX_BYTES = 1_000
+"""The path of a file in its folder is the id of its document, and Postgres indexes it."""
+READ_MAX_S = 30.0
+READ_MAX_MEMORY_BYTES = 2 * 1024**3
+REASON_MAX_CHARS = 300
+_NEEDED_TOO_MUCH = 75
+"""How a child ends that came near its limit of memory."""
+_NEAR = 0.75
+
+_GLYPHS = re.compile(
+    r"(?:/[A-Za-z]{1,8}[0-9]{1,5}){3,}|[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd\U000f0000-\U0010ffff]+"
+)
+_GARBLED_SHARE = 0.3
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+_FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+_HEADING = re.compile(r"^# +([^\n]+)$", re.MULTILINE)
+_TITLE = re.compile(r"^title:([^\n]*)$", re.MULTILINE)
+
+
+class NotText(ValueError):
+    """The file cannot become a document. The message says why, and what to do."""
+
+
+class NoText(NotText):
+    """The file was read, and says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file that did not become a document, and why."""
+
+    id: str
+    reason: str
+    is_empty: bool = False
+    """It was read to its end, and there is no text in it. Otherwise it may say what it said before."""
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of a folder and its folders that are read. Hidden files are not, nor are links that lead elsewhere."""
+    return [path for path, why_not in _listed(folder) if not why_not]
+
+
+def left_out_of(folder: Path) -> list[Unreadable]:
+    """The files of a folder that are not looked into, each with the reason. Hidden files are not named."""
+    return [
+        Unreadable(_printable(path.relative_to(folder).as_posix()), why_not)
+        for path, why_not in _listed(folder)
+        if why_not
+    ]
+
+
+def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The files of a folder in order, each with the reason why it is not looked into, or with none."""
+    inside = folder.resolve()
+    for path in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if _leads_out(path, inside):
+            if path.is_file() or path.is_symlink():
+                yield path, "a link that leads out of the folder; copy the file into it"
+        elif path.is_file():
+            is_read = path.suffix.lower() in SUFFIXES
+            yield path, "" if is_read else f"no file of {', '.join(sorted(SUFFIXES))}; save it as one of them"
+
+
+def _leads_out(path: Path, inside: Path) -> bool:
+    try:
+        return not path.resolve().is_relative_to(inside)
+    except (OSError, RuntimeError):  # a link to itself
+        return True
+
+
+def read_folder(
+    folder: Path, *, read_max_s: float = READ_MAX_S, memory_max_bytes: int = READ_MAX_MEMORY_BYTES
+) -> Iterator[Document | Unreadable]:
+    """Read every file as a document whose id is its path in the folder.
+
+    Args:
+        folder: Where the files are.
+        read_max_s: Seconds after which the reading of one file is stopped, and the file is unreadable.
+        memory_max_bytes: Memory of the process that reads; a file that needs more is unreadable.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPool(max_workers=1, initializer=_bound_memory, initargs=(memory_max_bytes,), context=context) as pool:
+        for path in files_of(folder):
+            name = path.relative_to(folder).as_posix()
+            try:
+                _check_name(name)
+                yield _read_apart(pool, path, name, read_max_s)
+            except NotText as error:
+                reason = _printable(str(error))[:REASON_MAX_CHARS]
+                yield Unreadable(_printable(name), reason, is_empty=isinstance(error, NoText))
+
+
+def _read_apart(pool: ProcessPool, path: Path, name: str, read_max_s: float) -> Document:
+    """Read one file in the child.
+
+    Raises:
+        NotText: the file cannot become a document.
+        BrokenExecutor: no child can be started. That says nothing about the file.
+    """
+    reading = pool.schedule(_read_within_memory, args=(path, name), timeout=read_max_s)
+    try:
+        document: Document = reading.result()
+    except (NotText, BrokenExecutor):
+        raise
+    except TimeoutError as error:
+        raise NotText(f"reading it takes longer than {read_max_s:g} s; save it anew, or split it") from error
+    except ProcessExpired as error:
+        if error.exitcode == _NEEDED_TOO_MUCH:
+            raise NotText("reading it takes more memory than there is for a file; save it anew, or split it") from error
+        raise NotText(
+            f"it ended the process that read it (code {error.exitcode}); save it anew, or split it"
+        ) from error
+    except Exception as error:
+        if isinstance(error, FileNotDecryptedError) or "encryption" in str(error).lower():
+            raise NotText(f"it is encrypted ({error}); save it without a password") from error
+        raise NotText(f"{type(error).__name__}: {error}; save it anew") from error
+    return document
+
+
+def _bound_memory(most_bytes: int) -> None:
+    """In the child: a file that swells ends the child, and not the machine."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+
+
+def _read_within_memory(path: Path, name: str) -> Document:
+    """In the child: read a file; a reading that came near the limit of memory ends the child.
+
+    The library goes on after a MemoryError as after any other, and gives what it has read until then.
+    """
+    try:
+        return _read(path, name)
+    except MemoryError:
+        os._exit(_NEEDED_TOO_MUCH)
+    finally:
+        if _peak_bytes() > _NEAR * resource.getrlimit(resource.RLIMIT_AS)[0]:
+            os._exit(_NEEDED_TOO_MUCH)
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has had."""
+    try:
+        status = Path("/proc/self/status").read_text("ascii", "replace")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = re.search(r"^VmPeak:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(peak[1]) * 1024 if peak else 0
+
+
+def _check_name(name: str) -> None:
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise NotText("its name is not UTF-8; rename it") from None
+    if size > NAME_MAX_BYTES:
+        raise NotText(f"its path has {size:,} bytes, and at most {NAME_MAX_BYTES:,} are kept; rename it")
+    if any(unicodedata.category(character) == "Cc" for character in name):
+        raise NotText("its name has control characters; rename it")
+
+
+def _read(path: Path, name: str) -> Document:
+    if (size := path.stat().st_size) > FILE_MAX_BYTES:
+        raise NotText(f"it has {size:,} bytes, and at most {FILE_MAX_BYTES:,} are read; split it")
+    note = ""
+    match path.suffix.lower():
+        case ".pdf":
+            title, body, note = _pdf(path)
+        case ".txt":
+            title, body = "", _decoded(path.read_bytes())
+        case _:
+            title, body = _markdown(_decoded(path.read_bytes()))
+    body = _storable(body).replace("\r\n", "\n").strip()
+    if not body:
+        raise NoText("there is no text in it; scanned pages need OCR first")
+    if len(body) > TEXT_MAX_CHARS:
+        raise NotText(f"its text has {len(body):,} characters, and at most {TEXT_MAX_CHARS:,} are read; split it")
+    title = " ".join(_storable(title).split()) or path.stem.replace("-", " ").replace("_", " ")
+    return Document(name, title[:TITLE_MAX_CHARS], body, note=note)
+
+
+def _decoded(raw: bytes) -> str:
+    """The text of a file: UTF-8, or UTF-16 where the file says so."""
+    try:
+        text = raw.decode("utf-16" if raw.startswith(_UTF_16) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NotText(f"it is not UTF-8 (at byte {error.start:,}); save it as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _storable(text: str) -> str:
+    """The text without what UTF-8 or Postgres cannot hold: extracted text has NUL and lone surrogates now and then."""
+    return text.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _printable(name: str) -> str:
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:NAME_MAX_BYTES]
+
+
+def _markdown(text: str) -> tuple[str, str]:
+    """Title and body: the title of the front matter, else the first heading."""
+    front = _FRONT.match(text)
+    body = text[front.end() :] if front else text
+    stated = _TITLE.search(front[1]) if front else None
+    heading = _HEADING.search(body)
+    if stated:
+        return stated[1].strip().strip("\"'"), body
+    return (heading[1].rstrip("# "), body[: heading.start()] + body[heading.end() :]) if heading else ("", body)
+
+
+def _pdf(path: Path) -> tuple[str, str, str]:
+    """Title, body, and what is missing in it."""
+    with _Skipped() as skipped, PdfReader(path) as reader:
+        if len(reader.pages) > PAGES_MAX:
+            raise NotText(f"it has {len(reader.pages):,} pages, and at most {PAGES_MAX:,} are read; split it")
+        pages = [page.extract_text() for page in reader.pages]
+        title = reader.metadata.title if reader.metadata else None
+    if skipped.said:
+        raise NotText(f"parts of it cannot be read ({skipped.said}); save it anew, or split it")
+    body = "\n\n".join(pages)
+    if _is_garbled(body):
+        raise NotText("its fonts do not say which characters they show; print it to a new PDF, or use OCR")
+    silent = sum(not page.strip() for page in pages)
+    note = f"{silent:,} of {len(pages):,} pages have no text; scanned pages need OCR first" if silent else ""
+    return str(title or ""), body, note
+
+
+def _is_garbled(text: str) -> bool:
+    """Whether much of a text is numbers of glyphs and unprintable characters, as of a font without character codes."""
+    odd = sum(len(found[0]) for found in _GLYPHS.finditer(text))
+    return odd > _GARBLED_SHARE * len(text)
+
+
+class _Skipped(logging.Handler):
+    """Listens to the library, which leaves out what it cannot read and says so in its log alone.
+
+    What else it says there names no file and is dropped.
+    """
+
+    _LEFT_OUT = (
+        "Error ",  # of zlib
+        "Exceeded ",
+        "Ignoring page tree entry",
+        "Impossible to decode XFormObject",
+        "Invalid stream (index",
+        "Page contents are not",
+        "Token exceeds",
+    )
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said = ""
+        """The first thing that was left out, in the words of the library."""
+        self._library = logging.getLogger("pypdf")
+
+    def __enter__(self) -> Self:
+        self._library.addHandler(self)
+        self._library.propagate = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._library.propagate = True
+        self._library.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look at one message."""
+        if not self.said and (message := record.getMessage()).startswith(self._LEFT_OUT):
+            self.said = message

@@ -1,0 +1,135 @@
+"""From a stored document and options to a tool: `adapter = "triptych.tools.adapters.openapi:tool"`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+
+from triptych.kernel.errors import ConfigurationError
+from triptych.tools.adapters.openapi.document import DOCUMENT_MAX_BYTES, Document, DocumentError
+from triptych.tools.adapters.openapi.options import OpenApiOptions
+from triptych.tools.adapters.openapi.survey import Survey, survey
+from triptych.tools.adapters.rest import Engine, lookup_of
+from triptych.tools.adapters.rest.address import shown
+from triptych.tools.guard.settings import Guard, OperationGuard
+from triptych.tools.http import client as web
+from triptych.tools.http import errors as http
+from triptych.tools.sdk.contract_origin import Origin
+from triptych.tools.sdk.failure import ToolFailure
+from triptych.tools.sdk.source import Source
+from triptych.tools.sdk.tool import Tool
+
+FETCH_TIMEOUT_S = 60
+
+
+def tool(source: Source) -> Tool:
+    """The tool of one document.
+
+    Raises:
+        ConfigurationError: the document or an option is not as it must be.
+    """
+    options = source.read(OpenApiOptions)
+    made = _made(source, options, read_document(source, options))
+    if (origin := options.source) is not None:
+
+        async def fetch() -> bytes:
+            return await asyncio.to_thread(_parsed, await fetched(origin, source), shown(origin))
+
+        def build(raw: bytes) -> Tool:
+            return _made(source, options, Document.parse(raw, shown(origin)))
+
+        made.origin = Origin(source.path(options.spec), fetch, build)
+    return made
+
+
+def _made(source: Source, options: OpenApiOptions, document: Document) -> Tool:
+    made = survey(document, source.name, options)
+    engine = Engine(source, options)
+    endpoints = {each.endpoint.name: each.endpoint for each in made.generated}
+    tool = Tool(source.name, lifespan=engine.lifespan, concurrency=options.concurrency, guard=guard_of(made))
+    for generated in made.generated:
+        name = generated.endpoint.name
+        stated = options.operations.get(name)
+        key = f"tools.{source.name}.options.operations.{name}.lookup"
+        lookup = None if stated is None or stated.lookup is None else lookup_of(stated.lookup, endpoints, key)
+        tool.add(engine.operation(generated.endpoint, lookup))
+    return tool
+
+
+def _parsed(raw: bytes, origin: str) -> bytes:
+    return Document.parse(raw, origin).to_bytes()
+
+
+def guard_of(made: Survey) -> Guard:
+    """The rates that the document states; the table `guard` in triptych.toml says otherwise where it does."""
+    operations = {each.endpoint.name: OperationGuard(rate=each.rate) for each in made.generated if each.rate}
+    return Guard(rate=made.rate, operations=operations)
+
+
+async def fetched(origin: str, source: Source) -> bytes:
+    """The document as it is now at its address, or in the file that it was copied from.
+
+    Raises:
+        ConfigurationError: it is not to be had, has moved to another host, or is too large.
+    """
+    if not origin.startswith(("http://", "https://")):
+        return read_file(source.path(origin))
+    return await downloaded(origin)
+
+
+def read_file(file: Path) -> bytes:
+    """A document in a file. Raises ConfigurationError: it cannot be read, or is too large."""
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(DOCUMENT_MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
+    if len(raw) > DOCUMENT_MAX_BYTES:
+        raise DocumentError(str(file), f"more than {DOCUMENT_MAX_BYTES} bytes", "Cut out the part that you need")
+    return raw
+
+
+async def downloaded(url: str) -> bytes:
+    """A document on the web. Redirects are followed on its own host; nothing else is asked for.
+
+    Raises:
+        ConfigurationError: it is not to be had within the time, has moved to another host, or is too large.
+    """
+    told = shown(url)
+    try:
+        async with asyncio.timeout(FETCH_TIMEOUT_S), web.client() as client:
+            response = await web.exchange(client, client.build_request("GET", url), is_read=True)
+            try:
+                if response.is_redirect and web.location_of(response) is not None:
+                    raise ConfigurationError(
+                        f"{told} has moved to {http.location_of(response)}; name that address if you trust it"
+                    )
+                if not response.is_success:
+                    raise ConfigurationError(
+                        f"{told} answered {response.status_code}; save the document and name the file"
+                    )
+                return await web.read(response, DOCUMENT_MAX_BYTES)
+            finally:
+                await response.aclose()
+    except TimeoutError:
+        raise ConfigurationError(f"{told} was not there in whole after {FETCH_TIMEOUT_S} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ConfigurationError(f"{told} cannot be fetched ({type(error).__name__})") from None
+    except ToolFailure as failure:
+        raise ConfigurationError(f"{told} cannot be read: {failure.message}") from None
+
+
+def read_document(source: Source, options: OpenApiOptions) -> Document:
+    """The copy of the document that lies beside triptych.toml.
+
+    Raises:
+        ConfigurationError: it is not there, or no OpenAPI 3 document.
+    """
+    file = source.path(options.spec)
+    if not file.is_file():
+        raise ConfigurationError(
+            f"tools.{source.name}.options.spec: {file} is not there; `triptych tools add openapi` stores it"
+        )
+    return Document.parse(read_file(file), shown(options.source or str(file)))

@@ -1,0 +1,115 @@
+"""Tries what was made of a document: can each operation be called at all, and do the document's own examples fit?
+
+An instance of the arguments is made, held to the schema, and written as a request. What fails is told, operation by
+operation; it is for people to decide what to do about it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+
+from triptych.json_schema import JsonSchema, told
+from triptych.schemas.base import Json
+from triptych.tools.adapters.openapi.document import Document, UnresolvedError
+from triptych.tools.adapters.openapi.examples import examples_of
+from triptych.tools.adapters.openapi.samples import sample_of
+from triptych.tools.adapters.openapi.survey import Generated, Survey
+from triptych.tools.adapters.rest import request
+from triptych.tools.http.errors import is_json
+from triptych.tools.sdk.failure import ToolFailure
+
+TRIALS_MAX_S = 60
+_BASE_URL = "https://example.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The outcome of trying one operation."""
+
+    operation: str
+    uncallable: str | None
+    """Why no arguments were found that fit and can be sent; None where some were found, or where the time was over."""
+    examples: int
+    """How many values the document shows for its arguments."""
+    refused: tuple[str, ...]
+    """Which of them the contract refuses, and why."""
+    answers: int
+    """How many answers the document shows."""
+    unlike: tuple[str, ...]
+    """Which of them do not fit the contract, and why."""
+    is_tried: bool = True
+
+
+def tried(document: Document, made: Survey, max_s: float = TRIALS_MAX_S) -> list[Trial]:
+    """Try each operation that a document gives, within a time. Nothing is sent."""
+    client = httpx.AsyncClient(verify=False)  # noqa: S501 - it only writes requests
+    until = time.monotonic() + max_s
+    return [_trial(document, each, client) if time.monotonic() < until else _untried(each) for each in made.generated]
+
+
+def _untried(generated: Generated) -> Trial:
+    return Trial(generated.endpoint.contract.operation, None, 0, (), 0, (), is_tried=False)
+
+
+def _trial(document: Document, generated: Generated, client: httpx.AsyncClient) -> Trial:
+    contract = generated.endpoint.contract
+    refused = []
+    for argument, name, value in generated.examples:
+        stated = contract.arguments["properties"][argument]
+        if problem := _misfit(stated, contract.arguments, value, argument):
+            refused.append(f"{name} of {argument}: {problem}")
+    answers = list(answers_of(document, generated))
+    unlike = []
+    for name, value in answers:
+        if problem := _misfit(contract.result, contract.result, value, "result"):
+            unlike.append(f"{name}: {problem}")
+    return Trial(
+        contract.operation,
+        _uncallable(generated, client),
+        len(generated.examples),
+        tuple(refused),
+        len(answers),
+        tuple(unlike),
+    )
+
+
+def _uncallable(generated: Generated, client: httpx.AsyncClient) -> str | None:
+    endpoint = generated.endpoint
+    sample, problem = sample_of(endpoint.contract.arguments)
+    if problem is not None:
+        return problem
+    base_url = _BASE_URL if endpoint.url.startswith("/") else ""
+    try:
+        request.build(client, endpoint, base_url, sample, "key")
+    except ToolFailure as failure:
+        return failure.message
+    return None
+
+
+def _misfit(schema: Json, whole: dict[str, Json], value: Json, root: str) -> str | None:
+    """What is wrong with a value; None where it fits."""
+    if not isinstance(schema, dict):
+        return None
+    misfits = JsonSchema.of({**schema, "$defs": whole.get("$defs", {})}).misfits(value, 1)
+    return told(misfits, root) if misfits else None
+
+
+def answers_of(document: Document, generated: Generated) -> Iterator[tuple[str, Json]]:
+    """The answers that the document shows for a success, in the media types that are asked for."""
+    accepted = generated.endpoint.accept
+    responses = generated.place.operation.get("responses")
+    for status, stated in responses.items() if isinstance(responses, dict) else ():
+        if not str(status).startswith("2"):
+            continue
+        try:
+            content = document.resolved(stated).get("content")
+        except UnresolvedError:
+            continue
+        for media_type, inner in content.items() if isinstance(content, dict) else ():
+            if is_json(media_type) and media_type in accepted:
+                for name, value in examples_of(document, inner):
+                    yield f"{status} {name}", value

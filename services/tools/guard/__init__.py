@@ -1,0 +1,1 @@
+"""How a tool protects its upstream: limits of rate and concurrency, breaker, probes."""

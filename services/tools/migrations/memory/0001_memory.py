@@ -1,0 +1,12 @@
+"""What tenants' runs have noted for later ones. The SQL stands beside this file."""
+
+from __future__ import annotations
+
+from triptych.kernel.postgres.migrate import run_sql
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    run_sql(__file__)

@@ -1,0 +1,12 @@
+"""What every tool remembers of its effects. The SQL stands beside this file, under the same name."""
+
+from __future__ import annotations
+
+from triptych.kernel.postgres.migrate import run_sql
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    run_sql(__file__)

@@ -1,0 +1,12 @@
+"""Which callbacks were heard where. The SQL stands beside this file, under the same name."""
+
+from __future__ import annotations
+
+from triptych.kernel.postgres.migrate import run_sql
+
+revision = "0005"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    run_sql(__file__)

@@ -1,0 +1,378 @@
+"""The runtime of a tool: one attempt at one call, from the request to an answer that keeps the contract.
+
+The order is what matters: refuse what cannot be right, ask the breaker, write the intent, call once,
+check what came back. It never retries; the executor does, and each attempt comes here anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+
+from triptych.kernel import failpoints
+from triptych.kernel.kafka.cloudevents import utc_now
+from triptych.kernel.process.log import Logger
+from triptych.kernel.time_limit import TimeLimit
+from triptych.kernel.worker import JobAttempt
+from triptych.schemas.base import Answer, Json, Request, Spend
+from triptych.schemas.contract import Effect
+from triptych.schemas.result import ErrorCode, Misreading, Result, ResultStatus, ToolError
+from triptych.schemas.work import CallAnswer, CallRequest
+from triptych.tools.guard.protection import Protection
+from triptych.tools.http import errors as http
+from triptych.tools.runtime.callbacks import Callbacks
+from triptych.tools.runtime.effect_ledger import Ledger, Standing
+from triptych.tools.runtime.last_answers import Answers
+from triptych.tools.runtime.redaction import Redactor
+from triptych.tools.runtime.status_board import Alerts
+from triptych.tools.sdk import refusals
+from triptych.tools.sdk.call import Accepted, Call
+from triptych.tools.sdk.failure import DONE, EFFECT, NO_EFFECT, ToolFailure
+from triptych.tools.sdk.operation import Operation
+from triptych.tools.sdk.tool import Tool
+
+ASK_AGAIN_AFTER_S = (0.2, 0.5, 1.0, 2.0)
+"""So often it is asked what became of a call, within the time of a call: an upstream that starts again is back then."""
+
+KNOWN = (EFFECT, "withdrawn", "postponed", "budget", "idempotency_key")
+"""The details of an error that others decide by."""
+WARNINGS_SHOWN = 3
+TRACEBACK_MAX_CHARS = 16_000
+"""The end of a traceback says what happened."""
+
+
+class ToolWorker:
+    """Answers the calls of one tool."""
+
+    request_type = CallRequest
+
+    def __init__(
+        self,
+        tool: Tool,
+        state: Any,
+        ledger: Ledger,
+        log: Logger,
+        *,
+        redactor: Redactor | None = None,
+        protection: Protection | None = None,
+        alerts: Alerts | None = None,
+        callbacks: Callbacks | None = None,
+        answers: Answers | None = None,
+    ) -> None:
+        """Without a redactor it knows no secrets but the tool's; without protection, no rates."""
+        self._tool, self._state, self._ledger, self._log = tool, state, ledger, log
+        self._redactor = redactor or Redactor(learnt=tool.secrets)
+        self._protection = protection or Protection.of(tool)
+        self._alerts, self._answers = alerts or Alerts(log), answers or Answers(None, log)
+        self._callbacks = callbacks
+
+    async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer | None:
+        """One attempt. Every failure is an answer; only a cancellation gets out. None: the upstream will call back."""
+        call = Call.of(request, self._state)
+        try:
+            result = await self._serve(request, attempt, call)
+        except ToolFailure as failure:
+            # Refused before its intent was written. Of what an earlier life of this request has done that says nothing.
+            result = failure.result() if attempt.taken_over else self._result_of(failure, request)
+        if result is None:
+            return None
+        return _answer(request, self._redactor.clean(result), call.spent)
+
+    def failed(self, request: Request, error: ToolError, spend: Spend) -> CallAnswer:
+        return _answer(request, Result(status=ResultStatus.ERROR, error=error), spend)
+
+    def unstorable(self, request: Request, answer: Answer, message: str) -> CallAnswer:
+        """Put an error in the place of an answer that cannot be stored. What is known of an effect stays known."""
+        told = answer.result if isinstance(answer, CallAnswer) else Result.empty()
+        if told.error is not None:
+            known = {name: told.error.details[name] for name in KNOWN if name in told.error.details}
+            error = told.error.model_copy(update={"message": message, "details": known})
+        else:
+            is_done = isinstance(request, CallRequest) and self._writes(request.operation)
+            error = ToolError(
+                code=ErrorCode.CONTRACT_VIOLATION, message=message, details={EFFECT: DONE} if is_done else {}
+            )
+        return _answer(request, Result(status=ResultStatus.ERROR, error=error), answer.spend)
+
+    def _writes(self, operation: str) -> bool:
+        known = self._tool.operations.get(operation)
+        return known is not None and known.contract.effect is not Effect.READ
+
+    def may_repeat(self, request: CallRequest) -> bool:
+        """A read changes nothing. One that its upstream completes later is parked, and so has to be stored."""
+        operation = self._tool.operations.get(request.operation)
+        return operation is not None and operation.contract.effect is Effect.READ and operation.completion is None
+
+    async def _serve(self, request: CallRequest, attempt: JobAttempt, call: Call[Any]) -> Result | None:
+        operation = self._offered(request)
+        operation.check_arguments(request.arguments)
+        if request.cached_ms is not None:
+            return await self._answers.kept(request, request.cached_ms)
+        async with self._protection.admit(request.operation) as passage:
+            if operation.contract.effect is Effect.READ:
+                settled, tried_before = await self._expect(operation, request, attempt, call), False
+            else:
+                settled, tried_before = await self._begin(operation, request, attempt, call)
+            if settled is not None:
+                return settled
+            try:
+                result = await self._attempt(operation, request, call, tried_before=tried_before)
+            except Accepted:
+                passage.came_back = Result.empty()
+                return await self._park(operation, request, attempt)
+            passage.came_back = result
+            self._watch(request, result)
+        if request.keep and result.error is None:
+            await self._answers.keep(request, self._redactor.clean(result))
+        return result
+
+    async def probe(self, operation: str, arguments: dict[str, Json]) -> Result:
+        """One call past the breaker, to see whether the upstream is well. A read: it leaves nothing behind."""
+        contract = self._tool.operations[operation].contract
+        request = CallRequest(
+            request_id=f"probe:{uuid4()}",
+            run_id=UUID(int=0),
+            tenant="default",
+            partition=0,
+            deadline_at=utc_now() + timedelta(milliseconds=contract.timeout_ms),
+            principal="triptych:probe",
+            step="probe",
+            operation=operation,
+            arguments=arguments,
+            attempt=1,
+            idempotency_key=f"probe:{uuid4()}",
+            contract_hash=contract.hash,
+            timeout_ms=contract.timeout_ms,
+        )
+        call = Call.of(request, self._state)
+        try:
+            result = await self._attempt(self._tool.operations[operation], request, call, tried_before=False)
+        except Accepted:
+            return Result.empty()
+        return self._redactor.clean(result)
+
+    def _watch(self, request: CallRequest, result: Result) -> None:
+        """What no longer fits the contract is told to people as well; the next answer that fits takes it back."""
+        if result.warnings:
+            message = _in_words(self._redactor.clean(result).warnings)
+            self._alerts.count(request.operation, "result", message, request.run_id)
+        elif result.error is None:
+            self._alerts.close(request.operation, "result")
+        elif result.error.code is ErrorCode.CONTRACT_VIOLATION:
+            told = self._redactor.clean(result).error or result.error
+            self._alerts.open(request.operation, "result", told.message, request.run_id)
+
+    async def _expect(
+        self, operation: Operation, request: CallRequest, attempt: JobAttempt, call: Call[Any]
+    ) -> Result | None:
+        """Make an address for the callback, where there is to be one. A result when an earlier attempt had its own."""
+        if operation.completion is None or self._callbacks is None:
+            return None
+        expected = await self._callbacks.expect(request, attempt)
+        call.callback_url = expected.url
+        return expected.result
+
+    async def _park(self, operation: Operation, request: CallRequest, attempt: JobAttempt) -> Result | None:
+        if operation.completion is None or self._callbacks is None:
+            raise ToolFailure(
+                ErrorCode.INTERNAL, f"{request.operation} was accepted, and nothing says how it is completed"
+            )
+        return await self._callbacks.park(request, attempt)
+
+    def _offered(self, request: CallRequest) -> Operation:
+        operation = self._tool.operations.get(request.operation)
+        if operation is None:
+            raise ToolFailure(
+                ErrorCode.CONTRACT_VIOLATION,
+                f"tool {self._tool.name} offers no {request.operation}, only {', '.join(self._tool.operations)}",
+                undone=True,
+            )
+        if (drifted := self._tool.quarantined.get(request.operation)) is not None:
+            raise ToolFailure(
+                ErrorCode.CONTRACT_VIOLATION,
+                f"{request.operation} is not what was accepted: {drifted}; nothing was called. "
+                f"`triptych tools accept {self._tool.name}` accepts it",
+                undone=True,
+                drift=drifted,
+            )
+        if request.contract_hash not in operation.takes:
+            raise ToolFailure(
+                ErrorCode.CONTRACT_VIOLATION,
+                f"{request.operation} was planned under contract {request.contract_hash}, but this tool now offers "
+                f"{operation.contract_hash} (version {operation.contract.version}); plan again under the new contract",
+                undone=True,
+                planned=request.contract_hash,
+                offered=operation.contract_hash,
+            )
+        return operation
+
+    async def _begin(
+        self, operation: Operation, request: CallRequest, attempt: JobAttempt, call: Call[Any]
+    ) -> tuple[Result | None, bool]:
+        """Write the intent. A result when there is nothing left to do, None when the call must be made.
+
+        Beside it, whether an earlier attempt may have done it.
+
+        Raises:
+            ToolFailure: it must not be made, or nobody can tell.
+        """
+        entry = await self._ledger.begin(request, attempt)
+        # The address comes after the intent, for a callback may just be telling that the attempt before has failed.
+        # Either that is stored by now, and this attempt gets another address, or two attempts are in the ledger, and
+        # it clears neither.
+        if (
+            entry.standing in {Standing.NEW, Standing.UNKNOWN}
+            and (said := await self._expect(operation, request, attempt, call)) is not None
+        ):
+            return said, True
+        match entry.standing:
+            case Standing.NEW:
+                return None, False
+            case Standing.DONE:
+                return entry.receipt, True
+            case Standing.UNKNOWN if operation.contract.effect is Effect.IDEMPOTENT:
+                return None, True
+            case Standing.UNKNOWN:
+                cause = "an earlier attempt began and its outcome is not known, or it was lost with a restored database"
+                return await self._reconcile(operation, request, call, cause), False
+            case Standing.CONFLICT:
+                raise ToolFailure(
+                    ErrorCode.CONFLICT,
+                    f"idempotency key {request.idempotency_key} was used for another operation or other arguments",
+                )
+            case Standing.LOST:
+                raise ToolFailure(ErrorCode.CANCELLED, "the job belongs to another process now")
+
+    async def _reconcile(
+        self, operation: Operation, request: CallRequest, call: Call[Any], cause: str
+    ) -> Result | None:
+        """What the tool says of the call's key: what it did, or None when it certainly did nothing.
+
+        Raises:
+            ToolFailure: `in_doubt`, since it cannot tell.
+        """
+        try:
+            async with asyncio.timeout(request.timeout_ms / 1_000):
+                return await _what_happened(operation, call)
+        except ToolFailure as failure:
+            answer = failure.message
+        except Exception as error:  # noqa: BLE001 - whatever it is, it means that the tool cannot tell
+            self._tell(error, "reconciliation failed", operation=request.operation, run_id=str(request.run_id))
+            answer = type(error).__name__
+        raise ToolFailure(
+            ErrorCode.IN_DOUBT,
+            f"{request.operation}: {cause}: {answer}",
+            idempotency_key=request.idempotency_key,
+        )
+
+    async def _after_conflict(
+        self, operation: Operation, request: CallRequest, call: Call[Any], conflict: ToolFailure, *, tried_before: bool
+    ) -> Result:
+        """A write was told that something is in its way, which may be what an earlier attempt of it has done.
+
+        Raises:
+            ToolFailure: `in_doubt`, since nobody can tell whose doing it is.
+        """
+        if operation.reconcile is None and not tried_before:
+            return self._result_of(conflict, request)
+        found = await self._reconcile(operation, request, call, f"the upstream reports a conflict ({conflict.message})")
+        return found or conflict.result(**{EFFECT: NO_EFFECT})
+
+    async def _attempt(
+        self, operation: Operation, request: CallRequest, call: Call[Any], *, tried_before: bool
+    ) -> Result:
+        timeout_ms = operation.attempt_timeout_ms(request.timeout_ms)
+        limit = TimeLimit(timeout_ms / 1_000)
+        try:
+            failpoints.hit("tool.before_call")
+            result = await limit.hold(operation.invoke(request.arguments, call))
+            failpoints.hit("tool.after_call")
+        except Accepted:
+            raise
+        except ToolFailure as error:
+            failure = error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            failure = http.failure_of(error)
+        except Exception as error:  # noqa: BLE001 - an operation may raise anything, and each call gets an answer
+            call.count_unknown_cost()
+            if limit.expired():
+                failure = ToolFailure(ErrorCode.TIMEOUT, f"{request.operation} did not answer within {timeout_ms} ms")
+            else:
+                self._tell(error, "operation failed", operation=request.operation, request_id=request.request_id)
+                # The text of an unforeseen exception can hold anything, secrets too: it stays in the log.
+                failure = ToolFailure(
+                    ErrorCode.INTERNAL,
+                    f"{type(error).__name__} in {request.operation}; the tool's log has the details under request "
+                    f"{request.request_id}",
+                )
+        else:
+            return result
+        return await self._after_failure(operation, request, call, failure, tried_before=tried_before)
+
+    async def _after_failure(
+        self, operation: Operation, request: CallRequest, call: Call[Any], failure: ToolFailure, *, tried_before: bool
+    ) -> Result:
+        """What a failed attempt is answered with, by what is known of its effect."""
+        if operation.contract.effect is Effect.READ:
+            # What is not there is an answer to a question, and an error of a write.
+            return Result.empty() if failure.code is ErrorCode.NOT_FOUND else failure.result()
+        if operation.contract.effect is Effect.ONCE and failure.done:
+            return failure.result(**{EFFECT: DONE})
+        if operation.contract.effect is Effect.ONCE and _leaves_open_what_it_did(failure):
+            # Neither a repeat nor other arguments may follow, so it is settled now.
+            found = await self._reconcile(operation, request, call, f"nobody knows what it did ({failure.message})")
+            return found or failure.result(**{EFFECT: NO_EFFECT})
+        if failure.code is ErrorCode.CONFLICT:
+            return await self._after_conflict(operation, request, call, failure, tried_before=tried_before)
+        # Of what the attempt before has done, a refusal of this one says nothing.
+        return failure.result() if tried_before else self._result_of(failure, request)
+
+    def _tell(self, error: Exception, what: str, **fields: str) -> None:
+        """Log an error that nobody has foreseen. Its text can hold anything, secrets of this process too."""
+        told = self._redactor.masked("".join(traceback.format_exception(error)))
+        self._log.error(what, exception=told[-TRACEBACK_MAX_CHARS:], **fields)
+
+    def _result_of(self, failure: ToolFailure, request: CallRequest) -> Result:
+        """A write that failed says so where it certainly changed nothing."""
+        operation = self._tool.operations.get(request.operation)
+        if failure.undone and operation is not None and operation.contract.effect is not Effect.READ:
+            return failure.result(**{EFFECT: NO_EFFECT})
+        return failure.result()
+
+
+def _in_words(warnings: tuple[Misreading, ...]) -> str:
+    """What an alert says of an answer that was let pass."""
+    shown = "; ".join(f"{each.place or 'the answer'}: {each.message}" for each in warnings[:WARNINGS_SHOWN])
+    more = f"; and {len(warnings) - WARNINGS_SHOWN} more" if len(warnings) > WARNINGS_SHOWN else ""
+    return f"an answer was let pass that is not as its contract says: {shown}{more}"
+
+
+def _leaves_open_what_it_did(failure: ToolFailure) -> bool:
+    """Whether it reads like a refusal, or sends the caller elsewhere, and the work may have been done all the same."""
+    is_redirect = failure.details.get("http_status") in http.REDIRECTS
+    return not failure.undone and (is_redirect or refusals.is_refusal_by_code(failure.code))
+
+
+async def _what_happened(operation: Operation, call: Call[Any]) -> Result | None:
+    """Ask the tool, and again while its upstream cannot be reached: to ask does no harm, and a doubt takes a person."""
+    for wait_s in ASK_AGAIN_AFTER_S:
+        try:
+            return await operation.ask_what_happened(call)
+        except httpx.TransportError:
+            pass
+        except ToolFailure as failure:
+            if failure.code is not ErrorCode.UNAVAILABLE:
+                raise
+        await asyncio.sleep(wait_s)
+    return await operation.ask_what_happened(call)
+
+
+def _answer(request: Request, result: Result, spend: Spend) -> CallAnswer:
+    return CallAnswer(
+        request_id=request.request_id, run_id=request.run_id, tenant=request.tenant, spend=spend, result=result
+    )

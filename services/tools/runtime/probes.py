@@ -1,0 +1,75 @@
+"""The probe: one call of a read, on a schedule, that shows whether the upstream is well before an agent finds out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from triptych.kernel.errors import ConfigurationError
+from triptych.schemas.base import Json
+from triptych.schemas.contract import Contract, Cost, Effect
+from triptych.schemas.result import Result
+from triptych.tools.guard.settings import ProbeGuard
+from triptych.tools.runtime.status_board import Alerts
+from triptych.tools.sdk.tool import Tool
+
+KIND = "probe"
+NOTHING = "there is nothing to probe: name a read under guard.probe.operation"
+
+Ask = Callable[[str, dict[str, Json]], Awaitable[Result]]
+
+
+class ProbeFailedError(Exception):
+    """The last probe failed; readiness says so."""
+
+
+class Probe:
+    """The probe of one tool; `ask` makes one call of an operation."""
+
+    def __init__(self, tool: Tool, guard: ProbeGuard, alerts: Alerts, ask: Ask) -> None:
+        """Raises ConfigurationError: the operation that is named is not there, or no read."""
+        self._guard, self._alerts, self._ask = guard, alerts, ask
+        self.operation = _operation(tool, guard)
+        self._failure: str | None = None
+
+    async def run(self) -> None:
+        """Probe at once, and then on schedule, until cancelled."""
+        while self.operation is not None and self._guard.every_s:
+            await self.now()
+            await asyncio.sleep(self._guard.every_s)
+
+    async def now(self) -> str:
+        """Probe once, and say in a sentence how it went."""
+        if self.operation is None:
+            return NOTHING
+        began = time.monotonic()
+        result = await self._ask(self.operation, self._guard.arguments)
+        took_ms = round((time.monotonic() - began) * 1_000)
+        if result.error is None:
+            self._failure = None
+            self._alerts.close(self.operation, KIND, always=True)
+            return f"{self.operation} answered {result.status.value} within {took_ms} ms"
+        self._failure = f"{self.operation} failed with {result.error.code.value}: {result.error.message}"
+        self._alerts.open(self.operation, KIND, self._failure)
+        return self._failure
+
+    async def is_well(self) -> None:
+        """Raises ProbeFailedError when the last probe failed."""
+        if self._failure is not None:
+            raise ProbeFailedError(self._failure)
+
+
+def _operation(tool: Tool, guard: ProbeGuard) -> str | None:
+    """The operation that is named, else the first read that costs nothing and needs no arguments."""
+    if guard.operation is not None:
+        name = f"{tool.name}.{guard.operation}"
+        found = tool.operations.get(name)
+        if found is None or found.contract.effect is not Effect.READ:
+            raise ConfigurationError(f"tools.{tool.name}.guard.probe.operation: {guard.operation} is no read of it")
+        return name
+    return next((name for name, each in tool.operations.items() if _may_be_probed(each.contract)), None)
+
+
+def _may_be_probed(contract: Contract) -> bool:
+    return contract.effect is Effect.READ and contract.cost == Cost() and not contract.arguments.get("required")

@@ -1,9 +1,0 @@
-"""Any MCP server as a tool: `adapter = "triptych.tools.mcp:tool"`.
-
-The server's tools become operations under contracts that were pinned when it was added. What it says of
-itself later never widens what it may do.
-"""
-
-from triptych.tools.mcp.bridge import tool
-
-__all__ = ["tool"]

@@ -1,0 +1,167 @@
+"""`triptych dev`: starts the embedded stack, watches what it is made of, and restarts just what has changed.
+
+What is wrong is named. A file that cannot be used changes nothing, and the stack goes on as it was.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from watchfiles import DefaultFilter, watch
+
+from triptych.commands.commands_stack import ExistingKafka, ExistingPostgres, TopicPrefix, follow, roll, start, stop
+from triptych.commands.common.change_impact import Concerned, Reach
+from triptych.commands.common.options import DEFAULT_CONFIG, DEFAULT_DATA, DEFAULT_PREFIX, ConfigFile, DataDir
+from triptych.commands.common.output import err, out
+from triptych.commands.tools.offers import Offered, offers
+from triptych.embedded.config import StackConfig
+from triptych.embedded.control import ask
+from triptych.embedded.errors import NoAnswerError, NotRunningError, StackError
+from triptych.embedded.layout import Layout
+from triptych.embedded.options import Options
+from triptych.kernel.errors import TriptychError
+from triptych.operator.contract_changes import differences
+from triptych.schemas import Playbook
+
+LOOK_EVERY_MS = 1_000
+"""So often it is asked whether the stack still runs: `triptych down` may have been called elsewhere."""
+
+
+def dev(
+    *,
+    data: DataDir = DEFAULT_DATA,
+    prefix: TopicPrefix = DEFAULT_PREFIX,
+    kafka: ExistingKafka = None,
+    postgres: ExistingPostgres = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Run the embedded stack until Ctrl-C, and restart what changes: a tool, the playbooks, the configuration."""
+    # A shell that starts it in the background has it ignore Ctrl-C, and whoever sends one all the same means it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    layout = Layout.at(data)
+    stack = start(
+        layout,
+        Options(data=layout.root, topic_prefix=prefix, config=config.resolve(), kafka=kafka, postgres=postgres),
+    )
+    err.print(f"Kafka [bold]{stack['kafka']}[/], data {layout.root}")
+    try:
+        _Watcher(layout, config.resolve()).run()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        err.print(stop(layout.root) or "stopped")
+
+
+class _Watcher:
+    def __init__(self, layout: Layout, file: Path) -> None:
+        self._layout, self._file = layout, file
+        self._config = StackConfig.load(file)
+        self._contracts = self._offered()
+
+    def run(self) -> None:
+        """Watch until Ctrl-C, or until the stack is stopped."""
+        while self._is_running():
+            reach = Reach.of(self._config)
+            folders = reach.folders()
+            err.print(f"watching {self._file.name}, {reach.playbooks.name} and {len(reach.tools)} tools", style="dim")
+            for changes in watch(
+                *folders,
+                recursive=False,
+                watch_filter=DefaultFilter(),
+                raise_interrupt=True,
+                rust_timeout=LOOK_EVERY_MS,
+                yield_on_timeout=True,
+            ):
+                if not self._is_running():
+                    break
+                concerned = reach.concerned(Path(path) for _, path in changes)
+                if concerned:
+                    self._take_over(concerned)
+                if (reach := Reach.of(self._config)).folders() != folders:
+                    break
+        err.print("somebody else has stopped the stack")
+
+    def _is_running(self) -> bool:
+        try:
+            ask(self._layout, {"do": "status"})
+        except NotRunningError:
+            return False
+        except NoAnswerError as error:
+            err.print(error.what, style="yellow")
+        return True
+
+    def _take_over(self, concerned: Concerned) -> None:
+        """Each part by itself: what is wrong with one keeps no other from being taken over."""
+        started: set[str] = set()
+        if concerned.config:
+            with _told():
+                started = self._configure()
+        if concerned.playbooks:
+            with _told():
+                self._playbooks(concerned.playbooks)
+        for name in sorted((set(concerned.tools) - started) & self._config.table.tools.keys()):
+            with _told():
+                self._restart(name)
+
+    def _configure(self) -> set[str]:
+        """Take over the configuration; gives the tools that were started anew by that."""
+        self._config = StackConfig.load(self._file)
+        answer = ask(self._layout, {"do": "configure"})
+        for verb, told in (("added", "added"), ("removed", "removed"), ("changed", "restarted")):
+            for name in answer[verb]:
+                out.print(f"{name}: {told}")
+        roll(self._layout, answer["changed"])
+        for file in sorted(Reach.of(self._config).playbooks.glob("*.yaml")):
+            with _told():
+                self._check(file)
+        started = {*answer["added"], *answer["changed"]}
+        self._ready(set(answer["added"]))
+        for name in sorted(started | set(answer["removed"])):
+            self._tell_differences(name)
+        return started
+
+    def _check(self, file: Path) -> Playbook:
+        from triptych.playbook.loader import load_playbook  # noqa: PLC0415 - CEL is slow to import
+
+        return load_playbook(file, self._config.table.tools)
+
+    def _playbooks(self, changed: tuple[Path, ...]) -> None:
+        """Check them. The executor looks at their folder by itself."""
+        for file in changed:
+            if file.exists():
+                playbook = self._check(file)
+                out.print(f"{file.name}: new tasks get {playbook.name}@{playbook.version}")
+            else:
+                out.print(f"{file.name}: gone")
+
+    def _restart(self, service: str) -> None:
+        out.print(f"{service}: restarting")
+        roll(self._layout, ask(self._layout, {"do": "processes", "service": service})["processes"])
+        self._tell_differences(service)
+
+    def _ready(self, services: set[str]) -> None:
+        if services:
+            follow(lambda: ask(self._layout, {"do": "status"}), frozenset(services))
+
+    def _tell_differences(self, tool: str) -> None:
+        after = self._offered()
+        before, self._contracts = self._contracts, after
+        none = Offered(tool)
+        for line in differences(before.get(tool, none).contracts, after.get(tool, none).contracts):
+            out.print(line, markup=False, soft_wrap=True)
+
+    def _offered(self) -> dict[str, Offered]:
+        known = self._config.table.tools
+        return {each.tool: each for each in offers(self._layout.root, None, None, None) if each.tool in known}
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What is wrong is told, and the watch goes on."""
+    try:
+        yield
+    except (StackError, TriptychError) as error:
+        err.print(str(error), style="red", markup=False, soft_wrap=True)

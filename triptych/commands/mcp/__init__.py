@@ -1,0 +1,17 @@
+"""`triptych mcp`: the way in for MCP clients. The other way, their servers as tools, is `triptych tools add mcp`."""
+
+from __future__ import annotations
+
+import typer
+
+from triptych.commands import mcp_serve as serve
+
+app = typer.Typer(help="Triptych for MCP clients.", no_args_is_help=True)
+
+
+@app.callback()
+def _mcp() -> None:
+    """Keeps `serve` a sub-command although it is the only one."""
+
+
+app.command()(serve.serve)

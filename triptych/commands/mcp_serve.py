@@ -1,0 +1,46 @@
+"""`triptych mcp serve`: start tasks, watch them and get their outcomes from any MCP client.
+
+Standard output belongs to the protocol; nothing else may be written there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from triptych.client import Address, Client
+from triptych.commands.common.options import DEFAULT_DATA, DataDir, Kafka, Postgres, Prefix, broker, database
+
+HOST = "127.0.0.1"
+"""Nobody is asked who they are, so nobody else is let in; put a proxy with authentication in front for more."""
+
+
+def serve(
+    *,
+    tenant: Annotated[str, typer.Option(help="All tasks are of this tenant, and no other's are seen.")] = "default",
+    principal: Annotated[str, typer.Option(help="On whose behalf tasks are done.")] = "mcp",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Streamable HTTP on this port of this machine, at /mcp.")
+    ] = None,
+    data: DataDir = DEFAULT_DATA,
+    kafka: Kafka = None,
+    prefix: Prefix = None,
+    postgres: Postgres = None,
+) -> None:
+    """Serve MCP over standard input and output, or over HTTP with --port, until the client is gone."""
+    address, dsn = broker(data, kafka, prefix), database(data, postgres)
+    asyncio.run(_serve(address, dsn, tenant, principal, port))
+
+
+async def _serve(address: Address, dsn: str, tenant: str, principal: str, port: int | None) -> None:
+    from triptych.operator.mcp.server import build  # noqa: PLC0415
+    from triptych.operator.mcp.task_service import Desk  # noqa: PLC0415 - the SDK is slow to import
+
+    async with Client(address.kafka, address.topic_prefix) as client:
+        server = build(Desk(client, dsn, tenant, principal))
+        if port is None:
+            await server.run_stdio_async()
+        else:
+            await server.run_streamable_http_async(host=HOST, port=port)

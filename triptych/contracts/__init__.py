@@ -1,0 +1,1 @@
+"""The contracts that tools announce: the registry, and contracts with compiled schemas."""

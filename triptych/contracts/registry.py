@@ -1,0 +1,92 @@
+"""The registry: what each tool offers, as a table over the compacted topic `<prefix>.contracts`.
+
+It never refuses to start because of what a tool announced: what cannot be read is skipped with a warning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Self
+
+from triptych.contracts.offers import Offer
+from triptych.kernel.kafka import cloudevents
+from triptych.kernel.kafka.compacted_topic import CompactedTopic, Record
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
+from triptych.schemas import ToolContracts, codec, topics
+
+MAX_REMEMBERED = 20_000
+"""So many contracts are known by their hash, those of today among them."""
+
+
+class ContractRegistry:
+    """A view of the contracts of all tools. Context manager; `ready` waits until it is complete."""
+
+    def __init__(self, service: Service, settings: ServiceSettings) -> None:
+        self._tools: dict[str, dict[str, Offer]] = {}
+        self._remembered: OrderedDict[str, Offer] = OrderedDict()
+        self._changed = asyncio.Condition()
+        self._topic = CompactedTopic(service, settings, topics.CONTRACTS, self._apply, self._told)
+
+    async def __aenter__(self) -> Self:
+        await self._topic.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._topic.__aexit__(*exc)
+
+    async def ready(self) -> None:
+        """Wait until everything that was announced before is known."""
+        await self._topic.ready()
+
+    def get(self, operation: str) -> Offer | None:
+        """What is offered under this name, or None."""
+        return self._tools.get(operation.partition(".")[0], {}).get(operation)
+
+    def remembered(self, contract_hash: str) -> Offer | None:
+        """The contract with this hash, also one that its tool has replaced since this process began."""
+        return self._remembered.get(contract_hash)
+
+    def knows_tool(self, tool: str) -> bool:
+        """Whether this tool has announced itself, whatever it offers."""
+        return tool in self._tools
+
+    def operations(self, patterns: Iterable[str]) -> dict[str, Offer]:
+        """The offers that a playbook's `tools` allow (`tool.operation`, or `tool.*`), by name."""
+        allowed = frozenset(patterns)
+        return {
+            operation: offer
+            for tool in sorted(self._tools)
+            for operation, offer in sorted(self._tools[tool].items())
+            if operation in allowed or f"{tool}.*" in allowed
+        }
+
+    async def wait_for_tools(self, tools: Iterable[str], timeout_s: float) -> None:
+        """Wait until all these tools have announced themselves, or the time is over."""
+        wanted = frozenset(tools)
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(lambda: wanted <= self._tools.keys())
+        except TimeoutError:
+            return
+
+    async def _told(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _apply(self, record: Record) -> None:
+        if record.value is None:
+            self._tools.pop((record.key or b"").decode(errors="replace"), None)
+            return
+        announced = codec.read(ToolContracts, cloudevents.record_body(record))
+        offers = {contract.operation: Offer.of(contract) for contract in announced.contracts}
+        if strange := sorted(name for name in offers if name.partition(".")[0] != announced.tool):
+            raise ValueError(f"tool {announced.tool} announced {', '.join(strange)}, which belong to another tool")
+        self._tools[announced.tool] = offers
+        for offer in offers.values():
+            self._remembered[offer.hash] = offer
+            self._remembered.move_to_end(offer.hash)
+        while len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)

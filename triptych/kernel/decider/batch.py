@@ -1,0 +1,276 @@
+"""The assembly of one batch: messages in, everything that one statement will write out.
+
+Synchronous and without I/O. States are immutable, so an assembly that is never committed leaves the
+memory as it was.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Generic
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import asyncpg
+
+from triptych.kernel.decider.admission import Admission, Line, Standing
+from triptych.kernel.decider.contract import (
+    Addressed,
+    Arrival,
+    Batch,
+    Domain,
+    Notice,
+    RejectedRecord,
+    StateT,
+    Store,
+    Submission,
+    Transition,
+)
+from triptych.kernel.decider.timers import Timers
+from triptych.kernel.errors import UndecodableRecord
+from triptych.kernel.kafka import bus, cloudevents, dead_letters
+from triptych.kernel.kafka.bus import Kafka, Outgoing, Record
+from triptych.kernel.kafka.dead_letters import DeadRecord
+from triptych.kernel.kafka.suspect_records import Suspicion
+from triptych.kernel.outage import Outage
+from triptych.kernel.postgres.outbox import Envelope, OutboxKey, OutboxRow
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
+from triptych.kernel.tracing import Trace
+from triptych.schemas import topics
+from triptych.schemas.base import Json
+
+POISONED_TIMER_DELAY = timedelta(seconds=60)
+FORWARDED = "triptych_forwarded"
+"""The header of a record that was sent on to another partition: `topic:partition:offset` of where it came in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kit(Generic[StateT]):
+    """What the parts of a decider share."""
+
+    service: Service
+    settings: ServiceSettings
+    domain: Domain[StateT]
+    store: Store[StateT]
+    pool: asyncpg.Pool
+    envelope: Envelope
+    outage: Outage
+    kafka: Kafka
+    suspicion: Suspicion = field(default_factory=Suspicion)
+
+
+@dataclass(slots=True)
+class Memory(Generic[StateT]):
+    """What this process remembers of the partitions that it owns."""
+
+    admission: Admission
+    cache: OrderedDict[UUID, StateT] = field(default_factory=OrderedDict)
+    timers: Timers = field(default_factory=Timers)
+    starts: list[UUID] = field(default_factory=list)
+    """Runs that waited and are to begin with the next batch."""
+    told: list[Addressed] = field(default_factory=list)
+    """What the database has answered to runs, for the next batch."""
+
+
+class Assembly(Generic[StateT]):
+    """One batch on its way."""
+
+    def __init__(self, kit: Kit[StateT], memory: Memory[StateT], batch: Batch[StateT]) -> None:
+        self._kit, self._memory, self.batch = kit, memory, batch
+        self.rejected: list[tuple[Record[Any, Any], RejectedRecord]] = []
+        """What was refused, and is buried unless a run has come of the task before."""
+
+    def touched_partitions(self) -> set[int]:
+        """The partitions whose ownership this batch depends on."""
+        batch = self.batch
+        return {
+            *batch.offsets,
+            *(row.partition for row in batch.outbox),
+            *(self._kit.domain.partition(state) for state in batch.states.values()),
+            *(partition for partition, _ in batch.armed.values()),
+        }
+
+    def take(self, arrival: Arrival | None, message: Addressed) -> None:
+        """Decide what follows from a message; `arrival` is None when time alone is the message."""
+        state = self._state(message.run_id)
+        witness = self._state(message.witness) if message.witness is not None else None
+        try:
+            if arrival and self._is_astray(arrival, message, state):
+                return
+            partition = arrival.record.partition if arrival else -1
+            has_room = (
+                state is None
+                and message.creates is not None
+                and self._memory.admission.enter(
+                    message.run_id, Line(partition, *message.creates), at_once=message.is_child
+                )
+            )
+            transition = self._kit.domain.apply(
+                state, message, partition, self.batch.at, has_room=has_room, witness=witness
+            )
+        except RejectedRecord as error:
+            if arrival:
+                self.rejected.append((arrival.record, error))
+            return
+        except UndecodableRecord as error:
+            if arrival:
+                self.bury(arrival.record, error)
+            return
+        except Exception as error:
+            # A defect of ours must not stop the partition: the record is kept, and the run's deadline stands.
+            self._kit.service.log.exception("a message could not be applied", run_id=str(message.run_id))
+            if arrival:
+                self.bury(arrival.record, UndecodableRecord("internal", f"{type(error).__name__}: {error}"))
+            return
+        self._follow(arrival, message, state, transition)
+
+    def _follow(
+        self, arrival: Arrival | None, message: Addressed, state: StateT | None, transition: Transition[StateT] | None
+    ) -> None:
+        """Put down what follows from a message."""
+        submission = _submission(arrival, message) if arrival else None
+        if transition is None:
+            self._kit.service.health.count("duplicates")
+            if submission:
+                self.batch.repeats.append(submission)
+            return
+        if submission:
+            self.batch.submissions[message.run_id] = submission
+        self.batch.notices.extend((message.run_id, notice) for notice in transition.notices)
+        self._note_waiting(message.run_id, state, transition.state)
+        self._collect(message, transition)
+
+    def _state(self, run_id: UUID) -> StateT | None:
+        """A run as this batch has left it so far."""
+        return self.batch.states.get(run_id) or self._memory.cache.get(run_id)
+
+    def _note_waiting(self, run_id: UUID, before: StateT | None, after: StateT) -> None:
+        """Whether a run takes or leaves its place in a line. One that is told something, and still waits, keeps it."""
+        waits = self._kit.domain.standing(after) is Standing.WAITING
+        if before is None:
+            if waits:
+                self.batch.queued.append(run_id)
+        elif self._kit.domain.standing(before) is Standing.WAITING and not waits:
+            self.batch.dequeued.append(run_id)
+
+    def _collect(self, message: Addressed, transition: Transition[StateT]) -> None:
+        run_id = message.run_id
+        if message.creates:
+            self.batch.created.append(run_id)
+        self.batch.states[run_id] = transition.state
+        for offset, event in enumerate(transition.events):
+            self.batch.events.append((run_id, transition.first_seq + offset, event))
+        self.batch.outbox.extend(outbox_rows(self._kit.envelope, run_id, transition))
+        self._rearm(run_id, transition.partition, self._kit.domain.wake_at(transition.state))
+
+    def _rearm(self, run_id: UUID, partition: int, wake_at: datetime | None) -> None:
+        """Move the run's timer only when it must be earlier; one that is early finds nothing due and moves on."""
+        armed, disarmed = self.batch.armed, self.batch.disarmed
+        armed_at = self._memory.timers.due_at(run_id)
+        # The last of the messages to a run in this batch decides.
+        armed.pop(run_id, None)
+        disarmed.discard(run_id)
+        if wake_at is None:
+            if armed_at is not None:
+                disarmed.add(run_id)
+        elif armed_at is None or wake_at < armed_at or armed_at <= self.batch.at:
+            armed[run_id] = (partition, wake_at)
+
+    def rearm_untouched(self, run_id: UUID) -> None:
+        """A timer fired and nothing was due yet, or the run could not be decided: look again later."""
+        state = self._memory.cache.get(run_id)
+        later = self.batch.at + POISONED_TIMER_DELAY
+        if state is None:  # its journal cannot be read here: the row stays, for whoever can
+            self._memory.timers.arm(run_id, later)
+            return
+        wake_at = self._kit.domain.wake_at(state)
+        if wake_at is None:
+            self.batch.disarmed.add(run_id)
+        else:
+            self.batch.armed[run_id] = (
+                self._kit.domain.partition(state),
+                wake_at if wake_at > self.batch.at else later,
+            )
+
+    def _is_astray(self, arrival: Arrival, message: Addressed, state: StateT | None) -> bool:
+        """A record that came in on another partition than its run's: the owner there must get it."""
+        record = arrival.record
+        if state is not None:
+            home = self._kit.domain.partition(state)
+        elif message.creates is not None and not message.is_child:
+            home = self._memory.admission.home(message.creates, record.partition)
+        else:
+            return False
+        if record.partition == home:
+            return False
+        if cloudevents.header(record.headers, FORWARDED) is not None:
+            if state is None:
+                return False  # whoever sent it on has other limits; here it waits at least
+            raise UndecodableRecord("wrong_partition", f"the run lives on partition {home}, and so must this record")
+        origin = bus.place(record).encode()
+        headers = [*((name, value or b"") for name, value in record.headers), (FORWARDED, origin)]
+        if not bus.fits(record.key, record.value, headers):
+            raise UndecodableRecord("wrong_partition", f"the run lives on partition {home}; too large to be forwarded")
+        outgoing = Outgoing(record.topic, home, record.key or b"", headers, record.value or b"")
+        self.batch.outbox.append(OutboxRow(OutboxKey(_record_uuid(record), 0), record.partition, outgoing))
+        return True
+
+    def bury(self, record: Record[Any, Any], error: UndecodableRecord) -> None:
+        """What cannot be understood becomes a dead letter, and whoever sent it gets an answer if one is due."""
+        tenant = error.tenant if isinstance(error, RejectedRecord) else None
+        dead = dead_letters.dead_record(self._kit.service.name, record, error, self.batch.at, tenant=tenant)
+        self.batch.dead.append(dead)
+        outgoing = dead_letters.event(dead, self._kit.service.name, self._kit.settings.topic(topics.DEAD_LETTERS))
+        run_id = _record_uuid(record)
+        self.batch.outbox.append(OutboxRow(OutboxKey(run_id, 0), record.partition, outgoing))
+        self.batch.notices.append((run_id, _buried(dead, record, error)))
+        known = Trace.of_headers(record.headers)
+        for number, send in enumerate(error.replies if isinstance(error, RejectedRecord) else (), start=1):
+            self.batch.outbox.append(
+                self._kit.envelope.wrap(
+                    send,
+                    run_id=run_id,
+                    name=str(run_id),
+                    position=number,
+                    partition=record.partition,
+                    tenant=dead.tenant,
+                    trace=known[1] if known else None,
+                )
+            )
+
+
+def outbox_rows(envelope: Envelope, run_id: UUID, transition: Transition[Any]) -> list[OutboxRow]:
+    """What a transition sends, as rows; where they stand follows from the event that they belong to."""
+    base = transition.first_seq * 1_000
+    return [
+        envelope.wrap(
+            send,
+            run_id=run_id,
+            name=transition.name,
+            position=base + number,
+            partition=transition.partition,
+            tenant=transition.tenant,
+            trace=transition.trace,
+        )
+        for number, send in enumerate(transition.sends)
+    ]
+
+
+def _buried(dead: DeadRecord, record: Record[Any, Any], error: UndecodableRecord) -> Notice:
+    task = error.task if isinstance(error, RejectedRecord) else None
+    named: dict[str, Json] = {} if task is None else {"task_id": task.task_id}
+    return Notice("warning", "record buried", dead_letters.about(dead, record) | named, "dead_letters")
+
+
+def _submission(arrival: Arrival, message: Addressed) -> Submission | None:
+    """The client's task that a message is, if it is one."""
+    if message.task is None or message.fingerprint is None:
+        return None
+    return Submission(arrival.record, message.task, message.fingerprint)
+
+
+def _record_uuid(record: Record[Any, Any]) -> UUID:
+    """A stable id for what belongs to a record and to no run."""
+    return uuid5(NAMESPACE_URL, f"kafka:{bus.place(record)}")

@@ -1,0 +1,1 @@
+"""Kafka: clients, record batches, topics, CloudEvents and dead letters."""

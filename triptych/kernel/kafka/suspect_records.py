@@ -1,0 +1,87 @@
+"""Which records are taken alone: what a process had in hand when it died, and what the database refused together.
+
+A record that is the only one in hand in so many lives is what ends them. It is buried unread then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+from triptych.kernel.kafka.bus import Record
+
+
+class Reading(NamedTuple):
+    """Records of one partition that a process has in hand, and in how many of its lives."""
+
+    topic: str
+    partition: int
+    first: int
+    last: int
+    life: str
+    lives: int = 1
+
+
+TIMERS = "timers of runs"
+"""Stands for a topic where runs whose time has come are in hand: from when to when, in microseconds since 1970."""
+RUN = "a run alone"
+"""Stands for a topic where one run is in hand: its id, in two halves."""
+
+
+def timers_in_hand(partition: int, due: Iterable[datetime], life: str) -> Reading:
+    """The reading of runs whose timers were due at these moments."""
+    moments = [_microseconds(each) for each in due]
+    return Reading(TIMERS, partition, min(moments), max(moments), life)
+
+
+def run_in_hand(partition: int, run_id: UUID, life: str) -> Reading:
+    """The reading of one run alone."""
+    high, low = run_id.int >> 64, run_id.int & 2**64 - 1
+    return Reading(RUN, partition, high - 2**63, low - 2**63, life)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+@dataclass(slots=True)
+class Suspicion:
+    """What this process knows of records that may end it. It outlives the sessions."""
+
+    life: str = field(default_factory=lambda: uuid4().hex)
+    _until: dict[tuple[str, int], int] = field(default_factory=dict)
+    runs: set[UUID] = field(default_factory=set)
+    """Runs whose time came in a batch that was refused, or while a process ended: each is decided alone."""
+
+    def distrust(self, topic: str, partition: int, until: int) -> None:
+        """Records of this partition before this offset are suspects."""
+        key = topic, partition
+        self._until[key] = max(until, self._until.get(key, 0))
+
+    def believe(self, readings: Iterable[Reading], offsets: dict[tuple[str, int], int]) -> None:
+        """What other lives had in hand when they ended, if nobody has got past it since."""
+        for reading in readings:
+            begins_at = offsets.get((reading.topic, reading.partition))
+            if reading.life != self.life and begins_at is not None and reading.last >= begins_at:
+                self.distrust(reading.topic, reading.partition, reading.last + 1)
+
+    def believe_timers(self, readings: Iterable[Reading], armed: Iterable[tuple[UUID, datetime, int]]) -> None:
+        """What other lives looked at when they ended because its time had come, if nobody has moved its timer since."""
+        spans = {each.partition: each for each in readings if each.topic == TIMERS and each.life != self.life}
+        for run_id, due_at, partition in armed:
+            span = spans.get(partition)
+            if span is not None and span.first <= _microseconds(due_at) <= span.last:
+                self.runs.add(run_id)
+
+    def is_suspect(self, record: Record[Any, Any]) -> bool:
+        """Whether a record is to be taken alone."""
+        return bool(self._until) and record.offset < self._until.get((record.topic, record.partition), 0)
+
+    def passed(self, record: Record[Any, Any]) -> None:
+        """A suspect is behind us."""
+        key = record.topic, record.partition
+        if record.offset + 1 >= self._until.get(key, 0):
+            self._until.pop(key, None)

@@ -1,0 +1,12 @@
+"""What a process has in hand is written down where it may end the process. The SQL stands beside this file."""
+
+from __future__ import annotations
+
+from triptych.kernel.postgres.migrate import run_sql
+
+revision = "0006"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    run_sql(__file__)

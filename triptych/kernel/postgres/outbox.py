@@ -1,0 +1,90 @@
+"""Outbox: messages are committed with the state that caused them, and published after the commit.
+
+A row is identified by its run and its position in it, so that a retried commit writes the same row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from triptych.kernel.kafka import cloudevents
+from triptych.kernel.kafka.bus import Outgoing
+from triptych.kernel.postgres import claim_check
+from triptych.kernel.postgres.claim_check import Claim
+from triptych.kernel.process.settings import ServiceSettings
+from triptych.kernel.tracing import Trace
+from triptych.kernel.values import value
+
+
+class Body(Protocol):
+    """A message body that knows its JSON encoding."""
+
+    def to_bytes(self) -> bytes: ...
+
+
+@value
+class Send:
+    """One message to send: where to, what kind, its deterministic id, and its body."""
+
+    noun: str
+    event_type: str
+    event_id: str
+    body: Body
+    preview: Callable[[], Body] | None = None
+    """What is sent in place of a body that is too large, to readers who cannot resolve a reference."""
+    to: UUID | None = None
+    """The run that it is for, when that is another one, on the same partition."""
+
+
+class OutboxKey(NamedTuple):
+    """What identifies an outbox row."""
+
+    run_id: UUID
+    position: int
+
+
+@value
+class OutboxRow:
+    """A message on its way, and the partition whose owner publishes it."""
+
+    key: OutboxKey
+    partition: int
+    outgoing: Outgoing
+    claim: Claim | None = None
+
+
+class Envelope:
+    """Wraps messages of one service for the wire: topic, key, CloudEvents headers, claim check."""
+
+    def __init__(self, settings: ServiceSettings, service: str) -> None:
+        self._settings = settings
+        self._source = f"/triptych/{service}"
+        self._topic = lru_cache(maxsize=256)(settings.topic)
+
+    def wrap(
+        self, send: Send, *, run_id: UUID, name: str, position: int, partition: int, tenant: str, trace: Trace | None
+    ) -> OutboxRow:
+        """The outbox row of a message. A body too large for the wire is claimed and sent by reference.
+
+        `name` is the run's id as text, which costs more to print than a message to wrap. Without a trace of its own
+        the run is the trace.
+        """
+        body = send.body.to_bytes()
+        claim = None
+        if claim_check.needs_claim(body, self._settings.inline_max_bytes):
+            claim = Claim(run_id, tenant, body)
+            body = send.preview().to_bytes() if send.preview else claim_check.CLAIMED_VALUE
+        headers = cloudevents.binary_headers(
+            event_id=send.event_id,
+            event_type=send.event_type,
+            source=self._source,
+            tenant=tenant,
+            traceparent=(trace or Trace.of_run(name)).parent(send.event_id),
+            dataref=claim.dataref if claim else None,
+        )
+        key = str(send.to).encode() if send.to else name.encode()
+        outgoing = Outgoing(self._topic(send.noun), partition, key, headers, body)
+        return OutboxRow(OutboxKey(run_id, position), partition, outgoing, claim)

@@ -1,0 +1,307 @@
+"""The jobs of a worker in Postgres: inbox, leases and outbox in one table.
+
+All statements of the worker loop are here, and each that writes names the lease under which it may. A
+process that was thought dead and wakes up again finds that its lease is gone, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from triptych.kernel import failpoints
+from triptych.kernel.errors import TriptychError
+from triptych.kernel.kafka import dead_letters
+from triptych.kernel.kafka.dead_letters import DeadRecord
+from triptych.kernel.kafka.suspect_records import Reading
+from triptych.kernel.postgres import claim_check
+from triptych.kernel.postgres.claim_check import Claim, HasHeaders
+from triptych.kernel.postgres.database import Queries
+
+JobKey = tuple[UUID, str]
+"""Run id and request id: the primary key."""
+
+Connection: TypeAlias = "asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]"
+
+AlsoSettle: TypeAlias = Callable[[Connection, "frozenset[JobKey]"], Awaitable[None]]
+"""What else is written in the commit that accepts answers to these jobs."""
+
+
+class LeaseLostError(TriptychError):
+    """The lease of this process is gone: somebody else has its name, or the database is older than the lease."""
+
+    def __init__(self, instance: str) -> None:
+        self.instance = instance
+        super().__init__(
+            f"the lease of {instance} is gone, so this process ends: another one runs under its name, or the database "
+            "came back with an older state. Give each process a TRIPTYCH_INSTANCE of its own"
+        )
+
+
+class Arrival(NamedTuple):
+    """A request as it came from Kafka, decoded far enough to be stored."""
+
+    run_id: UUID
+    request_id: str
+    tenant: str
+    partition: int
+    request: bytes
+    traceparent: str | None
+    deadline_at: datetime
+
+    @property
+    def key(self) -> JobKey:
+        return self.run_id, self.request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A job that this process has taken over."""
+
+    run_id: UUID
+    request_id: str
+    tenant: str
+    partition: int
+    request: bytes | None
+    """Its body; None if it was stored with its answer."""
+    traceparent: str | None
+    answer: bytes | None
+    deliveries: int
+    was_started: bool
+    was_parked: bool
+
+    @property
+    def key(self) -> JobKey:
+        return self.run_id, self.request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What became of a batch of arrivals: new jobs of ours, and answers to publish once more."""
+
+    fresh: frozenset[JobKey]
+    answered: dict[JobKey, bytes]
+
+
+class Jobs:
+    """The job table, under the lease of this life of this process."""
+
+    def __init__(self, pool: asyncpg.Pool, instance: str, lease_ms: int) -> None:
+        self._pool, self._instance, self._lease_ms = pool, instance, lease_ms
+        self._sql = Queries.load("triptych.kernel.worker", "worker.sql")
+        self._held: set[JobKey] = set()
+        # Taking in and taking over happen one after the other, so that what one of them has just been given
+        # never looks to the other like a job that was given to us without our knowing.
+        self._taking = asyncio.Lock()
+        self.lease = 0
+
+    async def open(self) -> None:
+        """Begin this life; what earlier lives of this instance held can be taken over at once."""
+        lease = None
+        while lease is None:
+            lease = await self._pool.fetchval(self._sql["open_lease"], self._instance, self._lease_ms)
+        self.lease = lease
+
+    async def renew(self) -> None:
+        """Say that this process lives; one statement, however many jobs it holds.
+
+        Raises:
+            LeaseLostError: another process has this instance's name, or the database has forgotten this life.
+        """
+        if await self._pool.fetchval(self._sql["renew_lease"], self.lease, self._lease_ms) is None:
+            raise LeaseLostError(self._instance)
+
+    async def close(self) -> None:
+        """Hand back everything that has not been published."""
+        await self._pool.execute(self._sql["close_lease"], self.lease)
+
+    async def take_in(self, arrivals: Sequence[Arrival], dead: Sequence[DeadRecord]) -> Intake:
+        """Store a batch: one job a request, leased to us, and a dead letter for each unreadable record."""
+        arguments = (self.lease, *_columns(arrivals, [arrival.request for arrival in arrivals]))
+        async with self._taking:
+            # What came again while it is under way unrecorded is stored here, but is no new job.
+            in_hand = self._held.intersection(arrival.key for arrival in arrivals)
+            failpoints.hit("worker.before_take_in")
+            if not dead:
+                rows = await self._pool.fetch(self._sql["take_in"], *arguments)
+            else:
+                async with self._pool.acquire() as conn, conn.transaction():
+                    await dead_letters.store(conn, dead)
+                    rows = await conn.fetch(self._sql["take_in"], *arguments)
+            failpoints.hit("worker.after_take_in")
+            intake = Intake(
+                fresh=frozenset((row["run_id"], row["request_id"]) for row in rows if row["fresh"]) - in_hand,
+                answered={(row["run_id"], row["request_id"]): row["answer"] for row in rows if not row["fresh"]},
+            )
+            self._held |= intake.fresh
+        return intake
+
+    async def withdraw(self, withdrawals: Sequence[tuple[Arrival, bytes]]) -> Intake:
+        """Answer as withdrawn what has not begun; `fresh` are those, and all answers that are known come back."""
+        arrivals = [arrival for arrival, _ in withdrawals]
+        run_ids, request_ids, tenants, partitions, _, traceparents, deadlines = _columns(arrivals, [])
+        answers = [answer for _, answer in withdrawals]
+        async with self._taking:
+            failpoints.hit("worker.before_withdraw")
+            rows = await self._pool.fetch(
+                self._sql["withdraw"],
+                self.lease,
+                *(run_ids, request_ids, tenants, partitions, traceparents, deadlines, answers),
+            )
+            failpoints.hit("worker.after_withdraw")
+            fresh = frozenset((row["run_id"], row["request_id"]) for row in rows if row["fresh"])
+            self._held |= fresh
+        return Intake(fresh, {(row["run_id"], row["request_id"]): row["answer"] for row in rows})
+
+    async def take_over(self, limit: int) -> list[Taken]:
+        """Take over up to `limit` jobs that nobody holds any more, and all that the table gave us without our knowing.
+
+        That happens when a statement takes effect whose answer was lost, however late, and when the database
+        comes back with an older state, in which we hold what we have answered since.
+        """
+        async with self._taking:
+            held = frozenset(self._held)
+            rows = await self._pool.fetch(self._sql["take_over"], self.lease, limit)
+            failpoints.hit("worker.after_take_over")
+            rows += await self._pool.fetch(
+                self._sql["reclaim"], self.lease, [run_id for run_id, _ in held], [request_id for _, request_id in held]
+            )
+            # What was settled while the statements ran is not held any more, but was when they began.
+            # What was taken without being stored while they ran is held by now.
+            ours = held | self._held
+            taken = {job.key: job for row in rows if (job := Taken(**dict(row))).key not in ours}
+            self._held |= taken.keys()
+        return list(taken.values())
+
+    async def unpublished_dead_letters(self, limit: int) -> list[DeadRecord]:
+        """Dead letters whose event Kafka has not acknowledged."""
+        return await dead_letters.unpublished(self._pool, limit)
+
+    async def readings(self, topic: str, partitions: Sequence[int]) -> list[Reading]:
+        """What other lives had in hand of these partitions, and perhaps have still."""
+        return [Reading(*row) for row in await self._pool.fetch(self._sql["readings"], topic, list(partitions))]
+
+    async def note(self, readings: Sequence[Reading]) -> list[Reading]:
+        """Write down what is about to be read, and return it with the number of lives that had the same in hand."""
+        columns = ([reading[column] for reading in readings] for column in range(4))
+        failpoints.hit("worker.before_note")
+        rows = await self._pool.fetch(self._sql["reading"], *columns, readings[0].life)
+        failpoints.hit("worker.after_note")
+        return [Reading(*row) for row in rows]
+
+    async def bury(self, dead: Sequence[DeadRecord]) -> None:
+        """Store dead letters, and nothing else."""
+        await dead_letters.store(self._pool, dead)
+
+    async def mark_buried(self, dead: Sequence[DeadRecord]) -> None:
+        """Kafka has acknowledged the events of these dead letters."""
+        await dead_letters.mark_published(self._pool, dead)
+
+    async def resolve_claims(self, records: Sequence[HasHeaders]) -> claim_check.Resolved:
+        """The stored bodies of a batch of records, by reference."""
+        return await claim_check.resolve(self._pool, records)
+
+    async def start(self, key: JobKey) -> bool:
+        """Record that an attempt begins. False when the job is no longer ours."""
+        failpoints.hit("worker.before_start")
+        is_ours = await self._pool.fetchval(self._sql["start"], self.lease, *key)
+        failpoints.hit("worker.after_start")
+        if is_ours:
+            return True
+        self._held.discard(key)
+        return False
+
+    def holds(self, key: JobKey) -> bool:
+        """Whether this process has the job in hand, or its answer."""
+        return key in self._held
+
+    def hold(self, key: JobKey) -> None:
+        """This process has the job, though it was not taken in: it is unrecorded, or was answered by a callback."""
+        self._held.add(key)
+
+    def let_go(self, key: JobKey) -> None:
+        """This job is parked: it is nobody's until its answer or its deadline comes."""
+        self._held.discard(key)
+
+    async def settle(
+        self,
+        answers: Sequence[tuple[JobKey, bytes]],
+        published: Sequence[JobKey],
+        claims: Sequence[Claim],
+        also: AlsoSettle | None,
+        unrecorded: Sequence[tuple[Arrival, bytes | None]] = (),
+    ) -> frozenset[JobKey]:
+        """Store answers and mark published ones, in one commit; `also` runs in it with the accepted jobs.
+
+        `unrecorded` are jobs that are in no table yet, with their answers, or without one as `take_in` stores them.
+
+        Returns:
+            The jobs whose answers were accepted. The others are no longer ours, or were known before.
+        """
+        arguments = (
+            self.lease,
+            [run_id for (run_id, _), _ in answers],
+            [request_id for (_, request_id), _ in answers],
+            [answer for _, answer in answers],
+            [run_id for run_id, _ in published],
+            [request_id for _, request_id in published],
+            # A body is for whoever has to do the work.
+            *_columns(
+                [arrival for arrival, _ in unrecorded],
+                [arrival.request if answer is None else None for arrival, answer in unrecorded],
+            ),
+            [answer for _, answer in unrecorded],
+        )
+        failpoints.hit("worker.before_settle")
+        if unrecorded:
+            failpoints.hit("worker.before_record")
+        if claims or (also is not None and (answers or unrecorded)):
+            async with self._pool.acquire() as conn, conn.transaction():
+                await claim_check.store(conn, claims)
+                accepted = _keys(await conn.fetch(self._sql["settle"], *arguments))
+                if also is not None:
+                    await also(conn, accepted)
+        else:
+            accepted = _keys(await self._pool.fetch(self._sql["settle"], *arguments))
+        failpoints.hit("worker.after_settle")
+        if unrecorded:
+            failpoints.hit("worker.after_record")
+        self._held.difference_update(published)
+        if len(accepted) == len(answers) + len(unrecorded):
+            return accepted
+        self._held.difference_update(key for key, _ in answers if key not in accepted)
+        self._held.difference_update(
+            one.key for one, answer in unrecorded if answer is not None and one.key not in accepted
+        )
+        return accepted
+
+    async def stored_answers(self, keys: Sequence[JobKey]) -> dict[JobKey, bytes]:
+        """The answers of those of these jobs that have one."""
+        if not keys:
+            return {}
+        rows = await self._pool.fetch(
+            self._sql["stored_answers"], [run_id for run_id, _ in keys], [request_id for _, request_id in keys]
+        )
+        return {(row["run_id"], row["request_id"]): row["answer"] for row in rows}
+
+
+def _columns(arrivals: Sequence[Arrival], bodies: list[bytes | None]) -> tuple[list[Any], ...]:
+    return (
+        [arrival.run_id for arrival in arrivals],
+        [arrival.request_id for arrival in arrivals],
+        [arrival.tenant for arrival in arrivals],
+        [arrival.partition for arrival in arrivals],
+        bodies,
+        [arrival.traceparent for arrival in arrivals],
+        [arrival.deadline_at for arrival in arrivals],
+    )
+
+
+def _keys(rows: Sequence[asyncpg.Record]) -> frozenset[JobKey]:
+    return frozenset((row["run_id"], row["request_id"]) for row in rows)

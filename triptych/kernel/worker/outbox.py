@@ -1,0 +1,369 @@
+"""The outbox: answers are committed in groups, then published, then marked as published.
+
+As many answers go into a commit as finished while the last one ran. An answer is never published before
+it is stored, and a stored one is published until Kafka acknowledges it, by this process or the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+from triptych.kernel.errors import MessagesRefused, UndecodableRecord
+from triptych.kernel.kafka import cloudevents, dead_letters
+from triptych.kernel.kafka.bus import Outgoing, Publisher
+from triptych.kernel.kafka.dead_letters import DeadRecord
+from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage, is_refusal
+from triptych.kernel.postgres import claim_check
+from triptych.kernel.postgres.claim_check import CLAIMED_VALUE, Claim
+from triptych.kernel.process.service import Service
+from triptych.kernel.process.settings import ServiceSettings
+from triptych.kernel.worker.contract import Worker, WorkerConfig
+from triptych.kernel.worker.jobs import AlsoSettle, Arrival, Connection, JobKey, Jobs
+from triptych.kernel.worker.unpersisted import Unrecorded
+from triptych.schemas.base import Answer, Request
+from triptych.schemas.topics import DEAD_LETTERS
+
+IDLE_FLUSH_S = 0.05
+"""Marks of published answers wait this long for a commit to travel with."""
+COMMIT_MAX_BYTES = 33_554_432
+"""Answers of so many bytes go into one commit. Postgres takes no message of a gigabyte, and its memory is shared."""
+BEAT_S = 5.0
+LOOP = "outbox"
+
+
+class Finished(NamedTuple):
+    """A job that has its answer."""
+
+    request: Request
+    answer: Answer
+    traceparent: str | None
+    encoded: bytes
+    """The answer as it is stored and sent."""
+
+    @property
+    def key(self) -> JobKey:
+        return self.request.run_id, self.request.request_id
+
+
+@dataclass(slots=True)
+class _Group:
+    """What goes into one commit; `encoded` are the answers of all that have finished, in their order."""
+
+    encoded: list[bytes]
+    answers: list[tuple[JobKey, bytes]] = field(default_factory=list)
+    unrecorded: dict[JobKey, tuple[Arrival, bytes | None]] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
+
+    def is_accepted(self, accepted: frozenset[JobKey]) -> bool:
+        """Whether that is all of it, as it nearly always is."""
+        return len(accepted) == len(self.answers) + len(self.unrecorded)
+
+    def refused(self, accepted: frozenset[JobKey]) -> list[JobKey]:
+        """The unrecorded ones that are in the table already."""
+        return [] if self.is_accepted(accepted) else [key for key in self.unrecorded if key not in accepted]
+
+
+class _Part(NamedTuple):
+    """What goes into the next commit."""
+
+    finished: list[Finished]
+    published: list[JobKey]
+    overdue: list[JobKey]
+
+    def __len__(self) -> int:
+        return len(self.finished) + len(self.published) + len(self.overdue)
+
+
+class Settlement(Protocol):
+    """What a worker writes in the commit that accepts its answers, for example receipts of effects."""
+
+    def concerns(self, finished: Finished) -> bool:
+        """Whether there is anything to write for this answer; if for none, the commit is one statement."""
+
+    async def settle(self, conn: Connection, finished: Sequence[Finished]) -> None:
+        """Write it, in the transaction of `conn`."""
+
+
+class Outbox:
+    """Commits and publishes the answers of one process."""
+
+    def __init__(
+        self,
+        service: Service,
+        settings: ServiceSettings,
+        config: WorkerConfig,
+        worker: Worker[Any],
+        *,
+        jobs: Jobs,
+        publisher: Publisher,
+        unrecorded: Unrecorded,
+        settlement: Settlement | None,
+    ) -> None:
+        self._service, self._settings = service.name, settings
+        self._topic, self._dead_letters = settings.topic(config.answer_noun), settings.topic(DEAD_LETTERS)
+        self._answer_type, self._source = config.answer_type, f"/triptych/{service.name}"
+        self._jobs, self._publisher, self._unrecorded = jobs, publisher, unrecorded
+        self._worker, self._log = worker, service.log
+        self._overdue: dict[JobKey, Arrival] = {}
+        self._settlement, self._health = settlement, service.health
+        self._finished: list[Finished] = []
+        self._stored: list[tuple[JobKey, Outgoing]] = []
+        self._published: list[JobKey] = []
+        self._dead: list[DeadRecord] = []
+        self._alone = 0
+        """So many of the next things are committed each alone: together the database has refused them."""
+        self._replaced: set[JobKey] = set()
+        """Jobs whose answers the database has refused, and which are answered with an error now."""
+        self._news = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._postgres, self._kafka = Outage(service.log, "postgres"), Outage(service.log, "kafka")
+
+    def add(self, finished: Finished) -> None:
+        """Commit and publish an answer."""
+        self._finished.append(finished)
+        self._news.set()
+
+    def record(self, overdue: Iterable[Arrival]) -> None:
+        """Store these with the next commit: their answers are not there yet."""
+        self._overdue.update((arrival.key, arrival) for arrival in overdue)
+        if self._overdue:
+            self._news.set()
+
+    def publish_stored(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> None:
+        """Publish an answer that is in the table already, left behind by a crash or asked for again."""
+        self._keep(key, partition, tenant, traceparent, answer)
+        self._news.set()
+
+    def bury(self, dead: Sequence[DeadRecord]) -> None:
+        """Publish the events of dead letters that are in the table already."""
+        self._dead.extend(dead)
+        self._news.set()
+
+    def close(self) -> None:
+        """Let `run` end when everything is out, or at the first sign that it cannot get out."""
+        self._closing.set()
+        self._news.set()
+
+    async def run(self) -> None:
+        """Commit, publish, mark, until closed."""
+        self._health.expect(LOOP, 60.0)
+        while True:
+            await self._wait_for_news()
+            self._health.beat(LOOP)
+            done = await self._commit() and await self._publish()
+            if self._closing.is_set() and (not done or not self._has_work()):
+                return
+
+    def _has_work(self) -> bool:
+        return bool(self._finished or self._stored or self._dead or self._published)
+
+    async def _wait_for_news(self) -> None:
+        self._news.clear()
+        if self._finished or self._stored or self._dead or self._overdue or self._closing.is_set():
+            return
+        try:
+            async with asyncio.timeout(IDLE_FLUSH_S if self._published else BEAT_S):
+                await self._news.wait()
+        except TimeoutError:
+            return
+
+    async def _commit(self) -> bool:
+        part = self._next_part()
+        if not part:
+            return True
+        try:
+            await self._store(part)
+            self._alone = max(0, self._alone - 1)
+        except Exception as error:
+            if is_refusal(error):
+                return await self._after_refusal(part, error)
+            if not isinstance(error, POSTGRES_GONE):
+                raise
+            await self._postgres.wait(error, unless=self._closing)
+            return False
+        self._postgres.over()
+        return True
+
+    def _next_part(self) -> _Part:
+        """All that waits, as far as one statement should hold it; after a refusal one thing alone."""
+        if self._alone and self._overdue:
+            return _Part([], [], list(self._overdue)[:1])
+        if self._alone and self._finished:
+            return _Part(self._finished[:1], [], [])
+        if self._alone:
+            return _Part([], self._published[:1], [])
+        sizes_bytes = accumulate(len(one.encoded) for one in self._finished)
+        fits = sum(1 for size_bytes in sizes_bytes if size_bytes <= COMMIT_MAX_BYTES)
+        return _Part(self._finished[: max(1, fits)], list(self._published), list(self._overdue))
+
+    async def _after_refusal(self, part: _Part, error: Exception) -> bool:
+        """Find what the database refuses, and go past it; everything else is stored."""
+        if len(part) > 1:
+            self._alone = len(part)
+            return True
+        self._alone = max(0, self._alone - 1)
+        for key in part.published:
+            self._log.error("an answer cannot be marked as published", request_id=key[1], error=repr(error))
+            self._published.remove(key)
+        for key in part.overdue:
+            self._log.error("a request is stored with its answer alone", request_id=key[1], error=repr(error))
+            del self._overdue[key]
+            self._unrecorded.store_late(key)
+        for one in part.finished:
+            if one.key in self._replaced:
+                return await self._give_up(one, error)
+            self._finished[0] = self._instead_of(one, error)
+            self._alone += 1
+        return True
+
+    def _instead_of(self, one: Finished, error: Exception) -> Finished:
+        """The error that is stored in the place of an answer which the database refuses."""
+        self._log.error(
+            "an answer cannot be stored; an error takes its place",
+            run_id=str(one.key[0]),
+            request_id=one.key[1],
+            error=repr(error),
+        )
+        self._health.count("answers_unstorable")
+        self._replaced.add(one.key)
+        answer = self._worker.unstorable(
+            one.request, one.answer, f"the database refuses to store the answer: {type(error).__name__}"
+        )
+        given = one.answer
+        vars(answer).update(worker=given.worker, started_at=given.started_at, finished_at=given.finished_at)
+        return one._replace(answer=answer, encoded=answer.to_bytes())
+
+    async def _give_up(self, one: Finished, error: Exception) -> bool:
+        """Keep the error as a dead letter, since not even that can be stored; the run goes on at its deadline."""
+        (run_id, request_id), request = one.key, one.request
+        message = self._outgoing(one.key, request.partition, request.tenant, one.traceparent, one.encoded)
+        unstorable = UndecodableRecord("unstorable", f"the database stores neither the answer nor an error: {error!r}")
+        dead = dead_letters.dead_outgoing(
+            self._service, message, f"{run_id}:{request_id}", unstorable, cloudevents.utc_now()
+        )
+        try:
+            await self._jobs.bury([dead])
+        except POSTGRES_GONE as gone:
+            await self._postgres.wait(gone, unless=self._closing)
+            return False
+        self._log.error("nothing can be stored for a request", request_id=request_id, error=repr(error))
+        self._dead.append(dead)
+        del self._finished[0]
+        self._replaced.discard(one.key)
+        self._unrecorded.recorded([one.key])
+        return True
+
+    async def _store(self, part: _Part) -> None:
+        """Commit a part, and publish its answers next."""
+        finished, published, overdue = part
+        group = self._group(finished, overdue)
+        accepted = await self._jobs.settle(
+            group.answers, published, group.claims, self._settlement_of(finished), list(group.unrecorded.values())
+        )
+        known = await self._jobs.stored_answers(group.refused(accepted))
+        self._replaced.difference_update(one.key for one in finished)
+        del self._finished[: len(finished)], self._published[: len(published)]
+        for key in overdue:
+            del self._overdue[key]
+        self._unrecorded.recorded(group.unrecorded)
+        all_accepted = group.is_accepted(accepted)
+        for one, answer in zip(finished, group.encoded, strict=True):
+            if all_accepted or one.key in accepted:
+                self._keep(one.key, one.request.partition, one.request.tenant, one.traceparent, answer)
+            elif one.key not in known:
+                self._health.count("answers_fenced")
+        for key, answer in known.items():
+            # It was asked and answered before, and that answer counts.
+            self._health.count("duplicates")
+            arrival, _ = group.unrecorded[key]
+            self._keep(key, arrival.partition, arrival.tenant, arrival.traceparent, answer)
+
+    def _group(self, finished: Sequence[Finished], overdue: Iterable[JobKey]) -> _Group:
+        group = _Group([one.encoded for one in finished])
+        for key in overdue:
+            if (arrival := self._unrecorded.get(key)) is not None:
+                group.unrecorded[key] = arrival, None
+        for one, answer in zip(finished, group.encoded, strict=True):
+            if (arrival := self._unrecorded.get(one.key)) is not None:
+                group.unrecorded[one.key] = arrival, answer
+            else:
+                group.answers.append((one.key, answer))
+            if claim_check.needs_claim(answer, self._settings.inline_max_bytes):
+                group.claims.append(Claim(one.request.run_id, one.request.tenant, answer))
+        return group
+
+    def _settlement_of(self, finished: Sequence[Finished]) -> AlsoSettle | None:
+        """What the worker itself has to write in the commit of these answers."""
+        settlement = self._settlement
+        if settlement is None or not (concerned := [one for one in finished if settlement.concerns(one)]):
+            return None
+
+        async def settle(conn: Connection, accepted: frozenset[JobKey]) -> None:
+            await settlement.settle(conn, [one for one in concerned if one.key in accepted])
+
+        return settle
+
+    async def _publish(self) -> bool:
+        stored, dead = list(self._stored), list(self._dead)
+        if not stored and not dead:
+            return True
+        events = [dead_letters.event(row, self._service, self._dead_letters) for row in dead]
+        try:
+            await self._publisher.publish([message for _, message in stored] + events)
+        except MessagesRefused as error:
+            if not await self._keep_refused(
+                [stored[position] for position in error.positions if position < len(stored)], error
+            ):
+                return False
+        except KAFKA_GONE as error:
+            await self._kafka.wait(error, unless=self._closing)
+            return False
+        self._kafka.over()
+        del self._stored[: len(stored)], self._dead[: len(dead)]
+        self._published.extend(key for key, _ in stored)
+        self._health.count("answers_published", len(stored))
+        try:
+            if dead:
+                await self._jobs.mark_buried(dead)
+        except POSTGRES_GONE as error:
+            # They are published once more then; receivers drop what they have seen.
+            await self._postgres.wait(error, unless=self._closing)
+        return True
+
+    async def _keep_refused(self, refused: Sequence[tuple[JobKey, Outgoing]], error: MessagesRefused) -> bool:
+        """Keep answers that Kafka never takes as dead letters, so that nothing waits behind them."""
+        dead = [
+            dead_letters.dead_message(self._service, message, f"{run_id}:{name}", error.cause, cloudevents.utc_now())
+            for (run_id, name), message in refused
+        ]
+        try:
+            await self._jobs.bury(dead)
+        except POSTGRES_GONE as gone:
+            await self._postgres.wait(gone, unless=self._closing)
+            return False
+        self._health.count("answers_refused", len(dead))
+        self._dead.extend(dead)
+        return True
+
+    def _keep(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> None:
+        """Publish this next; it is in the table."""
+        self._stored.append((key, self._outgoing(key, partition, tenant, traceparent, answer)))
+
+    def _outgoing(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> Outgoing:
+        run_id: UUID = key[0]
+        claimed = claim_check.needs_claim(answer, self._settings.inline_max_bytes)
+        headers = cloudevents.binary_headers(
+            event_id=f"{key[1]}:answer",
+            event_type=self._answer_type,
+            source=self._source,
+            tenant=tenant,
+            traceparent=traceparent,
+            dataref=claim_check.dataref(run_id, answer) if claimed else None,
+        )
+        value = CLAIMED_VALUE if claimed else answer
+        return Outgoing(self._topic, partition, str(run_id).encode(), headers, value)

@@ -1,0 +1,79 @@
+"""Requests that were taken without being stored: they may be repeated, and are stored together with their answers.
+
+Until then Kafka alone knows of them, so their offsets must not be committed; and what has no answer soon is stored
+after all, as any other job is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from triptych.kernel.kafka.bus import TopicPartition
+from triptych.kernel.worker.jobs import Arrival, JobKey
+
+OVERDUE_S = 0.1
+"""Who has no answer after this is stored: then offsets go on, and another process can take the job over."""
+
+
+@dataclass(slots=True)
+class _Taken:
+    arrival: Arrival
+    source: TopicPartition | None
+    """Where it is read again if this process dies; None once somebody else may hold the partition."""
+    offset: int
+    at_s: float
+    is_stored_late: bool = False
+    """Whether it has to wait for its answer: the database refuses the request itself."""
+
+
+class Unrecorded:
+    """The requests of one process that are under way, or wait for it, and are in no table."""
+
+    def __init__(self) -> None:
+        self._taken: dict[JobKey, _Taken] = {}
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    def add(self, key: JobKey, arrival: Arrival, source: TopicPartition, offset: int, at_s: float) -> None:
+        """A request was taken at this moment (seconds of a clock that only grows)."""
+        self._taken[key] = _Taken(arrival, source, offset, at_s)
+
+    def get(self, key: JobKey) -> Arrival | None:
+        """The request, if it is in no table yet."""
+        taken = self._taken.get(key)
+        return None if taken is None else taken.arrival
+
+    def overdue(self, now_s: float) -> list[Arrival]:
+        """What has to be stored, since its answer is not there yet; the oldest first."""
+        found = []
+        for taken in self._taken.values():
+            if taken.at_s > now_s - OVERDUE_S:
+                break
+            if not taken.is_stored_late:
+                found.append(taken.arrival)
+        return found
+
+    def store_late(self, key: JobKey) -> None:
+        """Store this with its answer and not before, whenever that comes; if this process dies, it is read again."""
+        if (taken := self._taken.get(key)) is not None:
+            taken.is_stored_late = True
+
+    def recorded(self, keys: Iterable[JobKey]) -> None:
+        """These are in the table now, whoever has put them there."""
+        for key in keys:
+            self._taken.pop(key, None)
+
+    def release(self) -> None:
+        """The partitions have been given out anew: whoever has them begins at what was committed."""
+        for taken in self._taken.values():
+            taken.source = None
+
+    def safe(self, positions: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """How far each of these positions may be committed: not beyond what is in no table."""
+        safe = dict(positions)
+        for taken in self._taken.values():
+            if taken.source in safe:
+                safe[taken.source] = min(safe[taken.source], taken.offset)
+        return safe

@@ -1,0 +1,1 @@
+"""Triptych as an MCP server: tasks in, outcomes out."""

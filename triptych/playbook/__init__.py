@@ -1,0 +1,1 @@
+"""The playbook language: YAML files, expressions and templates, and the checks of plans."""

@@ -1,0 +1,84 @@
+"""Whether the arguments of a step fit the contract of its operation, before any of them is known.
+
+What a template will give cannot be known yet, so it fits everywhere; everything written out is held
+to the JSON Schema. Pure.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+
+from triptych.contracts.offers import Offer
+from triptych.playbook import expressions
+from triptych.schemas import Json
+
+Path = tuple[str | int, ...]
+MISFITS_MAX = 100
+"""So many are looked at; those that a template may still mend are not told."""
+
+_ABOUT_THE_SHAPE = frozenset(
+    {
+        "additionalProperties",
+        "dependentRequired",
+        "maxItems",
+        "maxProperties",
+        "minItems",
+        "minProperties",
+        "propertyNames",
+        "required",
+        "type",
+    }
+)
+"""Keywords whose verdict on an object or list does not hang on the values inside it."""
+
+
+def misfits(arguments: Mapping[str, Json], offer: Offer) -> Iterator[tuple[Path, str]]:
+    """What does not fit, each with its place in the arguments and a cure."""
+    known = _closed_names(offer.contract.arguments)
+    unknown = set() if known is None else set(arguments) - known
+    for name in sorted(unknown):
+        yield (name,), f"the operation has no argument `{name}`; {_suggestion(name, known or set())}"
+    unknowable = dict(_templated(arguments, ()))
+    for path, message, keyword in offer.arguments.misfits(dict(arguments), MISFITS_MAX):
+        if unknown and not path and keyword == "additionalProperties":
+            continue
+        if not _hangs_on(path, keyword, unknowable):
+            yield path, f"{message}; see the operation's schema of arguments"
+
+
+def _closed_names(schema: Mapping[str, Json]) -> set[str] | None:
+    """The names that a schema of arguments knows, or None when it says that others are welcome."""
+    is_open = bool(schema.get("additionalProperties", "properties" not in schema)) or "patternProperties" in schema
+    return None if is_open else set(schema.get("properties", {}))
+
+
+def _suggestion(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    return f"it has {', '.join(f'`{other}`' for other in sorted(known))}" if known else "it has none"
+
+
+def _hangs_on(path: Path, keyword: str, unknowable: Mapping[Path, bool]) -> bool:
+    """Whether a verdict may change once the templates have been replaced."""
+    for place, is_text in unknowable.items():
+        if path[: len(place)] == place:
+            # The verdict is on the template itself. A template inside a longer text gives a text.
+            return not (is_text and path == place and keyword == "type")
+        if place[: len(path)] == path and keyword not in _ABOUT_THE_SHAPE:
+            return True
+    return False
+
+
+def _templated(value: Json, path: Path) -> Iterator[tuple[Path, bool]]:
+    """The places of templates, and whether each is certain to become a text."""
+    if isinstance(value, str):
+        if expressions.has_templates(value):
+            yield path, not expressions.is_reference(value)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _templated(item, (*path, name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _templated(item, (*path, index))
