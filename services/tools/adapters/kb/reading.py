@@ -98,6 +98,8 @@ def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def _leads_out(path: Path, inside: Path) -> bool:
     try:
+        return not path.resolve(strict=True).is_relative_to(inside)
+    except FileNotFoundError:  # a link to nothing
         return not path.resolve().is_relative_to(inside)
     except (OSError, RuntimeError):  # a link to itself
         return True
