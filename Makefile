@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= .triptych
 # Where the prose is plain already, `make check` keeps it so; `make prose` shows the rest.
-PROSE := checks changes
+PROSE := checks changes CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md
 
 .PHONY: help dev test-unit test-integration test-acceptance test-chaos changelog commit-subjects demo up down test quick thorough crash-matrix chaos documents simulate check prose bench bench-compare bench-size endurance format lock docs schemas-accept clean
 
@@ -78,11 +78,17 @@ simulate: .venv/.ready  ## play schedules of faults on simulated servers (SEEDS=
 chaos: .venv/.ready  ## strike a stack under load with a seeded sequence of faults (MINUTES=60 SEED=7)
 	@PYTHONPATH=chaos $(BIN)/python -m triptych_chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) $(ARGS)
 
-check: .venv/.ready  ## format, lint, types, import rules and prose
+check: .venv/.ready  ## format, lint, types, import rules, prose and workflows
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/mypy triptych bench chaos checks
 	@$(BIN)/lint-imports
 	@PYTHONPATH=checks $(BIN)/python -m prose $(PROSE)
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-actions .github/actions/*/action.yml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	@$(BIN)/zizmor --quiet --offline .github .pre-commit-config.yaml
 
 prose: .venv/.ready  ## find idioms, long sentences and docstrings without a verb (ARGS=--count, ARGS=PATH)
 	@PYTHONPATH=checks $(BIN)/python -m prose $(ARGS)
