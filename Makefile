@@ -80,7 +80,7 @@ chaos: .venv/.ready  ## strike a stack under load with a seeded sequence of faul
 
 check: .venv/.ready  ## format, lint, types, import rules, prose and workflows
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
-	@$(BIN)/mypy triptych bench chaos checks
+	@$(BIN)/mypy triptych bench chaos checks tests/typing
 	@$(BIN)/lint-imports
 	@PYTHONPATH=checks $(BIN)/python -m prose $(PROSE)
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml

@@ -41,7 +41,9 @@ class Cost(Message):
     """The most that one attempt can cost. This is what the executor reserves before the call."""
 
     tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens of a model, in and out together."""
     usd_micros: Annotated[int, Field(ge=0)] = 0
+    """Millionths of a US dollar."""
     tool_calls: ToolCalls = 0
 
 
@@ -49,6 +51,7 @@ class Compensation(Message):
     """How a write is undone: another operation, with arguments made from those of the write and from its result."""
 
     operation: OperationName
+    """The operation that undoes the write, as `tool.operation`."""
     arguments: Annotated[
         dict[str, Json], Field(description="May refer to `${{ arguments.NAME }}` and `${{ data.NAME }}` of the write.")
     ] = {}

@@ -55,6 +55,8 @@ ParentRunId = Annotated[
 
 
 class OutcomeStatus(StrEnum):
+    """How a run stands when its client is told. Only ESCALATED may come with `final: false`."""
+
     SUCCEEDED = "succeeded"
     ESCALATED = "escalated"
     FAILED = "failed"
@@ -94,21 +96,33 @@ class UnderWay(Message):
 
 
 class Outcome(Message):
-    """What a client gets back. Topic `outcomes`, keyed by run id; exactly one has `final: true`."""
+    """What a client gets back. Topic `outcomes`, keyed by run id; exactly one has `final: true`.
+
+    `playbook` and `tenant` are those of the task. `status` says how the run stands, `started_at` and `finished_at`
+    when it began and ended (UTC).
+    """
 
     task_id: str
+    """The id that the client gave, or the one derived from the place of its record."""
     run_id: RunId | None = None
+    """None when the task became no run."""
     playbook: str
     playbook_version: str = ""
+    """The version that the run began with; empty when the task became no run."""
     tenant: str
     status: OutcomeStatus
     final: bool
+    """False while a person may still resume the run. Another outcome follows then."""
     reason: Reason
+    """Why the run stands as it does: a code from a closed list, and one sentence."""
     output: dict[str, Json] = {}
+    """What the playbook's `output` made of the results; empty unless the run succeeded."""
     usage: Usage = Usage()
+    """What the run has used so far, in the units of its budgets."""
     started_at: Timestamp | None = None
     finished_at: Timestamp | None = None
     parent_run_id: ParentRunId = None
+    """The run that started this one, if it is a child."""
     fallbacks: Annotated[
         tuple[FallbackUse, ...], Field(exclude_if=newer(()), description="Where the output rests on what stood in.")
     ] = ()

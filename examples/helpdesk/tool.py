@@ -12,7 +12,7 @@ from pydantic import Field, HttpUrl, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from typing_extensions import TypedDict
 
-from triptych.tools import Call, Effect, ErrorCode, Resources, Tool, ToolFailure
+from triptych import Call, Effect, ErrorCode, Resources, Tool, ToolFailure
 from triptych.tools.adapters.rest.address import problem_of_value
 from triptych.tools.http import client as web
 from triptych.tools.http.errors import content

@@ -91,6 +91,7 @@ class RunFilter:
 
     @property
     def is_about_steps(self) -> bool:
+        """Tell whether the filter asks for anything that only steps know."""
         return self.tool is not None or self.error_code is not None
 
 

@@ -90,11 +90,14 @@ class Guard(OperationGuard):
     """The whole table. Its own rate and concurrency are those of the upstream: of all operations together."""
 
     breaker: BreakerGuard | None = None
+    """When the breaker opens and closes; None leaves that to the adapter."""
     probe: ProbeGuard = ProbeGuard()
+    """The call that shows whether the upstream is well."""
     refresh_every_s: Annotated[
         int, Field(ge=0, description="How often the contracts are compared with their source; 0: never.")
     ] = 3_600
     operations: dict[str, OperationGuard] = Field(default_factory=dict)
+    """By the operation's own name, what differs for it."""
 
     def of(self, operation: str) -> OperationGuard:
         """The guard of `tool.operation` alone."""

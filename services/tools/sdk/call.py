@@ -67,6 +67,7 @@ class Call(Generic[StateT]):
 
     @classmethod
     def of(cls, request: CallRequest, state: StateT) -> Call[StateT]:
+        """Make the call that a request asks for; `state` is what the tool's lifespan gave."""
         return cls(
             run_id=request.run_id,
             tenant=request.tenant,

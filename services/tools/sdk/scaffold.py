@@ -23,7 +23,7 @@ Run it with `triptych up` by adding this to triptych.toml, and allow it in a pla
 
 from pydantic import BaseModel
 
-from triptych.tools import Effect, ErrorCode, Tool, ToolFailure
+from triptych import Effect, ErrorCode, Tool, ToolFailure
 
 tool = Tool("$name")
 

@@ -135,6 +135,9 @@ class Tool:
         """Offer a way to ask what became of an earlier attempt of a `once` operation.
 
         It takes the Call alone and returns the operation's result, or None when it certainly did not happen.
+
+        Raises:
+            ToolDefinitionError: the function is not an operation of this tool.
         """
 
         def offer(reconcile: FunctionT) -> FunctionT:
@@ -154,6 +157,9 @@ class Tool:
         """Offer a way to read the callback that completes an operation; the operation itself raises Accepted.
 
         It takes the JSON of the callback's body and returns the operation's result, or raises ToolFailure or NotYet.
+
+        Raises:
+            ToolDefinitionError: the function is not an operation of this tool.
         """
 
         def offer(read: FunctionT) -> FunctionT:
