@@ -5,7 +5,7 @@ DATA ?= .triptych
 # Where the prose is plain already, `make check` keeps it so; `make prose` shows the rest.
 PROSE := checks changes CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md
 
-.PHONY: help dev test-unit test-integration test-acceptance test-chaos changelog commit-subjects demo up down test quick thorough crash-matrix chaos documents simulate check prose bench bench-compare bench-size endurance format lock docs schemas-accept clean
+.PHONY: help dev test-unit test-integration test-acceptance test-chaos changelog release-notes commit-subjects dist images publish demo up down test quick thorough crash-matrix chaos documents simulate check prose bench bench-compare bench-size endurance format lock docs schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -121,6 +121,20 @@ schemas-accept: .venv/.ready  ## accept a change of the wire contract as the new
 changelog: .venv/.ready  ## collect the fragments of changes/ in CHANGELOG.md as a release (VERSION=0.2.0)
 	@test -n "$(VERSION)" || { echo "Which version? For example: make changelog VERSION=0.2.0" >&2; exit 2; }
 	@$(BIN)/towncrier build --yes --version $(VERSION)
+
+release-notes:  ## print the section of a version in CHANGELOG.md (VERSION=0.2.0)
+	@awk -v heading="## [$(VERSION)]" '/^## \[/ { inside = index($$0, heading) == 1; next } inside' CHANGELOG.md
+
+dist: .venv/.ready  ## build the wheel and the source distribution in dist/
+	@$(BIN)/uv build --quiet --clear --no-build-isolation --python $(BIN)/python --out-dir dist
+
+images:  ## build the image of every service with Docker (TAG=0.2.0 REGISTRY=registry.example/owner/)
+	@for service in executor planner critic tools examples cli; do \
+		docker build --quiet --build-arg SERVICE=$$service --tag $(REGISTRY)triptych-$$service:$(or $(TAG),dev) . || exit 1; \
+	done
+
+publish: .venv/.ready  ## upload dist/ to the package index; only the release workflow may
+	@$(BIN)/uv publish --quiet --trusted-publishing always dist/*
 
 commit-subjects: .venv/.ready  ## check the subjects of commits (RANGE=origin/main..HEAD)
 	@$(BIN)/python checks/commit_subjects.py --range $(or $(RANGE),origin/main..HEAD)
