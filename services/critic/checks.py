@@ -89,11 +89,11 @@ def _against_schema(step: Step, result: Result, offer: Offer | None) -> Verdict 
         return None
     if offer.contract.reading is Reading.LENIENT:
         return None  # what may pass was decided when it came
-    misfit = next(iter(offer.result.misfits(result.data, 1)), None)
-    if misfit is None:
+    error = next(iter(offer.result.schema_errors(result.data, 1)), None)
+    if error is None:
         return None
-    place = ".".join(("result.data", *map(str, misfit.place)))
-    message = f"step {step.id}: {step.operation} broke its contract at {place}: {shortened(misfit.message)}"
+    place = ".".join(("result.data", *map(str, error.place)))
+    message = f"step {step.id}: {step.operation} broke its contract at {place}: {shortened(error.message)}"
     # A read can simply be asked again; a write has happened, whatever it answered.
     decision = Decision.RETRY if step.pin.effect is Effect.READ else Decision.ESCALATE
     return Verdict(decision, Reason(code="contract_violation", message=message), (f"contract {offer.hash}",))

@@ -378,8 +378,8 @@ class Executor:
             return Reason(code="unknown_playbook", message=message)
         if size_bytes > self._sizes.of(task.playbook):
             return self._too_large_reason(task.playbook, size_bytes)
-        misfits = deployment.input_schema.misfits(_input(task, deployment.playbook), MAX_PROBLEMS + 1)
-        return Reason(code="invalid_input", message=told(misfits, "input")) if misfits else deployment.playbook
+        errors = deployment.input_schema.schema_errors(_input(task, deployment.playbook), MAX_PROBLEMS + 1)
+        return Reason(code="invalid_input", message=told(errors, "input")) if errors else deployment.playbook
 
     def _others(self, playbook: Playbook) -> tuple[Playbook, ...]:
         """The playbooks that runs of this one may hand over to, as they are deployed."""

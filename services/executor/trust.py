@@ -15,7 +15,7 @@ from triptych.executor import events as ev
 from triptych.executor.commands import step_to_skip
 from triptych.executor.state import Ask, OpenRequest, Run, RunStatus
 from triptych.executor.uses import unfit_use
-from triptych.json_schema import JsonSchema, Misfit, told
+from triptych.json_schema import JsonSchema, SchemaError, told
 from triptych.kernel.errors import UndecodableRecord
 from triptych.playbook.plans import Terms, find_problems, make_plan, steps_at_once
 from triptych.schemas import (
@@ -131,10 +131,10 @@ class Trust:
         if offer is None or run.status is not RunStatus.ESCALATED:
             return None
         answer = command.data
-        if not (misfits := offer.result.misfits(answer) if step.map is None else _unfit_branches(offer, answer)):
+        if not (errors := offer.result.schema_errors(answer) if step.map is None else _unfit_branches(offer, answer)):
             return None
         return (
-            f"the answer does not fit what {step.operation} answers in step {state.id}: {told(misfits, 'answer')}; "
+            f"the answer does not fit what {step.operation} answers in step {state.id}: {told(errors, 'answer')}; "
             f"give one that fits the contract, see `triptych tools show {step.operation}`"
         )
 
@@ -218,8 +218,8 @@ class Trust:
             return answer
         state = run.state(request.step)
         if state.step.reading is Reading.STRICT:
-            misfits = told(offer.result.misfits(answer.result.data, SHOWN_MAX), "data")
-            return _of_no_use(answer, f"{operation} answered, but step {state.id} reads strictly: {misfits}")
+            errors = told(offer.result.schema_errors(answer.result.data, SHOWN_MAX), "data")
+            return _of_no_use(answer, f"{operation} answered, but step {state.id} reads strictly: {errors}")
         unfit = unfit_use(run, state, offer.contract.result, answer.result.data)
         if unfit is None:
             return answer
@@ -239,8 +239,8 @@ class Trust:
             return None
         if offer.contract.reading is Reading.LENIENT:
             return offer
-        misfits = told(offer.result.misfits(result.data, 1), "data")
-        raise ForgedRecord(f"the result of {operation} does not fit its contract: {misfits}")
+        errors = told(offer.result.schema_errors(result.data, 1), "data")
+        raise ForgedRecord(f"the result of {operation} does not fit its contract: {errors}")
 
 
 _MERGED: dict[str, Json] = {
@@ -254,15 +254,15 @@ _MERGED: dict[str, Json] = {
 """The shape of what the branches of a step together answer."""
 
 
-def _unfit_branches(offer: Offer, answer: Json) -> list[Misfit]:
+def _unfit_branches(offer: Offer, answer: Json) -> list[SchemaError]:
     """What is wrong with an answer in the place of those of all branches."""
-    if misfits := JsonSchema.of(_MERGED).misfits(answer):
-        return misfits
+    if errors := JsonSchema.of(_MERGED).schema_errors(answer):
+        return errors
     return [
-        misfit._replace(place=("branches", index, "data", *misfit.place))
+        error._replace(place=("branches", index, "data", *error.place))
         for index, branch in enumerate(answer["branches"])
         if branch["status"] == "ok"
-        for misfit in offer.result.misfits(branch.get("data"), SHOWN_MAX)
+        for error in offer.result.schema_errors(branch.get("data"), SHOWN_MAX)
     ]
 
 

@@ -76,7 +76,7 @@ def test_a_schema_that_refers_to_another_document_is_refused_and_nothing_is_fetc
 def test_references_inside_a_schema_are_followed(schema: dict[str, Any]) -> None:
     compiled = JsonSchema.of(schema)
     assert compiled.is_valid({"x": 1})
-    assert [(misfit.place, misfit.keyword) for misfit in compiled.misfits({"x": "1"})] == [(("x",), "type")]
+    assert [(error.place, error.keyword) for error in compiled.schema_errors({"x": "1"})] == [(("x",), "type")]
 
 
 @pytest.mark.parametrize("word", ["allOf", "anyOf", "oneOf"])
@@ -165,7 +165,7 @@ def test_work_that_may_double_with_each_level_of_a_value_ends_soon() -> None:
     schema.is_valid({})
     began = time.monotonic()
     schema.is_valid(value)
-    schema.misfits(value)
+    schema.schema_errors(value)
     assert time.monotonic() - began < 2 * SOON_S
 
 
@@ -188,9 +188,9 @@ def test_of_a_hundred_thousand_mistakes_a_few_are_told_within_bounds(schema: dic
     value = [{"x": 1}] * 100_000
     compiled = JsonSchema.of(schema)
     with bounded():
-        misfits = compiled.misfits(value)
-    assert 1 <= len(misfits) <= MAX_PROBLEMS
-    assert all(len(misfit.message) <= 300 for misfit in misfits)
+        errors = compiled.schema_errors(value)
+    assert 1 <= len(errors) <= MAX_PROBLEMS
+    assert all(len(error.message) <= 300 for error in errors)
 
 
 def test_the_place_of_a_mistake_in_a_large_value_is_told() -> None:
@@ -203,20 +203,20 @@ def test_the_place_of_a_mistake_in_a_large_value_is_told() -> None:
     )
     rows: list[Any] = [{"id": number} for number in range(50_000)]
     rows[40_000], rows[40_001] = {"id": "x"}, {}
-    shown = told(schema.misfits({"rows": rows}), "input")
+    shown = told(schema.schema_errors({"rows": rows}), "input")
     assert shown == 'input.rows[40000].id: "x" is not of type "integer"; input.rows[40001]: "id" is a required property'
 
 
 def test_more_mistakes_than_are_told_are_said_to_be_more() -> None:
     schema = JsonSchema.of({"items": {"type": "string"}})
-    assert told(schema.misfits(list(range(9)), MAX_PROBLEMS + 1), "input").endswith("; and more")
+    assert told(schema.schema_errors(list(range(9)), MAX_PROBLEMS + 1), "input").endswith("; and more")
 
 
 @pytest.mark.parametrize("value", ["\ud83d", {"x": "\ud83d"}, b"bytes", float("nan")])
-def test_what_is_not_json_is_a_misfit_and_no_crash(value: Any) -> None:
+def test_what_is_not_json_is_a_schema_error_and_no_crash(value: Any) -> None:
     schema = JsonSchema.of({"type": "integer"})
     assert not schema.is_valid(value)
-    assert len(schema.misfits(value)) == 1
+    assert len(schema.schema_errors(value)) == 1
 
 
 @pytest.mark.parametrize(
@@ -265,13 +265,13 @@ def test_no_value_takes_long(schema: dict[str, Any], value: Any) -> None:
     compiled = JsonSchema.of(schema)
     with bounded():
         compiled.is_valid(value)
-        compiled.misfits(value)
+        compiled.schema_errors(value)
 
 
 def test_a_long_text_is_held_to_a_simple_pattern() -> None:
     schema = JsonSchema.of({"pattern": "^[a-z ]+$"})
     assert schema.is_valid("many words " * 20_000)
-    assert "too large to say where" in told(schema.misfits("many words " * 20_000 + "1"), "input")
+    assert "too large to say where" in told(schema.schema_errors("many words " * 20_000 + "1"), "input")
 
 
 def test_what_a_pattern_costs_grows_with_what_it_compiles_to() -> None:
@@ -285,9 +285,9 @@ def test_a_schema_is_compiled_once() -> None:
 
 
 @pytest.mark.parametrize("characters", [10, 300, 5_000, 200_000])
-def test_a_misfit_says_what_is_wrong_however_long_the_value_is(characters: int) -> None:
+def test_a_schema_error_says_what_is_wrong_however_long_the_value_is(characters: int) -> None:
     schema = JsonSchema.of({"properties": {"name": {"type": "string"}}})
-    said = told(schema.misfits({"name": ["x" * characters]}), "input")
+    said = told(schema.schema_errors({"name": ["x" * characters]}), "input")
     assert said.startswith("input.name: ")
     assert said.endswith('"string"')
     assert len(said) < 400

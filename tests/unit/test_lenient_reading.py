@@ -185,7 +185,7 @@ def heard(data: Any, *, use: Any = None, expect: str | None = None, **spec: Any)
         request_id=story.request(Ask.PLAN), run_id=RUN_ID, tenant="default", plan=make_plan(tuple(steps), terms)
     )
     story.tell(trust.believed(story.run, plan, None))
-    warnings = tuple(Misreading(place="x", message="m") for _ in Known.offer.result.misfits(data))
+    warnings = tuple(Misreading(place="x", message="m") for _ in Known.offer.result.schema_errors(data))
     said = CallAnswer(
         request_id=story.request(Ask.CALL, "a"), run_id=RUN_ID, tenant="default", result=Result.ok(data, warnings)
     )

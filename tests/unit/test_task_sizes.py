@@ -133,7 +133,7 @@ def test_a_large_input_that_does_not_fit_is_told_with_its_place_in_bounded_time(
     schema: dict[str, Any], content: dict[str, Any], place: str
 ) -> None:
     started = time.monotonic()
-    problems = [told([misfit], "input") for misfit in JsonSchema.of(schema).misfits(content)]
+    problems = [told([schema_error], "input") for schema_error in JsonSchema.of(schema).schema_errors(content)]
     assert time.monotonic() - started < BUSY_FOR_S
     assert 1 <= len(problems) <= 5
     assert any(problem.startswith(place) for problem in problems), problems

@@ -45,7 +45,7 @@ _WITHOUT_PARTS: Final = frozenset(
 Levels = list[tuple[int, int]]
 
 
-class Misfit(NamedTuple):
+class SchemaError(NamedTuple):
     """One thing that is wrong with a value, and where."""
 
     place: Place
@@ -80,20 +80,20 @@ class JsonSchema:
         except (killable.OverrunError, ValueError):
             return False
 
-    def misfits(self, value: Json, at_most: int = MAX_PROBLEMS) -> list[Misfit]:
+    def schema_errors(self, value: Json, at_most: int = MAX_PROBLEMS) -> list[SchemaError]:
         """The first things that are wrong with a value; none where it fits."""
         levels = _levels(value)
         try:
             if self._fits(value, levels):
                 return []
             if self._is_costly(levels):
-                return [Misfit((), "it does not fit its schema; it is too large to say where", "")]
+                return [SchemaError((), "it does not fit its schema; it is too large to say where", "")]
             searches = max(3, _SEARCH_MAX_VALUES // sum(count for count, _ in levels))
             return list(islice(self._search(self._structure.root, value, (), searches), at_most))
         except killable.OverrunError as error:
-            return [Misfit((), f"it is too large to be checked: {error}; send less, or use a simpler schema", "")]
+            return [SchemaError((), f"it is too large to be checked: {error}; send less, or use a simpler schema", "")]
         except ValueError as error:
-            return [Misfit((), _cut(f"it is not JSON: {error}"), "")]
+            return [SchemaError((), _cut(f"it is not JSON: {error}"), "")]
 
     def _fits(self, value: Json, levels: Levels) -> bool:
         if not self._is_costly(levels):
@@ -111,23 +111,23 @@ class JsonSchema:
         size = sum(values + characters // _CHARS_OF_A_VALUE for values, characters in levels)
         return size <= _EXPLAINED_MAX_VALUES and self._structure.cost(node, levels) <= _EXPLAINED_MAX_UNITS
 
-    def _search(self, node: Node, value: Json, place: Place, searches: int) -> Iterator[Misfit]:
+    def _search(self, node: Node, value: Json, place: Place, searches: int) -> Iterator[SchemaError]:
         """What is wrong with a value that does not fit a part of the schema."""
         validator = self._part(node)
         if validator is None or self._is_small(node, _levels(value)):
             yield from _explained(validator, value, place)
             return
         is_found = False
-        for misfit in _own(node, value, place):
+        for error in _own(node, value, place):
             is_found = True
-            yield misfit
+            yield error
         if searches > 0:
             for other, part, inner in _inside(node, value):
                 if (inside := self._part(other)) is not None and not inside.is_valid(part):
                     is_found = True
                     yield from self._search(other, part, (*place, *inner), searches - 1)
         if not is_found:
-            yield Misfit(place, "it does not fit the schema here", "")
+            yield SchemaError(place, "it does not fit the schema here", "")
 
     def _part(self, node: Node) -> jsonschema_rs.Draft202012Validator | None:
         """A validator of one part alone; None where a part cannot stand alone."""
@@ -141,9 +141,9 @@ class JsonSchema:
         return self._parts[node.place]
 
 
-def told(misfits: Iterable[Misfit], root: str) -> str:
+def told(errors: Iterable[SchemaError], root: str) -> str:
     """Mistakes in one line, each with its place: `arguments.items[3].price: ...`."""
-    shown = [f"{path_of(each.place, root)}: {each.message}" for each in islice(misfits, MAX_PROBLEMS + 1)]
+    shown = [f"{path_of(each.place, root)}: {each.message}" for each in islice(errors, MAX_PROBLEMS + 1)]
     if len(shown) > MAX_PROBLEMS:
         shown[MAX_PROBLEMS:] = ["and more"]
     return "; ".join(shown)
@@ -210,17 +210,19 @@ def _levels(value: Json) -> Levels:
     return levels
 
 
-def _explained(validator: jsonschema_rs.Draft202012Validator | None, value: Json, place: Place) -> Iterator[Misfit]:
+def _explained(
+    validator: jsonschema_rs.Draft202012Validator | None, value: Json, place: Place
+) -> Iterator[SchemaError]:
     if validator is None:
-        yield Misfit(place, "it does not fit the schema here", "")
+        yield SchemaError(place, "it does not fit the schema here", "")
         return
     for error in validator.iter_errors(value):
-        yield Misfit(
+        yield SchemaError(
             (*place, *error.instance_path), _cut(error.message), str(error.schema_path[-1]) if error.schema_path else ""
         )
 
 
-def _own(node: Node, value: Json, place: Place) -> Iterator[Misfit]:
+def _own(node: Node, value: Json, place: Place) -> Iterator[SchemaError]:
     """What the keywords of a part say that apply no other parts. The validator's own words would copy the value."""
     if not isinstance(node.schema, dict):
         return
@@ -231,11 +233,11 @@ def _own(node: Node, value: Json, place: Place) -> Iterator[Misfit]:
         elif word not in _WITHOUT_PARTS:
             continue
         if not jsonschema_rs.Draft202012Validator(words, pattern_options=OPTIONS, offline=True).is_valid(value):
-            yield Misfit(place, _cut(f"it does not satisfy `{word}`: {encode(stated).decode()}"), word)
+            yield SchemaError(place, _cut(f"it does not satisfy `{word}`: {encode(stated).decode()}"), word)
 
 
 def _inside(node: Node, value: Json) -> Iterator[tuple[Node, Json, Place]]:
-    """The parts whose misfits are misfits of the whole, with what they apply to."""
+    """The parts whose errors are errors of the whole, with what they apply to."""
     if not isinstance(node.schema, dict):
         return
     for other in node.must:

@@ -67,7 +67,7 @@ class Form:
         if not isinstance(output, dict):
             return [f"it is a {type(output).__name__}, not an object"]
         if self.model is None:
-            found = [(list(each.place), each.message) for each in JsonSchema.of(self.schema).misfits(output)]
+            found = [(list(each.place), each.message) for each in JsonSchema.of(self.schema).schema_errors(output)]
         else:
             try:
                 codec.read(self.model, codec.encode(output))

@@ -21,7 +21,7 @@ from triptych.json_schema import InvalidSchemaError, JsonSchema, with_defaults
 from triptych.kernel.errors import TriptychError
 from triptych.playbook import expressions, yaml_source
 from triptych.playbook.expressions import ExpressionError
-from triptych.playbook.plans import cost_of, misfits, origin_steps, waits_for
+from triptych.playbook.plans import cost_of, origin_steps, schema_errors, waits_for
 from triptych.schemas import HANDOFF, Cost, FixedPlan, Json, Judge, PlanByTurns, Playbook, Review, StepSpec, codec
 
 Place = tuple[str | int, ...]
@@ -216,7 +216,7 @@ def check_handoffs(playbook: Playbook, others: Mapping[str, Playbook]) -> Iterat
     offer = handoff_offer(playbook.handoffs, known)
     for index, step in enumerate(playbook.plan.steps):
         try:
-            unfitting = list(misfits(step.arguments, offer)) if step.operation == HANDOFF else []
+            unfitting = list(schema_errors(step.arguments, offer)) if step.operation == HANDOFF else []
         except ExpressionError:
             continue  # named where the expressions are checked
         for path, message in unfitting:
@@ -287,11 +287,11 @@ def _check_input(schema: dict[str, Json]) -> Iterator[Finding]:
     if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
         yield Finding(("input", "type"), "a task's input is always an object", "Use `type: object`")
     filled = with_defaults(schema, {})
-    for misfit in compiled.misfits(filled):
-        if misfit.place:
-            place = ("input", "properties", str(misfit.place[0]), "default")
+    for schema_error in compiled.schema_errors(filled):
+        if schema_error.place:
+            place = ("input", "properties", str(schema_error.place[0]), "default")
             yield Finding(
-                place, f"this default does not fit its own schema: {misfit.message}", "Correct one of the two"
+                place, f"this default does not fit its own schema: {schema_error.message}", "Correct one of the two"
             )
 
 

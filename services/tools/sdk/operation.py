@@ -91,8 +91,8 @@ class Operation:
 
     def check_arguments(self, arguments: dict[str, Json]) -> None:
         """Raise ToolFailure (`invalid_arguments`) that names every path and what is allowed there."""
-        if misfits := self._arguments_schema.misfits(arguments, MAX_PROBLEMS + 1):
-            problems = told(misfits, "arguments")
+        if errors := self._arguments_schema.schema_errors(arguments, MAX_PROBLEMS + 1):
+            problems = told(errors, "arguments")
             if "were unexpected" in problems or "was unexpected" in problems:
                 known = self.contract.arguments.get("properties", {})
                 problems += f"; the arguments are {', '.join(known) or 'none'}"
@@ -146,19 +146,19 @@ class Operation:
             ) from None
         if self.contract.reading is Reading.LENIENT:
             return Result.ok(data, tuple(_misreadings(self._result_schema, data)))
-        if misfits := self._result_schema.misfits(data, MAX_PROBLEMS + 1):
+        if errors := self._result_schema.schema_errors(data, MAX_PROBLEMS + 1):
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,
                 f"{self.contract.operation} answered something that its contract (version {self.contract.version}) "
-                f"does not allow: {told(misfits, 'result')}",
+                f"does not allow: {told(errors, 'result')}",
             )
         return Result.ok(data)
 
 
 def _misreadings(schema: JsonSchema, data: Json) -> Iterator[Misreading]:
     """What of an answer is not as its schema has it."""
-    for misfit in schema.misfits(data, WARNINGS_MAX):
-        yield Misreading(place=path_of(misfit.place), message=misfit.message)
+    for error in schema.schema_errors(data, WARNINGS_MAX):
+        yield Misreading(place=path_of(error.place), message=error.message)
 
 
 def _schema(contract: Contract, what: str, schema: dict[str, Json]) -> JsonSchema:

@@ -1,6 +1,6 @@
 """What a plan is held to: the planner checks what it makes, and the executor what it is told, by the same rules."""
 
-from triptych.playbook.plans.arguments import misfits
+from triptych.playbook.plans.arguments import schema_errors
 from triptych.playbook.plans.checker import (
     Problem,
     Terms,
@@ -19,9 +19,9 @@ __all__ = [
     "cost_of",
     "find_problems",
     "make_plan",
-    "misfits",
     "origin_steps",
     "origins",
+    "schema_errors",
     "steps_at_once",
     "waits_for",
 ]

@@ -14,7 +14,7 @@ from triptych.playbook import expressions
 from triptych.schemas import Json
 
 Path = tuple[str | int, ...]
-MISFITS_MAX = 100
+SCHEMA_ERRORS_MAX = 100
 """So many are looked at; those that a template may still mend are not told."""
 
 _ABOUT_THE_SHAPE = frozenset(
@@ -33,14 +33,14 @@ _ABOUT_THE_SHAPE = frozenset(
 """Keywords whose verdict on an object or list does not hang on the values inside it."""
 
 
-def misfits(arguments: Mapping[str, Json], offer: Offer) -> Iterator[tuple[Path, str]]:
+def schema_errors(arguments: Mapping[str, Json], offer: Offer) -> Iterator[tuple[Path, str]]:
     """What does not fit, each with its place in the arguments and a cure."""
     known = _closed_names(offer.contract.arguments)
     unknown = set() if known is None else set(arguments) - known
     for name in sorted(unknown):
         yield (name,), f"the operation has no argument `{name}`; {_suggestion(name, known or set())}"
     unknowable = dict(_templated(arguments, ()))
-    for path, message, keyword in offer.arguments.misfits(dict(arguments), MISFITS_MAX):
+    for path, message, keyword in offer.arguments.schema_errors(dict(arguments), SCHEMA_ERRORS_MAX):
         if unknown and not path and keyword == "additionalProperties":
             continue
         if not _hangs_on(path, keyword, unknowable):

@@ -14,7 +14,7 @@ from graphlib import CycleError, TopologicalSorter
 from triptych.contracts.offers import Offer
 from triptych.playbook import expressions
 from triptych.playbook.expressions import ExpressionError
-from triptych.playbook.plans.arguments import misfits
+from triptych.playbook.plans.arguments import schema_errors
 from triptych.schemas import (
     HANDOFF,
     BusinessKey,
@@ -155,13 +155,13 @@ def _fallbacks(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Pr
         if fallback.operation == HANDOFF:
             yield Problem(spec.id, place, f"{HANDOFF} cannot stand in for an operation; make it a step of its own")
         if own is not None and fallback.data is not None:
-            for misfit in own.result.misfits(fallback.data):
-                yield Problem(spec.id, f"{place}.data", f"{misfit.message}; see the result of {spec.operation}")
+            for schema_error in own.result.schema_errors(fallback.data):
+                yield Problem(spec.id, f"{place}.data", f"{schema_error.message}; see the result of {spec.operation}")
         arguments = spec.arguments if fallback.arguments is None else fallback.arguments
         try:
             written = list(expressions.expressions(arguments))
             yield from _expressions(spec, place, written, _BEFORE, known_ids)
-            for path, message in misfits(arguments, offer) if offer is not None else ():
+            for path, message in schema_errors(arguments, offer) if offer is not None else ():
                 yield Problem(spec.id, ".".join((place, "arguments", *map(str, path))), message)
         except ExpressionError as error:
             yield Problem(spec.id, place, str(error))
@@ -293,7 +293,7 @@ def _operation(spec: StepSpec, terms: Terms) -> Iterator[Problem]:
     if spec.rounds > 1 and offer.contract.effect is not Effect.READ:
         yield Problem(spec.id, "rounds", f"{spec.operation} changes something, so it cannot be made over again")
     try:
-        unfitting = list(misfits(spec.arguments, offer))
+        unfitting = list(schema_errors(spec.arguments, offer))
     except ExpressionError:
         return  # A malformed template is named where the expressions are checked.
     for path, message in unfitting:

@@ -67,12 +67,12 @@ def sample_of(schema: dict[str, Json], *, is_full: bool = False) -> tuple[Json, 
         except _NoValueError as error:
             problem = str(error) or problem
             continue
-        misfits = compiled.misfits(guess, 1)
-        if not misfits:
+        errors = compiled.schema_errors(guess, 1)
+        if not errors:
             return guess, None
-        problem = told(misfits, "arguments")
+        problem = told(errors, "arguments")
         # What may be left out need not be there together.
-        around = _at(guess, misfits[0].place)
+        around = _at(guess, errors[0].place)
         avoided |= set(list(around)[-1:]) if is_full and isinstance(around, dict) else set()
     return guess, problem
 

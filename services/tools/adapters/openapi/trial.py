@@ -60,12 +60,12 @@ def _trial(document: Document, generated: Generated, client: httpx.AsyncClient) 
     refused = []
     for argument, name, value in generated.examples:
         stated = contract.arguments["properties"][argument]
-        if problem := _misfit(stated, contract.arguments, value, argument):
+        if problem := _schema_error(stated, contract.arguments, value, argument):
             refused.append(f"{name} of {argument}: {problem}")
     answers = list(answers_of(document, generated))
     unlike = []
     for name, value in answers:
-        if problem := _misfit(contract.result, contract.result, value, "result"):
+        if problem := _schema_error(contract.result, contract.result, value, "result"):
             unlike.append(f"{name}: {problem}")
     return Trial(
         contract.operation,
@@ -90,12 +90,12 @@ def _uncallable(generated: Generated, client: httpx.AsyncClient) -> str | None:
     return None
 
 
-def _misfit(schema: Json, whole: dict[str, Json], value: Json, root: str) -> str | None:
+def _schema_error(schema: Json, whole: dict[str, Json], value: Json, root: str) -> str | None:
     """What is wrong with a value; None where it fits."""
     if not isinstance(schema, dict):
         return None
-    misfits = JsonSchema.of({**schema, "$defs": whole.get("$defs", {})}).misfits(value, 1)
-    return told(misfits, root) if misfits else None
+    errors = JsonSchema.of({**schema, "$defs": whole.get("$defs", {})}).schema_errors(value, 1)
+    return told(errors, root) if errors else None
 
 
 def answers_of(document: Document, generated: Generated) -> Iterator[tuple[str, Json]]:
