@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import field, fields
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from uuid import UUID
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from triptych.executor import encoding
 from triptych.executor.encoding import encoded, given
@@ -434,47 +434,22 @@ class UndoAnswered:
     result: Result
 
 
-Event = (
-    RunAdmitted
-    | RunStarted
-    | PlanRequested
-    | PlanAccepted
-    | GoalReached
-    | PlanRefused
-    | FanOutStarted
-    | FanInDone
-    | KeyRequested
-    | KeyAnswered
-    | CallRequested
-    | CallAnswered
-    | ChildEscalated
-    | ChildResumed
-    | CallReused
-    | FallbackTaken
-    | ReviewRequested
-    | VerdictGiven
-    | ReviewFailed
-    | RetryScheduled
-    | RequestReissued
-    | RoundStarted
-    | StepEnded
-    | ReplanDecided
-    | RunEscalated
-    | RunResumed
-    | StepOverridden
-    | CommandRefused
-    | Overspent
-    | UndoStarted
-    | UndoRequested
-    | UndoAnswered
-    | RunEnded
-    | AnsweredLate
-)
+PlanEvent = PlanRequested | PlanAccepted | PlanRefused | GoalReached | ReplanDecided
+CallEvent = KeyRequested | KeyAnswered | CallRequested | CallAnswered | CallReused | FallbackTaken
+ReviewEvent = ReviewRequested | VerdictGiven | ReviewFailed | RoundStarted
+StepEvent = FanOutStarted | FanInDone | StepEnded | StepOverridden
+RequestEvent = RetryScheduled | RequestReissued | Overspent | AnsweredLate
+ChildEvent = ChildEscalated | ChildResumed
+UndoEvent = UndoStarted | UndoRequested | UndoAnswered
+RunEvent = RunStarted | RunEscalated | RunResumed | RunEnded | CommandRefused
+LaterEvent = PlanEvent | CallEvent | ReviewEvent | StepEvent | RequestEvent | ChildEvent | UndoEvent | RunEvent
+"""Every event but the first."""
+WorkerRequested = PlanRequested | CallRequested | ReviewRequested | UndoRequested
+Requested = WorkerRequested | KeyRequested
+Event = RunAdmitted | LaterEvent
+"""Every event. What handles events ends in `assert_never`, so the type check names all places a new one belongs."""
 
-_TYPES: dict[str, type[Any]] = {event_type.__name__: event_type for event_type in Event.__args__}
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(event_type) for name, event_type in _TYPES.items() if event_type is not RunAdmitted
-}
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {each.__name__: TypeAdapter(each) for each in get_args(LaterEvent)}
 _ADMITTED = tuple(each.name for each in fields(RunAdmitted))
 
 
@@ -584,6 +559,43 @@ def decode(event_type: str, data: str, playbooks: PlaybookLookup) -> Event:
         others = tuple(playbooks.get(other["name"], other["version"]) for other in fields.pop("others", ()))
         return RunAdmitted(playbook=playbooks.get(pinned["name"], pinned["version"]), others=others, **fields)
     event: Event = _ADAPTERS[event_type].validate_json(data)
+    return event
+
+
+@value
+class PlaybookVersion:
+    """How the journal names a playbook."""
+
+    name: str
+    version: str
+
+
+@value
+class JournaledAdmission:
+    """`RunAdmitted` as the journal has it: it names the playbook, and the catalogue has the text."""
+
+    tenant: str
+    task_id: str
+    principal: str
+    playbook: PlaybookVersion
+    input: dict[str, Json]
+    queued: bool = False
+    traceparent: str | None = None
+
+
+JournaledEvent = JournaledAdmission | LaterEvent
+_ADMISSION = TypeAdapter(JournaledAdmission)
+
+
+def decode_for_people(event_type: str, data: str) -> JournaledEvent | None:
+    """Decode a journal row without the catalogue of playbooks; None when only a newer version can read the row."""
+    adapter = _ADMISSION if event_type == RunAdmitted.__name__ else _ADAPTERS.get(event_type)
+    if adapter is None:
+        return None
+    try:
+        event: JournaledEvent = adapter.validate_json(data)
+    except ValidationError:
+        return None
     return event
 
 

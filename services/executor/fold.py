@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, assert_never
 from uuid import UUID
 
 from triptych.executor import events as ev
@@ -214,6 +214,8 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             pass  # the answer that follows is settled with all that it cost
         case ev.RunAdmitted():
             raise ValueError(f"run {run.run_id} was admitted twice")
+        case _:
+            assert_never(event)
 
 
 def _answered_late(run: Run, event: ev.AnsweredLate, at: datetime) -> None:
@@ -245,7 +247,7 @@ def _open(
     run: Run,
     ask: Ask,
     step: str | None,
-    event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested | ev.KeyRequested,
+    event: ev.Requested,
 ) -> None:
     run.requested += 1
     run.requests[event.request_id] = OpenRequest(ask, step, event.reserved, event.reissue_at, event)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
+from typing import assert_never
 from uuid import UUID
 
 from triptych.executor import child_runs, encoding
@@ -31,29 +32,26 @@ from triptych.schemas import (
     topics,
 )
 
-Requested = ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested
-
 
 def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
     """The messages that these newest events of a run send out. `run` is the run after all of them."""
     sends: list[Send] = []
     for event in events:
         match event:
-            case ev.CallAnswered() | ev.StepEnded():
-                continue  # most events are of these, and send nothing
-            case ev.PlanRequested() | ev.CallRequested() | ev.ReviewRequested() | ev.UndoRequested():
+            case ev.CallRequested() | ev.PlanRequested() | ev.ReviewRequested() | ev.UndoRequested():
                 sends.append(_request(run, event))
-            case ev.RequestReissued(request_id) if request_id in run.requests:
+            case (
+                (ev.CallAnswered() | ev.StepEnded() | ev.RunAdmitted() | ev.RunStarted() | ev.PlanAccepted())
+                | (ev.PlanRefused() | ev.GoalReached() | ev.ReplanDecided() | ev.VerdictGiven() | ev.ReviewFailed())
+                | (ev.RoundStarted() | ev.CallReused() | ev.FallbackTaken() | ev.FanOutStarted() | ev.FanInDone())
+                | (ev.RetryScheduled() | ev.KeyRequested() | ev.KeyAnswered() | ev.StepOverridden() | ev.Overspent())
+                | (ev.CommandRefused() | ev.UndoAnswered() | ev.AnsweredLate())
+            ):
+                continue  # these send nothing
+            case ev.RequestReissued(request_id):
                 sends.extend(_request_again(run, request_id))
             case ev.RunEscalated(reason, step):
-                event_id = f"{run.name}:escalated:{run.escalations}"
-                outcome = _outcome(run, OutcomeStatus.ESCALATED, reason, now, final=False)
-                sends.append(_outcome_send(f"{event_id}:outcome", outcome))
-                escalation = _escalation(run, reason, step, now)
-                short = partial(escalation.model_copy, update={"input": {}, "steps": ()})
-                sends.append(Send(topics.ESCALATIONS, "triptych.escalation", event_id, escalation, short))
-                if run.parent:
-                    sends.append(child_runs.notice(run, run.parent, child_runs.WAITS, reason))
+                sends.extend(_escalated(run, reason, step, now))
             case ev.ChildEscalated() | ev.ChildResumed() | ev.RunResumed():
                 sends.extend(_waits_or_goes_on(run, event, now))
             case ev.UndoStarted(children=children):
@@ -64,7 +62,21 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
                 sends.extend(_withdrawals(run, children))
                 sends.extend(_called_off(run, run.left_open.values()))
                 sends.extend(endings(run))
+            case _:
+                assert_never(event)
     return sends + _after_answers(run, events)
+
+
+def _escalated(run: Run, reason: Reason, step: str | None, now: datetime) -> Iterable[Send]:
+    """Tell the client, the people who watch escalations, and the parent of the run."""
+    event_id = f"{run.name}:escalated:{run.escalations}"
+    outcome = _outcome(run, OutcomeStatus.ESCALATED, reason, now, final=False)
+    yield _outcome_send(f"{event_id}:outcome", outcome)
+    escalation = _escalation(run, reason, step, now)
+    short = partial(escalation.model_copy, update={"input": {}, "steps": ()})
+    yield Send(topics.ESCALATIONS, "triptych.escalation", event_id, escalation, short)
+    if run.parent:
+        yield child_runs.notice(run, run.parent, child_runs.WAITS, reason)
 
 
 def _waits_or_goes_on(
@@ -93,10 +105,10 @@ def _goes_on(run: Run, parent: Parent) -> Iterable[Send]:
 
 
 def _request_again(run: Run, request_id: str) -> list[Send]:
-    """An open request once more. Who has lost a request that was called off has lost that as well."""
-    request = run.requests[request_id]
-    if isinstance(request.event, ev.KeyRequested):
-        return []  # the database is asked, with the commit
+    """Send an open request once more. Who has lost a request that was called off has lost that as well."""
+    request = run.requests.get(request_id)
+    if request is None or isinstance(request.event, ev.KeyRequested):
+        return []  # it was answered meanwhile, or it asks the database, with the commit
     if run.status is not RunStatus.UNDOING or request.ask is Ask.UNDO:
         return [_request(run, request.event)]
     if children := child_runs.children_of(run, request_id):
@@ -120,7 +132,7 @@ def _called_off(run: Run, requests: Iterable[OpenRequest]) -> list[Send]:
     return sends
 
 
-def _noun(run: Run, event: Requested) -> str:
+def _noun(run: Run, event: ev.WorkerRequested) -> str:
     """The topic on which a worker was asked."""
     match event:
         case ev.PlanRequested():
@@ -182,7 +194,7 @@ def rejection(
     return Send(topics.OUTCOMES, "triptych.outcome", event_id, outcome)
 
 
-def _request(run: Run, event: Requested) -> Send:
+def _request(run: Run, event: ev.WorkerRequested) -> Send:
     match event:
         case ev.PlanRequested():
             return Send(topics.PLAN_REQUESTS, "triptych.plan-request", event.request_id, _plan_request(run, event))
@@ -274,7 +286,7 @@ def _call_fields(
     }
 
 
-def _request_fields(run: Run, event: Requested) -> dict[str, Json]:
+def _request_fields(run: Run, event: ev.WorkerRequested) -> dict[str, Json]:
     """What every request says."""
     return {
         "request_id": event.request_id,

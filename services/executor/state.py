@@ -128,7 +128,7 @@ class OpenRequest:
     step: str | None
     reserved: Grant
     reissue_at: datetime
-    event: ev.PlanRequested | ev.CallRequested | ev.ReviewRequested | ev.UndoRequested | ev.KeyRequested
+    event: ev.Requested
     reissues: int = 0
 
 

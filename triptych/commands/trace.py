@@ -25,7 +25,7 @@ from triptych.commands.common.output import (
     status_text,
     usd,
 )
-from triptych.commands.common.story import Line, StepCost, tell
+from triptych.commands.common.story import StepCost, StoryLine, render_story
 from triptych.kernel.terminal_text import on_one_line
 
 _COLOURS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_magenta", "bright_blue")
@@ -56,7 +56,7 @@ def trace(
     if as_json:
         print_json(found)
         return
-    story = tell(found.events, None if full else _VALUE_WIDTH)
+    story = render_story(found.events, None if full else _VALUE_WIDTH)
     _print_header(found)
     _print_timeline(story.lines if full else folded(story.lines), found.run.started_at)
     _print_steps(folded_steps(found.steps), with_branches(story.costs))
@@ -110,7 +110,7 @@ def _of(name: str, amount: str, limit: float | None) -> str:
     return f"{name} {amount}" if limit is None else f"{name} {amount} of {limit:,}"
 
 
-def _print_timeline(lines: list[Line], start: datetime) -> None:
+def _print_timeline(lines: list[StoryLine], start: datetime) -> None:
     """One line an event. Steps that run side by side are told apart by their colour and column."""
     colours = cycle(_COLOURS)
     colour_of: dict[str, str] = {}
@@ -124,7 +124,7 @@ def _print_timeline(lines: list[Line], start: datetime) -> None:
     out.print()
 
 
-def _print_line(line: Line, start: datetime, name: str, colour: str) -> None:
+def _print_line(line: StoryLine, start: datetime, name: str, colour: str) -> None:
     offset = f"+{(line.at - start).total_seconds():.3f}s".rjust(10)
     _say(Text.assemble((offset, "dim"), "  ", (name, colour), "  "), Text(on_one_line(line.text), line.tone))
     for detail in line.details:

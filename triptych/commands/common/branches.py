@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from triptych.client import StepRow
-from triptych.commands.common.story import Line, StepCost
+from triptych.commands.common.story import StepCost, StoryLine
 
 MAX_SHOWN = 8
 """So many branches of a step are shown whatever they did."""
@@ -21,10 +21,10 @@ def step_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def folded(lines: Sequence[Line]) -> list[Line]:
+def folded(lines: Sequence[StoryLine]) -> list[StoryLine]:
     """The lines without those of branches that went well, where a step has many; one line says how many they were."""
     hidden = _calm(lines)
-    shown: list[Line] = []
+    shown: list[StoryLine] = []
     told: set[str] = set()
     for line in lines:
         if line.step not in hidden:
@@ -33,11 +33,11 @@ def folded(lines: Sequence[Line]) -> list[Line]:
             told.add(step)
             count = sum(step_of(name) == step for name in hidden)
             text = f"{count:,} branches have nothing unusual to tell and are left out; --full shows them"
-            shown.append(Line(line.seq, line.at, line.type, step, text, "dim"))
+            shown.append(StoryLine(line.seq, line.at, line.type, step, text, "dim"))
     return shown
 
 
-def _calm(lines: Sequence[Line]) -> set[str]:
+def _calm(lines: Sequence[StoryLine]) -> set[str]:
     tones: dict[str, set[str]] = defaultdict(set)
     for line in lines:
         if "." in line.step:

@@ -103,12 +103,19 @@ def usd(micros: int) -> str:
     return f"${dollars:.2f}" if dollars >= 1 or micros == 0 else f"${dollars:.4f}"
 
 
+_DAY_MS = 86_400_000
+_LONGEST_MS = 36_500 * _DAY_MS
+"""An upstream may ask for any wait, also for one that `timedelta` cannot hold."""
+
+
 def duration(ms: float) -> str:
     """A span of time with about three digits."""
     if ms < 1_000:  # noqa: PLR2004 - a second
         return f"{ms:.0f} ms"
     if ms < 60_000:  # noqa: PLR2004 - a minute
         return f"{ms / 1000:.1f} s"
+    if ms > _LONGEST_MS:
+        return f"more than {_LONGEST_MS // _DAY_MS:,} days"
     return str(timedelta(seconds=round(ms / 1000)))
 
 
