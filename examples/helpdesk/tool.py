@@ -14,8 +14,8 @@ from typing_extensions import TypedDict
 
 from triptych import Call, Effect, ErrorCode, Resources, Tool, ToolFailure
 from triptych.tools.adapters.rest.address import problem_of_value
-from triptych.tools.http import client as web
-from triptych.tools.http.errors import content
+from triptych.tools.http.client import exchange, open_client, read_response
+from triptych.tools.http.errors import json_content
 
 
 class HelpdeskSettings(BaseSettings):
@@ -31,7 +31,7 @@ class HelpdeskSettings(BaseSettings):
 async def _client(resources: Resources) -> AsyncIterator[httpx.AsyncClient]:
     settings: HelpdeskSettings = resources.settings
     headers = {"Authorization": f"Bearer {settings.token.get_secret_value()}"}
-    async with web.client(base_url=str(settings.url), headers=headers) as client:
+    async with open_client(base_url=str(settings.url), headers=headers) as client:
         yield client
 
 
@@ -109,9 +109,9 @@ async def _write(call: HelpdeskCall, ticket_id: str, collection: str, body: dict
 
 
 async def _data(client: httpx.AsyncClient, request: httpx.Request, *, is_read: bool) -> Any:
-    response = await web.exchange(client, request, is_read=is_read)
+    response = await exchange(client, request, is_read=is_read)
     try:
-        return content(await web.whole(response, ANSWER_MAX_BYTES))
+        return json_content(await read_response(response, ANSWER_MAX_BYTES))
     finally:
         await response.aclose()
 

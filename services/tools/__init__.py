@@ -6,9 +6,9 @@ The runtime does the rest: contract, validation both ways, effect ledger, timeou
 from triptych.kernel.tracing import upstream_headers
 from triptych.schemas.contract import Compensation, Cost, Effect
 from triptych.schemas.result import ErrorCode
-from triptych.tools.guard.settings import Guard, OperationGuard
 from triptych.tools.sdk.call import Accepted, Call, NotYet, Resources
 from triptych.tools.sdk.failure import ToolFailure
+from triptych.tools.sdk.guard import Guard, OperationGuard
 from triptych.tools.sdk.operation import Operation
 from triptych.tools.sdk.source import Options, Source
 from triptych.tools.sdk.tool import Tool

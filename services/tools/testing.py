@@ -20,9 +20,9 @@ from triptych.schemas.work import CallRequest
 from triptych.tools.runtime.attempt import ToolWorker
 from triptych.tools.runtime.callbacks import Callbacks
 from triptych.tools.runtime.effect_ledger import Entry, Ledger, Standing
-from triptych.tools.runtime.redaction import Redactor, secrets_in
 from triptych.tools.sdk.call import Resources
 from triptych.tools.sdk.failure import ToolDefinitionError
+from triptych.tools.sdk.redaction import Redactor, secrets_in
 from triptych.tools.sdk.tool import Tool
 
 

@@ -36,8 +36,8 @@ from triptych.planner.__main__ import serve as serve_planner
 from triptych.schemas import ErrorCode, Outcome, Task
 from triptych.tools import Effect, Tool, ToolFailure
 from triptych.tools.adapters.model.tool import tool as model_tool
-from triptych.tools.guard.breaker import BreakerPolicy
 from triptych.tools.runtime.process import serve as serve_tool
+from triptych.tools.sdk.guard import BreakerPolicy
 
 ATTEMPTS = 3
 EXECUTOR = Path(triptych.executor.__file__).with_name("migrations")

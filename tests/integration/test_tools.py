@@ -41,12 +41,11 @@ from triptych.tools import Call, Effect, Guard, OperationGuard, Tool, ToolFailur
 from triptych.tools import ErrorCode as Code
 from triptych.tools.adapters.echo import tool as echo
 from triptych.tools.adapters.model import tool as model
-from triptych.tools.guard.breaker import BreakerPolicy
 from triptych.tools.guard.rates import Rates
-from triptych.tools.guard.settings import ProbeGuard
+from triptych.tools.runtime.alerts import Alerts
 from triptych.tools.runtime.effect_ledger import PostgresLedger, Standing
 from triptych.tools.runtime.process import serve
-from triptych.tools.runtime.status_board import Alerts
+from triptych.tools.sdk.guard import BreakerPolicy, ProbeGuard
 from triptych.tools.testing import call
 
 MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")

@@ -22,9 +22,9 @@ from triptych.tools import Source, Tool
 from triptych.tools.adapters.http_call import tool as http_tool
 from triptych.tools.adapters.openapi import adapter
 from triptych.tools.adapters.openapi import tool as openapi_tool
-from triptych.tools.runtime.drift import Watch
+from triptych.tools.runtime.alerts import Alerts
+from triptych.tools.runtime.drift import DriftWatch
 from triptych.tools.runtime.process import load_tool
-from triptych.tools.runtime.status_board import Alerts
 from triptych.tools.testing import call, running
 
 SECRET = "s3cret-of-the-upstream"  # noqa: S105
@@ -319,7 +319,7 @@ async def test_an_operation_that_has_moved_gets_the_credential_only_when_its_hos
     answer = http("200 OK", b"{}", JSON)
     async with stranger(lambda _: answer) as one, stranger(lambda _: answer) as other:
         made = shop(tmp_path, one.url, source="upstream.json")
-        watching = Watch(made, 0, Alerts(structlog.get_logger()), structlog.get_logger())
+        watching = DriftWatch(made, 0, Alerts(structlog.get_logger()), structlog.get_logger())
         async with running(made) as calls:
             (tmp_path / "upstream.json").write_text(json.dumps(document(other.url)))
             await watching.look()

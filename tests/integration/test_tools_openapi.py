@@ -16,7 +16,7 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Call, Resources, Source, Tool, ToolFailure
 from triptych.tools.adapters.openapi import tool as openapi_tool
-from triptych.tools.guard.settings import Guard
+from triptych.tools.sdk.guard import Guard
 from triptych.tools.testing import call, request_for
 
 KEY = "s3cret-of-the-upstream"

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from triptych.examples.helpdesk.tool import HelpdeskSettings
 from triptych.tools import Call, Effect, Resources, Tool
-from triptych.tools.guard.breaker import BreakerPolicy
-from triptych.tools.http.errors import content
+from triptych.tools.http.errors import json_content
+from triptych.tools.sdk.guard import BreakerPolicy
 
 TIMEOUT_MS = 10_000
 NO_ERROR = "!has(body.error)"
@@ -52,7 +52,7 @@ class Ticket(BaseModel):
 @tool.operation(effect=Effect.READ, timeout_ms=TIMEOUT_MS)
 async def lookup(call: DeskCall, ticket_id: str) -> Ticket:
     """A ticket."""
-    return content(await call.state.get(f"/tickets/{ticket_id}"), NO_ERROR)  # type: ignore[no-any-return]
+    return json_content(await call.state.get(f"/tickets/{ticket_id}"), NO_ERROR)  # type: ignore[no-any-return]
 
 
 class Overview(BaseModel):
@@ -62,7 +62,7 @@ class Overview(BaseModel):
 @tool.operation(effect=Effect.READ, timeout_ms=TIMEOUT_MS)
 async def peek(call: DeskCall, tag: str) -> Overview:
     """How many tickets there are; it does not fail when a ticket does."""
-    return content(await call.state.get("/tickets", params={"tag": tag}))  # type: ignore[no-any-return]
+    return json_content(await call.state.get("/tickets", params={"tag": tag}))  # type: ignore[no-any-return]
 
 
 @tool.operation(effect=Effect.READ, timeout_ms=TIMEOUT_MS)
@@ -84,7 +84,7 @@ async def reply(call: DeskCall, ticket_id: str) -> Written:
 async def was_replied(call: DeskCall) -> Written | None:
     """What the desk has under the key."""
     response = await call.state.get("/effects", params={"key": call.idempotency_key})
-    return None if response.status_code == 404 else Written(**content(response)["answer"])
+    return None if response.status_code == 404 else Written(**json_content(response)["answer"])
 
 
 @tool.operation(effect=Effect.IDEMPOTENT, timeout_ms=TIMEOUT_MS)
@@ -102,7 +102,7 @@ async def stamp(call: DeskCall, ticket_id: str) -> Written:
 @tool.reconcile(stamp)
 async def was_stamped(call: DeskCall) -> Written | None:
     """Whether a ticket bears the run's stamp."""
-    found = content(await call.state.get("/tickets", params={"tag": call.run_id.hex}))["tickets"]
+    found = json_content(await call.state.get("/tickets", params={"tag": call.run_id.hex}))["tickets"]
     return Written(ticket_id=found[0]["ticket_id"], id="seen") if found else None
 
 
@@ -114,7 +114,7 @@ async def post(call: DeskCall, ticket_id: str) -> Written:
 
 async def _write(call: DeskCall, path: str, body: dict[str, Any], key: str) -> Written:
     response = await call.state.post(path, json=body, headers={"Idempotency-Key": key})
-    return content(response, NO_ERROR)  # type: ignore[no-any-return]
+    return json_content(response, NO_ERROR)  # type: ignore[no-any-return]
 
 
 def _another_key(call: DeskCall) -> str:

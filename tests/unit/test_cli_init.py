@@ -11,7 +11,7 @@ from triptych.commands.init import AlreadyThereError, init
 from triptych.commands.main import app
 from triptych.embedded.config import StackConfig
 from triptych.playbook.loader import load_playbook
-from triptych.tools.sdk.scaffold import ScaffoldError
+from triptych.tools.scaffold import ScaffoldError
 
 
 def test_what_is_written_is_a_configuration_with_a_tool_and_a_playbook_that_fit_together(tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ from triptych.tools import Operation, Tool
 from triptych.tools.adapters.openapi.document import Document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
 from triptych.tools.adapters.openapi.survey import survey
+from triptych.tools.runtime.alerts import Alerts
 from triptych.tools.runtime.attempt import ToolWorker
-from triptych.tools.runtime.redaction import Redactor
-from triptych.tools.runtime.status_board import Alerts
+from triptych.tools.sdk.redaction import Redactor
 from triptych.tools.testing import FreshLedger, call, request_for
 
 SHAPE: dict[str, Any] = {

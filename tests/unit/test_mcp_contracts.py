@@ -18,7 +18,7 @@ from triptych.tools.adapters.mcp.answers import data_of
 from triptych.tools.adapters.mcp.contracts import CONTENT, NAME_MAX_CHARS, as_2020_12, offers, operation_names
 from triptych.tools.adapters.mcp.options import McpOptions, Override
 from triptych.tools.adapters.mcp.pins import PinnedTool
-from triptych.tools.runtime.drift import differences
+from triptych.tools.sdk.contract_diff import breaking_changes
 from triptych.tools.sdk.failure import ToolFailure
 
 OBJECT: dict[str, Any] = {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}
@@ -123,12 +123,12 @@ def test_tuples_of_draft_7_are_written_as_2020_12_has_them() -> None:
 def test_what_changes_a_contract_compatibly_and_what_breaks_it() -> None:
     before = contract()
     wider = {**OBJECT, "properties": {**OBJECT["properties"], "page": {"type": "integer"}}}
-    assert differences(before, contract(description="Now better.")) == []
-    assert differences(before, contract(inputSchema=wider)) == []
-    assert differences(before, contract(inputSchema={**wider, "required": ["id", "page"]})) != []
-    assert differences(before, contract(annotations={"readOnlyHint": True})) == ["the effect was once and is read"]
+    assert breaking_changes(before, contract(description="Now better.")) == []
+    assert breaking_changes(before, contract(inputSchema=wider)) == []
+    assert breaking_changes(before, contract(inputSchema={**wider, "required": ["id", "page"]})) != []
+    assert breaking_changes(before, contract(annotations={"readOnlyHint": True})) == ["the effect was once and is read"]
     strange = {"type": "object", "properties": {"id": {"$ref": "#/definitions/id"}}, "definitions": {"id": {}}}
-    assert differences(before, contract(inputSchema=strange)) == [
+    assert breaking_changes(before, contract(inputSchema=strange)) == [
         "arguments: the schema has changed in a way that cannot be compared"
     ]
 

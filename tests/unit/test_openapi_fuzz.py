@@ -23,8 +23,8 @@ from triptych.tools.adapters.openapi.security import proposed_auth
 from triptych.tools.adapters.openapi.survey import survey
 from triptych.tools.adapters.rest.endpoint import Endpoint, Parameter, Place, Style
 from triptych.tools.adapters.rest.request import build
-from triptych.tools.http.errors import check, content
-from triptych.tools.runtime.redaction import Redactor
+from triptych.tools.http.errors import check_status, json_content
+from triptych.tools.sdk.redaction import Redactor
 
 WHOLE = json.loads(
     document(
@@ -123,7 +123,7 @@ def test_whatever_an_upstream_answers_is_data_or_a_failure(status, kind, raw, mo
     response = httpx.Response(status, headers=headers, content=raw, request=httpx.Request("POST", "https://a.test/x"))
     failure = None
     try:
-        content(check(response))
+        json_content(check_status(response))
     except ToolFailure as error:
         failure = error
     if failure is None:

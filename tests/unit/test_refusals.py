@@ -11,7 +11,7 @@ from triptych.schemas import Contract, ErrorCode, Result
 from triptych.tools import Call, Effect, Tool, ToolFailure
 from triptych.tools.adapters.rest import answer
 from triptych.tools.adapters.rest.endpoint import Endpoint
-from triptych.tools.http.errors import check, content, failure_of
+from triptych.tools.http.errors import check_status, failure_of_request, json_content
 from triptych.tools.sdk import refusals
 from triptych.tools.testing import call
 
@@ -21,7 +21,7 @@ NOTHING_DONE = {400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 429}
 
 def failure_at(status: int, **answer: Any) -> ToolFailure:
     with pytest.raises(ToolFailure) as caught:
-        check(httpx.Response(status, request=REQUEST, **answer))
+        check_status(httpx.Response(status, request=REQUEST, **answer))
     return caught.value
 
 
@@ -46,13 +46,13 @@ def test_only_a_code_of_the_list_says_that_nothing_was_done(code):
 )
 def test_only_an_error_before_anything_was_sent_says_that_nothing_was_done(error):
     before = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}
-    assert failure_of(error("so it is")).undone is (error.__name__ in before)
+    assert failure_of_request(error("so it is")).undone is (error.__name__ in before)
 
 
 def test_an_error_in_the_body_of_a_success_leaves_open_what_was_done():
     problem = {"content-type": "application/problem+json"}
     with pytest.raises(ToolFailure) as caught:
-        content(httpx.Response(200, request=REQUEST, headers=problem, content=b'{"status": 400, "detail": "no"}'))
+        json_content(httpx.Response(200, request=REQUEST, headers=problem, content=b'{"status": 400, "detail": "no"}'))
     assert (caught.value.code, caught.value.undone) == (ErrorCode.INVALID_ARGUMENTS, False)
 
 

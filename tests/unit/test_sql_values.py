@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from triptych.json_schema import JsonSchema
 from triptych.schemas import ErrorCode
 from triptych.tools.adapters.sql import times
-from triptych.tools.adapters.sql.failures import failure_of
+from triptych.tools.adapters.sql.failures import failure_of_postgres
 from triptych.tools.adapters.sql.types import CODECS, PgType, Types
 from triptych.tools.adapters.sql.values import column_schema, from_postgres, schema_of, to_postgres
 from triptych.tools.sdk.failure import ToolFailure
@@ -250,7 +250,7 @@ def test_numbers_are_told_as_they_were_written() -> None:
     ],
 )
 def test_an_error_of_types_on_our_side_is_no_outage(error: Exception, code: ErrorCode) -> None:
-    failure = failure_of(error, "crm.pay", undone=True)
+    failure = failure_of_postgres(error, "crm.pay", undone=True)
     assert failure is not None
     assert failure.code is code
 
@@ -260,9 +260,9 @@ def test_a_value_that_the_driver_does_not_take_is_told_by_the_name_of_its_argume
         "invalid input for query argument $2: ('secret', 1) (an integer (of 4 bytes) is required)"
     )
     error.__cause__ = TypeError("an integer (of 4 bytes) is required")
-    failure = failure_of(error, "crm.pay", undone=True, parameters=("id", "total"))
+    failure = failure_of_postgres(error, "crm.pay", undone=True, parameters=("id", "total"))
     assert failure is not None
     assert failure.message == "crm.pay: arguments.total: an integer (of 4 bytes) is required"
-    of_the_server = failure_of(asyncpg.DataError("value too long"), "crm.pay", undone=True, parameters=("id",))
+    of_the_server = failure_of_postgres(asyncpg.DataError("value too long"), "crm.pay", undone=True, parameters=("id",))
     assert of_the_server is not None
     assert of_the_server.message == "crm.pay: value too long"

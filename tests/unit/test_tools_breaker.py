@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from triptych.tools.guard.breaker import Breaker, BreakerOpenError, BreakerPolicy
+from triptych.tools.guard.breaker import Breaker, BreakerOpenError
+from triptych.tools.sdk.guard import BreakerPolicy
 
 POLICY = BreakerPolicy(failures=2, open_ms=0)
 PATIENT = BreakerPolicy(failures=2, open_ms=60_000)

@@ -19,8 +19,8 @@ from triptych.commands.main import app
 from triptych.schemas import ErrorCode
 from triptych.tools import Source, Tool
 from triptych.tools.adapters.openapi import tool as openapi
-from triptych.tools.runtime.drift import Watch
-from triptych.tools.runtime.status_board import Alerts
+from triptych.tools.runtime.alerts import Alerts
+from triptych.tools.runtime.drift import DriftWatch
 from triptych.tools.sdk.contract_origin import Origin
 from triptych.tools.testing import call
 
@@ -76,8 +76,8 @@ async def at_a_terminal(command: list[str]) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, app, command)
 
 
-def watch(tool: Tool) -> Watch:
-    return Watch(tool, 0, Alerts(structlog.get_logger()), structlog.get_logger())
+def watch(tool: Tool) -> DriftWatch:
+    return DriftWatch(tool, 0, Alerts(structlog.get_logger()), structlog.get_logger())
 
 
 async def test_a_compatible_change_is_taken_over_and_announced_and_old_plans_still_fit(crm, upstream):
@@ -290,7 +290,7 @@ async def test_what_an_adapter_finds_by_itself_is_an_alert_until_it_is_accepted(
     tool = Tool("notes")
     tool.origin = Origin(tmp_path / "pins.json", fetch, lambda _: tool, is_watched=True, reload=read.append)
     log = structlog.get_logger()
-    watch = Watch(tool, 3_600, Told(log), log)
+    watch = DriftWatch(tool, 3_600, Told(log), log)
     watching = asyncio.create_task(watch.run())
     try:
         for _ in range(3):

@@ -11,9 +11,9 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ErrorCode, Result
 from triptych.schemas.task import BreakerMode
 from triptych.tools import Effect, Guard, OperationGuard, Tool, ToolFailure
-from triptych.tools.guard.breaker import Breaker, BreakerOpenError, BreakerPolicy
+from triptych.tools.guard.breaker import Breaker, BreakerOpenError
 from triptych.tools.guard.protection import Protection
-from triptych.tools.guard.settings import GUARD, Rate
+from triptych.tools.sdk.guard import GUARD, BreakerPolicy, Rate
 
 FAILED = Result.failed(ErrorCode.UNAVAILABLE, "gone")
 

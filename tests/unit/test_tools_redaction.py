@@ -18,7 +18,7 @@ from triptych.schemas import CallRequest, ErrorCode, Result
 from triptych.tools import Call, Effect, Source, Tool, ToolFailure
 from triptych.tools.runtime.attempt import ToolWorker
 from triptych.tools.runtime.last_answers import Answers
-from triptych.tools.runtime.redaction import Redactor
+from triptych.tools.sdk.redaction import Redactor
 from triptych.tools.testing import FreshLedger, call, request_for
 
 KEY = "wh4t-nobody-may-see"

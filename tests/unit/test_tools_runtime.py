@@ -16,14 +16,14 @@ from triptych.kernel.worker import Finished, JobAttempt
 from triptych.schemas import CallAnswer, CallRequest, ErrorCode, Grant, Result, ResultStatus, Spend
 from triptych.tools import Call, Cost, Effect, Tool, ToolFailure
 from triptych.tools.adapters.kb.articles import parse_article, shipped_articles
-from triptych.tools.adapters.sql.failures import failure_of as sql_failure_of
-from triptych.tools.http.errors import check, content, failure_of
+from triptych.tools.adapters.sql.failures import failure_of_postgres
+from triptych.tools.http.errors import check_status, failure_of_request, json_content
 from triptych.tools.runtime import attempt as runtime
 from triptych.tools.runtime.effect_ledger import Entry, Standing, _outcome
 from triptych.tools.runtime.process import load_tool
+from triptych.tools.scaffold import ScaffoldError, scaffold
 from triptych.tools.sdk.call import Accepted
 from triptych.tools.sdk.failure import ToolDefinitionError
-from triptych.tools.sdk.scaffold import ScaffoldError, scaffold
 from triptych.tools.testing import FreshLedger, call, request_for, worker_of
 
 
@@ -289,7 +289,7 @@ REQUEST = httpx.Request("POST", "http://user:hunter2@desk.example/tickets?token=
 )
 def test_each_http_status_has_a_code_and_tells_no_secret(status, code):
     with pytest.raises(ToolFailure) as caught:
-        check(httpx.Response(status, request=REQUEST, text="no"))
+        check_status(httpx.Response(status, request=REQUEST, text="no"))
     assert caught.value.code is code
     assert caught.value.details == {"http_status": status}
     assert "hunter2" not in caught.value.message
@@ -317,13 +317,13 @@ TRACE = 'Traceback (most recent call last):\n  File "/srv/app.py", line 7, in <m
 )
 def test_of_an_error_only_a_stated_reason_is_kept_and_never_a_page(answer, told):
     with pytest.raises(ToolFailure) as caught:
-        check(httpx.Response(500, request=REQUEST, **answer))
+        check_status(httpx.Response(500, request=REQUEST, **answer))
     assert caught.value.message.endswith(f": {told}")
 
 
 def test_a_404_that_is_a_page_does_not_come_from_the_api_and_means_nothing():
     with pytest.raises(ToolFailure) as caught:
-        check(httpx.Response(404, request=REQUEST, html=PAGE))
+        check_status(httpx.Response(404, request=REQUEST, html=PAGE))
     assert caught.value.code is ErrorCode.CONTRACT_VIOLATION
 
 
@@ -348,16 +348,16 @@ PROBLEM = {"content-type": "application/problem+json"}
 )
 def test_a_200_that_is_no_success_is_an_error(answer, code, told):
     with pytest.raises(ToolFailure) as caught:
-        content(httpx.Response(200, request=REQUEST, **answer), success="body.ok")
+        json_content(httpx.Response(200, request=REQUEST, **answer), success="body.ok")
     assert caught.value.code is code
     assert told in caught.value.message
     assert "<h1>" not in caught.value.message
 
 
 def test_content_is_json_or_nothing():
-    assert content(httpx.Response(200, request=REQUEST, json={"ok": True}), success="body.ok") == {"ok": True}
-    assert content(httpx.Response(204, request=REQUEST)) is None
-    assert content(httpx.Response(200, request=REQUEST)) is None
+    assert json_content(httpx.Response(200, request=REQUEST, json={"ok": True}), success="body.ok") == {"ok": True}
+    assert json_content(httpx.Response(204, request=REQUEST)) is None
+    assert json_content(httpx.Response(200, request=REQUEST)) is None
 
 
 @pytest.mark.parametrize(
@@ -374,21 +374,21 @@ def test_content_is_json_or_nothing():
 )
 def test_json_is_read_whatever_it_is_called_and_in_the_charset_that_it_states(content_type, raw):
     answered = httpx.Response(200, request=REQUEST, headers={"content-type": content_type}, content=raw)
-    assert content(answered) == {"n": "café"}
+    assert json_content(answered) == {"n": "café"}
 
 
 @pytest.mark.parametrize("charset", ["latin-9", "x-user-defined", "hex"])
 def test_what_an_unknown_charset_says_beyond_ascii_is_replaced(charset):
     headers = {"content-type": f"application/json; charset={charset}"}
     answered = httpx.Response(200, request=REQUEST, headers=headers, content=b'{"id": 7, "n": "caf\xe9"}')
-    assert content(answered) == {"id": 7, "n": "caf\ufffd"}
+    assert json_content(answered) == {"id": 7, "n": "caf\ufffd"}
 
 
 def test_json_that_is_not_in_its_charset_is_refused_by_name():
     headers = {"content-type": "application/json; charset=shift_jis"}
     answered = httpx.Response(200, request=REQUEST, headers=headers, content=b'{"n": "\xff"}')
     with pytest.raises(ToolFailure, match="the text is not shift_jis, which its content type states"):
-        content(answered)
+        json_content(answered)
 
 
 DAY_MS = 24 * 3_600_000
@@ -411,14 +411,14 @@ SOON_S = int(time.time()) + 600
 )
 def test_retry_after_is_passed_on_within_bounds_whether_it_is_a_wait_or_a_time(stated, least_ms, most_ms):
     with pytest.raises(ToolFailure) as caught:
-        check(httpx.Response(429, request=REQUEST, headers={"Retry-After": stated}))
+        check_status(httpx.Response(429, request=REQUEST, headers={"Retry-After": stated}))
     assert least_ms <= caught.value.retry_after_ms <= most_ms
 
 
 @pytest.mark.parametrize("stated", ["soon", "nan", "inf", "", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"])
 def test_a_retry_after_that_says_nothing_is_none(stated):
     with pytest.raises(ToolFailure) as caught:
-        check(httpx.Response(429, request=REQUEST, headers={"Retry-After": stated}))
+        check_status(httpx.Response(429, request=REQUEST, headers={"Retry-After": stated}))
     assert caught.value.retry_after_ms is None
 
 
@@ -433,7 +433,7 @@ def test_a_retry_after_that_says_nothing_is_none(stated):
     ],
 )
 def test_only_what_never_left_is_certainly_undone(error, code, undone):
-    failure = failure_of(error)
+    failure = failure_of_request(error)
     assert (failure.code, failure.undone) == (code, undone)
     assert "hunter2" not in failure.message
 
@@ -442,7 +442,7 @@ def test_only_what_never_left_is_certainly_undone(error, code, undone):
     ("error", "undone"), [(asyncpg.SerializationError, True), (asyncpg.StatementCompletionUnknownError, False)]
 )
 def test_a_database_that_does_not_know_whether_it_committed_has_not_said_no(error, undone):
-    failure = sql_failure_of(error("restart transaction"), "crm.pay", undone=True)
+    failure = failure_of_postgres(error("restart transaction"), "crm.pay", undone=True)
     assert failure is not None
     assert failure.undone is undone
 

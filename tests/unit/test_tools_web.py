@@ -13,7 +13,15 @@ import pytest
 
 from triptych.schemas import ErrorCode
 from triptych.tools import ToolFailure
-from triptych.tools.http import client as web
+from triptych.tools.http.client import (
+    REDIRECTS_MAX,
+    body_text,
+    exchange,
+    no_cookies,
+    open_client,
+    read_body,
+    read_response,
+)
 
 ORIGIN = "https://api.example"
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -38,8 +46,8 @@ async def sent(answer: Answer, request: httpx.Request, *, is_read: bool = True) 
         asked.append(str(request.url))
         return answer(request)
 
-    async with web.client(transport=httpx.MockTransport(handler)) as client:
-        response = await web.exchange(client, request, is_read=is_read)
+    async with open_client(transport=httpx.MockTransport(handler)) as client:
+        response = await exchange(client, request, is_read=is_read)
         await response.aread()
     return response, asked
 
@@ -103,7 +111,7 @@ async def test_a_read_that_is_a_post_is_repeated_as_the_status_says_and_not_wher
 
 async def test_redirects_that_lead_in_a_circle_come_to_an_end():
     _, asked = await sent(redirect(302, "/here"), httpx.Request("GET", f"{ORIGIN}/here"))
-    assert len(asked) == web.REDIRECTS_MAX + 1
+    assert len(asked) == REDIRECTS_MAX + 1
 
 
 async def test_a_cookie_of_one_answer_is_in_no_other_request():
@@ -114,9 +122,9 @@ async def test_a_cookie_of_one_answer_is_in_no_other_request():
         cookie = {"set-cookie": "session=of-another-tenant; Path=/"}
         return httpx.Response(302 if len(seen) == 1 else 200, headers={"location": "/b", **cookie})
 
-    async with web.client(transport=httpx.MockTransport(handler)) as client:
+    async with open_client(transport=httpx.MockTransport(handler)) as client:
         for _ in range(2):
-            response = await web.exchange(client, client.build_request("GET", f"{ORIGIN}/a"), is_read=True)
+            response = await exchange(client, client.build_request("GET", f"{ORIGIN}/a"), is_read=True)
             await response.aclose()
     assert seen == [None, None, None]
 
@@ -136,7 +144,7 @@ async def test_a_header_beyond_ascii_does_not_lose_an_answer(raw):
     answered = httpx.Response(
         200, headers=headers, stream=answer_of(b"ok").stream, request=httpx.Request("POST", ORIGIN)
     )
-    whole = await web.whole(answered, 100)
+    whole = await read_response(answered, 100)
     assert whole.content == b"ok"
     assert [whole.headers[name] for name in answered.headers] == list(answered.headers.values())
 
@@ -153,14 +161,14 @@ async def test_a_header_beyond_ascii_does_not_lose_an_answer(raw):
     ],
 )
 async def test_a_body_is_read_however_it_is_packed_and_cut_up(body, encoding, chunk):
-    assert await web.read(answer_of(body, encoding, chunk), 5) == b"hello"
+    assert await read_body(answer_of(body, encoding, chunk), 5) == b"hello"
 
 
 async def test_a_packed_body_never_takes_more_memory_than_it_may_have():
     bomb = gzip.compress(bytes(300_000_000), 9)
     tracemalloc.start()
     with pytest.raises(ToolFailure, match="more than 1000000 bytes"):
-        await web.read(answer_of(bomb, "gzip"), 1_000_000)
+        await read_body(answer_of(bomb, "gzip"), 1_000_000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 16_000_000
@@ -169,14 +177,14 @@ async def test_a_packed_body_never_takes_more_memory_than_it_may_have():
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip", "gzip,deflate", "x" * 10_000])
 async def test_a_body_that_is_packed_in_a_way_that_nobody_asked_for_is_refused(encoding):
     with pytest.raises(ToolFailure, match="were asked for") as caught:
-        await web.read(answer_of(b"x", encoding), 100)
+        await read_body(answer_of(b"x", encoding), 100)
     assert (caught.value.code, caught.value.undone) == (ErrorCode.CONTRACT_VIOLATION, False)
 
 
 @pytest.mark.parametrize("body", [gzip.compress(b"hello" * 99)[:-9], b"no gzip", gzip.compress(b"he") + b"\x1f\x8b"])
 async def test_a_packed_body_that_is_broken_or_ends_too_early_is_not_taken_for_the_whole(body):
     with pytest.raises(ToolFailure, match="broken or ends too early"):
-        await web.read(answer_of(body, "gzip"), 100_000)
+        await read_body(answer_of(body, "gzip"), 100_000)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +210,7 @@ async def test_a_packed_body_that_is_broken_or_ends_too_early_is_not_taken_for_t
 )
 def test_text_is_read_in_the_charset_that_it_states_if_that_is_one(charset, raw, text):
     response = httpx.Response(200, headers={"content-type": f"text/plain; charset={charset}"}, content=raw)
-    assert web.text_of(response) == text
+    assert body_text(response) == text
 
 
 async def test_the_client_of_mcp_servers_keeps_no_cookies_either():
@@ -212,7 +220,7 @@ async def test_the_client_of_mcp_servers_keeps_no_cookies_either():
         seen.append(request.headers.get("cookie"))
         return httpx2.Response(200, headers={"set-cookie": "session=of-another-tenant; Path=/"})
 
-    async with httpx2.AsyncClient(cookies=web.no_cookies(), transport=httpx2.MockTransport(handler)) as client:
+    async with httpx2.AsyncClient(cookies=no_cookies(), transport=httpx2.MockTransport(handler)) as client:
         await client.get(ORIGIN)
         await client.get(ORIGIN)
     assert seen == [None, None]

@@ -29,7 +29,7 @@ from triptych.kernel.worker.lease import Keeper
 from triptych.models.providers import Candidate
 from triptych.schemas import CallAnswer, CallRequest, Plan, PlanAnswer, Result, topics
 from triptych.tools.adapters.mcp.bridge import _meta
-from triptych.tools.http import client as web
+from triptych.tools.http.client import open_client
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 STATED = f"00-{TRACE}-00f067aa0ba902b7-00"
@@ -126,7 +126,7 @@ async def test_an_upstream_is_told_the_trace_the_run_and_the_tenant_and_nothing_
         seen.append(request.headers)
         return httpx.Response(200)
 
-    async with web.client(transport=httpx.MockTransport(answer)) as client:
+    async with open_client(transport=httpx.MockTransport(answer)) as client:
         with on_behalf_of(RUN, "acme", STATED):
             await client.get("http://crm/")
             await client.get("http://crm/", headers={"traceparent": "of the operation"})

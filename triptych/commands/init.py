@@ -76,7 +76,7 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Write a first triptych.toml, with a tool and a playbook to begin with."""
-    from triptych.tools.sdk.scaffold import scaffold  # noqa: PLC0415 - the tools' runtime is slow to import
+    from triptych.tools.scaffold import scaffold  # noqa: PLC0415 - the tools' runtime is slow to import
 
     files = {directory / "triptych.toml": _CONFIG, directory / "playbooks" / "greet.yaml": _PLAYBOOK}
     for file in files:

@@ -26,7 +26,7 @@ def tool(
     as_json: AsJson = False,
 ) -> None:
     """Write a tool adapter and its test."""
-    from triptych.tools.sdk.scaffold import scaffold  # noqa: PLC0415 - the tools' runtime is slow to import
+    from triptych.tools.scaffold import scaffold  # noqa: PLC0415 - the tools' runtime is slow to import
 
     try:
         written = scaffold(name, directory)

@@ -24,7 +24,7 @@ from triptych.embedded.orphans import option
 from triptych.embedded.ports import HOST, Ports
 from triptych.embedded.servers import Server
 from triptych.tools import Source
-from triptych.tools.guard.settings import GUARD
+from triptych.tools.sdk.guard import GUARD
 
 _DETAIL_MAX_CHARS = 300
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from triptych.embedded.errors import ConfigInvalidError
-from triptych.tools.guard.settings import Guard
+from triptych.tools.sdk.guard import Guard
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 TOOL_NAME = r"[a-z][a-z0-9_-]{0,30}"

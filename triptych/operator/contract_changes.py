@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from triptych.schemas import Contract
-from triptych.tools.runtime.drift import differences as broken_in
+from triptych.tools.sdk.contract_diff import breaking_changes
 
 
 def differences(before: Sequence[Contract], after: Sequence[Contract]) -> Iterator[str]:
@@ -17,6 +17,6 @@ def differences(before: Sequence[Contract], after: Sequence[Contract]) -> Iterat
         elif name not in new:
             yield f"- {name}: calls that were planned are refused"
         elif old[name].hash != new[name].hash:
-            broken = broken_in(old[name], new[name])
+            broken = breaking_changes(old[name], new[name])
             yield f"~ {name}: {'this breaks those who use it' if broken else 'compatible'}"
             yield from (f"    {each}" for each in broken)

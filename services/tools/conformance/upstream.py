@@ -31,7 +31,7 @@ from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools.runtime.callbacks import CallbackSettings, PostgresCallbacks
 from triptych.tools.runtime.effect_ledger import PostgresLedger
-from triptych.tools.runtime.redaction import Redactor
+from triptych.tools.sdk.redaction import Redactor
 from triptych.tools.sdk.tool import Tool
 
 KEY = secrets.token_bytes(32)

@@ -1,1 +1,1 @@
-"""How a tool protects its upstream: limits of rate and concurrency, breaker, probes."""
+"""Protect the upstream of a tool: circuit breakers, bulkheads and rate limits."""

@@ -14,6 +14,7 @@ import pybreaker
 
 from triptych.schemas.result import ErrorCode
 from triptych.schemas.task import BreakerMode
+from triptych.tools.sdk.guard import BreakerPolicy
 
 TRIPPING = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.INTERNAL})
 """What says something about the upstream. The rest are mistakes of the caller, or answers."""
@@ -21,16 +22,6 @@ TRIPPING = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.INTERN
 
 HELD = -1
 """The opening of what was admitted because a person said so: nothing is learnt from it."""
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerPolicy:
-    """When a breaker opens, and for how long."""
-
-    failures: int = 5
-    """So many failures in a row open it."""
-    open_ms: int = 5_000
-    """Then nothing is called for so long, and after that one probe."""
 
 
 @dataclass(frozen=True, slots=True)

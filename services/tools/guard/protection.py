@@ -14,10 +14,10 @@ import asyncpg
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.result import ErrorCode, Result
 from triptych.schemas.task import BreakerMode
-from triptych.tools.guard.breaker import TRIPPING, Admission, Breaker, BreakerOpenError, BreakerPolicy
+from triptych.tools.guard.breaker import TRIPPING, Admission, Breaker, BreakerOpenError
 from triptych.tools.guard.rates import Rates
-from triptych.tools.guard.settings import Guard
 from triptych.tools.sdk.failure import ToolFailure
+from triptych.tools.sdk.guard import BreakerPolicy, Guard
 from triptych.tools.sdk.tool import Tool
 
 FULL_MS = 200

@@ -8,8 +8,8 @@ import asyncpg
 
 from triptych.kernel.postgres.database import Queries
 from triptych.schemas.result import ErrorCode
-from triptych.tools.guard.settings import Guard, Rate
 from triptych.tools.sdk.failure import ToolFailure
+from triptych.tools.sdk.guard import Guard, Rate
 
 UPSTREAM = "*"
 """The bucket of all operations together."""
@@ -20,7 +20,7 @@ class Rates:
 
     def __init__(self, pool: asyncpg.Pool | None, guard: Guard) -> None:
         self._pool, self._guard = pool, guard
-        self._sql = Queries.load("triptych.tools.guard", "guard.sql")
+        self._sql = Queries.load("triptych.tools.guard", "rates.sql")
 
     def has_any(self, operation: str) -> bool:
         """Whether calls of this operation are limited at all."""

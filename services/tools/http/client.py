@@ -40,7 +40,9 @@ _WINDOW = zlib.MAX_WBITS | 32
 """zlib: look at the first bytes whether it is gzip or zlib."""
 
 
-def client(*, headers: dict[str, str] | None = None, timeout_s: float | None = None, **more: Any) -> httpx.AsyncClient:
+def open_client(
+    *, headers: dict[str, str] | None = None, timeout_s: float | None = None, **more: Any
+) -> httpx.AsyncClient:
     """A client that keeps no cookies and follows no redirects.
 
     Without `timeout_s` there is no limit but that of the runtime, which the client's own would only hide.
@@ -114,7 +116,7 @@ def origin_of(url: httpx.URL) -> str:
     return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
-async def read(response: httpx.Response, max_bytes: int, *, cut: bool = False) -> bytes:
+async def read_body(response: httpx.Response, max_bytes: int, *, cut: bool = False) -> bytes:
     """The body, unpacked, of at most `max_bytes`. With `cut`, what is longer or cannot be unpacked is cut off.
 
     Raises:
@@ -140,9 +142,9 @@ async def _read_into(body: bytearray, response: httpx.Response, max_bytes: int) 
     unpack.end()
 
 
-async def whole(response: httpx.Response, max_bytes: int, *, cut: bool = False) -> httpx.Response:
-    """The response with its body, as `read` reads it, and of its headers those that say what it means."""
-    body = await read(response, max_bytes, cut=cut)
+async def read_response(response: httpx.Response, max_bytes: int, *, cut: bool = False) -> httpx.Response:
+    """The response with its body, as `read_body` reads it, and of its headers those that say what it means."""
+    body = await read_body(response, max_bytes, cut=cut)
     kept = {name: response.headers[name] for name in _KEPT if name in response.headers}
     if (location := location_of(response)) is not None:
         kept["location"] = location
@@ -151,7 +153,7 @@ async def whole(response: httpx.Response, max_bytes: int, *, cut: bool = False) 
     return httpx.Response(response.status_code, headers=headers, content=body, request=response.request)
 
 
-def text_of(response: httpx.Response) -> str:
+def body_text(response: httpx.Response) -> str:
     """The body as text, without a byte order mark: in the charset that it states, else in UTF-8.
 
     What is wrong is replaced.

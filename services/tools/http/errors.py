@@ -19,7 +19,7 @@ from triptych.playbook.expressions import ExpressionError, holds
 from triptych.schemas import codec
 from triptych.schemas.base import Expression, Json
 from triptych.schemas.result import ErrorCode
-from triptych.tools.http import client as web
+from triptych.tools.http.client import body_text, charset_of, location_of, states_unknown_charset
 from triptych.tools.sdk import refusals
 from triptych.tools.sdk.failure import ToolFailure
 
@@ -71,7 +71,7 @@ _EPOCH_S = 1_000_000_000
 """The year 2001, in seconds since 1970."""
 
 
-def check(response: httpx.Response) -> httpx.Response:
+def check_status(response: httpx.Response) -> httpx.Response:
     """The response itself, or ToolFailure when its status is none of a whole success.
 
     What the server has done is known for the statuses in `refusals.HTTP_STATUSES` alone.
@@ -89,7 +89,7 @@ def check(response: httpx.Response) -> httpx.Response:
         code, is_undone = ErrorCode.CONTRACT_VIOLATION, False
     raise ToolFailure(
         code,
-        f"{where}: {stated(response)}",
+        f"{where}: {stated_reason(response)}",
         retry_after_ms=retry_after_ms(response.headers.get("retry-after")),
         undone=is_undone,
         http_status=status,
@@ -98,7 +98,7 @@ def check(response: httpx.Response) -> httpx.Response:
 
 def _redirected(response: httpx.Response, where: str) -> ToolFailure:
     """A redirect that is not followed. A server may send it after the work, as most do that answer a form with 303."""
-    location = location_of(response)
+    location = shown_location(response)
     leads = f"and leads to {location}" if location else "and names no other place"
     details: dict[str, Json] = {"http_status": response.status_code}
     if location is not None:
@@ -112,9 +112,9 @@ def _redirected(response: httpx.Response, where: str) -> ToolFailure:
     )
 
 
-def location_of(response: httpx.Response) -> str | None:
+def shown_location(response: httpx.Response) -> str | None:
     """Where a redirect leads, as it may be told: without a user part, a query or a fragment, which can hold secrets."""
-    stated_location = web.location_of(response)
+    stated_location = location_of(response)
     if stated_location is None:
         return None
     try:
@@ -125,7 +125,7 @@ def location_of(response: httpx.Response) -> str | None:
     return " ".join(told.split())[:_LOCATION_MAX_CHARS]
 
 
-def content(response: httpx.Response, success: Expression | None = None) -> Json:
+def json_content(response: httpx.Response, success: Expression | None = None) -> Json:
     """The JSON that a response holds; None when it holds nothing.
 
     `success` is CEL over `body`: true when the call worked, for APIs that answer 200 whatever happened.
@@ -133,7 +133,7 @@ def content(response: httpx.Response, success: Expression | None = None) -> Json
     Raises:
         ToolFailure: it failed, by its status, by its own account, or because it is not JSON.
     """
-    check(response)
+    check_status(response)
     if response.status_code in {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT} or not response.content.strip():
         return None
     where = f"{_target(response.request)} answered {response.status_code}"
@@ -152,13 +152,13 @@ def content(response: httpx.Response, success: Expression | None = None) -> Json
         status = body.get("status") if isinstance(body, dict) else None
         code = _code_of(status) if isinstance(status, int) and status >= _CLIENT_ERROR else ErrorCode.INTERNAL
         # The status says that it was done, and the body that it was not.
-        raise ToolFailure(code, f"{where}, but its body is an error: {stated(response)}", undone=False)
+        raise ToolFailure(code, f"{where}, but its body is an error: {stated_reason(response)}", undone=False)
     if success is not None:
         _check_success(success, body, response, where)
     return body
 
 
-def stated(response: httpx.Response) -> str:
+def stated_reason(response: httpx.Response) -> str:
     """The reason that a failed response states, in one line: never a page, never a stack trace."""
     if is_json(_media_type(response)):
         try:
@@ -166,7 +166,7 @@ def stated(response: httpx.Response) -> str:
         except codec.InvalidJson:
             reason = ""
     else:
-        reason = "" if is_page(response) else web.text_of(response)
+        reason = "" if is_page(response) else body_text(response)
     return one_line(reason)
 
 
@@ -179,7 +179,7 @@ def one_line(reason: str) -> str:
     return line[:_EXCERPT_MAX_CHARS] or "it states no reason"
 
 
-def failure_of(error: httpx.HTTPError | httpx.InvalidURL) -> ToolFailure:
+def failure_of_request(error: httpx.HTTPError | httpx.InvalidURL) -> ToolFailure:
     """What a request that got no answer means."""
     target = _target(error.request) if isinstance(error, httpx.HTTPError) and error._request else "the upstream"  # noqa: SLF001 - `.request` raises when there is none
     undone = refusals.was_not_sent(error)
@@ -187,7 +187,7 @@ def failure_of(error: httpx.HTTPError | httpx.InvalidURL) -> ToolFailure:
     match error:
         case httpx.HTTPStatusError():
             try:
-                check(error.response)
+                check_status(error.response)
             except ToolFailure as failure:
                 return failure
         case httpx.InvalidURL() | httpx.UnsupportedProtocol():
@@ -210,7 +210,7 @@ def _check_success(success: Expression, body: Json, response: httpx.Response, wh
         message = f"{where}, and whether it worked cannot be told by `{success}`: {error}"
         raise ToolFailure(ErrorCode.CONTRACT_VIOLATION, message) from None
     if not worked:
-        raise ToolFailure(ErrorCode.INTERNAL, f"{where}, but by `{success}` it failed: {stated(response)}")
+        raise ToolFailure(ErrorCode.INTERNAL, f"{where}, but by `{success}` it failed: {stated_reason(response)}")
 
 
 def _reasons(body: Json, depth: int = 0) -> Iterator[str]:
@@ -266,10 +266,10 @@ def _json_of(response: httpx.Response) -> Json:
 
     In an unknown charset, characters beyond ASCII are replaced: the answer of a write that has happened is not lost.
     """
-    charset = web.charset_of(response)
+    charset = charset_of(response)
     if charset is None:
-        is_unknown = web.states_unknown_charset(response)
-        return codec.decode(web.text_of(response).encode() if is_unknown else response.content)
+        is_unknown = states_unknown_charset(response)
+        return codec.decode(body_text(response).encode() if is_unknown else response.content)
     try:
         return codec.decode(response.content.decode(charset).encode())
     except UnicodeError:
@@ -279,7 +279,7 @@ def _json_of(response: httpx.Response) -> Json:
 def is_page(response: httpx.Response) -> bool:
     """Whether a response is a web page, which people read and no program."""
     kind = _media_type(response)
-    return "html" in kind or (not is_json(kind) and bool(_PAGE.search(web.text_of(response))))
+    return "html" in kind or (not is_json(kind) and bool(_PAGE.search(body_text(response))))
 
 
 def _target(request: httpx.Request) -> str:

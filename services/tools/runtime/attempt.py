@@ -24,16 +24,16 @@ from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode, Misreading, Result, ResultStatus, ToolError
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools.guard.protection import Protection
-from triptych.tools.http import errors as http
+from triptych.tools.http.errors import REDIRECTS, failure_of_request
+from triptych.tools.runtime.alerts import Alerts
 from triptych.tools.runtime.callbacks import Callbacks
 from triptych.tools.runtime.effect_ledger import Ledger, Standing
 from triptych.tools.runtime.last_answers import Answers
-from triptych.tools.runtime.redaction import Redactor
-from triptych.tools.runtime.status_board import Alerts
 from triptych.tools.sdk import refusals
 from triptych.tools.sdk.call import Accepted, Call
 from triptych.tools.sdk.failure import DONE, EFFECT, NO_EFFECT, ToolFailure
 from triptych.tools.sdk.operation import Operation
+from triptych.tools.sdk.redaction import Redactor
 from triptych.tools.sdk.tool import Tool
 
 ASK_AGAIN_AFTER_S = (0.2, 0.5, 1.0, 2.0)
@@ -297,7 +297,7 @@ class ToolWorker:
         except ToolFailure as error:
             failure = error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            failure = http.failure_of(error)
+            failure = failure_of_request(error)
         except Exception as error:  # noqa: BLE001 - an operation may raise anything, and each call gets an answer
             call.count_unknown_cost()
             if limit.expired():
@@ -354,7 +354,7 @@ def _in_words(warnings: tuple[Misreading, ...]) -> str:
 
 def _leaves_open_what_it_did(failure: ToolFailure) -> bool:
     """Whether it reads like a refusal, or sends the caller elsewhere, and the work may have been done all the same."""
-    is_redirect = failure.details.get("http_status") in http.REDIRECTS
+    is_redirect = failure.details.get("http_status") in REDIRECTS
     return not failure.undone and (is_redirect or refusals.is_refusal_by_code(failure.code))
 
 

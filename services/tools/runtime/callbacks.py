@@ -37,10 +37,10 @@ from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode, Result
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools.runtime.callback_endpoint import BODY_MAX_BYTES, BoundedProtocol, endpoint, said
-from triptych.tools.runtime.redaction import Redactor
 from triptych.tools.runtime.webhooks import Signed, Verifier
 from triptych.tools.sdk.failure import EFFECT, NO_EFFECT, ToolFailure
 from triptych.tools.sdk.operation import Operation
+from triptych.tools.sdk.redaction import Redactor
 
 __all__ = ["BODY_MAX_BYTES", "CallbackSettings", "Callbacks", "Expected", "PostgresCallbacks", "Verifier"]
 

@@ -1,171 +1,30 @@
-"""Drift: what a tool's source offers now, held against the contracts that were accepted.
+"""DriftWatch for drift: compare what a tool's source offers now with the contracts that were accepted.
 
-What changed compatibly is taken over and announced. What broke is quarantined: its calls are refused, with the
-difference, until somebody accepts it. What is new is not offered: nobody has allowed it.
+A compatible change is taken over and announced. A breaking change puts its operation in quarantine: calls of it are
+refused, with the difference, until a person accepts it. A new operation is not offered before a person has allowed it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.process.log import Logger
-from triptych.schemas import codec
-from triptych.schemas.base import Json
-from triptych.schemas.compatibility import breaks
-from triptych.schemas.contract import Contract
-from triptych.tools.runtime.status_board import Alerts
-
-if TYPE_CHECKING:
-    from triptych.tools.sdk.contract_origin import Origin
-    from triptych.tools.sdk.operation import Operation
-    from triptych.tools.sdk.tool import Tool
+from triptych.tools.runtime.alerts import Alerts
+from triptych.tools.sdk.contract_diff import Change, Difference, compare, unaccepted_changes
+from triptych.tools.sdk.contract_origin import Origin
+from triptych.tools.sdk.operation import Operation
+from triptych.tools.sdk.tool import Tool
 
 KIND = "drift"
-QUOTED_MAX_CHARS = 200
-_WORDS = frozenset({"$comment", "default", "description", "examples", "title"})
-_NAMED = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
-
-_Place = tuple[str, ...]
-"""The way to a word from the contract on: `("arguments", "properties", "id", "title")`."""
-
-
-class Change(StrEnum):
-    GONE = "gone"
-    BREAKING = "breaking"
-    COMPATIBLE = "compatible"
-    NEW = "new"
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One operation that is not what it was."""
-
-    operation: str
-    change: Change
-    details: tuple[str, ...] = ()
-
-    @property
-    def breaks(self) -> bool:
-        return self.change in {Change.GONE, Change.BREAKING}
-
-    def __str__(self) -> str:
-        return "; ".join(self.details) or f"it is {self.change.value}"
-
-
-def compare(accepted: Mapping[str, Operation], now: Mapping[str, Operation]) -> list[Difference]:
-    """What has changed between two sets of operations, by name."""
-    found = []
-    for name in sorted(accepted.keys() | now.keys()):
-        before, after = accepted.get(name), now.get(name)
-        if after is None:
-            found.append(Difference(name, Change.GONE, ("the source does not offer it any more",)))
-        elif before is None:
-            found.append(Difference(name, Change.NEW))
-        elif (before.contract, before.facts) != (after.contract, after.facts):
-            broken = tuple(changes(before, after))
-            told = broken or rewordings(before.contract, after.contract)
-            found.append(Difference(name, Change.BREAKING if broken else Change.COMPATIBLE, told))
-    return found
-
-
-def changes(old: Operation, new: Operation) -> list[str]:
-    """What a refresh may not change unasked: all that breaks the contract, and every fact beside it."""
-    moved = [
-        f"{name}: it was {value} and is {new.facts.get(name, 'gone')}"
-        for name, value in old.facts.items()
-        if new.facts.get(name) != value
-    ]
-    return [*moved, *differences(old.contract, new.contract)]
-
-
-def rewordings(old: Contract, new: Contract) -> tuple[str, ...]:
-    """What is said otherwise than before: of the operation, and within its schemas, where a model reads it as well."""
-    before, after = ({"description": each.description} | words_in_schemas(each) for each in (old, new))
-    return tuple(
-        f"{place}: it was {quoted(before.get(place, ''))} and is {quoted(after.get(place, ''))}"
-        for place in dict.fromkeys((*before, *after))
-        if before.get(place) != after.get(place)
-    )
-
-
-def words_in_schemas(contract: Contract) -> dict[str, str]:
-    """What the schemas of a contract say in words, by its place."""
-    return {
-        ".".join(place): word if isinstance(word, str) else codec.encode_text(word)
-        for place, word in _words_of(contract).items()
-    }
-
-
-def in_words_of(accepted: Contract, now: Contract) -> Contract:
-    """`now` in the words of `accepted`: what is new in its schemas has none."""
-    words = _words_of(accepted)
-    reworded = now.model_copy(update={"description": accepted.description}, deep=True)
-    for place, schema in _schemas_of(reworded):
-        for name in sorted(_WORDS):
-            schema.pop(name, None)
-            if (*place, name) in words:
-                schema[name] = words[*place, name]
-    return reworded
-
-
-def _words_of(contract: Contract) -> dict[_Place, Json]:
-    return {
-        (*place, name): value
-        for place, schema in _schemas_of(contract)
-        for name, value in schema.items()
-        if name in _WORDS
-    }
-
-
-def _schemas_of(contract: Contract) -> Iterator[tuple[_Place, dict[str, Json]]]:
-    """The schemas of a contract and all that are within them, by their place."""
-    yield from _schemas_in(contract.arguments, ("arguments",))
-    yield from _schemas_in(contract.result, ("result",))
-
-
-def _schemas_in(node: Json, place: _Place, *, is_schema: bool = True) -> Iterator[tuple[_Place, dict[str, Json]]]:
-    """Go down a schema. `properties` and its like hold names and not keywords; words hold no schemas."""
-    match node:
-        case dict():
-            if is_schema:
-                yield place, node
-            for name, value in node.items():
-                if not (is_schema and name in _WORDS):
-                    yield from _schemas_in(value, (*place, name), is_schema=not is_schema or name not in _NAMED)
-        case list():
-            for number, item in enumerate(node):
-                yield from _schemas_in(item, (*place, str(number)))
-
-
-def quoted(text: str) -> str:
-    """Somebody else's words, on one line and not too many of them."""
-    line = " ".join(text.split())
-    return repr(line if len(line) <= QUOTED_MAX_CHARS else f"{line[:QUOTED_MAX_CHARS]}...")
-
-
-def differences(old: Contract, new: Contract) -> list[str]:
-    """What breaks those who planned under `old` when the upstream works as `new` says; empty when nothing does."""
-    told = [] if old.effect is new.effect else [f"the effect was {old.effect.value} and is {new.effect.value}"]
-    for part, before, after in (("arguments", old.arguments, new.arguments), ("result", old.result, new.result)):
-        if before == after:
-            continue
-        try:
-            told += [f"{part}: {each}" for each in breaks(before, after)]
-        except (KeyError, TypeError, AttributeError):
-            told.append(f"{part}: the schema has changed in a way that cannot be compared")
-    return told
 
 
 def _accepted(origin: Origin) -> Tool:
     return origin.build(origin.file.read_bytes())
 
 
-class Watch:
+class DriftWatch:
     """Compares on a schedule, and whenever somebody asks."""
 
     def __init__(self, tool: Tool, every_s: int, alerts: Alerts, log: Logger) -> None:
@@ -197,7 +56,7 @@ class Watch:
         self._told = found
 
     async def look(self) -> None:
-        """Compare once. A source that does not answer changes nothing; the probe is there to tell."""
+        """Compare once. A source that does not answer unaccepted_changes nothing; the probe is there to tell."""
         origin = self._tool.origin
         if origin is None:
             return
@@ -235,7 +94,7 @@ class Watch:
         """What somebody has accepted since this process was started."""
         for name, operation in accepted.operations.items():
             before = self._accepted.get(name)
-            if before is not None and name in self._tool.operations and changes(before, operation):
+            if before is not None and name in self._tool.operations and unaccepted_changes(before, operation):
                 self._tool.operations[name] = operation
                 self._tool.changed.set()
                 self._log.info("an accepted contract was taken over", operation=name)

@@ -16,7 +16,7 @@ from triptych.schemas.work import CallRequest
 from triptych.tools.runtime.effect_ledger import arguments_hash
 from triptych.tools.sdk.failure import ToolFailure
 
-SQL = Queries.load("triptych.tools.guard", "guard.sql")
+SQL = Queries.load("triptych.tools.runtime", "last_answers.sql")
 
 
 class Answers:

@@ -10,8 +10,8 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract, Cost, Effect
 from triptych.schemas.result import Result
-from triptych.tools.guard.settings import ProbeGuard
-from triptych.tools.runtime.status_board import Alerts
+from triptych.tools.runtime.alerts import Alerts
+from triptych.tools.sdk.guard import ProbeGuard
 from triptych.tools.sdk.tool import Tool
 
 KIND = "probe"

@@ -22,15 +22,16 @@ from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker import WorkerConfig, run_worker
 from triptych.schemas import Effect, topics
 from triptych.tools.guard.protection import Protection
+from triptych.tools.runtime.alerts import Alerts
 from triptych.tools.runtime.attempt import ToolWorker
 from triptych.tools.runtime.callbacks import CallbackSettings, PostgresCallbacks
-from triptych.tools.runtime.drift import Watch
+from triptych.tools.runtime.drift import DriftWatch
 from triptych.tools.runtime.effect_ledger import PostgresLedger
 from triptych.tools.runtime.last_answers import Answers
+from triptych.tools.runtime.operator_control import OperatorControl
 from triptych.tools.runtime.probes import Probe
-from triptych.tools.runtime.redaction import Redactor, secrets_in
-from triptych.tools.runtime.status_board import Alerts, Board
 from triptych.tools.sdk.call import Resources
+from triptych.tools.sdk.redaction import Redactor, secrets_in
 from triptych.tools.sdk.source import Source
 from triptych.tools.sdk.tool import Tool
 
@@ -125,7 +126,7 @@ async def serve(
             # Whoever names a probe wants to be held up by it; one that was found by itself only tells.
             service.health.depend("probe", probe.is_well)
         probing = asyncio.create_task(probe.run(), name="probe")
-        watch = Watch(tool, guard.refresh_every_s, alerts, service.log)
+        watch = DriftWatch(tool, guard.refresh_every_s, alerts, service.log)
         watching = asyncio.create_task(watch.run(), name="drift")
 
         async def examine() -> str:
@@ -133,7 +134,7 @@ async def serve(
             return await probe.now()
 
         try:
-            async with Board(service, settings, tool.name, pool, protection, alerts, examine):
+            async with OperatorControl(service, settings, tool.name, pool, protection, alerts, examine):
                 await run_worker(service, settings, worker, config, pool=pool, settlement=ledger, beside=beside)
         finally:
             announcing.cancel()

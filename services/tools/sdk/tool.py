@@ -19,12 +19,11 @@ from pydantic_settings import BaseSettings
 
 from triptych.schemas.base import Json
 from triptych.schemas.contract import BusinessKey, Compensation, Contract, Cost, Effect, ToolContracts
-from triptych.tools.guard.breaker import BreakerPolicy
-from triptych.tools.guard.settings import Guard
 from triptych.tools.sdk.call import Resources
 from triptych.tools.sdk.contract_origin import Origin
 from triptych.tools.sdk.failure import ToolDefinitionError
 from triptych.tools.sdk.function import Function, Terms, TypedFunction
+from triptych.tools.sdk.guard import BreakerPolicy, Guard
 from triptych.tools.sdk.operation import ACCEPT_WITHIN_MS, Completion, Operation
 
 FunctionT = TypeVar("FunctionT", bound=Function)

@@ -11,7 +11,7 @@ import httpx
 from pydantic import BaseModel
 
 from triptych.tools import Accepted, Call, Effect, Resources, Tool
-from triptych.tools.http.errors import check
+from triptych.tools.http.errors import check_status
 
 
 @asynccontextmanager
@@ -31,7 +31,7 @@ class Delivered(BaseModel):
 async def deliver(call: Call[httpx.AsyncClient]) -> Delivered:
     """Have a parcel delivered about the run."""
     parcel = {"run": str(call.run_id), "key": call.idempotency_key, "callback": call.callback_url}
-    check(await call.state.post("/parcels", json=parcel))
+    check_status(await call.state.post("/parcels", json=parcel))
     raise Accepted
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from triptych.examples.helpdesk.tool import HelpdeskSettings
 from triptych.tools import Call, Effect, Resources, Tool
-from triptych.tools.http.errors import check
+from triptych.tools.http.errors import check_status
 
 
 @asynccontextmanager
@@ -45,7 +45,7 @@ async def stamp(call: Call[httpx.AsyncClient]) -> Done:
 async def stamped(call: Call[httpx.AsyncClient]) -> Done | None:
     """Whether the stamp is there."""
     response = await call.state.get(f"/tickets/{call.run_id}")
-    if response.status_code == HTTPStatus.NOT_FOUND or not check(response).json()["tags"]:
+    if response.status_code == HTTPStatus.NOT_FOUND or not check_status(response).json()["tags"]:
         return None
     return Done(ticket_id=str(call.run_id))
 
@@ -59,5 +59,5 @@ async def post(call: Call[httpx.AsyncClient]) -> Done:
 async def _write(call: Call[httpx.AsyncClient], collection: str, body: dict[str, object]) -> Done:
     # A key of its own for every request: the upstream does again what it is asked again.
     headers = {"Idempotency-Key": str(uuid4())}
-    check(await call.state.post(f"/tickets/{call.run_id}/{collection}", json=body, headers=headers))
+    check_status(await call.state.post(f"/tickets/{call.run_id}/{collection}", json=body, headers=headers))
     return Done(ticket_id=str(call.run_id))

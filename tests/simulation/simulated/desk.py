@@ -10,10 +10,10 @@ import httpx
 from simulated import workshop
 from triptych.contracts.offers import Offer
 from triptych.schemas import BusinessKey, Compensation, Cost, Effect, ErrorCode, Json
-from triptych.tools.guard.breaker import BreakerPolicy
-from triptych.tools.http import errors as http
+from triptych.tools.http.errors import check_status
 from triptych.tools.sdk.call import Call, NotYet
 from triptych.tools.sdk.failure import ToolFailure
+from triptych.tools.sdk.guard import BreakerPolicy
 from triptych.tools.sdk.tool import Tool
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def odd_answer(status: int) -> Exception:
     """The work is done, and the server answers with a status that does not say so."""
     response = httpx.Response(status, headers={"location": "/7"}, request=httpx.Request("POST", workshop.URL))
     try:
-        http.check(response)
+        check_status(response)
     except ToolFailure as failure:
         return failure
     raise AssertionError(f"{status} is a success")

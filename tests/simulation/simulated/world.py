@@ -49,7 +49,7 @@ from triptych.tools.runtime.attempt import ToolWorker
 from triptych.tools.runtime.callbacks import CallbackSettings, PostgresCallbacks
 from triptych.tools.runtime.effect_ledger import PostgresLedger
 from triptych.tools.runtime.process import RESULT_TYPE
-from triptych.tools.runtime.redaction import Redactor
+from triptych.tools.sdk.redaction import Redactor
 
 LEASE_MS = 15_000
 HORIZON_S = 1_500.0

@@ -14,7 +14,7 @@ from triptych.embedded.config import StackConfig
 from triptych.kernel.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from triptych.tools.runtime.drift import Difference
+    from triptych.tools.sdk.contract_diff import Difference
     from triptych.tools.sdk.contract_origin import Origin
 
 REQUEST = "request:"
@@ -50,8 +50,8 @@ def accept(name: Name, *, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson =
 
 async def _compared(config: StackConfig, name: str) -> tuple[Origin, bytes, list[Difference]]:
     from triptych.tools import Source  # noqa: PLC0415 - the tools' runtime is slow to import
-    from triptych.tools.runtime.drift import compare  # noqa: PLC0415
     from triptych.tools.runtime.process import load_tool  # noqa: PLC0415
+    from triptych.tools.sdk.contract_diff import compare  # noqa: PLC0415
 
     table = config.table.tools.get(name)
     if table is None:

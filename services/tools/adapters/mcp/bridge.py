@@ -41,8 +41,8 @@ from triptych.tools.adapters.mcp.options import McpOptions
 from triptych.tools.adapters.mcp.pins import LeftOut, Pins
 from triptych.tools.adapters.mcp.tasks import TaskFailedError
 from triptych.tools.adapters.mcp.transport import transport_of
-from triptych.tools.runtime.drift import differences, in_words_of, quoted, words_in_schemas
 from triptych.tools.sdk.call import Call, Resources
+from triptych.tools.sdk.contract_diff import breaking_changes, quoted, texts_in_schemas, with_texts_of
 from triptych.tools.sdk.contract_origin import Origin
 from triptych.tools.sdk.failure import ToolFailure
 from triptych.tools.sdk.operation import Operation
@@ -188,7 +188,7 @@ class _Bridge:
         self.tool.compared.set()
 
     def _settle(self, name: str, pinned: Offer, offer: Offer) -> None:
-        broken = differences(pinned.contract, offer.contract)
+        broken = breaking_changes(pinned.contract, offer.contract)
         words = rewordings_of(pinned, offer)
         if broken or (words and pinned.contract.effect is not Effect.READ):
             self._refuse(name, [*broken, *words])
@@ -197,9 +197,9 @@ class _Bridge:
         self.tool.reworded.pop(name, None)
         if words:
             self.tool.reworded[name] = "; ".join(words)
-            self._log.warning("the MCP server describes an operation otherwise", operation=name, differences=words)
+            self._log.warning("the MCP server describes an operation otherwise", operation=name, breaking_changes=words)
         # The words that were accepted stay: a model reads no others.
-        kept = in_words_of(pinned.contract, offer.contract)
+        kept = with_texts_of(pinned.contract, offer.contract)
         if self.tool.operations[name].contract != kept:
             self._log.info("a compatible change of a contract was taken over", operation=name)
             self.tool.replace(self._operation(replace(offer, contract=kept)))
@@ -207,7 +207,7 @@ class _Bridge:
     def _refuse(self, name: str, broken: Sequence[str]) -> None:
         told = "; ".join(broken)
         if self.tool.quarantined.get(name) != told:
-            self._log.error("the MCP server broke a contract", operation=name, differences=broken)
+            self._log.error("the MCP server broke a contract", operation=name, breaking_changes=broken)
         self.tool.quarantined[name] = told
 
 
@@ -215,7 +215,7 @@ def words_of(offer: Offer) -> dict[str, str]:
     """What a server says of a tool to models, and of its effect."""
     tool = offer.tool
     hints = tool.annotations.model_dump(exclude_none=True) if tool.annotations else {}
-    in_schemas = words_in_schemas(offer.contract)
+    in_schemas = texts_in_schemas(offer.contract)
     every: Json = [tool.title, tool.description, dict(sorted(in_schemas.items()))]
     return {
         "title": quoted(tool.title or ""),

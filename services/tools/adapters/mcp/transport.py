@@ -18,7 +18,7 @@ import anyio
 from triptych.tools.adapters.mcp.options import McpOptions
 from triptych.tools.adapters.mcp.stdio import Said, Server, account_of, home_of, stdio
 from triptych.tools.adapters.mcp.web import http_transport
-from triptych.tools.runtime.redaction import Redactor
+from triptych.tools.sdk.redaction import Redactor
 from triptych.tools.sdk.source import Source
 
 STACK = "TRIPTYCH_STACK"

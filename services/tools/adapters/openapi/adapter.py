@@ -13,11 +13,11 @@ from triptych.tools.adapters.openapi.options import OpenApiOptions
 from triptych.tools.adapters.openapi.survey import Survey, survey
 from triptych.tools.adapters.rest import Engine, lookup_of
 from triptych.tools.adapters.rest.address import shown
-from triptych.tools.guard.settings import Guard, OperationGuard
-from triptych.tools.http import client as web
-from triptych.tools.http import errors as http
+from triptych.tools.http.client import exchange, location_of, open_client, read_body
+from triptych.tools.http.errors import shown_location
 from triptych.tools.sdk.contract_origin import Origin
 from triptych.tools.sdk.failure import ToolFailure
+from triptych.tools.sdk.guard import Guard, OperationGuard
 from triptych.tools.sdk.source import Source
 from triptych.tools.sdk.tool import Tool
 
@@ -99,18 +99,18 @@ async def downloaded(url: str) -> bytes:
     """
     told = shown(url)
     try:
-        async with asyncio.timeout(FETCH_TIMEOUT_S), web.client() as client:
-            response = await web.exchange(client, client.build_request("GET", url), is_read=True)
+        async with asyncio.timeout(FETCH_TIMEOUT_S), open_client() as client:
+            response = await exchange(client, client.build_request("GET", url), is_read=True)
             try:
-                if response.is_redirect and web.location_of(response) is not None:
+                if response.is_redirect and location_of(response) is not None:
                     raise ConfigurationError(
-                        f"{told} has moved to {http.location_of(response)}; name that address if you trust it"
+                        f"{told} has moved to {shown_location(response)}; name that address if you trust it"
                     )
                 if not response.is_success:
                     raise ConfigurationError(
                         f"{told} answered {response.status_code}; save the document and name the file"
                     )
-                return await web.read(response, DOCUMENT_MAX_BYTES)
+                return await read_body(response, DOCUMENT_MAX_BYTES)
             finally:
                 await response.aclose()
     except TimeoutError:

@@ -27,7 +27,7 @@ from triptych.tools.adapters.openapi.composition import (
 from triptych.tools.adapters.openapi.document import Document, UnresolvedError
 from triptych.tools.adapters.openapi.errors import LeftOutError, Reason
 from triptych.tools.adapters.openapi.keywords import BRANCHES, listed, types_of
-from triptych.tools.adapters.rest.request import FILE_SCHEMA
+from triptych.tools.adapters.rest.body_serialization import FILE_SCHEMA
 
 _COMPONENT = "#/components/schemas/"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")

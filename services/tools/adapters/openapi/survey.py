@@ -28,8 +28,8 @@ from triptych.tools.adapters.openapi.security import described
 from triptych.tools.adapters.openapi.servers import address_of
 from triptych.tools.adapters.rest import Endpoint, KeyCarrier, KeyPlace
 from triptych.tools.adapters.rest.auth import ClientCredentials
-from triptych.tools.guard.settings import Rate
-from triptych.tools.http import client as web
+from triptych.tools.http.client import origin_of
+from triptych.tools.sdk.guard import Rate
 
 DESCRIPTION_MAX_CHARS = 1_000
 _EFFECTS = {
@@ -95,7 +95,7 @@ class Survey:
             urls = [options.base_url]
         if isinstance(options.auth, ClientCredentials):
             urls.append(options.auth.token_url)
-        return tuple(sorted({web.origin_of(httpx.URL(url)) for url in urls}))
+        return tuple(sorted({origin_of(httpx.URL(url)) for url in urls}))
 
 
 def survey(document: Document, tool: str, options: OpenApiOptions) -> Survey:

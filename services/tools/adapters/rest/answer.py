@@ -14,8 +14,8 @@ from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.adapters.rest.endpoint import Endpoint
-from triptych.tools.http import client as web
-from triptych.tools.http.errors import check, content, is_json, is_page
+from triptych.tools.http.client import body_text, read_response
+from triptych.tools.http.errors import check_status, is_json, is_page, json_content
 from triptych.tools.sdk.failure import ToolFailure
 
 ANSWER_MAX_BYTES = 4 * 1_048_576
@@ -43,23 +43,23 @@ async def read(endpoint: Endpoint, response: httpx.Response) -> Json:
     is_read = endpoint.contract.effect is Effect.READ
     if not response.is_success:
         try:
-            check(await web.whole(response, ERROR_MAX_BYTES, cut=True))
+            check_status(await read_response(response, ERROR_MAX_BYTES, cut=True))
         except ToolFailure as failure:
             if is_read and failure.code is ErrorCode.NOT_FOUND:
                 return None
             raise
     if response.status_code == HTTPStatus.PARTIAL_CONTENT:
-        check(await web.whole(response, ERROR_MAX_BYTES, cut=True))
+        check_status(await read_response(response, ERROR_MAX_BYTES, cut=True))
     if endpoint.accept == NOTHING:
         if "html" in response.headers.get("content-type", "").lower():
-            _refuse_page(await web.whole(response, ERROR_MAX_BYTES, cut=True))
+            _refuse_page(await read_response(response, ERROR_MAX_BYTES, cut=True))
         return None
-    whole = await web.whole(response, ANSWER_MAX_BYTES)
+    whole = await read_response(response, ANSWER_MAX_BYTES)
     kind = whole.headers.get("content-type", "").lower()
     # A page that nobody asked for is no data, even where text would do.
     is_stray = "html" in kind and "html" not in endpoint.accept
     if is_json(kind) or is_stray or all(map(is_json, endpoint.accept.split(","))):
-        data = content(whole, endpoint.success)
+        data = json_content(whole, endpoint.success)
     else:
         data = _other(whole)
     return _without_nothing(endpoint, data) if is_read else data
@@ -84,7 +84,7 @@ def _other(response: httpx.Response) -> Json:
     if not response.content:
         return None
     if is_text(media_type) or not media_type:
-        return web.text_of(response)
+        return body_text(response)
     return {
         "content_type": media_type.partition(";")[0].strip(),
         "base64": base64.b64encode(response.content).decode(),

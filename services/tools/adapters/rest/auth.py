@@ -18,8 +18,8 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 from triptych.schemas import codec
 from triptych.schemas.result import ErrorCode
 from triptych.tools.adapters.rest.address import problem_of_base_url
-from triptych.tools.http import client as web
-from triptych.tools.http import errors as http
+from triptych.tools.http.client import ENCODINGS, read_body
+from triptych.tools.http.errors import shown_location
 from triptych.tools.sdk.failure import ToolFailure
 from triptych.tools.sdk.source import Options, Source
 
@@ -180,7 +180,7 @@ class _ClientCredentials(httpx.Auth):
         form = {"grant_type": "client_credentials"}
         if self._options.scopes:
             form["scope"] = " ".join(self._options.scopes)
-        headers = {"accept": "application/json", "accept-encoding": web.ENCODINGS}
+        headers = {"accept": "application/json", "accept-encoding": ENCODINGS}
         who = httpx.BasicAuth(self._client_id.get_secret_value(), self._client_secret.get_secret_value())
         # Not made by the client: that would add the headers which go to the upstream.
         request = httpx.Request("POST", self._options.token_url, data=form, headers=headers)
@@ -188,7 +188,7 @@ class _ClientCredentials(httpx.Auth):
         try:
             response = await self._client.send(request, stream=True, auth=who)
             try:
-                content = await web.read(response, TOKEN_MAX_BYTES)
+                content = await read_body(response, TOKEN_MAX_BYTES)
             finally:
                 await response.aclose()
         except httpx.HTTPError as error:
@@ -202,7 +202,7 @@ class _ClientCredentials(httpx.Auth):
     def _keep(self, response: httpx.Response, content: bytes) -> None:
         host, status = response.request.url.host, response.status_code
         if not response.is_success:
-            leads = http.location_of(response)
+            leads = shown_location(response)
             cure = (
                 f"it leads to {leads}, and credentials go nowhere else: change auth.token_url if that is right"
                 if leads

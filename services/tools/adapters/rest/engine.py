@@ -22,7 +22,7 @@ from triptych.tools.adapters.rest import answer, request
 from triptych.tools.adapters.rest.address import problem_of_base_url
 from triptych.tools.adapters.rest.auth import CREDENTIAL_HEADERS, Auth, ClientCredentials, Variable, authentication
 from triptych.tools.adapters.rest.endpoint import Endpoint
-from triptych.tools.http import client as web
+from triptych.tools.http.client import exchange, open_client, origin_of, session_cookies
 from triptych.tools.sdk.call import Accepted, Call, Resources
 from triptych.tools.sdk.failure import ToolFailure
 from triptych.tools.sdk.operation import Completion, Operation, Reconcile
@@ -68,7 +68,7 @@ def _is_origin(stated: str) -> str:
     url = httpx.URL(_is_base_url(stated))
     if url.path not in {"", "/"}:
         raise ValueError("only scheme, host and port: https://api.example.com")
-    return web.origin_of(url)
+    return origin_of(url)
 
 
 def _without_secrets(headers: dict[str, str]) -> dict[str, str]:
@@ -95,7 +95,7 @@ class Connection(Options):
     @model_validator(mode="after")
     def _token_comes_from_a_host(self) -> Self:
         if isinstance(self.auth, ClientCredentials) and self.hosts is not None:
-            origin = web.origin_of(httpx.URL(self.auth.token_url))
+            origin = origin_of(httpx.URL(self.auth.token_url))
             if origin not in self.hosts:
                 raise ValueError(
                     f"auth.token_url is at {origin}, which is not in `hosts`; add it if it may have the secret"
@@ -148,7 +148,7 @@ class Engine:
         """
         chosen = self._connection
         base_url = chosen.base(self._source)
-        async with web.client(headers=chosen.headers) as client:
+        async with open_client(headers=chosen.headers) as client:
             auth = None if chosen.auth is None else authentication(chosen.auth, self._source, client)
             yield Upstream(client, auth, base_url, self._hosts(base_url))
 
@@ -156,14 +156,14 @@ class Engine:
         """The origins that the credential may go to."""
         if self._connection.hosts is not None:
             return frozenset(self._connection.hosts)
-        return frozenset({web.origin_of(httpx.URL(base_url))} if base_url else self._origins)
+        return frozenset({origin_of(httpx.URL(base_url))} if base_url else self._origins)
 
     def operation(
         self, endpoint: Endpoint, lookup: Lookup | None = None, completion: Completion | None = None
     ) -> Operation:
         """The operation that makes this call; with `completion` an answer of 202 means that a callback follows."""
         if not endpoint.url.startswith("/"):
-            self._origins.add(web.origin_of(httpx.URL(endpoint.url.partition("{")[0])))
+            self._origins.add(origin_of(httpx.URL(endpoint.url.partition("{")[0])))
 
         async def perform(arguments: dict[str, Json], call: Call[Upstream]) -> Json:
             return await self._send(endpoint, arguments, call, is_completed_later=completion is not None)
@@ -189,8 +189,8 @@ class Engine:
         if auth is not None:
             _check_host(endpoint, asked, upstream.hosts)
         is_read = endpoint.contract.effect is Effect.READ
-        response = await web.exchange(upstream.client, asked, auth=auth, is_read=is_read)
-        for secret in web.session_cookies(response):
+        response = await exchange(upstream.client, asked, auth=auth, is_read=is_read)
+        for secret in session_cookies(response):
             self._source.learn(secret, "cookie")
         try:
             if is_completed_later and response.status_code == HTTPStatus.ACCEPTED:
@@ -215,7 +215,7 @@ class Engine:
 
 def _check_host(endpoint: Endpoint, asked: httpx.Request, hosts: frozenset[str]) -> None:
     """Raise ToolFailure where a request would take the credential to a host that nobody has named."""
-    if (origin := web.origin_of(asked.url)) not in hosts:
+    if (origin := origin_of(asked.url)) not in hosts:
         raise ToolFailure(
             ErrorCode.FORBIDDEN,
             f"{endpoint.contract.operation} is at {origin}, and the credential may go to {', '.join(sorted(hosts))} "

@@ -17,7 +17,7 @@ from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
-from triptych.tools.adapters.sql.failures import failure_of
+from triptych.tools.adapters.sql.failures import failure_of_postgres
 from triptych.tools.adapters.sql.statements import Repeat, Statement
 from triptych.tools.adapters.sql.types import Types
 from triptych.tools.adapters.sql.values import from_postgres, to_postgres
@@ -79,7 +79,7 @@ class Performer:
             message = f"{self.operation}: a row holds JSON that cannot be read: {error}"
             raise ToolFailure(ErrorCode.CONTRACT_VIOLATION, message, undone=not committing) from None
         except Exception as error:
-            failure = failure_of(error, self.operation, undone=not committing, parameters=statement.parameters)
+            failure = failure_of_postgres(error, self.operation, undone=not committing, parameters=statement.parameters)
             if failure is None:
                 raise
             raise failure from error

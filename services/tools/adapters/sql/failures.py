@@ -42,7 +42,9 @@ GONE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
 """There is no answer from the server."""
 
 
-def failure_of(error: Exception, operation: str, *, undone: bool, parameters: Sequence[str] = ()) -> ToolFailure | None:
+def failure_of_postgres(
+    error: Exception, operation: str, *, undone: bool, parameters: Sequence[str] = ()
+) -> ToolFailure | None:
     """The failure that an error means; None when it does not come from Postgres.
 
     Args:

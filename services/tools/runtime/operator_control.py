@@ -1,15 +1,13 @@
-"""What people may see and say of a tool: breakers and alerts as rows, commands from a topic.
+"""Show operators the breakers and alerts of a tool as rows, and take their commands from a topic.
 
-Rows are for people alone; no process reads them back. Writing them never fails or delays a call.
+No process reads the rows back. Writing them never fails or delays a call.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Self
-from uuid import UUID
 
 import asyncpg
 
@@ -18,65 +16,18 @@ from triptych.kernel.kafka.cloudevents import utc_now
 from triptych.kernel.kafka.compacted_topic import CompactedTopic, Record
 from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.postgres.database import Queries
-from triptych.kernel.process.log import Logger
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import codec, topics
 from triptych.schemas.task import ToolControl
 from triptych.tools.guard.protection import Protection
+from triptych.tools.runtime.alerts import Alerts
 
 SHOWN_EVERY_S = 1.0
-WAITING_MAX = 100
-"""So many rows may wait to be written; what others would add is in the log."""
-
-SQL = Queries.load("triptych.tools.guard", "guard.sql")
+SQL = Queries.load("triptych.tools.runtime", "operator_control.sql")
 
 
-class Alerts:
-    """What was seen to be wrong with the upstream, until it is written down."""
-
-    def __init__(self, log: Logger) -> None:
-        self._log = log
-        self._open: set[tuple[str, str]] = set()
-        self._waiting: deque[tuple[str, tuple[object, ...]]] = deque()
-
-    def open(self, operation: str, kind: str, message: str, run_id: UUID | None = None) -> None:
-        """Something is wrong: `result` (a shape outside the contract), `probe` or `drift`."""
-        self._log.error("alert", operation=operation, kind=kind, message=message)
-        self._open.add((operation, kind))
-        # An upstream says what it likes, and Postgres stores no NUL in text.
-        self._put("raise_alert", operation, kind, message.replace("\0", "\ufffd"), run_id)
-
-    def count(self, operation: str, kind: str, message: str, run_id: UUID | None = None) -> None:
-        """Something is not as it should be and was let pass: the log says so once, and the row how often."""
-        if (operation, kind) not in self._open:
-            self._log.warning("alert", operation=operation, kind=kind, message=message)
-        self._open.add((operation, kind))
-        self._put("raise_alert", operation, kind, message.replace("\0", "\ufffd"), run_id)
-
-    def close(self, operation: str, kind: str, *, always: bool = False) -> None:
-        """It is well again. `always`: also when an earlier life of the process has opened it."""
-        if always or (operation, kind) in self._open:
-            self._open.discard((operation, kind))
-            self._put("close_alert", operation, kind)
-
-    def close_others(self, kind: str, still: Iterable[str]) -> None:
-        """Of this kind, only these operations are not well."""
-        self._put("close_others", kind, list(still))
-
-    async def write(self, pool: asyncpg.Pool) -> None:
-        """Write down what waits. What cannot be written now still waits."""
-        while self._waiting:
-            statement, values = self._waiting[0]
-            await pool.execute(SQL[statement], *values)
-            self._waiting.popleft()
-
-    def _put(self, statement: str, *values: object) -> None:
-        if len(self._waiting) < WAITING_MAX:
-            self._waiting.append((statement, values))
-
-
-class Board:
+class OperatorControl:
     """Shows what goes on and takes commands while the context lasts."""
 
     def __init__(  # noqa: PLR0917 - what it shows and whom it obeys
@@ -100,7 +51,7 @@ class Board:
 
     async def __aenter__(self) -> Self:
         await self._controls.__aenter__()
-        self._showing = asyncio.create_task(self._show(), name="board")
+        self._showing = asyncio.create_task(self._show(), name="operator-control")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -135,7 +86,7 @@ class Board:
                 await self._show_breakers()
                 await self._alerts.write(self._pool)
             except POSTGRES_GONE as error:
-                self._service.log.debug("the board cannot be written", error=repr(error))
+                self._service.log.debug("breakers and alerts cannot be written", error=repr(error))
             await asyncio.sleep(SHOWN_EVERY_S)
 
     async def _show_breakers(self) -> None:
@@ -154,5 +105,5 @@ class Board:
         try:
             await self._pool.execute(SQL["record_control"], *about, answer)
         except asyncpg.DataError as error:
-            # Whoever can write to the topic must not be able to end the board: what has no row is in the log.
+            # Whoever can write to the topic must not be able to end this task: what has no row is in the log.
             self._service.log.warning("a command cannot be written down", command=command.command_id, error=str(error))

@@ -26,6 +26,16 @@ _BURST_SHARE = 10
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When a breaker opens, and for how long."""
+
+    failures: int = 5
+    """So many failures in a row open it."""
+    open_ms: int = 5_000
+    """Then nothing is called for so long, and after that one probe."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rate:
     """So many calls in any span of this length, whichever processes make them."""
 

@@ -1,6 +1,6 @@
-"""How a parameter's value is written: the styles of OpenAPI 3, which are those of RFC 6570.
+"""Serialize parameters into the path, the query, a header or a cookie, in the styles of OpenAPI 3 (RFC 6570).
 
-Everything a value holds is percent-encoded, so that no argument can leave its place in the request.
+Values are percent-encoded, so that no argument can leave its place in the request.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from urllib.parse import quote, unquote
 
 from triptych.schemas import codec
 from triptych.schemas.base import Json
-from triptych.tools.adapters.rest.endpoint import Body, Parameter, Style
-from triptych.tools.http.errors import is_json
+from triptych.schemas.result import ErrorCode
+from triptych.tools.adapters.rest.endpoint import Parameter, Style
+from triptych.tools.sdk.failure import ToolFailure
 
 _RESERVED = ":/?[]@!$'()*,"
 """The reserved characters that end no value of a query. `&`, `;`, `#`, `=` and `+` would say something else."""
 _DELIMITERS = {Style.FORM: ",", Style.SPACE_DELIMITED: "%20", Style.PIPE_DELIMITED: "%7C"}
-_FORM_DELIMITERS = {Style.FORM: ",", Style.SPACE_DELIMITED: " ", Style.PIPE_DELIMITED: "|", Style.DEEP_OBJECT: ","}
 
 
 class AmbiguousValueError(ValueError):
@@ -25,13 +25,17 @@ class AmbiguousValueError(ValueError):
     def __init__(self, text: str, delimiter: str) -> None:
         super().__init__(f"{text[:50]!r} holds {delimiter!r}, which separates the values of the list")
 
+    def failure(self, argument: str) -> ToolFailure:
+        """Name the argument that has this value."""
+        return ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"arguments.{argument}: {self}", undone=True)
+
 
 def text_of(value: Json) -> str:
     """A value as text: strings as they are, nothing for null, and everything else as JSON."""
     return "" if value is None else codec.plain_text(value)
 
 
-def in_path(parameter: Parameter, value: Json) -> str:
+def path_value(parameter: Parameter, value: Json) -> str:
     """What stands in the path for this value."""
     if parameter.as_json:
         return _encoded(codec.encode_text(value))
@@ -49,18 +53,18 @@ def in_path(parameter: Parameter, value: Json) -> str:
             return _joined(value, ",", explode=parameter.explode)
 
 
-def given(value: Json) -> Json:
+def without_nulls(value: Json) -> Json:
     """A value without the nulls in it, which no style has a form for: null means that nothing is sent."""
     match value:
         case dict():
-            return {name: given(item) for name, item in value.items() if item is not None}
+            return {name: without_nulls(item) for name, item in value.items() if item is not None}
         case list():
-            return [given(item) for item in value if item is not None]
+            return [without_nulls(item) for item in value if item is not None]
         case _:
             return value
 
 
-def in_query(parameter: Parameter, value: Json) -> Iterable[str]:
+def query_pairs(parameter: Parameter, value: Json) -> Iterable[str]:
     """The `name=value` pairs of the query, encoded."""
     name, safe = _encoded(parameter.name), _RESERVED if parameter.allow_reserved else ""
     if parameter.as_json:
@@ -68,63 +72,33 @@ def in_query(parameter: Parameter, value: Json) -> Iterable[str]:
     if not isinstance(value, (list, dict)):
         return [f"{name}={_encoded(text_of(value), safe)}"]
     if parameter.style is Style.DEEP_OBJECT:
-        return [f"{_encoded(key)}={_encoded(text, safe)}" for key, text in _deep(parameter.name, value)]
+        return [f"{_encoded(key)}={_encoded(text, safe)}" for key, text in deep_pairs(parameter.name, value)]
     if parameter.explode:
         pairs = value.items() if isinstance(value, dict) else ((parameter.name, item) for item in value)
         return [f"{_encoded(key)}={_encoded(text_of(item), safe)}" for key, item in pairs]
     delimiter = _DELIMITERS.get(parameter.style, ",")
     # A comma in a value is encoded and the delimiter is not; of the others both are encoded.
-    texts = _flat(value) if delimiter == "," else _told_apart(_flat(value), unquote(delimiter))
+    texts = flat_texts(value) if delimiter == "," else unambiguous(flat_texts(value), unquote(delimiter))
     return [f"{name}={delimiter.join(_encoded(text, safe) for text in texts)}"]
 
 
-def in_header(parameter: Parameter, value: Json) -> str:
+def header_value(parameter: Parameter, value: Json) -> str:
     """The value of a header. It is not percent-encoded: headers are read as they are."""
     if parameter.as_json:
         return codec.encode_text(value)
     if isinstance(value, dict) and parameter.explode:
-        return ",".join(_told_apart([f"{key}={text_of(item)}" for key, item in value.items()], ","))
-    return ",".join(_told_apart(_flat(value), ",")) if isinstance(value, (list, dict)) else text_of(value)
+        return ",".join(unambiguous([f"{key}={text_of(item)}" for key, item in value.items()], ","))
+    return ",".join(unambiguous(flat_texts(value), ",")) if isinstance(value, (list, dict)) else text_of(value)
 
 
-def in_cookie(parameter: Parameter, value: Json) -> str:
+def cookie_pair(parameter: Parameter, value: Json) -> str:
     """One `name=value` of the header Cookie."""
     if isinstance(value, (list, dict)) and not parameter.as_json:
-        return f"{parameter.name}={','.join(map(_encoded, _flat(value)))}"
+        return f"{parameter.name}={','.join(map(_encoded, flat_texts(value)))}"
     return f"{parameter.name}={_encoded(text_of(value), ',')}"
 
 
-def form_fields(body: Body, value: dict[str, Json]) -> list[tuple[str, str]]:
-    """The fields of a form, as `encoding` says, else as most servers read them.
-
-    A list of plain values repeats its name. Objects are written as `name[key]`, and lists of them as `name[0][key]`.
-    """
-    fields: list[tuple[str, str]] = []
-    for name, item in value.items():
-        writing = body.writing_of(name)
-        if writing.content_type is not None and is_json(writing.content_type):
-            fields.append((name, codec.encode_text(item)))
-            continue
-        match given(item):
-            case None:
-                pass
-            case list() as items if writing.style is Style.DEEP_OBJECT or _has_parts(items):
-                fields.extend(_deep(name, items))
-            case list() as items if writing.style is None or writing.explode:
-                fields.extend((name, text_of(each)) for each in items)
-            case dict() as parts if writing.style is None or writing.style is Style.DEEP_OBJECT:
-                fields.extend(_deep(name, parts))
-            case dict() as parts if writing.explode:
-                fields.extend((key, text_of(part)) for key, part in parts.items())
-            case list() | dict() as whole:
-                delimiter = _FORM_DELIMITERS[writing.style or Style.FORM]
-                fields.append((name, delimiter.join(_told_apart(_flat(whole), delimiter))))
-            case plain:
-                fields.append((name, text_of(plain)))
-    return fields
-
-
-def _has_parts(items: list[Json]) -> bool:
+def has_nested(items: list[Json]) -> bool:
     return any(isinstance(item, (dict, list)) for item in items)
 
 
@@ -132,13 +106,13 @@ def _encoded(text: str, safe: str = "") -> str:
     return quote(text, safe=safe)
 
 
-def _flat(value: list[Json] | dict[str, Json]) -> list[str]:
+def flat_texts(value: list[Json] | dict[str, Json]) -> list[str]:
     if isinstance(value, list):
         return [text_of(item) for item in value]
     return [text for key, item in value.items() for text in (key, text_of(item))]
 
 
-def _told_apart(texts: list[str], delimiter: str) -> list[str]:
+def unambiguous(texts: list[str], delimiter: str) -> list[str]:
     """The texts, where none of them holds what will stand between them. Raises AmbiguousValueError."""
     for text in texts:
         if delimiter in text:
@@ -151,20 +125,20 @@ def _joined(value: Json, delimiter: str, *, explode: bool) -> str:
         case dict() if explode:
             texts = [f"{_encoded(key)}={_encoded(text_of(item))}" for key, item in value.items()]
         case list() | dict():
-            texts = [_encoded(text) for text in _flat(value)]
+            texts = [_encoded(text) for text in flat_texts(value)]
         case _:
             return _encoded(text_of(value))
     # Of the delimiters, a dot alone is left as it is by the encoding.
-    return delimiter.join(_told_apart(texts, delimiter))
+    return delimiter.join(unambiguous(texts, delimiter))
 
 
-def _deep(name: str, value: Json) -> list[tuple[str, str]]:
+def deep_pairs(name: str, value: Json) -> list[tuple[str, str]]:
     """`name[key][key]=value`, as deepObject is understood where objects are nested: lists of objects are numbered."""
     match value:
         case dict():
-            return [pair for key, item in value.items() for pair in _deep(f"{name}[{key}]", item)]
-        case list() if _has_parts(value):
-            return [pair for place, item in enumerate(value) for pair in _deep(f"{name}[{place}]", item)]
+            return [pair for key, item in value.items() for pair in deep_pairs(f"{name}[{key}]", item)]
+        case list() if has_nested(value):
+            return [pair for place, item in enumerate(value) for pair in deep_pairs(f"{name}[{place}]", item)]
         case list():
             return [(f"{name}[]", text_of(item)) for item in value]
         case _:
