@@ -6,7 +6,6 @@ With `--json` that line is JSON. What the exit codes mean stands in `exit_codes.
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import logging
 import os
 import sys
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from triptych import __version__
 from triptych.kernel.errors import TriptychError
 
 COMMANDS = {
@@ -85,7 +85,7 @@ app = typer.Typer(
 
 def _print_version(is_asked: bool) -> None:  # noqa: FBT001 - typer gives it
     if is_asked:
-        typer.echo(f"triptych {importlib.metadata.version('triptych')}")
+        typer.echo(f"triptych {__version__}")
         raise typer.Exit
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from ruamel.yaml import YAML
 
+from triptych import __version__
 from triptych.commands.common.options import AsJson
 from triptych.commands.common.output import out, print_json
 from triptych.schemas import codec
@@ -27,7 +27,7 @@ def export(
 ) -> None:
     """Write the JSON Schema of every message, and asyncapi.json and asyncapi.yaml."""
     written = write_schemas(directory / "json-schema")
-    document = asyncapi(version("triptych"))
+    document = asyncapi(__version__)
     written.append(_write(directory / "asyncapi.json", document))
     with (directory / "asyncapi.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(codec.decode(codec.encode(document)), file)
