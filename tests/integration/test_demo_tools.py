@@ -22,7 +22,7 @@ from triptych.tools.adapters.openapi import tool as openapi_tool
 from triptych.tools.conformance import Example, Subject, check
 from triptych.tools.testing import call
 
-ROOT = Path(__file__).parents[2]
+DEMO = Path(__file__).parents[2] / "examples" / "demo"
 
 
 @pytest.fixture
@@ -31,26 +31,24 @@ def crm(crm_server: str, monkeypatch: pytest.MonkeyPatch) -> Tool:
     auth = {"kind": "api_key", "name": "X-Api-Key", "key_env": "CRM_KEY"}
     empty = {"find_customers": {"empty_at": "customers"}}
     options = {"spec": "tools/crm.openapi.json", "base_url": crm_server, "auth": auth, "operations": empty}
-    return openapi_tool(Source("crm", options, ROOT))
+    return openapi_tool(Source("crm", options, DEMO))
 
 
 def test_the_stored_document_is_the_one_that_the_crm_serves(crm_server: str) -> None:
-    stored = json.loads((ROOT / "examples/demo/tools/crm.openapi.json").read_text())
+    stored = json.loads((DEMO / "tools/crm.openapi.json").read_text())
     assert stored == document() == httpx.get(f"{crm_server}/openapi.json").json()
 
 
 async def test_the_pins_of_the_calendar_are_what_it_offers(calendar_server: str) -> None:
-    source = Source("calendar", {"pins": "tools/calendar.mcp.json", "url": f"{calendar_server}/mcp"}, ROOT)
-    assert (await ask(source, source.read(McpOptions))).text() == (
-        ROOT / "examples/demo/tools/calendar.mcp.json"
-    ).read_text()
+    source = Source("calendar", {"pins": "tools/calendar.mcp.json", "url": f"{calendar_server}/mcp"}, DEMO)
+    assert (await ask(source, source.read(McpOptions))).text() == (DEMO / "tools/calendar.mcp.json").read_text()
 
 
 async def test_the_calendar_is_found_where_a_variable_says(
     calendar_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CALENDAR_URL", f"{calendar_server}/mcp")
-    calendar = mcp_tool(Source("calendar", {"pins": "tools/calendar.mcp.json", "url_env": "CALENDAR_URL"}, ROOT))
+    calendar = mcp_tool(Source("calendar", {"pins": "tools/calendar.mcp.json", "url_env": "CALENDAR_URL"}, DEMO))
     found = await call(calendar, "find_slot", {"timezone": "Asia/Kolkata"})
     assert datetime.fromisoformat(found.data["starts_at"]).utcoffset().total_seconds() == 5.5 * 3600
     unknown = await call(calendar, "find_slot", {"timezone": "Mars/Olympus"})
@@ -74,8 +72,8 @@ async def test_a_note_is_written_once_whatever_happens_to_the_process_that_write
 ) -> None:
     monkeypatch.setenv("CRM_KEY", "demo-key")
     monkeypatch.setenv("CRM_URL", crm_server)
-    options = tomllib.loads((ROOT / "examples/demo/triptych.toml").read_text())["tools"]["crm"]["options"]
-    subject = Subject("triptych.tools.adapters.openapi:tool", source=Source("crm", options, ROOT))
+    options = tomllib.loads((DEMO / "triptych.toml").read_text())["tools"]["crm"]["options"]
+    subject = Subject("triptych.tools.adapters.openapi:tool", source=Source("crm", options, DEMO))
     arguments = {"customer_id": "C-1005", "body": {"text": "Once."}}
     report = await check(subject, Example("create_note", arguments), postgres=servers.owner_dsn)
     assert report.passed, str(report)

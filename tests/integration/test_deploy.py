@@ -47,8 +47,8 @@ class Setup:
 
     def run(self, *options: str, code: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "triptych.cli", "setup", *options],
-            cwd=ROOT,
+            [sys.executable, "-m", "triptych", "setup", *options],
+            cwd=ROOT / "examples/demo",
             env=os.environ | self.environment,
             capture_output=True,
             text=True,

@@ -305,7 +305,7 @@ def write_folder(folder: Path) -> None:
 
 async def triptych(dsn: str, *arguments: str) -> tuple[int, Any]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "triptych.cli", "kb", *arguments, "--json",
+        sys.executable, "-m", "triptych", "kb", *arguments, "--json",
         env={**os.environ, "TRIPTYCH_POSTGRES": dsn}, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     said, _ = await process.communicate()
@@ -398,7 +398,7 @@ async def test_an_ingest_that_is_killed_is_finished_by_the_next(schemas, tmp_pat
     for n in range(600):
         text = f"# Rule {n}\n\n" + "\n\n".join(f"Paragraph {m} of rule {n} says what is done." for m in range(12))
         (tmp_path / f"rule-{n:03}.md").write_text(text, "utf-8")
-    command = (sys.executable, "-m", "triptych.cli", "kb", "ingest", str(tmp_path), "--collection", "rules")
+    command = (sys.executable, "-m", "triptych", "kb", "ingest", str(tmp_path), "--collection", "rules")
     process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "TRIPTYCH_POSTGRES": dsn})
     count = "select count(*) from documents where collection = 'rules'"
     async with await connect(dsn, "test") as pool:

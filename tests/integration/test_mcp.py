@@ -323,7 +323,7 @@ def test_the_command_adds_a_server_once_and_says_what_it_left_out(tmp_path: Path
     (tmp_path / "triptych.toml").write_text(CONFIG)
 
     def add(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "triptych.cli", "tools", "add", "mcp", *words, "--", "mcp-server-time"]
+        command = [sys.executable, "-m", "triptych", "tools", "add", "mcp", *words, "--", "mcp-server-time"]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     done = add("--name", "clock", "--only", "convert_time", "--effect", "convert_time=idempotent", "--json")
@@ -350,7 +350,7 @@ def test_a_server_that_cannot_be_asked_is_told_with_the_cure(tmp_path: Path) -> 
     (tmp_path / "triptych.toml").write_text(CONFIG)
 
     def told(*words: str) -> str:
-        command = [sys.executable, "-m", "triptych.cli", "tools", "add", "mcp", "--name", "notes", *words]
+        command = [sys.executable, "-m", "triptych", "tools", "add", "mcp", "--name", "notes", *words]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         return done.stderr
