@@ -23,6 +23,21 @@ class Effect(StrEnum):
     ONCE = "once"
     """Changes something each time. Never repeated unless a lookup shows that it did not happen."""
 
+    @property
+    def writes(self) -> bool:
+        """Whether a call changes something."""
+        return self is not Effect.READ
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether the same call may be made again under its key when nobody knows what became of it."""
+        return self is not Effect.ONCE
+
+    @property
+    def must_be_reconciled(self) -> bool:
+        """Whether the tool has to find out what became of a call before the call is made again."""
+        return self is Effect.ONCE
+
 
 class Reading(StrEnum):
     """What becomes of a result that does not fit its schema."""

@@ -15,7 +15,6 @@ from triptych.playbook import expressions
 from triptych.playbook.expressions import ExpressionError
 from triptych.schemas import (
     Decision,
-    Effect,
     ErrorCode,
     Json,
     Reading,
@@ -95,7 +94,7 @@ def _against_schema(step: Step, result: Result, offer: Offer | None) -> Verdict 
     place = ".".join(("result.data", *map(str, error.place)))
     message = f"step {step.id}: {step.operation} broke its contract at {place}: {shortened(error.message)}"
     # A read can simply be asked again; a write has happened, whatever it answered.
-    decision = Decision.RETRY if step.pin.effect is Effect.READ else Decision.ESCALATE
+    decision = Decision.ESCALATE if step.pin.effect.writes else Decision.RETRY
     return Verdict(decision, Reason(code="contract_violation", message=message), (f"contract {offer.hash}",))
 
 

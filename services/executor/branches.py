@@ -79,7 +79,7 @@ def fan_in(turn: Turn, state: StepState) -> None:
 
 def _then(first: StepState) -> Then:
     """Only reads are planned anew: another plan could not know which of the writes were done."""
-    if first.step.pin.effect is not Effect.READ:
+    if first.step.pin.effect.writes:
         return Then.ESCALATE
     error = first.result.error if first.result else None
     return disposition(error, Effect.READ).then if error else Then.REPLAN

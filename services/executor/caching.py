@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from triptych.executor.state import Run
-from triptych.schemas import Caching, Effect, Recall
+from triptych.schemas import Caching, Recall
 
 
 def recall_of_call(run: Run, step_id: str, call: int) -> Recall:
@@ -37,7 +37,7 @@ def _may_be_kept(run: Run, step_id: str | None) -> bool:
 
 def _leads_to_write(run: Run, step_id: str | None) -> bool:
     """Whether the step writes, or any step that waits for it, directly or not; for the whole run, whether any does."""
-    writes = {name for name, state in run.steps.items() if state.step.pin.effect is not Effect.READ}
+    writes = {name for name, state in run.steps.items() if state.step.pin.effect.writes}
     if step_id is None or not writes:
         return bool(writes)
     waiting: defaultdict[str, list[str]] = defaultdict(list)

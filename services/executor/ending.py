@@ -12,7 +12,7 @@ from triptych.executor import events as ev
 from triptych.executor.budgets import overspent
 from triptych.executor.state import Ask, OpenRequest, Run, RunStatus
 from triptych.executor.transition import Turn
-from triptych.schemas import CallAnswer, Effect, Grant, Json, PlanAnswer, Reason, UnderWay, VerdictAnswer
+from triptych.schemas import CallAnswer, Grant, Json, PlanAnswer, Reason, UnderWay, VerdictAnswer
 
 
 def end(
@@ -61,7 +61,7 @@ def _write(run: Run, request: OpenRequest) -> UnderWay | None:
             operation, effect = undo.operation, undo.effect
         case _:
             return None
-    if effect is Effect.READ:
+    if not effect.writes:
         return None
     return UnderWay(step=step, operation=operation, idempotency_key=key, known="asked")
 

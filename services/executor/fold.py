@@ -29,7 +29,7 @@ from triptych.executor.state import (
     Written,
     changed,
 )
-from triptych.schemas import Effect, Json, PlanByTurns, Reason, Result, ResultStatus, Spend, Step
+from triptych.schemas import Json, PlanByTurns, Reason, Result, ResultStatus, Spend, Step
 
 
 def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
@@ -423,7 +423,7 @@ def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
 
 def _written(state: StepState, result: Result, key: str, at: datetime) -> Written | None:
     """What is known of a write after an answer. One that says nothing for certain takes nothing of it away."""
-    if state.step.pin.effect is Effect.READ:
+    if not state.step.pin.effect.writes:
         return state.written
     if result.status is not ResultStatus.ERROR:
         return Written(state.arguments, result, state.revision, key, at)

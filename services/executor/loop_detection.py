@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from triptych.executor.fingerprint import fingerprint
 from triptych.executor.state import Run, StepState, changed
-from triptych.schemas import Effect, Json, PlanByTurns, Reason, Result
+from triptych.schemas import Json, PlanByTurns, Reason, Result
 
 CODE = "loop"
 REPEATED_WRITE = "repeated_write"
@@ -56,7 +56,7 @@ def repeated_write(run: Run, state: StepState, arguments: Json, key: str) -> Rea
     operation = state.acting.operation
     allowed = run.playbook.same_write(operation)
     others = run.writes.get(call_of(operation, arguments), {}).keys() - {key}
-    if state.acting.pin.effect is Effect.READ or len(others) < allowed:
+    if not state.acting.pin.effect.writes or len(others) < allowed:
         return None
     done_by = ", ".join(sorted(run.writes[call_of(operation, arguments)][other] for other in others))
     message = (
@@ -69,7 +69,7 @@ def repeated_write(run: Run, state: StepState, arguments: Json, key: str) -> Rea
 
 def note_write(run: Run, state: StepState, arguments: Json, key: str) -> None:
     """For the fold: a write is asked for, under this idempotency key."""
-    if state.acting.pin.effect is not Effect.READ:
+    if state.acting.pin.effect.writes:
         call = call_of(state.acting.operation, arguments)
         run.writes[call] = run.writes.get(call, {}) | {key: state.id}
 

@@ -19,7 +19,7 @@ from triptych.executor.retries import Then
 from triptych.executor.state import Run, StepState
 from triptych.executor.transition import Turn, fail_step
 from triptych.playbook.expressions import ExpressionError, render
-from triptych.schemas import Effect, Grant, Json, Judge, PlanByModel, PlanByTurns, Reason, ResultStatus, codec
+from triptych.schemas import Grant, Json, Judge, PlanByModel, PlanByTurns, Reason, ResultStatus, codec
 
 REISSUE_AFTER_MS = 30_000
 """An open request is sent again after this and its timeout; workers drop what they have seen."""
@@ -68,7 +68,7 @@ def request_call(turn: Turn, state: StepState, granted: str | None = None) -> No
         reason = Reason(code="expression_error", message=f"step {state.id}, arguments: {error}")
         fail_step(turn, state.id, Then.REPLAN, reason)
         return
-    is_again = state.revision > 1 and state.step.pin.effect is not Effect.READ
+    is_again = state.revision > 1 and state.step.pin.effect.writes
     if is_again and (done := _done_before(run, state, arguments)) is not None:
         turn.record(ev.CallReused(state.id, done, arguments))
         return
@@ -127,7 +127,7 @@ def _is_refused(turn: Turn, state: StepState, arguments: dict[str, Json], grant:
 def _wants_key(turn: Turn, state: StepState, arguments: dict[str, Json], call_key: str, granted: str | None) -> bool:
     """Whether a call has to wait for its business key, or fails for want of one; then the turn says so."""
     unique = state.acting.pin.business_key
-    if unique is None or state.acting.pin.effect is Effect.READ or state.business_key is not None:
+    if unique is None or not state.acting.pin.effect.writes or state.business_key is not None:
         return False
     try:
         key = render(unique.value, {"arguments": arguments})

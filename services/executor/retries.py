@@ -75,7 +75,7 @@ STOOD_IN_FOR = frozenset(
 
 def may_be_stood_in_for(error: ToolError, effect: Effect) -> bool:
     """Whether a fallback may follow. Nothing stands in for a write that may have happened."""
-    return error.code in STOOD_IN_FOR and (effect is Effect.READ or error.details.get("effect") == "none")
+    return error.code in STOOD_IN_FOR and (not effect.writes or error.details.get("effect") == "none")
 
 
 def is_outage(error: ToolError) -> bool:
@@ -88,7 +88,7 @@ def disposition(error: ToolError, effect: Effect) -> Disposition:
     if (fault := error.details.get("model")) in MODEL_FAULTS:
         return MODEL_FAULTS[fault]
     match error.code:
-        case ErrorCode.CONTRACT_VIOLATION if effect is Effect.READ and not error.details.get("asks"):
+        case ErrorCode.CONTRACT_VIOLATION if not effect.writes and not error.details.get("asks"):
             return _UNSTABLE_READ
         case ErrorCode.BUDGET_EXCEEDED if error.details.get("budget") == "usd":
             return _NO_MONEY

@@ -21,7 +21,6 @@ from triptych.executor.fan_out import FanOut, branch_id, merge
 from triptych.kernel.tracing import Trace
 from triptych.schemas import (
     HANDOFF,
-    Effect,
     Grant,
     Json,
     Parent,
@@ -243,7 +242,7 @@ class StepState:
     @property
     def has_key_to_keep(self) -> bool:
         """Whether a repeat must be known as one. Reads are asked anew, and another child run is another run."""
-        return self.step.pin.effect is not Effect.READ and not self.is_handoff
+        return self.step.pin.effect.writes and not self.is_handoff
 
     @property
     def is_failed(self) -> bool:

@@ -16,7 +16,7 @@ from triptych.executor.loop_detection import circular_replan
 from triptych.executor.retries import Then
 from triptych.executor.state import Ask, Run, StepStatus
 from triptych.kernel.values import value
-from triptych.schemas import Effect, PlanByTurns, Reason, RetryPolicy
+from triptych.schemas import PlanByTurns, Reason, RetryPolicy
 from triptych.schemas.playbook import LONGEST_WALL_MS
 
 
@@ -86,7 +86,7 @@ def _has_turns(run: Run) -> bool:
 def has_begun_writes(run: Run) -> bool:
     """Whether a step with many branches is in the middle of its writes."""
     return any(
-        state.fan is not None and state.status is StepStatus.RUNNING and state.step.pin.effect is not Effect.READ
+        state.fan is not None and state.status is StepStatus.RUNNING and state.step.pin.effect.writes
         for state in run.steps.values()
     )
 

@@ -22,7 +22,6 @@ from triptych.schemas import (
     HANDOFF,
     Answer,
     Caching,
-    Effect,
     ErrorCode,
     FixedPlan,
     Json,
@@ -227,7 +226,7 @@ class Planner:
 
 def _memo(request: PlanRequest, spec: PlanByModel, terms: Terms) -> Memo:
     """A plan is given again where nothing can be written by it or a later one; one with problems never is."""
-    may_write = any(offer.contract.effect is not Effect.READ for offer in terms.offers.values())
+    may_write = any(offer.contract.effect.writes for offer in terms.offers.values())
     is_kept = request.cache is Caching.ALL or (request.cache is Caching.READS and not may_write)
     recall = Recall.YES if is_kept else Recall.NO
 

@@ -24,7 +24,6 @@ from triptych.kernel.process.settings import load_settings
 from triptych.kernel.worker import Connection, Finished, JobAttempt
 from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
 from triptych.schemas import codec
-from triptych.schemas.contract import Effect
 from triptych.schemas.result import Result
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools.conformance.faults import Fault, telling_early, with_fault
@@ -130,7 +129,7 @@ async def _no_other_takes_over(pool: asyncpg.Pool) -> AsyncIterator[None]:
 
 
 def _writes(tool: Tool) -> set[str]:
-    return {name for name, each in tool.operations.items() if each.contract.effect is not Effect.READ}
+    return {name for name, each in tool.operations.items() if each.contract.effect.writes}
 
 
 async def _taken(jobs: Jobs, request: CallRequest) -> JobAttempt | bytes:

@@ -27,7 +27,7 @@ from psycopg.conninfo import make_conninfo
 import triptych.tools
 from triptych.kernel.postgres.migrate import WORKER, Schema, prepare
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Effect, Reading
+from triptych.schemas.contract import Reading
 from triptych.schemas.result import ErrorCode, Result, ResultStatus
 from triptych.schemas.work import CallRequest
 from triptych.tools.conformance.faults import STRANGE, Fault, strange_to
@@ -170,7 +170,7 @@ class _Suite:
         if (second := await self._live(one)).result != first.result:
             raise _Broken(f"the same request was answered otherwise: {_told(second)}")
         third = await self._live(_again(one))
-        if self._effect is not Effect.READ and third.result != first.result:
+        if self._effect.writes and third.result != first.result:
             raise _Broken(f"another attempt under the same key was answered otherwise: {_told(third)}")
         await self._took_effect(one, 1)
         return "answered alike each time"
@@ -224,18 +224,18 @@ class _Suite:
 
     async def _recovered(self, one: CallRequest, lived: _Lived, *, may_have_happened: bool) -> str:
         """What the next attempt must come to, after one whose answer nobody has."""
-        if self._effect is Effect.ONCE and lived.code is ErrorCode.IN_DOUBT:
+        if self._effect.must_be_reconciled and lived.code is ErrorCode.IN_DOUBT:
             await self._took_effect(one, 1 if may_have_happened else 0)
             cannot = "" if self._operation.reconcile is not None else "; offer a reconcile, and it need not be"
             return f"in doubt, for a person to decide{cannot}"
-        if self._effect is Effect.ONCE and self._operation.reconcile is None:
+        if self._effect.must_be_reconciled and self._operation.reconcile is None:
             raise _Broken(f"it cannot be known what happened, and yet it was {_told(lived)}")
         _worked(lived)
         await self._took_effect(one, 1)
-        return "reconciled" if self._effect is Effect.ONCE else "made again"
+        return "reconciled" if self._effect.must_be_reconciled else "made again"
 
     async def _took_effect(self, one: CallRequest, times: int) -> None:
-        if self._witness is None or self._effect is Effect.READ:
+        if self._witness is None or not self._effect.writes:
             return
         seen = self._witness(one.idempotency_key)
         count = await seen if inspect.isawaitable(seen) else seen

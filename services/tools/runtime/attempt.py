@@ -20,7 +20,6 @@ from triptych.kernel.process.log import Logger
 from triptych.kernel.time_limit import TimeLimit
 from triptych.kernel.worker import JobAttempt
 from triptych.schemas.base import Answer, Json, Request, Spend
-from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode, Misreading, Result, ResultStatus, ToolError
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools.guard.protection import Protection
@@ -101,12 +100,12 @@ class ToolWorker:
 
     def _writes(self, operation: str) -> bool:
         known = self._tool.operations.get(operation)
-        return known is not None and known.contract.effect is not Effect.READ
+        return known is not None and known.contract.effect.writes
 
     def may_repeat(self, request: CallRequest) -> bool:
         """A read changes nothing. One that its upstream completes later is parked, and so has to be stored."""
         operation = self._tool.operations.get(request.operation)
-        return operation is not None and operation.contract.effect is Effect.READ and operation.completion is None
+        return operation is not None and not operation.contract.effect.writes and operation.completion is None
 
     async def _serve(self, request: CallRequest, attempt: JobAttempt, call: Call[Any]) -> Result | None:
         operation = self._offered(request)
@@ -114,7 +113,7 @@ class ToolWorker:
         if request.cached_ms is not None:
             return await self._answers.kept(request, request.cached_ms)
         async with self._protection.admit(request.operation) as passage:
-            if operation.contract.effect is Effect.READ:
+            if not operation.contract.effect.writes:
                 settled, tried_before = await self._expect(operation, request, attempt, call), False
             else:
                 settled, tried_before = await self._begin(operation, request, attempt, call)
@@ -235,7 +234,7 @@ class ToolWorker:
                 return None, False
             case Standing.DONE:
                 return entry.receipt, True
-            case Standing.UNKNOWN if operation.contract.effect is Effect.IDEMPOTENT:
+            case Standing.UNKNOWN if operation.contract.effect.may_be_repeated:
                 return None, True
             case Standing.UNKNOWN:
                 cause = "an earlier attempt began and its outcome is not known, or it was lost with a restored database"
@@ -318,12 +317,12 @@ class ToolWorker:
         self, operation: Operation, request: CallRequest, call: Call[Any], failure: ToolFailure, *, tried_before: bool
     ) -> Result:
         """What a failed attempt is answered with, by what is known of its effect."""
-        if operation.contract.effect is Effect.READ:
+        if not operation.contract.effect.writes:
             # What is not there is an answer to a question, and an error of a write.
             return Result.empty() if failure.code is ErrorCode.NOT_FOUND else failure.result()
-        if operation.contract.effect is Effect.ONCE and failure.done:
+        if operation.contract.effect.must_be_reconciled and failure.done:
             return failure.result(**{EFFECT: DONE})
-        if operation.contract.effect is Effect.ONCE and _leaves_open_what_it_did(failure):
+        if operation.contract.effect.must_be_reconciled and _leaves_open_what_it_did(failure):
             # Neither a repeat nor other arguments may follow, so it is settled now.
             found = await self._reconcile(operation, request, call, f"nobody knows what it did ({failure.message})")
             return found or failure.result(**{EFFECT: NO_EFFECT})
@@ -340,7 +339,7 @@ class ToolWorker:
     def _result_of(self, failure: ToolFailure, request: CallRequest) -> Result:
         """A write that failed says so where it certainly changed nothing."""
         operation = self._tool.operations.get(request.operation)
-        if failure.undone and operation is not None and operation.contract.effect is not Effect.READ:
+        if failure.undone and operation is not None and operation.contract.effect.writes:
             return failure.result(**{EFFECT: NO_EFFECT})
         return failure.result()
 

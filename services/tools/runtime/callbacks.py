@@ -33,7 +33,6 @@ from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker import Connection, Finished, JobAttempt, Jobs, Outbox, Settlement
 from triptych.schemas import codec
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode, Result
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools.runtime.callback_endpoint import BODY_MAX_BYTES, BoundedProtocol, endpoint, said
@@ -221,7 +220,7 @@ class PostgresCallbacks:
         try:
             result = await operation.read_callback(body)
         except ToolFailure as failure:
-            is_undone = failure.undone and operation.contract.effect is not Effect.READ
+            is_undone = failure.undone and operation.contract.effect.writes
             # The upstream knew the tool when it took the work on. Later it says no to the work itself.
             declined = {"declined": True} if failure.code is ErrorCode.FORBIDDEN else {}
             result = failure.result(**({EFFECT: NO_EFFECT} if is_undone else {}), **declined)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Contract, Cost, Effect
+from triptych.schemas.contract import Contract, Cost
 from triptych.schemas.result import Result
 from triptych.tools.runtime.alerts import Alerts
 from triptych.tools.sdk.guard import ProbeGuard
@@ -65,11 +65,11 @@ def _operation(tool: Tool, guard: ProbeGuard) -> str | None:
     if guard.operation is not None:
         name = f"{tool.name}.{guard.operation}"
         found = tool.operations.get(name)
-        if found is None or found.contract.effect is not Effect.READ:
+        if found is None or found.contract.effect.writes:
             raise ConfigurationError(f"tools.{tool.name}.guard.probe.operation: {guard.operation} is no read of it")
         return name
     return next((name for name, each in tool.operations.items() if _may_be_probed(each.contract)), None)
 
 
 def _may_be_probed(contract: Contract) -> bool:
-    return contract.effect is Effect.READ and contract.cost == Cost() and not contract.arguments.get("required")
+    return not contract.effect.writes and contract.cost == Cost() and not contract.arguments.get("required")

@@ -20,7 +20,7 @@ from triptych.kernel.postgres import database
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker import WorkerConfig, run_worker
-from triptych.schemas import Effect, topics
+from triptych.schemas import topics
 from triptych.tools.guard.protection import Protection
 from triptych.tools.runtime.alerts import Alerts
 from triptych.tools.runtime.attempt import ToolWorker
@@ -95,7 +95,7 @@ async def serve(
         kafka = Kafka(settings)
         told = await _announce(service, kafka, tool)
         announcing = asyncio.create_task(_announce_again(service, kafka, tool, told), name="announce")
-        writes = {name for name, operation in tool.operations.items() if operation.contract.effect is not Effect.READ}
+        writes = {name for name, operation in tool.operations.items() if operation.contract.effect.writes}
         ledger = PostgresLedger(pool, writes)
         redactor = Redactor(secrets_in(own_settings), learnt=tool.secrets)
         protection = Protection.of(tool, pool)

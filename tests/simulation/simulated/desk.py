@@ -119,7 +119,7 @@ async def was_filmed(call: Call[Any]) -> Answer | None:
     return await call.state.reconcile(call)
 
 
-WRITES = {name for name, one in tool.operations.items() if one.contract.effect is not Effect.READ}
+WRITES = {name for name, one in tool.operations.items() if one.contract.effect.writes}
 OFFERS = {name: Offer.of(operation.contract) for name, operation in tool.operations.items()}
 BY_HASH = {offer.hash: offer for offer in OFFERS.values()}
 

@@ -144,12 +144,12 @@ def _fallbacks(spec: StepSpec, terms: Terms, known_ids: set[str]) -> Iterator[Pr
         offer = terms.offers.get(fallback.operation) if fallback.operation is not None else None
         if fallback.operation is not None and offer is None:
             yield Problem(spec.id, place, f"{fallback.operation} is not offered to this playbook")
-        if own is not None and own.contract.effect is not Effect.READ and fallback.operation is None:
+        if own is not None and own.contract.effect.writes and fallback.operation is None:
             yield Problem(
                 spec.id, place, f"{spec.operation} writes, and only another operation can stand in for a write"
             )
-        reads = own is not None and own.contract.effect is Effect.READ
-        if reads and offer is not None and offer.contract.effect is not Effect.READ:
+        reads = own is not None and not own.contract.effect.writes
+        if reads and offer is not None and offer.contract.effect.writes:
             # A step that reads has a new key for each call, and nobody undoes it.
             yield Problem(spec.id, place, f"{fallback.operation} writes, and only a read can stand in for a read")
         if fallback.operation == HANDOFF:
@@ -217,7 +217,7 @@ def _repeats(specs: Sequence[StepSpec], terms: Terms) -> Iterator[Problem]:
     seen: dict[str, list[str]] = {}
     for spec in specs:
         offer = terms.offers.get(spec.operation)
-        if offer is None or offer.contract.effect is Effect.READ or spec.when is not None or spec.id in terms.ended:
+        if offer is None or not offer.contract.effect.writes or spec.when is not None or spec.id in terms.ended:
             continue
         try:
             counts = any("index" in each for each in expressions.expressions(spec.arguments))
@@ -290,7 +290,7 @@ def _operation(spec: StepSpec, terms: Terms) -> Iterator[Problem]:
     unique = spec.business_key or offer.contract.business_key
     if unique is not None:
         yield from _business_key(spec, unique, offer.contract.effect)
-    if spec.rounds > 1 and offer.contract.effect is not Effect.READ:
+    if spec.rounds > 1 and offer.contract.effect.writes:
         yield Problem(spec.id, "rounds", f"{spec.operation} changes something, so it cannot be made over again")
     try:
         unfitting = list(schema_errors(spec.arguments, offer))
@@ -301,7 +301,7 @@ def _operation(spec: StepSpec, terms: Terms) -> Iterator[Problem]:
 
 
 def _business_key(spec: StepSpec, unique: BusinessKey, effect: Effect) -> Iterator[Problem]:
-    if effect is Effect.READ or spec.operation == HANDOFF:
+    if not effect.writes or spec.operation == HANDOFF:
         yield Problem(spec.id, "business_key", f"{spec.operation} writes nothing itself, so it has no business key")
     try:
         for expression in expressions.expressions(unique.value):

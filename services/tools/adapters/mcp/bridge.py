@@ -25,7 +25,6 @@ from triptych.kernel.process.log import Logger
 from triptych.kernel.tracing import RUN_ID_HEADER, TENANT_HEADER, TRACEPARENT, upstream_headers
 from triptych.schemas import codec
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.adapters.mcp.answers import (
     data_of,
@@ -119,7 +118,7 @@ class _Bridge:
         async def perform(arguments: dict[str, Json], call: Call[Connection]) -> Json:
             return await self._perform(offer, arguments, call)
 
-        is_read = offer.contract.effect is Effect.READ
+        is_read = not offer.contract.effect.writes
         return Operation(offer.contract, perform, may_be_empty=is_read, facts={} if is_read else words_of(offer))
 
     async def _perform(self, offer: Offer, arguments: dict[str, Json], call: Call[Connection]) -> Json:
@@ -152,7 +151,7 @@ class _Bridge:
         if result.is_error:
             raise failure_of_result(result, offer)
         data = data_of(result, offer)
-        return {"text": "", "attachments": []} if data is None and offer.contract.effect is not Effect.READ else data
+        return {"text": "", "attachments": []} if data is None and offer.contract.effect.writes else data
 
     def accept(self, accepted: Sequence[Offer]) -> None:
         """Take over what somebody has accepted: it is what the server is held to from now on."""
@@ -190,7 +189,7 @@ class _Bridge:
     def _settle(self, name: str, pinned: Offer, offer: Offer) -> None:
         broken = breaking_changes(pinned.contract, offer.contract)
         words = rewordings_of(pinned, offer)
-        if broken or (words and pinned.contract.effect is not Effect.READ):
+        if broken or (words and pinned.contract.effect.writes):
             self._refuse(name, [*broken, *words])
             return
         self.tool.quarantined.pop(name, None)

@@ -218,7 +218,7 @@ class _Writer:
             parameters=tuple(arguments.parameters),
             body=arguments.body,
             fixed=tuple(arguments.fixed),
-            key=None if contract.effect is Effect.READ else key,
+            key=key if contract.effect.writes else None,
             accept=answer.accept,
             authenticated=self._is_authenticated(place),
             security=described(self._document, place),
@@ -253,7 +253,7 @@ class _Writer:
         if stated in {effect.value for effect in Effect}:
             return Effect(str(stated))
         effect = _EFFECTS[place.method]
-        if effect is Effect.ONCE and (key is not None or place.operation.get("x-idempotent") is True):
+        if effect.must_be_reconciled and (key is not None or place.operation.get("x-idempotent") is True):
             return Effect.IDEMPOTENT
         return effect
 

@@ -11,7 +11,6 @@ from http import HTTPStatus
 import httpx
 
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.adapters.rest.endpoint import Endpoint
 from triptych.tools.http.client import body_text, read_response
@@ -40,7 +39,7 @@ async def read(endpoint: Endpoint, response: httpx.Response) -> Json:
     Raises:
         ToolFailure: it failed, by its status or by its own account, or it is too large or not what it says it is.
     """
-    is_read = endpoint.contract.effect is Effect.READ
+    is_read = not endpoint.contract.effect.writes
     if not response.is_success:
         try:
             check_status(await read_response(response, ERROR_MAX_BYTES, cut=True))

@@ -11,7 +11,6 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.playbook import expressions
 from triptych.playbook.expressions import ExpressionError
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.adapters.rest.endpoint import Endpoint, KeyCarrier, KeyPlace
 from triptych.tools.adapters.rest.engine import LOOKUP_ARGUMENTS, LOOKUP_FOUND, Lookup
@@ -120,7 +119,7 @@ def lookup_of(stated: LookupOption, endpoints: Mapping[str, Endpoint], key: str)
     endpoint = endpoints.get(stated.operation)
     if endpoint is None:
         raise ConfigurationError(f"{key}.operation: there is no {stated.operation} here; include it as well")
-    if endpoint.contract.effect is not Effect.READ:
+    if endpoint.contract.effect.writes:
         raise ConfigurationError(f"{key}.operation: {stated.operation} is no read, and asking must change nothing")
     try:
         for expression in expressions.expressions(stated.arguments):

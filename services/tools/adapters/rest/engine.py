@@ -16,7 +16,6 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.playbook import expressions
 from triptych.playbook.expressions import ExpressionError
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.adapters.rest import answer, request
 from triptych.tools.adapters.rest.address import problem_of_base_url
@@ -173,7 +172,7 @@ class Engine:
             perform,
             reconcile=None if lookup is None else self._reconcile(lookup),
             completion=completion,
-            may_be_empty=endpoint.contract.effect is Effect.READ,
+            may_be_empty=not endpoint.contract.effect.writes,
             facts=endpoint.facts(self._connection.shown_base),
         )
 
@@ -188,7 +187,7 @@ class Engine:
         auth = upstream.auth if endpoint.authenticated else None
         if auth is not None:
             _check_host(endpoint, asked, upstream.hosts)
-        is_read = endpoint.contract.effect is Effect.READ
+        is_read = not endpoint.contract.effect.writes
         response = await exchange(upstream.client, asked, auth=auth, is_read=is_read)
         for secret in session_cookies(response):
             self._source.learn(secret, "cookie")

@@ -15,7 +15,6 @@ import asyncpg
 from triptych.kernel.postgres.database import Queries
 from triptych.schemas import codec
 from triptych.schemas.base import Json
-from triptych.schemas.contract import Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.adapters.sql.failures import failure_of_postgres
 from triptych.tools.adapters.sql.statements import Repeat, Statement
@@ -55,7 +54,7 @@ class Performer:
         committing = False
         try:
             async with call.state.acquire(timeout=ACQUIRE_WITHIN_S) as connection:
-                transaction = connection.transaction(readonly=statement.effect is Effect.READ)
+                transaction = connection.transaction(readonly=not statement.effect.writes)
                 await transaction.start()
                 try:
                     await connection.execute(SQL["limit"], f"{statement.header.timeout_ms}ms")
