@@ -51,7 +51,7 @@ quick: check  ## every check, and the tests of pure code and of the simulation
 thorough: .venv/.ready .venv/.strangers  ## the tests on real servers and real stacks
 	@$(BIN)/pytest tests/integration tests/acceptance tests/chaos
 
-# One level at a time, as docs/testing.md has them.
+# One level at a time, as docs/how-to/testing.md has them.
 test-unit: .venv/.ready  ## the tests of pure code and of the simulation
 	@$(BIN)/pytest tests/unit tests/simulation
 
@@ -80,7 +80,7 @@ chaos: .venv/.ready  ## strike a stack under load with a seeded sequence of faul
 
 check: .venv/.ready  ## format, lint, types, import rules, prose and workflows
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
-	@$(BIN)/mypy triptych bench chaos checks tests/typing
+	@$(BIN)/mypy triptych bench chaos checks docs tests/typing
 	@$(BIN)/lint-imports
 	@PYTHONPATH=checks $(BIN)/python -m prose $(PROSE)
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
@@ -112,8 +112,8 @@ bench-size: .venv/.bench  ## measure with ten million steps in the tables beside
 format: .venv/.ready  ## format the code
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .
 
-docs: .venv/.ready  ## write what is generated in docs/
-	@$(BIN)/python docs/generate.py
+docs: .venv/.ready  ## write the generated pages of docs/
+	@PYTHONPATH=docs $(BIN)/python -m generate
 
 # The tools of the site, in an environment of their own.
 .venv/.docs: .venv/.ready requirements.docs.lock

@@ -16,7 +16,8 @@ DATABASE = "triptych"
 SERVER = f"postgres:5432/{DATABASE}"
 
 MODELS = """\
-# Models of providers, their keys and endpoints (docs/models.md), one NAME=VALUE a line; before deploy/models.env.
+# Models of providers, their keys and endpoints: docs/reference/models.md. One NAME=VALUE a line.
+# A value here wins over deploy/models.env.
 #TRIPTYCH_MODEL_STRONG=anthropic:claude-sonnet-4-5
 #TRIPTYCH_MODEL_CHEAP=anthropic:claude-haiku-4-5
 #ANTHROPIC_API_KEY=...

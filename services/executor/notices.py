@@ -1,6 +1,6 @@
 """What people who watch the log see of a run: a line for each escalation, failure, retry that counts and doubt. Pure.
 
-Which lines there are stands in docs/operations.md.
+Which lines there are stands in docs/how-to/operations.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Each pattern of docs/patterns.md, by its playbook, in a stack as `triptych up` starts it; and then the audit."""
+"""Each pattern of docs/discussions/patterns.md, by its playbook, in a stack as `triptych up` starts it; and then the audit."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM_TIMEOUT_S = 120
 
 
-GUIDE = "docs/add-an-api.md"
+GUIDE = "docs/how-to/add-an-api.md"
 
 
 def blocks(language: str, page: str) -> list[str]:

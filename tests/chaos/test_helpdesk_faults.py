@@ -10,7 +10,7 @@ from triptych.client import Client
 from triptych.examples.faults import FaultKind
 
 CURED_BY_TIME = [kind for kind in FaultKind if kind not in {FaultKind.SHAPE, FaultKind.ERROR_IN_BODY}]
-"""An answer that is not what was agreed is for a person, since a write has happened; see docs/faults.md."""
+"""An answer that is not what was agreed is for a person, since a write has happened; see docs/reference/faults.md."""
 TICKETS = 4
 FAULTS_PER_TICKET = 2
 HANG_MS = 6_000

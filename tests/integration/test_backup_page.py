@@ -13,7 +13,7 @@ from test_executor_store import MIGRATIONS
 
 from triptych.embedded.postgres import binaries
 
-PAGE = Path(__file__).parents[2] / "docs" / "backup.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "backup.md"
 IN_CONTAINER = "docker compose exec -T postgres "
 
 

@@ -1,6 +1,6 @@
 """Everything an upstream can do wrong, through the whole pipeline: executor, planner, tool and HTTP are real.
 
-All runs go on side by side and each call is delivered twice by Kafka; then each row of docs/faults.md is looked at.
+All runs go on side by side and each call is delivered twice by Kafka; then each row of docs/reference/faults.md is looked at.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Row:
     """One kind of fault met by one operation, and what has to come of it."""
 
     fault: str
-    """The first column of the table in docs/faults.md."""
+    """The first column of the table in docs/reference/faults.md."""
     operation: str
     faults: tuple[dict[str, Any], ...]
     ends: str

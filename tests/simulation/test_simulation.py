@@ -1,6 +1,6 @@
 """Every schedule that a seed can think of ends as the guarantees say, and a seed gives the same schedule each time.
 
-More of them: `make simulate SEEDS=100000`, or TRIPTYCH_TEST_SCHEDULES here. docs/testing.md says what is simulated.
+More of them: `make simulate SEEDS=100000`, or TRIPTYCH_TEST_SCHEDULES here. docs/how-to/testing.md says what is simulated.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def test_a_stack_that_finds_no_room_says_so_in_one_line_whichever_program_met_it
 
 
 def test_every_exit_code_stands_in_the_documented_table() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text().partition("## Exit codes")[2].partition("## ")[0]
+    page = (ROOT / "docs" / "how-to" / "operations.md").read_text().partition("## Exit codes")[2].partition("## ")[0]
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)] == [code.value for code in ExitCode]
 
 
@@ -200,7 +200,7 @@ def test_the_statuses_of_filters_are_those_that_a_run_can_have() -> None:
 
 
 def test_every_reason_that_the_documentation_explains_can_be_asked_for() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "operations.md").read_text()
     table = page.partition("| reason | what it means | what helps |")[2].partition("\n\n")[0]
     first_cells = [line.split("|")[1] for line in table.splitlines()[2:]]
     assert {code for cell in first_cells for code in re.findall("`([a-z_]+)`", cell)} - {"unmet"} <= set(REASONS)

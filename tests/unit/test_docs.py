@@ -42,6 +42,7 @@ from triptych.tools.testing import call
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "changes/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINES_OF_A_TOOL = 30
+QUESTIONS_OF_NEWCOMERS = 16
 
 
 def name(page: Path) -> str:
@@ -79,6 +80,13 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert linked.exists(), f"{name(page)} links to {target}"
         assert ROOT in (linked, *linked.parents), f"{name(page)} links out of the repository: {target}"
         assert not anchor or anchor in anchors(linked), f"{name(page)} links to {target}"
+
+
+def test_every_row_of_where_to_change_names_the_file_where_to_begin_and_what_holds_it() -> None:
+    table = [row.split("|") for row in text_of("docs/where-to-change.md").splitlines() if row.startswith("|")]
+    rows = [[cell.strip() for cell in row[1:-1]] for row in table[2:]]
+    assert len(rows) >= QUESTIONS_OF_NEWCOMERS
+    assert all("](../" in begin and held_by for _what, begin, _then, held_by in rows)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -154,7 +162,7 @@ def test_the_tool_of_the_readme_works_and_is_short() -> None:
 
 
 def test_a_no_of_a_person_is_an_answer_of_the_tool_that_asks_and_the_run_goes_on_without_the_write() -> None:
-    page = "docs/ask-a-person.md"
+    page = "docs/how-to/ask-a-person.md"
     operation = tool_of(page, 'Tool("people")').operations["people.ask"]
     said = {"approved": False, "by": "ana", "note": ""}
     assert asyncio.run(operation.read_callback(said)) == Result.ok(said)
@@ -166,15 +174,17 @@ def test_a_no_of_a_person_is_an_answer_of_the_tool_that_asks_and_the_run_goes_on
 
 
 def test_the_tools_of_the_guide_work() -> None:
-    weather = tool_of("docs/write-a-tool.md", 'Tool("weather")')
+    weather = tool_of("docs/how-to/write-a-tool.md", 'Tool("weather")')
     assert asyncio.run(call(weather, "forecast", {"city": "Atlantis"})) == Result.empty()
-    payments = tool_of("docs/tools.md", 'Tool("payments")')
+    payments = tool_of("docs/reference/tools.md", 'Tool("payments")')
     refunded = asyncio.run(call(payments, "refund", {"charge": "ch-1", "cents": 500}, idempotency_key="k-1"))
     assert refunded == Result.ok({"charge": "ch-1", "reference": "k-1"})
 
 
 def test_the_table_of_errors_is_that_of_the_executor() -> None:
-    (table,) = re.findall(r"<!-- dispositions -->\n(.*?)<!-- /dispositions -->", text_of("docs/tools.md"), re.DOTALL)
+    (table,) = re.findall(
+        r"<!-- dispositions -->\n(.*?)<!-- /dispositions -->", text_of("docs/reference/tools.md"), re.DOTALL
+    )
     what = {code: disposition(ToolError(code=code, message=""), Effect.ONCE) for code in ErrorCode}
     rows = {
         f"| `{code.value}` | {'yes' if one.retry else 'no'} | {one.then.value} | `{one.reason}` |"
@@ -184,7 +194,9 @@ def test_the_table_of_errors_is_that_of_the_executor() -> None:
 
 
 def test_the_table_of_what_models_do_wrong_is_that_of_the_executor() -> None:
-    (table,) = re.findall(r"<!-- model faults -->\n(.*?)<!-- /model faults -->", text_of("docs/models.md"), re.DOTALL)
+    (table,) = re.findall(
+        r"<!-- model faults -->\n(.*?)<!-- /model faults -->", text_of("docs/reference/models.md"), re.DOTALL
+    )
     rows = [[cell.strip().strip("`") for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
     told = {fault: (again, reason) for fault, _what, _code, again, reason in rows}
     assert told == {fault: ("yes" if one.retry else "no", one.reason) for fault, one in MODEL_FAULTS.items()}
@@ -192,7 +204,7 @@ def test_the_table_of_what_models_do_wrong_is_that_of_the_executor() -> None:
 
 
 def test_every_fault_of_an_upstream_in_the_table_has_a_run_and_the_other_way_round() -> None:
-    _, section = text_of("docs/faults.md").split("## The upstream")
+    _, section = text_of("docs/reference/faults.md").split("## The upstream")
     told = set(re.findall(r"^\| ([^|]+) \|", section.split("\n## ")[0], re.MULTILINE)) - {"fault"}
     played = set(
         re.findall(r"^    Row\(\s*\"([^\"]+)\"", text_of("tests/integration/test_upstream_faults.py"), re.MULTILINE)
@@ -205,7 +217,7 @@ def test_every_fault_of_an_upstream_in_the_table_has_a_run_and_the_other_way_rou
     [Playbook, FixedPlan, ModelPlan, ReactPlan, ManagerPlan, StepSpec, Fallback, Unmet, Judge, RetryPolicy, Budgets],
 )
 def test_every_field_of_a_playbook_has_a_line(model: type[Any]) -> None:
-    page = text_of("docs/playbooks.md")
+    page = text_of("docs/reference/playbooks.md")
     tables = re.split(r"^##+ ", page, flags=re.MULTILINE)
     fields = set(model.model_fields)
     described = [set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) for table in tables]
@@ -213,7 +225,7 @@ def test_every_field_of_a_playbook_has_a_line(model: type[Any]) -> None:
 
 
 def test_every_review_mode_has_a_line() -> None:
-    assert all(f"| `{review.value}` |" in text_of("docs/playbooks.md") for review in Review)
+    assert all(f"| `{review.value}` |" in text_of("docs/reference/playbooks.md") for review in Review)
 
 
 def test_every_test_that_the_guarantees_name_is_there() -> None:
@@ -222,7 +234,7 @@ def test_every_test_that_the_guarantees_name_is_there() -> None:
         for file in (ROOT / "tests").rglob("test_*.py")
         for found in re.findall(r"^(?:async )?def (test_\w+)", file.read_text("utf-8"), re.MULTILINE)
     }
-    named = set(re.findall(r"`(test_\w+)`", text_of("docs/guarantees.md")))
+    named = set(re.findall(r"`(test_\w+)`", text_of("docs/reference/guarantees.md")))
     assert named
     assert named <= written
 
@@ -234,5 +246,5 @@ def test_every_counter_that_operators_are_told_of_is_counted_and_told() -> None:
         for file in (ROOT / folder).rglob("*.py")
         for found in re.findall(r'health\.count\("(\w+)"', file.read_text("utf-8"))
     }
-    page = text_of("docs/operations.md")
+    page = text_of("docs/how-to/operations.md")
     assert {counter for counter in counted if f"`{counter}`" not in page} == set()

@@ -150,7 +150,7 @@ def test_a_wrong_option_is_named(given: dict[str, Any], complaint: str) -> None:
 
 def test_every_option_has_a_line_in_the_guide() -> None:
     page = (
-        (Path(__file__).parents[2] / "docs" / "adapters.md")
+        (Path(__file__).parents[2] / "docs" / "reference" / "adapters.md")
         .read_text("utf-8")
         .partition("\n## MCP\n")[2]
         .partition("\n## ")[0]
@@ -161,7 +161,7 @@ def test_every_option_has_a_line_in_the_guide() -> None:
 
 
 def test_the_playbook_of_the_guide_is_good() -> None:
-    page = Path(__file__).parents[2] / "docs" / "add-an-mcp-server.md"
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "add-an-mcp-server.md"
     (block,) = re.findall(r"^```yaml\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     assert parse_playbook(block, page).allows("clock.get_current_time")
 

@@ -84,9 +84,9 @@ def test_the_documentation_says_what_becomes_of_each_document() -> None:
     rows = [row_of(title, document(name)) for title, name in TITLES.items()]
     for file in sorted(SHAPES.glob("*.yaml")):
         read = Document.parse(file.read_bytes(), file.name)
-        rows.append(row_of(f"[{file.stem}](../tests/integration/documents/{file.name})", read))
+        rows.append(row_of(f"[{file.stem}](../../tests/integration/documents/{file.name})", read))
     assert len(rows) >= 20
-    page = (Path(__file__).parents[2] / "docs/adapters.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs/reference/adapters.md").read_text("utf-8")
     told = re.findall(r"^\|[^|]+\| 3\.\d\.\d \|.+\|$", page, re.MULTILINE)
     assert told == rows, "\n".join(rows)
 

@@ -1,4 +1,4 @@
-"""The reason codes that runs are escalated or end with; docs/operations.md says what those of escalations mean.
+"""The reason codes that runs are escalated or end with; docs/how-to/operations.md says what those of escalations mean.
 
 Playbooks may add others, as the `unmet` of a step.
 """

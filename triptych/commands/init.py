@@ -15,7 +15,7 @@ _TOOL, _TOOLS = "greetings", "my-tools"
 
 _CONFIG = f"""\
 # What `triptych up` starts. Postgres and Kafka are always there. After a change, `triptych up` applies it.
-# Every key and placeholder: docs/operations.md and the comments in the triptych.toml that is shipped.
+# Every key and placeholder: docs/how-to/operations.md and the comments in the triptych.toml that is shipped.
 
 playbooks = "playbooks"
 

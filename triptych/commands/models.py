@@ -78,7 +78,7 @@ def models(
     elif found.answers:
         _show(found)
     else:
-        err.print("no answer of a model is kept; see `cache` in docs/playbooks.md")
+        err.print("no answer of a model is kept; see `cache` in docs/reference/playbooks.md")
 
 
 async def read(dsn: str, tenant: str | None) -> Report:

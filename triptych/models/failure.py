@@ -42,7 +42,7 @@ _STATUS = {
 _GATEWAY_GAVE_UP = frozenset({502, 504})
 """Statuses of a gateway that stopped waiting: the model behind it may have done the work."""
 _CURE = {
-    ErrorCode.UNAUTHENTICATED: "; check its key (docs/models.md)",
+    ErrorCode.UNAUTHENTICATED: "; check its key (docs/reference/models.md)",
     ErrorCode.FORBIDDEN: "; check what the key may use, and the account's quota",
 }
 

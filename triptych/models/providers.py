@@ -63,7 +63,7 @@ def candidate(tier: str, name: str, settings: ModelSettings) -> Candidate:
     except (UserError, ValueError, ImportError) as error:
         raise ConfigurationError(
             f"TRIPTYCH_MODEL_{tier.upper()}: {name} cannot be used: {error}. Set TRIPTYCH_MODEL_BASE_URL for an "
-            "OpenAI-compatible endpoint, or configure the model's provider (docs/models.md)"
+            "OpenAI-compatible endpoint, or configure the model's provider (docs/reference/models.md)"
         ) from error
     is_listed = provider is not Provider.COMPATIBLE
     price = price_of(name, model=model.model_name, provider=model.system, given=settings.prices, is_listed=is_listed)

@@ -415,7 +415,7 @@ def _check_templates(
 
 
 def _not_cel(place: Place, error: ExpressionError) -> Finding:
-    return Finding(place, str(error), "See docs/playbooks.md for what an expression can say")
+    return Finding(place, str(error), "See docs/reference/playbooks.md for what an expression can say")
 
 
 def _check_known(place: Place, referred: set[str], known: set[str]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""What the exit codes of the `triptych` command mean; docs/operations.md has the same table."""
+"""What the exit codes of the `triptych` command mean; docs/how-to/operations.md has the same table."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Settings of a service, read once from the environment at the edge and passed in from there.
 
-No module below `__main__` reads the environment. `docs/configuration.md` is generated from these
+No module below `__main__` reads the environment. `docs/reference/configuration.md` is generated from these
 classes, so each field says what it is for.
 """
 
@@ -113,6 +113,6 @@ def load_settings(settings_type: type[SettingsT]) -> SettingsT:
         prefix = settings_type.model_config.get("env_prefix", "")
         for problem in error.errors(include_input=False, include_url=False):
             name = "_".join(str(part) for part in problem["loc"]).upper()
-            where = "set it in the environment; see docs/configuration.md"
+            where = "set it in the environment; see docs/reference/configuration.md"
             sys.stderr.write(f"{prefix}{name}: {problem['msg']} ({where})\n")
         raise SystemExit(2) from None

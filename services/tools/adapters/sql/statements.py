@@ -139,7 +139,7 @@ def _statement(file: Path, name: str, block: str) -> Statement:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the header"
-        raise StatementError(file, name, f"{where}: {first['msg']}", "See docs/adapters.md") from error
+        raise StatementError(file, name, f"{where}: {first['msg']}", "See docs/reference/adapters.md") from error
     parameters: list[str] = []
     text = "".join(_numbered(file, name, block[header_text.end() :].strip().rstrip(";"), parameters)).strip()
     declared = set(header.parameters)

@@ -1,12 +1,7 @@
-# ruff: noqa: INP001 - a script
-"""Writes docs/configuration.md from the settings classes, so that it cannot say anything else than the code.
-
-`python docs/generate.py` writes it; a test fails when it was forgotten.
-"""
+"""The reference of the configuration, from the settings classes."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -20,8 +15,6 @@ from triptych.kernel.process.settings import ServiceSettings
 from triptych.models import ModelSettings
 from triptych.models.embeddings import EmbeddingSettings
 from triptych.tools.runtime.callbacks import CallbackSettings
-
-PAGE = Path(__file__).with_name("configuration.md")
 
 SECTIONS: tuple[tuple[str, str, type[BaseSettings]], ...] = (
     ("Every service", "Executor, planner, critic and each tool read these.", ServiceSettings),
@@ -53,7 +46,7 @@ user's cache folder), and `JAVA_HOME`, for a Java runtime other than the one tha
 
 
 def render() -> str:
-    """The whole page."""
+    """Return the page."""
     return "\n".join([INTRODUCTION, *(_section(*section) for section in SECTIONS)])
 
 
@@ -83,7 +76,7 @@ def _shown(value: Any) -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    """The description, and the limits that the type sets."""
+    """Return the description, and the limits that the type sets."""
     limits = [_limit(constraint) for constraint in field.metadata]
     text = " ".join([field.description or "", *filter(None, limits)])
     return text.replace("|", "\\|")
@@ -95,7 +88,3 @@ def _limit(constraint: Any) -> str:
         if bound is not None:
             return f"{words} {bound:,}."
     return ""
-
-
-if __name__ == "__main__":
-    PAGE.write_text(render(), encoding="utf-8")
