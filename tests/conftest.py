@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from triptych.embedded import Servers, start_servers
-from triptych.kernel.postgres.migrate import Prepared, Schema, prepare
+from triptych.kernel.postgres.migrate import PreparedDatabase, Schema, prepare
 
 PARTITIONS = 2
 
@@ -71,7 +71,7 @@ class Database:
     owner_dsn: str
     prefix: str
 
-    def prepare(self, migrations: dict[str, tuple[Path, ...]]) -> Prepared:
+    def prepare(self, migrations: dict[str, tuple[Path, ...]]) -> PreparedDatabase:
         """Prepare schemas, given as name and migration directories; gives the DSNs of their roles."""
         schemas = [Schema(name, "secret", directories) for name, directories in migrations.items()]
         return prepare(self.owner_dsn, self.prefix, schemas, "secret")

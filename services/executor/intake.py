@@ -43,16 +43,16 @@ from triptych.executor.unreadable import Sender, sender_of
 from triptych.json_schema import MAX_PROBLEMS, told, with_defaults
 from triptych.kernel.decider import (
     FORWARDED,
-    Addressed,
-    Arrival,
-    Kind,
-    Limits,
+    AdmissionLimits,
+    AdmissionState,
+    InboundRecord,
+    LimitKey,
     RejectedRecord,
-    Standing,
+    RunMessage,
     Submission,
     TaskKey,
     Transition,
-    Unread,
+    UnreadRecord,
 )
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka import cloudevents
@@ -61,7 +61,7 @@ from triptych.kernel.kafka.dead_letters import stated_tenant
 from triptych.kernel.kafka.record_batches import UnreadableRecord
 from triptych.kernel.postgres.database import as_in_rows
 from triptych.kernel.run_ids import begins_at_ms, derive_run_id
-from triptych.kernel.tracing import Trace
+from triptych.kernel.tracing import TraceContext
 from triptych.schemas import (
     TASK_MAX_BYTES,
     Answer,
@@ -148,7 +148,7 @@ class Executor:
         self._input_max_bytes = input_max_bytes
         self._plans = PlanReader()
         self._active_runs: dict[str, int] = {}
-        self._limits = Limits(max_active_runs, tenant_active_runs or {}, self._active_runs)
+        self._limits = AdmissionLimits(max_active_runs, tenant_active_runs or {}, self._active_runs)
         self.offer(deployments, left_out or {})
 
     def offer(self, deployments: Mapping[str, Deployment], left_out: Mapping[str, LeftOut]) -> None:
@@ -184,16 +184,16 @@ class Executor:
 
     def unread(
         self, noun: str, record: Record[Any, Any], error: UndecodableRecord, task: TaskKey | None = None
-    ) -> Unread:
+    ) -> UnreadRecord:
         """What is told of a record that nobody may read. Our own messages say in their headers what they answer."""
         event_id, tenant = cloudevents.event_id(record.headers) or "", stated_tenant(record)
         reason = Reason(code=error.code, message=error.message)
         if noun == topics.TASKS:
             task_id = _name(_TASK_ID, event_id.removeprefix(f"task:{tenant}:")) if "task:" in event_id else None
             known = task or TaskKey(tenant, task_id or "")
-            return Unread(_refusal(record, known.task_id or None, known.tenant, "", reason))
+            return UnreadRecord(_refusal(record, known.task_id or None, known.tenant, "", reason))
         answer = _answer_in_place(noun, record, event_id.removesuffix(ANSWER_SUFFIX), tenant, reason)
-        return Unread(error, Addressed(as_in_rows(answer.run_id), answer) if answer is not None else None)
+        return UnreadRecord(error, RunMessage(as_in_rows(answer.run_id), answer) if answer is not None else None)
 
     def _unparsed(self, noun: str, record: UnreadableRecord) -> UndecodableRecord:
         """Why a record that cannot be read is refused. If its value is a task, whoever sent that is told."""
@@ -204,27 +204,27 @@ class Executor:
             return record.error
         return _rejection(sender, _derived_id(record), record.error.code, record.error.message, may_be_known=True)
 
-    def read(self, arrival: Arrival) -> Addressed:
+    def read(self, inbound: InboundRecord) -> RunMessage:
         """What a record says.
 
         Raises:
             UndecodableRecord: it is not JSON, or not the message that its topic carries.
             RejectedRecord: it is a task that no run can be made of.
         """
-        body = cloudevents.without_nul(arrival.body)
-        if arrival.noun == topics.TASKS:
-            return self._read_task(arrival, body)
-        if arrival.noun == topics.CHILD_TASKS:
+        body = cloudevents.without_nul(inbound.body)
+        if inbound.noun == topics.TASKS:
+            return self._read_task(inbound, body)
+        if inbound.noun == topics.CHILD_TASKS:
             return self._read_child_task(_parsed(partial(codec.read, ChildTask), ChildTask, body), len(body))
-        model: type[Answer | Control] = _ANSWERS.get(arrival.noun, Control)
+        model: type[Answer | Control] = _ANSWERS.get(inbound.noun, Control)
         readable: codec.Readable[Answer | Control] = model
         message: Answer | Control
         if model is PlanAnswer:
             message = _parsed(self._plans.read, model, body)
         else:
             message = _parsed(lambda raw: codec.read(readable, raw, limits=codec.ANSWER), model, body)
-        stated = cloudevents.header(arrival.record.headers, "ce_source") if model is CallAnswer else None
-        return Addressed(
+        stated = cloudevents.header(inbound.record.headers, "ce_source") if model is CallAnswer else None
+        return RunMessage(
             as_in_rows(message.run_id),
             message,
             witness=_child_that_speaks(message),
@@ -232,21 +232,21 @@ class Executor:
         )
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> AdmissionLimits:
         """How many runs may be active."""
         return self._limits
 
-    def kind(self, state: Run) -> Kind:
+    def limit_key(self, state: Run) -> LimitKey:
         """What limits go by."""
-        return Kind(state.tenant, state.playbook.name)
+        return LimitKey(state.tenant, state.playbook.name)
 
-    def standing(self, state: Run) -> Standing:
+    def admission_state(self, state: Run) -> AdmissionState:
         """Whether it takes room, wants some, or neither."""
         if state.waits_because:
-            return Standing.AWAY
+            return AdmissionState.AWAY
         if state.status.is_active or state.status is RunStatus.UNDOING:
-            return Standing.ACTIVE
-        return Standing.WAITING if state.status is RunStatus.QUEUED else Standing.AWAY
+            return AdmissionState.ACTIVE
+        return AdmissionState.WAITING if state.status is RunStatus.QUEUED else AdmissionState.AWAY
 
     def partition(self, state: Run) -> int:
         """The run's partition, chosen once."""
@@ -259,7 +259,7 @@ class Executor:
     def apply(
         self,
         state: Run | None,
-        message: Addressed,
+        message: RunMessage,
         partition: int,
         now: datetime,
         *,
@@ -341,8 +341,8 @@ class Executor:
             trace=state.trace,
         )
 
-    def _read_task(self, arrival: Arrival, body: bytes) -> Addressed:
-        record = arrival.record
+    def _read_task(self, inbound: InboundRecord, body: bytes) -> RunMessage:
+        record = inbound.record
         derived_id = _derived_id(record)
         if not self._sizes.may_be_read(body):
             raise self._too_large(record, body)
@@ -358,10 +358,10 @@ class Executor:
         if isinstance(fit, Reason):
             raise _rejected(body, derived_id, fit.code, fit.message, task, fingerprint_of(task))
         task_id = task.task_id or derived_id
-        return Addressed(
-            as_in_rows(derive_run_id(task.tenant, task_id, begins_at_ms(record.timestamp, arrival.at))),
+        return RunMessage(
+            as_in_rows(derive_run_id(task.tenant, task_id, begins_at_ms(record.timestamp, inbound.at))),
             Admission(task, task_id, fit, _traceparent(record)),
-            creates=Kind(task.tenant, task.playbook),
+            creates=LimitKey(task.tenant, task.playbook),
             task=TaskKey(task.tenant, task_id),
             fingerprint=fingerprint_of(task),
         )
@@ -386,25 +386,25 @@ class Executor:
         deployed = (self._deployments.get(name) for name in playbook.handoffs)
         return tuple(each.playbook for each in deployed if each is not None)
 
-    def _read_child_task(self, task: ChildTask, size_bytes: int) -> Addressed:
+    def _read_child_task(self, task: ChildTask, size_bytes: int) -> RunMessage:
         """What one run says to another that it starts, or withdraws. The parent's record is the witness."""
         # A child's id is known to its parent before the broker has seen its task.
         child = as_in_rows(derive_run_id(task.tenant, task.task_id, task.parent.asked_at_ms))
         parent = as_in_rows(task.parent.run_id)
         if task.parent.withdrawn:
-            return Addressed(child, Withdrawal(task), witness=parent)
+            return RunMessage(child, Withdrawal(task), witness=parent)
         fit = self._fit(task, size_bytes)
         if isinstance(fit, Reason):
-            return Addressed(parent, ChildRefusal(task, child, fit), witness=child)
-        return Addressed(
+            return RunMessage(parent, ChildRefusal(task, child, fit), witness=child)
+        return RunMessage(
             child,
             ChildAdmission(task, fit),
-            creates=Kind(task.tenant, task.playbook),
+            creates=LimitKey(task.tenant, task.playbook),
             is_child=True,
             witness=parent,
         )
 
-    def _read_claim(self, body: bytes, derived_id: str, task: ChildTask) -> Addressed:
+    def _read_claim(self, body: bytes, derived_id: str, task: ChildTask) -> RunMessage:
         """A child's task on the topic of the clients: runs sent them there before they had a topic of their own."""
         message = "parent: only a run hands over to another one, and no run has sent this; leave `parent` out"
         addressed = self._read_child_task(task, len(body))
@@ -468,7 +468,7 @@ def _answer_in_place(
 
 
 def _traceparent(record: Record[Any, Any]) -> str | None:
-    known = Trace.of_headers(record.headers)
+    known = TraceContext.of_headers(record.headers)
     return known[0] if known else None
 
 
@@ -487,7 +487,7 @@ def _name(kind: TypeAdapter[str], content: object) -> str | None:
         return None
 
 
-def _opening(state: Run | None, message: Addressed, partition: int, witness: Run | None) -> Admission | None:
+def _opening(state: Run | None, message: RunMessage, partition: int, witness: Run | None) -> Admission | None:
     """The task that a message begins a run with; None when it begins none."""
     match message.content:
         case Admission() if state is None:
@@ -505,7 +505,7 @@ def _input(task: Task, playbook: Playbook) -> dict[str, Json]:
     return with_defaults(playbook.input, task.input) if playbook.has_defaults else task.input
 
 
-def _believed(state: Run | None, message: Addressed, witness: Run | None) -> Message | None:
+def _believed(state: Run | None, message: RunMessage, witness: Run | None) -> Message | None:
     """What a message tells a run, as far as the records bear it out; None when there is nothing to tell."""
     content = message.content
     if isinstance(content, Admission | ChildAdmission) or (state is None and isinstance(content, Tick | Start)):

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from triptych.executor import events as ev
 from triptych.executor.fan_out import FanOut, branch_id, merge
-from triptych.kernel.tracing import Trace
+from triptych.kernel.tracing import TraceContext
 from triptych.schemas import (
     HANDOFF,
     Grant,
@@ -443,10 +443,10 @@ class Run:
         return str(self.run_id)
 
     @cached_property
-    def trace(self) -> Trace:
+    def trace(self) -> TraceContext:
         """The trace that it is a part of."""
         stated = self.traceparent
-        return (stated and Trace.of_header(stated.encode())) or Trace.of_run(self.name)
+        return (stated and TraceContext.of_header(stated.encode())) or TraceContext.of_run(self.name)
 
     @property
     def waits_because(self) -> Reason | None:

@@ -17,7 +17,16 @@ from triptych.executor import events as ev
 from triptych.executor.fold import admit, record
 from triptych.executor.keys import Holding, KeyTold, Standing, holding_of, told_of
 from triptych.executor.state import Run
-from triptych.kernel.decider import HEAD, Addressed, Batch, Claim, Line, Reading, TaskKey, Waiting
+from triptych.kernel.decider import (
+    HEAD,
+    Batch,
+    PartitionClaim,
+    QueueKey,
+    RecordsInFlight,
+    RunMessage,
+    TaskKey,
+    WaitingRun,
+)
 from triptych.kernel.errors import Fenced, StatementTooLarge
 from triptych.kernel.kafka.bus import Outgoing
 from triptych.kernel.kafka.dead_letters import DeadRecord
@@ -86,10 +95,10 @@ class ExecutorStore:
             self._log.error("a stored playbook cannot be read", reason=str(error)[:500])
             return None
 
-    async def claim(self, partitions: Sequence[int], owner: str, cluster: ClusterTopics) -> list[Claim]:
+    async def claim(self, partitions: Sequence[int], owner: str, cluster: ClusterTopics) -> list[PartitionClaim]:
         ids = codec.encode_text(cluster.ids)
         rows = await self._pool.fetch(self._sql["claim"], list(partitions), owner, cluster.cluster_id, ids)
-        return [Claim(row["partition"], row["epoch"], codec.decode(row["offsets"])) for row in rows]
+        return [PartitionClaim(row["partition"], row["epoch"], codec.decode(row["offsets"])) for row in rows]
 
     async def epochs(self, partitions: Sequence[int]) -> dict[int, int]:
         return {row["partition"]: row["epoch"] for row in await self._pool.fetch(self._sql["epochs"], list(partitions))}
@@ -140,26 +149,28 @@ class ExecutorStore:
             for row in rows
         ]
 
-    async def readings(self, partitions: Sequence[int]) -> list[Reading]:
-        return [Reading(*row) for row in await self._pool.fetch(self._sql["readings"], list(partitions))]
+    async def readings(self, partitions: Sequence[int]) -> list[RecordsInFlight]:
+        return [RecordsInFlight(*row) for row in await self._pool.fetch(self._sql["readings"], list(partitions))]
 
-    async def note(self, readings: Sequence[Reading]) -> list[Reading]:
+    async def note(self, readings: Sequence[RecordsInFlight]) -> list[RecordsInFlight]:
         columns = ([reading[column] for reading in readings] for column in range(4))
-        return [Reading(*row) for row in await self._pool.fetch(self._sql["reading"], *columns, readings[0].life)]
+        return [
+            RecordsInFlight(*row) for row in await self._pool.fetch(self._sql["reading"], *columns, readings[0].life)
+        ]
 
     async def timers(self, partitions: Sequence[int]) -> list[tuple[UUID, datetime, int]]:
         rows = await self._pool.fetch(self._sql["timers"], list(partitions))
         return [(row["run_id"], row["due_at"], row["partition"]) for row in rows]
 
-    async def active(self, partitions: Sequence[int]) -> list[tuple[UUID, Line]]:
+    async def active(self, partitions: Sequence[int]) -> list[tuple[UUID, QueueKey]]:
         rows = await self._pool.fetch(self._sql["active"], list(partitions))
-        return [(row["run_id"], Line(row["partition"], row["tenant"], row["playbook"])) for row in rows]
+        return [(row["run_id"], QueueKey(row["partition"], row["tenant"], row["playbook"])) for row in rows]
 
-    async def waiting(self, partitions: Sequence[int]) -> list[Waiting]:
+    async def waiting(self, partitions: Sequence[int]) -> list[WaitingRun]:
         return _waiting(await self._pool.fetch(self._sql["waiting"], list(partitions), HEAD))
 
-    async def heads(self, lines: Sequence[Line]) -> list[Waiting]:
-        columns = ([line[column] for line in lines] for column in range(3))
+    async def heads(self, queues: Sequence[QueueKey]) -> list[WaitingRun]:
+        columns = ([queue[column] for queue in queues] for column in range(3))
         return _waiting(await self._pool.fetch(self._sql["heads"], *columns, HEAD))
 
     async def commit(self, batch: Batch[Run]) -> set[UUID]:
@@ -188,7 +199,7 @@ class ExecutorStore:
         if batch.dequeued:
             await conn.execute(self._sql["dequeue"], sorted(batch.dequeued))
 
-    async def asked_of_it(self, batch: Batch[Run]) -> list[Addressed]:
+    async def answer_queries(self, batch: Batch[Run]) -> list[RunMessage]:
         """Business keys: who wants one is told how it stands. Once the batch is committed, and as often as it takes."""
         told = []
         for run_id, _, event in batch.events:
@@ -196,7 +207,7 @@ class ExecutorStore:
             if isinstance(event, ev.KeyRequested | ev.RequestReissued) and event.request_id in run.requests:
                 asked = run.requests[event.request_id].event
                 if isinstance(asked, ev.KeyRequested):
-                    told.append(Addressed(run_id, await self._reserve(run, asked)))
+                    told.append(RunMessage(run_id, await self._reserve(run, asked)))
         return told
 
     async def _reserve(self, run: Run, asked: ev.KeyRequested) -> KeyTold:
@@ -229,9 +240,10 @@ def _columns(tasks: Collection[TaskKey]) -> tuple[list[str], list[str]]:
     return [task.tenant for task in tasks], [task.task_id for task in tasks]
 
 
-def _waiting(rows: Sequence[asyncpg.Record]) -> list[Waiting]:
+def _waiting(rows: Sequence[asyncpg.Record]) -> list[WaitingRun]:
     return [
-        Waiting(Line(row["partition"], row["tenant"], row["playbook"]), row["queued_at"], row["run_id"]) for row in rows
+        WaitingRun(QueueKey(row["partition"], row["tenant"], row["playbook"]), row["queued_at"], row["run_id"])
+        for row in rows
     ]
 
 

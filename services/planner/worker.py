@@ -13,7 +13,7 @@ from triptych.contracts.offers import Offer, handoff_offer
 from triptych.contracts.registry import ContractRegistry
 from triptych.kernel.kafka.cloudevents import utc_now
 from triptych.kernel.worker import JobAttempt
-from triptych.models import Fault, Memo, ModelClient, ModelFailure, load_prompt, remaining, total
+from triptych.models import AnswerFault, Memo, ModelClient, ModelFailure, load_prompt, remaining, total
 from triptych.planner.gaps import Gap, GapKind, Gaps
 from triptych.planner.move import PROMPTS, Move, form_of, move_problems, prompts_of, read
 from triptych.planner.proposal import constraints, question
@@ -148,7 +148,7 @@ class Planner:
                 if failure.code is ErrorCode.BUDGET_EXCEEDED and errors:
                     errors.append(f"nothing was left of the grant for repair {repair}: {failure.message}")
                     break
-                if failure.details.get("model") != Fault.MALFORMED:
+                if failure.details.get("model") != AnswerFault.MALFORMED:
                     return _answer(request, error=failure.as_error(), spend=total(spends))
                 errors = [failure.message]
                 continue

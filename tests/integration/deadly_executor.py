@@ -18,15 +18,15 @@ from triptych.kernel.process.settings import load_settings
 read, commit, apply, wake_at = Executor.read, ExecutorStore.commit, Executor.apply, Executor.wake_at
 
 
-def deadly_read(self: Executor, arrival: Any) -> Any:
+def deadly_read(self: Executor, inbound: Any) -> Any:
     """Read a record, and die of a deadly one."""
-    if b"DEADLY" in arrival.body:
+    if b"DEADLY" in inbound.body:
         os.kill(os.getpid(), signal.SIGKILL)
-    if b"EXHAUSTING" in arrival.body:
+    if b"EXHAUSTING" in inbound.body:
         raise MemoryError
-    if b"BOTTOMLESS" in arrival.body:
+    if b"BOTTOMLESS" in inbound.body:
         raise RecursionError("maximum recursion depth exceeded")
-    return read(self, arrival)
+    return read(self, inbound)
 
 
 def deadly_apply(self: Executor, state: Any, message: Any, *rest: Any, **named: Any) -> Any:

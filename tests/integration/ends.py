@@ -14,7 +14,7 @@ import aiokafka
 import asyncpg
 
 from triptych.kernel.process.settings import ServiceSettings
-from triptych.kernel.worker.jobs import Arrival
+from triptych.kernel.worker.jobs import InboundRequest
 from triptych.schemas import CallAnswer, CallRequest
 
 
@@ -38,9 +38,9 @@ def call_request(operation: str = "echo.echo", **changes: Any) -> CallRequest:
     return CallRequest(**fields | changes)
 
 
-def arrival_of(one: CallRequest) -> Arrival:
+def inbound_of(one: CallRequest) -> InboundRequest:
     """A request as a worker has read it."""
-    return Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
+    return InboundRequest(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A request that ends the worker that reads it is buried unread, and the others are served."""
+"""A request that ends the worker that reads it is dead-lettered unread, and the others are served."""
 
 from __future__ import annotations
 

@@ -11,16 +11,16 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from triptych.kernel.postgres.migrate import WORKER, Prepared, RoleNameError, Schema, WrongPrefixError, prepare
+from triptych.kernel.postgres.migrate import WORKER, PreparedDatabase, RoleNameError, Schema, WrongPrefixError, prepare
 
 
 @pytest.fixture(scope="module")
-def prepared(database: Any) -> Prepared:
+def prepared(database: Any) -> PreparedDatabase:
     return database.prepare({"planner": (WORKER,), "tool_kb": (WORKER,), "tool_bare": ()})
 
 
 @pytest.mark.parametrize("schema", ["planner", "tool_kb", "tool_bare"])
-def test_a_service_finds_its_own_schema_without_naming_it(prepared: Prepared, schema: str) -> None:
+def test_a_service_finds_its_own_schema_without_naming_it(prepared: PreparedDatabase, schema: str) -> None:
     with psycopg.connect(prepared.services[schema]) as connection:
         assert connection.execute("SHOW search_path").fetchone() == (schema,)
 
@@ -36,7 +36,7 @@ def test_a_service_finds_its_own_schema_without_naming_it(prepared: Prepared, sc
         "SELECT * FROM claims.resolve(array[gen_random_uuid()], array['hash'])",
     ],
 )
-def test_a_service_may_work_with_its_own_rows_and_with_claims(prepared: Prepared, allowed: str) -> None:
+def test_a_service_may_work_with_its_own_rows_and_with_claims(prepared: PreparedDatabase, allowed: str) -> None:
     with psycopg.connect(prepared.services["planner"]) as connection:
         connection.execute(allowed)
 
@@ -57,12 +57,12 @@ def test_a_service_may_work_with_its_own_rows_and_with_claims(prepared: Prepared
         "SET ROLE postgres",
     ],
 )
-def test_a_service_may_do_nothing_else(prepared: Prepared, forbidden: str) -> None:
+def test_a_service_may_do_nothing_else(prepared: PreparedDatabase, forbidden: str) -> None:
     with psycopg.connect(prepared.services["planner"]) as connection, pytest.raises(errors.InsufficientPrivilege):
         connection.execute(forbidden)
 
 
-def test_the_operator_reads_everything_and_changes_nothing(prepared: Prepared) -> None:
+def test_the_operator_reads_everything_and_changes_nothing(prepared: PreparedDatabase) -> None:
     with psycopg.connect(prepared.operator, autocommit=True) as connection:
         for table in ("planner.jobs", "tool_kb.jobs", "claims.blobs", "triptych.stack"):
             connection.execute(sql.SQL("TABLE {}").format(sql.Identifier(*table.split("."))))
@@ -73,7 +73,7 @@ def test_the_operator_reads_everything_and_changes_nothing(prepared: Prepared) -
             connection.execute("DELETE FROM planner.jobs")
 
 
-def test_preparing_again_changes_no_row_and_takes_new_passwords(database: Any, prepared: Prepared) -> None:
+def test_preparing_again_changes_no_row_and_takes_new_passwords(database: Any, prepared: PreparedDatabase) -> None:
     with psycopg.connect(prepared.services["tool_kb"]) as connection:
         connection.execute("INSERT INTO leases (instance, until) VALUES ('kept', now())")
     again = prepare(database.owner_dsn, database.prefix, [Schema("tool_kb", "p:@/% word", (WORKER,))], "secret")

@@ -12,7 +12,7 @@ import pytest
 
 from triptych.commands.models import read
 from triptych.kernel.postgres.database import connect
-from triptych.kernel.postgres.migrate import MODELS, WORKER, Prepared
+from triptych.kernel.postgres.migrate import MODELS, WORKER, PreparedDatabase
 from triptych.models import Memo, ModelClient, ModelFailure, ModelReply, ModelSettings
 from triptych.schemas import Grant, Recall
 
@@ -22,12 +22,12 @@ QUESTION = {"input": {"subject": "Refund", "body": "Please refund my invoice."}}
 
 
 @pytest.fixture(scope="module")
-def prepared(database) -> Prepared:
+def prepared(database) -> PreparedDatabase:
     return database.prepare({"critic": (WORKER, MODELS), "tool_model": (WORKER, MODELS)})
 
 
 @pytest.fixture
-async def pool(prepared: Prepared) -> AsyncIterator[asyncpg.Pool]:
+async def pool(prepared: PreparedDatabase) -> AsyncIterator[asyncpg.Pool]:
     async with await connect(prepared.services["tool_model"], "test") as pool:
         await pool.execute("delete from model_answers")
         yield pool
@@ -165,7 +165,9 @@ async def test_a_cached_answer_needs_no_model_at_all(model_server: str, pool: as
         assert is_still_broken(model_server)
 
 
-async def test_what_was_kept_and_saved_is_told(model_server: str, pool: asyncpg.Pool, prepared: Prepared) -> None:
+async def test_what_was_kept_and_saved_is_told(
+    model_server: str, pool: asyncpg.Pool, prepared: PreparedDatabase
+) -> None:
     async with client(model_server, pool) as models:
         spent = (await ask(models)).spend
         for _ in range(3):

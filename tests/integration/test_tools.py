@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import structlog
-from ends import Ends, arrival_of, call_request, open_ends
+from ends import Ends, call_request, inbound_of, open_ends
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
@@ -355,7 +355,7 @@ async def test_of_two_attempts_that_begin_at_once_after_a_refusal_only_one_is_th
     second, third = again(first), again(again(first))
     jobs = Jobs(ends.pool, "both", lease_ms=60_000)
     await jobs.open()
-    await jobs.take_in([arrival_of(one) for one in (first, second, third)], [])
+    await jobs.take_in([inbound_of(one) for one in (first, second, third)], [])
     attempt, ledger = JobAttempt(jobs.lease), PostgresLedger(ends.pool, [first.operation])
     assert (await ledger.begin(first, attempt)).standing is Standing.NEW
     await ends.pool.execute("update effects set state = 'refused' where idempotency_key = $1", first.idempotency_key)
@@ -378,7 +378,7 @@ async def test_a_ledger_that_was_put_back_does_not_vouch_for_runs_that_are_older
     )
     jobs = Jobs(ends.pool, "both", lease_ms=60_000)
     await jobs.open()
-    await jobs.take_in([arrival_of(one) for one in (old, new)], [])
+    await jobs.take_in([inbound_of(one) for one in (old, new)], [])
     async with ends.pool.acquire() as connection:
         await connection.execute("set triptych.restored_at_ms = '2000'")
         ledger = PostgresLedger(connection, [old.operation])

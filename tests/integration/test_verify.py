@@ -21,7 +21,7 @@ from triptych.client.operator import operator_connection
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Admission, Executor
 from triptych.executor.store import ExecutorStore
-from triptych.kernel.decider import Addressed, Batch
+from triptych.kernel.decider import Batch, RunMessage
 from triptych.kernel.kafka.topic_metadata import ClusterTopics
 from triptych.kernel.postgres.migrate import WORKER
 from triptych.kernel.process.log import configure_logging
@@ -122,7 +122,7 @@ def _story(run_id: UUID, task_id: str) -> Batch:
         request_id=f"{run_id}:send:2", result=Result(status=ResultStatus.OK, data={}), spend=Spend(tokens=7), **about
     )
     for content in (Admission(task, task_id, PLAYBOOK), plan, answer):
-        message = Addressed(run_id, content, creates=isinstance(content, Admission))
+        message = RunMessage(run_id, content, creates=isinstance(content, Admission))
         transition = executor.apply(batch.states.get(run_id), message, 0, AN_HOUR_AGO)
         assert transition is not None
         batch.states[run_id] = transition.state

@@ -24,7 +24,7 @@ from triptych.kernel.postgres.claim_check import Claim
 from triptych.kernel.postgres.database import Queries, connect
 from triptych.kernel.postgres.migrate import WORKER
 from triptych.kernel.worker import Connection, Finished, JobAttempt
-from triptych.kernel.worker.jobs import Arrival, Jobs, LeaseLostError
+from triptych.kernel.worker.jobs import InboundRequest, Jobs, LeaseLostError
 from triptych.schemas import CallAnswer, CallRequest, DeadLetter, ErrorCode, Grant, Result, Spend
 
 REFUSE_ANSWERS = """
@@ -208,12 +208,14 @@ async def test_a_restarted_process_takes_up_its_own_jobs_without_waiting_for_the
 
 async def test_an_answer_that_was_stored_but_not_published_is_published_by_the_next_process(ends, eventually):
     one = call_request()
-    arrival = Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
+    inbound = InboundRequest(
+        one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at
+    )
     jobs = Jobs(ends.pool, "one", lease_ms=60_000)
     await jobs.open()
-    await jobs.take_in([arrival], [])
+    await jobs.take_in([inbound], [])
     stored = CallAnswer(request_id=one.request_id, run_id=one.run_id, tenant=one.tenant, result=Result.ok("stored"))
-    assert await jobs.settle([(arrival.key, stored.to_bytes())], [], [], None) == {arrival.key}
+    assert await jobs.settle([(inbound.key, stored.to_bytes())], [], [], None) == {inbound.key}
     parrot = Parrot()
     async with running(ends, parrot):
         assert await ends.answer_to(one) == stored
@@ -223,19 +225,21 @@ async def test_an_answer_that_was_stored_but_not_published_is_published_by_the_n
 
 async def test_a_process_that_lost_its_lease_cannot_answer(ends):
     one = call_request()
-    arrival = Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
+    inbound = InboundRequest(
+        one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at
+    )
     zombie = Jobs(ends.pool, "zombie", lease_ms=1)
     await zombie.open()
-    await zombie.take_in([arrival], [])
+    await zombie.take_in([inbound], [])
     heir = Jobs(ends.pool, "heir", lease_ms=60_000)
     await heir.open()
     taken: list[str] = []
     async with asyncio.timeout(60):
         while one.request_id not in taken:
             taken += [job.request_id for job in await heir.take_over(100)]
-    assert await zombie.settle([(arrival.key, b"{}")], [], [], None) == frozenset()
-    assert not await zombie.start(arrival.key)
-    assert await heir.settle([(arrival.key, b"{}")], [arrival.key], [], None) == {arrival.key}
+    assert await zombie.settle([(inbound.key, b"{}")], [], [], None) == frozenset()
+    assert not await zombie.start(inbound.key)
+    assert await heir.settle([(inbound.key, b"{}")], [inbound.key], [], None) == {inbound.key}
     await heir.close()
 
 
@@ -288,13 +292,15 @@ async def test_a_lease_that_somebody_else_has_drawn_is_drawn_again(ends, databas
 
 async def test_a_statement_whose_outcome_is_unknown_may_be_said_again(ends):
     one = call_request()
-    arrival = Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
+    inbound = InboundRequest(
+        one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at
+    )
     jobs = Jobs(ends.pool, "forgetful", lease_ms=60_000)
     await jobs.open()
-    assert (await jobs.take_in([arrival], [])).fresh == {arrival.key}
-    assert await jobs.settle([(arrival.key, b"{}")], [], [], None) == {arrival.key}
-    assert await jobs.settle([(arrival.key, b"{}")], [], [], None) == {arrival.key}
-    await jobs.settle([], [arrival.key], [], None)
+    assert (await jobs.take_in([inbound], [])).fresh == {inbound.key}
+    assert await jobs.settle([(inbound.key, b"{}")], [], [], None) == {inbound.key}
+    assert await jobs.settle([(inbound.key, b"{}")], [], [], None) == {inbound.key}
+    await jobs.settle([], [inbound.key], [], None)
     assert await ends.state(one) == "published"
 
 
@@ -303,11 +309,11 @@ async def test_jobs_that_are_being_taken_in_are_not_given_out_a_second_time_by_a
     await jobs.open()
     for _ in range(20):
         requests = [call_request() for _ in range(50)]
-        arrivals = [
-            Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
+        inbound_requests = [
+            InboundRequest(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
             for one in requests
         ]
-        intake, taken = await asyncio.gather(jobs.take_in(arrivals, []), jobs.take_over(200))
+        intake, taken = await asyncio.gather(jobs.take_in(inbound_requests, []), jobs.take_over(200))
         assert not intake.fresh & {job.key for job in taken}
         await jobs.settle([(key, b"{}") for key in intake.fresh], list(intake.fresh), [], None)
         await jobs.settle([], list(intake.fresh), [], None)
@@ -333,16 +339,18 @@ class LosesOneAnswer:
 
 async def test_a_job_that_was_taken_in_without_our_knowing_is_reclaimed(ends):
     one = call_request()
-    arrival = Arrival(one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at)
+    inbound = InboundRequest(
+        one.run_id, one.request_id, one.tenant, one.partition, one.to_bytes(), None, one.deadline_at
+    )
     jobs = Jobs(LosesOneAnswer(ends.pool), "unsure", lease_ms=60_000)
     await jobs.open()
     with pytest.raises(ConnectionResetError):
-        await jobs.take_in([arrival], [])
-    assert not (await jobs.take_in([arrival], [])).fresh
+        await jobs.take_in([inbound], [])
+    assert not (await jobs.take_in([inbound], [])).fresh
     assert one.request_id in {job.request_id for job in await jobs.take_over(200)}
     assert one.request_id not in {job.request_id for job in await jobs.take_over(200)}
-    await jobs.settle([(arrival.key, b"{}")], [], [], None)
-    await jobs.settle([], [arrival.key], [], None)
+    await jobs.settle([(inbound.key, b"{}")], [], [], None)
+    await jobs.settle([], [inbound.key], [], None)
     await jobs.close()
 
 

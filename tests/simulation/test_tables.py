@@ -120,7 +120,7 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa:
     async def settle() -> None:
         answered = some()
         published = [key for key in some() if key not in answered]
-        unrecorded = [
+        unpersisted = [
             (
                 *key,
                 "acme",
@@ -141,7 +141,7 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa:
             [b"%d" % draw.randrange(100) for _ in answered],
             [run_id for run_id, _ in published],
             [request_id for _, request_id in published],
-            *(map(list, zip(*unrecorded, strict=True)) if unrecorded else [[]] * 8),
+            *(map(list, zip(*unpersisted, strict=True)) if unpersisted else [[]] * 8),
         )
 
     async def withdraw() -> None:

@@ -9,7 +9,15 @@ from uuid import UUID
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from triptych.kernel.decider.admission import HEAD, Admission, Kind, Limits, Line, Waiting, share
+from triptych.kernel.decider.admission import (
+    HEAD,
+    AdmissionControl,
+    AdmissionLimits,
+    LimitKey,
+    QueueKey,
+    WaitingRun,
+    share,
+)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -18,34 +26,34 @@ def run(number: int) -> UUID:
     return UUID(int=number)
 
 
-def in_line(number: int, tenant: str = "acme", playbook: str = "p", partition: int = 0) -> Waiting:
-    return Waiting(Line(partition, tenant, playbook), NOON + timedelta(seconds=number), run(number))
+def in_queue(number: int, tenant: str = "acme", playbook: str = "p", partition: int = 0) -> WaitingRun:
+    return WaitingRun(QueueKey(partition, tenant, playbook), NOON + timedelta(seconds=number), run(number))
 
 
-def room_for(active_runs: int, *, partitions: int = 1, **limits: dict[str, int]) -> Admission:
-    return Admission(Limits(active_runs, **limits), partitions)
+def room_for(active_runs: int, *, partitions: int = 1, **limits: dict[str, int]) -> AdmissionControl:
+    return AdmissionControl(AdmissionLimits(active_runs, **limits), partitions)
 
 
 def test_a_run_that_finds_room_begins_at_once_and_one_that_does_not_waits() -> None:
     admission = room_for(1)
-    assert admission.enter(run(1), Line(0, "acme", "p"))
-    assert not admission.enter(run(2), Line(0, "globex", "p"))
+    assert admission.enter(run(1), QueueKey(0, "acme", "p"))
+    assert not admission.enter(run(2), QueueKey(0, "globex", "p"))
 
 
 def test_a_tenant_with_thousands_in_line_does_not_hold_up_another() -> None:
     admission = room_for(2)
-    admission.enter(run(0), Line(0, "flood", "p"))
-    admission.enter(run(1), Line(0, "flood", "p"))
+    admission.enter(run(0), QueueKey(0, "flood", "p"))
+    admission.enter(run(1), QueueKey(0, "flood", "p"))
     for number in range(2, 400):
-        admission.queue(in_line(number, "flood"))
-    admission.queue(in_line(400, "quiet"))
+        admission.enqueue(in_queue(number, "flood"))
+    admission.enqueue(in_queue(400, "quiet"))
     admission.release(run(0))
     assert admission.take(10) == [run(400)]
 
 
 def test_the_oldest_of_a_tenant_is_the_first() -> None:
     admission = room_for(0 + 1)
-    admission.load([], [in_line(number, playbook=playbook) for number, playbook in ((1, "q"), (2, "p"), (3, "q"))])
+    admission.load([], [in_queue(number, playbook=playbook) for number, playbook in ((1, "q"), (2, "p"), (3, "q"))])
     order = []
     while taken := admission.take(10):
         order.extend(taken)
@@ -55,19 +63,19 @@ def test_the_oldest_of_a_tenant_is_the_first() -> None:
 
 def test_nobody_overtakes_who_waits_for_the_same_room() -> None:
     admission = room_for(10, tenants={"acme": 1})
-    admission.enter(run(1), Line(0, "acme", "p"))
-    admission.queue(in_line(2))
+    admission.enter(run(1), QueueKey(0, "acme", "p"))
+    admission.enqueue(in_queue(2))
     admission.release(run(1))
-    assert not admission.enter(run(3), Line(0, "acme", "p"))
+    assert not admission.enter(run(3), QueueKey(0, "acme", "p"))
     assert admission.take(10) == [run(2)]
 
 
 def test_who_waits_at_the_limit_of_a_playbook_does_not_hold_up_other_playbooks() -> None:
     admission = room_for(10, playbooks={"slow": 1})
-    assert admission.enter(run(1), Line(0, "acme", "slow"))
-    assert not admission.enter(run(2), Line(0, "acme", "slow"))
-    admission.queue(in_line(2, playbook="slow"))
-    assert admission.enter(run(3), Line(0, "acme", "quick"))
+    assert admission.enter(run(1), QueueKey(0, "acme", "slow"))
+    assert not admission.enter(run(2), QueueKey(0, "acme", "slow"))
+    admission.enqueue(in_queue(2, playbook="slow"))
+    assert admission.enter(run(3), QueueKey(0, "acme", "quick"))
     assert admission.take(10) == []
     admission.release(run(1))
     assert admission.take(10) == [run(2)]
@@ -75,36 +83,36 @@ def test_who_waits_at_the_limit_of_a_playbook_does_not_hold_up_other_playbooks()
 
 def test_a_tenant_without_a_limit_of_its_own_has_that_of_all_others() -> None:
     admission = room_for(10, tenants={"*": 1, "big": 2})
-    assert [admission.enter(run(n), Line(0, "small", "p")) for n in range(2)] == [True, False]
-    assert [admission.enter(run(n), Line(0, "big", "p")) for n in range(2, 5)] == [True, True, False]
+    assert [admission.enter(run(n), QueueKey(0, "small", "p")) for n in range(2)] == [True, False]
+    assert [admission.enter(run(n), QueueKey(0, "big", "p")) for n in range(2, 5)] == [True, True, False]
 
 
 def test_a_run_that_was_to_begin_and_was_not_committed_gives_its_room_back() -> None:
     admission = room_for(1)
-    admission.enter(run(1), Line(0, "acme", "p"))
-    admission.settled()
+    admission.enter(run(1), QueueKey(0, "acme", "p"))
+    admission.cancel_unconfirmed()
     assert admission.active == 0
-    admission.enter(run(2), Line(0, "acme", "p"))
+    admission.enter(run(2), QueueKey(0, "acme", "p"))
     assert admission.confirm(run(2))
-    admission.settled()
+    admission.cancel_unconfirmed()
     assert admission.active == 1
 
 
 def test_a_run_that_a_person_resumes_takes_room_above_the_limit() -> None:
     admission = room_for(1)
-    admission.enter(run(1), Line(0, "acme", "p"))
+    admission.enter(run(1), QueueKey(0, "acme", "p"))
     assert not admission.confirm(run(2))
-    admission.occupy(run(2), Line(0, "acme", "p"))
+    admission.occupy(run(2), QueueKey(0, "acme", "p"))
     admission.release(run(1))
-    assert not admission.enter(run(3), Line(0, "acme", "p"))
+    assert not admission.enter(run(3), QueueKey(0, "acme", "p"))
 
 
 def test_only_the_head_of_a_line_is_held_and_it_is_filled_again_in_order() -> None:
     admission = room_for(1)
-    admission.enter(run(0), Line(0, "acme", "p"))
-    everyone = [in_line(number) for number in range(1, 3 * HEAD)]
+    admission.enter(run(0), QueueKey(0, "acme", "p"))
+    everyone = [in_queue(number) for number in range(1, 3 * HEAD)]
     for waiting in everyone:
-        admission.queue(waiting)
+        admission.enqueue(waiting)
     (head,) = admission._heads.values()
     order: list[UUID] = []
     admission.release(run(0))
@@ -120,10 +128,10 @@ def test_only_the_head_of_a_line_is_held_and_it_is_filled_again_in_order() -> No
 
 def test_what_waits_on_a_partition_that_lost_its_share_goes_on_one_at_a_time() -> None:
     admission = room_for(10, partitions=4, tenants={"acme": 1})
-    admission.load([], [in_line(1, partition=3), in_line(2, partition=3)])
+    admission.load([], [in_queue(1, partition=3), in_queue(2, partition=3)])
     assert admission.take(10) == [run(1)]
     assert admission.take(10) == []
-    assert not admission.enter(run(3), Line(3, "globex", "p")) or admission.active == 2
+    assert not admission.enter(run(3), QueueKey(3, "globex", "p")) or admission.active == 2
 
 
 @given(st.integers(1, 1_000), st.integers(1, 64))
@@ -139,17 +147,17 @@ def test_a_task_belongs_on_a_partition_that_has_a_share_of_every_limit(
 ) -> None:
     admission = room_for(10, partitions=partitions, tenants={"*": tenant}, playbooks={"p": playbook})
     for partition in range(partitions):
-        home = admission.home(Kind("acme", "p"), partition)
+        home = admission.home(LimitKey("acme", "p"), partition)
         assert share(tenant, home, partitions)
         assert share(playbook, home, partitions)
-        assert admission.home(Kind("acme", "p"), home) == home
+        assert admission.home(LimitKey("acme", "p"), home) == home
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.integers(1, 7))
 def test_whoever_waits_has_as_many_active_as_others_but_one(tenants: list[str], room: int) -> None:
     """Max-min fairness: nobody is given a second place while someone who waits has fewer."""
     admission = room_for(room)
-    admission.load([], [in_line(number, tenant) for number, tenant in enumerate(tenants)])
+    admission.load([], [in_queue(number, tenant) for number, tenant in enumerate(tenants)])
     begun = [tenants[run_id.int] for run_id in admission.take(100)]
     assert len(begun) == min(room, len(tenants))
     active, asked = Counter(begun), Counter(tenants)
@@ -165,23 +173,23 @@ def test_whoever_waits_has_as_many_active_as_others_but_one(tenants: list[str], 
 def test_no_limit_is_ever_exceeded_and_room_is_never_left_to_waste(runs: list[tuple[str, str, int]]) -> None:
     limits = {"tenants": {"a": 4}, "playbooks": {"q": 5}}
     admission = room_for(8, partitions=3, **limits)
-    lines: dict[UUID, Line] = {}
+    queues: dict[UUID, QueueKey] = {}
     active: set[UUID] = set()
     for number, (tenant, playbook, came_in) in enumerate(runs):
-        partition = admission.home(Kind(tenant, playbook), came_in)
-        lines[run(number)] = Line(partition, tenant, playbook)
-        if admission.enter(run(number), lines[run(number)]):
+        partition = admission.home(LimitKey(tenant, playbook), came_in)
+        queues[run(number)] = QueueKey(partition, tenant, playbook)
+        if admission.enter(run(number), queues[run(number)]):
             active.add(run(number))
         else:
-            admission.queue(in_line(number, tenant, playbook, partition))
+            admission.enqueue(in_queue(number, tenant, playbook, partition))
         if number % 3 == 2 and active:
             gone = min(active)
             admission.release(gone)
             active.remove(gone)
             active.update(admission.take(100))
         assert len(active) == admission.active <= 8
-        assert sum(lines[each].tenant == "a" for each in active) <= 4
-        assert sum(lines[each].playbook == "q" for each in active) <= 5
+        assert sum(queues[each].tenant == "a" for each in active) <= 4
+        assert sum(queues[each].playbook == "q" for each in active) <= 5
     begun = set(active)
     while active:
         admission.release(active.pop())

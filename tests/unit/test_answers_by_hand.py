@@ -13,7 +13,7 @@ from triptych.executor.deployments import Deployment
 from triptych.executor.events import CommandRefused
 from triptych.executor.intake import Executor
 from triptych.executor.state import Ask, RunStatus, StepStatus
-from triptych.kernel.decider import Addressed
+from triptych.kernel.decider import RunMessage
 from triptych.playbook.plans import Terms, make_plan
 from triptych.schemas import (
     HANDOFF,
@@ -44,7 +44,7 @@ def skip(story: Story, data: Json = None, step: str | None = None) -> str | None
         command_id=command_id, run_id=RUN_ID, action=ControlAction.SKIP, principal="user:ana", data=data, step=step
     )
     executor = Executor({"test": Deployment.of(BOOK)}, contracts=Known())
-    transition = executor.apply(story.run, Addressed(RUN_ID, command), 0, NOW)
+    transition = executor.apply(story.run, RunMessage(RUN_ID, command), 0, NOW)
     assert transition is not None
     story.run = transition.state
     refusals = [event.reason.message for event in transition.events if hasattr(event, "action")]

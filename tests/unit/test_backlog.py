@@ -8,7 +8,7 @@ from typing import Any
 from aiokafka import ConsumerRecord, TopicPartition
 
 from triptych.kernel.kafka.backlog import Backlog, Portion
-from triptych.kernel.kafka.suspect_records import Reading, Suspicion
+from triptych.kernel.kafka.suspect_records import RecordsInFlight, Suspicion
 
 TASKS, RESULTS = TopicPartition("tasks", 0), TopicPartition("results", 0)
 
@@ -76,10 +76,10 @@ def test_what_another_life_had_in_hand_is_suspect_until_somebody_gets_past_it() 
     here = {("tasks", 0): 5, ("results", 0): 9, ("plans", 0): 0}
     suspicion.believe(
         [
-            Reading("tasks", 0, 5, 7, "another life"),
-            Reading("results", 0, 5, 8, "another life"),
-            Reading("plans", 0, 0, 9, suspicion.life),
-            Reading("control", 0, 0, 9, "another life"),
+            RecordsInFlight("tasks", 0, 5, 7, "another life"),
+            RecordsInFlight("results", 0, 5, 8, "another life"),
+            RecordsInFlight("plans", 0, 0, 9, suspicion.life),
+            RecordsInFlight("control", 0, 0, 9, "another life"),
         ],
         here,
     )

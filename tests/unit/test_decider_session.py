@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
-from triptych.kernel.decider.admission import Limits
-from triptych.kernel.decider.contract import Addressed, Batch, Claim
+from triptych.kernel.decider.admission import AdmissionLimits
+from triptych.kernel.decider.contract import Batch, PartitionClaim, RunMessage
 from triptych.kernel.decider.session import Session
 from triptych.kernel.errors import Fenced, PublishFailed, TopicsReplacedError
 from triptych.kernel.kafka.bus import Outgoing, TopicPartition
@@ -84,8 +84,8 @@ class Broker:
 class Empty:
     """A database in which nothing is going on."""
 
-    async def claim(self, partitions: Sequence[int], *_who: object) -> list[Claim]:
-        return [Claim(partition, 1, {"tasks": 5}) for partition in partitions]
+    async def claim(self, partitions: Sequence[int], *_who: object) -> list[PartitionClaim]:
+        return [PartitionClaim(partition, 1, {"tasks": 5}) for partition in partitions]
 
     async def epochs(self, partitions: Sequence[int]) -> dict[int, int]:
         return dict.fromkeys(partitions, 1)
@@ -105,16 +105,16 @@ def session_on(publisher: object, stopping: asyncio.Event, store: object = None,
     log = SimpleNamespace(**dict.fromkeys(("debug", "info", "error"), lambda *_what, **_fields: None))
     health = SimpleNamespace(**dict.fromkeys(("beat", "count", "started"), lambda *_what: None))
     service = SimpleNamespace(name="executor", stopping=stopping, health=health, log=log)
-    kit = SimpleNamespace(
+    context = SimpleNamespace(
         service=service,
         settings=SimpleNamespace(topic=str, topic_prefix="t", batch_max_records=1, instance="executor-1"),
-        domain=SimpleNamespace(nouns=("tasks", "plans"), limits=Limits(1)),
+        domain=SimpleNamespace(nouns=("tasks", "plans"), limits=AdmissionLimits(1)),
         kafka=kafka or SimpleNamespace(subscribe=lambda *_, one_owner: None),
         store=store,
         outage=SimpleNamespace(over=lambda: None),
         suspicion=Suspicion(),
     )
-    return Session(kit, publisher)  # type: ignore[arg-type]
+    return Session(context, publisher)  # type: ignore[arg-type]
 
 
 async def test_what_is_decided_while_the_process_stops_does_not_overtake_what_was_left_unpublished() -> None:
@@ -135,26 +135,26 @@ async def test_nobody_waits_for_records_while_a_batch_is_under_way_since_it_may_
     session._under_way = asyncio.ensure_future(is_written.wait())
     assert session._wait_ms() == 0
     is_written.set()
-    await session._written()
+    await session._wait_until_written()
     assert session._wait_ms() > 0
 
 
 async def test_what_the_database_answers_is_kept_when_the_next_batch_has_begun_meanwhile() -> None:
     is_asked, is_answered = asyncio.Event(), asyncio.Event()
-    answer = Addressed(UUID(int=1), "granted")
+    answer = RunMessage(UUID(int=1), "granted")
 
-    async def asked_of_it(_batch: Batch[Any]) -> list[Addressed]:
+    async def answer_queries(_batch: Batch[Any]) -> list[RunMessage]:
         is_asked.set()
         await is_answered.wait()
         return [answer]
 
-    session = session_on(None, asyncio.Event(), SimpleNamespace(asked_of_it=asked_of_it))
-    written = asyncio.create_task(session._written_through(Batch(), set()))
+    session = session_on(None, asyncio.Event(), SimpleNamespace(answer_queries=answer_queries))
+    written = asyncio.create_task(session._finish_write(Batch(), set()))
     await is_asked.wait()
-    session._memory.told = []  # the next batch takes what there is
+    session._partition_state.answers = []  # the next batch takes what there is
     is_answered.set()
     await written
-    assert session._memory.told == [answer]
+    assert session._partition_state.answers == [answer]
 
 
 async def test_a_claim_asks_the_broker_once_where_partitions_begin_since_each_answer_waits_behind_a_fetch() -> None:

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from triptych.commands.main import app
 from triptych.embedded.config import StackTable
 from triptych.executor.retries import MODEL_FAULTS, disposition
-from triptych.models import Fault
+from triptych.models import AnswerFault
 from triptych.playbook.loader import parse_playbook
 from triptych.schemas import (
     Budgets,
@@ -200,7 +200,7 @@ def test_the_table_of_what_models_do_wrong_is_that_of_the_executor() -> None:
     rows = [[cell.strip().strip("`") for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
     told = {fault: (again, reason) for fault, _what, _code, again, reason in rows}
     assert told == {fault: ("yes" if one.retry else "no", one.reason) for fault, one in MODEL_FAULTS.items()}
-    assert set(told) == set(Fault)
+    assert set(told) == set(AnswerFault)
 
 
 def test_every_fault_of_an_upstream_in_the_table_has_a_run_and_the_other_way_round() -> None:

@@ -29,7 +29,7 @@ from triptych.client import JournalEntry
 from triptych.commands.common.story import tell
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
-from triptych.kernel.decider import Arrival
+from triptych.kernel.decider import InboundRecord
 from triptych.kernel.errors import ConfigurationError, UndecodableRecord
 from triptych.kernel.kafka import cloudevents
 from triptych.playbook.loader import PlaybookErrors, parse_playbook
@@ -118,7 +118,7 @@ def test_a_message_to_the_executor_is_read_or_becomes_a_dead_letter(noun: str, c
     record = ConsumerRecord(f"triptych.{noun}", 0, 7, 1_000, 0, None, body, None, -1, len(body), ())
     with suppress(UndecodableRecord):
         read = Executor({"test": Deployment.of(playbook())}).read(
-            Arrival(noun, record, cloudevents.body({}, body), NOW)
+            InboundRecord(noun, record, cloudevents.body({}, body), NOW)
         )
         if noun == topics.TASKS:
             said = json.loads(body.replace(b"\\u0000", b"\\ufffd")).get("input", {})

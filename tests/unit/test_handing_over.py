@@ -17,7 +17,7 @@ from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
 from triptych.executor.state import Run
 from triptych.executor.trust import ForgedRecord, Trust
-from triptych.kernel.decider import Arrival
+from triptych.kernel.decider import InboundRecord
 from triptych.kernel.worker import JobAttempt
 from triptych.operator.cost_estimate import estimate
 from triptych.planner.proposal import question
@@ -69,7 +69,7 @@ def asked(book: Playbook) -> tuple[Run, PlanRequest]:
     executor = Executor({one.name: Deployment.of(one) for one in (book, REFUNDS, CALLS)})
     body = b'{"task_id": "t-1", "playbook": "test", "input": {}}'
     record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, None, -1, len(body), ())
-    transition = executor.apply(None, executor.read(Arrival(topics.TASKS, record, body, NOW)), 0, NOW)
+    transition = executor.apply(None, executor.read(InboundRecord(topics.TASKS, record, body, NOW)), 0, NOW)
     assert transition is not None
     (send,) = transition.sends
     return transition.state, PlanRequest.model_validate_json(send.body.to_bytes())

@@ -17,7 +17,7 @@ from triptych.executor.deployments import Deployment
 from triptych.executor.fingerprint import fingerprint_of
 from triptych.executor.intake import Executor
 from triptych.executor.unreadable import sender_of
-from triptych.kernel.decider import FORWARDED, Addressed, Arrival, RejectedRecord
+from triptych.kernel.decider import FORWARDED, InboundRecord, RejectedRecord, RunMessage
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka import cloudevents
 from triptych.kernel.run_ids import id_time_ms
@@ -26,10 +26,10 @@ from triptych.schemas import Task, topics
 TASK = b'{"playbook": "test", "input": {}}'
 
 
-def read(offset: int, timestamp: int, headers: tuple[tuple[str, bytes], ...] = ()) -> Addressed:
+def read(offset: int, timestamp: int, headers: tuple[tuple[str, bytes], ...] = ()) -> RunMessage:
     executor = Executor({"test": Deployment.of(playbook())})
     record = ConsumerRecord("triptych.tasks", 0, offset, timestamp, 0, None, TASK, None, -1, len(TASK), headers)
-    return executor.read(Arrival(topics.TASKS, record, TASK, NOW))
+    return executor.read(InboundRecord(topics.TASKS, record, TASK, NOW))
 
 
 def test_a_task_without_an_id_that_is_read_again_is_the_same_run() -> None:
@@ -97,7 +97,7 @@ def test_defaults_of_the_input_schema_are_put_in_where_a_task_says_nothing(told:
     executor = Executor({"test": Deployment.of(playbook(input=DEFAULTS))})
     body = json.dumps({"task_id": "t-1", "playbook": "test", "input": told}).encode()
     record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, None, -1, len(body), ())
-    addressed = executor.read(Arrival(topics.TASKS, record, body, NOW))
+    addressed = executor.read(InboundRecord(topics.TASKS, record, body, NOW))
     transition = executor.apply(None, addressed, 0, NOW)
     assert transition is not None
     assert transition.state.input == seen
@@ -109,7 +109,7 @@ def refusal(body: bytes, *headers: tuple[str, bytes]) -> tuple[str, str, Any]:
     record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, None, -1, len(body), headers)
     with pytest.raises(UndecodableRecord) as refused:
         Executor({"test": Deployment.of(playbook())}).read(
-            Arrival(topics.TASKS, record, cloudevents.body(dict(headers), body), NOW)
+            InboundRecord(topics.TASKS, record, cloudevents.body(dict(headers), body), NOW)
         )
     replies = refused.value.replies if isinstance(refused.value, RejectedRecord) else ()
     return refused.value.code, refused.value.message, replies[0].body if replies else None
@@ -186,7 +186,9 @@ def test_what_says_nothing_of_itself_is_a_dead_letter_alone(body: bytes) -> None
 def test_a_task_with_a_byte_order_mark_and_any_integer_is_read() -> None:
     body = b'\xef\xbb\xbf{"playbook":"test","input":{"order":12345678901234567890123}}'
     record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, None, -1, len(body), ())
-    admission = Executor({"test": Deployment.of(playbook())}).read(Arrival(topics.TASKS, record, body, NOW)).content
+    admission = (
+        Executor({"test": Deployment.of(playbook())}).read(InboundRecord(topics.TASKS, record, body, NOW)).content
+    )
     assert admission.task.input == {"order": 12345678901234567890123}
 
 
@@ -197,7 +199,7 @@ def test_a_task_with_a_byte_order_mark_and_any_integer_is_read() -> None:
 def test_any_bytes_on_the_topic_of_tasks_are_refused_and_nothing_worse(body: bytes) -> None:
     with suppress(UndecodableRecord):
         record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, None, -1, len(body), ())
-        Executor({"test": Deployment.of(playbook())}).read(Arrival(topics.TASKS, record, body, NOW))
+        Executor({"test": Deployment.of(playbook())}).read(InboundRecord(topics.TASKS, record, body, NOW))
     sender_of(body)
 
 

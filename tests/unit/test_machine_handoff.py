@@ -18,7 +18,7 @@ from triptych.executor.messages import messages
 from triptych.executor.state import Run, RunStatus
 from triptych.executor.store import _run_row
 from triptych.executor.trust import ForgedRecord, MisdirectedRecord
-from triptych.kernel.decider import Arrival, RejectedRecord, Standing
+from triptych.kernel.decider import AdmissionState, InboundRecord, RejectedRecord
 from triptych.kernel.kafka.bus import Record
 from triptych.kernel.postgres.outbox import Send
 from triptych.operator.audit.run import _run_columns
@@ -96,7 +96,7 @@ class Family:
             topic=noun, partition=0, offset=self.offset, timestamp=1, timestamp_type=0, key=b"", value=body,
             checksum=None, serialized_key_size=0, serialized_value_size=0, headers=(),
         )  # fmt: skip
-        message = self.executor.read(Arrival(noun, record, body, self.now))
+        message = self.executor.read(InboundRecord(noun, record, body, self.now))
         state = self.runs.get(message.run_id)
         witness = self.runs.get(message.witness)
         transition = self.executor.apply(state, message, 0, self.now, has_room=not state, witness=witness)
@@ -419,7 +419,7 @@ def test_the_client_of_a_parent_is_told_that_a_child_waits_for_a_person() -> Non
     assert one.parent.status is RunStatus.RUNNING
     assert (one.parent.told_status, one.parent.told_reason.code) == (RunStatus.ESCALATED, "identity")
     assert "the run of step a waits for a person" in one.parent.told_reason.message
-    assert one.executor.standing(one.parent) is Standing.AWAY
+    assert one.executor.admission_state(one.parent) is AdmissionState.AWAY
     row, audited = _run_row(one.parent), _run_columns(one.parent)
     assert row[7:10] == tuple(audited[name] for name in ("status", "reason_code", "reason_message")), "as verify says"
     assert row[7:9] == ("escalated", "identity")
@@ -431,7 +431,10 @@ def test_the_client_of_a_parent_is_told_that_a_child_waits_for_a_person() -> Non
         f"waits for the run {one.child.run_id} of step a, which is escalated: resume that one" in refused.reason.message
     )
     one.tell(one.child, lambda story: story.control("resume"))
-    assert (one.parent.told_status, one.executor.standing(one.parent)) == (RunStatus.RUNNING, Standing.ACTIVE)
+    assert (one.parent.told_status, one.executor.admission_state(one.parent)) == (
+        RunStatus.RUNNING,
+        AdmissionState.ACTIVE,
+    )
     one.tell(one.child, lambda story: story.result("work"))
     assert told_client(one, one.parent) == [("escalated", False, "identity"), ("succeeded", True, "done")]
 

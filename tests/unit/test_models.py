@@ -15,11 +15,11 @@ from pydantic_ai.usage import RequestUsage
 
 from triptych.executor.retries import disposition
 from triptych.kernel.errors import ConfigurationError
-from triptych.models import Fault, ModelClient, ModelFailure, ModelSettings, budget, prompts, remaining, total
+from triptych.models import AnswerFault, ModelClient, ModelFailure, ModelSettings, budget, prompts, remaining, total
 from triptych.models.failure import from_error
 from triptych.models.form import Form, UnusableOutputError, checked_output
 from triptych.models.prices import GivenPrice, ListedPrice, Price, price_of
-from triptych.models.settings import Endpoint, Provider
+from triptych.models.settings import ModelEndpoint, Provider
 from triptych.schemas import Effect, ErrorCode, Grant, ModelCall, Spend, ToolError
 from triptych.tools.adapters.kb.tool import Found
 from triptych.tools.adapters.model.tool import Article
@@ -99,7 +99,7 @@ def test_an_endpoint_that_cannot_be_is_refused(endpoint: dict[str, str], complai
 
 
 def test_a_key_that_is_not_set_is_named_at_the_start() -> None:
-    endpoint = Endpoint(provider=Provider.ANTHROPIC, key_env="A_KEY_THAT_IS_NOT_SET")
+    endpoint = ModelEndpoint(provider=Provider.ANTHROPIC, key_env="A_KEY_THAT_IS_NOT_SET")
     settings = ModelSettings(strong="here:claude-haiku-4-5", endpoints={"here": endpoint})
     with pytest.raises(ConfigurationError, match=r"here:claude-haiku-4-5 .* A_KEY_THAT_IS_NOT_SET, which is not set"):
         ModelClient(settings)
@@ -112,19 +112,19 @@ def response(*parts: Any, finish: Any = "tool_call") -> ModelResponse:
 @pytest.mark.parametrize(
     ("answer", "fault"),
     [
-        (response(ToolCallPart("answer", '{"x": 1,,')), Fault.MALFORMED),
-        (response(ToolCallPart("answer", '{"x": "one"}')), Fault.MALFORMED),
-        (response(ToolCallPart("answer", "[]")), Fault.MALFORMED),
-        (response(ToolCallPart("answer", {"x": 1, "why": "\ud800"})), Fault.MALFORMED),
-        (response(ToolCallPart("send_money", '{"x": 1}')), Fault.MALFORMED),
-        (response(TextPart("It is one.")), Fault.MALFORMED),
-        (response(), Fault.MALFORMED),
-        (response(ToolCallPart("answer", '{"x": '), finish="length"), Fault.TRUNCATED),
-        (response(ToolCallPart("answer", '{"y": "' + "and so on, " * 40), finish="length"), Fault.LOOP),
-        (response(TextPart("No."), finish="content_filter"), Fault.REFUSED),
+        (response(ToolCallPart("answer", '{"x": 1,,')), AnswerFault.MALFORMED),
+        (response(ToolCallPart("answer", '{"x": "one"}')), AnswerFault.MALFORMED),
+        (response(ToolCallPart("answer", "[]")), AnswerFault.MALFORMED),
+        (response(ToolCallPart("answer", {"x": 1, "why": "\ud800"})), AnswerFault.MALFORMED),
+        (response(ToolCallPart("send_money", '{"x": 1}')), AnswerFault.MALFORMED),
+        (response(TextPart("It is one.")), AnswerFault.MALFORMED),
+        (response(), AnswerFault.MALFORMED),
+        (response(ToolCallPart("answer", '{"x": '), finish="length"), AnswerFault.TRUNCATED),
+        (response(ToolCallPart("answer", '{"y": "' + "and so on, " * 40), finish="length"), AnswerFault.LOOP),
+        (response(TextPart("No."), finish="content_filter"), AnswerFault.REFUSED),
     ],
 )
-def test_each_way_to_answer_badly_has_a_name(answer: ModelResponse, fault: Fault) -> None:
+def test_each_way_to_answer_badly_has_a_name(answer: ModelResponse, fault: AnswerFault) -> None:
     form = Form.of({"type": "object", "properties": {"x": {"type": "integer"}}})
     with pytest.raises(UnusableOutputError) as caught:
         checked_output(answer, form, 100)

@@ -44,16 +44,18 @@ def test_what_a_model_said_before_it_was_cut_off_is_looked_at_in_little_time(sai
 @pytest.mark.parametrize(
     ("said", "fault"),
     [
-        ("so it is. " * 8, form.Fault.LOOP),
-        ("so it is. " * 7, form.Fault.TRUNCATED),
-        ("a beginning, then " + "over and over " * 40 + "and an end", form.Fault.LOOP),
-        ("over and over " * 40 + "x" * 150, form.Fault.LOOP),
-        ("over and over " * 40 + "".join(chr(97 + n % 26) + str(n) for n in range(150)), form.Fault.TRUNCATED),
-        ("", form.Fault.TRUNCATED),
-        ("abc", form.Fault.TRUNCATED),
+        ("so it is. " * 8, form.AnswerFault.LOOP),
+        ("so it is. " * 7, form.AnswerFault.TRUNCATED),
+        ("a beginning, then " + "over and over " * 40 + "and an end", form.AnswerFault.LOOP),
+        ("over and over " * 40 + "x" * 150, form.AnswerFault.LOOP),
+        ("over and over " * 40 + "".join(chr(97 + n % 26) + str(n) for n in range(150)), form.AnswerFault.TRUNCATED),
+        ("", form.AnswerFault.TRUNCATED),
+        ("abc", form.AnswerFault.TRUNCATED),
     ],
 )
-def test_a_model_that_says_the_same_over_and_over_is_told_from_one_that_does_not(said: str, fault: form.Fault) -> None:
+def test_a_model_that_says_the_same_over_and_over_is_told_from_one_that_does_not(
+    said: str, fault: form.AnswerFault
+) -> None:
     assert form._cut_off(said, 100).fault is fault
 
 

@@ -13,7 +13,7 @@ from machine_story import NOW
 
 from triptych.executor.deployments import Deployment, Folder, LeftOut, load_playbooks
 from triptych.executor.intake import Executor
-from triptych.kernel.decider import Arrival, RejectedRecord
+from triptych.kernel.decider import InboundRecord, RejectedRecord
 from triptych.kernel.errors import ConfigurationError
 from triptych.playbook.loader import PlaybookErrors, load_playbook
 from triptych.schemas import codec, topics
@@ -169,7 +169,7 @@ def test_a_task_for_a_playbook_that_was_left_out_is_rejected_with_the_cause(tmp_
     body = b'{"task_id":"t-1","playbook":"refunds","tenant":"acme","input":{}}'
     record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, 0, 0, len(body), ())
     with pytest.raises(RejectedRecord) as caught:
-        executor.read(Arrival(topics.TASKS, record, body, NOW))
+        executor.read(InboundRecord(topics.TASKS, record, body, NOW))
     assert caught.value.code == "unknown_playbook"
     assert "'refunds' was left out: odd.yaml:5:74: " in caught.value.message
     assert str(tmp_path) not in caught.value.message

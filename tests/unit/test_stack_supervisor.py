@@ -24,7 +24,7 @@ from triptych.embedded.options import Options
 from triptych.embedded.ports import Ports
 from triptych.embedded.supervisor import Supervisor
 from triptych.embedded.watched import Watched
-from triptych.kernel.postgres.migrate import Prepared
+from triptych.kernel.postgres.migrate import PreparedDatabase
 from triptych.operator import retention
 
 TOOL = """
@@ -53,7 +53,7 @@ async def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     config = tmp_path / "triptych.toml"
     config.write_text(SERVICE)
     names = ("brief", "tool_one", "tool_two", "tool_three")
-    prepared = Prepared(created=False, services=dict.fromkeys(names, "dsn"), operator="dsn", owner="dsn")
+    prepared = PreparedDatabase(created=False, services=dict.fromkeys(names, "dsn"), operator="dsn", owner="dsn")
     monkeypatch.setattr(module, "create_topics", no_topics)
     monkeypatch.setattr(Supervisor, "_prepare", lambda *_: prepared)
     options = Options(data=tmp_path / "data", topic_prefix="t", config=config)

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
 from triptych.json_schema import JsonSchema, told
-from triptych.kernel.decider import Arrival, RejectedRecord, TaskKey
+from triptych.kernel.decider import InboundRecord, RejectedRecord, TaskKey
 from triptych.kernel.errors import UndecodableRecord
 from triptych.schemas import topics
 
@@ -43,7 +43,7 @@ def rejection(one: Executor, value: bytes, *headers: tuple[str, bytes]) -> tuple
 
     def take() -> None:
         one.check_size(topics.TASKS, arrived)
-        one.read(Arrival(topics.TASKS, arrived, value, NOW))
+        one.read(InboundRecord(topics.TASKS, arrived, value, NOW))
 
     with pytest.raises(RejectedRecord) as caught:
         take()
@@ -64,7 +64,7 @@ def test_a_playbook_may_raise_the_limit_and_lower_it() -> None:
     value = b'{"task_id":"t-1","playbook":"large","input":{"text":"%s"}}'
     raised, lowered = executor(input_bytes=1_048_576), executor(input_bytes=2_000)
     large, small = value % (b"x" * 600_000), value % (b"x" * 3_000)
-    assert raised.read(Arrival(topics.TASKS, record(large), large, NOW)).task == TaskKey("default", "t-1")
+    assert raised.read(InboundRecord(topics.TASKS, record(large), large, NOW)).task == TaskKey("default", "t-1")
     assert rejection(lowered, small)[1]["reason"]["code"] == "input_too_large"
     other = large.replace(b'"large"', b'"small"')
     assert rejection(raised, other)[1]["reason"]["code"] == "input_too_large", "one playbook's limit is not another's"

@@ -16,16 +16,16 @@ from structlog.testing import CapturingLogger
 from triptych.executor import events as ev
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
-from triptych.kernel.decider import Arrival, Batch, RejectedRecord, Transition
-from triptych.kernel.decider.admission import Admission, Limits
-from triptych.kernel.decider.batch import Assembly, Memory, outbox_rows
+from triptych.kernel.decider import Batch, InboundRecord, RejectedRecord, Transition
+from triptych.kernel.decider.admission import AdmissionControl, AdmissionLimits
+from triptych.kernel.decider.batch import BatchBuilder, PartitionState, outbox_rows
 from triptych.kernel.postgres.outbox import Envelope
 from triptych.kernel.process.health import Health
-from triptych.kernel.tracing import Trace, on_behalf_of, upstream_headers
+from triptych.kernel.tracing import TraceContext, on_behalf_of, upstream_headers
 from triptych.kernel.worker.contract import JobAttempt, WorkerConfig
-from triptych.kernel.worker.job_runner import Bench, Job
-from triptych.kernel.worker.jobs import Taken
-from triptych.kernel.worker.lease import Keeper
+from triptych.kernel.worker.job_runner import Job, JobRunner
+from triptych.kernel.worker.jobs import TakenOverJob
+from triptych.kernel.worker.lease import LeaseRenewer
 from triptych.models.providers import Candidate
 from triptych.schemas import CallAnswer, CallRequest, Plan, PlanAnswer, Result, topics
 from triptych.tools.adapters.mcp.bridge import _meta
@@ -44,7 +44,7 @@ def record(value: bytes, *headers: tuple[str, bytes]) -> ConsumerRecord[Any, Any
 
 def begun(*headers: tuple[str, bytes]) -> tuple[Executor, Transition[Any]]:
     executor = Executor({"test": Deployment.of(playbook())})
-    addressed = executor.read(Arrival(topics.TASKS, record(TASK, *headers), TASK, NOW))
+    addressed = executor.read(InboundRecord(topics.TASKS, record(TASK, *headers), TASK, NOW))
     transition = executor.apply(None, addressed, 0, NOW)
     assert transition is not None
     return executor, transition
@@ -76,8 +76,8 @@ def test_the_trace_of_a_client_is_continued_by_every_message_of_its_run(name: st
     assert traces(executor.again(ended.state)) == [f"{TRACE}-00"]
 
 
-def told(noun: str, body: bytes, source: str = "/triptych/planner") -> Arrival:
-    return Arrival(noun, record(body, ("ce_source", source.encode())), body, NOW)
+def told(noun: str, body: bytes, source: str = "/triptych/planner") -> InboundRecord:
+    return InboundRecord(noun, record(body, ("ce_source", source.encode())), body, NOW)
 
 
 @pytest.mark.parametrize(
@@ -105,16 +105,18 @@ def test_a_run_from_before_traces_were_kept_is_its_own_trace() -> None:
 def test_the_refusal_of_a_task_goes_back_on_the_trace_of_its_record() -> None:
     refused = record(b'{"playbook":"none","task_id":"t-1"}', ("traceparent", STATED.encode()))
     with pytest.raises(RejectedRecord) as caught:
-        Executor({}).read(Arrival(topics.TASKS, refused, refused.value, NOW))
+        Executor({}).read(InboundRecord(topics.TASKS, refused, refused.value, NOW))
     service = SimpleNamespace(name="executor", health=Health("executor", "one"), log=CapturingLogger())
-    kit: Any = SimpleNamespace(service=service, settings=SETTINGS, envelope=Envelope(SETTINGS, "executor"))
+    context: Any = SimpleNamespace(service=service, settings=SETTINGS, envelope=Envelope(SETTINGS, "executor"))
     batch: Batch[Any] = Batch(at=NOW)
-    Assembly(kit, Memory(Admission(Limits(1), 1)), batch).bury(refused, caught.value)
+    BatchBuilder(context, PartitionState(AdmissionControl(AdmissionLimits(1), 1)), batch).dead_letter(
+        refused, caught.value
+    )
     outcome = batch.outbox[-1].outgoing
     assert outcome.topic == "triptych.outcomes"
-    assert Trace.of_headers(outcome.headers)[1] == Trace(TRACE, "00")
+    assert TraceContext.of_headers(outcome.headers)[1] == TraceContext(TRACE, "00")
     ((_, notice),) = batch.notices
-    assert (notice.level, notice.event, notice.counter) == ("warning", "record buried", "dead_letters")
+    assert (notice.level, notice.event, notice.counter) == ("warning", "record dead-lettered", "dead_letters")
     told_of = {"tenant": "default", "task_id": "t-1", "trace_id": TRACE, "code": "unknown_playbook", "offset": 7}
     assert dict(notice.fields, **told_of) == notice.fields
 
@@ -179,8 +181,8 @@ async def test_a_job_is_done_on_behalf_of_its_run_and_a_line_about_it_names_run_
     service: Any = SimpleNamespace(log=CapturingLogger(), stopping=asyncio.Event())
     outbox: Any = SimpleNamespace(add=answers.append)
     config = WorkerConfig("calls.echo", topics.RESULTS, CallAnswer, "echo")
-    bench: Bench[Any] = Bench(worker, config, None, outbox, instance="one", service=service)  # type: ignore[arg-type]
-    await bench._do(job)
+    runner: JobRunner[Any] = JobRunner(worker, config, None, outbox, instance="one", service=service)  # type: ignore[arg-type]
+    await runner._do(job)
     assert len(answers) == 1
     assert worker.heard == {"traceparent": STATED, "triptych-run-id": str(RUN), "triptych-tenant": "acme"}
     assert job.about == ABOUT
@@ -189,10 +191,10 @@ async def test_a_job_is_done_on_behalf_of_its_run_and_a_line_about_it_names_run_
 def test_each_job_that_is_taken_over_has_a_line_with_run_task_tenant_and_trace() -> None:
     log, put = CapturingLogger(), []
     service: Any = SimpleNamespace(health=None, log=log, stopping=asyncio.Event())
-    bench: Any = SimpleNamespace(put=put.append)
+    runner: Any = SimpleNamespace(put=put.append)
     jobs: Any = SimpleNamespace(lease=3)
-    keeper = Keeper(CallRequest, jobs, bench, None, lease_ms=15_000, service=service)  # type: ignore[arg-type]
-    keeper._give_out(Taken(RUN, "r-1", "acme", 0, call_request().to_bytes(), STATED, None, 2, True, False))  # noqa: FBT003
+    renewer = LeaseRenewer(CallRequest, jobs, runner, None, lease_ms=15_000, service=service)  # type: ignore[arg-type]
+    renewer._give_out(TakenOverJob(RUN, "r-1", "acme", 0, call_request().to_bytes(), STATED, None, 2, True, False))  # noqa: FBT003
     assert [job.attempt.taken_over for job in put] == [True]
     (line,) = log.calls
     assert (line.method_name, line.args) == ("warning", ("job taken over",))

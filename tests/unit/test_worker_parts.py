@@ -19,9 +19,9 @@ from triptych.kernel.kafka.bus import TopicPartition
 from triptych.kernel.outage import POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.postgres import claim_check
 from triptych.kernel.time_limit import TimeLimit
-from triptych.kernel.worker.job_queue import Line
-from triptych.kernel.worker.jobs import Arrival
-from triptych.kernel.worker.unpersisted import OVERDUE_S, Unrecorded
+from triptych.kernel.worker.job_queue import JobQueue
+from triptych.kernel.worker.jobs import InboundRequest
+from triptych.kernel.worker.unpersisted import OVERDUE_S, UnpersistedRequests
 from triptych.schemas import DeadLetter
 
 RUN = UUID("00000000-0000-7000-8000-000000000001")
@@ -91,30 +91,30 @@ async def test_an_outage_is_logged_when_it_begins_and_when_it_ends():
 FIRST, SECOND = TopicPartition("t.calls.echo", 0), TopicPartition("t.calls.echo", 1)
 
 
-def arrival(request_id: str) -> Arrival:
-    return Arrival(RUN, request_id, "acme", 0, b"{}", None, NOW)
+def inbound(request_id: str) -> InboundRequest:
+    return InboundRequest(RUN, request_id, "acme", 0, b"{}", None, NOW)
 
 
 def test_an_offset_is_committed_when_everything_below_it_is_in_the_table():
-    unrecorded = Unrecorded()
+    unpersisted = UnpersistedRequests()
     positions = {FIRST: 10, SECOND: 20}
-    assert unrecorded.safe(positions) == positions
+    assert unpersisted.safe(positions) == positions
     for request_id, offset in (("a", 7), ("b", 8), ("c", 9)):
-        unrecorded.add((RUN, request_id), arrival(request_id), FIRST, offset, at_s=0.0)
-    assert unrecorded.safe(positions) == {FIRST: 7, SECOND: 20}
-    unrecorded.recorded([(RUN, "b"), (RUN, "a")])
-    assert unrecorded.safe(positions) == {FIRST: 9, SECOND: 20}
-    unrecorded.release()
-    assert unrecorded.safe(positions) == positions
-    assert unrecorded.get((RUN, "c")), "it is under way all the same"
+        unpersisted.add((RUN, request_id), inbound(request_id), FIRST, offset, at_s=0.0)
+    assert unpersisted.safe(positions) == {FIRST: 7, SECOND: 20}
+    unpersisted.persisted([(RUN, "b"), (RUN, "a")])
+    assert unpersisted.safe(positions) == {FIRST: 9, SECOND: 20}
+    unpersisted.release()
+    assert unpersisted.safe(positions) == positions
+    assert unpersisted.get((RUN, "c")), "it is under way all the same"
 
 
 def test_what_has_no_answer_soon_is_stored_the_oldest_first():
-    unrecorded = Unrecorded()
+    unpersisted = UnpersistedRequests()
     for number in range(3):
-        unrecorded.add((RUN, str(number)), arrival(str(number)), FIRST, number, at_s=number * OVERDUE_S)
-    assert unrecorded.overdue(0.0) == []
-    assert [one.request_id for one in unrecorded.overdue(2.5 * OVERDUE_S)] == ["0", "1"]
+        unpersisted.add((RUN, str(number)), inbound(str(number)), FIRST, number, at_s=number * OVERDUE_S)
+    assert unpersisted.overdue(0.0) == []
+    assert [one.request_id for one in unpersisted.overdue(2.5 * OVERDUE_S)] == ["0", "1"]
 
 
 async def at_once(value: int) -> int:
@@ -166,7 +166,7 @@ async def test_work_beyond_its_limit_is_cut_off_and_a_cancellation_from_outside_
 
 
 async def test_every_job_in_the_line_is_taken_once_by_whoever_is_free():
-    line: Line[int] = Line()
+    line: JobQueue[int] = JobQueue()
     taken: list[int] = []
 
     async def runner() -> None:
@@ -191,7 +191,7 @@ async def test_every_job_in_the_line_is_taken_once_by_whoever_is_free():
 
 
 async def test_a_job_that_waits_holds_up_no_other_as_long_as_a_runner_is_free():
-    line: Line[asyncio.Event] = Line()
+    line: JobQueue[asyncio.Event] = JobQueue()
     begun: list[asyncio.Event] = []
 
     async def runner() -> None:

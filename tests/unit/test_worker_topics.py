@@ -40,7 +40,7 @@ async def test_a_topic_that_was_made_anew_is_read_from_its_beginning_and_others_
     )
     settings: Any = SimpleNamespace(topic=lambda noun: noun)
     config: Any = SimpleNamespace(request_noun="calls.x")
-    parts = dict.fromkeys(("bench", "outbox", "unrecorded", "withdrawals", "kafka"), nothing)
+    parts = dict.fromkeys(("runner", "outbox", "unpersisted", "withdrawals", "kafka"), nothing)
     jobs: Any = SimpleNamespace(lease=None)
     intake: Intake[Any] = Intake(service, settings, config, nothing, jobs=jobs, **parts)
     intake._subscription = subscription = Subscription()  # type: ignore[assignment]

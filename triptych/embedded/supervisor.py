@@ -43,7 +43,7 @@ from triptych.kernel.process.log_file import MAX_BYTES, LogFile
 from triptych.schemas import codec
 
 if TYPE_CHECKING:
-    from triptych.kernel.postgres.migrate import Prepared
+    from triptych.kernel.postgres.migrate import PreparedDatabase
 
 MAX_PROCESSES = 32
 """The most processes of one service; Kafka's partitions limit what they are good for long before."""
@@ -80,7 +80,7 @@ class Supervisor:
         self._scale = {name: min(remembered.get(name, 1), MAX_PROCESSES) for name in _services(self._config)}
         self._scaling = asyncio.Lock()
         self._kafka = ""
-        self._prepared: Prepared | None = None
+        self._prepared: PreparedDatabase | None = None
         self._doing = "starting"
         self._failure: str | None = None
         self._failure_seen = asyncio.Event()
@@ -152,7 +152,7 @@ class Supervisor:
         self._changed()
         self._log.info("started", after_s=round(time.monotonic() - began, 1))
 
-    async def _start_postgres(self) -> Prepared:
+    async def _start_postgres(self) -> PreparedDatabase:
         owner = self._options.postgres
         if owner is None:
             server = Postgres.of(self._layout, self._ports)
@@ -166,7 +166,7 @@ class Supervisor:
             self._log.warning("a migration waits", reason=reason)
         return prepared
 
-    def _prepare(self, owner: str, config: StackConfig) -> Prepared:
+    def _prepare(self, owner: str, config: StackConfig) -> PreparedDatabase:
         """Bring the database to what a configuration needs."""
         # Alembic takes a second to import: better here, while Kafka starts, than before anything does.
         from triptych.kernel.postgres.migrate import Schema, prepare  # noqa: PLC0415

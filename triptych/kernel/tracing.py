@@ -20,7 +20,7 @@ RUN_ID_HEADER, TENANT_HEADER = "triptych-run-id", "triptych-tenant"
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
 
-class Trace(NamedTuple):
+class TraceContext(NamedTuple):
     """The trace that a run is a part of."""
 
     trace_id: str
@@ -28,12 +28,12 @@ class Trace(NamedTuple):
     flags: str = "01"
 
     @classmethod
-    def of_run(cls, run_id: str) -> Trace:
+    def of_run(cls, run_id: str) -> TraceContext:
         """The trace of a run that no client has begun."""
         return cls(run_id.replace("-", ""))
 
     @classmethod
-    def of_headers(cls, headers: Iterable[tuple[str, bytes | None]]) -> tuple[str, Trace] | None:
+    def of_headers(cls, headers: Iterable[tuple[str, bytes | None]]) -> tuple[str, TraceContext] | None:
         """The `traceparent` of a record and the trace that it names, or None when it names none."""
         known = dict(headers)
         for name in (TRACEPARENT, CE_TRACEPARENT):
@@ -43,7 +43,7 @@ class Trace(NamedTuple):
         return None
 
     @classmethod
-    def of_header(cls, stated: bytes | None) -> Trace | None:
+    def of_header(cls, stated: bytes | None) -> TraceContext | None:
         """The trace that a `traceparent` names, or None when it names none."""
         found = _TRACEPARENT.fullmatch(stated) if stated is not None else None
         return cls(found[1].decode(), found[2].decode()) if found else None

@@ -8,14 +8,14 @@ and what follows from a failure is the executor's decision.
 from triptych.models.budget import remaining, total
 from triptych.models.client import Memo, ModelClient, ModelReply
 from triptych.models.failure import ModelFailure
-from triptych.models.form import Fault
+from triptych.models.form import AnswerFault
 from triptych.models.memory import WorkingMemory
 from triptych.models.prompts import load_prompt
 from triptych.models.settings import ModelSettings
 from triptych.models.tokens import estimated_tokens
 
 __all__ = [
-    "Fault",
+    "AnswerFault",
     "Memo",
     "ModelClient",
     "ModelFailure",

@@ -24,7 +24,7 @@ _EXPIRED_AT_ONCE: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CachedAnswer:
     """An answer that was given before, and the model that gave it."""
 
     output: dict[str, Json]
@@ -46,7 +46,7 @@ class AnswerCache:
     def __init__(self, pool: asyncpg.Pool, ttl_s: int) -> None:
         self._pool, self._ttl_s = pool, ttl_s
 
-    async def find(self, tenant: str, question: bytes) -> Known | None:
+    async def find(self, tenant: str, question: bytes) -> CachedAnswer | None:
         """The answer that is kept, counted as a hit."""
         try:
             row = await self._pool.fetchrow(_QUERIES["find"], tenant, question)
@@ -54,7 +54,7 @@ class AnswerCache:
             return None
         if row is None:
             return None
-        return Known(codec.decode(row["answer"], limits=codec.STORED, unique_names=False), row["model"])
+        return CachedAnswer(codec.decode(row["answer"], limits=codec.STORED, unique_names=False), row["model"])
 
     async def keep(
         self, tenant: str, question: bytes, *, kind: str, tier: str, output: dict[str, Json], spend: Spend

@@ -26,7 +26,7 @@ _REST_CHARS: Final = 200
 """So much may stand behind what was said over and over."""
 
 
-class Fault(StrEnum):
+class AnswerFault(StrEnum):
     """What a model can do wrong while its provider works; it travels as `details.model` of the error."""
 
     MALFORMED = "malformed"
@@ -42,13 +42,13 @@ class Fault(StrEnum):
 class UnusableOutputError(Exception):
     """The model answered, but not what it was asked for."""
 
-    def __init__(self, fault: Fault, message: str) -> None:
+    def __init__(self, fault: AnswerFault, message: str) -> None:
         self.fault, self.message = fault, message
         super().__init__(message)
 
     @property
     def code(self) -> ErrorCode:
-        return ErrorCode.FORBIDDEN if self.fault is Fault.REFUSED else ErrorCode.CONTRACT_VIOLATION
+        return ErrorCode.FORBIDDEN if self.fault is AnswerFault.REFUSED else ErrorCode.CONTRACT_VIOLATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,23 +90,23 @@ def checked_output(response: ModelResponse, form: Form, max_tokens: int) -> dict
     call = next((part for part in response.parts if isinstance(part, ToolCallPart)), None)
     said = "".join(part.content for part in response.parts if isinstance(part, TextPart)).strip()
     if response.finish_reason == "content_filter":
-        raise UnusableOutputError(Fault.REFUSED, "refused to answer; a person has to")
+        raise UnusableOutputError(AnswerFault.REFUSED, "refused to answer; a person has to")
     if response.finish_reason == "length" and not _is_whole(call, form):
         raise _cut_off(call.args_as_json_str() if call else said, max_tokens)
     if call is None:
         how = f"answered in text, not through the tool `{ANSWER_TOOL}`" if said else "said nothing"
-        raise UnusableOutputError(Fault.MALFORMED, how)
+        raise UnusableOutputError(AnswerFault.MALFORMED, how)
     if call.tool_name != ANSWER_TOOL:
         name = call.tool_name[:MAX_PROBLEM_CHARS]
         message = f"called a tool `{name}` that it was not offered; there is only `{ANSWER_TOOL}`"
-        raise UnusableOutputError(Fault.MALFORMED, message)
+        raise UnusableOutputError(AnswerFault.MALFORMED, message)
     try:
         # An SDK may have parsed it, and more leniently: what is kept must be JSON to everybody who reads it.
         output = codec.decode(call.args if isinstance(call.args, str) else codec.encode(call.args))
     except ValueError as error:
-        raise UnusableOutputError(Fault.MALFORMED, f"gave an output that is not JSON: {error}") from error
+        raise UnusableOutputError(AnswerFault.MALFORMED, f"gave an output that is not JSON: {error}") from error
     if problems := form.problems(output):
-        raise UnusableOutputError(Fault.MALFORMED, f"gave an output that does not fit: {'; '.join(problems)}")
+        raise UnusableOutputError(AnswerFault.MALFORMED, f"gave an output that does not fit: {'; '.join(problems)}")
     return dict(output or {})
 
 
@@ -126,9 +126,9 @@ def _is_whole(call: ToolCallPart | None, form: Form) -> bool:
 def _cut_off(said: str, max_tokens: int) -> UnusableOutputError:
     limit = f"{max_tokens} tokens, the most that the grant allows"
     if any(_goes_round(said[-_TAIL_CHARS:], period) for period in _PERIODS):
-        return UnusableOutputError(Fault.LOOP, f"said the same over and over until it was cut off at {limit}")
+        return UnusableOutputError(AnswerFault.LOOP, f"said the same over and over until it was cut off at {limit}")
     cure = "raise `tokens` of this step, plan or judge"
-    return UnusableOutputError(Fault.TRUNCATED, f"was cut off at {limit}; {cure}")
+    return UnusableOutputError(AnswerFault.TRUNCATED, f"was cut off at {limit}; {cure}")
 
 
 def _goes_round(text: str, period: int) -> bool:

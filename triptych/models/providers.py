@@ -23,7 +23,7 @@ from pydantic_ai.settings import ModelSettings as RequestSettings
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.tracing import upstream_headers
 from triptych.models.prices import Price, price_of
-from triptych.models.settings import Endpoint, ModelSettings, Provider
+from triptych.models.settings import ModelEndpoint, ModelSettings, Provider
 from triptych.schemas import codec
 
 CONNECT_WITHIN_S = 5.0
@@ -79,9 +79,9 @@ def _model(name: str, settings: ModelSettings) -> tuple[Model, Provider | None]:
         return _BUILDERS[endpoint.provider](rest, endpoint, _key(endpoint)), endpoint.provider
     if colon and prefix in set(Provider) - {Provider.COMPATIBLE}:
         provider = Provider(prefix)
-        return _BUILDERS[provider](rest, Endpoint(provider=provider), None), provider
+        return _BUILDERS[provider](rest, ModelEndpoint(provider=provider), None), provider
     if settings.base_url is not None:
-        endpoint = Endpoint(provider=Provider.COMPATIBLE, base_url=settings.base_url)
+        endpoint = ModelEndpoint(provider=Provider.COMPATIBLE, base_url=settings.base_url)
         key = settings.api_key.get_secret_value() if settings.api_key else None
         return _compatible(name, endpoint, key), endpoint.provider
     return infer_model(name if colon else f"openai-chat:{name}"), None
@@ -90,32 +90,32 @@ def _model(name: str, settings: ModelSettings) -> tuple[Model, Provider | None]:
 # Imports wait inside: an SDK takes up to a second and tens of megabytes, and most processes need one of them.
 
 
-def _openai(model: str, endpoint: Endpoint, key: str | None) -> Model:
+def _openai(model: str, endpoint: ModelEndpoint, key: str | None) -> Model:
     return OpenAIChatModel(model, provider=OpenAIProvider(base_url=endpoint.base_url, api_key=key))
 
 
-def _anthropic(model: str, endpoint: Endpoint, key: str | None) -> Model:
+def _anthropic(model: str, endpoint: ModelEndpoint, key: str | None) -> Model:
     from pydantic_ai.models.anthropic import AnthropicModel
     from pydantic_ai.providers.anthropic import AnthropicProvider
 
     return AnthropicModel(model, provider=AnthropicProvider(base_url=endpoint.base_url, api_key=key))
 
 
-def _google(model: str, endpoint: Endpoint, key: str | None) -> Model:
+def _google(model: str, endpoint: ModelEndpoint, key: str | None) -> Model:
     from pydantic_ai.models.google import GoogleModel
     from pydantic_ai.providers.google import GoogleProvider
 
     return GoogleModel(model, provider=GoogleProvider(base_url=endpoint.base_url, api_key=key))
 
 
-def _azure(deployment: str, endpoint: Endpoint, key: str | None) -> Model:
+def _azure(deployment: str, endpoint: ModelEndpoint, key: str | None) -> Model:
     from pydantic_ai.providers.azure import AzureProvider
 
     azure = AzureProvider(azure_endpoint=endpoint.base_url, api_key=key, api_version=endpoint.api_version)
     return OpenAIChatModel(deployment, provider=azure)
 
 
-def _ollama(model: str, endpoint: Endpoint, key: str | None) -> Model:
+def _ollama(model: str, endpoint: ModelEndpoint, key: str | None) -> Model:
     from pydantic_ai.models.ollama import OllamaModel
     from pydantic_ai.providers.ollama import OllamaProvider
 
@@ -125,7 +125,7 @@ def _ollama(model: str, endpoint: Endpoint, key: str | None) -> Model:
     return Lenient(model, provider=OllamaProvider(base_url=endpoint.base_url, api_key=key))
 
 
-def _bedrock(model: str, endpoint: Endpoint, _key: str | None) -> Model:
+def _bedrock(model: str, endpoint: ModelEndpoint, _key: str | None) -> Model:
     """The provider's own client would make five attempts and wait a minute for a connection."""
     import boto3
     from botocore.config import Config
@@ -142,7 +142,7 @@ def _bedrock(model: str, endpoint: Endpoint, _key: str | None) -> Model:
     return BedrockConverseModel(model, provider=BedrockProvider(bedrock_client=client))
 
 
-def _compatible(model: str, endpoint: Endpoint, key: str | None) -> Model:
+def _compatible(model: str, endpoint: ModelEndpoint, key: str | None) -> Model:
     assert endpoint.base_url is not None  # noqa: S101 - the settings have checked it
     # Endpoints other than OpenAI's own understand `max_tokens`; a limit that is ignored is no limit.
     profile = OpenAIModelProfile(openai_chat_supports_max_completion_tokens=False)
@@ -164,7 +164,7 @@ class _Lenient(OpenAIChatModel):
         return super()._validate_completion(response)
 
 
-_BUILDERS: Mapping[Provider, Callable[[str, Endpoint, str | None], Model]] = {
+_BUILDERS: Mapping[Provider, Callable[[str, ModelEndpoint, str | None], Model]] = {
     Provider.OPENAI: _openai,
     Provider.ANTHROPIC: _anthropic,
     Provider.GOOGLE: _google,
@@ -175,7 +175,7 @@ _BUILDERS: Mapping[Provider, Callable[[str, Endpoint, str | None], Model]] = {
 }
 
 
-def _key(endpoint: Endpoint) -> str | None:
+def _key(endpoint: ModelEndpoint) -> str | None:
     """The key from the variable that the endpoint names. Raises ValueError when it is not set."""
     if endpoint.key_env is None:
         return None

@@ -28,7 +28,7 @@ class Provider(StrEnum):
     COMPATIBLE = "openai-compatible"
 
 
-class Endpoint(BaseModel):
+class ModelEndpoint(BaseModel):
     """Where a provider's API is reached. What is absent, the provider's own variables say."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +40,7 @@ class Endpoint(BaseModel):
     api_version: str | None = None
 
     @model_validator(mode="after")
-    def _has_what_its_provider_needs(self) -> Endpoint:
+    def _has_what_its_provider_needs(self) -> ModelEndpoint:
         if self.provider is Provider.COMPATIBLE and self.base_url is None:
             raise ValueError("an endpoint of the provider openai-compatible needs a base_url")
         if self.region and self.provider is not Provider.BEDROCK:
@@ -81,7 +81,7 @@ class ModelSettings(BaseSettings):
         Field(description="The key for `base_url`. Other providers read their own, such as `ANTHROPIC_API_KEY`."),
     ] = None
     endpoints: Annotated[
-        dict[EndpointName, Endpoint],
+        dict[EndpointName, ModelEndpoint],
         Field(
             description="Endpoints by name, as JSON: "
             '`{"local": {"provider": "openai-compatible", "base_url": "http://gpu:8000/v1", "key_env": "GPU_KEY"}}`.'

@@ -22,7 +22,7 @@ from triptych.kernel.kafka.topic_metadata import ClusterTopics
 from triptych.kernel.postgres import database
 from triptych.kernel.postgres.age_partitions import AHEAD, make_partitions
 from triptych.kernel.postgres.database import Queries
-from triptych.kernel.postgres.migrate import WORKER, Prepared, Schema, prepare
+from triptych.kernel.postgres.migrate import WORKER, PreparedDatabase, Schema, prepare
 from triptych.kernel.process.log import configure_logging
 from triptych.kernel.run_ids import WEEK, derive_run_id
 from triptych.schemas import CallRequest
@@ -43,7 +43,7 @@ class Filled:
     name: str
     runs: int
     owner_dsn: str
-    prepared: Prepared
+    prepared: PreparedDatabase
     epochs: dict[int, int]
 
     @property

@@ -20,7 +20,7 @@ from triptych.executor.store import ExecutorStore
 from triptych.kernel.postgres import database
 from triptych.kernel.process.log import configure_logging
 from triptych.kernel.run_ids import derive_run_id, first_id
-from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
+from triptych.kernel.worker.jobs import InboundRequest, JobKey, Jobs
 from triptych_bench.size.fill import SPAN, Filled
 from triptych_bench.size.story import TENANT, Story, answer_to
 
@@ -83,12 +83,12 @@ class Subject:
         await self._timed("admission", self.store.commit(story.admit(now)))
         await self.store.commit(story.plan(now))
         while not story.is_over:
-            arrivals = [
-                Arrival(run_id, request.request_id, TENANT, 0, request.to_bytes(), None, request.deadline_at)
+            requests = [
+                InboundRequest(run_id, request.request_id, TENANT, 0, request.to_bytes(), None, request.deadline_at)
                 for run_id, request in story.requests.items()
             ]
             answers = [((r.run_id, r.request_id), answer_to(r).to_bytes()) for r in story.requests.values()]
-            await self._timed("worker: take in", self.jobs.take_in(arrivals, []))
+            await self._timed("worker: take in", self.jobs.take_in(requests, []))
             await self._timed("worker: answer", self.jobs.settle(answers, self._published, [], None))
             self._published = [key for key, _ in answers]
             await self._timed("step", self.store.commit(story.answer(now)))

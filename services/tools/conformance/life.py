@@ -22,7 +22,7 @@ from triptych.kernel.postgres import database
 from triptych.kernel.process.log import configure_logging
 from triptych.kernel.process.settings import load_settings
 from triptych.kernel.worker import Connection, Finished, JobAttempt
-from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
+from triptych.kernel.worker.jobs import InboundRequest, JobKey, Jobs
 from triptych.schemas import codec
 from triptych.schemas.result import Result
 from triptych.schemas.work import CallAnswer, CallRequest
@@ -134,7 +134,7 @@ def _writes(tool: Tool) -> set[str]:
 
 async def _taken(jobs: Jobs, request: CallRequest) -> JobAttempt | bytes:
     """The attempt that this life may make, or the answer that an earlier one has stored."""
-    arrival = Arrival(
+    inbound = InboundRequest(
         run_id=request.run_id,
         request_id=request.request_id,
         tenant=request.tenant,
@@ -143,12 +143,12 @@ async def _taken(jobs: Jobs, request: CallRequest) -> JobAttempt | bytes:
         traceparent=None,
         deadline_at=request.deadline_at,
     )
-    intake = await jobs.take_in([arrival], [])
-    if arrival.key in intake.fresh:
+    intake = await jobs.take_in([inbound], [])
+    if inbound.key in intake.fresh:
         return JobAttempt(lease=jobs.lease)
-    if (answer := intake.answered.get(arrival.key)) is not None:
+    if (answer := intake.answered.get(inbound.key)) is not None:
         return answer
-    (taken,) = [each for each in await jobs.take_over(TAKE_OVER_MAX) if each.key == arrival.key]
+    (taken,) = [each for each in await jobs.take_over(TAKE_OVER_MAX) if each.key == inbound.key]
     return JobAttempt(lease=jobs.lease, deliveries=taken.deliveries, taken_over=True)
 
 

@@ -63,11 +63,11 @@ def install() -> None:
 
 
 def _dying(read: Callable[..., Any]) -> Callable[..., Any]:
-    def deadly_read(self: Any, arrival: Any) -> Any:
-        if arrival.body.startswith(MARK):
+    def deadly_read(self: Any, inbound: Any) -> Any:
+        if inbound.body.startswith(MARK):
             loop: Any = asyncio.get_running_loop()
             assert isinstance(loop, ProcessLoop)
             loop.die()
-        return read(self, arrival)
+        return read(self, inbound)
 
     return deadly_read

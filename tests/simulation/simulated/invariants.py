@@ -124,7 +124,7 @@ def check(world: World) -> None:
         found.extend(
             f"{process.instance} logged: {line}"
             for line in process.log.unexpected
-            if not (world.deadly.is_there and line.startswith("a record is buried unread"))
+            if not (world.deadly.is_there and line.startswith("a record is dead-lettered unread"))
         )
     dead = {
         key: row

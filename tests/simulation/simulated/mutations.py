@@ -17,7 +17,7 @@ from triptych.kernel.decider import Batch
 from triptych.kernel.decider.session import Session
 from triptych.kernel.kafka import cloudevents
 from triptych.kernel.run_ids import derive_run_id
-from triptych.kernel.worker.job_runner import Bench
+from triptych.kernel.worker.job_runner import JobRunner
 from triptych.tools.runtime.effect_ledger import Entry, PostgresLedger, Standing
 from triptych.tools.sdk import refusals
 
@@ -151,7 +151,7 @@ def withdrawn_calls_are_begun_all_the_same() -> None:
         return start(self, lease, run_id, request_id)
 
     WorkerTables.start = unheeding  # type: ignore[method-assign]
-    Bench.withdraw = lambda *_args: None  # type: ignore[method-assign]
+    JobRunner.withdraw = lambda *_args: None  # type: ignore[method-assign]
 
 
 def what_has_begun_is_answered_as_withdrawn() -> None:

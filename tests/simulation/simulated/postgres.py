@@ -508,7 +508,7 @@ class WorkerTables(Schema):
         return [_Value((True,))]
 
     def settle(  # noqa: PLR0917
-        self, lease: int, run_ids: Any, request_ids: Any, answers: Any, p_runs: Any, p_requests: Any, *unrecorded: Any
+        self, lease: int, run_ids: Any, request_ids: Any, answers: Any, p_runs: Any, p_requests: Any, *unpersisted: Any
     ) -> list[Any]:
         # All parts of the statement see the table as it was before it.
         done = [
@@ -522,7 +522,7 @@ class WorkerTables(Schema):
             if (job := self.jobs.get(tuple(key))) and job.takes(lease, answer)
         ]
         recorded = []
-        for run_id, request_id, *columns, answer in zip(*unrecorded, strict=True):
+        for run_id, request_id, *columns, answer in zip(*unpersisted, strict=True):
             key = (run_id, request_id)
             known = self.jobs.get(key)
             if known is None:

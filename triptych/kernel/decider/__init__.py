@@ -1,46 +1,46 @@
-"""The decider: the loop of the one service that owns state. Read `loop.py`, then `session.py`, then `assembly.py`."""
+"""The decider: the loop of the one service that owns state. Read `loop.py`, then `session.py`, then `batch.py`."""
 
-from triptych.kernel.decider.admission import HEAD, Kind, Limits, Line, Standing, Waiting
+from triptych.kernel.decider.admission import HEAD, AdmissionLimits, AdmissionState, LimitKey, QueueKey, WaitingRun
 from triptych.kernel.decider.batch import FORWARDED
 from triptych.kernel.decider.contract import (
-    Addressed,
-    Arrival,
     Batch,
-    Claim,
+    DeciderStore,
     Domain,
+    InboundRecord,
     Level,
     Notice,
+    PartitionClaim,
     RejectedRecord,
-    Store,
+    RunMessage,
     Submission,
     TaskKey,
     Transition,
-    Unread,
+    UnreadRecord,
 )
 from triptych.kernel.decider.loop import DeciderLoop
-from triptych.kernel.kafka.suspect_records import Reading
+from triptych.kernel.kafka.suspect_records import RecordsInFlight
 
 __all__ = [
     "FORWARDED",
     "HEAD",
-    "Addressed",
-    "Arrival",
+    "AdmissionLimits",
+    "AdmissionState",
     "Batch",
-    "Claim",
     "DeciderLoop",
+    "DeciderStore",
     "Domain",
-    "Kind",
+    "InboundRecord",
     "Level",
-    "Limits",
-    "Line",
+    "LimitKey",
     "Notice",
-    "Reading",
+    "PartitionClaim",
+    "QueueKey",
+    "RecordsInFlight",
     "RejectedRecord",
-    "Standing",
-    "Store",
+    "RunMessage",
     "Submission",
     "TaskKey",
     "Transition",
-    "Unread",
-    "Waiting",
+    "UnreadRecord",
+    "WaitingRun",
 ]

@@ -22,7 +22,7 @@ ANY = "*"
 """Stands for every tenant that has no limit of its own."""
 
 
-class Standing(StrEnum):
+class AdmissionState(StrEnum):
     """What a run is to admission."""
 
     WAITING = "waiting"
@@ -31,14 +31,14 @@ class Standing(StrEnum):
     """Over, or with a person: it takes no room and wants none."""
 
 
-class Kind(NamedTuple):
+class LimitKey(NamedTuple):
     """What limits go by."""
 
     tenant: str
     playbook: str
 
 
-class Line(NamedTuple):
+class QueueKey(NamedTuple):
     """Runs that wait for the same room, so that whoever came first is the first to begin."""
 
     partition: int
@@ -46,16 +46,16 @@ class Line(NamedTuple):
     playbook: str
 
 
-class Waiting(NamedTuple):
+class WaitingRun(NamedTuple):
     """A run in its line."""
 
-    line: Line
+    queue: QueueKey
     since: datetime
     run_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AdmissionLimits:
     """How many runs may be active: in one process, for a tenant, and for a playbook."""
 
     active_runs: int
@@ -88,17 +88,17 @@ class _Head:
         return next(iter(self.known.values()))
 
 
-class Admission:
+class AdmissionControl:
     """The room of one process, and the lines before it."""
 
-    def __init__(self, limits: Limits, partitions: int) -> None:
+    def __init__(self, limits: AdmissionLimits, partitions: int) -> None:
         self._limits, self._partitions = limits, partitions
-        self._active: dict[UUID, Line] = {}
+        self._active: dict[UUID, QueueKey] = {}
         self._of_tenant: Counter[str] = Counter()
         self._tenant_at: Counter[tuple[int, str]] = Counter()
         self._playbook_at: Counter[tuple[int, str]] = Counter()
         self._beginning: set[UUID] = set()
-        self._heads: dict[Line, _Head] = {}
+        self._heads: dict[QueueKey, _Head] = {}
         self._is_behind = False
 
     @property
@@ -107,23 +107,23 @@ class Admission:
         return len(self._active)
 
     @property
-    def has_lines(self) -> bool:
+    def has_queues(self) -> bool:
         """Whether any run waits."""
         return bool(self._heads)
 
-    def load(self, active: Iterable[tuple[UUID, Line]], waiting: Iterable[Waiting]) -> None:
+    def load(self, active: Iterable[tuple[UUID, QueueKey]], waiting: Iterable[WaitingRun]) -> None:
         """What the database holds of the partitions that were claimed: at most `HEAD` of each line, oldest first."""
-        for run_id, line in active:
-            self.occupy(run_id, line)
+        for run_id, queue in active:
+            self.occupy(run_id, queue)
         self.fill((), waiting)
 
-    def home(self, kind: Kind, partition: int) -> int:
+    def home(self, kind: LimitKey, partition: int) -> int:
         """The partition that a new run belongs on: where it came in, if that has a share of every limit."""
         limits = (self._limits.of_tenant(kind.tenant), self._limits.of_playbook(kind.playbook))
         sharing = min((limit for limit in limits if limit is not None), default=self._partitions)
         return partition if partition < sharing else partition % sharing
 
-    def enter(self, run_id: UUID, line: Line, *, at_once: bool = False) -> bool:
+    def enter(self, run_id: UUID, queue: QueueKey, *, at_once: bool = False) -> bool:
         """Whether a new run may begin at once; it takes its room then. Nobody overtakes who waits for the same.
 
         One that another run waits for may always (`at_once`): if it had to wait for room, and those that hold the
@@ -131,28 +131,28 @@ class Admission:
         """
         if run_id in self._active:
             return True
-        if not at_once and (self._is_behind or line in self._heads or not self._has_room(line, least=0)):
+        if not at_once and (self._is_behind or queue in self._heads or not self._has_room(queue, least=0)):
             return False
-        self.occupy(run_id, line)
+        self.occupy(run_id, queue)
         self._beginning.add(run_id)
         return True
 
     def take(self, limit: int) -> list[UUID]:
         """The next that begin, at most `limit`: always one of the tenant with the fewest active runs, its oldest."""
-        lines: dict[str, list[Line]] = defaultdict(list)
-        for line, head in self._heads.items():
-            if head.known and self._has_room(line, least=1):
-                lines[line.tenant].append(line)
-        tenants = [(self._of_tenant[tenant], self._oldest(lines[tenant]), tenant) for tenant in lines]
+        queues: dict[str, list[QueueKey]] = defaultdict(list)
+        for queue, head in self._heads.items():
+            if head.known and self._has_room(queue, least=1):
+                queues[queue.tenant].append(queue)
+        tenants = [(self._of_tenant[tenant], self._oldest(queues[tenant]), tenant) for tenant in queues]
         heapq.heapify(tenants)
         taken: list[UUID] = []
         while tenants and len(taken) < limit and len(self._active) < self._limits.active_runs:
-            _, (_, line), tenant = heapq.heappop(tenants)
-            if self._can_begin(line):  # another tenant may have taken the last room of its playbook since
-                taken.append(self._begin_first(line))
-            lines[tenant] = [each for each in lines[tenant] if self._can_begin(each)]
-            if lines[tenant]:
-                heapq.heappush(tenants, (self._of_tenant[tenant], self._oldest(lines[tenant]), tenant))
+            _, (_, queue), tenant = heapq.heappop(tenants)
+            if self._can_begin(queue):  # another tenant may have taken the last room of its playbook since
+                taken.append(self._begin_first(queue))
+            queues[tenant] = [each for each in queues[tenant] if self._can_begin(each)]
+            if queues[tenant]:
+                heapq.heappush(tenants, (self._of_tenant[tenant], self._oldest(queues[tenant]), tenant))
         self._is_behind = bool(tenants)
         return taken
 
@@ -161,31 +161,31 @@ class Admission:
         self._beginning.discard(run_id)
         return run_id in self._active
 
-    def occupy(self, run_id: UUID, line: Line) -> None:
+    def occupy(self, run_id: UUID, queue: QueueKey) -> None:
         """A run takes room, whether there is any or not: it was active before, or a person told it to go on."""
-        self._active[run_id] = line
-        self._count(line, 1)
+        self._active[run_id] = queue
+        self._count(queue, 1)
 
     def release(self, run_id: UUID) -> None:
         """A run takes no room from here on; nothing happens if it took none."""
-        if (line := self._active.pop(run_id, None)) is not None:
-            self._count(line, -1)
+        if (queue := self._active.pop(run_id, None)) is not None:
+            self._count(queue, -1)
 
-    def queue(self, waiting: Waiting) -> None:
+    def enqueue(self, waiting: WaitingRun) -> None:
         """A new run takes its place at the end of its line."""
-        head = self._heads.setdefault(waiting.line, _Head())
+        head = self._heads.setdefault(waiting.queue, _Head())
         if not head.has_more and len(head.known) < HEAD:
             head.known[waiting.run_id] = waiting.since
         else:
             head.has_more = True
 
-    def leave(self, run_id: UUID, line: Line) -> None:
+    def leave(self, run_id: UUID, queue: QueueKey) -> None:
         """A run waits no longer."""
-        if (head := self._heads.get(line)) is not None:
+        if (head := self._heads.get(queue)) is not None:
             head.known.pop(run_id, None)
-            self._drop_if_empty(line)
+            self._drop_if_empty(queue)
 
-    def settled(self, but: Collection[UUID] = ()) -> None:
+    def cancel_unconfirmed(self, but: Collection[UUID] = ()) -> None:
         """After a batch: who was about to begin and is not in it does not begin. `but` these: nobody knows yet."""
         for run_id in self._beginning.difference(but):
             self.give_up(run_id)
@@ -196,59 +196,59 @@ class Admission:
             self._beginning.remove(run_id)
             self.release(run_id)
 
-    def short(self) -> list[Line]:
+    def short(self) -> list[QueueKey]:
         """Lines of which less than half a head is known, while the database holds more."""
-        return [line for line, head in self._heads.items() if head.has_more and len(head.known) < HEAD // 2]
+        return [queue for queue, head in self._heads.items() if head.has_more and len(head.known) < HEAD // 2]
 
-    def fill(self, lines: Collection[Line], waiting: Iterable[Waiting]) -> None:
+    def fill(self, queues: Collection[QueueKey], waiting: Iterable[WaitingRun]) -> None:
         """The heads of these lines as the database holds them, at most `HEAD` of each, oldest first."""
-        heads = {line: _Head() for line in lines}
-        for line, since, run_id in waiting:
-            heads.setdefault(line, _Head()).known[run_id] = since
-        for line, head in heads.items():
+        heads = {queue: _Head() for queue in queues}
+        for queue, since, run_id in waiting:
+            heads.setdefault(queue, _Head()).known[run_id] = since
+        for queue, head in heads.items():
             head.has_more = len(head.known) >= HEAD
-            self._heads[line] = head
-            self._drop_if_empty(line)
+            self._heads[queue] = head
+            self._drop_if_empty(queue)
 
-    def _oldest(self, lines: Collection[Line]) -> tuple[datetime, Line]:
-        return min((self._heads[line].since, line) for line in lines)
+    def _oldest(self, queues: Collection[QueueKey]) -> tuple[datetime, QueueKey]:
+        return min((self._heads[queue].since, queue) for queue in queues)
 
-    def _can_begin(self, line: Line) -> bool:
-        return line in self._heads and bool(self._heads[line].known) and self._has_room(line, least=1)
+    def _can_begin(self, queue: QueueKey) -> bool:
+        return queue in self._heads and bool(self._heads[queue].known) and self._has_room(queue, least=1)
 
-    def _begin_first(self, line: Line) -> UUID:
-        run_id = next(iter(self._heads[line].known))
-        self.leave(run_id, line)
-        self.occupy(run_id, line)
+    def _begin_first(self, queue: QueueKey) -> UUID:
+        run_id = next(iter(self._heads[queue].known))
+        self.leave(run_id, queue)
+        self.occupy(run_id, queue)
         self._beginning.add(run_id)
         return run_id
 
-    def _has_room(self, line: Line, *, least: int) -> bool:
+    def _has_room(self, queue: QueueKey, *, least: int) -> bool:
         """Whether one more of this line may be active. `least` is what a partition without a share may have:
 
         0 for what is new, since it belongs on another partition; 1 for what waits there since a limit was higher.
         """
-        tenants, playbooks = self._limits.of_tenant(line.tenant), self._limits.of_playbook(line.playbook)
+        tenants, playbooks = self._limits.of_tenant(queue.tenant), self._limits.of_playbook(queue.playbook)
         return (
             len(self._active) < self._limits.active_runs
-            and self._is_below(tenants, self._tenant_at[line.partition, line.tenant], line, least)
-            and self._is_below(playbooks, self._playbook_at[line.partition, line.playbook], line, least)
+            and self._is_below(tenants, self._tenant_at[queue.partition, queue.tenant], queue, least)
+            and self._is_below(playbooks, self._playbook_at[queue.partition, queue.playbook], queue, least)
         )
 
-    def _is_below(self, limit: int | None, active: int, line: Line, least: int) -> bool:
-        return limit is None or active < max(least, share(limit, line.partition, self._partitions))
+    def _is_below(self, limit: int | None, active: int, queue: QueueKey, least: int) -> bool:
+        return limit is None or active < max(least, share(limit, queue.partition, self._partitions))
 
-    def _count(self, line: Line, by: int) -> None:
+    def _count(self, queue: QueueKey, by: int) -> None:
         for counter, key in (
-            (self._of_tenant, line.tenant),
-            (self._tenant_at, (line.partition, line.tenant)),
-            (self._playbook_at, (line.partition, line.playbook)),
+            (self._of_tenant, queue.tenant),
+            (self._tenant_at, (queue.partition, queue.tenant)),
+            (self._playbook_at, (queue.partition, queue.playbook)),
         ):
             counter[key] += by  # type: ignore[index]
             if not counter[key]:  # type: ignore[index]
                 del counter[key]
 
-    def _drop_if_empty(self, line: Line) -> None:
-        head = self._heads[line]
+    def _drop_if_empty(self, queue: QueueKey) -> None:
+        head = self._heads[queue]
         if not head.known and not head.has_more:
-            del self._heads[line]
+            del self._heads[queue]

@@ -14,16 +14,16 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import asyncpg
 
-from triptych.kernel.decider.admission import Admission, Line, Standing
+from triptych.kernel.decider.admission import AdmissionControl, AdmissionState, QueueKey
 from triptych.kernel.decider.contract import (
-    Addressed,
-    Arrival,
     Batch,
+    DeciderStore,
     Domain,
+    InboundRecord,
     Notice,
     RejectedRecord,
+    RunMessage,
     StateT,
-    Store,
     Submission,
     Transition,
 )
@@ -37,7 +37,7 @@ from triptych.kernel.outage import Outage
 from triptych.kernel.postgres.outbox import Envelope, OutboxKey, OutboxRow
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
-from triptych.kernel.tracing import Trace
+from triptych.kernel.tracing import TraceContext
 from triptych.schemas import topics
 from triptych.schemas.base import Json
 
@@ -47,13 +47,13 @@ FORWARDED = "triptych_forwarded"
 
 
 @dataclass(frozen=True, slots=True)
-class Kit(Generic[StateT]):
+class DeciderContext(Generic[StateT]):
     """What the parts of a decider share."""
 
     service: Service
     settings: ServiceSettings
     domain: Domain[StateT]
-    store: Store[StateT]
+    store: DeciderStore[StateT]
     pool: asyncpg.Pool
     envelope: Envelope
     outage: Outage
@@ -62,25 +62,27 @@ class Kit(Generic[StateT]):
 
 
 @dataclass(slots=True)
-class Memory(Generic[StateT]):
+class PartitionState(Generic[StateT]):
     """What this process remembers of the partitions that it owns."""
 
-    admission: Admission
+    admission: AdmissionControl
     cache: OrderedDict[UUID, StateT] = field(default_factory=OrderedDict)
     timers: Timers = field(default_factory=Timers)
     starts: list[UUID] = field(default_factory=list)
     """Runs that waited and are to begin with the next batch."""
-    told: list[Addressed] = field(default_factory=list)
+    answers: list[RunMessage] = field(default_factory=list)
     """What the database has answered to runs, for the next batch."""
 
 
-class Assembly(Generic[StateT]):
+class BatchBuilder(Generic[StateT]):
     """One batch on its way."""
 
-    def __init__(self, kit: Kit[StateT], memory: Memory[StateT], batch: Batch[StateT]) -> None:
-        self._kit, self._memory, self.batch = kit, memory, batch
+    def __init__(
+        self, context: DeciderContext[StateT], partition_state: PartitionState[StateT], batch: Batch[StateT]
+    ) -> None:
+        self._context, self._partition_state, self.batch = context, partition_state, batch
         self.rejected: list[tuple[Record[Any, Any], RejectedRecord]] = []
-        """What was refused, and is buried unless a run has come of the task before."""
+        """What was refused, and becomes a dead letter unless a run has come of the task before."""
 
     def touched_partitions(self) -> set[int]:
         """The partitions whose ownership this batch depends on."""
@@ -88,51 +90,55 @@ class Assembly(Generic[StateT]):
         return {
             *batch.offsets,
             *(row.partition for row in batch.outbox),
-            *(self._kit.domain.partition(state) for state in batch.states.values()),
+            *(self._context.domain.partition(state) for state in batch.states.values()),
             *(partition for partition, _ in batch.armed.values()),
         }
 
-    def take(self, arrival: Arrival | None, message: Addressed) -> None:
+    def take(self, inbound: InboundRecord | None, message: RunMessage) -> None:
         """Decide what follows from a message; `arrival` is None when time alone is the message."""
         state = self._state(message.run_id)
         witness = self._state(message.witness) if message.witness is not None else None
         try:
-            if arrival and self._is_astray(arrival, message, state):
+            if inbound and self._is_misrouted(inbound, message, state):
                 return
-            partition = arrival.record.partition if arrival else -1
+            partition = inbound.record.partition if inbound else -1
             has_room = (
                 state is None
                 and message.creates is not None
-                and self._memory.admission.enter(
-                    message.run_id, Line(partition, *message.creates), at_once=message.is_child
+                and self._partition_state.admission.enter(
+                    message.run_id, QueueKey(partition, *message.creates), at_once=message.is_child
                 )
             )
-            transition = self._kit.domain.apply(
+            transition = self._context.domain.apply(
                 state, message, partition, self.batch.at, has_room=has_room, witness=witness
             )
         except RejectedRecord as error:
-            if arrival:
-                self.rejected.append((arrival.record, error))
+            if inbound:
+                self.rejected.append((inbound.record, error))
             return
         except UndecodableRecord as error:
-            if arrival:
-                self.bury(arrival.record, error)
+            if inbound:
+                self.dead_letter(inbound.record, error)
             return
         except Exception as error:
             # A defect of ours must not stop the partition: the record is kept, and the run's deadline stands.
-            self._kit.service.log.exception("a message could not be applied", run_id=str(message.run_id))
-            if arrival:
-                self.bury(arrival.record, UndecodableRecord("internal", f"{type(error).__name__}: {error}"))
+            self._context.service.log.exception("a message could not be applied", run_id=str(message.run_id))
+            if inbound:
+                self.dead_letter(inbound.record, UndecodableRecord("internal", f"{type(error).__name__}: {error}"))
             return
-        self._follow(arrival, message, state, transition)
+        self._follow(inbound, message, state, transition)
 
     def _follow(
-        self, arrival: Arrival | None, message: Addressed, state: StateT | None, transition: Transition[StateT] | None
+        self,
+        inbound: InboundRecord | None,
+        message: RunMessage,
+        state: StateT | None,
+        transition: Transition[StateT] | None,
     ) -> None:
         """Put down what follows from a message."""
-        submission = _submission(arrival, message) if arrival else None
+        submission = _submission(inbound, message) if inbound else None
         if transition is None:
-            self._kit.service.health.count("duplicates")
+            self._context.service.health.count("duplicates")
             if submission:
                 self.batch.repeats.append(submission)
             return
@@ -144,31 +150,31 @@ class Assembly(Generic[StateT]):
 
     def _state(self, run_id: UUID) -> StateT | None:
         """A run as this batch has left it so far."""
-        return self.batch.states.get(run_id) or self._memory.cache.get(run_id)
+        return self.batch.states.get(run_id) or self._partition_state.cache.get(run_id)
 
     def _note_waiting(self, run_id: UUID, before: StateT | None, after: StateT) -> None:
         """Whether a run takes or leaves its place in a line. One that is told something, and still waits, keeps it."""
-        waits = self._kit.domain.standing(after) is Standing.WAITING
+        waits = self._context.domain.admission_state(after) is AdmissionState.WAITING
         if before is None:
             if waits:
                 self.batch.queued.append(run_id)
-        elif self._kit.domain.standing(before) is Standing.WAITING and not waits:
+        elif self._context.domain.admission_state(before) is AdmissionState.WAITING and not waits:
             self.batch.dequeued.append(run_id)
 
-    def _collect(self, message: Addressed, transition: Transition[StateT]) -> None:
+    def _collect(self, message: RunMessage, transition: Transition[StateT]) -> None:
         run_id = message.run_id
         if message.creates:
             self.batch.created.append(run_id)
         self.batch.states[run_id] = transition.state
         for offset, event in enumerate(transition.events):
             self.batch.events.append((run_id, transition.first_seq + offset, event))
-        self.batch.outbox.extend(outbox_rows(self._kit.envelope, run_id, transition))
-        self._rearm(run_id, transition.partition, self._kit.domain.wake_at(transition.state))
+        self.batch.outbox.extend(outbox_rows(self._context.envelope, run_id, transition))
+        self._rearm(run_id, transition.partition, self._context.domain.wake_at(transition.state))
 
     def _rearm(self, run_id: UUID, partition: int, wake_at: datetime | None) -> None:
         """Move the run's timer only when it must be earlier; one that is early finds nothing due and moves on."""
         armed, disarmed = self.batch.armed, self.batch.disarmed
-        armed_at = self._memory.timers.due_at(run_id)
+        armed_at = self._partition_state.timers.due_at(run_id)
         # The last of the messages to a run in this batch decides.
         armed.pop(run_id, None)
         disarmed.discard(run_id)
@@ -180,27 +186,27 @@ class Assembly(Generic[StateT]):
 
     def rearm_untouched(self, run_id: UUID) -> None:
         """A timer fired and nothing was due yet, or the run could not be decided: look again later."""
-        state = self._memory.cache.get(run_id)
+        state = self._partition_state.cache.get(run_id)
         later = self.batch.at + POISONED_TIMER_DELAY
         if state is None:  # its journal cannot be read here: the row stays, for whoever can
-            self._memory.timers.arm(run_id, later)
+            self._partition_state.timers.arm(run_id, later)
             return
-        wake_at = self._kit.domain.wake_at(state)
+        wake_at = self._context.domain.wake_at(state)
         if wake_at is None:
             self.batch.disarmed.add(run_id)
         else:
             self.batch.armed[run_id] = (
-                self._kit.domain.partition(state),
+                self._context.domain.partition(state),
                 wake_at if wake_at > self.batch.at else later,
             )
 
-    def _is_astray(self, arrival: Arrival, message: Addressed, state: StateT | None) -> bool:
+    def _is_misrouted(self, inbound: InboundRecord, message: RunMessage, state: StateT | None) -> bool:
         """A record that came in on another partition than its run's: the owner there must get it."""
-        record = arrival.record
+        record = inbound.record
         if state is not None:
-            home = self._kit.domain.partition(state)
+            home = self._context.domain.partition(state)
         elif message.creates is not None and not message.is_child:
-            home = self._memory.admission.home(message.creates, record.partition)
+            home = self._partition_state.admission.home(message.creates, record.partition)
         else:
             return False
         if record.partition == home:
@@ -217,19 +223,21 @@ class Assembly(Generic[StateT]):
         self.batch.outbox.append(OutboxRow(OutboxKey(_record_uuid(record), 0), record.partition, outgoing))
         return True
 
-    def bury(self, record: Record[Any, Any], error: UndecodableRecord) -> None:
+    def dead_letter(self, record: Record[Any, Any], error: UndecodableRecord) -> None:
         """What cannot be understood becomes a dead letter, and whoever sent it gets an answer if one is due."""
         tenant = error.tenant if isinstance(error, RejectedRecord) else None
-        dead = dead_letters.dead_record(self._kit.service.name, record, error, self.batch.at, tenant=tenant)
+        dead = dead_letters.dead_record(self._context.service.name, record, error, self.batch.at, tenant=tenant)
         self.batch.dead.append(dead)
-        outgoing = dead_letters.event(dead, self._kit.service.name, self._kit.settings.topic(topics.DEAD_LETTERS))
+        outgoing = dead_letters.event(
+            dead, self._context.service.name, self._context.settings.topic(topics.DEAD_LETTERS)
+        )
         run_id = _record_uuid(record)
         self.batch.outbox.append(OutboxRow(OutboxKey(run_id, 0), record.partition, outgoing))
-        self.batch.notices.append((run_id, _buried(dead, record, error)))
-        known = Trace.of_headers(record.headers)
+        self.batch.notices.append((run_id, _dead_letter_notice(dead, record, error)))
+        known = TraceContext.of_headers(record.headers)
         for number, send in enumerate(error.replies if isinstance(error, RejectedRecord) else (), start=1):
             self.batch.outbox.append(
-                self._kit.envelope.wrap(
+                self._context.envelope.wrap(
                     send,
                     run_id=run_id,
                     name=str(run_id),
@@ -258,17 +266,17 @@ def outbox_rows(envelope: Envelope, run_id: UUID, transition: Transition[Any]) -
     ]
 
 
-def _buried(dead: DeadRecord, record: Record[Any, Any], error: UndecodableRecord) -> Notice:
+def _dead_letter_notice(dead: DeadRecord, record: Record[Any, Any], error: UndecodableRecord) -> Notice:
     task = error.task if isinstance(error, RejectedRecord) else None
     named: dict[str, Json] = {} if task is None else {"task_id": task.task_id}
-    return Notice("warning", "record buried", dead_letters.about(dead, record) | named, "dead_letters")
+    return Notice("warning", "record dead-lettered", dead_letters.about(dead, record) | named, "dead_letters")
 
 
-def _submission(arrival: Arrival, message: Addressed) -> Submission | None:
+def _submission(inbound: InboundRecord, message: RunMessage) -> Submission | None:
     """The client's task that a message is, if it is one."""
     if message.task is None or message.fingerprint is None:
         return None
-    return Submission(arrival.record, message.task, message.fingerprint)
+    return Submission(inbound.record, message.task, message.fingerprint)
 
 
 def _record_uuid(record: Record[Any, Any]) -> UUID:

@@ -11,15 +11,15 @@ from datetime import datetime
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
-from triptych.kernel.decider.admission import Kind, Limits, Line, Standing, Waiting
+from triptych.kernel.decider.admission import AdmissionLimits, AdmissionState, LimitKey, QueueKey, WaitingRun
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka import cloudevents
 from triptych.kernel.kafka.bus import Record
 from triptych.kernel.kafka.dead_letters import DeadRecord
-from triptych.kernel.kafka.suspect_records import Reading
+from triptych.kernel.kafka.suspect_records import RecordsInFlight
 from triptych.kernel.kafka.topic_metadata import ClusterTopics
 from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow, Send
-from triptych.kernel.tracing import Trace
+from triptych.kernel.tracing import TraceContext
 from triptych.kernel.values import value
 from triptych.schemas.base import Json
 
@@ -27,7 +27,7 @@ StateT = TypeVar("StateT")
 
 
 @value
-class Arrival:
+class InboundRecord:
     """A record that came in, with the body that it carries or refers to."""
 
     noun: str
@@ -45,12 +45,12 @@ class TaskKey(NamedTuple):
 
 
 @value
-class Addressed:
+class RunMessage:
     """What a record says, and to which run. `creates` says of which kind a run is that comes of it."""
 
     run_id: UUID
     content: object
-    creates: Kind | None = None
+    creates: LimitKey | None = None
     is_child: bool = False
     """The run that comes of it belongs to one that has a place here already: it begins here, and at once."""
     task: TaskKey | None = None
@@ -103,7 +103,7 @@ class Transition(Generic[StateT]):
     events: Sequence[object]
     sends: Sequence[Send]
     notices: Sequence[Notice] = ()
-    trace: Trace | None = None
+    trace: TraceContext | None = None
     """The trace that the run is a part of, unless that is its own."""
 
 
@@ -128,11 +128,11 @@ class RejectedRecord(UndecodableRecord):
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
-    """What stands for a record that is buried unread: why, and what its run is told in its place."""
+class UnreadRecord:
+    """What stands for a record that is dead-lettered unread: why, and what its run is told in its place."""
 
     error: UndecodableRecord
-    told: Addressed | None = None
+    message: RunMessage | None = None
 
 
 class Domain(Protocol[StateT]):
@@ -154,7 +154,7 @@ class Domain(Protocol[StateT]):
         """The message that hands a run over to a person, since looking at it ends processes."""
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> AdmissionLimits:
         """How many runs may be active."""
 
     def check_size(self, noun: str, record: Record[Any, Any]) -> None:
@@ -162,22 +162,22 @@ class Domain(Protocol[StateT]):
 
     def unread(
         self, noun: str, record: Record[Any, Any], error: UndecodableRecord, task: TaskKey | None = None
-    ) -> Unread:
+    ) -> UnreadRecord:
         """What is told of a record that nobody may read, as far as its key and headers say whose it is.
 
         `task` is what it is known to be.
         """
 
-    def read(self, arrival: Arrival) -> Addressed:
+    def read(self, inbound: InboundRecord) -> RunMessage:
         """What a record says. Raises UndecodableRecord when it says nothing."""
 
     def partition(self, state: StateT) -> int:
         """The partition whose owner alone may change this run."""
 
-    def kind(self, state: StateT) -> Kind:
+    def limit_key(self, state: StateT) -> LimitKey:
         """What limits go by."""
 
-    def standing(self, state: StateT) -> Standing:
+    def admission_state(self, state: StateT) -> AdmissionState:
         """Whether it takes room, wants some, or neither."""
 
     def wake_at(self, state: StateT) -> datetime | None:
@@ -186,7 +186,7 @@ class Domain(Protocol[StateT]):
     def apply(
         self,
         state: StateT | None,
-        message: Addressed,
+        message: RunMessage,
         partition: int,
         now: datetime,
         *,
@@ -211,7 +211,7 @@ class Domain(Protocol[StateT]):
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class PartitionClaim:
     """A partition that this process owns, in which epoch, and where to go on reading."""
 
     partition: int
@@ -243,10 +243,10 @@ class Batch(Generic[StateT]):
     at: datetime = field(default_factory=cloudevents.utc_now)
 
 
-class Store(Protocol[StateT]):
+class DeciderStore(Protocol[StateT]):
     """The service's tables. Every call is one round trip."""
 
-    async def claim(self, partitions: Sequence[int], owner: str, cluster: ClusterTopics) -> list[Claim]:
+    async def claim(self, partitions: Sequence[int], owner: str, cluster: ClusterTopics) -> list[PartitionClaim]:
         """Become the owner, fencing every earlier one. Offsets that mean nothing in these topics are dropped."""
 
     async def epochs(self, partitions: Sequence[int]) -> dict[int, int]:
@@ -258,28 +258,28 @@ class Store(Protocol[StateT]):
     async def left_behind(self, partitions: Sequence[int]) -> list[OutboxRow]:
         """Outbox rows that an earlier owner has committed and perhaps not published, in order."""
 
-    async def readings(self, partitions: Sequence[int]) -> list[Reading]:
+    async def readings(self, partitions: Sequence[int]) -> list[RecordsInFlight]:
         """What earlier owners had in hand, and perhaps have still."""
 
-    async def note(self, readings: Sequence[Reading]) -> list[Reading]:
+    async def note(self, readings: Sequence[RecordsInFlight]) -> list[RecordsInFlight]:
         """Write down what is about to be read, and return it with the number of lives that had the same in hand."""
 
     async def timers(self, partitions: Sequence[int]) -> list[tuple[UUID, datetime, int]]:
         """The timers of these partitions, each with its own."""
 
-    async def active(self, partitions: Sequence[int]) -> list[tuple[UUID, Line]]:
+    async def active(self, partitions: Sequence[int]) -> list[tuple[UUID, QueueKey]]:
         """The active runs of these partitions."""
 
-    async def waiting(self, partitions: Sequence[int]) -> list[Waiting]:
+    async def waiting(self, partitions: Sequence[int]) -> list[WaitingRun]:
         """The head of each line of these partitions."""
 
-    async def heads(self, lines: Sequence[Line]) -> list[Waiting]:
+    async def heads(self, queues: Sequence[QueueKey]) -> list[WaitingRun]:
         """The heads of these lines."""
 
     async def commit(self, batch: Batch[StateT]) -> set[UUID]:
         """Write the batch in one statement and return created runs that existed already. Raises Fenced."""
 
-    async def asked_of_it(self, batch: Batch[StateT]) -> list[Addressed]:
+    async def answer_queries(self, batch: Batch[StateT]) -> list[RunMessage]:
         """What runs of a committed batch ask of the database, answered. Asking again must be harmless."""
 
     async def known(self, tasks: Collection[TaskKey]) -> dict[TaskKey, bytes | None]:

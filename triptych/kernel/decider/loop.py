@@ -12,8 +12,8 @@ from typing import Generic
 import asyncpg
 
 from triptych.kernel.cancellation import foreign_cancellation
-from triptych.kernel.decider.batch import Kit
-from triptych.kernel.decider.contract import Domain, StateT, Store
+from triptych.kernel.decider.batch import DeciderContext
+from triptych.kernel.decider.contract import DeciderStore, Domain, StateT
 from triptych.kernel.decider.session import LOOP, Session
 from triptych.kernel.errors import BatchRefused, Fenced, TopicsDifferError, TopicsReplacedError
 from triptych.kernel.kafka.bus import Kafka
@@ -33,13 +33,15 @@ class DeciderLoop(Generic[StateT]):
         service: Service,
         settings: ServiceSettings,
         domain: Domain[StateT],
-        store: Store[StateT],
+        store: DeciderStore[StateT],
         pool: asyncpg.Pool,
         *,
         kafka: Kafka | None = None,
     ) -> None:
         envelope, outage = Envelope(settings, service.name), Outage(service.log, "kafka or postgres")
-        self._kit = Kit(service, settings, domain, store, pool, envelope, outage, kafka or Kafka(settings))
+        self._context = DeciderContext(
+            service, settings, domain, store, pool, envelope, outage, kafka or Kafka(settings)
+        )
         self._session: Session[StateT] | None = None
         service.health.expect(LOOP, LOOP_SILENCE_S)
         service.health.depend("postgres", lambda: pool.execute("select 1"))
@@ -48,11 +50,11 @@ class DeciderLoop(Generic[StateT]):
 
     async def run(self) -> None:
         """Run one session after another until the service stops."""
-        service, outage = self._kit.service, self._kit.outage
-        async with self._kit.kafka.publisher() as publisher:
+        service, outage = self._context.service, self._context.outage
+        async with self._context.kafka.publisher() as publisher:
             while not service.stopping.is_set():
                 try:
-                    self._session = Session(self._kit, publisher)
+                    self._session = Session(self._context, publisher)
                     with foreign_cancellation():
                         await self._session.run()
                 except Fenced as error:

@@ -33,7 +33,7 @@ from triptych.kernel import failpoints
 from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.errors import MessagesRefused, PublishFailed
 from triptych.kernel.kafka.assignor import Assignor
-from triptych.kernel.kafka.clients import Admin, Consumer, Producer, Watch
+from triptych.kernel.kafka.clients import Admin, Consumer, ConsumerWatch, Producer
 from triptych.kernel.kafka.cloudevents import Headers
 from triptych.kernel.kafka.topic_metadata import ClusterTopics, describe
 from triptych.kernel.process.settings import ServiceSettings
@@ -125,7 +125,7 @@ class Subscription:
             fetch_max_wait_ms=500,
             listener=listener,
         )
-        self._watch = Watch(lambda: self._subscriber.consumer)
+        self._watch = ConsumerWatch(lambda: self._subscriber.consumer)
 
     async def __aenter__(self) -> Self:
         await self._watch.__aenter__()

@@ -3,7 +3,7 @@
 - A consumer reads `read_committed`, and one odd record or batch never stops it: it comes out as an UnreadableRecord.
 - A poll takes a bounded part of what a fetch decompresses to, and partitions take turns.
 - A dead connection is a lost one, under uvloop too, whose transports raise RuntimeError where asyncio's say nothing.
-- Whoever waits for a consumer does so in a `Watch`: a background task of a client that dies leaves nobody waiting.
+- A wait for a consumer goes through a `ConsumerWatch`: it ends when a background task of the client dies.
 
 aiokafka has no place to put such things in, so methods of it are copied with other names in their reach (`_rebound`).
 Its modules stay as they are, for whoever else uses them in the same process.
@@ -132,7 +132,7 @@ class _Records(PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped
                     # It may have been harmed on its way: it is fetched once more, from here.
                     self._suspects[self._tp] = position
                     return
-                yield from self._bury(batch, last, batches[number + 1 : number + 2])
+                yield from self._as_one_record(batch, last, batches[number + 1 : number + 2])
                 continue
             header = batch_header(batch)
             if header is not None and self._is_no_data(header):
@@ -144,9 +144,11 @@ class _Records(PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped
             self._advance(last + 1)
         if batches and self.next_fetch_offset == began_at:
             # A broker that sends what lies before the offset it was asked for would be asked for ever.
-            yield from self._bury(batches[0], began_at, [])
+            yield from self._as_one_record(batches[0], began_at, [])
 
-    def _bury(self, batch: bytes, last: int, following: list[bytes]) -> Iterator[aiokafka.ConsumerRecord[Any, Any]]:
+    def _as_one_record(
+        self, batch: bytes, last: int, following: list[bytes]
+    ) -> Iterator[aiokafka.ConsumerRecord[Any, Any]]:
         """Hand out a batch that no reader can be given, as one record."""
         position = self.next_fetch_offset
         if following and (header := batch_header(following[0])) is not None and header.base_offset > position:
@@ -353,7 +355,7 @@ class _HeldBack:
                 )
 
 
-class Watch:
+class ConsumerWatch:
     """Ends its body with KafkaTaskDiedError when a background task of the consumer dies. Async context manager.
 
     The body may wait for something that will never come, so it is cancelled, as `asyncio.timeout` does it.

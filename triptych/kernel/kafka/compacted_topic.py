@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from triptych.kernel.cancellation import foreign_cancellation
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka.bus import REQUEST_MAX_BYTES
-from triptych.kernel.kafka.clients import Consumer, Watch
+from triptych.kernel.kafka.clients import Consumer, ConsumerWatch
 from triptych.kernel.kafka.record_batches import check_readable
 from triptych.kernel.outage import KAFKA_GONE, Outage
 from triptych.kernel.process.service import Service
@@ -96,7 +96,7 @@ class CompactedTopic:
         # The topic has one partition: compaction keeps the newest record of each key in it.
         partition = TopicPartition(self._topic, 0)
         try:
-            async with Watch(lambda: consumer):
+            async with ConsumerWatch(lambda: consumer):
                 await self._read(consumer, partition, outage)
         finally:
             await consumer.stop()

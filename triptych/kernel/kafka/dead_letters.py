@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka import cloudevents
 from triptych.kernel.kafka.bus import Outgoing, place
-from triptych.kernel.tracing import Trace
+from triptych.kernel.tracing import TraceContext
 from triptych.schemas import codec
 from triptych.schemas.base import Json, Reason, Tenant, shortened
 from triptych.schemas.task import DeadLetter
@@ -105,8 +105,8 @@ def dead_record(
 
 
 def about(dead: DeadRecord, record: ConsumerRecord[Any, Any]) -> dict[str, Json]:
-    """What a line of the log says of a record that was buried."""
-    known = Trace.of_headers(record.headers)
+    """What a line of the log says of a record that became a dead letter."""
+    known = TraceContext.of_headers(record.headers)
     return {
         "topic": dead.topic,
         "partition": dead.partition,

@@ -1,6 +1,6 @@
 """Which records are taken alone: what a process had in hand when it died, and what the database refused together.
 
-A record that is the only one in hand in so many lives is what ends them. It is buried unread then.
+A record that is the only one in hand in so many lives is what ends them. It is dead-lettered unread then.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from triptych.kernel.kafka.bus import Record
 
 
-class Reading(NamedTuple):
+class RecordsInFlight(NamedTuple):
     """Records of one partition that a process has in hand, and in how many of its lives."""
 
     topic: str
@@ -31,16 +31,16 @@ RUN = "a run alone"
 """Stands for a topic where one run is in hand: its id, in two halves."""
 
 
-def timers_in_hand(partition: int, due: Iterable[datetime], life: str) -> Reading:
+def timers_in_flight(partition: int, due: Iterable[datetime], life: str) -> RecordsInFlight:
     """The reading of runs whose timers were due at these moments."""
     moments = [_microseconds(each) for each in due]
-    return Reading(TIMERS, partition, min(moments), max(moments), life)
+    return RecordsInFlight(TIMERS, partition, min(moments), max(moments), life)
 
 
-def run_in_hand(partition: int, run_id: UUID, life: str) -> Reading:
+def run_in_flight(partition: int, run_id: UUID, life: str) -> RecordsInFlight:
     """The reading of one run alone."""
     high, low = run_id.int >> 64, run_id.int & 2**64 - 1
-    return Reading(RUN, partition, high - 2**63, low - 2**63, life)
+    return RecordsInFlight(RUN, partition, high - 2**63, low - 2**63, life)
 
 
 def _microseconds(moment: datetime) -> int:
@@ -61,14 +61,14 @@ class Suspicion:
         key = topic, partition
         self._until[key] = max(until, self._until.get(key, 0))
 
-    def believe(self, readings: Iterable[Reading], offsets: dict[tuple[str, int], int]) -> None:
+    def believe(self, readings: Iterable[RecordsInFlight], offsets: dict[tuple[str, int], int]) -> None:
         """What other lives had in hand when they ended, if nobody has got past it since."""
         for reading in readings:
             begins_at = offsets.get((reading.topic, reading.partition))
             if reading.life != self.life and begins_at is not None and reading.last >= begins_at:
                 self.distrust(reading.topic, reading.partition, reading.last + 1)
 
-    def believe_timers(self, readings: Iterable[Reading], armed: Iterable[tuple[UUID, datetime, int]]) -> None:
+    def believe_timers(self, readings: Iterable[RecordsInFlight], armed: Iterable[tuple[UUID, datetime, int]]) -> None:
         """What other lives looked at when they ended because its time had come, if nobody has moved its timer since."""
         spans = {each.partition: each for each in readings if each.topic == TIMERS and each.life != self.life}
         for run_id, due_at, partition in armed:

@@ -78,7 +78,7 @@ class Schema:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedDatabase:
     """How to connect to a database that is ready."""
 
     created: bool
@@ -93,7 +93,7 @@ class Prepared:
     """By schema, what a migration still waits for. The service works without, and says what it lacks."""
 
 
-def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operator_password: str) -> Prepared:
+def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operator_password: str) -> PreparedDatabase:
     """Bring a database to the state this version of the code needs. Repeating it changes nothing.
 
     Raises:
@@ -126,7 +126,7 @@ def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operat
             _grant(connection, name, role)
         for name in (*roles, _CLAIMS_SCHEMA, _STACK_SCHEMA):
             _grant_reading(connection, name, operator)
-    return Prepared(
+    return PreparedDatabase(
         created=created,
         services={
             schema.name: _dsn(owner_dsn, user=roles[schema.name], password=schema.password) for schema in schemas

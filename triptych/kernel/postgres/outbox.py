@@ -15,11 +15,11 @@ from triptych.kernel.kafka.bus import Outgoing
 from triptych.kernel.postgres import claim_check
 from triptych.kernel.postgres.claim_check import Claim
 from triptych.kernel.process.settings import ServiceSettings
-from triptych.kernel.tracing import Trace
+from triptych.kernel.tracing import TraceContext
 from triptych.kernel.values import value
 
 
-class Body(Protocol):
+class MessageBody(Protocol):
     """A message body that knows its JSON encoding."""
 
     def to_bytes(self) -> bytes: ...
@@ -32,8 +32,8 @@ class Send:
     noun: str
     event_type: str
     event_id: str
-    body: Body
-    preview: Callable[[], Body] | None = None
+    body: MessageBody
+    preview: Callable[[], MessageBody] | None = None
     """What is sent in place of a body that is too large, to readers who cannot resolve a reference."""
     to: UUID | None = None
     """The run that it is for, when that is another one, on the same partition."""
@@ -65,7 +65,15 @@ class Envelope:
         self._topic = lru_cache(maxsize=256)(settings.topic)
 
     def wrap(
-        self, send: Send, *, run_id: UUID, name: str, position: int, partition: int, tenant: str, trace: Trace | None
+        self,
+        send: Send,
+        *,
+        run_id: UUID,
+        name: str,
+        position: int,
+        partition: int,
+        tenant: str,
+        trace: TraceContext | None,
     ) -> OutboxRow:
         """The outbox row of a message. A body too large for the wire is claimed and sent by reference.
 
@@ -82,7 +90,7 @@ class Envelope:
             event_type=send.event_type,
             source=self._source,
             tenant=tenant,
-            traceparent=(trace or Trace.of_run(name)).parent(send.event_id),
+            traceparent=(trace or TraceContext.of_run(name)).parent(send.event_id),
             dataref=claim.dataref if claim else None,
         )
         key = str(send.to).encode() if send.to else name.encode()

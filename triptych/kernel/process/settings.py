@@ -80,7 +80,9 @@ class ServiceSettings(BaseSettings):
     max_deaths: Annotated[
         int,
         Field(
-            ge=1, le=100, description="A record that was alone in hand when so many processes died is buried unread."
+            ge=1,
+            le=100,
+            description="A record that was alone in hand when so many processes died is dead-lettered unread.",
         ),
     ] = 3
     allow_failpoints: Annotated[

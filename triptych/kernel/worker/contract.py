@@ -32,7 +32,7 @@ class Worker(Protocol[RequestT]):
     def execute(self, request: RequestT, attempt: JobAttempt) -> Coroutine[Any, Any, Answer | None]:
         """Make ONE attempt. Never retries. Cancelled at the request's deadline and at shutdown.
 
-        The answer is made for this request alone: the bench writes into it who gave it and when.
+        The answer is made for this request alone: the job runner writes into it who gave it and when.
         None: the job is parked in the table, and its answer comes by another way.
         Whatever it raises, other than CancelledError, is answered as `internal`.
         """

@@ -26,7 +26,7 @@ from triptych.kernel.kafka import bus, cloudevents
 from triptych.kernel.kafka.backlog import Backlog
 from triptych.kernel.kafka.bus import Kafka, Record, Subscription, TopicPartition
 from triptych.kernel.kafka.dead_letters import DeadRecord, about, dead_record, stated_tenant
-from triptych.kernel.kafka.suspect_records import Reading, Suspicion
+from triptych.kernel.kafka.suspect_records import RecordsInFlight, Suspicion
 from triptych.kernel.kafka.topic_metadata import ClusterTopics
 from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.postgres import claim_check
@@ -34,10 +34,10 @@ from triptych.kernel.postgres.database import as_in_rows
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig
-from triptych.kernel.worker.job_runner import Bench, Job
-from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
+from triptych.kernel.worker.job_runner import Job, JobRunner
+from triptych.kernel.worker.jobs import InboundRequest, JobKey, Jobs
 from triptych.kernel.worker.outbox import Finished, Outbox
-from triptych.kernel.worker.unpersisted import OVERDUE_S, Unrecorded
+from triptych.kernel.worker.unpersisted import OVERDUE_S, UnpersistedRequests
 from triptych.kernel.worker.withdrawals import Withdrawals
 from triptych.schemas import ErrorCode, Grant, Spend, ToolError, codec
 from triptych.schemas.topics import WITHDRAWALS
@@ -71,15 +71,15 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         worker: Worker[RequestT],
         *,
         jobs: Jobs,
-        bench: Bench[RequestT],
+        runner: JobRunner[RequestT],
         outbox: Outbox,
-        unrecorded: Unrecorded,
+        unpersisted: UnpersistedRequests,
         withdrawals: Withdrawals[RequestT],
         kafka: Kafka,
     ) -> None:
         self._service, self._settings, self._config, self._worker = service.name, settings, config, worker
-        self._jobs, self._bench, self._outbox, self._kafka = jobs, bench, outbox, kafka
-        self._unrecorded, self._withdrawals = unrecorded, withdrawals
+        self._jobs, self._runner, self._outbox, self._kafka = jobs, runner, outbox, kafka
+        self._unpersisted, self._withdrawals = unpersisted, withdrawals
         self._requests_topic = settings.topic(config.request_noun)
         self._withdrawals_topic = settings.topic(WITHDRAWALS)
         self._health, self._stopping = service.health, service.stopping
@@ -121,7 +121,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 await self._kafka_outage.wait(error, unless=self._stopping)
             finally:
                 self._subscription, self._ends = None, {}
-                self._unrecorded.release()
+                self._unpersisted.release()
 
     async def _probe(self) -> None:
         if self._subscription is None:
@@ -154,7 +154,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         whoever has a partition now begins at what was committed, so until now no more than that may be committed.
         """
         self._positions, self._committed = {}, {}
-        self._unrecorded.release()
+        self._unpersisted.release()
         self._assigned.clear()
         ends: dict[TopicPartition, int] = {}
         try:
@@ -172,7 +172,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         left_alone_s = 0.0
         while not self._stopping.is_set():
             self._health.beat(LOOP)
-            if not await self._bench.wait_for_room(FULL_WAIT_S):
+            if not await self._runner.wait_for_room(FULL_WAIT_S):
                 if not await self._take(await self._poll_withdrawals(subscription)):
                     return
                 left_alone_s += FULL_WAIT_S
@@ -180,9 +180,9 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                     left_alone_s = 0.0
                     await _poll_without_taking(subscription)
                 continue
-            polled = await subscription.poll(round(OVERDUE_S * 1_000) if self._unrecorded else POLL_MS)
-            if self._unrecorded:
-                self._outbox.record(self._unrecorded.overdue(time.monotonic()))
+            polled = await subscription.poll(round(OVERDUE_S * 1_000) if self._unpersisted else POLL_MS)
+            if self._unpersisted:
+                self._outbox.persist(self._unpersisted.overdue(time.monotonic()))
             if not polled:
                 self._positions |= {
                     tp: at for tp, at in subscription.positions().items() if at > self._committed.get(tp, -1)
@@ -196,13 +196,13 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
 
     async def _store_what_is_in_no_table(self) -> None:
         """Have it stored at the end as any other job is, so that the offsets may go past it."""
-        self._outbox.record(self._unrecorded.overdue(math.inf))
+        self._outbox.persist(self._unpersisted.overdue(math.inf))
         deadline = time.monotonic() + STORED_WITHIN_S
-        while self._unrecorded and time.monotonic() < deadline:  # noqa: ASYNC110 - several parts empty it
+        while self._unpersisted and time.monotonic() < deadline:  # noqa: ASYNC110 - several parts empty it
             await asyncio.sleep(STORED_LOOK_EVERY_S)
 
     async def _poll_withdrawals(self, subscription: Subscription) -> Polled:
-        """What waits on the bench may have been called off, and to read that needs no room."""
+        """Poll withdrawals alone: they may call off jobs that wait, and need no room among them."""
         ours = [source for source in subscription.consumer.assignment() if source.topic == self._withdrawals_topic]
         return await subscription.poll(0, only=ours) if ours else {}
 
@@ -246,7 +246,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         if held:
             life = self._suspicion.life
             await self._jobs.note(
-                [Reading(self._requests_topic, place, min(at), max(at), life) for place, at in held.items()]
+                [RecordsInFlight(self._requests_topic, place, min(at), max(at), life) for place, at in held.items()]
             )
         await self._accept(records)
 
@@ -255,11 +255,11 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         (record,) = records
         if self._subscription is not None:
             await self._commit_offsets(self._subscription)  # the next life begins with this record
-        place = Reading(record.topic, record.partition, record.offset, record.offset, self._suspicion.life)
+        place = RecordsInFlight(record.topic, record.partition, record.offset, record.offset, self._suspicion.life)
         (noted,) = await self._jobs.note([place])
         if noted.lives > self._settings.max_deaths:
             message = f"{noted.lives - 1} processes have died with this record alone in hand; it was not read again"
-            self._log.error("a record is buried unread", record=bus.place(record), deaths=noted.lives - 1)
+            self._log.error("a record is dead-lettered unread", record=bus.place(record), deaths=noted.lives - 1)
             await self._store([], [self._unread(record, UndecodableRecord("deadly_record", message))])
         else:
             await self._accept(records)
@@ -284,16 +284,16 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             )
             failure = ToolError(code=ErrorCode.CONTRACT_VIOLATION, message=error.message, details={"effect": "none"})
             answer = self._worker.failed(request, failure, Spend())
-            arrival = Arrival(run_id, request_id, tenant, record.partition, b"{}", None, deadline_at)
+            inbound = InboundRequest(run_id, request_id, tenant, record.partition, b"{}", None, deadline_at)
             source = TopicPartition(record.topic, record.partition)
-            self._unrecorded.add(arrival.key, arrival, source, record.offset, time.monotonic())
-            self._jobs.hold(arrival.key)
+            self._unpersisted.add(inbound.key, inbound, source, record.offset, time.monotonic())
+            self._jobs.hold(inbound.key)
             self._outbox.add(Finished(request, answer, None, answer.to_bytes()))
         return self._dead(record, error)
 
     async def _commit_offsets(self, subscription: Subscription) -> None:
         ours = subscription.consumer.assignment()
-        positions = self._unrecorded.safe({tp: offset for tp, offset in self._positions.items() if tp in ours})
+        positions = self._unpersisted.safe({tp: offset for tp, offset in self._positions.items() if tp in ours})
         for partition, offset in positions.items():
             if self._positions[partition] == offset:
                 del self._positions[partition]
@@ -322,9 +322,9 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         return False
 
     async def _accept(self, records: Sequence[ConsumerRecord[Any, Any]]) -> None:
-        """Put new requests on the bench; store those first that must not be repeated. Saying it twice is harmless."""
+        """Give new requests to the job runner; first store those that must not be repeated. May be called again."""
         resolved = await self._jobs.resolve_claims(records)
-        requests: dict[JobKey, tuple[Arrival, RequestT]] = {}
+        requests: dict[JobKey, tuple[InboundRequest, RequestT]] = {}
         dead: list[DeadRecord] = []
         now, now_s = cloudevents.utc_now(), time.monotonic()
         called_off = [record for record in records if record.topic == self._withdrawals_topic]
@@ -333,15 +333,15 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             if isinstance(read, DeadRecord):
                 dead.append(read)
                 continue
-            arrival, request = read
-            key = arrival.key
+            inbound, request = read
+            key = inbound.key
             source = self._source_of_new(record)
-            if source is not None and self._may_go_unrecorded(key, arrival, request, now) and key not in requests:
-                self._unrecorded.add(key, arrival, source, record.offset, now_s)
+            if source is not None and self._may_go_unpersisted(key, inbound, request, now) and key not in requests:
+                self._unpersisted.add(key, inbound, source, record.offset, now_s)
                 self._jobs.hold(key)
-                self._bench.put(Job(request, self._attempt, arrival.traceparent))
+                self._runner.put(Job(request, self._attempt, inbound.traceparent))
             else:
-                requests.setdefault(key, (arrival, request))
+                requests.setdefault(key, (inbound, request))
         try:
             if called_off:
                 unread = await self._withdrawals.take(called_off, resolved)
@@ -361,7 +361,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
 
     def _read(
         self, record: ConsumerRecord[Any, Any], resolved: claim_check.Resolved
-    ) -> tuple[Arrival, RequestT] | DeadRecord:
+    ) -> tuple[InboundRequest, RequestT] | DeadRecord:
         """The request that a record holds, or its dead letter."""
         try:
             return self._decode(record, resolved)
@@ -379,35 +379,37 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         known = self._ends.get(record.partition)
         return known[0] if known is not None and record.offset >= known[1] else None
 
-    def _may_go_unrecorded(self, key: JobKey, arrival: Arrival, request: RequestT, now: datetime) -> bool:
+    def _may_go_unpersisted(self, key: JobKey, inbound: InboundRequest, request: RequestT, now: datetime) -> bool:
         """Whether a crash may make this happen again: then it is stored with its answer, which saves a statement.
 
         Not if it is in hand already, or if the database might refuse to store it.
         """
         return (
             request.grant.is_free
-            and len(self._unrecorded) < self._config.waiting_max
-            and now < arrival.deadline_at < now + FORESEEABLE
-            and arrival.partition < PARTITION_END
-            and "\0" not in arrival.request_id
+            and len(self._unpersisted) < self._config.waiting_max
+            and now < inbound.deadline_at < now + FORESEEABLE
+            and inbound.partition < PARTITION_END
+            and "\0" not in inbound.request_id
             and not self._jobs.holds(key)
             and self._worker.may_repeat(request)
         )
 
-    async def _store(self, decoded: Sequence[tuple[Arrival, RequestT]], dead: Sequence[DeadRecord]) -> None:
-        intake = await self._jobs.take_in([arrival for arrival, _ in decoded], dead)
-        self._outbox.bury(dead)
-        for arrival, request in decoded:
-            if arrival.key in intake.fresh:
-                self._bench.put(Job(request, self._attempt, arrival.traceparent))
+    async def _store(self, decoded: Sequence[tuple[InboundRequest, RequestT]], dead: Sequence[DeadRecord]) -> None:
+        intake = await self._jobs.take_in([inbound for inbound, _ in decoded], dead)
+        self._outbox.publish_dead_letters(dead)
+        for inbound, request in decoded:
+            if inbound.key in intake.fresh:
+                self._runner.put(Job(request, self._attempt, inbound.traceparent))
             else:
                 self._health.count("duplicates")
-                if (answer := intake.answered.get(arrival.key)) is not None:
+                if (answer := intake.answered.get(inbound.key)) is not None:
                     self._outbox.publish_stored(
-                        arrival.key, arrival.partition, arrival.tenant, arrival.traceparent, answer
+                        inbound.key, inbound.partition, inbound.tenant, inbound.traceparent, answer
                     )
 
-    def _decode(self, record: ConsumerRecord[Any, Any], resolved: claim_check.Resolved) -> tuple[Arrival, RequestT]:
+    def _decode(
+        self, record: ConsumerRecord[Any, Any], resolved: claim_check.Resolved
+    ) -> tuple[InboundRequest, RequestT]:
         if len(record.value or b"") > bus.REQUEST_MAX_BYTES:
             message = f"the record has {len(record.value):,} bytes, and may have {bus.REQUEST_MAX_BYTES:,}"
             raise UndecodableRecord("record_too_large", message)
@@ -426,7 +428,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 f"{self._worker.request_type.__name__}.{where}: {first['msg']} ({error.error_count()} problems in all)",
             ) from error
         stated = cloudevents.header(record.headers, "traceparent")
-        return Arrival(
+        return InboundRequest(
             run_id=request.run_id,
             request_id=request.request_id,
             tenant=request.tenant,
@@ -439,7 +441,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
     def _dead(self, record: ConsumerRecord[Any, Any], error: UndecodableRecord) -> DeadRecord:
         self._health.count("dead_letters")
         dead = dead_record(self._service, record, error, cloudevents.utc_now())
-        self._log.warning("record buried", **about(dead, record))
+        self._log.warning("record dead-lettered", **about(dead, record))
         return dead
 
 

@@ -1,7 +1,7 @@
-"""The line in which jobs wait for a runner.
+"""The queue in which jobs wait for one of the tasks that run them.
 
-A runner that finishes its job without waiting takes the next one itself, so a batch of a hundred quick jobs wakes two
-runners and not a hundred.
+A task that finishes its job without waiting takes the next one itself, so a batch of a hundred quick jobs wakes two
+tasks and not a hundred.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 ItemT = TypeVar("ItemT")
 
 
-class Line(Generic[ItemT]):
-    """First come, first served, by as many runners as call `take`."""
+class JobQueue(Generic[ItemT]):
+    """First in, first out, for as many tasks as call `take`."""
 
     def __init__(self) -> None:
         self._items: deque[ItemT] = deque()
@@ -25,16 +25,16 @@ class Line(Generic[ItemT]):
         return len(self._items)
 
     def put(self, item: ItemT) -> None:
-        """Let it wait for its turn."""
+        """Append an item."""
         self._items.append(item)
         self._wake_one()
 
     def clear(self) -> None:
-        """Nothing waits any more."""
+        """Remove all items."""
         self._items.clear()
 
     async def take(self) -> ItemT:
-        """The next one, as soon as there is one."""
+        """Return the next item, as soon as there is one."""
         while not self._items:
             idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._idle.append(idle)
@@ -47,7 +47,7 @@ class Line(Generic[ItemT]):
                     self._is_waking = False
         item = self._items.popleft()
         if self._items:
-            # In case this runner has to wait in the middle of its job.
+            # In case this task has to wait in the middle of its job.
             self._wake_one()
         return item
 

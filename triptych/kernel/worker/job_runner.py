@@ -1,4 +1,4 @@
-"""The bench: jobs wait here and are executed, a limited number at once.
+"""The job runner: jobs wait here and are executed, a limited number at once.
 
 It makes exactly one attempt at each job and always has an answer in the end, whatever the worker does.
 It never writes answers; the outbox does.
@@ -16,9 +16,9 @@ from triptych.kernel.kafka.cloudevents import utc_now
 from triptych.kernel.outage import POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.process.service import Service
 from triptych.kernel.time_limit import TimeLimit
-from triptych.kernel.tracing import Trace, on_behalf_of
+from triptych.kernel.tracing import TraceContext, on_behalf_of
 from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig
-from triptych.kernel.worker.job_queue import Line
+from triptych.kernel.worker.job_queue import JobQueue
 from triptych.kernel.worker.jobs import JobKey, Jobs
 from triptych.kernel.worker.outbox import Finished, Outbox
 from triptych.schemas import codec
@@ -30,7 +30,7 @@ SUSPECT_DELIVERIES = 3
 
 
 class Job(NamedTuple, Generic[RequestT]):
-    """A request on the bench."""
+    """A request that waits or is executed."""
 
     request: RequestT
     attempt: JobAttempt
@@ -42,7 +42,7 @@ class Job(NamedTuple, Generic[RequestT]):
     def about(self) -> dict[str, str | None]:
         """What a line of the log says of it."""
         request = self.request
-        trace = Trace.of_header(self.traceparent.encode()) if self.traceparent else None
+        trace = TraceContext.of_header(self.traceparent.encode()) if self.traceparent else None
         return {
             "run_id": str(request.run_id),
             "task_id": request.task_id,
@@ -52,7 +52,7 @@ class Job(NamedTuple, Generic[RequestT]):
         }
 
 
-class Bench(Generic[RequestT]):
+class JobRunner(Generic[RequestT]):
     """Executes jobs for one worker."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Bench(Generic[RequestT]):
     ) -> None:
         self._worker, self._config, self._jobs, self._outbox = worker, config, jobs, outbox
         self._instance, self._log, self._stopping = instance, service.log, service.stopping
-        self._waiting: Line[Job[RequestT] | None] = Line()
+        self._waiting: JobQueue[Job[RequestT] | None] = JobQueue()
         self._moved = asyncio.Event()
         self._quarantine = asyncio.Lock()
         self._withdrawn: set[JobKey] = set()
@@ -100,8 +100,8 @@ class Bench(Generic[RequestT]):
 
     async def run(self, finish_within_s: float) -> None:
         """Execute jobs until the process stops; then finish what is under way, or cut it off."""
-        stopped = asyncio.create_task(self._stopping.wait(), name="bench-stop")
-        runners = {asyncio.create_task(self._run_jobs(), name="bench") for _ in range(self._config.concurrency)}
+        stopped = asyncio.create_task(self._stopping.wait(), name="job-runner-stop")
+        runners = {asyncio.create_task(self._run_jobs(), name="job-runner") for _ in range(self._config.concurrency)}
         try:
             done, _ = await asyncio.wait({stopped, *runners}, return_when=asyncio.FIRST_COMPLETED)
             for failed in done & runners:

@@ -19,7 +19,7 @@ from triptych.kernel import failpoints
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.kafka import dead_letters
 from triptych.kernel.kafka.dead_letters import DeadRecord
-from triptych.kernel.kafka.suspect_records import Reading
+from triptych.kernel.kafka.suspect_records import RecordsInFlight
 from triptych.kernel.postgres import claim_check
 from triptych.kernel.postgres.claim_check import Claim, HasHeaders
 from triptych.kernel.postgres.database import Queries
@@ -44,7 +44,7 @@ class LeaseLostError(TriptychError):
         )
 
 
-class Arrival(NamedTuple):
+class InboundRequest(NamedTuple):
     """A request as it came from Kafka, decoded far enough to be stored."""
 
     run_id: UUID
@@ -61,7 +61,7 @@ class Arrival(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TakenOverJob:
     """A job that this process has taken over."""
 
     run_id: UUID
@@ -82,7 +82,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Intake:
+class IntakeResult:
     """What became of a batch of arrivals: new jobs of ours, and answers to publish once more."""
 
     fresh: frozenset[JobKey]
@@ -121,12 +121,12 @@ class Jobs:
         """Hand back everything that has not been published."""
         await self._pool.execute(self._sql["close_lease"], self.lease)
 
-    async def take_in(self, arrivals: Sequence[Arrival], dead: Sequence[DeadRecord]) -> Intake:
+    async def take_in(self, requests: Sequence[InboundRequest], dead: Sequence[DeadRecord]) -> IntakeResult:
         """Store a batch: one job a request, leased to us, and a dead letter for each unreadable record."""
-        arguments = (self.lease, *_columns(arrivals, [arrival.request for arrival in arrivals]))
+        arguments = (self.lease, *_columns(requests, [inbound.request for inbound in requests]))
         async with self._taking:
-            # What came again while it is under way unrecorded is stored here, but is no new job.
-            in_hand = self._held.intersection(arrival.key for arrival in arrivals)
+            # What came again while it is under way unpersisted is stored here, but is no new job.
+            in_hand = self._held.intersection(inbound.key for inbound in requests)
             failpoints.hit("worker.before_take_in")
             if not dead:
                 rows = await self._pool.fetch(self._sql["take_in"], *arguments)
@@ -135,17 +135,17 @@ class Jobs:
                     await dead_letters.store(conn, dead)
                     rows = await conn.fetch(self._sql["take_in"], *arguments)
             failpoints.hit("worker.after_take_in")
-            intake = Intake(
+            intake = IntakeResult(
                 fresh=frozenset((row["run_id"], row["request_id"]) for row in rows if row["fresh"]) - in_hand,
                 answered={(row["run_id"], row["request_id"]): row["answer"] for row in rows if not row["fresh"]},
             )
             self._held |= intake.fresh
         return intake
 
-    async def withdraw(self, withdrawals: Sequence[tuple[Arrival, bytes]]) -> Intake:
+    async def withdraw(self, withdrawals: Sequence[tuple[InboundRequest, bytes]]) -> IntakeResult:
         """Answer as withdrawn what has not begun; `fresh` are those, and all answers that are known come back."""
-        arrivals = [arrival for arrival, _ in withdrawals]
-        run_ids, request_ids, tenants, partitions, _, traceparents, deadlines = _columns(arrivals, [])
+        requests = [inbound for inbound, _ in withdrawals]
+        run_ids, request_ids, tenants, partitions, _, traceparents, deadlines = _columns(requests, [])
         answers = [answer for _, answer in withdrawals]
         async with self._taking:
             failpoints.hit("worker.before_withdraw")
@@ -157,9 +157,9 @@ class Jobs:
             failpoints.hit("worker.after_withdraw")
             fresh = frozenset((row["run_id"], row["request_id"]) for row in rows if row["fresh"])
             self._held |= fresh
-        return Intake(fresh, {(row["run_id"], row["request_id"]): row["answer"] for row in rows})
+        return IntakeResult(fresh, {(row["run_id"], row["request_id"]): row["answer"] for row in rows})
 
-    async def take_over(self, limit: int) -> list[Taken]:
+    async def take_over(self, limit: int) -> list[TakenOverJob]:
         """Take over up to `limit` jobs that nobody holds any more, and all that the table gave us without our knowing.
 
         That happens when a statement takes effect whose answer was lost, however late, and when the database
@@ -175,7 +175,7 @@ class Jobs:
             # What was settled while the statements ran is not held any more, but was when they began.
             # What was taken without being stored while they ran is held by now.
             ours = held | self._held
-            taken = {job.key: job for row in rows if (job := Taken(**dict(row))).key not in ours}
+            taken = {job.key: job for row in rows if (job := TakenOverJob(**dict(row))).key not in ours}
             self._held |= taken.keys()
         return list(taken.values())
 
@@ -183,23 +183,23 @@ class Jobs:
         """Dead letters whose event Kafka has not acknowledged."""
         return await dead_letters.unpublished(self._pool, limit)
 
-    async def readings(self, topic: str, partitions: Sequence[int]) -> list[Reading]:
+    async def readings(self, topic: str, partitions: Sequence[int]) -> list[RecordsInFlight]:
         """What other lives had in hand of these partitions, and perhaps have still."""
-        return [Reading(*row) for row in await self._pool.fetch(self._sql["readings"], topic, list(partitions))]
+        return [RecordsInFlight(*row) for row in await self._pool.fetch(self._sql["readings"], topic, list(partitions))]
 
-    async def note(self, readings: Sequence[Reading]) -> list[Reading]:
+    async def note(self, readings: Sequence[RecordsInFlight]) -> list[RecordsInFlight]:
         """Write down what is about to be read, and return it with the number of lives that had the same in hand."""
         columns = ([reading[column] for reading in readings] for column in range(4))
         failpoints.hit("worker.before_note")
         rows = await self._pool.fetch(self._sql["reading"], *columns, readings[0].life)
         failpoints.hit("worker.after_note")
-        return [Reading(*row) for row in rows]
+        return [RecordsInFlight(*row) for row in rows]
 
-    async def bury(self, dead: Sequence[DeadRecord]) -> None:
+    async def store_dead_letters(self, dead: Sequence[DeadRecord]) -> None:
         """Store dead letters, and nothing else."""
         await dead_letters.store(self._pool, dead)
 
-    async def mark_buried(self, dead: Sequence[DeadRecord]) -> None:
+    async def mark_dead_letters_published(self, dead: Sequence[DeadRecord]) -> None:
         """Kafka has acknowledged the events of these dead letters."""
         await dead_letters.mark_published(self._pool, dead)
 
@@ -222,7 +222,7 @@ class Jobs:
         return key in self._held
 
     def hold(self, key: JobKey) -> None:
-        """This process has the job, though it was not taken in: it is unrecorded, or was answered by a callback."""
+        """This process has the job, though it was not taken in: it is unpersisted, or was answered by a callback."""
         self._held.add(key)
 
     def let_go(self, key: JobKey) -> None:
@@ -235,11 +235,11 @@ class Jobs:
         published: Sequence[JobKey],
         claims: Sequence[Claim],
         also: AlsoSettle | None,
-        unrecorded: Sequence[tuple[Arrival, bytes | None]] = (),
+        unpersisted: Sequence[tuple[InboundRequest, bytes | None]] = (),
     ) -> frozenset[JobKey]:
         """Store answers and mark published ones, in one commit; `also` runs in it with the accepted jobs.
 
-        `unrecorded` are jobs that are in no table yet, with their answers, or without one as `take_in` stores them.
+        `unpersisted` are jobs that are in no table yet, with their answers, or without one as `take_in` stores them.
 
         Returns:
             The jobs whose answers were accepted. The others are no longer ours, or were known before.
@@ -253,15 +253,15 @@ class Jobs:
             [request_id for _, request_id in published],
             # A body is for whoever has to do the work.
             *_columns(
-                [arrival for arrival, _ in unrecorded],
-                [arrival.request if answer is None else None for arrival, answer in unrecorded],
+                [inbound for inbound, _ in unpersisted],
+                [inbound.request if answer is None else None for inbound, answer in unpersisted],
             ),
-            [answer for _, answer in unrecorded],
+            [answer for _, answer in unpersisted],
         )
         failpoints.hit("worker.before_settle")
-        if unrecorded:
+        if unpersisted:
             failpoints.hit("worker.before_record")
-        if claims or (also is not None and (answers or unrecorded)):
+        if claims or (also is not None and (answers or unpersisted)):
             async with self._pool.acquire() as conn, conn.transaction():
                 await claim_check.store(conn, claims)
                 accepted = _keys(await conn.fetch(self._sql["settle"], *arguments))
@@ -270,14 +270,14 @@ class Jobs:
         else:
             accepted = _keys(await self._pool.fetch(self._sql["settle"], *arguments))
         failpoints.hit("worker.after_settle")
-        if unrecorded:
+        if unpersisted:
             failpoints.hit("worker.after_record")
         self._held.difference_update(published)
-        if len(accepted) == len(answers) + len(unrecorded):
+        if len(accepted) == len(answers) + len(unpersisted):
             return accepted
         self._held.difference_update(key for key, _ in answers if key not in accepted)
         self._held.difference_update(
-            one.key for one, answer in unrecorded if answer is not None and one.key not in accepted
+            one.key for one, answer in unpersisted if answer is not None and one.key not in accepted
         )
         return accepted
 
@@ -291,15 +291,15 @@ class Jobs:
         return {(row["run_id"], row["request_id"]): row["answer"] for row in rows}
 
 
-def _columns(arrivals: Sequence[Arrival], bodies: list[bytes | None]) -> tuple[list[Any], ...]:
+def _columns(requests: Sequence[InboundRequest], bodies: list[bytes | None]) -> tuple[list[Any], ...]:
     return (
-        [arrival.run_id for arrival in arrivals],
-        [arrival.request_id for arrival in arrivals],
-        [arrival.tenant for arrival in arrivals],
-        [arrival.partition for arrival in arrivals],
+        [inbound.run_id for inbound in requests],
+        [inbound.request_id for inbound in requests],
+        [inbound.tenant for inbound in requests],
+        [inbound.partition for inbound in requests],
         bodies,
-        [arrival.traceparent for arrival in arrivals],
-        [arrival.deadline_at for arrival in arrivals],
+        [inbound.traceparent for inbound in requests],
+        [inbound.deadline_at for inbound in requests],
     )
 
 

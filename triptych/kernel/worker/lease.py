@@ -1,4 +1,4 @@
-"""The keeper: renews this process's lease and takes over what dead processes left behind.
+"""The lease of this process: renew it, and take over what dead processes left behind.
 
 That is their unfinished jobs, their stored answers and their dead letters that were never published.
 """
@@ -13,30 +13,30 @@ from pydantic import ValidationError
 from triptych.kernel.outage import POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.process.service import Service
 from triptych.kernel.worker.contract import JobAttempt, RequestT
-from triptych.kernel.worker.job_runner import Bench, Job
-from triptych.kernel.worker.jobs import Jobs, Taken
+from triptych.kernel.worker.job_runner import Job, JobRunner
+from triptych.kernel.worker.jobs import Jobs, TakenOverJob
 from triptych.kernel.worker.outbox import Outbox
 from triptych.schemas import codec
 
 TAKEOVER_MAX = 200
 DEAD_LETTERS_MAX = 200
-LOOP = "keeper"
+LOOP = "lease"
 
 
-class Keeper(Generic[RequestT]):
-    """Keeps the lease of one process."""
+class LeaseRenewer(Generic[RequestT]):
+    """Renews the lease of one process and takes over the jobs of expired ones."""
 
     def __init__(
         self,
         request_type: type[RequestT],
         jobs: Jobs,
-        bench: Bench[RequestT],
+        runner: JobRunner[RequestT],
         outbox: Outbox,
         *,
         lease_ms: int,
         service: Service,
     ) -> None:
-        self._request_type, self._jobs, self._bench, self._outbox = request_type, jobs, bench, outbox
+        self._request_type, self._jobs, self._runner, self._outbox = request_type, jobs, runner, outbox
         self._interval_s = lease_ms / 3_000
         self._health, self._log, self._stopping = service.health, service.log, service.stopping
         self._postgres = Outage(service.log, "postgres")
@@ -49,7 +49,7 @@ class Keeper(Generic[RequestT]):
             try:
                 await self._jobs.renew()
                 await self._take_over()
-                self._outbox.bury(await self._jobs.unpublished_dead_letters(DEAD_LETTERS_MAX))
+                self._outbox.publish_dead_letters(await self._jobs.unpublished_dead_letters(DEAD_LETTERS_MAX))
             except Exception as error:
                 if is_refusal(error):
                     self._log.error("jobs cannot be taken over: the database refuses one of them", error=repr(error))
@@ -65,7 +65,7 @@ class Keeper(Generic[RequestT]):
                 continue
 
     async def _take_over(self) -> None:
-        while self._bench.room > 0 and not self._stopping.is_set():
+        while self._runner.room > 0 and not self._stopping.is_set():
             taken = await self._jobs.take_over(TAKEOVER_MAX)
             for job in taken:
                 self._give_out(job)
@@ -74,7 +74,7 @@ class Keeper(Generic[RequestT]):
             if len(taken) < TAKEOVER_MAX:
                 return
 
-    def _give_out(self, job: Taken) -> None:
+    def _give_out(self, job: TakenOverJob) -> None:
         if job.answer is not None:
             self._outbox.publish_stored(job.key, job.partition, job.tenant, job.traceparent, job.answer)
             return
@@ -87,4 +87,4 @@ class Keeper(Generic[RequestT]):
         attempt = JobAttempt(lease=self._jobs.lease, deliveries=job.deliveries, taken_over=True)
         taken = Job(request, attempt, job.traceparent, was_started=job.was_started, was_parked=job.was_parked)
         self._log.warning("job taken over", **taken.about, deliveries=job.deliveries, was_started=job.was_started)
-        self._bench.put(taken)
+        self._runner.put(taken)

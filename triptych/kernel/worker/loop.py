@@ -1,4 +1,4 @@
-"""Composes the worker loop: intake, bench, outbox and keeper around one lease."""
+"""Compose the worker loop: intake, job runner, outbox and lease renewer around one lease."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker.contract import RequestT, Worker, WorkerConfig
 from triptych.kernel.worker.intake import Intake
-from triptych.kernel.worker.job_runner import Bench
+from triptych.kernel.worker.job_runner import JobRunner
 from triptych.kernel.worker.jobs import Jobs
-from triptych.kernel.worker.lease import Keeper
+from triptych.kernel.worker.lease import LeaseRenewer
 from triptych.kernel.worker.outbox import Outbox, Settlement
-from triptych.kernel.worker.unpersisted import Unrecorded
+from triptych.kernel.worker.unpersisted import UnpersistedRequests
 from triptych.kernel.worker.withdrawals import Withdrawals
 
 Beside = Callable[[Jobs, Outbox], Coroutine[Any, Any, None]]
@@ -41,8 +41,8 @@ async def run_worker(
 ) -> None:
     """Work until `service.stopping` is set; then finish or hand back, within the shutdown timeout.
 
-    `settlement` writes what belongs to the accepted answers, in the same commit. `beside` runs as long as the bench
-    does, and may answer jobs that are parked.
+    `settlement` writes what belongs to the accepted answers, in the same commit. `beside` runs as long as the job
+    runner does, and may answer jobs that are parked.
     """
 
     async def probe_postgres() -> None:
@@ -53,7 +53,7 @@ async def run_worker(
     jobs = Jobs(pool, settings.instance, config.lease_ms)
     await jobs.open()
     async with kafka.publisher() as publisher:
-        unrecorded = Unrecorded()
+        unpersisted = UnpersistedRequests()
         outbox = Outbox(
             service,
             settings,
@@ -61,30 +61,30 @@ async def run_worker(
             worker,
             jobs=jobs,
             publisher=publisher,
-            unrecorded=unrecorded,
+            unpersisted=unpersisted,
             settlement=settlement,
         )
-        bench = Bench(worker, config, jobs, outbox, instance=settings.instance, service=service)
-        withdrawals = Withdrawals(service, config.request_noun, worker, jobs=jobs, bench=bench, outbox=outbox)
+        runner = JobRunner(worker, config, jobs, outbox, instance=settings.instance, service=service)
+        withdrawals = Withdrawals(service, config.request_noun, worker, jobs=jobs, runner=runner, outbox=outbox)
         intake = Intake(
             service,
             settings,
             config,
             worker,
             jobs=jobs,
-            bench=bench,
+            runner=runner,
             outbox=outbox,
-            unrecorded=unrecorded,
+            unpersisted=unpersisted,
             withdrawals=withdrawals,
             kafka=kafka,
         )
-        keeper = Keeper(worker.request_type, jobs, bench, outbox, lease_ms=config.lease_ms, service=service)
+        renewer = LeaseRenewer(worker.request_type, jobs, runner, outbox, lease_ms=config.lease_ms, service=service)
         async with asyncio.TaskGroup() as tasks:
             publishing = tasks.create_task(_aloud(outbox.run()), name="outbox")
-            tasks.create_task(_aloud(keeper.run()), name="keeper")
+            tasks.create_task(_aloud(renewer.run()), name="lease")
             tasks.create_task(_aloud(intake.run()), name="intake")
             aside = tasks.create_task(_aloud(beside(jobs, outbox)), name="beside") if beside is not None else None
-            await bench.run(finish_within_s=max(settings.shutdown_timeout_ms / 1000 - 3.0, 0.1))
+            await runner.run(finish_within_s=max(settings.shutdown_timeout_ms / 1000 - 3.0, 0.1))
             if aside is not None:
                 aside.cancel()
                 await asyncio.wait({aside})

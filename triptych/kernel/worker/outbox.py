@@ -23,8 +23,8 @@ from triptych.kernel.postgres.claim_check import CLAIMED_VALUE, Claim
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker.contract import Worker, WorkerConfig
-from triptych.kernel.worker.jobs import AlsoSettle, Arrival, Connection, JobKey, Jobs
-from triptych.kernel.worker.unpersisted import Unrecorded
+from triptych.kernel.worker.jobs import AlsoSettle, Connection, InboundRequest, JobKey, Jobs
+from triptych.kernel.worker.unpersisted import UnpersistedRequests
 from triptych.schemas.base import Answer, Request
 from triptych.schemas.topics import DEAD_LETTERS
 
@@ -56,16 +56,16 @@ class _Group:
 
     encoded: list[bytes]
     answers: list[tuple[JobKey, bytes]] = field(default_factory=list)
-    unrecorded: dict[JobKey, tuple[Arrival, bytes | None]] = field(default_factory=dict)
+    unpersisted: dict[JobKey, tuple[InboundRequest, bytes | None]] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
 
     def is_accepted(self, accepted: frozenset[JobKey]) -> bool:
         """Whether that is all of it, as it nearly always is."""
-        return len(accepted) == len(self.answers) + len(self.unrecorded)
+        return len(accepted) == len(self.answers) + len(self.unpersisted)
 
     def refused(self, accepted: frozenset[JobKey]) -> list[JobKey]:
-        """The unrecorded ones that are in the table already."""
-        return [] if self.is_accepted(accepted) else [key for key in self.unrecorded if key not in accepted]
+        """Return the unpersisted ones that are in the table already."""
+        return [] if self.is_accepted(accepted) else [key for key in self.unpersisted if key not in accepted]
 
 
 class _Part(NamedTuple):
@@ -101,15 +101,15 @@ class Outbox:
         *,
         jobs: Jobs,
         publisher: Publisher,
-        unrecorded: Unrecorded,
+        unpersisted: UnpersistedRequests,
         settlement: Settlement | None,
     ) -> None:
         self._service, self._settings = service.name, settings
         self._topic, self._dead_letters = settings.topic(config.answer_noun), settings.topic(DEAD_LETTERS)
         self._answer_type, self._source = config.answer_type, f"/triptych/{service.name}"
-        self._jobs, self._publisher, self._unrecorded = jobs, publisher, unrecorded
+        self._jobs, self._publisher, self._unpersisted = jobs, publisher, unpersisted
         self._worker, self._log = worker, service.log
-        self._overdue: dict[JobKey, Arrival] = {}
+        self._overdue: dict[JobKey, InboundRequest] = {}
         self._settlement, self._health = settlement, service.health
         self._finished: list[Finished] = []
         self._stored: list[tuple[JobKey, Outgoing]] = []
@@ -128,9 +128,9 @@ class Outbox:
         self._finished.append(finished)
         self._news.set()
 
-    def record(self, overdue: Iterable[Arrival]) -> None:
+    def persist(self, overdue: Iterable[InboundRequest]) -> None:
         """Store these with the next commit: their answers are not there yet."""
-        self._overdue.update((arrival.key, arrival) for arrival in overdue)
+        self._overdue.update((inbound.key, inbound) for inbound in overdue)
         if self._overdue:
             self._news.set()
 
@@ -139,7 +139,7 @@ class Outbox:
         self._keep(key, partition, tenant, traceparent, answer)
         self._news.set()
 
-    def bury(self, dead: Sequence[DeadRecord]) -> None:
+    def publish_dead_letters(self, dead: Sequence[DeadRecord]) -> None:
         """Publish the events of dead letters that are in the table already."""
         self._dead.extend(dead)
         self._news.set()
@@ -213,7 +213,7 @@ class Outbox:
         for key in part.overdue:
             self._log.error("a request is stored with its answer alone", request_id=key[1], error=repr(error))
             del self._overdue[key]
-            self._unrecorded.store_late(key)
+            self._unpersisted.store_late(key)
         for one in part.finished:
             if one.key in self._replaced:
                 return await self._give_up(one, error)
@@ -247,7 +247,7 @@ class Outbox:
             self._service, message, f"{run_id}:{request_id}", unstorable, cloudevents.utc_now()
         )
         try:
-            await self._jobs.bury([dead])
+            await self._jobs.store_dead_letters([dead])
         except POSTGRES_GONE as gone:
             await self._postgres.wait(gone, unless=self._closing)
             return False
@@ -255,7 +255,7 @@ class Outbox:
         self._dead.append(dead)
         del self._finished[0]
         self._replaced.discard(one.key)
-        self._unrecorded.recorded([one.key])
+        self._unpersisted.persisted([one.key])
         return True
 
     async def _store(self, part: _Part) -> None:
@@ -263,14 +263,14 @@ class Outbox:
         finished, published, overdue = part
         group = self._group(finished, overdue)
         accepted = await self._jobs.settle(
-            group.answers, published, group.claims, self._settlement_of(finished), list(group.unrecorded.values())
+            group.answers, published, group.claims, self._settlement_of(finished), list(group.unpersisted.values())
         )
         known = await self._jobs.stored_answers(group.refused(accepted))
         self._replaced.difference_update(one.key for one in finished)
         del self._finished[: len(finished)], self._published[: len(published)]
         for key in overdue:
             del self._overdue[key]
-        self._unrecorded.recorded(group.unrecorded)
+        self._unpersisted.persisted(group.unpersisted)
         all_accepted = group.is_accepted(accepted)
         for one, answer in zip(finished, group.encoded, strict=True):
             if all_accepted or one.key in accepted:
@@ -280,17 +280,17 @@ class Outbox:
         for key, answer in known.items():
             # It was asked and answered before, and that answer counts.
             self._health.count("duplicates")
-            arrival, _ = group.unrecorded[key]
-            self._keep(key, arrival.partition, arrival.tenant, arrival.traceparent, answer)
+            inbound, _ = group.unpersisted[key]
+            self._keep(key, inbound.partition, inbound.tenant, inbound.traceparent, answer)
 
     def _group(self, finished: Sequence[Finished], overdue: Iterable[JobKey]) -> _Group:
         group = _Group([one.encoded for one in finished])
         for key in overdue:
-            if (arrival := self._unrecorded.get(key)) is not None:
-                group.unrecorded[key] = arrival, None
+            if (inbound := self._unpersisted.get(key)) is not None:
+                group.unpersisted[key] = inbound, None
         for one, answer in zip(finished, group.encoded, strict=True):
-            if (arrival := self._unrecorded.get(one.key)) is not None:
-                group.unrecorded[one.key] = arrival, answer
+            if (inbound := self._unpersisted.get(one.key)) is not None:
+                group.unpersisted[one.key] = inbound, answer
             else:
                 group.answers.append((one.key, answer))
             if claim_check.needs_claim(answer, self._settings.inline_max_bytes):
@@ -329,7 +329,7 @@ class Outbox:
         self._health.count("answers_published", len(stored))
         try:
             if dead:
-                await self._jobs.mark_buried(dead)
+                await self._jobs.mark_dead_letters_published(dead)
         except POSTGRES_GONE as error:
             # They are published once more then; receivers drop what they have seen.
             await self._postgres.wait(error, unless=self._closing)
@@ -342,7 +342,7 @@ class Outbox:
             for (run_id, name), message in refused
         ]
         try:
-            await self._jobs.bury(dead)
+            await self._jobs.store_dead_letters(dead)
         except POSTGRES_GONE as gone:
             await self._postgres.wait(gone, unless=self._closing)
             return False

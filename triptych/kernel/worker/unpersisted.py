@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from triptych.kernel.kafka.bus import TopicPartition
-from triptych.kernel.worker.jobs import Arrival, JobKey
+from triptych.kernel.worker.jobs import InboundRequest, JobKey
 
 OVERDUE_S = 0.1
 """Who has no answer after this is stored: then offsets go on, and another process can take the job over."""
 
 
 @dataclass(slots=True)
-class _Taken:
-    arrival: Arrival
+class _Entry:
+    inbound: InboundRequest
     source: TopicPartition | None
     """Where it is read again if this process dies; None once somebody else may hold the partition."""
     offset: int
@@ -27,32 +27,32 @@ class _Taken:
     """Whether it has to wait for its answer: the database refuses the request itself."""
 
 
-class Unrecorded:
+class UnpersistedRequests:
     """The requests of one process that are under way, or wait for it, and are in no table."""
 
     def __init__(self) -> None:
-        self._taken: dict[JobKey, _Taken] = {}
+        self._taken: dict[JobKey, _Entry] = {}
 
     def __len__(self) -> int:
         return len(self._taken)
 
-    def add(self, key: JobKey, arrival: Arrival, source: TopicPartition, offset: int, at_s: float) -> None:
+    def add(self, key: JobKey, inbound: InboundRequest, source: TopicPartition, offset: int, at_s: float) -> None:
         """A request was taken at this moment (seconds of a clock that only grows)."""
-        self._taken[key] = _Taken(arrival, source, offset, at_s)
+        self._taken[key] = _Entry(inbound, source, offset, at_s)
 
-    def get(self, key: JobKey) -> Arrival | None:
+    def get(self, key: JobKey) -> InboundRequest | None:
         """The request, if it is in no table yet."""
         taken = self._taken.get(key)
-        return None if taken is None else taken.arrival
+        return None if taken is None else taken.inbound
 
-    def overdue(self, now_s: float) -> list[Arrival]:
+    def overdue(self, now_s: float) -> list[InboundRequest]:
         """What has to be stored, since its answer is not there yet; the oldest first."""
         found = []
         for taken in self._taken.values():
             if taken.at_s > now_s - OVERDUE_S:
                 break
             if not taken.is_stored_late:
-                found.append(taken.arrival)
+                found.append(taken.inbound)
         return found
 
     def store_late(self, key: JobKey) -> None:
@@ -60,7 +60,7 @@ class Unrecorded:
         if (taken := self._taken.get(key)) is not None:
             taken.is_stored_late = True
 
-    def recorded(self, keys: Iterable[JobKey]) -> None:
+    def persisted(self, keys: Iterable[JobKey]) -> None:
         """These are in the table now, whoever has put them there."""
         for key in keys:
             self._taken.pop(key, None)

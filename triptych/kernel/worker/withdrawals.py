@@ -16,8 +16,8 @@ from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.postgres import claim_check
 from triptych.kernel.process.service import Service
 from triptych.kernel.worker.contract import RequestT, Worker
-from triptych.kernel.worker.job_runner import Bench
-from triptych.kernel.worker.jobs import Arrival, JobKey, Jobs
+from triptych.kernel.worker.job_runner import JobRunner
+from triptych.kernel.worker.jobs import InboundRequest, JobKey, Jobs
 from triptych.kernel.worker.outbox import Outbox
 from triptych.schemas import codec
 from triptych.schemas.base import Spend
@@ -38,11 +38,11 @@ class Withdrawals(Generic[RequestT]):
         worker: Worker[RequestT],
         *,
         jobs: Jobs,
-        bench: Bench[RequestT],
+        runner: JobRunner[RequestT],
         outbox: Outbox,
     ) -> None:
         self._service, self._noun, self._worker = service, noun, worker
-        self._jobs, self._bench, self._outbox = jobs, bench, outbox
+        self._jobs, self._runner, self._outbox = jobs, runner, outbox
 
     async def take(
         self, records: Sequence[ConsumerRecord[Any, Any]], resolved: Mapping[str, bytes | None]
@@ -50,9 +50,9 @@ class Withdrawals(Generic[RequestT]):
         """Call off what these records name, as far as it is ours. Saying it twice is harmless.
 
         Returns:
-            What could not be read, and why, for the caller to bury.
+            What could not be read, and why, for the caller to dead-letter.
         """
-        named: dict[JobKey, tuple[Arrival, bytes]] = {}
+        named: dict[JobKey, tuple[InboundRequest, bytes]] = {}
         unread: list[tuple[ConsumerRecord[Any, Any], UndecodableRecord]] = []
         for record in records:
             try:
@@ -61,20 +61,20 @@ class Withdrawals(Generic[RequestT]):
                 unread.append((record, error))
                 continue
             if withdrawal.topic == self._noun:
-                arrival = _arrival(withdrawal)
-                named[arrival.key] = arrival, self._answer(withdrawal)
+                inbound = _inbound(withdrawal)
+                named[inbound.key] = inbound, self._answer(withdrawal)
         if named:
             await self._withdraw(named)
         return unread
 
-    async def _withdraw(self, named: dict[JobKey, tuple[Arrival, bytes]]) -> None:
+    async def _withdraw(self, named: dict[JobKey, tuple[InboundRequest, bytes]]) -> None:
         in_hand = [key for key in named if self._jobs.holds(key)]
         known = await self._jobs.withdraw([named[key] for key in sorted(named)])
-        self._bench.withdraw(key for key in in_hand if key in known.fresh)
+        self._runner.withdraw(key for key in in_hand if key in known.fresh)
         self._service.health.count("withdrawn", len(known.fresh))
         for key, answer in known.answered.items():
-            arrival, _ = named[key]
-            self._outbox.publish_stored(key, arrival.partition, arrival.tenant, arrival.traceparent, answer)
+            inbound, _ = named[key]
+            self._outbox.publish_stored(key, inbound.partition, inbound.tenant, inbound.traceparent, answer)
 
     def _answer(self, withdrawal: Withdrawal) -> bytes:
         message = "the run was over before this began, so it was not done"
@@ -93,8 +93,8 @@ def _decode(body: bytes) -> Withdrawal:
         raise UndecodableRecord("invalid_withdrawal", f"Withdrawal.{where}: {first['msg']}") from error
 
 
-def _arrival(withdrawal: Withdrawal) -> Arrival:
-    return Arrival(
+def _inbound(withdrawal: Withdrawal) -> InboundRequest:
+    return InboundRequest(
         run_id=withdrawal.run_id,
         request_id=withdrawal.request_id,
         tenant=withdrawal.tenant,

@@ -85,7 +85,7 @@ with published as (
     from unnest($5::uuid[], $6::text[]) as done (run_id, request_id)
     where jobs.run_id = done.run_id and jobs.request_id = done.request_id
       and jobs.state is not distinct from 'answered'
-), unrecorded as (
+), unpersisted as (
     insert into jobs as known (
         run_id, request_id, tenant, partition, request, traceparent, deadline_at, lease, state, answer, answered_at
     )
@@ -109,7 +109,7 @@ with published as (
       and (jobs.answer is null or jobs.answer = done.answer)
     returning jobs.run_id, jobs.request_id
 )
-select run_id, request_id from unrecorded union all select run_id, request_id from settled
+select run_id, request_id from unpersisted union all select run_id, request_id from settled
 
 -- name: withdraw
 -- What has not begun is answered as withdrawn, also before its request has come. What has begun goes on, and what was

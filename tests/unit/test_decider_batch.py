@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from triptych.kernel.decider.admission import Admission, Limits, Standing
-from triptych.kernel.decider.batch import Assembly, Memory
-from triptych.kernel.decider.contract import Addressed, Batch, Transition
+from triptych.kernel.decider.admission import AdmissionControl, AdmissionLimits, AdmissionState
+from triptych.kernel.decider.batch import BatchBuilder, PartitionState
+from triptych.kernel.decider.contract import Batch, RunMessage, Transition
 
 RUN = UUID(int=1)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -20,20 +20,20 @@ SOON, LATER = NOW + timedelta(seconds=1), NOW + timedelta(minutes=1)
 class Clockwork:
     """Runs that say nothing but when time alone would change them: whenever the last message says."""
 
-    def apply(self, _state: object, message: Addressed, *_: object, **__: object) -> Transition[datetime | None]:
+    def apply(self, _state: object, message: RunMessage, *_: object, **__: object) -> Transition[datetime | None]:
         return Transition(message.content, "run", "acme", 0, 1, (), ())
 
     def wake_at(self, state: datetime | None) -> datetime | None:
         return state
 
-    def standing(self, _state: object) -> object:
+    def admission_state(self, _state: object) -> object:
         return None
 
 
 class Queue(Clockwork):
     """Runs whose state is where they stand."""
 
-    def standing(self, state: object) -> object:
+    def admission_state(self, state: object) -> object:
         return state
 
     def wake_at(self, _state: object) -> None:
@@ -42,14 +42,14 @@ class Queue(Clockwork):
 
 def batch_of(*wakes: datetime | None, armed_at: datetime | None) -> Batch[datetime | None]:
     """The batch of messages after each of which the run is to be woken at another time."""
-    memory: Memory[datetime | None] = Memory(Admission(Limits(1), 1))
-    memory.cache[RUN] = SOON
+    partition_state: PartitionState[datetime | None] = PartitionState(AdmissionControl(AdmissionLimits(1), 1))
+    partition_state.cache[RUN] = SOON
     if armed_at is not None:
-        memory.timers.arm(RUN, armed_at)
+        partition_state.timers.arm(RUN, armed_at)
     batch: Batch[datetime | None] = Batch(at=NOW)
-    assembly = Assembly(SimpleNamespace(domain=Clockwork(), envelope=None), memory, batch)
+    builder = BatchBuilder(SimpleNamespace(domain=Clockwork(), envelope=None), partition_state, batch)
     for wake_at in wakes:
-        assembly.take(None, Addressed(RUN, wake_at))
+        builder.take(None, RunMessage(RUN, wake_at))
     return batch
 
 
@@ -75,11 +75,15 @@ def test_after_several_messages_in_a_batch_a_run_has_the_timer_that_the_last_of_
 
 
 @pytest.mark.parametrize(
-    ("after", "dequeued"), [(Standing.WAITING, []), (Standing.ACTIVE, [RUN]), (Standing.AWAY, [RUN])]
+    ("after", "dequeued"), [(AdmissionState.WAITING, []), (AdmissionState.ACTIVE, [RUN]), (AdmissionState.AWAY, [RUN])]
 )
-def test_a_run_that_waits_leaves_its_line_only_when_it_waits_no_more(after: Standing, dequeued: list[UUID]) -> None:
-    memory: Memory[Standing] = Memory(Admission(Limits(1), 1))
-    memory.cache[RUN] = Standing.WAITING
-    batch: Batch[Standing] = Batch(at=NOW)
-    Assembly(SimpleNamespace(domain=Queue(), envelope=None), memory, batch).take(None, Addressed(RUN, after))
+def test_a_run_that_waits_leaves_its_queue_only_when_it_waits_no_more(
+    after: AdmissionState, dequeued: list[UUID]
+) -> None:
+    partition_state: PartitionState[AdmissionState] = PartitionState(AdmissionControl(AdmissionLimits(1), 1))
+    partition_state.cache[RUN] = AdmissionState.WAITING
+    batch: Batch[AdmissionState] = Batch(at=NOW)
+    BatchBuilder(SimpleNamespace(domain=Queue(), envelope=None), partition_state, batch).take(
+        None, RunMessage(RUN, after)
+    )
     assert batch.dequeued == dequeued

@@ -13,7 +13,7 @@ import asyncpg
 import deadly
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from ends import Ends, arrival_of, call_request, open_ends
+from ends import Ends, call_request, inbound_of, open_ends
 from parrot import CONFIG, SCHEMA, Gate, Parrot, ask_again, running, settings_of
 
 from triptych.kernel.postgres.database import connect
@@ -223,13 +223,13 @@ async def test_an_answer_to_a_job_of_somebody_else_changes_nothing(ends):
     owner, late = Jobs(ends.pool, "owner", lease_ms=60_000), Jobs(ends.pool, "late", lease_ms=60_000)
     await owner.open()
     await late.open()
-    await owner.take_in([arrival_of(one), arrival_of(other)], [])
-    await owner.settle([(arrival_of(one).key, b"first")], [], [], None)
+    await owner.take_in([inbound_of(one), inbound_of(other)], [])
+    await owner.settle([(inbound_of(one).key, b"first")], [], [], None)
     new = call_request()
-    group = [(arrival_of(each), b"second") for each in (one, other, new)]
-    assert await late.settle([], [], [], None, group) == {arrival_of(new).key}
-    assert await late.settle([], [], [], None, group) == {arrival_of(new).key}, "said again, as after a lost answer"
-    keys = [arrival.key for arrival, _ in group]
+    group = [(inbound_of(each), b"second") for each in (one, other, new)]
+    assert await late.settle([], [], [], None, group) == {inbound_of(new).key}
+    assert await late.settle([], [], [], None, group) == {inbound_of(new).key}, "said again, as after a lost answer"
+    keys = [inbound.key for inbound, _ in group]
     assert await late.stored_answers(keys) == {keys[0]: b"first", keys[2]: b"second"}
     assert await ends.state(other) == "received"
     await owner.settle([(keys[1], b"{}")], keys[:2], [], None)
@@ -240,7 +240,7 @@ async def test_an_answer_to_a_job_of_somebody_else_changes_nothing(ends):
 
 async def test_an_answer_stays_though_its_job_goes_to_somebody_who_has_made_one_meanwhile(ends):
     """The one that gave it sleeps, and publishes it when it wakes up: so nobody may publish another."""
-    one = arrival_of(call_request())
+    one = inbound_of(call_request())
     sleeper, heir = Jobs(ends.pool, "sleeper", lease_ms=60_000), Jobs(ends.pool, "heir", lease_ms=60_000)
     await sleeper.open()
     await heir.open()
