@@ -44,7 +44,8 @@ def _command(path: str, command: Any, level: int) -> str:
 
 
 def _usage(argument: Any) -> str:
-    name = _name(argument) + ("..." if argument.nargs == -1 else "")
+    name = _name(argument)
+    name += "..." if argument.nargs == -1 and not name.endswith("...") else ""
     return name if argument.required else f"[{name}]"
 
 
