@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= .triptych
+# Where each class name has one meaning already; `checks/homonyms.py` shows the rest.
+HOMONYMS := triptych/contracts triptych/json_schema triptych/models triptych/client triptych/kernel/decider \
+	triptych/kernel/worker triptych/kernel/postgres triptych/kernel/process
 # Where the prose is plain already, `make check` keeps it so; `make prose` shows the rest.
 PROSE := checks changes CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md
 
@@ -83,6 +86,7 @@ check: .venv/.ready  ## format, lint, types, import rules, prose and workflows
 	@$(BIN)/mypy triptych bench chaos checks docs tests/typing
 	@$(BIN)/lint-imports
 	@PYTHONPATH=checks $(BIN)/python -m prose $(PROSE)
+	@$(BIN)/python checks/homonyms.py $(HOMONYMS)
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-actions .github/actions/*/action.yml
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))

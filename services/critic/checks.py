@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.critic.verdict import Verdict, shortened
 from triptych.playbook import expressions
 from triptych.playbook.expressions import ExpressionError
@@ -44,7 +44,7 @@ _OPINION: Mapping[ErrorCode, Decision] = {
 
 
 @expressions.metered()
-def check_step(request: ReviewRequest, step: Step, result: Result, offer: Offer | None) -> Verdict:
+def check_step(request: ReviewRequest, step: Step, result: Result, offer: CompiledContract | None) -> Verdict:
     """The verdict on a step as far as code can tell. `offer` is what the step's operation offers today."""
     if result.status is ResultStatus.ERROR:
         return _on_error(step, result.error)
@@ -82,7 +82,7 @@ def _on_error(step: Step, error: ToolError | None) -> Verdict:
     return Verdict(decision, Reason(code=error.code.value, message=message))
 
 
-def _against_schema(step: Step, result: Result, offer: Offer | None) -> Verdict | None:
+def _against_schema(step: Step, result: Result, offer: CompiledContract | None) -> Verdict | None:
     """Hold the data to the contract that the plan pinned. A contract that has changed since says nothing."""
     if result.status is not ResultStatus.OK or offer is None or offer.hash != step.pin.contract_hash:
         return None

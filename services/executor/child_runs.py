@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from triptych.contracts.offers import handoff_offer
+from triptych.contracts.compiled_contract import compiled_handoff_contract
 from triptych.executor import events as ev
 from triptych.executor.fold import admit
 from triptych.executor.state import Run, RunStatus, StepState
@@ -86,7 +86,7 @@ def _budgets(run: Run, step: Step) -> Cost:
     if not known:
         return Cost()
     named = step.arguments.get("playbook")
-    anyone = handoff_offer(run.playbook.handoffs, known).contract.cost
+    anyone = compiled_handoff_contract(run.playbook.handoffs, known).contract.cost
     return next((other.cost for other in known if other.name == named), anyone)
 
 

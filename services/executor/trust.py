@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from triptych.contracts.offers import Offer, handoff_offer
+from triptych.contracts.compiled_contract import CompiledContract, compiled_handoff_contract
 from triptych.executor import events as ev
 from triptych.executor.commands import step_to_skip
 from triptych.executor.state import Ask, OpenRequest, Run, RunStatus
@@ -65,10 +65,10 @@ _FROM_A_TOOL = "/triptych/tool-"
 class Contracts(Protocol):
     """The contracts that tools have announced."""
 
-    def get(self, operation: str) -> Offer | None:
+    def get(self, operation: str) -> CompiledContract | None:
         """What is offered under this name today."""
 
-    def remembered(self, contract_hash: str) -> Offer | None:
+    def remembered(self, contract_hash: str) -> CompiledContract | None:
         """The contract with this hash, also one that its tool has replaced."""
 
 
@@ -138,9 +138,9 @@ class Trust:
             f"give one that fits the contract, see `triptych tools show {step.operation}`"
         )
 
-    def _pinned(self, run: Run, operation: str, pin: Pin | Undo) -> Offer | None:
+    def _pinned(self, run: Run, operation: str, pin: Pin | Undo) -> CompiledContract | None:
         if operation == HANDOFF:
-            return _handoff_offer(run)
+            return _compiled_handoff_contract(run)
         return self._contracts.remembered(pin.contract_hash) if self._contracts is not None else None
 
     # --- a plan -----------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ class Trust:
         told_use = f"{operation} answered, but of what the playbook uses of step {state.id}, {unfit}"
         return _of_no_use(answer, f"{told_use}; ask for it with `has`, or use something else")
 
-    def _check_result(self, operation: str, pin: Pin | Undo, result: Result) -> Offer | None:
+    def _check_result(self, operation: str, pin: Pin | Undo, result: Result) -> CompiledContract | None:
         """Hold a result to its contract. Gives the contract where it let something pass."""
         if (result.status is ResultStatus.ERROR) != (result.error is not None):
             raise ForgedRecord(f"a result of {operation} has an error if, and only if, its status is error")
@@ -254,7 +254,7 @@ _MERGED: dict[str, Json] = {
 """The shape of what the branches of a step together answer."""
 
 
-def _unfit_branches(offer: Offer, answer: Json) -> list[SchemaError]:
+def _unfit_branches(offer: CompiledContract, answer: Json) -> list[SchemaError]:
     """What is wrong with an answer in the place of those of all branches."""
     if errors := JsonSchema.of(_MERGED).schema_errors(answer):
         return errors
@@ -277,16 +277,16 @@ def _check_spend(spend: Spend) -> None:
 # --- a plan: what it says of contracts ------------------------------------------------------------
 
 
-def _offers(run: Run, plan: Plan, contracts: Contracts) -> tuple[dict[str, Offer], list[str]]:
+def _offers(run: Run, plan: Plan, contracts: Contracts) -> tuple[dict[str, CompiledContract], list[str]]:
     """The contracts that a plan pins, and the operations of which it pins one that nobody here has heard of."""
-    offers: dict[str, Offer] = {}
+    offers: dict[str, CompiledContract] = {}
     unknown: list[str] = []
     for operation, contract_hash in _pins(plan):
         if not run.playbook.allows(operation):
             continue  # the checker says so
         if operation in offers and offers[operation].hash != contract_hash:
             raise ForgedRecord(f"{operation} is pinned twice, with different contracts")
-        offer = _handoff_offer(run) if operation == HANDOFF else contracts.remembered(contract_hash)
+        offer = _compiled_handoff_contract(run) if operation == HANDOFF else contracts.remembered(contract_hash)
         if offer is None or (offer.contract.operation, offer.hash) != (operation, contract_hash):
             unknown.append(operation)
         else:
@@ -310,8 +310,8 @@ def _pins(plan: Plan) -> Iterator[tuple[str, str]]:
                 yield stand_in.fallback.operation, stand_in.pin.contract_hash
 
 
-def _handoff_offer(run: Run) -> Offer:
-    return handoff_offer(run.playbook.handoffs, _others(run))
+def _compiled_handoff_contract(run: Run) -> CompiledContract:
+    return compiled_handoff_contract(run.playbook.handoffs, _others(run))
 
 
 def _others(run: Run) -> tuple[OtherPlaybook, ...]:

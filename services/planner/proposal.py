@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.models import WorkingMemory, estimated_tokens
 from triptych.schemas import Authored, Json, PlanByModel, PlanByTurns, PlanRequest, StepSpec, Unmet, codec
 from triptych.schemas.base import Expression, OperationName, Slug
@@ -72,7 +72,7 @@ class Proposal(Authored):
 
 
 def question(
-    request: PlanRequest, offers: Mapping[str, Offer], errors: Sequence[str], max_tokens: int | None = None
+    request: PlanRequest, offers: Mapping[str, CompiledContract], errors: Sequence[str], max_tokens: int | None = None
 ) -> dict[str, Json]:
     """What the model is told, built anew for each question. `max_tokens` is what there is for all of it.
 
@@ -122,7 +122,7 @@ def constraints(max_steps: int, *, is_repair: bool, repaired_step: str | None = 
     return limits
 
 
-def _operation(offer: Offer) -> dict[str, Json]:
+def _operation(offer: CompiledContract) -> dict[str, Json]:
     contract = offer.contract
     return {
         "operation": contract.operation,
@@ -133,7 +133,7 @@ def _operation(offer: Offer) -> dict[str, Json]:
     }
 
 
-def _refused(request: PlanRequest, offers: Mapping[str, Offer]) -> dict[str, Json] | None:
+def _refused(request: PlanRequest, offers: Mapping[str, CompiledContract]) -> dict[str, Json] | None:
     """The arguments that were refused, why, and the schema that they have to fit."""
     record = next((record for record in request.known if record.id == request.repair), None)
     if record is None:

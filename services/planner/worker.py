@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from triptych.contracts.offers import Offer, handoff_offer
+from triptych.contracts.compiled_contract import CompiledContract, compiled_handoff_contract
 from triptych.contracts.registry import ContractRegistry
 from triptych.kernel.kafka.cloudevents import utc_now
 from triptych.kernel.worker import JobAttempt
@@ -196,9 +196,9 @@ class Planner:
             await self._gaps.note(request, gaps)
 
     def _terms(self, request: PlanRequest, max_steps: int) -> Terms:
-        offers: dict[str, Offer] = self._registry.operations(request.tools)
+        offers: dict[str, CompiledContract] = self._registry.operations(request.tools)
         if request.handoffs:
-            offers[HANDOFF] = handoff_offer(request.handoffs, request.others)
+            offers[HANDOFF] = compiled_handoff_contract(request.handoffs, request.others)
         return Terms(
             offers=offers,
             max_steps=max_steps,

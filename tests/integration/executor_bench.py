@@ -14,7 +14,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 import triptych.executor
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.playbook.plans import Terms, make_plan
 from triptych.schemas import (
     Compensation,
@@ -57,7 +57,7 @@ def plan_of(raw: bytes, *contracts: Contract) -> dict[str, Any]:
     request = PlanRequest.model_validate_json(raw)
     offered = (*contracts, handoff_contract(request.handoffs, request.others))
     terms = Terms(
-        offers={contract.operation: Offer.of(contract) for contract in offered},
+        offers={contract.operation: CompiledContract.of(contract) for contract in offered},
         max_steps=request.max_steps,
         retry=request.retry,
         revision=request.revision,

@@ -8,7 +8,7 @@ import pytest
 from machine_story import NOW, RUN_ID, Story, playbook
 from test_trust import FIXED, Known, answer, honest
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.executor.deployments import Deployment
 from triptych.executor.events import CommandRefused
 from triptych.executor.intake import Executor
@@ -120,7 +120,9 @@ def test_an_answer_in_the_place_of_another_run_is_held_to_what_such_a_run_answer
     written = spec.model_dump(mode="json", exclude_none=True)
     story = Story(playbook(handoffs=("other",), plan={"pattern": "fixed", "steps": [written]}))
     terms = Terms(
-        offers={HANDOFF: Offer.of(handoff_contract(("other",)))}, max_steps=20, retry=story.run.playbook.retry
+        offers={HANDOFF: CompiledContract.of(handoff_contract(("other",)))},
+        max_steps=20,
+        retry=story.run.playbook.retry,
     )
     story.tell(answer(story, PlanAnswer, Ask.PLAN, plan=make_plan([spec], terms)))
     request = story.request_of("a")

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.critic.worker import Critic
 from triptych.kernel.worker import JobAttempt
 from triptych.models import ModelFailure, ModelReply
@@ -42,8 +42,8 @@ class Registry:
     async def ready(self) -> None:
         return
 
-    def get(self, operation: str) -> Offer | None:
-        return Offer.of(CONTRACT) if operation == CONTRACT.operation else None
+    def get(self, operation: str) -> CompiledContract | None:
+        return CompiledContract.of(CONTRACT) if operation == CONTRACT.operation else None
 
 
 class Models:

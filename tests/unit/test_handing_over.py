@@ -11,7 +11,7 @@ from machine_story import NOW, playbook
 from typer.testing import CliRunner
 
 from triptych.commands.main import app
-from triptych.contracts.offers import handoff_offer
+from triptych.contracts.compiled_contract import compiled_handoff_contract
 from triptych.executor import events as ev
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
@@ -147,7 +147,7 @@ def test_a_run_that_began_before_others_were_told_reserves_what_it_reserved_then
     kind, row = ev.encode(old)
     assert "others" not in row
     assert ev.decode(kind, row, ev.PlaybookLookup((parent(),))) == old
-    assert handoff_offer(("calls", "refunds"), ()).contract == handoff_contract(("refunds", "calls"))
+    assert compiled_handoff_contract(("calls", "refunds"), ()).contract == handoff_contract(("refunds", "calls"))
     assert handoff_contract(("refunds",)).cost == Cost(tokens=20_000, usd_micros=100_000, tool_calls=10)
 
 
@@ -171,14 +171,14 @@ def test_a_run_that_began_before_others_were_told_reserves_what_it_reserved_then
     ],
 )
 def test_a_plan_is_held_to_the_input_that_the_other_playbook_asks_for(arguments: Json, complaint: str) -> None:
-    terms = Terms({HANDOFF: handoff_offer(("calls", "refunds"), OTHERS)}, 5, RetryPolicy(), others=OTHERS)
+    terms = Terms({HANDOFF: compiled_handoff_contract(("calls", "refunds"), OTHERS)}, 5, RetryPolicy(), others=OTHERS)
     found = [str(each) for each in find_problems([StepSpec(id="a", operation=HANDOFF, arguments=arguments)], terms)]
     assert [complaint in each for each in found] == ([True] if complaint else [])
 
 
 def test_a_model_is_told_what_the_other_playbooks_are_for_and_what_they_ask_for() -> None:
     _, request = asked(playbook(handoffs=("calls", "refunds"), plan={"pattern": "model"}))
-    told = question(request, {HANDOFF: handoff_offer(request.handoffs, request.others)}, [])
+    told = question(request, {HANDOFF: compiled_handoff_contract(request.handoffs, request.others)}, [])
     (operation,) = told["operations"]
     assert "refunds: Give money back." in operation["description"]
     assert operation["arguments"]["$defs"]["refunds"]["properties"]["ticket"] == {
@@ -188,7 +188,7 @@ def test_a_model_is_told_what_the_other_playbooks_are_for_and_what_they_ask_for(
 
 def test_a_schema_that_cannot_stand_inside_another_is_left_out() -> None:
     odd = OtherPlaybook(name="odd", goal="g", input={"$ref": "#there", "$anchor": "there"}, cost=Cost())
-    offer = handoff_offer(("odd",), (odd,))
+    offer = compiled_handoff_contract(("odd",), (odd,))
     assert offer.arguments.is_valid({"playbook": "odd", "input": {"a": 1}})
 
 

@@ -11,7 +11,7 @@ from machine_story import RUN_ID, Story, playbook
 from pydantic import SecretStr
 from structlog.testing import LogCapture
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.critic.checks import check_step
 from triptych.executor import encoding
 from triptych.executor.state import Ask
@@ -163,12 +163,12 @@ def test_a_strict_contract_has_the_hash_that_it_had_before_there_were_others() -
 class Known:
     """One contract, read leniently."""
 
-    offer = Offer.of(contract(Reading.LENIENT))
+    offer = CompiledContract.of(contract(Reading.LENIENT))
 
-    def get(self, operation: str) -> Offer | None:
+    def get(self, operation: str) -> CompiledContract | None:
         return self.offer
 
-    def remembered(self, contract_hash: str) -> Offer | None:
+    def remembered(self, contract_hash: str) -> CompiledContract | None:
         return self.offer if contract_hash == self.offer.hash else None
 
 

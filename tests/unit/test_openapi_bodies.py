@@ -9,7 +9,7 @@ import httpx
 import orjson
 import pytest
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.tools.adapters.openapi.document import Document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
 from triptych.tools.adapters.openapi.survey import Generated, Survey, survey
@@ -39,7 +39,7 @@ def only(content: dict[str, Any], **options: Any) -> Generated:
 
 
 def sent(generated: Generated, body: Any) -> httpx.Request:
-    assert Offer.of(generated.endpoint.contract).arguments.is_valid({"body": body})
+    assert CompiledContract.of(generated.endpoint.contract).arguments.is_valid({"body": body})
     request = build(httpx.AsyncClient(), generated.endpoint, "", {"body": body}, "key")
     if request.headers["content-type"].startswith("multipart/"):
         request = httpx.Request("PATCH", "https://a.test/x", content=b"".join(request.stream), headers=request.headers)
@@ -112,7 +112,7 @@ def test_a_file_of_3_0_and_of_3_1_is_a_part_with_its_name(part: dict[str, Any]) 
     content = sent(generated, {"file": [file] if part.get("type") == "array" else file}).content
     assert b'name="file"; filename="a.txt"' in content
     assert b"\r\n\r\nhi\r\n" in content
-    arguments = Offer.of(generated.endpoint.contract).arguments
+    arguments = CompiledContract.of(generated.endpoint.contract).arguments
     assert not arguments.is_valid({"body": {"file": "hi"}})
     assert not arguments.is_valid({"body": {"file": {"text": "hi", "content_type": "text"}}})
 

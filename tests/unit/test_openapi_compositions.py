@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.tools.adapters.openapi.document import Document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
 from triptych.tools.adapters.openapi.survey import survey
@@ -37,7 +37,7 @@ def offer(
     version: str = "3.0.3",
     components: dict[str, Any] = COMPONENTS,
     **more: Any,
-) -> Offer:
+) -> CompiledContract:
     operation = {
         "operationId": "make",
         "requestBody": {"required": True, "content": {"application/json": {"schema": body, **more}}},
@@ -52,7 +52,7 @@ def offer(
     }
     made = survey(Document.parse(orjson.dumps(content), "t.json"), "t", OpenApiOptions(spec="t.json"))
     assert made.left_out == ()
-    return Offer.of(made.generated[0].endpoint.contract)
+    return CompiledContract.of(made.generated[0].endpoint.contract)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import Contract, Effect
 from triptych.tools import Source
@@ -190,7 +190,9 @@ def test_of_a_parameter_that_is_required_something_is_sent(schema: dict[str, Any
         {"name": name, "in": "query", "required": name == "must", "schema": schema} for name in ("may", "must")
     ]
     listed = {"type": "array", "items": {"type": "string"}}
-    arguments = Offer.of(contract(document(get(*parameters), components={"schemas": {"L": listed}}))).arguments
+    arguments = CompiledContract.of(
+        contract(document(get(*parameters), components={"schemas": {"L": listed}}))
+    ).arguments
     full: Any = {"a": 1} if schema.get("type") == "object" else ["a"]
     empty = {} if schema.get("type") == "object" else []
     assert arguments.is_valid({"must": full, "may": empty})
@@ -219,7 +221,7 @@ def test_a_file_of_a_multipart_body_is_an_object_with_its_content() -> None:
         "type": "object",
         "properties": {"file": {"type": "string", "format": "binary"}, "note": {"type": "string"}},
     }
-    arguments = Offer.of(contract(document(post(schema, "multipart/form-data")))).arguments
+    arguments = CompiledContract.of(contract(document(post(schema, "multipart/form-data")))).arguments
     assert arguments.is_valid({"body": {"file": {"text": "a,b"}, "note": "x"}})
     assert not arguments.is_valid({"body": {"file": "a,b"}})
 
@@ -244,7 +246,7 @@ NAMED = {"type": "object", "properties": {"a": {"type": "integer"}}}
 )  # fmt: skip
 def test_a_property_that_the_document_does_not_name_is_refused(schema: Any, fits: Any, invented: Any) -> None:
     base = {"type": "object", "properties": {"b": {"type": "integer"}}}
-    arguments = Offer.of(contract(document(post(schema), components={"schemas": {"Base": base}}))).arguments
+    arguments = CompiledContract.of(contract(document(post(schema), components={"schemas": {"Base": base}}))).arguments
     assert arguments.is_valid({"body": fits})
     assert not arguments.is_valid({"body": invented})
 
@@ -264,13 +266,15 @@ def test_a_property_that_the_document_does_not_name_is_refused(schema: Any, fits
 )
 def test_an_object_that_is_meant_to_be_open_stays_open(schema: dict[str, Any]) -> None:
     map_of = {"type": "object", "additionalProperties": {"type": "integer"}}
-    arguments = Offer.of(contract(document(post(schema), components={"schemas": {"Map": map_of}}))).arguments
+    arguments = CompiledContract.of(contract(document(post(schema), components={"schemas": {"Map": map_of}}))).arguments
     assert arguments.is_valid({"body": {"a": 1, "x": 1}})
 
 
 def test_results_may_have_more_than_the_document_names() -> None:
     answer = {"200": {"content": {"application/json": {"schema": NAMED}}}}
-    assert Offer.of(contract(document({"/a": {"get": {"responses": answer}}}))).result.is_valid({"a": 1, "new": 1})
+    assert CompiledContract.of(contract(document({"/a": {"get": {"responses": answer}}}))).result.is_valid(
+        {"a": 1, "new": 1}
+    )
 
 
 # Schemas
@@ -282,7 +286,7 @@ def test_recursive_schemas_stay_recursive() -> None:
         document(post({"$ref": "#/components/schemas/Node"}), components={"schemas": {"Node": node, "Unused": {}}})
     )
     assert list(made.arguments["$defs"]) == ["Node"]
-    arguments = Offer.of(made).arguments
+    arguments = CompiledContract.of(made).arguments
     assert arguments.is_valid({"body": {"value": 1, "next": {"value": 2}}})
     assert not arguments.is_valid({"body": {"value": 1, "next": {}}})
 
@@ -301,7 +305,7 @@ def test_recursive_schemas_stay_recursive() -> None:
 )
 def test_words_of_openapi_3_0_are_understood(schema: dict[str, Any], fits: Any, does_not: Any) -> None:
     made = contract(document(post(schema), "3.0.3", components={"schemas": {"Text": {"type": "string"}}}))
-    arguments = Offer.of(made).arguments
+    arguments = CompiledContract.of(made).arguments
     assert arguments.is_valid({"body": fits})
     assert not arguments.is_valid({"body": does_not})
 
@@ -314,7 +318,7 @@ def test_what_only_the_server_sets_is_no_argument_and_what_it_hides_need_not_be_
     paths["/things"]["post"]["responses"] = {
         "201": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/User"}}}}
     }
-    offer = Offer.of(contract(document(paths, components={"schemas": {"User": user}})))
+    offer = CompiledContract.of(contract(document(paths, components={"schemas": {"User": user}})))
     assert offer.arguments.is_valid({"body": {"name": "Ana", "password": "x"}})
     assert not offer.arguments.is_valid({"body": {"id": "1", "name": "Ana", "password": "x"}})
     assert offer.result.is_valid({"id": "1", "name": "Ana"})
@@ -328,7 +332,7 @@ def test_a_result_is_any_of_what_success_looks_like() -> None:
         "400": {"content": {"application/json": {"schema": {"type": "boolean"}}}},
     }
     generated = only(document({"/a": {"put": {"responses": responses}}}))
-    result = Offer.of(generated.endpoint.contract).result
+    result = CompiledContract.of(generated.endpoint.contract).result
     assert [result.is_valid(value) for value in (1, "a", None, True)] == [True, True, True, False]
     assert generated.endpoint.accept == "application/json, text/plain;q=0.5"
 

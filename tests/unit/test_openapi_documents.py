@@ -11,7 +11,7 @@ from pathlib import Path
 import jsonschema_rs
 import pytest
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.kernel.kafka.bus import REQUEST_MAX_BYTES
 from triptych.schemas import Effect, ToolContracts
 from triptych.tools import Source
@@ -101,7 +101,7 @@ def test_every_contract_is_json_schema_and_the_registry_takes_it(name: str) -> N
         assert jsonschema_rs.meta.is_valid(
             {**contract.result, "$schema": "https://json-schema.org/draft/2020-12/schema"}
         )
-        assert Offer.of(contract).hash == contract.hash
+        assert CompiledContract.of(contract).hash == contract.hash
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -140,7 +140,7 @@ def test_arguments_of_a_real_operation_are_checked_through_all_its_references() 
     (generated,) = [
         each for each in surveyed("anthropic/official/openapi.yml").generated if each.place.title == "POST /v1/messages"
     ]
-    arguments = Offer.of(generated.endpoint.contract).arguments
+    arguments = CompiledContract.of(generated.endpoint.contract).arguments
     body = {"model": "claude-sonnet-4-5", "max_tokens": 10, "messages": [{"role": "user", "content": "Hello"}]}
     assert arguments.is_valid({"body": body})
     assert not arguments.is_valid({"body": {**body, "messages": [{"role": "nobody", "content": "Hello"}]}})

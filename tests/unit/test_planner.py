@@ -10,7 +10,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.kernel.worker import JobAttempt
 from triptych.models import ModelFailure, ModelReply, estimated_tokens
 from triptych.planner.gaps import Gap
@@ -69,7 +69,7 @@ REPLY = Contract(
     result={"type": "object"},
     effect=Effect.IDEMPOTENT,
 )
-OFFERS = {contract.operation: Offer.of(contract) for contract in (SEARCH, REPLY)}
+OFFERS = {contract.operation: CompiledContract.of(contract) for contract in (SEARCH, REPLY)}
 
 
 def terms(**changes: Any) -> Terms:
@@ -171,7 +171,7 @@ def test_what_a_template_will_give_fits_everywhere() -> None:
 
 def test_an_operation_that_leaves_its_arguments_open_takes_any_name() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": True}
-    offer = Offer.of(SEARCH.model_copy(update={"arguments": schema}))
+    offer = CompiledContract.of(SEARCH.model_copy(update={"arguments": schema}))
     assert problems(search(arguments={"b": 1}), offers={"kb.search": offer}) == ""
 
 
@@ -199,7 +199,7 @@ class Registry:
     """The contracts of some tools, already known."""
 
     def __init__(self, *contracts: Contract) -> None:
-        self._offers = {contract.operation: Offer.of(contract) for contract in contracts}
+        self._offers = {contract.operation: CompiledContract.of(contract) for contract in contracts}
 
     async def ready(self) -> None:
         return
@@ -207,13 +207,13 @@ class Registry:
     async def wait_for_tools(self, tools: set[str], timeout_s: float) -> None:
         return
 
-    def get(self, operation: str) -> Offer | None:
+    def get(self, operation: str) -> CompiledContract | None:
         return self._offers.get(operation)
 
     def knows_tool(self, tool: str) -> bool:
         return any(operation.startswith(f"{tool}.") for operation in self._offers)
 
-    def operations(self, patterns: tuple[str, ...]) -> dict[str, Offer]:
+    def operations(self, patterns: tuple[str, ...]) -> dict[str, CompiledContract]:
         return {name: offer for name, offer in self._offers.items() if name in patterns}
 
 
@@ -360,7 +360,7 @@ def test_where_arguments_have_to_come_from_is_read_from_the_contract_and_the_ste
         "properties": {"people": {"type": "array", "items": person}, "by": {"x-must-come-from": ["input", "crm.me"]}},
     }
     merge = Contract(operation="crm.merge", description="Merges.", arguments=schema, result={}, effect=Effect.ONCE)
-    terms = Terms({"crm.merge": Offer.of(merge)} | OFFERS, 5, RetryPolicy())
+    terms = Terms({"crm.merge": CompiledContract.of(merge)} | OFFERS, 5, RetryPolicy())
     find = StepSpec(id="find", operation="kb.search", arguments={"query": "who"})
     spec = StepSpec.model_validate({"id": "merge", "operation": "crm.merge", "must_come_from": {"by": "steps.find"}})
     _, planned = make_plan([find, spec], terms).steps
@@ -532,14 +532,14 @@ def test_only_a_read_stands_in_for_a_read() -> None:
 
 
 def test_another_playbook_stands_in_for_nothing() -> None:
-    offers = {**OFFERS, HANDOFF: Offer.of(handoff_contract(("other",)))}
+    offers = {**OFFERS, HANDOFF: CompiledContract.of(handoff_contract(("other",)))}
     handing = reply(fallback=(Fallback(operation=HANDOFF, arguments={"playbook": "other", "input": {}}),))
     assert "fallback[0]: playbook.run cannot stand in" in problems(search(), handing, offers=offers)
 
 
 def test_an_undo_is_pinned_if_the_playbook_allows_it() -> None:
     undoes = Compensation(operation="kb.search", arguments={"query": "${{ data.id }}"})
-    offer = Offer.of(REPLY.model_copy(update={"compensate": undoes}))
+    offer = CompiledContract.of(REPLY.model_copy(update={"compensate": undoes}))
     (step,) = make_plan([reply()], terms(offers={**OFFERS, "helpdesk.reply": offer})).steps
     assert step.pin.undo is not None
     assert (step.pin.undo.operation, step.pin.undo.contract_hash) == ("kb.search", SEARCH.hash)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from machine_story import RUN_ID, Story, playbook
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.executor.state import Ask, RunStatus
 from triptych.executor.trust import ForgedRecord, MisdirectedRecord, Trust
 from triptych.playbook.plans import Terms, make_plan
@@ -45,16 +45,16 @@ PAY = Contract(
 )
 BACK = Contract(operation="echo.back", description="d", arguments=SHAPE, result=SHAPE, effect=Effect.IDEMPOTENT)
 STRANGE = Contract(operation="bank.pay", description="d", arguments=SHAPE, result=SHAPE, effect=Effect.ONCE)
-OFFERS = {one.operation: Offer.of(one) for one in (READ, PAY, BACK, STRANGE)}
+OFFERS = {one.operation: CompiledContract.of(one) for one in (READ, PAY, BACK, STRANGE)}
 
 
 class Known:
     """The contracts of all these tools."""
 
-    def get(self, operation: str) -> Offer | None:
+    def get(self, operation: str) -> CompiledContract | None:
         return OFFERS.get(operation)
 
-    def remembered(self, contract_hash: str) -> Offer | None:
+    def remembered(self, contract_hash: str) -> CompiledContract | None:
         return next((offer for offer in OFFERS.values() if offer.hash == contract_hash), None)
 
 

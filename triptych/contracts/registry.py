@@ -1,6 +1,6 @@
-"""The registry: what each tool offers, as a table over the compacted topic `<prefix>.contracts`.
+"""The registry: the contracts of each tool, as a table over the compacted topic `<prefix>.contracts`.
 
-It never refuses to start because of what a tool announced: what cannot be read is skipped with a warning.
+It starts whatever a tool has announced: an announcement that cannot be read is skipped with a warning.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Self
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.kernel.kafka import cloudevents
 from triptych.kernel.kafka.compacted_topic import CompactedTopic, Record
 from triptych.kernel.process.service import Service
@@ -18,17 +18,17 @@ from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import ToolContracts, codec, topics
 
 MAX_REMEMBERED = 20_000
-"""So many contracts are known by their hash, those of today among them."""
+"""The registry knows this many contracts by their hash, the current ones among them."""
 
 
 class ContractRegistry:
     """A view of the contracts of all tools. Context manager; `ready` waits until it is complete."""
 
     def __init__(self, service: Service, settings: ServiceSettings) -> None:
-        self._tools: dict[str, dict[str, Offer]] = {}
-        self._remembered: OrderedDict[str, Offer] = OrderedDict()
+        self._tools: dict[str, dict[str, CompiledContract]] = {}
+        self._remembered: OrderedDict[str, CompiledContract] = OrderedDict()
         self._changed = asyncio.Condition()
-        self._topic = CompactedTopic(service, settings, topics.CONTRACTS, self._apply, self._told)
+        self._topic = CompactedTopic(service, settings, topics.CONTRACTS, self._apply, self._notify)
 
     async def __aenter__(self) -> Self:
         await self._topic.__aenter__()
@@ -41,25 +41,25 @@ class ContractRegistry:
         """Wait until everything that was announced before is known."""
         await self._topic.ready()
 
-    def get(self, operation: str) -> Offer | None:
-        """What is offered under this name, or None."""
+    def get(self, operation: str) -> CompiledContract | None:
+        """Return the contract of an operation, or None."""
         return self._tools.get(operation.partition(".")[0], {}).get(operation)
 
-    def remembered(self, contract_hash: str) -> Offer | None:
-        """The contract with this hash, also one that its tool has replaced since this process began."""
+    def remembered(self, contract_hash: str) -> CompiledContract | None:
+        """Return the contract with this hash, also one that its tool has replaced since this process began."""
         return self._remembered.get(contract_hash)
 
     def knows_tool(self, tool: str) -> bool:
-        """Whether this tool has announced itself, whatever it offers."""
+        """Return whether this tool has announced itself, also without operations."""
         return tool in self._tools
 
-    def operations(self, patterns: Iterable[str]) -> dict[str, Offer]:
-        """The offers that a playbook's `tools` allow (`tool.operation`, or `tool.*`), by name."""
+    def operations(self, patterns: Iterable[str]) -> dict[str, CompiledContract]:
+        """Return the contracts that a playbook's `tools` allow (`tool.operation`, or `tool.*`), by operation."""
         allowed = frozenset(patterns)
         return {
-            operation: offer
+            operation: contract
             for tool in sorted(self._tools)
-            for operation, offer in sorted(self._tools[tool].items())
+            for operation, contract in sorted(self._tools[tool].items())
             if operation in allowed or f"{tool}.*" in allowed
         }
 
@@ -72,7 +72,7 @@ class ContractRegistry:
         except TimeoutError:
             return
 
-    async def _told(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
@@ -81,12 +81,12 @@ class ContractRegistry:
             self._tools.pop((record.key or b"").decode(errors="replace"), None)
             return
         announced = codec.read(ToolContracts, cloudevents.record_body(record))
-        offers = {contract.operation: Offer.of(contract) for contract in announced.contracts}
-        if strange := sorted(name for name in offers if name.partition(".")[0] != announced.tool):
+        contracts = {contract.operation: CompiledContract.of(contract) for contract in announced.contracts}
+        if strange := sorted(name for name in contracts if name.partition(".")[0] != announced.tool):
             raise ValueError(f"tool {announced.tool} announced {', '.join(strange)}, which belong to another tool")
-        self._tools[announced.tool] = offers
-        for offer in offers.values():
-            self._remembered[offer.hash] = offer
-            self._remembered.move_to_end(offer.hash)
+        self._tools[announced.tool] = contracts
+        for contract in contracts.values():
+            self._remembered[contract.hash] = contract
+            self._remembered.move_to_end(contract.hash)
         while len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from triptych.contracts.offers import handoff_offer
+from triptych.contracts.compiled_contract import compiled_handoff_contract
 from triptych.json_schema import InvalidSchemaError, JsonSchema, with_defaults
 from triptych.kernel.errors import TriptychError
 from triptych.playbook import expressions, yaml_source
@@ -213,7 +213,7 @@ def check_handoffs(playbook: Playbook, others: Mapping[str, Playbook]) -> Iterat
     known = [others[name].as_other for name in playbook.handoffs if name in others]
     if not known or not isinstance(playbook.plan, FixedPlan):
         return
-    offer = handoff_offer(playbook.handoffs, known)
+    offer = compiled_handoff_contract(playbook.handoffs, known)
     for index, step in enumerate(playbook.plan.steps):
         try:
             unfitting = list(schema_errors(step.arguments, offer)) if step.operation == HANDOFF else []
@@ -230,7 +230,7 @@ def tight_handoffs(playbook: Playbook, others: Mapping[str, Playbook]) -> Iterat
         for other in known:
             yield from _tight(playbook, other.cost, ("handoffs",), f"to hand over to `{other.name}`")
         return
-    offer = handoff_offer(playbook.handoffs, known)
+    offer = compiled_handoff_contract(playbook.handoffs, known)
     for index, step in enumerate(playbook.plan.steps):
         if known and step.operation == HANDOFF:
             cost = cost_of(step, offer.contract, known)

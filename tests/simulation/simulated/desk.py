@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from simulated import workshop
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.schemas import BusinessKey, Compensation, Cost, Effect, ErrorCode, Json
 from triptych.tools.http.errors import check_status
 from triptych.tools.sdk.call import Call, NotYet
@@ -120,7 +120,7 @@ async def was_filmed(call: Call[Any]) -> Answer | None:
 
 
 WRITES = {name for name, one in tool.operations.items() if one.contract.effect.writes}
-OFFERS = {name: Offer.of(operation.contract) for name, operation in tool.operations.items()}
+OFFERS = {name: CompiledContract.of(operation.contract) for name, operation in tool.operations.items()}
 BY_HASH = {offer.hash: offer for offer in OFFERS.values()}
 
 
@@ -133,16 +133,16 @@ class Registry:
     async def wait_for_tools(self, tools: Any, timeout_s: float) -> None:
         return None
 
-    def get(self, operation: str) -> Offer | None:
+    def get(self, operation: str) -> CompiledContract | None:
         return OFFERS.get(operation)
 
-    def remembered(self, contract_hash: str) -> Offer | None:
+    def remembered(self, contract_hash: str) -> CompiledContract | None:
         return BY_HASH.get(contract_hash)
 
     def knows_tool(self, name: str) -> bool:
         return name == tool.name
 
-    def operations(self, patterns: Any) -> dict[str, Offer]:
+    def operations(self, patterns: Any) -> dict[str, CompiledContract]:
         return OFFERS
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.playbook import expressions
 from triptych.schemas import Json
 
@@ -33,7 +33,7 @@ _ABOUT_THE_SHAPE = frozenset(
 """Keywords whose verdict on an object or list does not hang on the values inside it."""
 
 
-def schema_errors(arguments: Mapping[str, Json], offer: Offer) -> Iterator[tuple[Path, str]]:
+def schema_errors(arguments: Mapping[str, Json], offer: CompiledContract) -> Iterator[tuple[Path, str]]:
     """What does not fit, each with its place in the arguments and a cure."""
     known = _closed_names(offer.contract.arguments)
     unknown = set() if known is None else set(arguments) - known

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 
-from triptych.contracts.offers import Offer
+from triptych.contracts.compiled_contract import CompiledContract
 from triptych.playbook import expressions
 from triptych.playbook.expressions import ExpressionError
 from triptych.playbook.plans.arguments import schema_errors
@@ -64,7 +64,7 @@ class Problem:
 class Terms:
     """What a plan is held to."""
 
-    offers: Mapping[str, Offer]
+    offers: Mapping[str, CompiledContract]
     """The operations that the playbook allows and some tool offers, by name."""
     max_steps: int
     retry: RetryPolicy
