@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from test_cli_story import STORY
 
 from triptych.client import JournalEntry
-from triptych.commands.common.story import tell
+from triptych.commands.common.story import render_story
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
 from triptych.kernel.decider import InboundRecord
@@ -268,7 +268,7 @@ def test_the_story_of_a_run_is_told_whatever_strangers_have_said_in_it(which: in
     entries = list(STORY)
     entry = entries[which]
     entries[which] = JournalEntry(entry.seq, entry.type, entry.at, _with_texts(entry.data, strings))
-    assert [line.seq for line in tell(entries, width).lines] == [entry.seq for entry in STORY]
+    assert [line.seq for line in render_story(entries, width).lines] == [entry.seq for entry in STORY]
 
 
 def _with_texts(data: Any, changes: list[tuple[int, str, str]]) -> Any:

@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 
 from triptych.client import JournalEntry
-from triptych.commands.common.story import tell
+from triptych.commands.common.story import render_story
 from triptych.executor import events as ev
 from triptych.kernel.kafka.cloudevents import binary_headers, body, check_version, event_id, header
 from triptych.operator.audit.run import Recorded, problems_of
@@ -103,7 +103,7 @@ def test_every_event_is_told_in_words(row: Row) -> None:
         JournalEntry(event["seq"], event["type"], event["at"], codec.decode(event["data"], limits=codec.STORED))
         for event in journal(row)
     ]
-    lines = tell(entries, width=None).lines
+    lines = render_story(entries, width=None).lines
     assert [line.type for line in lines] == [entry.type for entry in entries]
     assert [line.type for line in lines if line.text.startswith(line.type)] == []
 
