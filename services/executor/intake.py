@@ -60,8 +60,8 @@ from triptych.kernel.kafka.bus import REQUEST_MAX_BYTES, Record, place
 from triptych.kernel.kafka.dead_letters import stated_tenant
 from triptych.kernel.kafka.record_batches import UnreadableRecord
 from triptych.kernel.postgres.database import as_in_rows
+from triptych.kernel.process.tracing import TraceContext
 from triptych.kernel.run_ids import begins_at_ms, derive_run_id
-from triptych.kernel.tracing import TraceContext
 from triptych.schemas import (
     TASK_MAX_BYTES,
     Answer,

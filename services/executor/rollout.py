@@ -15,7 +15,7 @@ from triptych.executor.deployments import Deployment, Folder, LeftOut, load_play
 from triptych.executor.intake import Executor
 from triptych.executor.store import Activation, ExecutorStore
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.outage import POSTGRES_GONE, Outage
+from triptych.kernel.process.outage import POSTGRES_GONE, Outage
 from triptych.kernel.process.service import Service
 
 LOOK_EVERY_S = 1.0

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from triptych.executor import events as ev
 from triptych.executor.fan_out import FanOut, branch_id, merge
-from triptych.kernel.tracing import TraceContext
+from triptych.kernel.process.tracing import TraceContext
 from triptych.schemas import (
     HANDOFF,
     Grant,

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import asyncpg
 
-from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.postgres.database import Queries
 from triptych.kernel.process.log import Logger
+from triptych.kernel.process.outage import POSTGRES_GONE
 from triptych.schemas import PlanRequest
 
 CAPABILITY_MAX_CHARS = 200

@@ -3,7 +3,7 @@
 The runtime does the rest: contract, validation both ways, effect ledger, timeout, breaker, one attempt.
 """
 
-from triptych.kernel.tracing import upstream_headers
+from triptych.kernel.process.tracing import upstream_headers
 from triptych.schemas.contract import Compensation, Cost, Effect
 from triptych.schemas.result import ErrorCode
 from triptych.tools.sdk.call import Accepted, Call, NotYet, Resources

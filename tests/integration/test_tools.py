@@ -26,11 +26,11 @@ import triptych.tools
 from triptych.commands.main import app
 from triptych.examples.helpdesk import tool as helpdesk
 from triptych.examples.helpdesk.tool import HelpdeskSettings
-from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.postgres.database import connect
 from triptych.kernel.postgres.migrate import WORKER
 from triptych.kernel.process.health import Health
 from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.outage import POSTGRES_GONE
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.run_ids import derive_run_id

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.tracing import on_behalf_of
+from triptych.kernel.process.tracing import on_behalf_of
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Source, Tool
 from triptych.tools.adapters.http_call import tool as http_tool

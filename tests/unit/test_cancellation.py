@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from triptych.kernel.cancellation import foreign_cancellation
+from triptych.kernel.concurrency.cancellation import foreign_cancellation
 
 
 async def wait_for_ever() -> None:

@@ -21,7 +21,7 @@ from triptych.kernel.decider.admission import AdmissionControl, AdmissionLimits
 from triptych.kernel.decider.batch import BatchBuilder, PartitionState, outbox_rows
 from triptych.kernel.postgres.outbox import Envelope
 from triptych.kernel.process.health import Health
-from triptych.kernel.tracing import TraceContext, on_behalf_of, upstream_headers
+from triptych.kernel.process.tracing import TraceContext, on_behalf_of, upstream_headers
 from triptych.kernel.worker.contract import JobAttempt, WorkerConfig
 from triptych.kernel.worker.job_runner import Job, JobRunner
 from triptych.kernel.worker.jobs import TakenOverJob

@@ -13,12 +13,12 @@ import orjson
 import pytest
 from structlog.testing import CapturingLogger
 
+from triptych.kernel.concurrency.time_limit import TimeLimit
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka import dead_letters
 from triptych.kernel.kafka.bus import TopicPartition
-from triptych.kernel.outage import POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.postgres import claim_check
-from triptych.kernel.time_limit import TimeLimit
+from triptych.kernel.process.outage import POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.worker.job_queue import JobQueue
 from triptych.kernel.worker.jobs import InboundRequest
 from triptych.kernel.worker.unpersisted import OVERDUE_S, UnpersistedRequests

@@ -26,7 +26,7 @@ from triptych.commands.common.output import (
     usd,
 )
 from triptych.commands.common.story import StepCost, StoryLine, render_story
-from triptych.kernel.terminal_text import on_one_line
+from triptych.kernel.process.terminal_text import on_one_line
 
 _COLOURS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_magenta", "bright_blue")
 _VALUE_WIDTH = 160

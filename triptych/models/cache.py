@@ -15,8 +15,8 @@ from typing import Final
 
 import asyncpg
 
-from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.postgres.database import Queries
+from triptych.kernel.process.outage import POSTGRES_GONE
 from triptych.schemas import Json, Spend, codec
 
 _QUERIES = Queries.load("triptych.models", "cache.sql")

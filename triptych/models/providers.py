@@ -21,7 +21,7 @@ from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 from pydantic_ai.settings import ModelSettings as RequestSettings
 
 from triptych.kernel.errors import ConfigurationError
-from triptych.kernel.tracing import upstream_headers
+from triptych.kernel.process.tracing import upstream_headers
 from triptych.models.prices import Price, price_of
 from triptych.models.settings import ModelEndpoint, ModelSettings, Provider
 from triptych.schemas import codec

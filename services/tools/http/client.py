@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from triptych.kernel.tracing import upstream_headers
+from triptych.kernel.process.tracing import upstream_headers
 from triptych.schemas.result import ErrorCode
 from triptych.tools.sdk.failure import ToolFailure
 

@@ -15,9 +15,9 @@ from uuid import UUID, uuid4
 import httpx
 
 from triptych.kernel import failpoints
+from triptych.kernel.concurrency.time_limit import TimeLimit
 from triptych.kernel.kafka.cloudevents import utc_now
 from triptych.kernel.process.log import Logger
-from triptych.kernel.time_limit import TimeLimit
 from triptych.kernel.worker import JobAttempt
 from triptych.schemas.base import Answer, Json, Request, Spend
 from triptych.schemas.result import ErrorCode, Misreading, Result, ResultStatus, ToolError

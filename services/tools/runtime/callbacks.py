@@ -23,11 +23,11 @@ from starlette.responses import Response
 
 from triptych.kernel import failpoints
 from triptych.kernel.kafka.cloudevents import utc_now
-from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.postgres import claim_check
 from triptych.kernel.postgres.claim_check import Claim
 from triptych.kernel.postgres.database import Queries
 from triptych.kernel.process.health import serve_app
+from triptych.kernel.process.outage import POSTGRES_GONE
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker import Connection, Finished, JobAttempt, Jobs, Outbox, Settlement

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncpg
 
-from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.postgres.database import Queries
 from triptych.kernel.process.log import Logger
+from triptych.kernel.process.outage import POSTGRES_GONE
 from triptych.schemas import codec
 from triptych.schemas.result import ErrorCode, Result
 from triptych.schemas.work import CallRequest

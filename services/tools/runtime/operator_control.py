@@ -14,8 +14,8 @@ import asyncpg
 from triptych.kernel.kafka import cloudevents
 from triptych.kernel.kafka.cloudevents import utc_now
 from triptych.kernel.kafka.compacted_topic import CompactedTopic, Record
-from triptych.kernel.outage import POSTGRES_GONE
 from triptych.kernel.postgres.database import Queries
+from triptych.kernel.process.outage import POSTGRES_GONE
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import codec, topics

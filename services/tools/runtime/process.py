@@ -10,13 +10,13 @@ from functools import partial
 
 from pydantic_settings import BaseSettings
 
-from triptych.kernel.cancellation import foreign_cancellation
+from triptych.kernel.concurrency.cancellation import foreign_cancellation
 from triptych.kernel.errors import ConfigurationError, MessagesRefused
 from triptych.kernel.kafka import cloudevents
 from triptych.kernel.kafka.bus import REQUEST_MAX_BYTES, Kafka, Outgoing, fits
 from triptych.kernel.kafka.topic_metadata import ClusterTopics
-from triptych.kernel.outage import KAFKA_GONE, Outage
 from triptych.kernel.postgres import database
+from triptych.kernel.process.outage import KAFKA_GONE, Outage
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker import WorkerConfig, run_worker

@@ -36,8 +36,8 @@ from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import DeciderLoop, session
 from triptych.kernel.kafka import cloudevents
 from triptych.kernel.kafka.bus import Outgoing
-from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE
 from triptych.kernel.postgres.database import Queries
+from triptych.kernel.process.outage import KAFKA_GONE, POSTGRES_GONE
 from triptych.kernel.process.service import Service
 from triptych.kernel.worker import WorkerConfig, intake, outbox, run_worker
 from triptych.kernel.worker.jobs import LeaseLostError

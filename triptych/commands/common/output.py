@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from triptych.kernel.terminal_text import CONTROL, on_one_line, visible
+from triptych.kernel.process.terminal_text import CONTROL, on_one_line, visible
 from triptych.schemas import codec
 
 _FILE_WIDTH = 160

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from triptych.client import Feed
 from triptych.commands.common.output import STYLES, duration, err, status_text
-from triptych.kernel.terminal_text import on_one_line
+from triptych.kernel.process.terminal_text import on_one_line
 from triptych.operator.submission_report import Tally
 from triptych.schemas import DeadLetter, Outcome
 

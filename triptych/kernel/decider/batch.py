@@ -33,11 +33,11 @@ from triptych.kernel.kafka import bus, cloudevents, dead_letters
 from triptych.kernel.kafka.bus import Kafka, Outgoing, Record
 from triptych.kernel.kafka.dead_letters import DeadRecord
 from triptych.kernel.kafka.suspect_records import Suspicion
-from triptych.kernel.outage import Outage
 from triptych.kernel.postgres.outbox import Envelope, OutboxKey, OutboxRow
+from triptych.kernel.process.outage import Outage
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
-from triptych.kernel.tracing import TraceContext
+from triptych.kernel.process.tracing import TraceContext
 from triptych.schemas import topics
 from triptych.schemas.base import Json
 

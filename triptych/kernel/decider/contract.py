@@ -19,7 +19,7 @@ from triptych.kernel.kafka.dead_letters import DeadRecord
 from triptych.kernel.kafka.suspect_records import RecordsInFlight
 from triptych.kernel.kafka.topic_metadata import ClusterTopics
 from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow, Send
-from triptych.kernel.tracing import TraceContext
+from triptych.kernel.process.tracing import TraceContext
 from triptych.kernel.values import value
 from triptych.schemas.base import Json
 

@@ -11,14 +11,14 @@ from typing import Generic
 
 import asyncpg
 
-from triptych.kernel.cancellation import foreign_cancellation
+from triptych.kernel.concurrency.cancellation import foreign_cancellation
 from triptych.kernel.decider.batch import DeciderContext
 from triptych.kernel.decider.contract import DeciderStore, Domain, StateT
 from triptych.kernel.decider.session import LOOP, Session
 from triptych.kernel.errors import BatchRefused, Fenced, TopicsDifferError, TopicsReplacedError
 from triptych.kernel.kafka.bus import Kafka
-from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage
 from triptych.kernel.postgres.outbox import Envelope
+from triptych.kernel.process.outage import KAFKA_GONE, POSTGRES_GONE, Outage
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 

@@ -48,9 +48,9 @@ from triptych.kernel.kafka import bus, cloudevents, dead_letters
 from triptych.kernel.kafka.backlog import Backlog, Portion, Records
 from triptych.kernel.kafka.bus import Publisher, Record, TopicPartition
 from triptych.kernel.kafka.suspect_records import RecordsInFlight, run_in_flight, timers_in_flight
-from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, is_refusal
 from triptych.kernel.postgres import claim_check
 from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow
+from triptych.kernel.process.outage import KAFKA_GONE, POSTGRES_GONE, is_refusal
 from triptych.schemas import topics
 
 LOOP = "decider"

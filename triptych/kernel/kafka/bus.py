@@ -30,7 +30,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 
 from triptych.kernel import failpoints
-from triptych.kernel.cancellation import foreign_cancellation
+from triptych.kernel.concurrency.cancellation import foreign_cancellation
 from triptych.kernel.errors import MessagesRefused, PublishFailed
 from triptych.kernel.kafka.assignor import Assignor
 from triptych.kernel.kafka.clients import Admin, Consumer, ConsumerWatch, Producer

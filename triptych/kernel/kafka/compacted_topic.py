@@ -14,12 +14,12 @@ import aiokafka
 from aiokafka import TopicPartition
 from pydantic import ValidationError
 
-from triptych.kernel.cancellation import foreign_cancellation
+from triptych.kernel.concurrency.cancellation import foreign_cancellation
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka.bus import REQUEST_MAX_BYTES
 from triptych.kernel.kafka.clients import Consumer, ConsumerWatch
 from triptych.kernel.kafka.record_batches import check_readable
-from triptych.kernel.outage import KAFKA_GONE, Outage
+from triptych.kernel.process.outage import KAFKA_GONE, Outage
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas.base import shortened

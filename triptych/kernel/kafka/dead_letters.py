@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka import cloudevents
 from triptych.kernel.kafka.bus import Outgoing, place
-from triptych.kernel.tracing import TraceContext
+from triptych.kernel.process.tracing import TraceContext
 from triptych.schemas import codec
 from triptych.schemas.base import Json, Reason, Tenant, shortened
 from triptych.schemas.task import DeadLetter

@@ -15,7 +15,7 @@ from triptych.kernel.kafka.bus import Outgoing
 from triptych.kernel.postgres import claim_check
 from triptych.kernel.postgres.claim_check import Claim
 from triptych.kernel.process.settings import ServiceSettings
-from triptych.kernel.tracing import TraceContext
+from triptych.kernel.process.tracing import TraceContext
 from triptych.kernel.values import value
 
 

@@ -1,1 +1,1 @@
-"""The frame of a service process: settings, signals, logs, health and the watchdog."""
+"""The frame of a service process: settings, signals, logs, traces, health, the watchdog and waits for lost servers."""

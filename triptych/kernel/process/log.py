@@ -17,7 +17,7 @@ import orjson
 import structlog
 
 from triptych.kernel.process.log_file import LogFile
-from triptych.kernel.terminal_text import on_one_line, visible
+from triptych.kernel.process.terminal_text import on_one_line, visible
 
 Logger = structlog.typing.FilteringBoundLogger
 

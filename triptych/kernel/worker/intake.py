@@ -20,7 +20,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 from pydantic import ValidationError
 
 from triptych.kernel import failpoints
-from triptych.kernel.cancellation import foreign_cancellation
+from triptych.kernel.concurrency.cancellation import foreign_cancellation
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka import bus, cloudevents
 from triptych.kernel.kafka.backlog import Backlog
@@ -28,9 +28,9 @@ from triptych.kernel.kafka.bus import Kafka, Record, Subscription, TopicPartitio
 from triptych.kernel.kafka.dead_letters import DeadRecord, about, dead_record, stated_tenant
 from triptych.kernel.kafka.suspect_records import RecordsInFlight, Suspicion
 from triptych.kernel.kafka.topic_metadata import ClusterTopics
-from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.postgres import claim_check
 from triptych.kernel.postgres.database import as_in_rows
+from triptych.kernel.process.outage import KAFKA_GONE, POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig

@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import Generic, NamedTuple
 
 from triptych.kernel import failpoints
+from triptych.kernel.concurrency.time_limit import TimeLimit
 from triptych.kernel.kafka.cloudevents import utc_now
-from triptych.kernel.outage import POSTGRES_GONE, Outage, is_refusal
+from triptych.kernel.process.outage import POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.process.service import Service
-from triptych.kernel.time_limit import TimeLimit
-from triptych.kernel.tracing import TraceContext, on_behalf_of
+from triptych.kernel.process.tracing import TraceContext, on_behalf_of
 from triptych.kernel.worker.contract import JobAttempt, RequestT, Worker, WorkerConfig
 from triptych.kernel.worker.job_queue import JobQueue
 from triptych.kernel.worker.jobs import JobKey, Jobs

@@ -10,7 +10,7 @@ from typing import Generic
 
 from pydantic import ValidationError
 
-from triptych.kernel.outage import POSTGRES_GONE, Outage, is_refusal
+from triptych.kernel.process.outage import POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.process.service import Service
 from triptych.kernel.worker.contract import JobAttempt, RequestT
 from triptych.kernel.worker.job_runner import Job, JobRunner

@@ -8,9 +8,9 @@ from typing import Any
 
 import asyncpg
 
-from triptych.kernel.cancellation import foreign_cancellation
+from triptych.kernel.concurrency.cancellation import foreign_cancellation
 from triptych.kernel.kafka.bus import Kafka
-from triptych.kernel.outage import POSTGRES_GONE, is_refusal
+from triptych.kernel.process.outage import POSTGRES_GONE, is_refusal
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker.contract import RequestT, Worker, WorkerConfig

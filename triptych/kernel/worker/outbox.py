@@ -17,9 +17,9 @@ from triptych.kernel.errors import MessagesRefused, UndecodableRecord
 from triptych.kernel.kafka import cloudevents, dead_letters
 from triptych.kernel.kafka.bus import Outgoing, Publisher
 from triptych.kernel.kafka.dead_letters import DeadRecord
-from triptych.kernel.outage import KAFKA_GONE, POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.postgres import claim_check
 from triptych.kernel.postgres.claim_check import CLAIMED_VALUE, Claim
+from triptych.kernel.process.outage import KAFKA_GONE, POSTGRES_GONE, Outage, is_refusal
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker.contract import Worker, WorkerConfig

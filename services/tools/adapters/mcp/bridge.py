@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.process.log import Logger
-from triptych.kernel.tracing import RUN_ID_HEADER, TENANT_HEADER, TRACEPARENT, upstream_headers
+from triptych.kernel.process.tracing import RUN_ID_HEADER, TENANT_HEADER, TRACEPARENT, upstream_headers
 from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
