@@ -23,6 +23,7 @@ PROGRAM_TIMEOUT_S = 120
 
 
 GUIDE = "docs/how-to/add-an-api.md"
+QUICKSTART = "docs/quickstart.md"
 
 
 def blocks(language: str, page: str) -> list[str]:
@@ -151,6 +152,20 @@ def test_the_guide_to_an_api_ends_with_a_note_in_the_crm(newcomer: Newcomer) -> 
     assert "accounts.create_note" in told
     assert "setAccountManager" not in told
     assert "succeeded" in told
+
+
+def test_the_quickstart_ends_with_a_run_that_a_person_has_ended(newcomer: Newcomer) -> None:
+    lines = re.findall(r"^\$ (.+)$", "".join(blocks("console", QUICKSTART)), re.MULTILINE)
+    assert (lines[0], lines[-1]) == ("triptych up", "triptych down")
+    told = [newcomer.run("sh", "-c", line, code=_exit_code(line)) for line in lines[1:-1]]
+    by_command = dict(zip(lines[1:-1], told, strict=True))
+    assert "low_confidence" in by_command["triptych runs --status escalated"]
+    assert "Answered by telephone" in by_command["triptych trace second"]
+
+
+def _exit_code(line: str) -> int:
+    stated = re.search(r"# exit code (\d+)$", line)
+    return int(stated[1]) if stated else 0
 
 
 @pytest.mark.skipif(shutil.which("kcat") is None, reason="kcat is not installed")
