@@ -1,7 +1,7 @@
-"""The deterministic checks of a step: its error, its schema, its expectation, in that order.
+"""The deterministic checks of a step: its schema, then its expectation.
 
-Pure, and before any model is asked. Having found nothing is not having failed: an `empty` result
-without an expectation is as good as any.
+Pure, and before any model is asked. A step that failed is not reviewed. An `empty` result without an expectation is
+as good as any: to find nothing is not to fail.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from triptych.playbook import expressions
 from triptych.playbook.expressions import ExpressionError
 from triptych.schemas import (
     Decision,
-    ErrorCode,
     Json,
     Reading,
     Reason,
@@ -24,30 +23,15 @@ from triptych.schemas import (
     ReviewRequest,
     Step,
     StepRecord,
-    ToolError,
     codec,
 )
 
 MAX_EXPECTATIONS = 1_024
 
-_OPINION: Mapping[ErrorCode, Decision] = {
-    ErrorCode.RATE_LIMITED: Decision.RETRY,
-    ErrorCode.UNAVAILABLE: Decision.RETRY,
-    ErrorCode.TIMEOUT: Decision.RETRY,
-    ErrorCode.INTERNAL: Decision.RETRY,
-    ErrorCode.CANCELLED: Decision.RETRY,
-    ErrorCode.INVALID_ARGUMENTS: Decision.REPLAN,
-    ErrorCode.NOT_FOUND: Decision.REPLAN,
-    ErrorCode.CONFLICT: Decision.REPLAN,
-}
-"""An opinion only: retries of errors are decided in the executor's table, before the critic is asked."""
-
 
 @expressions.metered()
 def check_step(request: ReviewRequest, step: Step, result: Result, offer: CompiledContract | None) -> Verdict:
     """The verdict on a step as far as code can tell. `offer` is what the step's operation offers today."""
-    if result.status is ResultStatus.ERROR:
-        return _on_error(step, result.error)
     if (verdict := _against_schema(step, result, offer)) is not None:
         return verdict
     return _against_expectation(step, result, scope(request, result))
@@ -70,16 +54,6 @@ def _status(record: StepRecord) -> str:
 
 def _data(record: StepRecord) -> Json:
     return record.result.data if record.result else None
-
-
-def _on_error(step: Step, error: ToolError | None) -> Verdict:
-    if error is None:
-        return Verdict.escalate(
-            "contract_violation", f"step {step.id}: {step.operation} failed without saying why; see the tool's log"
-        )
-    decision = _OPINION.get(error.code, Decision.ESCALATE)
-    message = f"step {step.id}: {step.operation} failed with {error.code.value}: {error.message}"
-    return Verdict(decision, Reason(code=error.code.value, message=message))
 
 
 def _against_schema(step: Step, result: Result, offer: CompiledContract | None) -> Verdict | None:

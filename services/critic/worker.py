@@ -40,8 +40,8 @@ class Critic:
 
     async def execute(self, request: ReviewRequest, attempt: JobAttempt) -> VerdictAnswer:  # noqa: ARG002 - a verdict has no effect
         """Give the verdict. Raises nothing that a critic can foresee."""
-        if request.step is not None and request.result is None:
-            message = f"step {request.step.id} came without its result; there is nothing to review"
+        if request.step is not None and (request.result is None or request.result.status is ResultStatus.ERROR):
+            message = f"step {request.step.id} came without a result to review; the executor decides about errors"
             return self.failed(request, ToolError(code=ErrorCode.INVALID_ARGUMENTS, message=message), Spend())
         await self._registry.ready()
         verdict = self._checked(request)

@@ -568,6 +568,4 @@ class _EndedSteps(Mapping[str, Any]):
 
 
 def _scope_status(state: StepState) -> str:
-    if state.status is StepStatus.SKIPPED and state.result is None:
-        return "skipped"
     return state.result.status.value if state.result else "skipped"

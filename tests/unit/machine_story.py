@@ -28,6 +28,7 @@ from triptych.schemas import (
     Playbook,
     Reason,
     Result,
+    ResultStatus,
     ReviewRequest,
     Spend,
     Step,
@@ -78,6 +79,9 @@ def read(send: Send) -> PlanRequest | CallRequest | ReviewRequest:
     sent = send.body.to_bytes()
     request = REQUESTS[send.event_type].model_validate_json(sent)
     assert from_json(request.to_bytes()) == from_json(sent)
+    if isinstance(request, ReviewRequest) and request.step is not None:
+        assert request.result is not None
+        assert request.result.status is not ResultStatus.ERROR, "what failed is not reviewed"
     return request
 
 

@@ -141,20 +141,12 @@ async def test_a_contract_that_has_changed_since_the_plan_says_nothing() -> None
     assert got.decision is Decision.CONTINUE
 
 
-@pytest.mark.parametrize(
-    ("code", "decision"),
-    [
-        (ErrorCode.UNAVAILABLE, Decision.RETRY),
-        (ErrorCode.NOT_FOUND, Decision.REPLAN),
-        (ErrorCode.IN_DOUBT, Decision.ESCALATE),
-        (ErrorCode.FORBIDDEN, Decision.ESCALATE),
-    ],
-)
-async def test_an_error_gets_an_opinion_by_its_code(code: ErrorCode, decision: Decision) -> None:
-    got = await verdict(step=step(), result=Result.failed(code, "no"))
-    assert got.decision is decision
-    assert got.reason is not None
-    assert got.reason.code == code.value
+async def test_a_step_that_failed_is_not_reviewed() -> None:
+    """`machine_story.read` shows that the executor never asks for it."""
+    got = await verdict(step=step(), result=Result.failed(ErrorCode.UNAVAILABLE, "no"))
+    assert got.decision is None
+    assert got.error is not None
+    assert got.error.code is ErrorCode.INVALID_ARGUMENTS
 
 
 JUDGE = Judge(criteria="Borne out by the sources.", threshold=0.7)
