@@ -211,7 +211,7 @@ async def test_a_topic_that_has_another_id_than_when_it_was_claimed_ends_the_ses
     await session._take_one()
     broker.cluster.topics["tasks"] = KnownTopic("tasks-2", 2)
     await session.look()
-    with pytest.raises(TopicsReplacedError, match="tasks was deleted and made anew"):
+    with pytest.raises(TopicsReplacedError, match="tasks was deleted and created again"):
         await session._take_one()
 
 

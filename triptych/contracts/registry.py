@@ -1,6 +1,6 @@
 """The registry: the contracts of each tool, as a table over the compacted topic `<prefix>.contracts`.
 
-It starts whatever a tool has announced: an announcement that cannot be read is skipped with a warning.
+An announcement that cannot be read does not stop the start: it is skipped with a warning.
 """
 
 from __future__ import annotations

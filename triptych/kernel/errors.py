@@ -22,11 +22,11 @@ class Fenced(TriptychError):
 
 
 class TopicsReplacedError(TriptychError):
-    """Topics were deleted and made anew: the offsets in hand are of the old ones. Claim again, read from the start."""
+    """Topics were deleted and created again, so offsets are of the old ones. Claim again, read from the start."""
 
     def __init__(self, topics: tuple[str, ...]) -> None:
         self.topics = topics
-        super().__init__(f"{', '.join(topics)} was deleted and made anew; this process reads it from its beginning")
+        super().__init__(f"{', '.join(topics)} was deleted and created again; this process reads it from its beginning")
 
 
 class TopicsDifferError(TriptychError):

@@ -39,7 +39,7 @@ class LimitKey(NamedTuple):
 
 
 class QueueKey(NamedTuple):
-    """Runs that wait for the same room, so that whoever came first is the first to begin."""
+    """What runs wait for together. Runs with one key wait in one queue: the first in is the first to begin."""
 
     partition: int
     tenant: str
@@ -63,16 +63,16 @@ class AdmissionLimits:
     playbooks: Mapping[str, int] = field(default_factory=dict)
 
     def of_tenant(self, tenant: str) -> int | None:
-        """The limit of a tenant in all processes together, or None when it has none."""
+        """Return the limit of a tenant in all processes together, or None when it has none."""
         return self.tenants.get(tenant, self.tenants.get(ANY))
 
     def of_playbook(self, playbook: str) -> int | None:
-        """The limit of a playbook in all processes together, or None when it has none."""
+        """Return the limit of a playbook in all processes together, or None when it has none."""
         return self.playbooks.get(playbook)
 
 
 def share(limit: int, partition: int, partitions: int) -> int:
-    """What a partition may have of a limit; the shares of all partitions add up to it."""
+    """Return the share of a limit that a partition gets. The shares of all partitions add up to the limit."""
     return limit // partitions + (partition < limit % partitions)
 
 
@@ -112,22 +112,22 @@ class AdmissionControl:
         return bool(self._heads)
 
     def load(self, active: Iterable[tuple[UUID, QueueKey]], waiting: Iterable[WaitingRun]) -> None:
-        """What the database holds of the partitions that were claimed: at most `HEAD` of each line, oldest first."""
+        """Load what the database holds of the claimed partitions: at most `HEAD` runs of each queue, oldest first."""
         for run_id, queue in active:
             self.occupy(run_id, queue)
         self.fill((), waiting)
 
     def home(self, kind: LimitKey, partition: int) -> int:
-        """The partition that a new run belongs on: where it came in, if that has a share of every limit."""
+        """Return the partition of a new run: the one where it came in, if that has a share of every limit."""
         limits = (self._limits.of_tenant(kind.tenant), self._limits.of_playbook(kind.playbook))
         sharing = min((limit for limit in limits if limit is not None), default=self._partitions)
         return partition if partition < sharing else partition % sharing
 
     def enter(self, run_id: UUID, queue: QueueKey, *, at_once: bool = False) -> bool:
-        """Whether a new run may begin at once; it takes its room then. Nobody overtakes who waits for the same.
+        """Return whether a new run may begin now, and take its room. It overtakes no run that waits in its queue.
 
-        One that another run waits for may always (`at_once`): if it had to wait for room, and those that hold the
-        room wait for runs such as this one, nobody would ever get on.
+        A run that another run waits for may always begin (`at_once`). If it had to wait, and the runs that hold the
+        room waited for runs like this one, no run would make progress.
         """
         if run_id in self._active:
             return True
@@ -138,7 +138,7 @@ class AdmissionControl:
         return True
 
     def take(self, limit: int) -> list[UUID]:
-        """The next that begin, at most `limit`: always one of the tenant with the fewest active runs, its oldest."""
+        """Choose at most `limit` runs to begin: each time the oldest of the tenant with the fewest active runs."""
         queues: dict[str, list[QueueKey]] = defaultdict(list)
         for queue, head in self._heads.items():
             if head.known and self._has_room(queue, least=1):
@@ -157,22 +157,22 @@ class AdmissionControl:
         return taken
 
     def confirm(self, run_id: UUID) -> bool:
-        """An active run has been committed; False when it takes no room yet."""
+        """Note that an active run was committed. Return False when it takes no room yet."""
         self._beginning.discard(run_id)
         return run_id in self._active
 
     def occupy(self, run_id: UUID, queue: QueueKey) -> None:
-        """A run takes room, whether there is any or not: it was active before, or a person told it to go on."""
+        """Take room for a run even if none is free: it was active before, or a person told it to go on."""
         self._active[run_id] = queue
         self._count(queue, 1)
 
     def release(self, run_id: UUID) -> None:
-        """A run takes no room from here on; nothing happens if it took none."""
+        """Free the room of a run. This does nothing if the run holds none."""
         if (queue := self._active.pop(run_id, None)) is not None:
             self._count(queue, -1)
 
     def enqueue(self, waiting: WaitingRun) -> None:
-        """A new run takes its place at the end of its line."""
+        """Put a new run at the end of its queue."""
         head = self._heads.setdefault(waiting.queue, _Head())
         if not head.has_more and len(head.known) < HEAD:
             head.known[waiting.run_id] = waiting.since
@@ -180,28 +180,28 @@ class AdmissionControl:
             head.has_more = True
 
     def leave(self, run_id: UUID, queue: QueueKey) -> None:
-        """A run waits no longer."""
+        """Take a run out of its queue."""
         if (head := self._heads.get(queue)) is not None:
             head.known.pop(run_id, None)
             self._drop_if_empty(queue)
 
     def cancel_unconfirmed(self, but: Collection[UUID] = ()) -> None:
-        """After a batch: who was about to begin and is not in it does not begin. `but` these: nobody knows yet."""
+        """Give up runs that took room and are not in the batch. `but` these: their commit is not known yet."""
         for run_id in self._beginning.difference(but):
             self.give_up(run_id)
 
     def give_up(self, run_id: UUID) -> None:
-        """A run that was about to begin does not begin; one that takes room already keeps it."""
+        """Give up a run that took room and was not committed. A committed run keeps its room."""
         if run_id in self._beginning:
             self._beginning.remove(run_id)
             self.release(run_id)
 
     def short(self) -> list[QueueKey]:
-        """Lines of which less than half a head is known, while the database holds more."""
+        """Return queues with less than half a head in memory, while the database holds more."""
         return [queue for queue, head in self._heads.items() if head.has_more and len(head.known) < HEAD // 2]
 
     def fill(self, queues: Collection[QueueKey], waiting: Iterable[WaitingRun]) -> None:
-        """The heads of these lines as the database holds them, at most `HEAD` of each, oldest first."""
+        """Set the heads of these queues as the database holds them, at most `HEAD` runs of each, oldest first."""
         heads = {queue: _Head() for queue in queues}
         for queue, since, run_id in waiting:
             heads.setdefault(queue, _Head()).known[run_id] = since
@@ -224,9 +224,10 @@ class AdmissionControl:
         return run_id
 
     def _has_room(self, queue: QueueKey, *, least: int) -> bool:
-        """Whether one more of this line may be active. `least` is what a partition without a share may have:
+        """Return whether one more run of this queue may be active. A partition without a share gets `least`.
 
-        0 for what is new, since it belongs on another partition; 1 for what waits there since a limit was higher.
+        `least` is 0 for a new run, since it belongs on another partition, and 1 for a run that has waited there since a
+        limit was higher.
         """
         tenants, playbooks = self._limits.of_tenant(queue.tenant), self._limits.of_playbook(queue.playbook)
         return (

@@ -82,10 +82,10 @@ class BatchBuilder(Generic[StateT]):
     ) -> None:
         self._context, self._partition_state, self.batch = context, partition_state, batch
         self.rejected: list[tuple[Record[Any, Any], RejectedRecord]] = []
-        """What was refused, and becomes a dead letter unless a run has come of the task before."""
+        """Records that were refused. Each becomes a dead letter, unless its task has a run already."""
 
     def touched_partitions(self) -> set[int]:
-        """The partitions whose ownership this batch depends on."""
+        """Return the partitions whose ownership this batch depends on."""
         batch = self.batch
         return {
             *batch.offsets,
@@ -149,11 +149,11 @@ class BatchBuilder(Generic[StateT]):
         self._collect(message, transition)
 
     def _state(self, run_id: UUID) -> StateT | None:
-        """A run as this batch has left it so far."""
+        """Return a run as this batch has left it so far."""
         return self.batch.states.get(run_id) or self._partition_state.cache.get(run_id)
 
     def _note_waiting(self, run_id: UUID, before: StateT | None, after: StateT) -> None:
-        """Whether a run takes or leaves its place in a line. One that is told something, and still waits, keeps it."""
+        """Note whether a run enters or leaves its queue. A run that gets a message and still waits keeps its place."""
         waits = self._context.domain.admission_state(after) is AdmissionState.WAITING
         if before is None:
             if waits:
@@ -185,10 +185,10 @@ class BatchBuilder(Generic[StateT]):
             armed[run_id] = (partition, wake_at)
 
     def rearm_untouched(self, run_id: UUID) -> None:
-        """A timer fired and nothing was due yet, or the run could not be decided: look again later."""
+        """Look again later at a run whose timer fired too early, or that could not be decided."""
         state = self._partition_state.cache.get(run_id)
         later = self.batch.at + POISONED_TIMER_DELAY
-        if state is None:  # its journal cannot be read here: the row stays, for whoever can
+        if state is None:  # its journal cannot be read here; the row stays for a process that can
             self._partition_state.timers.arm(run_id, later)
             return
         wake_at = self._context.domain.wake_at(state)
@@ -201,7 +201,7 @@ class BatchBuilder(Generic[StateT]):
             )
 
     def _is_misrouted(self, inbound: InboundRecord, message: RunMessage, state: StateT | None) -> bool:
-        """A record that came in on another partition than its run's: the owner there must get it."""
+        """Return whether a record came in on another partition than its run's. If so, forward it to the owner there."""
         record = inbound.record
         if state is not None:
             home = self._context.domain.partition(state)
@@ -213,7 +213,7 @@ class BatchBuilder(Generic[StateT]):
             return False
         if cloudevents.header(record.headers, FORWARDED) is not None:
             if state is None:
-                return False  # whoever sent it on has other limits; here it waits at least
+                return False  # the process that forwarded it has other limits; here it waits at least
             raise UndecodableRecord("wrong_partition", f"the run lives on partition {home}, and so must this record")
         origin = bus.place(record).encode()
         headers = [*((name, value or b"") for name, value in record.headers), (FORWARDED, origin)]
@@ -224,7 +224,7 @@ class BatchBuilder(Generic[StateT]):
         return True
 
     def dead_letter(self, record: Record[Any, Any], error: UndecodableRecord) -> None:
-        """What cannot be understood becomes a dead letter, and whoever sent it gets an answer if one is due."""
+        """Make a dead letter of a record that cannot be understood, and answer its sender if an answer is due."""
         tenant = error.tenant if isinstance(error, RejectedRecord) else None
         dead = dead_letters.dead_record(self._context.service.name, record, error, self.batch.at, tenant=tenant)
         self.batch.dead.append(dead)
@@ -250,7 +250,7 @@ class BatchBuilder(Generic[StateT]):
 
 
 def outbox_rows(envelope: Envelope, run_id: UUID, transition: Transition[Any]) -> list[OutboxRow]:
-    """What a transition sends, as rows; where they stand follows from the event that they belong to."""
+    """Return the messages of a transition as outbox rows. Their positions follow from the event that they belong to."""
     base = transition.first_seq * 1_000
     return [
         envelope.wrap(
@@ -273,12 +273,12 @@ def _dead_letter_notice(dead: DeadRecord, record: Record[Any, Any], error: Undec
 
 
 def _submission(inbound: InboundRecord, message: RunMessage) -> Submission | None:
-    """The client's task that a message is, if it is one."""
+    """Return the client's task that this message is, or None if it is not a task."""
     if message.task is None or message.fingerprint is None:
         return None
     return Submission(inbound.record, message.task, message.fingerprint)
 
 
 def _record_uuid(record: Record[Any, Any]) -> UUID:
-    """A stable id for what belongs to a record and to no run."""
+    """Return a stable id for messages that belong to a record and not to a run."""
     return uuid5(NAMESPACE_URL, f"kafka:{bus.place(record)}")

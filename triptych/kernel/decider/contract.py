@@ -1,6 +1,6 @@
-"""What the decider loop asks of a service: a domain that decides, and a store that writes.
+"""What a service gives to the decider loop: a domain that decides, and a store that writes.
 
-The loop knows neither; whatever is written in one statement is collected in a `Batch`.
+The loop knows neither. A `Batch` collects everything that one statement writes.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class TaskKey(NamedTuple):
 
 @value
 class RunMessage:
-    """What a record says, and to which run. `creates` says of which kind a run is that comes of it."""
+    """What a record says, and to which run. `creates` is the limit key of the run that it creates."""
 
     run_id: UUID
     content: object
     creates: LimitKey | None = None
     is_child: bool = False
-    """The run that comes of it belongs to one that has a place here already: it begins here, and at once."""
+    """The run that it creates is the child of a run on this partition. So it begins here, without waiting."""
     task: TaskKey | None = None
     """The task that it is, if it is one."""
     witness: UUID | None = None
@@ -72,7 +72,7 @@ class Submission:
     fingerprint: bytes
 
     def differs(self, noted: bytes | None) -> bool:
-        """Whether it is another task than the one that was noted. Of one that was not, nobody can say."""
+        """Return whether it is another task than the one whose hash was noted. Without a hash, it is not."""
         return noted is not None and noted != self.fingerprint
 
 
@@ -108,9 +108,9 @@ class Transition(Generic[StateT]):
 
 
 class RejectedRecord(UndecodableRecord):
-    """A record that is refused: it becomes a dead letter, and whoever sent it gets an answer.
+    """A record that is refused: it becomes a dead letter, and its sender gets an answer.
 
-    With a `task` it is refused only if no run has come of that task before.
+    With a `task` it is refused only if no run of that task exists.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Domain(Protocol[StateT]):
         """The message that says that there is room for a run that waits."""
 
     def given_up(self, cause: str) -> object:
-        """The message that hands a run over to a person, since looking at it ends processes."""
+        """Return the message that hands a run over to a person, because looking at the run ends processes."""
 
     @property
     def limits(self) -> AdmissionLimits:
@@ -163,25 +163,25 @@ class Domain(Protocol[StateT]):
     def unread(
         self, noun: str, record: Record[Any, Any], error: UndecodableRecord, task: TaskKey | None = None
     ) -> UnreadRecord:
-        """What is told of a record that nobody may read, as far as its key and headers say whose it is.
+        """Return what to do with a record that must not be read, as far as its key and headers tell whose it is.
 
-        `task` is what it is known to be.
+        `task` is the task that it is known to be.
         """
 
     def read(self, inbound: InboundRecord) -> RunMessage:
-        """What a record says. Raises UndecodableRecord when it says nothing."""
+        """Decode a record. Raises UndecodableRecord when it cannot be understood."""
 
     def partition(self, state: StateT) -> int:
-        """The partition whose owner alone may change this run."""
+        """Return the partition whose owner alone may change this run."""
 
     def limit_key(self, state: StateT) -> LimitKey:
-        """What limits go by."""
+        """Return the key by which limits count this run."""
 
     def admission_state(self, state: StateT) -> AdmissionState:
-        """Whether it takes room, wants some, or neither."""
+        """Return whether the run takes room, waits for room, or does neither."""
 
     def wake_at(self, state: StateT) -> datetime | None:
-        """When time alone may next change this run."""
+        """Return when time alone may next change this run."""
 
     def apply(
         self,
@@ -193,21 +193,21 @@ class Domain(Protocol[StateT]):
         has_room: bool,
         witness: StateT | None,
     ) -> Transition[StateT] | None:
-        """What follows from a message, or None when it changes nothing. A new run waits unless there is room.
+        """Return what follows from a message, or None when it changes nothing. A new run waits unless there is room.
 
-        `witness` is the run that the message names as its witness, if there is such a run.
+        `witness` is the run that the message names as its witness, if such a run exists.
 
         Raises UndecodableRecord.
         """
 
     def task(self, state: StateT) -> TaskKey:
-        """The task of which it came."""
+        """Return the task that created this run."""
 
     def conflict(self, submission: Submission) -> RejectedRecord:
-        """The refusal of a task whose id belongs to another one."""
+        """Return the refusal of a task whose id belongs to another task."""
 
     def again(self, state: StateT) -> Transition[StateT]:
-        """What a run that is over sends to whoever asks for it again; the run stays as it is."""
+        """Return what a run that is over sends to a client that asks again. The run stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ class Batch(Generic[StateT]):
     offsets: dict[int, dict[str, int]] = field(default_factory=dict)
     created: list[UUID] = field(default_factory=list)
     submissions: dict[UUID, Submission] = field(default_factory=dict)
-    """The tasks of the runs that are created; of child runs there are none."""
+    """The tasks of the runs that are created. A child run does not have one."""
     repeats: list[Submission] = field(default_factory=list)
     """Tasks whose run was there before this batch or within it."""
     queued: list[UUID] = field(default_factory=list)
@@ -250,7 +250,7 @@ class DeciderStore(Protocol[StateT]):
         """Become the owner, fencing every earlier one. Offsets that mean nothing in these topics are dropped."""
 
     async def epochs(self, partitions: Sequence[int]) -> dict[int, int]:
-        """The newest epoch of each of these partitions."""
+        """Return the newest epoch of each of these partitions."""
 
     async def load(self, run_ids: Sequence[UUID]) -> dict[UUID, StateT]:
         """Runs folded from their journals; those that do not exist are absent."""
@@ -259,34 +259,34 @@ class DeciderStore(Protocol[StateT]):
         """Outbox rows that an earlier owner has committed and perhaps not published, in order."""
 
     async def readings(self, partitions: Sequence[int]) -> list[RecordsInFlight]:
-        """What earlier owners had in hand, and perhaps have still."""
+        """Return what earlier owners were reading when they ended, and perhaps still read."""
 
     async def note(self, readings: Sequence[RecordsInFlight]) -> list[RecordsInFlight]:
-        """Write down what is about to be read, and return it with the number of lives that had the same in hand."""
+        """Write down what is about to be read, and return it with the number of processes that have read the same."""
 
     async def timers(self, partitions: Sequence[int]) -> list[tuple[UUID, datetime, int]]:
-        """The timers of these partitions, each with its own."""
+        """Return the timers of these partitions: run, due time and partition."""
 
     async def active(self, partitions: Sequence[int]) -> list[tuple[UUID, QueueKey]]:
-        """The active runs of these partitions."""
+        """Return the active runs of these partitions."""
 
     async def waiting(self, partitions: Sequence[int]) -> list[WaitingRun]:
-        """The head of each line of these partitions."""
+        """Return the head of each queue of these partitions."""
 
     async def heads(self, queues: Sequence[QueueKey]) -> list[WaitingRun]:
-        """The heads of these lines."""
+        """Return the heads of these queues."""
 
     async def commit(self, batch: Batch[StateT]) -> set[UUID]:
         """Write the batch in one statement and return created runs that existed already. Raises Fenced."""
 
     async def answer_queries(self, batch: Batch[StateT]) -> list[RunMessage]:
-        """What runs of a committed batch ask of the database, answered. Asking again must be harmless."""
+        """Answer what runs of a committed batch ask of the database. Asking again must be harmless."""
 
     async def known(self, tasks: Collection[TaskKey]) -> dict[TaskKey, bytes | None]:
-        """Those of which a run has come, and what each says, as a hash; None where nobody has noted it."""
+        """Return the tasks that have a run, each with its hash; None where no hash was noted."""
 
     async def ended(self, tasks: Collection[TaskKey]) -> dict[UUID, StateT]:
-        """The runs of these tasks, as far as they are over."""
+        """Return the runs of these tasks, as far as they are over."""
 
     async def forget(self, published: Sequence[OutboxKey]) -> None:
         """Delete outbox rows that Kafka has acknowledged."""

@@ -34,6 +34,6 @@ class Inputs:
         return f"Topics differ in their partitions ({told}), so from number {self.common} on none is read"
 
     def replaced(self, now: ClusterTopics) -> tuple[str, ...]:
-        """Those that have another id now: they were deleted and made anew."""
+        """Return the topics that have another id now: they were deleted and created again."""
         before = self.cluster.ids
         return tuple(name for name in self.names if name in before and before[name] != now.ids.get(name, before[name]))

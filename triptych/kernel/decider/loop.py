@@ -1,8 +1,8 @@
 """The decider loop: a batch of records in, one statement to Postgres, messages out.
 
-Whoever owns a partition is the only writer of its runs. A session ends when it is fenced, or when a
-server is gone and the outcome of a statement in doubt; the next one begins from what is stored: a new
-claim, the stored offsets, the outbox first.
+The owner of a partition is the only writer of its runs. A session ends when it is fenced. It also ends when a server is
+gone and the outcome of a statement is not known. The next session begins from what is stored: a new claim, the stored
+offsets, the outbox first.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class DeciderLoop(Generic[StateT]):
                     service.log.warning("fenced; rejoining", partitions=error.partitions)
                     await outage.wait(error, unless=service.stopping)
                 except TopicsReplacedError as error:
-                    service.log.warning("topics were made anew; reading them from their beginning", topics=error.topics)
+                    service.log.warning(
+                        "topics were created again; reading them from their beginning", topics=error.topics
+                    )
                 except BatchRefused as error:
                     service.log.warning("a batch was refused; taking its records one by one", error=str(error))
                 except (*POSTGRES_GONE, *KAFKA_GONE) as error:

@@ -1,7 +1,7 @@
 """One membership in the consumer group: what is owned, what is polled, what is committed and published.
 
-Ownership is an epoch in Postgres and not a belief about Kafka: the statement of a process that was
-replaced is refused, whatever it still thinks. A session never outlives a doubt; the loop starts another.
+Ownership is an epoch in Postgres and not a belief about Kafka. The database refuses the statement of a process that was
+replaced, also when that process does not know it yet. A session never outlives a doubt; the loop starts another.
 
 While one batch is written and published, the next is decided on what the first will have made of its runs
 (docs/decisions/0011). So memory may be ahead of the database, by one batch and never for longer than the session.
@@ -72,7 +72,7 @@ REFUSED_RUN_DELAY = timedelta(minutes=10)
 
 
 DEADLY_RUN_DELAY = timedelta(days=3650)
-"""Nothing but a message moves a run again that cannot be looked at, and such a message is dead-lettered as deadly."""
+"""Only a message moves a run again that ended its processes, and such a message is dead-lettered as deadly."""
 
 
 class _Refused(Exception):
@@ -84,9 +84,9 @@ class _Refused(Exception):
 
 
 def _bare(error: RejectedRecord) -> RejectedRecord:
-    """The error without where it was raised.
+    """Return the error without its traceback and its causes.
 
-    Its frames hold the records that were polled with it, in a cycle that a collector finds a gigabyte later.
+    Their frames hold the records that were polled with it, in a cycle that a collector finds a gigabyte later.
     """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
@@ -155,7 +155,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 await self._abandon()
 
     async def _take_one(self) -> None:
-        """Poll once, unless there is enough, and do what is to be done then."""
+        """Poll once, unless enough is waiting, and take one portion."""
         generation = self._generation
         polled = {} if self._backlog else await self._subscription.poll(self._wait_ms())
         async with self._busy:
@@ -169,7 +169,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 await self._take(self._backlog.take(self._context.suspicion.is_suspect))
 
     def _wait_ms(self) -> int:
-        """How long there is nothing to do unless a record comes in. A batch under way may lead to more."""
+        """Return how long to wait for records when nothing else is due. A batch under way may lead to more work."""
         return (
             0
             if self._under_way is not None or self._partition_state.starts or self._partition_state.answers
@@ -253,7 +253,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         )
 
     async def _read_partition_state(self, partitions: list[int], of: int) -> PartitionState[StateT]:
-        """What the database holds of these partitions, which are some `of` so many."""
+        """Read what the database holds of these partitions, out of `of` partitions in all."""
         store = self._context.store
         partition_state = self._empty_partition_state(partitions=max(1, of))
         armed = await store.timers(partitions)
@@ -264,9 +264,9 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         return partition_state
 
     async def _start_offsets(self, assigned: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where to go on: the offset that was stored with the state it led to, else the beginning.
+        """Return where to go on: at the offset that was stored with the state it led to, else at the beginning.
 
-        The broker is asked once, for an answer waits behind a fetch, and nothing is heard of a member that waits here.
+        The broker is asked once: an answer waits behind a fetch, and a member that waits here sends no heartbeat.
         """
         stored = {tp: self._claims[tp.partition].offsets.get(tp.topic) for tp in assigned}
         unknown = [tp for tp, offset in stored.items() if offset is None]
@@ -274,7 +274,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         return {tp: offset if offset is not None else first[tp] for tp, offset in stored.items()}
 
     def _put_back(self, polled: Records) -> None:
-        """A poll that spans a rebalance may hold records from before or after the seek: read them again."""
+        """Read records again of a poll that spans a rebalance: they may be from before or after the seek."""
         for tp in polled.keys() & self._positions.keys():
             self._subscription.consumer.seek(tp, self._positions[tp])
 
@@ -357,9 +357,9 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 self._partition_state.timers.arm(run_id, batch.at + REFUSED_RUN_DELAY)
 
     async def _message_to_suspect(self, run_id: UUID) -> RunMessage | None:
-        """What a run under suspicion is told: that time has passed, or after too many deaths that it is given up.
+        """Return the message to a suspect run: that time has passed, or after too many deaths that it is given up.
 
-        None: also that has ended processes, so it is left alone.
+        None: giving it up has ended processes too, so the run is left alone.
         """
         held = self._held_runs.pop(run_id, None)
         if held is None:  # the database refused it in this life
@@ -385,7 +385,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         return Batch(at=cloudevents.utc_now(), published=published)
 
     async def _decide_records(self, records: Sequence[Record[Any, Any]]) -> Batch[StateT]:
-        """What follows from these records, and from nothing else."""
+        """Decide what follows from these records, and from nothing else."""
         batch = self._new_batch()
         builder = BatchBuilder(self._context, self._partition_state, batch)
         polled: Records = {}
@@ -398,7 +398,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
 
     async def _unread(self, record: Record[Any, Any], deaths: int) -> Batch[StateT]:
         """Make a dead letter of a record, and read only its key and headers."""
-        message = f"{deaths} processes have died with this record alone in hand; it was not read again"
+        message = f"{deaths} processes died while they held only this record; it was not read again"
         error = UndecodableRecord("deadly_record", message)
         self._context.service.log.error("a record is dead-lettered unread", record=bus.place(record), deaths=deaths)
         published, self._published = self._published, []
@@ -409,7 +409,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     async def _dead_letter_batch(
         self, record: Record[Any, Any], unread: UnreadRecord, published: list[OutboxKey]
     ) -> Batch[StateT]:
-        """A batch that goes past a record, leaves a dead letter, and tells the run what stands in its place."""
+        """Make a batch that passes a record, leaves a dead letter, and tells the run what replaces the record."""
         batch: Batch[StateT] = Batch(at=cloudevents.utc_now(), published=published)
         batch.offsets = {record.partition: {record.topic: record.offset + 1}}
         self._positions[TopicPartition(record.topic, record.partition)] = record.offset + 1
@@ -449,7 +449,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         if not polled and not due and not starts and not answers:
             await self._wait_until_written()
             await self._forget_published()
-            # What is no record, such as the marker of a transaction, is passed without a batch.
+            # An offset without a record, such as the marker of a transaction, is passed without a batch.
             self._positions |= self._subscription.positions()
             await self._commit_offsets(after_s=IDLE_OFFSET_COMMIT_EVERY_S)
             self._context.outage.over()
@@ -518,7 +518,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 except UndecodableRecord as error:
                     builder.dead_letter(record, error)
                 except Exception as error:
-                    # Whatever a decoder does with strange bytes, it does it to this record alone.
+                    # A decoder that fails on strange bytes fails on this record alone.
                     self._context.service.log.exception("a record could not be read", record=bus.place(record))
                     defect = UndecodableRecord("internal", f"{type(error).__name__} while it was read")
                     unread = self._context.domain.unread(self._topics[tp.topic], record, defect)
@@ -589,13 +589,13 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             self._context.outage.over()
 
     async def _abandon(self) -> None:
-        """The session ends: what its last batch has come to is for the next one to find out."""
+        """Cancel the batch under way when the session ends. The next session finds out whether it was committed."""
         if self._under_way is not None:
             self._under_way.cancel()
             await asyncio.gather(self._under_way, return_exceptions=True)
 
     def _remember_decided(self, batch: Batch[StateT]) -> None:
-        """What the next batch is decided on. A run that is only now created counts when that is certain."""
+        """Remember what the next batch is decided on. A run that is only now created counts once that is certain."""
         created = frozenset(batch.created)
         for run_id in batch.disarmed:
             self._partition_state.timers.disarm(run_id)
@@ -695,7 +695,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             admission.leave(run_id, self._queue_of(batch.states[run_id]))
 
     def _update_admission(self, run_id: UUID, state: StateT) -> None:
-        """What a committed run means to admission."""
+        """Tell admission the state of a committed run."""
         admission = self._partition_state.admission
         if self._context.domain.admission_state(state) is not AdmissionState.ACTIVE:
             admission.release(run_id)
@@ -710,9 +710,9 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._partition_state.starts += admission.take(MAX_STARTS_A_BATCH)
 
     async def _answer_repeats(self, batch: Batch[StateT], duplicates: Collection[UUID]) -> None:
-        """Tell who has published a known task again what came of it, and who has taken its id for another that it has.
+        """Answer repeated tasks: with the outcome, or with a refusal if the id belongs to another task.
 
-        If a refusal is lost here, its task is published again by a client that has heard nothing.
+        If a refusal is lost here, a client that gets no answer publishes its task again.
         """
         repeats = [*batch.repeats, *(batch.submissions[each] for each in duplicates if each in batch.submissions)]
         known = await self._context.store.known({each.task for each in repeats}) if repeats else {}
@@ -737,7 +737,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         await self._publish(refusals.outbox)
 
     async def _send_again(self, repeated: Collection[TaskKey]) -> None:
-        """Whoever publishes a task again may have lost its outcome. If it is lost here, it is asked for again."""
+        """Send outcomes again: a client that repeats a task may have lost its outcome. It may ask once more."""
         ended = await self._context.store.ended(repeated)
         self._context.service.health.count("outcomes_again", len(ended))
         for run_id, state in ended.items():
@@ -788,5 +788,5 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
 
 
 def _beside(messages: Sequence[tuple[InboundRecord | None, RunMessage]]) -> dict[TaskKey, bytes | None]:
-    """The fit tasks of a batch, and what they say."""
+    """Return the valid tasks of a batch with their hashes."""
     return {message.task: message.fingerprint for _, message in messages if message.task is not None}

@@ -25,7 +25,7 @@ class Timers:
         return len(self._due)
 
     def due_at(self, run_id: UUID) -> datetime | None:
-        """When the run's timer is due, or None when it has none."""
+        """Return when the run's timer is due, or None when it has none."""
         return self._due.get(run_id)
 
     def arm(self, run_id: UUID, due_at: datetime) -> None:
@@ -47,7 +47,7 @@ class Timers:
         return taken
 
     def wait_ms(self, now: datetime, longest_ms: int) -> int:
-        """How long nothing is due, in milliseconds, at most `longest_ms`."""
+        """Return how long nothing is due, in milliseconds, at most `longest_ms`."""
         while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         if not self._heap:

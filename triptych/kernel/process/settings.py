@@ -82,7 +82,7 @@ class ServiceSettings(BaseSettings):
         Field(
             ge=1,
             le=100,
-            description="A record that was alone in hand when so many processes died is dead-lettered unread.",
+            description="A record that so many processes held alone when they died is dead-lettered unread.",
         ),
     ] = 3
     allow_failpoints: Annotated[

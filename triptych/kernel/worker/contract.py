@@ -17,7 +17,7 @@ class JobAttempt:
     """Which life of the job this is."""
 
     lease: int
-    """The lease under which it runs; whatever the worker writes for it must name this lease."""
+    """The lease under which it runs. Each statement of the worker for this job must name this lease."""
     deliveries: int = 1
     """How often the job was given out; 1 is the first time."""
     taken_over: bool = False
@@ -32,9 +32,9 @@ class Worker(Protocol[RequestT]):
     def execute(self, request: RequestT, attempt: JobAttempt) -> Coroutine[Any, Any, Answer | None]:
         """Make ONE attempt. Never retries. Cancelled at the request's deadline and at shutdown.
 
-        The answer is made for this request alone: the job runner writes into it who gave it and when.
-        None: the job is parked in the table, and its answer comes by another way.
-        Whatever it raises, other than CancelledError, is answered as `internal`.
+        The answer is made for this request alone: the job runner writes into it who gave it and when. None: the job is
+        parked in the table, and its answer comes by another way. Any exception except CancelledError is answered as
+        `internal`.
         """
         ...
 
@@ -43,14 +43,14 @@ class Worker(Protocol[RequestT]):
         ...
 
     def unstorable(self, request: Request, answer: Answer, message: str) -> Answer:
-        """Say what stands in the place of an answer that cannot be stored: an error, with what it spent.
+        """Return the answer that replaces one that cannot be stored: an error, with what the attempt spent.
 
-        If it tells of a write, what is known of its effect stays known.
+        If the answer reports a write, what is known of its effect stays known.
         """
         ...
 
     def may_repeat(self, request: RequestT) -> bool:
-        """Whether it does no harm to do this work again after a crash, as if it had never begun.
+        """Return whether a repeat after a crash does no harm, as if the work had never begun.
 
         If so, and if nothing can be spent, the request is stored together with its answer and not before. Such work
         changes nothing outside, and always has an answer: it is never parked.
@@ -69,7 +69,7 @@ class WorkerConfig:
     group: str
     """The consumer group, without the topic prefix; the same for all processes of a service."""
     concurrency: int = 16
-    """Jobs under way at once in this process."""
+    """Jobs that this process executes at the same time."""
     waiting_max: int = 2_000
     """Jobs that may wait in this process; beyond that nothing more is taken from Kafka."""
     lease_ms: int = 15_000

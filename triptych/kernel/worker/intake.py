@@ -47,8 +47,8 @@ FULL_WAIT_S = 0.25
 STAY_IN_GROUP_S = 60.0
 """Well below `max_poll_interval_ms`, after which a member that does not poll is put out of its group."""
 OFFSET_COMMIT_EVERY_S = 1.0
-"""What is read again after a crash is known by its request id, so offsets are committed now and then: a commit
-after each batch kept the next one waiting, longer than it took to store it."""
+"""Offsets are committed now and then. The request id identifies what is read again after a crash. A commit after each
+batch delayed the next one for longer than it took to store it."""
 STORED_WITHIN_S, STORED_LOOK_EVERY_S = 2.0, 0.02
 """A process that stops leaves no later than this; what is in no table then is read again."""
 FORESEEABLE = timedelta(days=365)
@@ -96,7 +96,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         self._suspicion = Suspicion()
         self._topic_ids: dict[str, str] = {}
         self._assigned = asyncio.Event()
-        """Whether it is known what other lives had in hand: records are polled before that is read."""
+        """Set once the process knows what other processes were reading: records are polled before that is known."""
         self._log = service.log
 
     async def run(self) -> None:
@@ -129,29 +129,29 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         await self._begin_anew(self._subscription, await self._subscription.describe())
 
     async def _begin_anew(self, subscription: Subscription, cluster: ClusterTopics) -> None:
-        """Read a topic from its beginning that was deleted and made anew: Kafka has forgotten the offsets."""
+        """Read a topic from its beginning if it was deleted and created again: Kafka has forgotten the offsets."""
         anew = {name for name, known in self._topic_ids.items() if cluster.ids.get(name, known) != known}
         self._topic_ids |= cluster.ids
         places = [place for place in subscription.consumer.assignment() if place.topic in anew]
         if places:
-            self._log.warning("topics were made anew; reading them from their beginning", topics=sorted(anew))
+            self._log.warning("topics were created again; reading them from their beginning", topics=sorted(anew))
             for place in places:
                 self._positions.pop(place, None)
                 self._committed.pop(place, None)
             await subscription.consumer.seek_to_beginning(*places)
 
     async def on_partitions_revoked(self, _revoked: set[TopicPartition]) -> None:
-        """Whoever is next begins where we stopped, and need not read again what we know."""
+        """Commit offsets, so that the next owner begins where this process stopped."""
         self._ends = {}
         self._assigned.clear()
         if self._subscription is not None:
             await self._commit_offsets(self._subscription)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        """Nothing is remembered of a partition but its end: what is there already may have killed another process.
+        """Forget all of these partitions but their ends. Records that are there already may have killed a process.
 
-        It is stored before anything is done with it, so that its deliveries are counted. How far we had got is past:
-        whoever has a partition now begins at what was committed, so until now no more than that may be committed.
+        Such records are stored before anything is done with them, so that their deliveries are counted. A new owner
+        begins at the committed offsets, so from now on only positions of this assignment may be committed.
         """
         self._positions, self._committed = {}, {}
         self._unpersisted.release()
@@ -218,7 +218,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         return self._assigned.is_set()
 
     async def _doubt(self, partitions: Collection[int]) -> None:
-        """Take alone what another life had in hand when it ended, as far as it is read again."""
+        """Mark as suspects the records that another process was reading when it ended, if they are read again."""
         readings = await self._jobs.readings(self._requests_topic, sorted(partitions))
         self._suspicion.believe(readings, {(self._requests_topic, partition): 0 for partition in partitions})
 
@@ -251,14 +251,14 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         await self._accept(records)
 
     async def _accept_suspect(self, records: Sequence[ConsumerRecord[Any, Any]]) -> None:
-        """Accept a record that may end this process; after so many deaths with it alone in hand it is not read."""
+        """Accept a record that may end this process. If too many processes died with it alone, do not read it."""
         (record,) = records
         if self._subscription is not None:
             await self._commit_offsets(self._subscription)  # the next life begins with this record
         place = RecordsInFlight(record.topic, record.partition, record.offset, record.offset, self._suspicion.life)
         (noted,) = await self._jobs.note([place])
         if noted.lives > self._settings.max_deaths:
-            message = f"{noted.lives - 1} processes have died with this record alone in hand; it was not read again"
+            message = f"{noted.lives - 1} processes died while they held only this record; it was not read again"
             self._log.error("a record is dead-lettered unread", record=bus.place(record), deaths=noted.lives - 1)
             await self._store([], [self._unread(record, UndecodableRecord("deadly_record", message))])
         else:
@@ -266,7 +266,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
         self._suspicion.passed(record)
 
     def _unread(self, record: ConsumerRecord[Any, Any], error: UndecodableRecord) -> DeadRecord:
-        """The dead letter of a record that nobody may read. Whoever asked is answered, if key and headers say who."""
+        """Return the dead letter of a record that must not be read. Answer its request, if key and headers name it."""
         request_id = cloudevents.event_id(record.headers)
         try:
             run_id = as_in_rows(UUID((record.key or b"").decode()))
@@ -362,27 +362,27 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
     def _read(
         self, record: ConsumerRecord[Any, Any], resolved: claim_check.Resolved
     ) -> tuple[InboundRequest, RequestT] | DeadRecord:
-        """The request that a record holds, or its dead letter."""
+        """Return the request that a record holds, or its dead letter."""
         try:
             return self._decode(record, resolved)
         except UndecodableRecord as error:
             return self._dead(record, error)
-        except Exception as error:  # noqa: BLE001 - whatever a decoder does with strange bytes costs this record alone
+        except Exception as error:  # noqa: BLE001 - a decoder that fails on strange bytes costs this record alone
             self._log.error("a record could not be read", record=bus.place(record), exc_info=error)
             return self._unread(record, UndecodableRecord("internal", f"{type(error).__name__} while it was read"))
 
     def _source_of_new(self, record: ConsumerRecord[Any, Any]) -> TopicPartition | None:
-        """Where a record comes from that nobody can have had in hand before us; None of any other.
+        """Return the source of a record that no process can have read before; None for any other record.
 
-        What was there before this process had the partition may be what killed the one before.
+        Records that were in the partition before this process got it may have killed the process before.
         """
         known = self._ends.get(record.partition)
         return known[0] if known is not None and record.offset >= known[1] else None
 
     def _may_go_unpersisted(self, key: JobKey, inbound: InboundRequest, request: RequestT, now: datetime) -> bool:
-        """Whether a crash may make this happen again: then it is stored with its answer, which saves a statement.
+        """Return whether a crash may repeat this request. If so, it is stored with its answer, which saves a statement.
 
-        Not if it is in hand already, or if the database might refuse to store it.
+        Not if this process holds it already, or if the database might refuse to store it.
         """
         return (
             request.grant.is_free
@@ -446,7 +446,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
 
 
 async def _poll_without_taking(subscription: Subscription) -> None:
-    """Pausing drops what was fetched ahead, so it is for long waits only."""
+    """Poll while all partitions are paused. A pause drops what was fetched ahead, so use it for longer waits."""
     consumer = subscription.consumer
     consumer.pause(*consumer.assignment())
     await subscription.poll(0)

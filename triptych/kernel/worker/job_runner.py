@@ -1,7 +1,7 @@
-"""The job runner: jobs wait here and are executed, a limited number at once.
+"""The job runner: jobs wait here and are executed, a limited number at the same time.
 
-It makes exactly one attempt at each job and always has an answer in the end, whatever the worker does.
-It never writes answers; the outbox does.
+It makes exactly one attempt at each job. The job always gets an answer in the end, also when the worker fails. It never
+writes answers; the outbox does.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class JobRunner(Generic[RequestT]):
         self._moved = asyncio.Event()
         self._quarantine = asyncio.Lock()
         self._withdrawn: set[JobKey] = set()
-        """Jobs in hand that are answered already, since their runs are over."""
+        """Jobs of this process that are answered already, since their runs are over."""
         self._outage = Outage(service.log, "postgres")
 
     @property
@@ -95,7 +95,7 @@ class JobRunner(Generic[RequestT]):
         self._waiting.put(job)
 
     def withdraw(self, keys: Iterable[JobKey]) -> None:
-        """These jobs, which this process has in hand, are answered: they are not to be done, unless they have begun."""
+        """Drop jobs of this process that are answered as withdrawn, unless they have begun."""
         self._withdrawn = {key for key in self._withdrawn if self._jobs.holds(key)} | set(keys)
 
     async def run(self, finish_within_s: float) -> None:
@@ -151,8 +151,8 @@ class JobRunner(Generic[RequestT]):
         self._outbox.add(self._finished(job, answer, started_at))
 
     def _finished(self, job: Job[RequestT], answer: Answer, started_at: datetime) -> Finished:
-        """The answer as it goes out. What cannot be written is told in its place, and stops no other answer."""
-        # Nobody else has the answer yet, so it need not be copied, which takes pydantic longer than to make it.
+        """Complete an answer and encode it. An error replaces an answer that cannot be encoded."""
+        # Only this job has the answer so far. So it is changed in place: a copy takes pydantic longer than making it.
         vars(answer).update(worker=self._instance, started_at=started_at, finished_at=utc_now())
         try:
             encoded = answer.to_bytes()
@@ -167,7 +167,7 @@ class JobRunner(Generic[RequestT]):
             return Finished(job.request, told, job.traceparent, told.to_bytes())
 
     def _refusal(self, job: Job[RequestT], now: datetime) -> Answer | None:
-        """The answer to a job that must not be executed, or None."""
+        """Return the answer to a job that must not be executed, or None."""
         request, deliveries = job.request, job.attempt.deliveries
         if job.was_parked:
             message = "the upstream took the work on and did not call back in time"
@@ -195,7 +195,7 @@ class JobRunner(Generic[RequestT]):
 
     @staticmethod
     def _must_record(job: Job[RequestT]) -> bool:
-        """Whether the start is written down first: money may be spent, or an earlier life ended badly."""
+        """Return whether the start is written down first: money may be spent, or an earlier process ended badly."""
         return job.attempt.taken_over or not job.request.grant.is_free
 
     async def _record_start(self, job: Job[RequestT]) -> bool:
@@ -241,7 +241,7 @@ class JobRunner(Generic[RequestT]):
         return answer
 
     def _not_begun(self, job: Job[RequestT], cause: Exception) -> Answer:
-        """The answer to a job whose start the database refuses to write down."""
+        """Return the answer to a job whose start the database refuses to write down."""
         request_id = job.request.request_id
         self._log.error("a start cannot be stored; the job is not done", request_id=request_id, error=repr(cause))
         message = f"the database refuses to note that this begins, so it was not begun: {type(cause).__name__}"

@@ -83,7 +83,7 @@ class TakenOverJob:
 
 @dataclass(frozen=True, slots=True)
 class IntakeResult:
-    """What became of a batch of arrivals: new jobs of ours, and answers to publish once more."""
+    """The result of taking in a batch of requests: new jobs of ours, and answers to publish once more."""
 
     fresh: frozenset[JobKey]
     answered: dict[JobKey, bytes]
@@ -96,13 +96,13 @@ class Jobs:
         self._pool, self._instance, self._lease_ms = pool, instance, lease_ms
         self._sql = Queries.load("triptych.kernel.worker", "worker.sql")
         self._held: set[JobKey] = set()
-        # Taking in and taking over happen one after the other, so that what one of them has just been given
-        # never looks to the other like a job that was given to us without our knowing.
+        # Taking in and taking over happen one after the other. So a job that one of them has just got does not look to
+        # the other like a job that the table gave to us without our knowledge.
         self._taking = asyncio.Lock()
         self.lease = 0
 
     async def open(self) -> None:
-        """Begin this life; what earlier lives of this instance held can be taken over at once."""
+        """Begin this life. Jobs that earlier lives of this instance held can be taken over immediately."""
         lease = None
         while lease is None:
             lease = await self._pool.fetchval(self._sql["open_lease"], self._instance, self._lease_ms)
@@ -125,7 +125,7 @@ class Jobs:
         """Store a batch: one job a request, leased to us, and a dead letter for each unreadable record."""
         arguments = (self.lease, *_columns(requests, [inbound.request for inbound in requests]))
         async with self._taking:
-            # What came again while it is under way unpersisted is stored here, but is no new job.
+            # A request that came again while it is under way unpersisted is stored here. It does not make a new job.
             in_hand = self._held.intersection(inbound.key for inbound in requests)
             failpoints.hit("worker.before_take_in")
             if not dead:
@@ -160,9 +160,9 @@ class Jobs:
         return IntakeResult(fresh, {(row["run_id"], row["request_id"]): row["answer"] for row in rows})
 
     async def take_over(self, limit: int) -> list[TakenOverJob]:
-        """Take over up to `limit` jobs that nobody holds any more, and all that the table gave us without our knowing.
+        """Take over up to `limit` jobs that no process holds, and all that the table gave us without our knowledge.
 
-        That happens when a statement takes effect whose answer was lost, however late, and when the database
+        The table does that when a statement takes effect after its answer was lost. It also does that when the database
         comes back with an older state, in which we hold what we have answered since.
         """
         async with self._taking:
@@ -184,11 +184,11 @@ class Jobs:
         return await dead_letters.unpublished(self._pool, limit)
 
     async def readings(self, topic: str, partitions: Sequence[int]) -> list[RecordsInFlight]:
-        """What other lives had in hand of these partitions, and perhaps have still."""
+        """Return what other lives were reading of these partitions, and perhaps still read."""
         return [RecordsInFlight(*row) for row in await self._pool.fetch(self._sql["readings"], topic, list(partitions))]
 
     async def note(self, readings: Sequence[RecordsInFlight]) -> list[RecordsInFlight]:
-        """Write down what is about to be read, and return it with the number of lives that had the same in hand."""
+        """Write down what is about to be read, and return it with the number of lives that have read the same."""
         columns = ([reading[column] for reading in readings] for column in range(4))
         failpoints.hit("worker.before_note")
         rows = await self._pool.fetch(self._sql["reading"], *columns, readings[0].life)
@@ -204,7 +204,7 @@ class Jobs:
         await dead_letters.mark_published(self._pool, dead)
 
     async def resolve_claims(self, records: Sequence[HasHeaders]) -> claim_check.Resolved:
-        """The stored bodies of a batch of records, by reference."""
+        """Return the stored bodies of a batch of records, by reference."""
         return await claim_check.resolve(self._pool, records)
 
     async def start(self, key: JobKey) -> bool:
@@ -218,15 +218,15 @@ class Jobs:
         return False
 
     def holds(self, key: JobKey) -> bool:
-        """Whether this process has the job in hand, or its answer."""
+        """Return whether this process holds the job or its answer."""
         return key in self._held
 
     def hold(self, key: JobKey) -> None:
-        """This process has the job, though it was not taken in: it is unpersisted, or was answered by a callback."""
+        """Hold a job that was not taken in: it is unpersisted, or was answered by a callback."""
         self._held.add(key)
 
     def let_go(self, key: JobKey) -> None:
-        """This job is parked: it is nobody's until its answer or its deadline comes."""
+        """Let go of a parked job: no process holds it until its answer or its deadline comes."""
         self._held.discard(key)
 
     async def settle(
@@ -251,7 +251,7 @@ class Jobs:
             [answer for _, answer in answers],
             [run_id for run_id, _ in published],
             [request_id for _, request_id in published],
-            # A body is for whoever has to do the work.
+            # Only the process that does the work needs the body.
             *_columns(
                 [inbound for inbound, _ in unpersisted],
                 [inbound.request if answer is None else None for inbound, answer in unpersisted],
@@ -282,7 +282,7 @@ class Jobs:
         return accepted
 
     async def stored_answers(self, keys: Sequence[JobKey]) -> dict[JobKey, bytes]:
-        """The answers of those of these jobs that have one."""
+        """Return the answers of these jobs, as far as they have one."""
         if not keys:
             return {}
         rows = await self._pool.fetch(

@@ -42,7 +42,7 @@ class LeaseRenewer(Generic[RequestT]):
         self._postgres = Outage(service.log, "postgres")
 
     async def run(self) -> None:
-        """Renew and take over, at once and then three times a lease, until the process stops."""
+        """Renew and take over, immediately and then three times a lease, until the process stops."""
         self._health.expect(LOOP, 60.0 + self._interval_s)
         while not self._stopping.is_set():
             self._health.beat(LOOP)

@@ -100,6 +100,6 @@ async def run_worker(
 
 
 async def _aloud(part: Coroutine[Any, Any, None]) -> None:
-    """A task group takes a part that was cancelled for one that is done; unless we did it, the process must end."""
+    """End the process when a library cancels a part. A task group would take that part for one that is done."""
     with foreign_cancellation():
         await part

@@ -60,7 +60,7 @@ class _Group:
     claims: list[Claim] = field(default_factory=list)
 
     def is_accepted(self, accepted: frozenset[JobKey]) -> bool:
-        """Whether that is all of it, as it nearly always is."""
+        """Return whether all of the group was accepted, as it nearly always is."""
         return len(accepted) == len(self.answers) + len(self.unpersisted)
 
     def refused(self, accepted: frozenset[JobKey]) -> list[JobKey]:
@@ -83,7 +83,7 @@ class Settlement(Protocol):
     """What a worker writes in the commit that accepts its answers, for example receipts of effects."""
 
     def concerns(self, finished: Finished) -> bool:
-        """Whether there is anything to write for this answer; if for none, the commit is one statement."""
+        """Return whether this answer needs a write. If none of a group does, the commit is one statement."""
 
     async def settle(self, conn: Connection, finished: Sequence[Finished]) -> None:
         """Write it, in the transaction of `conn`."""
@@ -190,7 +190,7 @@ class Outbox:
         return True
 
     def _next_part(self) -> _Part:
-        """All that waits, as far as one statement should hold it; after a refusal one thing alone."""
+        """Return all that waits, as far as one statement should hold it; after a refusal one thing alone."""
         if self._alone and self._overdue:
             return _Part([], [], list(self._overdue)[:1])
         if self._alone and self._finished:
@@ -222,7 +222,7 @@ class Outbox:
         return True
 
     def _instead_of(self, one: Finished, error: Exception) -> Finished:
-        """The error that is stored in the place of an answer which the database refuses."""
+        """Return the error that replaces an answer which the database refuses."""
         self._log.error(
             "an answer cannot be stored; an error takes its place",
             run_id=str(one.key[0]),
@@ -298,7 +298,7 @@ class Outbox:
         return group
 
     def _settlement_of(self, finished: Sequence[Finished]) -> AlsoSettle | None:
-        """What the worker itself has to write in the commit of these answers."""
+        """Return what the worker itself has to write in the commit of these answers."""
         settlement = self._settlement
         if settlement is None or not (concerned := [one for one in finished if settlement.concerns(one)]):
             return None

@@ -37,16 +37,16 @@ class UnpersistedRequests:
         return len(self._taken)
 
     def add(self, key: JobKey, inbound: InboundRequest, source: TopicPartition, offset: int, at_s: float) -> None:
-        """A request was taken at this moment (seconds of a clock that only grows)."""
+        """Add a request that was taken at this moment (seconds of a monotonic clock)."""
         self._taken[key] = _Entry(inbound, source, offset, at_s)
 
     def get(self, key: JobKey) -> InboundRequest | None:
-        """The request, if it is in no table yet."""
+        """Return the request, if it is in no table yet."""
         taken = self._taken.get(key)
         return None if taken is None else taken.inbound
 
     def overdue(self, now_s: float) -> list[InboundRequest]:
-        """What has to be stored, since its answer is not there yet; the oldest first."""
+        """Return the requests that must be stored because their answers are late; the oldest first."""
         found = []
         for taken in self._taken.values():
             if taken.at_s > now_s - OVERDUE_S:
@@ -61,17 +61,17 @@ class UnpersistedRequests:
             taken.is_stored_late = True
 
     def persisted(self, keys: Iterable[JobKey]) -> None:
-        """These are in the table now, whoever has put them there."""
+        """Forget requests that are in the table now."""
         for key in keys:
             self._taken.pop(key, None)
 
     def release(self) -> None:
-        """The partitions have been given out anew: whoever has them begins at what was committed."""
+        """Forget where requests came from when partitions get new owners. An owner begins at the committed offsets."""
         for taken in self._taken.values():
             taken.source = None
 
     def safe(self, positions: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-        """How far each of these positions may be committed: not beyond what is in no table."""
+        """Return how far each of these positions may be committed: not beyond a request that is in no table."""
         safe = dict(positions)
         for taken in self._taken.values():
             if taken.source in safe:
