@@ -114,10 +114,14 @@ def start(layout: Layout, options: Options) -> dict[str, Any]:
     Raises:
         StartError: something does not start, or not in time.
         ConfigInvalidError: the configuration cannot be used.
+        MissingExtraError: an extra of the package is not installed.
         DsnInvalidError: what `postgres` names is no DSN.
     """
     if options.postgres is not None:
         owner_at(options.postgres)  # what Postgres' client says of one that it cannot read may hold the password
+    from triptych.embedded.extras import require_extras  # noqa: PLC0415 - the tools' SDK is slow to import
+
+    require_extras(options, StackConfig.load(options.config))
     if running := _running(layout):
         err.print(f"A stack is running already in {layout.root} (supervisor {running['pid']}).")
         follow(lambda: _running(layout), frozenset(), until="started")
@@ -125,7 +129,6 @@ def start(layout: Layout, options: Options) -> dict[str, Any]:
         apply(layout, ask(layout, {"do": "configure", **told}))
         follow(lambda: _running(layout))
     else:
-        StackConfig.load(options.config)
         supervisor = _start_supervisor(layout, options)
         if follow(lambda: _still_there(layout, supervisor))["database_created"]:
             err.print(f"The database {options.topic_prefix} was created.")

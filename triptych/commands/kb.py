@@ -19,6 +19,7 @@ from triptych.client import DatabaseUnreachableError
 from triptych.commands.common.options import DEFAULT_DATA, AsJson, DataDir, tool_role
 from triptych.commands.common.output import err, name_text, out, print_json
 from triptych.kernel.errors import TriptychError
+from triptych.kernel.process.extras import require_extra
 from triptych.schemas import codec
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Make a collection say what a folder says. Only what changed is embedded again; what is gone is removed."""
+    require_extra("kb", "`triptych kb ingest`")
     # pypdf takes its time.
     from triptych.tools.adapters.kb.reading import Unreadable, files_of, left_out_of, read_folder  # noqa: PLC0415
 

@@ -12,6 +12,7 @@ import typer
 
 from triptych.client import Address, Client
 from triptych.commands.common.options import DEFAULT_DATA, DataDir, Kafka, Postgres, Prefix, broker, database
+from triptych.kernel.process.extras import require_extra
 
 HOST = "127.0.0.1"
 """Nobody is asked who they are, so nobody else is let in; put a proxy with authentication in front for more."""
@@ -30,6 +31,7 @@ def serve(
     postgres: Postgres = None,
 ) -> None:
     """Serve MCP over standard input and output, or over HTTP with --port, until the client is gone."""
+    require_extra("mcp", "`triptych mcp serve`")
     address, dsn = broker(data, kafka, prefix), database(data, postgres)
     asyncio.run(_serve(address, dsn, tenant, principal, port))
 

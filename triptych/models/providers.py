@@ -21,6 +21,7 @@ from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 from pydantic_ai.settings import ModelSettings as RequestSettings
 
 from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.process.extras import require_extra
 from triptych.kernel.process.tracing import upstream_headers
 from triptych.models.prices import Price, price_of
 from triptych.models.settings import ModelEndpoint, ModelSettings, Provider
@@ -127,6 +128,7 @@ def _ollama(model: str, endpoint: ModelEndpoint, key: str | None) -> Model:
 
 def _bedrock(model: str, endpoint: ModelEndpoint, _key: str | None) -> Model:
     """The provider's own client would make five attempts and wait a minute for a connection."""
+    require_extra("bedrock", f"the model {model} on Amazon Bedrock")
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError

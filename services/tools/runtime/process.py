@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import os
 from contextlib import suppress
 from functools import partial
 
@@ -30,9 +31,10 @@ from triptych.tools.runtime.effect_ledger import PostgresLedger
 from triptych.tools.runtime.last_answers import Answers
 from triptych.tools.runtime.operator_control import OperatorControl
 from triptych.tools.runtime.probes import Probe
+from triptych.tools.sdk.adapter_extras import require_adapter
 from triptych.tools.sdk.call import Resources
 from triptych.tools.sdk.redaction import Redactor, secrets_in
-from triptych.tools.sdk.source import Source
+from triptych.tools.sdk.source import NAME, Source
 from triptych.tools.sdk.tool import Tool
 
 CONTRACTS_TYPE = "triptych.contracts"
@@ -48,6 +50,7 @@ def load_tool(reference: str, source: Source | None = None) -> Tool:
     The source is read from the environment when it is None and a factory wants one.
 
     Raises:
+        MissingExtraError: the adapter needs an extra of the package that is not installed.
         ConfigurationError: there is no such module or attribute, or nothing there that is or makes a Tool.
     """
     module_name, _, attribute = reference.partition(":")
@@ -55,6 +58,7 @@ def load_tool(reference: str, source: Source | None = None) -> Tool:
         raise ConfigurationError(
             f"{reference!r} names no tool: write MODULE:ATTRIBUTE, e.g. triptych.tools.adapters.kb:tool"
         )
+    require_adapter(reference, source.name if source is not None else os.environ.get(NAME, reference))
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:

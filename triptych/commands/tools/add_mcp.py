@@ -55,7 +55,10 @@ def mcp(
     as_json: AsJson = False,
 ) -> None:
     """Make a tool of an MCP server, over stdio or streamable HTTP, and report what is offered and what is left out."""
-    from triptych.tools.adapters.mcp.contracts import offers, operation_names  # noqa: PLC0415 - the tools' runtime is slow to import
+    from triptych.tools.sdk.adapter_extras import require_adapter  # noqa: PLC0415 - the tools' SDK is slow to import
+
+    require_adapter(ADAPTER, name)
+    from triptych.tools.adapters.mcp.contracts import offers, operation_names  # noqa: PLC0415
     from triptych.tools.adapters.mcp.listing import ask  # noqa: PLC0415
     from triptych.tools.adapters.mcp.options import McpOptions  # noqa: PLC0415
     from triptych.tools.sdk.source import Source  # noqa: PLC0415
