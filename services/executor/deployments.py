@@ -13,7 +13,7 @@ from pathlib import Path
 from triptych.json_schema import JsonSchema
 from triptych.kernel.errors import ConfigurationError
 from triptych.playbook.loader import PlaybookErrors, load_playbook
-from triptych.playbook.yaml_source import YamlProblem, load_text
+from triptych.playbook.yaml_source import YamlError, load_text
 from triptych.schemas import Playbook
 
 _SHOWN_MAX_CHARS = 2_000
@@ -102,6 +102,6 @@ def _name_of(path: Path) -> str:
     """The name that a file gives its playbook, or else its own."""
     try:
         named = _NAME.search(load_text(path))
-    except YamlProblem:
+    except YamlError:
         named = None
     return named[1] if named else path.stem

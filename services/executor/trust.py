@@ -17,7 +17,7 @@ from triptych.executor.state import Ask, OpenRequest, Run, RunStatus
 from triptych.executor.uses import unfit_use
 from triptych.json_schema import JsonSchema, SchemaError, told
 from triptych.kernel.errors import UndecodableRecord
-from triptych.playbook.plans import Terms, find_problems, make_plan, steps_at_once
+from triptych.playbook.plans import PlanContext, check_steps, make_plan, steps_at_once
 from triptych.schemas import (
     HANDOFF,
     Answer,
@@ -177,7 +177,7 @@ class Trust:
             return unknown
         spec = run.playbook.plan
         left = max(1, run.ledger.max_steps - run.ledger.steps)
-        terms = Terms(
+        context = PlanContext(
             offers=offers,
             max_steps=min(left, steps_at_once(spec)) if isinstance(spec, PlanByModel) else left,
             retry=run.playbook.retry,
@@ -187,9 +187,9 @@ class Trust:
             limits=run.playbook.limits or Limits(),
         )
         specs = spec.steps if isinstance(spec, FixedPlan) else [_spec_of(step) for step in plan.steps]
-        if problems := find_problems(specs, terms):
+        if problems := check_steps(specs, context):
             raise ForgedRecord("; ".join(str(problem) for problem in problems[:SHOWN_MAX]))
-        honest = make_plan(specs, terms)
+        honest = make_plan(specs, context)
         if [step.id for step in plan.steps] != [step.id for step in honest.steps]:
             raise ForgedRecord(f"the steps are not those of playbook {run.playbook.name}")
         for claimed, step in zip(plan.steps, honest.steps, strict=True):

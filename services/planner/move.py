@@ -12,7 +12,8 @@ from typing import Annotated
 from pydantic import Field
 
 from triptych.planner.proposal import Gaps, Missing, Proposal, ProposedStep
-from triptych.playbook.plans import Problem, Terms, find_problems
+from triptych.playbook.diagnostic import STEPS, Diagnostic
+from triptych.playbook.plans import PlanContext, check_steps
 from triptych.schemas import (
     Authored,
     Json,
@@ -98,20 +99,22 @@ def read(output: bytes, spec: PlanByModel) -> Move:
     return said.move()
 
 
-def move_problems(move: Move, request: PlanRequest, terms: Terms) -> list[Problem]:
+def move_problems(move: Move, request: PlanRequest, context: PlanContext) -> list[Diagnostic]:
     """Everything that is wrong with a move; nothing when it can be made."""
     problems = list(_turn(move, request)) if isinstance(request.spec, PlanByTurns) else []
     if move.answer is not None and not move.specs:
         return problems
-    return problems or find_problems(move.specs, terms)
+    return problems or check_steps(move.specs, context)
 
 
-def _turn(move: Move, request: PlanRequest) -> Iterator[Problem]:
+def _turn(move: Move, request: PlanRequest) -> Iterator[Diagnostic]:
     if bool(move.specs) == (move.answer is not None):
-        yield Problem("", "answer", "plan what is still to be done or, when the goal is reached, answer; not both")
+        message = "a turn has either steps or an answer, and not both"
+        yield Diagnostic(("answer",), message, "Plan what is still to be done or, when the goal is reached, answer")
     if move.specs and request.turns_left == 0:
-        yield Problem("", "", "no turn is left for another step; answer with what is known")
+        yield Diagnostic(("plan",), "no turn is left for another step", "Answer with what is known")
     used = {record.id for record in request.known}
-    for spec in move.specs:
+    for index, spec in enumerate(move.specs):
         if spec.id in used:
-            yield Problem(spec.id, "id", "an earlier step has this id; give a new step an id of its own")
+            message = "an earlier step has this id"
+            yield Diagnostic((*STEPS, index, "id"), message, "Give a new step an id of its own", spec.id)

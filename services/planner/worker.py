@@ -17,7 +17,8 @@ from triptych.models import AnswerFault, Memo, ModelClient, ModelFailure, load_p
 from triptych.planner.gaps import Gap, GapKind, Gaps
 from triptych.planner.move import PROMPTS, Move, form_of, move_problems, prompts_of, read
 from triptych.planner.proposal import constraints, question
-from triptych.playbook.plans import Terms, find_problems, make_plan, steps_at_once
+from triptych.playbook.plans import PlanContext, check_steps, make_plan, steps_at_once
+from triptych.playbook.plans.references import operations_of
 from triptych.schemas import (
     HANDOFF,
     Answer,
@@ -92,57 +93,57 @@ class Planner:
         Asked again, it gives the same steps with the contracts of today: those that have ended are kept
         by the executor, so the others run again. That is all a fixed plan can be changed.
         """
-        if missing := await self._missing_tools({step.operation for step in spec.steps}):
+        if missing := await self._missing_tools({each for step in spec.steps for each in operations_of(step)}):
             return self._unavailable(request, missing)
-        terms = self._terms(request, request.max_steps)
+        context = self._context(request, request.max_steps)
         if not request.known:
-            return await self._first_fixed(request, spec, terms)
-        if all(step.id in terms.ended for step in spec.steps):
+            return await self._first_fixed(request, spec, context)
+        if all(step.id in context.ended for step in spec.steps):
             why = request.failure.message if request.failure else "no reason was given"
             message = (
                 f"every step of the fixed plan has ended and it cannot be planned differently; asked because: {why}"
             )
             return _invalid(request, message)
-        return await self._checked(request, spec, terms)
+        return await self._checked(request, spec, context)
 
-    async def _first_fixed(self, request: PlanRequest, spec: FixedPlan, terms: Terms) -> PlanAnswer:
+    async def _first_fixed(self, request: PlanRequest, spec: FixedPlan, context: PlanContext) -> PlanAnswer:
         """A fixed plan depends on the playbook and the contracts alone, so what was found good is remembered."""
-        contracts = tuple(offer.hash for offer in terms.offers.values())
-        others = tuple(other.to_bytes() for other in terms.others)
+        contracts = tuple(offer.hash for offer in context.offers.values())
+        others = tuple(other.to_bytes() for other in context.others)
         key = (
             spec.to_bytes(),
             contracts,
-            terms.max_steps,
-            terms.retry,
-            terms.revision,
-            terms.limits.to_bytes(),
+            context.max_steps,
+            context.retry,
+            context.revision,
+            context.limits.to_bytes(),
             others,
         )
         if plan := self._fixed_plans.get(key):
             return _answer(request, plan=plan)
-        answer = await self._checked(request, spec, terms)
+        answer = await self._checked(request, spec, context)
         if answer.plan is not None:
             if len(self._fixed_plans) >= MAX_CACHED_PLANS:
                 self._fixed_plans.clear()
             self._fixed_plans[key] = answer.plan
         return answer
 
-    async def _checked(self, request: PlanRequest, spec: FixedPlan, terms: Terms) -> PlanAnswer:
-        if problems := find_problems(spec.steps, terms):
-            await self._note_gaps(request, spec.steps, terms)
+    async def _checked(self, request: PlanRequest, spec: FixedPlan, context: PlanContext) -> PlanAnswer:
+        if problems := check_steps(spec.steps, context):
+            await self._note_gaps(request, spec.steps, context)
             return _invalid(request, "; ".join(str(problem) for problem in problems[:MAX_ERRORS]))
-        return _answer(request, plan=make_plan(spec.steps, terms))
+        return _answer(request, plan=make_plan(spec.steps, context))
 
     async def _by_model(self, request: PlanRequest, spec: PlanByModel) -> PlanAnswer:
         """Ask the model, and let it mend what the check finds."""
         if missing := await self._missing_tools(set(request.tools)):
             return self._unavailable(request, missing)
-        terms = self._terms(request, min(request.max_steps, steps_at_once(spec)))
+        context = self._context(request, min(request.max_steps, steps_at_once(spec)))
         spends: list[Spend] = []
         errors: list[str] = []
         for repair in range(spec.repairs + 1):
             try:
-                move, spend = await self._ask(request, spec, terms, errors, total(spends))
+                move, spend = await self._ask(request, spec, context, errors, total(spends))
             except ModelFailure as failure:
                 spends.append(failure.spend)
                 if failure.code is ErrorCode.BUDGET_EXCEEDED and errors:
@@ -153,39 +154,39 @@ class Planner:
                 errors = [failure.message]
                 continue
             spends.append(spend)
-            await self._note_gaps(request, move.specs, terms, move)
+            await self._note_gaps(request, move.specs, context, move)
             if move.missing:
                 return _missing(request, move, total(spends))
-            if not (problems := move_problems(move, request, terms)):
-                plan = make_plan(move.specs, terms) if move.answer is None else None
+            if not (problems := move_problems(move, request, context)):
+                plan = make_plan(move.specs, context) if move.answer is None else None
                 return _answer(request, plan=plan, answer=move.answer, ledger=move.ledger, spend=total(spends))
             errors = [str(problem) for problem in problems[:MAX_ERRORS]]
         tried = f"no valid plan after {len(spends)} attempts: {'; '.join(errors)}"
         return _invalid(request, tried, total(spends))
 
     async def _ask(
-        self, request: PlanRequest, spec: PlanByModel, terms: Terms, errors: list[str], spent: Spend
+        self, request: PlanRequest, spec: PlanByModel, context: PlanContext, errors: list[str], spent: Spend
     ) -> tuple[Move, Spend]:
         grant = remaining(request.grant, spent)
         reply = await self._models.ask(
             "plan",
             spec.tier,
-            question(request, terms.offers, errors, grant.tokens // PROMPT_SHARE),
+            question(request, context.offers, errors, grant.tokens // PROMPT_SHARE),
             form_of(spec),
             grant=grant,
             timeout_ms=_timeout_ms(request.deadline_at, self._model_timeout_ms),
             instructions="\n\n".join([*(self._prompts[name] for name in prompts_of(spec)), spec.instructions]),
-            constraints=constraints(terms.max_steps, is_repair=bool(errors), repaired_step=request.repair),
-            memo=_memo(request, spec, terms),
+            constraints=constraints(context.max_steps, is_repair=bool(errors), repaired_step=request.repair),
+            memo=_memo(request, spec, context),
         )
         return read(codec.encode(reply.output), spec), reply.spend
 
     async def _note_gaps(
-        self, request: PlanRequest, specs: Iterable[StepSpec], terms: Terms, move: Move | None = None
+        self, request: PlanRequest, specs: Iterable[StepSpec], context: PlanContext, move: Move | None = None
     ) -> None:
         if self._gaps is None:
             return
-        wanted = [step.operation for step in specs if step.operation not in terms.offers]
+        wanted = [step.operation for step in specs if step.operation not in context.offers]
         gaps = [
             Gap(name, GapKind.NOT_ALLOWED if self._registry.get(name) is not None else GapKind.UNKNOWN)
             for name in wanted
@@ -195,11 +196,11 @@ class Planner:
         if gaps:
             await self._gaps.note(request, gaps)
 
-    def _terms(self, request: PlanRequest, max_steps: int) -> Terms:
+    def _context(self, request: PlanRequest, max_steps: int) -> PlanContext:
         offers: dict[str, CompiledContract] = self._registry.operations(request.tools)
         if request.handoffs:
             offers[HANDOFF] = compiled_handoff_contract(request.handoffs, request.others)
-        return Terms(
+        return PlanContext(
             offers=offers,
             max_steps=max_steps,
             retry=request.retry,
@@ -224,15 +225,15 @@ class Planner:
         return _answer(request, error=error)
 
 
-def _memo(request: PlanRequest, spec: PlanByModel, terms: Terms) -> Memo:
+def _memo(request: PlanRequest, spec: PlanByModel, context: PlanContext) -> Memo:
     """A plan is given again where nothing can be written by it or a later one; one with problems never is."""
-    may_write = any(offer.contract.effect.writes for offer in terms.offers.values())
+    may_write = any(offer.contract.effect.writes for offer in context.offers.values())
     is_kept = request.cache is Caching.ALL or (request.cache is Caching.READS and not may_write)
     recall = Recall.YES if is_kept else Recall.NO
 
     def is_sound(output: dict[str, Json]) -> bool:
         move = read(codec.encode(output), spec)
-        return not move.missing and not move_problems(move, request, terms)
+        return not move.missing and not move_problems(move, request, context)
 
     return Memo(request.tenant, recall, is_sound)
 

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 import triptych.executor
 from triptych.contracts.compiled_contract import CompiledContract
-from triptych.playbook.plans import Terms, make_plan
+from triptych.playbook.plans import PlanContext, make_plan
 from triptych.schemas import (
     Compensation,
     Contract,
@@ -56,7 +56,7 @@ def plan_of(raw: bytes, *contracts: Contract) -> dict[str, Any]:
     """The plan that an honest planner makes of a request for one with a fixed plan."""
     request = PlanRequest.model_validate_json(raw)
     offered = (*contracts, handoff_contract(request.handoffs, request.others))
-    terms = Terms(
+    terms = PlanContext(
         offers={contract.operation: CompiledContract.of(contract) for contract in offered},
         max_steps=request.max_steps,
         retry=request.retry,

@@ -14,7 +14,7 @@ from triptych.executor.events import CommandRefused
 from triptych.executor.intake import Executor
 from triptych.executor.state import Ask, RunStatus, StepStatus
 from triptych.kernel.decider import RunMessage
-from triptych.playbook.plans import Terms, make_plan
+from triptych.playbook.plans import PlanContext, make_plan
 from triptych.schemas import (
     HANDOFF,
     CallAnswer,
@@ -119,7 +119,7 @@ def test_an_answer_in_the_place_of_another_run_is_held_to_what_such_a_run_answer
     spec = StepSpec(id="a", operation=HANDOFF, arguments={"playbook": "other"})
     written = spec.model_dump(mode="json", exclude_none=True)
     story = Story(playbook(handoffs=("other",), plan={"pattern": "fixed", "steps": [written]}))
-    terms = Terms(
+    terms = PlanContext(
         offers={HANDOFF: CompiledContract.of(handoff_contract(("other",)))},
         max_steps=20,
         retry=story.run.playbook.retry,

@@ -285,7 +285,7 @@ def test_steps_that_make_the_same_call_are_a_warning_since_they_may_write(tmp_pa
     assert told.returncode == 0
     assert "step `b` makes the same call as step `a`" in told.stderr
     (tmp_path / "x.yaml").write_text(f"{book}\nlimits: {{same_call_of: {{kb.put: 2}}}}\n")
-    assert triptych("playbook", "check", "x.yaml", cwd=tmp_path).stderr == ""
+    assert "makes the same call" not in triptych("playbook", "check", "x.yaml", cwd=tmp_path).stderr
 
 
 def test_a_playbook_that_names_a_tool_that_is_not_configured_is_told_the_place_and_the_cure(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from triptych.kernel.worker import JobAttempt
 from triptych.operator.cost_estimate import estimate
 from triptych.planner.proposal import question
 from triptych.planner.worker import Planner
-from triptych.playbook.plans import Terms, find_problems
+from triptych.playbook.plans import PlanContext, check_steps
 from triptych.schemas import (
     HANDOFF,
     Cost,
@@ -171,8 +171,10 @@ def test_a_run_that_began_before_others_were_told_reserves_what_it_reserved_then
     ],
 )
 def test_a_plan_is_held_to_the_input_that_the_other_playbook_asks_for(arguments: Json, complaint: str) -> None:
-    terms = Terms({HANDOFF: compiled_handoff_contract(("calls", "refunds"), OTHERS)}, 5, RetryPolicy(), others=OTHERS)
-    found = [str(each) for each in find_problems([StepSpec(id="a", operation=HANDOFF, arguments=arguments)], terms)]
+    terms = PlanContext(
+        {HANDOFF: compiled_handoff_contract(("calls", "refunds"), OTHERS)}, 5, RetryPolicy(), others=OTHERS
+    )
+    found = [str(each) for each in check_steps([StepSpec(id="a", operation=HANDOFF, arguments=arguments)], terms)]
     assert [complaint in each for each in found] == ([True] if complaint else [])
 
 
@@ -234,7 +236,7 @@ HAND = "{id: hand, operation: playbook.run, arguments: {playbook: refunds, input
         (HAND % ", tool_calls: 2, tokens: 5, usd: 0", "tool_calls: 3, tokens: 5, usd: 0", ""),
         (HAND.replace("{ticket: T-1}", "{}") % "", "usd: 1", '"ticket" is a required property'),
         (HAND.replace("T-1", "1") % "", "usd: 1", "arguments.input.ticket: 1 is not of type"),
-        (HAND.replace("refunds", "refund") % "", "usd: 1", "`handoffs` does not allow `refund`"),
+        (HAND.replace("refunds", "refund") % "", "usd: 1", '"refund" is not one of "refunds"'),
     ],
 )
 def test_playbook_check_sees_the_playbook_that_is_handed_over_to(

@@ -19,7 +19,7 @@ from triptych.executor.trust import ForgedRecord, Trust
 from triptych.executor.uses import _Shape
 from triptych.kernel.worker import JobAttempt
 from triptych.playbook.expressions import reads
-from triptych.playbook.plans import Terms, make_plan
+from triptych.playbook.plans import PlanContext, make_plan
 from triptych.schemas import (
     CallAnswer,
     Contract,
@@ -179,7 +179,7 @@ def heard(data: Any, *, use: Any = None, expect: str | None = None, **spec: Any)
         steps.append(StepSpec(id="b", operation="echo.pay", arguments={"n": use}))
     fixed = {"pattern": "fixed", "steps": [each.model_dump(mode="json", exclude_none=True) for each in steps]}
     story = Story(playbook(plan=fixed))
-    terms = Terms(offers={"echo.pay": Known.offer}, max_steps=9, retry=story.run.playbook.retry, revision=1)
+    terms = PlanContext(offers={"echo.pay": Known.offer}, max_steps=9, retry=story.run.playbook.retry, revision=1)
     trust = Trust(Known())
     plan = PlanAnswer(
         request_id=story.request(Ask.PLAN), run_id=RUN_ID, tenant="default", plan=make_plan(tuple(steps), terms)
@@ -262,7 +262,7 @@ def test_a_schema_that_applies_itself_is_looked_at_once() -> None:
 
 def test_a_result_with_warnings_and_without_data_is_forged() -> None:
     story = Story(playbook(plan={"pattern": "fixed", "steps": [{"id": "a", "operation": "echo.pay"}]}))
-    terms = Terms(offers={"echo.pay": Known.offer}, max_steps=9, retry=story.run.playbook.retry, revision=1)
+    terms = PlanContext(offers={"echo.pay": Known.offer}, max_steps=9, retry=story.run.playbook.retry, revision=1)
     plan = make_plan((StepSpec(id="a", operation="echo.pay"),), terms)
     trust = Trust(Known())
     story.tell(PlanAnswer(request_id=story.request(Ask.PLAN), run_id=RUN_ID, tenant="default", plan=plan))
@@ -280,7 +280,7 @@ def test_warnings_stand_in_the_journal() -> None:
 
 def test_the_critic_has_no_other_opinion_of_what_was_let_pass() -> None:
     spec = StepSpec(id="a", operation="echo.pay")
-    terms = Terms(offers={"echo.pay": Known.offer}, max_steps=9, retry=playbook().retry, revision=1)
+    terms = PlanContext(offers={"echo.pay": Known.offer}, max_steps=9, retry=playbook().retry, revision=1)
     (step,) = make_plan((spec,), terms).steps
     request = ReviewRequest.model_construct(index=None, input={}, steps=())
     assert check_step(request, step, Result.ok({"id": "1"}), Known.offer).decision is Decision.CONTINUE

@@ -15,7 +15,7 @@ from triptych.kernel.worker import JobAttempt
 from triptych.models import ModelFailure, ModelReply, estimated_tokens
 from triptych.planner.gaps import Gap
 from triptych.planner.worker import Planner
-from triptych.playbook.plans import Terms, find_problems, make_plan
+from triptych.playbook.plans import PlanContext, check_steps, make_plan
 from triptych.schemas import (
     HANDOFF,
     Caching,
@@ -72,8 +72,8 @@ REPLY = Contract(
 OFFERS = {contract.operation: CompiledContract.of(contract) for contract in (SEARCH, REPLY)}
 
 
-def terms(**changes: Any) -> Terms:
-    return Terms(**{"offers": OFFERS, "max_steps": 5, "retry": RetryPolicy(max_attempts=7)} | changes)
+def context(**changes: Any) -> PlanContext:
+    return PlanContext(**{"offers": OFFERS, "max_steps": 5, "retry": RetryPolicy(max_attempts=7)} | changes)
 
 
 def search(**changes: Any) -> StepSpec:
@@ -87,13 +87,13 @@ def reply(**changes: Any) -> StepSpec:
 
 
 def problems(*specs: StepSpec, **changes: Any) -> str:
-    return "\n".join(str(problem) for problem in find_problems(specs, terms(**changes)))
+    return "\n".join(str(problem) for problem in check_steps(specs, context(**changes)))
 
 
 def test_a_plan_has_complete_dependencies_pins_and_limits() -> None:
     specs = [search(), reply(when="steps.search.status == 'ok'", depends_on=("search",))]
-    assert find_problems(specs, terms()) == []
-    first, second = make_plan(specs, terms()).steps
+    assert check_steps(specs, context()) == []
+    first, second = make_plan(specs, context()).steps
     assert second.depends_on == ("search",)
     assert first.pin.contract_hash == SEARCH.hash
     assert (first.pin.effect, first.pin.timeout_ms, first.pin.cost) == (Effect.READ, 2_000, SEARCH.cost)
@@ -102,7 +102,7 @@ def test_a_plan_has_complete_dependencies_pins_and_limits() -> None:
 
 def test_a_steps_own_limits_go_before_the_contracts() -> None:
     own = search(timeout_ms=9, tokens=1_000, usd=0.01, retry=RetryPolicy(max_attempts=1))
-    (step,) = make_plan([own], terms()).steps
+    (step,) = make_plan([own], context()).steps
     assert (step.pin.timeout_ms, step.pin.cost) == (9, Cost(tokens=1_000, usd_micros=10_000))
     assert step.retry.max_attempts == 1
 
@@ -127,21 +127,24 @@ def test_equal_items_of_a_list_are_the_same_write_unless_their_places_tell_them_
 @pytest.mark.parametrize(
     ("specs", "complaint"),
     [
-        ([search(operation="kb.serch")], "step search, operation: kb.serch is not offered"),
-        ([search(), search()], "another step has this id too"),
-        ([search(depends_on=("nobody",))], "step search, depends_on: there is no step `nobody`"),
-        ([reply()], "step reply, arguments: there is no step `search`; the steps are: reply"),
+        (
+            [search(operation="kb.serch")],
+            "step search, operation: `kb.serch` is not offered to this playbook; did you mean `kb.search`",
+        ),
+        ([search(), search()], "another step is called `search` already"),
+        ([search(depends_on=("nobody",))], "step search, depends_on.0.: there is no step `nobody`"),
+        ([reply()], "step reply, arguments.body: there is no step `search`; the steps are reply"),
         ([search(when="steps.search.status == 'ok'")], "refers to itself"),
         ([search(expect="steps.search.data.x == 1")], "use `result` in `expect`"),
         ([search(when="result.status == 'ok'")], "step search, when: .*there is no variable `result`"),
         ([search(expect="result.status ==")], "step search, expect: .*Syntax error"),
-        ([search(arguments={"query": "${{ input."})], "step search, arguments: .*not closed"),
+        ([search(arguments={"query": "${{ input."})], "step search, arguments.query: .*not closed"),
         ([search(arguments={"query": "abc", "limt": 3})], "step search, arguments.limt: .*did you mean `limit`"),
         ([search(arguments={})], '"query" is a required property'),
         ([search(arguments={"query": "ab"})], "step search, arguments.query: .*shorter than 3"),
         ([search(arguments={"query": "abc", "limit": 50})], "step search, arguments.limit: 50 is greater"),
         ([search(arguments={"query": "abc", "limit": "n ${{ input.n }}"})], "arguments.limit: .*not of type"),
-        ([search(arguments={"query": "${{ item }}"})], "step search, arguments: .*there is no variable `item`"),
+        ([search(arguments={"query": "${{ item }}"})], "step search, arguments.query: .*there is no variable `item`"),
         ([search(map="every ${{ input.q }}")], "step search, map: a text is no list"),
         ([search(map="${{ steps.nobody.data }}")], "step search, map: there is no step `nobody`"),
         ([], "the plan, steps: there are none"),
@@ -180,7 +183,7 @@ def test_a_step_with_a_map_waits_for_what_it_maps_and_sees_its_item() -> None:
         map="${{ steps.search.data.hits }}", arguments={"body": "${{ item.id }}"}, expect="result.data == item"
     )
     assert problems(search(), each) == ""
-    step = make_plan([search(), each], terms()).steps[1]
+    step = make_plan([search(), each], context()).steps[1]
     assert (step.map, step.depends_on) == ("${{ steps.search.data.hits }}", ("search",))
 
 
@@ -360,14 +363,14 @@ def test_where_arguments_have_to_come_from_is_read_from_the_contract_and_the_ste
         "properties": {"people": {"type": "array", "items": person}, "by": {"x-must-come-from": ["input", "crm.me"]}},
     }
     merge = Contract(operation="crm.merge", description="Merges.", arguments=schema, result={}, effect=Effect.ONCE)
-    terms = Terms({"crm.merge": CompiledContract.of(merge)} | OFFERS, 5, RetryPolicy())
+    context = PlanContext({"crm.merge": CompiledContract.of(merge)} | OFFERS, 5, RetryPolicy())
     find = StepSpec(id="find", operation="kb.search", arguments={"query": "who"})
     spec = StepSpec.model_validate({"id": "merge", "operation": "crm.merge", "must_come_from": {"by": "steps.find"}})
-    _, planned = make_plan([find, spec], terms).steps
+    _, planned = make_plan([find, spec], context).steps
     assert planned.must_come_from == {"people.id": ("crm.search",), "by": ("steps.find",)}
     assert planned.depends_on == ("find",), "it can come from nowhere before"
     nowhere = spec.model_copy(update={"must_come_from": {"by": ("steps.lost",)}})
-    assert "there is no step `lost`" in str(find_problems([find, nowhere], terms)[0])
+    assert "there is no step `lost`" in str(check_steps([find, nowhere], context)[0])
 
 
 class Counted:
@@ -527,23 +530,23 @@ def test_what_changes_something_has_no_rounds() -> None:
 
 def test_only_a_read_stands_in_for_a_read() -> None:
     writing = search(fallback=(Fallback(operation="helpdesk.reply", arguments={"body": "look for it"}),))
-    (problem,) = find_problems([writing], terms())
-    assert (problem.place, "helpdesk.reply writes" in problem.message) == ("fallback[0]", True)
+    (problem,) = check_steps([writing], context())
+    assert "step search, fallback[0]: helpdesk.reply writes" in str(problem)
 
 
 def test_another_playbook_stands_in_for_nothing() -> None:
     offers = {**OFFERS, HANDOFF: CompiledContract.of(handoff_contract(("other",)))}
     handing = reply(fallback=(Fallback(operation=HANDOFF, arguments={"playbook": "other", "input": {}}),))
-    assert "fallback[0]: playbook.run cannot stand in" in problems(search(), handing, offers=offers)
+    assert "fallback[0].operation: `playbook.run` cannot stand in" in problems(search(), handing, offers=offers)
 
 
 def test_an_undo_is_pinned_if_the_playbook_allows_it() -> None:
     undoes = Compensation(operation="kb.search", arguments={"query": "${{ data.id }}"})
     offer = CompiledContract.of(REPLY.model_copy(update={"compensate": undoes}))
-    (step,) = make_plan([reply()], terms(offers={**OFFERS, "helpdesk.reply": offer})).steps
+    (step,) = make_plan([reply()], context(offers={**OFFERS, "helpdesk.reply": offer})).steps
     assert step.pin.undo is not None
     assert (step.pin.undo.operation, step.pin.undo.contract_hash) == ("kb.search", SEARCH.hash)
-    (step,) = make_plan([reply()], terms(offers={"helpdesk.reply": offer})).steps
+    (step,) = make_plan([reply()], context(offers={"helpdesk.reply": offer})).steps
     assert step.pin.undo is None
 
 

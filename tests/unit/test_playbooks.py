@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from triptych.playbook.loader import PlaybookErrors, Problem, load_playbook, parse_playbook
+from triptych.playbook.loader import LocatedDiagnostic, PlaybookErrors, load_playbook, parse_playbook
 from triptych.schemas import FixedPlan, Playbook, codec
 
 FILE = Path("support.yaml")
@@ -34,7 +34,7 @@ output: {articles: "${{ steps.search.data.hits }}"}
 """
 
 
-def problems(text: str) -> tuple[Problem, ...]:
+def problems(text: str) -> tuple[LocatedDiagnostic, ...]:
     with pytest.raises(PlaybookErrors) as caught:
         parse_playbook(text, FILE)
     return caught.value.problems
@@ -91,7 +91,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
         ("type: object", "type: array", 4, "input.type", "Use `type: object`"),
         ("type: object", "$ref: 'http://localhost:1/schema'", 3, "input", "which is not in this schema"),
         ("[kb.search, model.*]", "[search]", 7, "tools[0]", "must match"),
-        ("[kb.search, model.*]", "[model.*]", 12, "plan.steps[0].operation", "Add `kb.search` to `tools`"),
+        ("[kb.search, model.*]", "[model.*]", 12, "plan.steps[0].operation", "or add `kb.search` to `tools`"),
         ("id: draft", "id: search", 15, "plan.steps[1].id", "another step is called `search`"),
         ("when: steps.search", "when: steps.serch", 17, "plan.steps[1].when", "Did you mean `search`?"),
         ("when: steps.search", "depends_on: [x]\n      when: steps.search", 17, "plan.steps[1].depends_on[0]", "no step `x`"),
@@ -100,7 +100,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
         ("${{ input.subject }}", "${{ steps.draft.data }}", 11, "plan.steps[0]", "wait for each other"),
         ('output: {articles: "${{ steps.search', 'output: {articles: "${{ steps.find', 19, "output.articles", "no step `find`"),
         ("output:", "judge: {criteria: good}\noutput:", 19, "judge", "Set `review: final`"),
-        ("output:", "budgets: {steps: 1}\noutput:", 19, "budgets.steps", "Set it to at least 2"),
+        ("output:", "budgets: {steps: 1}\noutput:", 19, "budgets.steps", "or set a larger budget"),
         ("output:", "review: always\noutput:", 19, "review", "'every_step', 'exceptions' or 'final'"),
         ("output:", "parallel: 0\noutput:", 19, "parallel", "greater than or equal to 1"),
         ("  pattern: fixed\n", "", 8, "plan", "Set `pattern`"),
@@ -163,7 +163,7 @@ def test_a_map_that_can_be_no_list_is_a_mistake() -> None:
 @pytest.mark.parametrize(
     ("line", "path", "message"),
     [
-        ("fallback: [{operation: shop.find}]", "fallback[0].operation", "`tools` does not allow `shop.find`"),
+        ("fallback: [{operation: shop.find}]", "fallback[0].operation", "`shop.find` is not offered to this playbook"),
         ("fallback: [{operation: playbook.run}]", "fallback[0].operation", "cannot stand in"),
         ('fallback: [{operation: model.ask, arguments: {q: "${{ serach }}"}}]', "fallback[0].arguments.q", "serach"),
         ('fallback: [{operation: model.ask, arguments: {q: "${{ steps.no.data }}"}}]', "fallback[0].arguments.q", "no"),

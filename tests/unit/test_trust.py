@@ -10,7 +10,7 @@ from machine_story import RUN_ID, Story, playbook
 from triptych.contracts.compiled_contract import CompiledContract
 from triptych.executor.state import Ask, RunStatus
 from triptych.executor.trust import ForgedRecord, MisdirectedRecord, Trust
-from triptych.playbook.plans import Terms, make_plan
+from triptych.playbook.plans import PlanContext, make_plan
 from triptych.schemas import (
     CallAnswer,
     Compensation,
@@ -70,7 +70,7 @@ BY_TURNS = {"pattern": "react", "tokens": 100, "usd": 0.01}
 
 def honest(story: Story, *specs: StepSpec) -> Plan:
     run = story.run
-    terms = Terms(offers=OFFERS, max_steps=20, retry=run.playbook.retry, revision=run.revision + 1)
+    terms = PlanContext(offers=OFFERS, max_steps=20, retry=run.playbook.retry, revision=run.revision + 1)
     return make_plan(specs or STEPS, terms)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,8 @@ from triptych.commands.playbook_versions import activate, configured_tools, ls, 
 from triptych.schemas import Playbook
 
 if TYPE_CHECKING:
-    from triptych.playbook.loader import Finding, Problem
+    from triptych.playbook.diagnostic import Diagnostic
+    from triptych.playbook.loader import LocatedDiagnostic
 
 app = typer.Typer(help="Playbooks: agents written in YAML.", no_args_is_help=True)
 
@@ -41,7 +43,7 @@ def check(
     from triptych.playbook.loader import PlaybookErrors, load_playbook  # noqa: PLC0415
 
     good: dict[Path, Playbook] = {}
-    problems: list[Problem] = []
+    problems: list[LocatedDiagnostic] = []
     for file in files:
         try:
             good[file] = load_playbook(file, tools)
@@ -49,10 +51,10 @@ def check(
             problems.extend(error.problems)
     given = {playbook.name: playbook for playbook in good.values()}
     others = {file: beside(file, playbook) | given for file, playbook in good.items()}
-    problems += _unfit(good, others)
+    problems += _check_together(good, others)
     bad = {problem.file for problem in problems}
     good = {file: playbook for file, playbook in good.items() if file not in bad}
-    warnings = _warnings(good, others)
+    warnings, unknown = _warnings(good, others), _unchecked(good, tools)
     if as_json:
         print_json(
             {
@@ -62,6 +64,9 @@ def check(
                     for file, findings in warnings.items()
                     for finding in findings
                 ],
+                "not_checked": [
+                    {"file": str(file), "message": message} for file, said in unknown.items() for message in said
+                ],
                 "problems": problems_json(problems),
             }
         )
@@ -70,6 +75,8 @@ def check(
             out.print(f"{file}: {playbook.name}@{playbook.version} is good", soft_wrap=True)
             for finding in warnings[file]:
                 err.print(f"{file}: {finding.message}. {finding.cure}.", style="yellow", markup=False, soft_wrap=True)
+            for message in unknown[file]:
+                err.print(f"{file}: not checked: {message}.", style="dim", markup=False, soft_wrap=True)
         for problem in problems:
             err.print(str(problem), style="red", markup=False, soft_wrap=True)
     if problems:
@@ -88,22 +95,32 @@ def beside(file: Path, playbook: Playbook) -> dict[str, Playbook]:
     return found
 
 
-def _unfit(good: dict[Path, Playbook], others: dict[Path, dict[str, Playbook]]) -> list[Problem]:
-    """What is wrong with what these playbooks hand over to each other, and to those beside them."""
-    from triptych.playbook.loader import check_handoffs, located  # noqa: PLC0415
+def _check_together(good: dict[Path, Playbook], others: dict[Path, dict[str, Playbook]]) -> list[LocatedDiagnostic]:
+    """Check what these playbooks hand over to each other, and to those beside them."""
+    from triptych.playbook.checker import check_playbook  # noqa: PLC0415
+    from triptych.playbook.loader import locate  # noqa: PLC0415
 
     return [
-        problem for file, playbook in good.items() for problem in located(check_handoffs(playbook, others[file]), file)
+        problem
+        for file, playbook in good.items()
+        if playbook.handoffs
+        for problem in locate(check_playbook(playbook, others=others[file]), file)
     ]
 
 
-def _warnings(good: dict[Path, Playbook], others: dict[Path, dict[str, Playbook]]) -> dict[Path, list[Finding]]:
-    from triptych.playbook.loader import doubtful, tight_handoffs  # noqa: PLC0415
+def _warnings(good: dict[Path, Playbook], others: dict[Path, dict[str, Playbook]]) -> dict[Path, list[Diagnostic]]:
+    from triptych.playbook.advice import advise  # noqa: PLC0415
 
-    return {file: [*doubtful(playbook), *tight_handoffs(playbook, others[file])] for file, playbook in good.items()}
+    return {file: list(advise(playbook, others[file])) for file, playbook in good.items()}
 
 
-def problems_json(problems: list[Problem]) -> list[dict[str, Any]]:
+def _unchecked(good: dict[Path, Playbook], tools: Collection[str] | None) -> dict[Path, list[str]]:
+    from triptych.playbook.checker import unchecked  # noqa: PLC0415
+
+    return {file: unchecked(playbook, tools) for file, playbook in good.items()}
+
+
+def problems_json(problems: list[LocatedDiagnostic]) -> list[dict[str, Any]]:
     return [{**asdict(problem), "file": str(problem.file)} for problem in problems]
 
 

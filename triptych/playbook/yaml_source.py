@@ -47,7 +47,7 @@ class Position:
 START = Position(1, 1)
 
 
-class YamlProblem(Exception):
+class YamlError(Exception):
     """The text is not YAML, or says something that JSON cannot say."""
 
     def __init__(self, position: Position, path: Path, message: str, cure: str) -> None:
@@ -56,7 +56,7 @@ class YamlProblem(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class YamlSource:
     """A parsed file: its value, and where each part of it begins."""
 
     value: Json
@@ -75,14 +75,14 @@ class Document:
         return self.positions[self.find(path)]
 
 
-def parse(text: str) -> Document:
+def parse(text: str) -> YamlSource:
     """Parse one YAML document.
 
     Raises:
-        YamlProblem: with the position, the message and the cure.
+        YamlError: with the position, the message and the cure.
     """
     if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
-        raise YamlProblem(START, (), f"the file is larger than {MAX_BYTES} bytes", "Split it")
+        raise YamlError(START, (), f"the file is larger than {MAX_BYTES} bytes", "Split it")
     _refuse_brackets(text)
     yaml = YAML(typ="rt", pure=True)
     yaml.Constructor = _Constructor
@@ -90,39 +90,39 @@ def parse(text: str) -> Document:
         loaded = yaml.load(text)
     except _Unreadable as error:
         message = f"this value cannot be read: {error.message[:200]}"
-        raise YamlProblem(error.position, (), message, "Write another value, or put it in quotes") from error
+        raise YamlError(error.position, (), message, "Write another value, or put it in quotes") from error
     except DuplicateKeyError as error:
         name = str(error.problem).partition('"')[2].partition('"')[0]
-        raise YamlProblem(_mark(error), (), f"the key `{name}` stands here twice", "Keep one of the two") from error
+        raise YamlError(_mark(error), (), f"the key `{name}` stands here twice", "Keep one of the two") from error
     except MarkedYAMLError as error:
         context = f" {error.context}" if error.context else ""
-        raise YamlProblem(_mark(error), (), f"this is not YAML: {error.problem}{context}", "Mend the syntax") from error
+        raise YamlError(_mark(error), (), f"this is not YAML: {error.problem}{context}", "Mend the syntax") from error
     except RecursionError as error:
-        raise YamlProblem(START, (), f"the document has more than {MAX_DEPTH} levels", "Use fewer levels") from error
+        raise YamlError(START, (), f"the document has more than {MAX_DEPTH} levels", "Use fewer levels") from error
     except Exception as error:  # the library raises much, and what it meant is no YAML in any case
-        raise YamlProblem(START, (), f"this is not YAML: {str(error)[:200]}", "Mend the syntax") from error
+        raise YamlError(START, (), f"this is not YAML: {str(error)[:200]}", "Mend the syntax") from error
     positions: dict[Path, Position] = {(): START}
-    return Document(_Plain(positions).convert(loaded, (), START), positions)
+    return YamlSource(_Plain(positions).convert(loaded, (), START), positions)
 
 
 def load_text(path: FilePath) -> str:
     """The text of a file that is one: it has a size, it is UTF-8, and reading it waits for nothing.
 
     Raises:
-        YamlProblem: it is something else, or too large.
+        YamlError: it is something else, or too large.
     """
     try:
         # A pipe that nobody writes to would wait for ever, and a device has no end.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise YamlProblem(START, (), "this is not a file", "Give a UTF-8 YAML file")
+                raise YamlError(START, (), "this is not a file", "Give a UTF-8 YAML file")
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
-            raise YamlProblem(START, (), f"the file is larger than {MAX_BYTES} bytes", "Split it")
+            raise YamlError(START, (), f"the file is larger than {MAX_BYTES} bytes", "Split it")
         return raw.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise YamlProblem(START, (), f"the file cannot be read: {message}", "Give a UTF-8 YAML file") from error
+        raise YamlError(START, (), f"the file cannot be read: {message}", "Give a UTF-8 YAML file") from error
 
 
 class _Unreadable(Exception):
@@ -151,7 +151,7 @@ def _refuse_brackets(text: str) -> None:
             depth += 1 if place[0] in "[{" else -1
             if depth > MAX_BRACKETS:
                 message = f"there are more than {MAX_BRACKETS} brackets inside each other"
-                raise YamlProblem(Position(number, place.start() + 1), (), message, "Use fewer levels")
+                raise YamlError(Position(number, place.start() + 1), (), message, "Use fewer levels")
         depth = max(depth, 0)
 
 
@@ -172,7 +172,7 @@ class _Plain:
         self._nodes += 1
         if self._nodes > MAX_NODES or len(path) > MAX_DEPTH:
             limit = f"more than {MAX_NODES} values or {MAX_DEPTH} levels"
-            raise YamlProblem(position, path, f"the document has {limit}", "Use fewer aliases, or split it")
+            raise YamlError(position, path, f"the document has {limit}", "Use fewer aliases, or split it")
         match value:
             case CommentedMap():
                 return {
@@ -193,12 +193,12 @@ class _Plain:
             case str():
                 return _text(value, path, position)
         kind = type(value).__name__
-        raise YamlProblem(position, path, f"a value of kind {kind} has no form in JSON", "Put it in quotes")
+        raise YamlError(position, path, f"a value of kind {kind} has no form in JSON", "Put it in quotes")
 
 
 def _text(value: str, path: Path, position: Position) -> str:
     if "\0" in value:
-        raise YamlProblem(position, path, "the text holds a NUL character, which Postgres cannot store", "Leave it out")
+        raise YamlError(position, path, "the text holds a NUL character, which Postgres cannot store", "Leave it out")
     return str(value)
 
 
@@ -206,7 +206,7 @@ def _entries(mapping: CommentedMap, path: Path, position: Position) -> Iterator[
     for key, item in mapping.items():
         at = _at(mapping, key, position)
         if not isinstance(key, str):
-            raise YamlProblem(at, path, f"the key {key!r} is not text", "Put it in quotes")
+            raise YamlError(at, path, f"the key {key!r} is not text", "Put it in quotes")
         yield _text(key, path, at), item, at
 
 

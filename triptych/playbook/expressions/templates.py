@@ -73,7 +73,7 @@ def refuse_volume(conditions: Iterable[str | None], templates: Iterable[Json]) -
         raise ExpressionError(
             "",
             f"there are {len(written)} expressions with {together} characters; at most {MAX_EXPRESSIONS} with "
-            f"{MAX_CHARS_TOGETHER} are allowed; use fewer, or hand over to another playbook",
+            f"{MAX_CHARS_TOGETHER} are allowed",
         )
 
 

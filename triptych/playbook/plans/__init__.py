@@ -1,27 +1,10 @@
-"""What a plan is held to: the planner checks what it makes, and the executor what it is told, by the same rules."""
+"""What a plan is checked against, and the plan that is made of steps without mistakes.
 
-from triptych.playbook.plans.arguments import schema_errors
-from triptych.playbook.plans.checker import (
-    Problem,
-    Terms,
-    cost_of,
-    find_problems,
-    make_plan,
-    origin_steps,
-    origins,
-    steps_at_once,
-    waits_for,
-)
+The rules are in `rules.py`; `triptych playbook check`, the planner and the executor all use them.
+"""
 
-__all__ = [
-    "Problem",
-    "Terms",
-    "cost_of",
-    "find_problems",
-    "make_plan",
-    "origin_steps",
-    "origins",
-    "schema_errors",
-    "steps_at_once",
-    "waits_for",
-]
+from triptych.playbook.plans.context import PlanContext
+from triptych.playbook.plans.pinning import cost_of, make_plan
+from triptych.playbook.plans.rules import check_steps, steps_at_once
+
+__all__ = ["PlanContext", "check_steps", "cost_of", "make_plan", "steps_at_once"]

@@ -6,17 +6,20 @@ to the JSON Schema. Pure.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 
 from triptych.contracts.compiled_contract import CompiledContract
 from triptych.playbook import expressions
-from triptych.schemas import Json
+from triptych.playbook.diagnostic import Mistake, Place, did_you_mean
+from triptych.schemas import HANDOFF, Json
 
-Path = tuple[str | int, ...]
 SCHEMA_ERRORS_MAX = 100
 """So many are looked at; those that a template may still mend are not told."""
 
+_SEE = {
+    False: "See the operation's schema of arguments",
+    True: "See `handoffs`, and the `input` of the other playbook",
+}
 _ABOUT_THE_SHAPE = frozenset(
     {
         "additionalProperties",
@@ -33,18 +36,19 @@ _ABOUT_THE_SHAPE = frozenset(
 """Keywords whose verdict on an object or list does not hang on the values inside it."""
 
 
-def schema_errors(arguments: Mapping[str, Json], offer: CompiledContract) -> Iterator[tuple[Path, str]]:
-    """What does not fit, each with its place in the arguments and a cure."""
+def schema_errors(arguments: Mapping[str, Json], offer: CompiledContract) -> Iterator[Mistake]:
+    """Find what does not fit, at its place in the arguments."""
     known = _closed_names(offer.contract.arguments)
     unknown = set() if known is None else set(arguments) - known
     for name in sorted(unknown):
-        yield (name,), f"the operation has no argument `{name}`; {_suggestion(name, known or set())}"
+        yield (name,), f"the operation has no argument `{name}`", _suggestion(name, known or set())
+    is_handoff = offer.contract.operation == HANDOFF
     unknowable = dict(_templated(arguments, ()))
     for path, message, keyword in offer.arguments.schema_errors(dict(arguments), SCHEMA_ERRORS_MAX):
         if unknown and not path and keyword == "additionalProperties":
             continue
         if not _hangs_on(path, keyword, unknowable):
-            yield path, f"{message}; see the operation's schema of arguments"
+            yield path, message, _SEE[is_handoff]
 
 
 def _closed_names(schema: Mapping[str, Json]) -> set[str] | None:
@@ -54,13 +58,11 @@ def _closed_names(schema: Mapping[str, Json]) -> set[str] | None:
 
 
 def _suggestion(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    if near:
-        return f"did you mean `{near[0]}`?"
-    return f"it has {', '.join(f'`{other}`' for other in sorted(known))}" if known else "it has none"
+    names = f"Use {', '.join(f'`{other}`' for other in sorted(known))}" if known else "It has none; remove it"
+    return did_you_mean(name, known) or names
 
 
-def _hangs_on(path: Path, keyword: str, unknowable: Mapping[Path, bool]) -> bool:
+def _hangs_on(path: Place, keyword: str, unknowable: Mapping[Place, bool]) -> bool:
     """Whether a verdict may change once the templates have been replaced."""
     for place, is_text in unknowable.items():
         if path[: len(place)] == place:
@@ -71,7 +73,7 @@ def _hangs_on(path: Path, keyword: str, unknowable: Mapping[Path, bool]) -> bool
     return False
 
 
-def _templated(value: Json, path: Path) -> Iterator[tuple[Path, bool]]:
+def _templated(value: Json, path: Place) -> Iterator[tuple[Place, bool]]:
     """The places of templates, and whether each is certain to become a text."""
     if isinstance(value, str):
         if expressions.has_templates(value):

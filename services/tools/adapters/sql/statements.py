@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.playbook import yaml_source
-from triptych.playbook.yaml_source import YamlProblem
+from triptych.playbook.yaml_source import YamlError
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Effect
 
@@ -132,7 +132,7 @@ def _statement(file: Path, name: str, block: str) -> Statement:
         raise StatementError(file, name, "it has no header", "Put `/* description: ..., effect: read */` in front")
     try:
         header = Header.model_validate(yaml_source.parse(header_text[1]).value)
-    except YamlProblem as error:
+    except YamlError as error:
         raise StatementError(
             file, name, f"line {error.position.line} of its header: {error.message}", error.cure
         ) from error
