@@ -15,7 +15,7 @@ from test_executor import PLAYBOOK, task
 
 from triptych.client import Address
 from triptych.client.feed import Feed
-from triptych.commands.tools.offers import _announced
+from triptych.commands.common.tool_offers import _announced
 from triptych.commands.topics import _read
 from triptych.kernel.kafka.compacted_topic import CompactedTopic
 from triptych.kernel.process.health import Health

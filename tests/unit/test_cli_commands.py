@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
@@ -19,12 +20,12 @@ import typer
 from triptych.client import RUN_STATUSES, Address, BrokerInvalidError, DsnInvalidError, Receipt
 from triptych.client.operator import OPEN_STATUSES, shown
 from triptych.client.reasons import REASONS
-from triptych.commands.commands_stack import _raise_failure
 from triptych.commands.common.exit_codes import ExitCode, of_statuses
 from triptych.commands.common.filters import since_time
-from triptych.commands.control import amounts
+from triptych.commands.common.stack import _raise_failure
 from triptych.commands.demo import where_to_look_next
 from triptych.commands.main import COMMANDS, Commands
+from triptych.commands.resume import amounts
 from triptych.commands.retention import days
 from triptych.embedded.errors import NoRoomError, StartError
 from triptych.embedded.orphans import mark
@@ -377,13 +378,40 @@ def test_the_demo_names_this_program_so_that_its_commands_can_be_pasted(
     assert f"{called} resume 't 1' --data data  # let it go on" in lines
 
 
-def test_a_command_is_imported_when_it_is_asked_for() -> None:
+def test_the_help_imports_no_command() -> None:
     look = (
-        "import sys, triptych.commands.main; print({'aiokafka', 'psycopg', 'faststream', 'mcp'} & sys.modules.keys())"
+        "import sys; from triptych.commands.main import app; app(['--help'], standalone_mode=False);"
+        "print({'aiokafka', 'psycopg', 'pydantic', 'mcp'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    assert all(name in done.stdout for name in COMMANDS)
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_every_command_is_where_the_table_says() -> None:
-    assert {Commands().get_command(None, name).name for name in COMMANDS} == COMMANDS.keys()
+def test_a_command_by_a_wrong_name_is_told_the_right_one(tmp_path: Path) -> None:
+    done = triptych("statsu", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "No such command 'statsu'. Did you mean 'status'? See `triptych --help`\n"
+
+
+def files_in(folder: Path) -> set[str]:
+    """Return the names of the modules and of the packages in a folder."""
+    return {each.stem for each in folder.iterdir() if each.suffix == ".py" or each.joinpath("__init__.py").exists()}
+
+
+def sub_commands_in_files(group: Any, folder: Path) -> None:
+    """Check that a group has a file for each of its commands, and no other file."""
+    assert files_in(folder) - {"__init__"} == group.commands.keys()
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            sub_commands_in_files(command, folder / name)
+
+
+def test_every_command_has_the_file_of_its_name() -> None:
+    folder = ROOT / "triptych" / "commands"
+    assert files_in(folder) - {"__init__", "main", "common"} == COMMANDS.keys()
+    for name in COMMANDS:
+        command = Commands().get_command(None, name)
+        assert command.name == name
+        if hasattr(command, "commands"):
+            sub_commands_in_files(command, folder / name)

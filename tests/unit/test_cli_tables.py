@@ -10,9 +10,10 @@ from uuid import UUID
 import pytest
 
 from triptych.client import RunRow
-from triptych.commands import memory, runs, topics
+from triptych.commands import runs, topics
 from triptych.commands.common import outcome_table, output
-from triptych.commands.tools import ls
+from triptych.commands.common.contracts_table import contracts_table
+from triptych.commands.memory import ls as memory
 from triptych.schemas import Contract, Effect, Outcome, OutcomeStatus, Reason, Usage
 
 STARTED = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -137,6 +138,6 @@ def test_words_of_others_are_neither_markup_nor_lines_of_their_own(shown: Callab
         timeout_ms=1_000,
     )
     row = {"subject": words, "key": "k", "value": words, "at": STARTED}
-    for text in (shown(ls.contracts_table([contract])), shown(memory._table([row]))):
+    for text in (shown(contracts_table([contract])), shown(memory._table([row]))):
         assert words.partition("\x1b")[0].partition("\n")[0] in text
         assert "\x1b" not in text

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import structlog
 
-from triptych.commands import commands_stack
+from triptych.commands.common import stack as stack_commands
 from triptych.embedded import supervisor as module
 from triptych.embedded import watched as watched_module
 from triptych.embedded.blueprint import Kind, Unit, Vitals
@@ -220,7 +220,7 @@ def test_up_tells_what_is_wrong_with_the_playbooks_of_the_stack(tmp_path: Path) 
         (tmp_path / "books" / f"{name}.yaml").write_text((text + steps).format(name, tool))
     (tmp_path / "books" / "odd.yaml").write_text("name: odd")
     options = Options(data=tmp_path, topic_prefix="t", config=config)
-    odd, stranger = commands_stack.playbook_problems(options)
+    odd, stranger = stack_commands.playbook_problems(options)
     assert f"{tmp_path}/books/odd.yaml:1:1: `goal` is missing" in odd
     assert "there is no tool `crm`" in stranger
 
@@ -229,7 +229,7 @@ def test_up_tells_which_service_is_missing_and_what_that_means(tmp_path: Path) -
     config = tmp_path / "triptych.toml"
     config.write_text('[services.executor]\nmodule = "triptych.executor"\n')
     options = Options(data=tmp_path, topic_prefix="t", config=config)
-    (told,) = commands_stack.missing_services(options)
+    (told,) = stack_commands.missing_services(options)
     assert f"{config} starts no planner" in told
     assert "no run gets a plan" in told
     assert "[services.planner]" in told
@@ -248,9 +248,9 @@ def test_a_restart_goes_on_when_the_process_before_is_ready_and_ends_at_one_that
         ]
         return {"processes": told, "failure": None, "ready": False, "doing": ""}
 
-    monkeypatch.setattr(commands_stack, "ask", status)
+    monkeypatch.setattr(stack_commands, "ask", status)
     with pytest.raises(StartError, match=r"b does not start: no key\nNot restarted: c"):
-        commands_stack.roll(Layout.existing(tmp_path), ["a", "b", "c"])
+        stack_commands.roll(Layout.existing(tmp_path), ["a", "b", "c"])
     assert [each.get("process", each["do"]) for each in asked] == ["a", "status", "b", "status"]
 
 

@@ -12,11 +12,19 @@ from rich.table import Table
 
 from triptych.client import NoStackError
 from triptych.client.operator import operator_connection
-from triptych.commands.common.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Postgres, Prefix, database
+from triptych.commands.common.options import (
+    DEFAULT_DATA,
+    AsJson,
+    DataDir,
+    Kafka,
+    OtherConfig,
+    Postgres,
+    Prefix,
+    database,
+)
 from triptych.commands.common.output import err, out, print_json, usd
-from triptych.commands.playbook import beside
-from triptych.commands.tools.ls import OtherConfig
-from triptych.commands.tools.offers import offers
+from triptych.commands.common.tool_offers import offers
+from triptych.commands.playbook.check import beside
 from triptych.kernel.postgres.database import Queries
 from triptych.operator.cost_estimate import Estimate, estimate
 

@@ -21,11 +21,13 @@ import typer
 from rich.text import Text
 
 from triptych.client import Client
-from triptych.commands.commands_stack import down, stop, up
 from triptych.commands.common.options import DEFAULT_CONFIG, DEMO_CONFIG, AsJson, configuration
 from triptych.commands.common.outcome_table import tally_json, tally_table
 from triptych.commands.common.output import STYLES, duration, err, out, print_json, usd
 from triptych.commands.common.progress import watch
+from triptych.commands.common.stack import stop
+from triptych.commands.down import down
+from triptych.commands.up import up
 from triptych.operator.submission_report import Tally, lines_of, total
 from triptych.schemas import Outcome, OutcomeStatus
 

@@ -12,11 +12,20 @@ from pathlib import Path
 
 from watchfiles import DefaultFilter, watch
 
-from triptych.commands.commands_stack import ExistingKafka, ExistingPostgres, TopicPrefix, follow, roll, start, stop
 from triptych.commands.common.change_impact import Concerned, Reach
-from triptych.commands.common.options import DEFAULT_CONFIG, DEFAULT_DATA, DEFAULT_PREFIX, ConfigFile, DataDir
+from triptych.commands.common.options import (
+    DEFAULT_CONFIG,
+    DEFAULT_DATA,
+    DEFAULT_PREFIX,
+    ConfigFile,
+    DataDir,
+    ExistingKafka,
+    ExistingPostgres,
+    TopicPrefix,
+)
 from triptych.commands.common.output import err, out
-from triptych.commands.tools.offers import Offered, offers
+from triptych.commands.common.stack import follow, roll, start, stop
+from triptych.commands.common.tool_offers import Offered, offers
 from triptych.embedded.config import StackConfig
 from triptych.embedded.control import ask
 from triptych.embedded.errors import NoAnswerError, NotRunningError, StackError

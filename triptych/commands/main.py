@@ -1,6 +1,10 @@
 """The `triptych` command: one line on standard error for what went wrong, and never a traceback.
 
-With `--json` that line is JSON. What the exit codes mean stands in `exit_codes.py`.
+With `--json` that line is JSON. What the exit codes mean stands in `common/exit_codes.py`.
+
+To add a command, write `commands/NAME.py` with a function NAME, which typer turns into the command (`verify.py` is an
+example), and give it a line in `COMMANDS`. A group, such as `triptych playbook`, is a folder: its `__init__.py` has the
+typer `app`, and each sub-command has the file of its name. What several commands share stands in `common/`.
 """
 
 from __future__ import annotations
@@ -13,57 +17,58 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from triptych import __version__
 from triptych.kernel.errors import TriptychError
 
 COMMANDS = {
-    "up": "commands_stack",
-    "down": "commands_stack",
-    "status": "commands_stack",
-    "scale": "commands_stack",
-    "restart": "commands_stack",
-    "init": "init",
-    "dev": "dev",
-    "demo": "demo",
-    "submit": "submit",
-    "outcomes": "outcomes",
-    "runs": "runs",
-    "trace": "trace",
-    "verify": "verify",
-    "cancel": "control",
-    "resume": "control",
-    "skip": "control",
-    "abort": "control",
-    "topics": "topics",
-    "models": "models",
-    "cost": "cost",
-    "retention": "retention",
-    "backup": "backup",
-    "restore": "backup",
-    "setup": "setup",
-    "playbook": "playbook",
-    "schemas": "schemas",
-    "tools": "tools",
-    "new": "new",
-    "mcp": "mcp",
-    "kb": "kb",
-    "memory": "memory",
+    "up": "Start Postgres, Kafka and every service, or apply what has changed.",
+    "down": "Stop the services, then Kafka, then Postgres.",
+    "status": "Show every process of the stack.",
+    "scale": "Run N processes of a service.",
+    "restart": "Restart the processes of a service one after the other.",
+    "init": "Write a first triptych.toml, or the demo's to be changed.",
+    "dev": "Run the stack until Ctrl-C, and restart what changes.",
+    "demo": "Start a stack, submit the shipped tickets, show their outcomes, and stop it.",
+    "submit": "Publish tasks, and wait for their outcomes.",
+    "outcomes": "Show the outcomes that Kafka still has.",
+    "runs": "List runs.",
+    "trace": "Tell the whole story of a run.",
+    "verify": "Check that journals, projections, budgets and receipts agree.",
+    "cancel": "Stop a run.",
+    "resume": "Take up an escalated run where it stopped.",
+    "skip": "Treat a step of an escalated run as done, and go on.",
+    "abort": "End an escalated run as failed.",
+    "topics": "The topics, and how far their readers are.",
+    "models": "Show what the cache of model answers saved.",
+    "cost": "Say what a run of a playbook may cost.",
+    "retention": "Remove runs that ended long ago.",
+    "backup": "Write the database of the stack to a file.",
+    "restore": "Put a backup in the place of the database of a stack.",
+    "setup": "Create topics, roles and tables for services that `up` does not start.",
+    "playbook": "Playbooks: agents written in YAML.",
+    "schemas": "The wire contract: JSON Schema and AsyncAPI.",
+    "tools": "Tools: what agents may reach.",
+    "new": "Make something new.",
+    "mcp": "Triptych for MCP clients.",
+    "kb": "The knowledge base: load documents, and hold its scores to questions.",
+    "memory": "What runs have noted for later ones: see it, and forget it.",
 }
-"""In the order of the help: which module has a command. It is a function of that name, or the module's `app`."""
+"""What `triptych --help` says of each command, in this order."""
 
 
 class Commands(TyperGroup):
     """Imports a command when it is asked for: all of them take several times as long as any one."""
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click gives it
-        return list(COMMANDS)
+    def __init__(self, **given: Any) -> None:
+        summaries = {name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()}
+        super().__init__(**given | {"commands": summaries})
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click gives it
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"triptych.commands.{COMMANDS[cmd_name]}")
+        module = import_module(f"triptych.commands.{cmd_name}")
         if (group := getattr(module, "app", None)) is not None:
             command: Any = typer.main.get_group(group)
         else:
@@ -72,6 +77,17 @@ class Commands(TyperGroup):
             command = typer.main.get_command(alone)
         command.name = cmd_name
         return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show the summaries, so that no command is imported for it."""
+        overview = TyperGroup(
+            name=self.name,
+            commands=dict(self.commands),
+            params=self.params,
+            help=self.help,
+            rich_markup_mode=self.rich_markup_mode,
+        )
+        overview.format_help(ctx, formatter)
 
 
 app = typer.Typer(
@@ -135,7 +151,8 @@ def _usage(error: typer.TyperException) -> str:
     message = error.format_message()
     if context is None or type(error).__name__ == "NoArgsIsHelpError":
         return message
-    return f"{message.rstrip('.')}. See `{context.command_path} --help`"
+    end = "" if message.endswith("?") else "."
+    return f"{message.rstrip('.')}{end} See `{context.command_path} --help`"
 
 
 def _system_error(error: OSError) -> str:

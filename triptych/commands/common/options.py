@@ -47,6 +47,22 @@ ConfigFile = Annotated[
     Path, typer.Option("--config", metavar="FILE", help="The triptych.toml: which processes make the stack.")
 ]
 
+TopicPrefix = Annotated[
+    str,
+    typer.Option(
+        "--prefix", parser=topic_prefix, metavar="PREFIX", help="Topics are PREFIX.noun; the database has this name."
+    ),
+]
+ExistingKafka = Annotated[
+    str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Use this Kafka instead of an embedded one.")
+]
+ExistingPostgres = Annotated[
+    str | None, typer.Option("--postgres", metavar="DSN", help="Use this Postgres instead; the DSN of an owner.")
+]
+OtherConfig = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="What this triptych.toml says, whatever runs.")
+]
+
 DEFAULT_CONFIG = Path("triptych.toml")
 DEMO_CONFIG = Path(__file__).parents[2] / "examples" / "demo" / "triptych.toml"
 """The configuration of the demo, which ships with the package."""

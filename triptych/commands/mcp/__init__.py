@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from triptych.commands import mcp_serve as serve
+from triptych.commands.mcp import serve
 
 app = typer.Typer(help="Triptych for MCP clients.", no_args_is_help=True)
 

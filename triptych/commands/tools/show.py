@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.json import JSON
 
-from triptych.commands.common.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix
+from triptych.commands.common.contracts_table import contracts_table
+from triptych.commands.common.options import DEFAULT_DATA, AsJson, DataDir, Kafka, OtherConfig, Prefix
 from triptych.commands.common.output import duration, out, print_json
-from triptych.commands.tools.ls import OtherConfig, contracts_table
-from triptych.commands.tools.offers import Offered, offers
+from triptych.commands.common.tool_offers import Offered, offers
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import Contract, Reading, codec
 

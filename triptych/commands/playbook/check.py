@@ -1,4 +1,4 @@
-"""`triptych playbook`: what is wrong with a playbook, with its line, and which versions of it there are."""
+"""`triptych playbook check`: what is wrong with a playbook, with its line."""
 
 from __future__ import annotations
 
@@ -12,22 +12,14 @@ import typer
 
 from triptych.commands.common.options import AsJson
 from triptych.commands.common.output import err, out, print_json
-from triptych.commands.playbook_versions import activate, configured_tools, ls, rollback
+from triptych.commands.common.playbook_versions import configured_tools
 from triptych.schemas import Playbook
 
 if TYPE_CHECKING:
     from triptych.playbook.diagnostic import Diagnostic
     from triptych.playbook.loader import LocatedDiagnostic
 
-app = typer.Typer(help="Playbooks: agents written in YAML.", no_args_is_help=True)
 
-
-app.command()(ls)
-app.command()(activate)
-app.command()(rollback)
-
-
-@app.command()
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Playbooks.")],
     *,

@@ -15,7 +15,7 @@ from rich.table import Table
 from triptych.client import Address, KafkaUnreachableError, TopicMissingError
 from triptych.commands.common.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker
 from triptych.commands.common.output import is_narrow, out, print_json
-from triptych.commands.topics_seek import seek
+from triptych.commands.topics import seek
 from triptych.kernel.kafka.clients import Admin, Consumer
 from triptych.schemas import topics as t
 
@@ -60,7 +60,7 @@ def topics(
         out.print(_table(found))
 
 
-app.command()(seek)
+app.command()(seek.seek)
 
 
 async def _read(address: Address) -> list[TopicRow]:

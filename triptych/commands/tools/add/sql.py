@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from triptych.commands.common.add_options import DryRun, Name, Replace
+from triptych.commands.common.contracts_table import contracts_table
+from triptych.commands.common.edit_config import add_tool
 from triptych.commands.common.options import DEFAULT_CONFIG, AsJson, ConfigFile
 from triptych.commands.common.output import err, out, print_json
-from triptych.commands.tools import edit
-from triptych.commands.tools.ls import contracts_table
-from triptych.commands.tools.options import DryRun, Name, Replace
 from triptych.embedded.config import StackConfig
 
 ADAPTER = "triptych.tools.adapters.sql:tool"
@@ -37,7 +37,7 @@ def sql(
     options = {"dsn_env": dsn_env, "files": [_beside(stack.directory, file) for file in files]}
     contracts = tool(Source(name, options, stack.directory)).contracts.contracts
     if not dry_run:
-        edit.add_tool(stack.file, name, {"adapter": ADAPTER, "options": options}, replace=replace)
+        add_tool(stack.file, name, {"adapter": ADAPTER, "options": options}, replace=replace)
     if as_json:
         print_json({"tool": name, "contracts": contracts})
         return

@@ -10,15 +10,7 @@ import typer
 from triptych.commands.common.options import AsJson
 from triptych.commands.common.output import err, out, print_json
 
-app = typer.Typer(help="Make something new.", no_args_is_help=True)
 
-
-@app.callback()
-def _new() -> None:
-    """Keeps `tool` a sub-command although it is the only one."""
-
-
-@app.command()
 def tool(
     name: Annotated[str, typer.Argument(help="For example weather.")],
     *,

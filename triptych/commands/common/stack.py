@@ -11,25 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import psutil
-import typer
-from rich.markup import escape
-from rich.table import Table
 
-from triptych.commands.common.options import (
-    DEFAULT_CONFIG,
-    DEFAULT_DATA,
-    DEFAULT_PREFIX,
-    DEMO_CONFIG,
-    AsJson,
-    ConfigFile,
-    DataDir,
-    configuration,
-    topic_prefix,
-)
-from triptych.commands.common.output import err, out, print_json
+from triptych.commands.common.output import err
 from triptych.embedded.config import StackConfig
 from triptych.embedded.control import ask
 from triptych.embedded.errors import (
@@ -38,11 +24,10 @@ from triptych.embedded.errors import (
     ProcessFailedError,
     StartError,
     StillStoppingError,
-    SupervisorGoneError,
 )
 from triptych.embedded.layout import Layout, begin_log, last_lines
 from triptych.embedded.options import Options
-from triptych.embedded.orphans import alive_after, names_of_orphans, stop_orphans
+from triptych.embedded.orphans import alive_after, stop_orphans
 from triptych.embedded.postgres import owner_at
 from triptych.schemas import codec
 
@@ -54,56 +39,9 @@ _CONSEQUENCES = {
 _UP_TIMEOUT_S = 300.0
 _DOWN_TIMEOUT_S = 60.0
 _INTERVAL_S = 0.15
-_COLOURS = {"ready": "green", "starting": "yellow", "unready": "yellow", "backoff": "red", "stopped": "dim"}
+
 
 Status = dict[str, Any]
-
-TopicPrefix = Annotated[
-    str,
-    typer.Option(
-        "--prefix", parser=topic_prefix, metavar="PREFIX", help="Topics are PREFIX.noun; the database has this name."
-    ),
-]
-ExistingKafka = Annotated[
-    str | None, typer.Option("--kafka", metavar="HOST:PORT", help="Use this Kafka instead of an embedded one.")
-]
-ExistingPostgres = Annotated[
-    str | None, typer.Option("--postgres", metavar="DSN", help="Use this Postgres instead; the DSN of an owner.")
-]
-
-
-def up(
-    *,
-    data: DataDir = DEFAULT_DATA,
-    prefix: TopicPrefix = DEFAULT_PREFIX,
-    kafka: ExistingKafka = None,
-    postgres: ExistingPostgres = None,
-    config: ConfigFile = DEFAULT_CONFIG,
-    playbooks: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Playbooks, instead of those that the configuration names.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Start Postgres, Kafka and every service, or apply what has changed; return when all are ready."""
-    layout = Layout.at(data)
-    config = configuration(config)
-    stack = start(
-        layout,
-        Options(
-            data=layout.root,
-            topic_prefix=prefix,
-            config=config.resolve(),
-            kafka=kafka,
-            postgres=postgres,
-            playbooks=playbooks.resolve() if playbooks else None,
-        ),
-    )
-    if as_json:
-        print_json(stack)
-    else:
-        err.print(f"Kafka [bold]{stack['kafka']}[/], topics [bold]{stack['topic_prefix']}.*[/], data {layout.root}")
-        if config == DEMO_CONFIG:
-            err.print(f"This is the demo ({config}). `triptych init` writes a configuration of your own.")
 
 
 def start(layout: Layout, options: Options) -> dict[str, Any]:
@@ -191,12 +129,6 @@ def roll(layout: Layout, processes: list[str]) -> None:
             raise StartError(f"{error.why}\nNot restarted: {untouched}" if untouched else error.why) from error
 
 
-def down(*, data: DataDir = DEFAULT_DATA) -> None:
-    """Stop the services, then Kafka, then Postgres. The data stays."""
-    root = Layout.existing(data).root
-    err.print(stop(root) or f"No stack is running in {root}.")
-
-
 def stop(root: Path) -> str | None:
     """Stop the stack in `root`, or what is left of it, and say so; None when there was nothing to stop.
 
@@ -215,68 +147,6 @@ def stop(root: Path) -> str | None:
         if alive_after([supervisor], _DOWN_TIMEOUT_S):
             raise StillStoppingError(layout.log("supervisor"), _DOWN_TIMEOUT_S)
     return f"Stopped. The data stays in {root}."
-
-
-def status(*, data: DataDir = DEFAULT_DATA, as_json: AsJson = False) -> None:
-    """Show every process of the stack: how it is, and why it last ended."""
-    layout = Layout.existing(data)
-    try:
-        answer = ask(layout, {"do": "status"})
-    except NotRunningError:
-        if orphans := names_of_orphans(layout.root):
-            raise SupervisorGoneError(layout.root, orphans) from None
-        raise
-    if as_json:
-        print_json(answer)
-        return
-    table = Table(box=None, header_style="bold")
-    for column in ("process", "pid", "state", "up", "restarts", "health", "last ended"):
-        table.add_column(column)
-    for process in answer["processes"]:
-        table.add_row(
-            process["name"],
-            str(process["pid"] or ""),
-            f"[{_COLOURS[process['state']]}]{process['state']}[/]",
-            _uptime(process["uptime_s"]),
-            str(process["restarts"]),
-            escape(process["detail"]),
-            escape(process["last_error"].partition("\n")[0]),
-        )
-    out.print(table)
-    for process in answer["processes"]:
-        if process["does_not_start"]:
-            out.print(f"\n[red]{process['name']} does not start:[/] {escape(process['last_error'])}", soft_wrap=True)
-
-
-def scale(
-    service: Annotated[str, typer.Argument(help="A service or tool, for example `executor` or `kb`.")],
-    count: Annotated[int, typer.Argument(metavar="N", help="How many processes of it.")],
-    *,
-    data: DataDir = DEFAULT_DATA,
-    as_json: AsJson = False,
-) -> None:
-    """Run N processes of a service, also after the next start."""
-    layout = Layout.existing(data)
-    names = ask(layout, {"do": "scale", "service": service, "count": count})["processes"]
-    follow(lambda: ask(layout, {"do": "status"}), frozenset(names))
-    if as_json:
-        print_json({"service": service, "processes": names})
-    else:
-        err.print(f"{service} runs as {', '.join(names)}.")
-
-
-def restart(
-    service: Annotated[str, typer.Argument(help="A service, a tool or one of [processes]: `executor`, `kb`.")],
-    *,
-    data: DataDir = DEFAULT_DATA,
-    as_json: AsJson = False,
-) -> None:
-    """Restart the processes of a service one after the other, each when the one before is ready."""
-    layout = Layout.existing(data)
-    names = ask(layout, {"do": "processes", "service": service})["processes"]
-    roll(layout, names)
-    if as_json:
-        print_json({"service": service, "processes": names})
 
 
 def _running(layout: Layout) -> Status | None:
@@ -352,9 +222,3 @@ def _raise_failure(answer: Status, processes: list[Status]) -> None:
     failed = [each for each in processes if each["does_not_start"]]
     if failed:
         raise StartError("\n".join(f"{each['name']} does not start: {each['last_error']}" for each in failed))
-
-
-def _uptime(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"  # noqa: PLR2004

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _STYLES = {"passed": "green", "failed": "red", "skipped": "yellow"}
 
 
-def conformance(
+def check_conformance(
     file: Path, operation: str, arguments: str, postgres: str | None, *, callback: str | None = None, as_json: bool
 ) -> None:
     """Check an operation and show how it went. Ends with code 1 when it does not conform."""

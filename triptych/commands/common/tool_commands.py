@@ -1,29 +1,16 @@
-"""`triptych tools breaker` and `triptych tools test`: what a person tells a running tool, and what it answers."""
+"""Sends a command to a running tool, and prints what the tool answers."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
 from triptych.client import Address, Client, tool_health
 from triptych.client.operator import operator_connection
-from triptych.commands.common.options import (
-    DEFAULT_DATA,
-    AsJson,
-    DataDir,
-    Kafka,
-    Postgres,
-    Prefix,
-    Principal,
-    broker,
-    database,
-    principal_of,
-    wrong_option,
-)
+from triptych.commands.common.options import wrong_option
 from triptych.commands.common.output import err, out, print_json
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.task import BreakerMode
@@ -31,27 +18,8 @@ from triptych.schemas.task import BreakerMode
 _ANSWER_TIMEOUT_S = 30.0
 _POLL_S = 0.1
 
-Note = Annotated[str, typer.Option(help="Why; it is kept with the command.")]
 
-
-def breaker(
-    name: Annotated[str, typer.Argument(help="A tool, such as crm, or one operation, such as crm.get_customer.")],
-    mode: Annotated[BreakerMode, typer.Argument(help="Hold it open or closed, or let it go by what it sees.")],
-    *,
-    note: Note = "",
-    principal: Principal = None,
-    data: DataDir = DEFAULT_DATA,
-    kafka: Kafka = None,
-    prefix: Prefix = None,
-    postgres: Postgres = None,
-    as_json: AsJson = False,
-) -> None:
-    """Hold a breaker open (nothing is called) or closed (whatever fails), or let it go (auto)."""
-    address, dsn = broker(data, kafka, prefix), database(data, postgres)
-    tell(address, dsn, name, mode, note=note, principal=principal_of(principal), as_json=as_json)
-
-
-def tell(
+def command_tool(
     address: Address, dsn: str, name: str, mode: BreakerMode | None, *, note: str, principal: str, as_json: bool
 ) -> None:
     """Tell a tool, or one operation, how to hold its breaker, or to probe its upstream, and print what it answers."""

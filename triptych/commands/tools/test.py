@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from triptych.commands.common.conformance import check_conformance
 from triptych.commands.common.options import (
     DEFAULT_CONFIG,
     DEFAULT_DATA,
@@ -20,11 +21,10 @@ from triptych.commands.common.options import (
     database,
     principal_of,
 )
-from triptych.commands.tools.conformance import conformance as check_conformance
-from triptych.commands.tools.tell import tell
+from triptych.commands.common.tool_commands import command_tool
 
 
-def trial(
+def test(
     name: Annotated[str, typer.Argument(help="A tool, such as crm; for --conformance an operation: crm.create_note.")],
     *,
     conformance: Annotated[
@@ -60,4 +60,4 @@ def trial(
         )
     else:
         address, dsn = broker(data, kafka, prefix), database(data, postgres)
-        tell(address, dsn, name, None, note="", principal=principal_of(principal), as_json=as_json)
+        command_tool(address, dsn, name, None, note="", principal=principal_of(principal), as_json=as_json)

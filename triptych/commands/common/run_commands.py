@@ -7,7 +7,6 @@ that the answer on the terminal is the executor's and not a guess.
 from __future__ import annotations
 
 import asyncio
-import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from uuid import UUID
@@ -19,7 +18,6 @@ from triptych.client import Address, Client, JournalEntry, Operator, RunFilter, 
 from triptych.client.operator import OPEN_STATUSES
 from triptych.commands.common.bulk import MAX_RUNS, command_many
 from triptych.commands.common.filters import Filters
-from triptych.commands.common.option_groups import with_groups
 from triptych.commands.common.options import (
     DEFAULT_DATA,
     AsJson,
@@ -27,15 +25,13 @@ from triptych.commands.common.options import (
     Kafka,
     Postgres,
     Prefix,
-    Principal,
     broker,
     database,
-    principal_of,
     wrong_option,
 )
 from triptych.commands.common.output import err, out, print_json
 from triptych.operator.command_answers import wait_for_answers
-from triptych.schemas import Control, ControlAction, codec
+from triptych.schemas import Control, ControlAction
 
 _ANSWER_TIMEOUT_S = 15.0
 _ESCALATED = ("escalated",)
@@ -49,7 +45,6 @@ RunArgument = Annotated[
 Note = Annotated[str, typer.Option(help="Why; it is kept in the run's journal.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="With filters: only show which runs fit.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="With filters: do not ask.")]
-BUDGETS = ("steps", "tool_calls", "tokens", "usd", "wall_ms", "replans")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,71 +85,7 @@ class Selection(Filters):
         return wanted if wanted.statuses else replace(wanted, statuses=possible)
 
 
-@with_groups
-def cancel(
-    run: RunArgument = None,
-    *,
-    selection: Selection,
-    note: Note = "",
-    principal: Principal = None,
-    where: Where,
-) -> None:
-    """Stop a run, or all that fit the filters. What is under way is not waited for."""
-    command = {"principal": principal_of(principal), "note": note}
-    _command(run, selection, where, ControlAction.CANCEL, command)
-
-
-@with_groups
-def resume(
-    run: RunArgument = None,
-    *,
-    extend: Annotated[
-        list[str] | None, typer.Option(metavar="BUDGET=AMOUNT", help="More of a budget, for example usd=0.5.")
-    ] = None,
-    selection: Selection,
-    note: Note = "",
-    principal: Principal = None,
-    where: Where,
-) -> None:
-    """Take up an escalated run, or all that fit the filters, where they stopped, with fresh attempts."""
-    command = {"principal": principal_of(principal), "note": note, "extend": amounts(extend or [])}
-    _command(run, selection, where, ControlAction.RESUME, command)
-
-
-@with_groups
-def skip(
-    run: RunArgument = None,
-    *,
-    step: Annotated[str | None, typer.Option(help="The step; the one that stopped the run when left out.")] = None,
-    answer: Annotated[
-        str | None, typer.Option("--answer", metavar="JSON", help="What the step is taken to have answered.")
-    ] = None,
-    selection: Selection,
-    note: Note = "",
-    principal: Principal = None,
-    where: Where,
-) -> None:
-    """Treat a step of an escalated run, or of all that fit the filters, as done, and go on."""
-    command = {"principal": principal_of(principal), "note": note, "step": step, "data": _json(answer)}
-    _command(run, selection, where, ControlAction.SKIP, command)
-
-
-@with_groups
-def abort(
-    run: RunArgument = None,
-    *,
-    undo: Annotated[bool, typer.Option("--undo", help="Undo first what it has written, the latest first.")] = False,
-    selection: Selection,
-    note: Note = "",
-    principal: Principal = None,
-    where: Where,
-) -> None:
-    """End an escalated run, or all that fit the filters, as failed."""
-    command = {"principal": principal_of(principal), "note": note, "undo": undo}
-    _command(run, selection, where, ControlAction.ABORT, command)
-
-
-def _command(
+def command_runs(
     run: str | None, selection: Selection, where: Where, action: ControlAction, command: dict[str, Any]
 ) -> None:
     if run is None:
@@ -176,30 +107,6 @@ def _check(action: ControlAction, command: dict[str, Any]) -> None:
         Control(command_id="check", run_id=UUID(int=0), action=action, **command)
     except ValidationError as error:
         raise wrong_option(error) from None
-
-
-def amounts(pairs: list[str]) -> dict[str, float]:
-    """`usd=0.5` and the like, as the command carries them."""
-    found: dict[str, float] = {}
-    for pair in pairs:
-        name, _, amount = pair.partition("=")
-        if name not in BUDGETS:
-            raise typer.BadParameter(f"--extend {pair}: there is no budget {name!r}; use {', '.join(BUDGETS)}")
-        try:
-            more = float(amount)
-        except ValueError:
-            more = 0.0
-        if not 0 < more < math.inf:
-            raise typer.BadParameter(f"--extend {pair}: write it as {name}=NUMBER, with a number above 0")
-        found[name] = more
-    return found
-
-
-def _json(text: str | None) -> Any:
-    try:
-        return None if text is None else codec.decode(text)
-    except codec.InvalidJson as error:
-        raise typer.BadParameter(f"--answer: {error}") from None
 
 
 async def _send(

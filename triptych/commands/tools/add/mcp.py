@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from triptych.commands.common.add_options import DryRun, Name, Replace, pairs
+from triptych.commands.common.contracts_table import contracts_table
+from triptych.commands.common.edit_config import add_tool
 from triptych.commands.common.options import DEFAULT_CONFIG, AsJson, ConfigFile
 from triptych.commands.common.output import err, out, print_json
-from triptych.commands.tools import edit
-from triptych.commands.tools.ls import contracts_table
-from triptych.commands.tools.options import DryRun, Name, Replace, pairs
 from triptych.embedded.config import StackConfig
 from triptych.kernel.errors import ConfigurationError
 
@@ -84,7 +84,7 @@ def mcp(
     left_out += pins.left_out
     _check({*operation_names(each.name for each in pins.tools).values()}, offered, left_out, options)
     if not dry_run:
-        edit.add_tool(stack.file, name, {"adapter": ADAPTER, "options": table}, replace=replace)
+        add_tool(stack.file, name, {"adapter": ADAPTER, "options": table}, replace=replace)
         file = source.path(options.pins)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(pins.text(), "utf-8")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from triptych.commands.common.add_options import DryRun, Name, Replace, pairs
+from triptych.commands.common.edit_config import add_tool
 from triptych.commands.common.options import DEFAULT_CONFIG, AsJson, ConfigFile
 from triptych.commands.common.output import err, out, print_json
-from triptych.commands.tools import edit
-from triptych.commands.tools.options import DryRun, Name, Replace, pairs
 from triptych.embedded.config import StackConfig
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.kafka.bus import REQUEST_MAX_BYTES
@@ -95,7 +95,7 @@ def openapi(
         table["hosts"] = list(hosts)
     if not dry_run:
         guard = None if rate is None else {"rate": rate}
-        edit.add_tool(stack.file, name, {"adapter": ADAPTER, "options": table, "guard": guard}, replace=replace)
+        add_tool(stack.file, name, {"adapter": ADAPTER, "options": table, "guard": guard}, replace=replace)
         _store(parsed, stack.directory / options.spec)
     trials = tried(parsed, made)
     if as_json:
