@@ -22,6 +22,7 @@ from triptych.client.operator import OPEN_STATUSES, shown
 from triptych.client.reasons import REASONS
 from triptych.commands.common.exit_codes import ExitCode, of_statuses
 from triptych.commands.common.filters import since_time
+from triptych.commands.common.options import DEMO_CONFIG
 from triptych.commands.common.stack import _raise_failure
 from triptych.commands.demo import where_to_look_next
 from triptych.commands.main import COMMANDS, Commands
@@ -370,8 +371,7 @@ def test_the_demo_names_this_program_so_that_its_commands_can_be_pasted(
     tally = Tally.of({1: b'{"task_id": "t 1", "tenant": "acme"}'}, [Receipt("triptych.tasks", 0, 0)])
     tally.add(stuck)
     lines = [
-        line.strip()
-        for line in where_to_look_next(tally, Path("data"), Path("triptych.toml"), keep=False).plain.splitlines()
+        line.strip() for line in where_to_look_next(tally, Path("data"), DEMO_CONFIG, keep=False).plain.splitlines()
     ]
     called = "triptych" if on_path else "env/bin/triptych"
     assert f"{called} up --data data  # the same stack again, with all it has done" in lines
@@ -391,7 +391,8 @@ def test_the_help_imports_no_command() -> None:
 def test_a_command_by_a_wrong_name_is_told_the_right_one(tmp_path: Path) -> None:
     done = triptych("statsu", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "No such command 'statsu'. Did you mean 'status'? See `triptych --help`\n"
+    assert done.stderr.startswith("No such command 'statsu'. Did you mean 'status'")
+    assert done.stderr.endswith("? See `triptych --help`\n")
 
 
 def files_in(folder: Path) -> set[str]:
