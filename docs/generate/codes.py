@@ -7,7 +7,7 @@ import textwrap
 from generate.markdown import member_texts, page, table
 from triptych.client.reasons import REASONS
 from triptych.commands.common.exit_codes import ExitCode
-from triptych.executor.retries import MODEL_FAULTS, Disposition, Then, disposition
+from triptych.executor.retries import MODEL_FAULTS, FailureAction, RetryRule, retry_rule
 from triptych.schemas import Effect, ErrorCode, ToolError
 
 ERRORS = """\
@@ -28,14 +28,15 @@ EXITS = "Every command ends with one of these codes."
 
 def render() -> str:
     """Return the page."""
-    then = member_texts(Then)
+    then = member_texts(FailureAction)
     return page(
         "Error and reason codes",
         "## Errors of calls",
         ERRORS,
         table(["code", "retry", "then", "reason"], [_row(code.value, _of(code)) for code in ErrorCode]),
         table(
-            ["then", ""], [[f"`{member.value}`", then.get(member.name, "Hand the run to a person.")] for member in Then]
+            ["then", ""],
+            [[f"`{member.value}`", then.get(member.name, "Hand the run to a person.")] for member in FailureAction],
         ),
         "## Faults of models",
         FAULTS,
@@ -52,9 +53,9 @@ def render() -> str:
     )
 
 
-def _of(code: ErrorCode) -> Disposition:
-    return disposition(ToolError(code=code, message=""), Effect.ONCE)
+def _of(code: ErrorCode) -> RetryRule:
+    return retry_rule(ToolError(code=code, message=""), Effect.ONCE)
 
 
-def _row(name: str, what: Disposition) -> list[str]:
+def _row(name: str, what: RetryRule) -> list[str]:
     return [f"`{name}`", "yes" if what.retry else "no", f"`{what.then.value}`", f"`{what.reason}`"]

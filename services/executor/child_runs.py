@@ -13,7 +13,7 @@ from triptych.contracts.compiled_contract import compiled_handoff_contract
 from triptych.executor import events as ev
 from triptych.executor.fold import admit
 from triptych.executor.state import Run, RunStatus, StepState
-from triptych.executor.transition import Turn
+from triptych.executor.transition import RunTransition
 from triptych.kernel.postgres.outbox import Send
 from triptych.kernel.run_ids import derive_run_id, id_time_ms
 from triptych.schemas import (
@@ -253,17 +253,17 @@ def notice_of(run: Run, parent_id: UUID, status: str, reason: Reason | None) -> 
     )
 
 
-def on_notice(turn: Turn, command: Control) -> None:
+def on_notice(transition: RunTransition, command: Control) -> None:
     """A child run says how it stands. What no open request is about changes nothing."""
     told = command.data if isinstance(command.data, dict) else {}
-    for request in turn.run.requests.values():
+    for request in transition.run.requests.values():
         event = request.event
         if isinstance(event, ev.CallRequested) and event.child is not None and str(event.child) == told.get("run_id"):
             if told.get("status") == WAITS:
                 reason = Reason.model_validate(told.get("reason") or {"code": "escalated", "message": "no reason"})
-                turn.record(ev.ChildEscalated(command.command_id, event.step, event.child, reason))
+                transition.record(ev.ChildEscalated(command.command_id, event.step, event.child, reason))
             else:
-                turn.record(ev.ChildResumed(command.command_id, event.step, event.child))
+                transition.record(ev.ChildResumed(command.command_id, event.step, event.child))
             return
 
 

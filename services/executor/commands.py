@@ -9,9 +9,8 @@ from triptych.executor import compensation
 from triptych.executor import events as ev
 from triptych.executor.child_runs import on_notice, open_children
 from triptych.executor.ending import end
-from triptych.executor.fan_out import step_of
-from triptych.executor.state import Run, RunStatus, StepState
-from triptych.executor.transition import Turn
+from triptych.executor.state import Run, RunStatus, StepState, step_of
+from triptych.executor.transition import RunTransition
 from triptych.schemas import Control, ControlAction, Reason
 
 LATEST_DEADLINE = datetime(9000, 1, 1, tzinfo=UTC)
@@ -26,15 +25,15 @@ class UnfitCommand:
     why: str
 
 
-def on_command(turn: Turn, told: Control | UnfitCommand) -> None:
+def on_command(transition: RunTransition, told: Control | UnfitCommand) -> None:
     """Do what a person says, once."""
     command = told.command if isinstance(told, UnfitCommand) else told
-    if command.command_id in turn.run.commands:
+    if command.command_id in transition.run.commands:
         return
     if isinstance(told, UnfitCommand):
-        _refuse(turn, command, told.why)
+        _refuse(transition, command, told.why)
     else:
-        _on_control(turn, command)
+        _on_control(transition, command)
 
 
 def step_to_skip(run: Run, command: Control) -> StepState | None:
@@ -43,28 +42,30 @@ def step_to_skip(run: Run, command: Control) -> StepState | None:
     return run.steps.get(step_id) if step_id else None
 
 
-def _on_control(turn: Turn, command: Control) -> None:
-    run = turn.run
+def _on_control(transition: RunTransition, command: Control) -> None:
+    run = transition.run
     is_escalated = run.status is RunStatus.ESCALATED
     match command.action:
         case ControlAction.CHILD:
-            on_notice(turn, command)
+            on_notice(transition, command)
         case ControlAction.CANCEL:
-            _end_by_command(turn, command, RunStatus.CANCELLED, "cancelled")
+            _end_by_command(transition, command, RunStatus.CANCELLED, "cancelled")
         case ControlAction.ABORT if is_escalated and (command.undo or run.playbook.on_abort == "undo"):
-            compensation.begin(turn, command)
+            compensation.begin(transition, command)
         case ControlAction.ABORT if is_escalated:
-            _end_by_command(turn, command, RunStatus.FAILED, "aborted")
+            _end_by_command(transition, command, RunStatus.FAILED, "aborted")
         case ControlAction.RESUME | ControlAction.SKIP if is_escalated and run.undo is not None:
-            _refuse(turn, command, "it has been undone in part, so it cannot go on; abort it, with --undo or without")
+            _refuse(
+                transition, command, "it has been undone in part, so it cannot go on; abort it, with --undo or without"
+            )
         case ControlAction.RESUME | ControlAction.SKIP if is_escalated and (odd := _fractions(command)):
-            _refuse(turn, command, f"only usd can be extended by a part of one; give a whole number of {odd}")
+            _refuse(transition, command, f"only usd can be extended by a part of one; give a whole number of {odd}")
         case ControlAction.RESUME if is_escalated:
-            _resume(turn, command)
+            _resume(transition, command)
         case ControlAction.SKIP if is_escalated:
-            _skip(turn, command)
+            _skip(transition, command)
         case _:
-            _refuse(turn, command, _unfit_state(run, command))
+            _refuse(transition, command, _unfit_state(run, command))
 
 
 def _fractions(command: Control) -> str:
@@ -84,25 +85,25 @@ def _unfit_state(run: Run, command: Control) -> str:
     return f"the run is {run.status.value}; {command.action.value} needs an escalated run"
 
 
-def _end_by_command(turn: Turn, command: Control, status: RunStatus, code: str) -> None:
+def _end_by_command(transition: RunTransition, command: Control, status: RunStatus, code: str) -> None:
     message = f"{code} by {command.principal}" + (f": {command.note}" if command.note else "")
     end(
-        turn,
+        transition,
         status,
         Reason(code=code, message=message),
         command_id=command.command_id,
         principal=command.principal,
-        children=open_children(turn.run),
+        children=open_children(transition.run),
     )
 
 
-def _resume(turn: Turn, command: Control) -> None:
-    run = turn.run
-    stood_still = turn.now - (run.escalated_at or turn.now)
+def _resume(transition: RunTransition, command: Control) -> None:
+    run = transition.run
+    stood_still = transition.now - (run.escalated_at or transition.now)
     extra = timedelta(milliseconds=command.extend.get("wall_ms", 0))
     # Waiting for a person does not use up the wall clock.
     deadline_at = min(run.deadline_at + stood_still + extra, LATEST_DEADLINE)
-    turn.record(
+    transition.record(
         ev.RunResumed(
             command_id=command.command_id,
             principal=command.principal,
@@ -113,20 +114,22 @@ def _resume(turn: Turn, command: Control) -> None:
     )
 
 
-def _skip(turn: Turn, command: Control) -> None:
-    state = step_to_skip(turn.run, command)
+def _skip(transition: RunTransition, command: Control) -> None:
+    state = step_to_skip(transition.run, command)
     if state is None:
-        names = ", ".join(turn.run.steps) or "none, there is no plan yet"
-        _refuse(turn, command, f"name a step of the plan to skip; the steps are: {names}")
+        names = ", ".join(transition.run.steps) or "none, there is no plan yet"
+        _refuse(transition, command, f"name a step of the plan to skip; the steps are: {names}")
     elif state.status.has_ended and not state.is_overridden:
-        _refuse(turn, command, f"step {state.id} has ended ({state.status.value}); there is nothing to skip")
-    elif any(request.step and step_of(request.step) == state.id for request in turn.run.requests.values()):
-        _refuse(turn, command, f"step {state.id} is still under way; wait for its answer, or cancel the run")
+        _refuse(transition, command, f"step {state.id} has ended ({state.status.value}); there is nothing to skip")
+    elif any(request.step and step_of(request.step) == state.id for request in transition.run.requests.values()):
+        _refuse(transition, command, f"step {state.id} is still under way; wait for its answer, or cancel the run")
     else:
-        turn.record(ev.StepOverridden(command.command_id, command.principal, state.id, command.data, command.note))
-        _resume(turn, command)
+        transition.record(
+            ev.StepOverridden(command.command_id, command.principal, state.id, command.data, command.note)
+        )
+        _resume(transition, command)
 
 
-def _refuse(turn: Turn, command: Control, message: str) -> None:
+def _refuse(transition: RunTransition, command: Control, message: str) -> None:
     reason = Reason(code="command_refused", message=message)
-    turn.record(ev.CommandRefused(command.command_id, command.principal, command.action.value, reason))
+    transition.record(ev.CommandRefused(command.command_id, command.principal, command.action.value, reason))

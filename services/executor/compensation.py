@@ -12,9 +12,9 @@ from triptych.executor import events as ev
 from triptych.executor.child_runs import open_children
 from triptych.executor.ending import end
 from triptych.executor.requests import REISSUE_AFTER_MS
-from triptych.executor.retries import disposition
+from triptych.executor.retries import retry_compensation
 from triptych.executor.state import Ask, Run, RunStatus, StepState, UndoStatus
-from triptych.executor.transition import Turn, schedule_retry
+from triptych.executor.transition import RunTransition
 from triptych.playbook.expressions import ExpressionError, render
 from triptych.schemas import CallAnswer, Control, Grant, Reason, Undo
 
@@ -22,33 +22,35 @@ UNDO_WITHIN = timedelta(minutes=10)
 """So long a tool has for one attempt; the wall clock of the run is over or nearly so."""
 
 
-def begin(turn: Turn, command: Control) -> None:
+def begin(transition: RunTransition, command: Control) -> None:
     """A person wants it undone. What is under way is waited for, since it may be a write."""
-    turn.record(ev.UndoStarted(command.command_id, command.principal, command.note, open_children(turn.run)))
+    transition.record(
+        ev.UndoStarted(command.command_id, command.principal, command.note, open_children(transition.run))
+    )
 
 
-def advance(turn: Turn) -> None:
+def advance(transition: RunTransition) -> None:
     """Undo the next step, or end the run when nothing is left to undo."""
-    run = turn.run
+    run = transition.run
     if run.retries or any(request.ask in (Ask.CALL, Ask.UNDO) for request in run.requests.values()):
         return
     if (state := _next(run)) is not None and state.step.pin.undo is not None:
-        request(turn, state, state.step.pin.undo)
+        request(transition, state, state.step.pin.undo)
     else:
-        _end(turn)
+        _end(transition)
 
 
-def request(turn: Turn, state: StepState, undo: Undo) -> None:
+def request(transition: RunTransition, state: StepState, undo: Undo) -> None:
     """Ask for one attempt to undo a step."""
-    run = turn.run
+    run = transition.run
     answer, written = state.answer_to_keep, state.written
     known = {"arguments": written.arguments if written else {}, "data": answer.data if answer else None}
     try:
         arguments = render(undo.arguments, known)
     except ExpressionError as error:
-        _fail(turn, state, f"its arguments cannot be made: {error}")
+        _fail(transition, state, f"its arguments cannot be made: {error}")
         return
-    turn.record(
+    transition.record(
         ev.UndoRequested(
             request_id=f"{run.run_id}:undo-{state.id}:{run.requested + 1}",
             step=state.id,
@@ -56,36 +58,33 @@ def request(turn: Turn, state: StepState, undo: Undo) -> None:
             attempt=state.undo_attempts + 1,
             idempotency_key=f"{run.run_id}:{state.id}:undo",
             reserved=Grant(),
-            deadline_at=turn.now + UNDO_WITHIN,
-            reissue_at=turn.now + timedelta(milliseconds=REISSUE_AFTER_MS + undo.timeout_ms),
+            deadline_at=transition.now + UNDO_WITHIN,
+            reissue_at=transition.now + timedelta(milliseconds=REISSUE_AFTER_MS + undo.timeout_ms),
         )
     )
 
 
-def on_answer(turn: Turn, answer: CallAnswer, step_id: str) -> None:
+def on_answer(transition: RunTransition, answer: CallAnswer, step_id: str) -> None:
     """What became of one attempt."""
-    turn.record(ev.UndoAnswered(answer.request_id, step_id, answer.result))
-    state, error = turn.run.state(step_id), answer.result.error
-    if turn.run.status is not RunStatus.UNDOING or error is None or state.step.pin.undo is None:
+    transition.record(ev.UndoAnswered(answer.request_id, step_id, answer.result))
+    state, error = transition.run.state(step_id), answer.result.error
+    if transition.run.status is not RunStatus.UNDOING or error is None or state.step.pin.undo is None:
         return
-    policy = state.step.retry
-    if disposition(error, state.step.pin.undo.effect).retry and state.undo_attempts < policy.max_attempts:
-        reason = Reason(code=error.code.value, message=f"undoing {step_id}: {error.message}")
-        schedule_retry(turn, Ask.UNDO, step_id, policy, state.undo_attempts, reason, error.retry_after_ms)
-    else:
-        _fail(turn, state, f"{state.step.pin.undo.operation} failed with {error.code.value}: {error.message}")
+    undo = state.step.pin.undo
+    if not retry_compensation(transition, state, undo.effect, error):
+        _fail(transition, state, f"{undo.operation} failed with {error.code.value}: {error.message}")
 
 
-def ask_again(turn: Turn, step_id: str) -> None:
+def ask_again(transition: RunTransition, step_id: str) -> None:
     """The time of a retry has come."""
-    state = turn.run.state(step_id)
+    state = transition.run.state(step_id)
     if state.step.pin.undo is not None:
-        request(turn, state, state.step.pin.undo)
+        request(transition, state, state.step.pin.undo)
 
 
-def _fail(turn: Turn, state: StepState, why: str) -> None:
+def _fail(transition: RunTransition, state: StepState, why: str) -> None:
     message = f"step {state.id} could not be undone: {why}; abort with --undo to try again, or cancel the run as it is"
-    turn.record(ev.RunEscalated(Reason(code="undo_failed", message=message), state.id))
+    transition.record(ev.RunEscalated(Reason(code="undo_failed", message=message), state.id))
 
 
 def _writes(run: Run) -> list[StepState]:
@@ -107,8 +106,8 @@ def _can_be_undone(state: StepState) -> bool:
     return state.answer_to_keep is not None and state.step.pin.undo is not None and state.stand_in is None
 
 
-def _end(turn: Turn) -> None:
-    run = turn.run
+def _end(transition: RunTransition) -> None:
+    run = transition.run
     assert run.undo is not None  # noqa: S101 - only a run that is being undone ends here
     undone = [state.id for state in (*run.steps.values(), *run.branches.values()) if state.undo is UndoStatus.DONE]
     writes = _writes(run)
@@ -121,4 +120,4 @@ def _end(turn: Turn) -> None:
     if unknown:
         parts.append(f"nobody knows whether these were written, so they are not undone: {', '.join(unknown)}")
     reason = Reason(code="aborted", message="; ".join(parts))
-    end(turn, RunStatus.FAILED, reason, principal=run.undo.principal)
+    end(transition, RunStatus.FAILED, reason, principal=run.undo.principal)

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from triptych.executor import events as ev
 from triptych.executor.budgets import overspent
 from triptych.executor.state import Ask, OpenRequest, Run, RunStatus
-from triptych.executor.transition import Turn
+from triptych.executor.transition import RunTransition
 from triptych.schemas import CallAnswer, Grant, Json, PlanAnswer, Reason, UnderWay, VerdictAnswer
 
 
 def end(
-    turn: Turn,
+    transition: RunTransition,
     status: RunStatus,
     reason: Reason,
     *,
@@ -26,7 +26,7 @@ def end(
     children: tuple[str, ...] | None = None,
 ) -> None:
     """End the run, and name the writes that may still take effect."""
-    turn.record(
+    transition.record(
         ev.RunEnded(
             status=status,
             reason=reason,
@@ -34,7 +34,7 @@ def end(
             command_id=command_id,
             principal=principal,
             children=children,
-            under_way=tuple(_under_way(turn.run)) or None,
+            under_way=tuple(_under_way(transition.run)) or None,
         )
     )
 
@@ -66,9 +66,9 @@ def _write(run: Run, request: OpenRequest) -> UnderWay | None:
     return UnderWay(step=step, operation=operation, idempotency_key=key, known="asked")
 
 
-def note_late(turn: Turn, answer: CallAnswer | PlanAnswer | VerdictAnswer) -> None:
+def note_late(transition: RunTransition, answer: CallAnswer | PlanAnswer | VerdictAnswer) -> None:
     """An answer to what a run had left open when it ended. What was never asked for changes nothing."""
-    request = turn.run.left_open.get(answer.request_id)
+    request = transition.run.left_open.get(answer.request_id)
     if request is None or not _fits(request, answer):
         return
     result, error, extended = None, None, None
@@ -81,8 +81,8 @@ def note_late(turn: Turn, answer: CallAnswer | PlanAnswer | VerdictAnswer) -> No
     if overspent(granted, answer.spend):
         spend = answer.spend
         spent = Grant(tokens=spend.tokens, usd_micros=spend.usd_micros, tool_calls=spend.tool_calls)
-        turn.record(ev.Overspent(answer.request_id, request.step, granted, spent))
-    turn.record(
+        transition.record(ev.Overspent(answer.request_id, request.step, granted, spent))
+    transition.record(
         ev.AnsweredLate(
             request_id=answer.request_id,
             step=request.step,

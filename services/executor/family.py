@@ -11,8 +11,7 @@ from uuid import UUID
 
 from triptych.executor import child_runs
 from triptych.executor import events as ev
-from triptych.executor.fan_out import step_of
-from triptych.executor.state import Run
+from triptych.executor.state import Run, step_of
 from triptych.executor.trust import ForgedRecord
 from triptych.schemas import CallAnswer, ChildTask, Control, ControlAction, Parent, Playbook, Reason
 

@@ -14,10 +14,10 @@ from uuid import UUID
 
 from triptych.executor import events as ev
 from triptych.executor import loop_detection
-from triptych.executor.fan_out import FanOut, branch_id
+from triptych.executor.budgets import BudgetLedger
 from triptych.executor.state import (
     Ask,
-    Ledger,
+    FanOut,
     OpenRequest,
     Progress,
     Retry,
@@ -27,15 +27,16 @@ from triptych.executor.state import (
     StepStatus,
     UndoStatus,
     Written,
-    changed,
+    branch_id,
 )
+from triptych.kernel.values import changed
 from triptych.schemas import Json, PlanByTurns, Reason, Result, ResultStatus, Spend, Step
 
 
 def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
     """The first event makes the run."""
     budgets = event.playbook.budgets
-    ledger = Ledger(
+    ledger = BudgetLedger(
         max_steps=budgets.steps,
         max_tool_calls=budgets.tool_calls,
         max_tokens=budgets.tokens,
@@ -223,7 +224,7 @@ def _answered_late(run: Run, event: ev.AnsweredLate, at: datetime) -> None:
     request = run.left_open.pop(event.request_id)
     if event.extended is not None:
         run.ledger = run.ledger.widen(event.extended)
-    run.ledger = run.ledger.settle(request.reserved, event.spend)
+    run.ledger = run.ledger.charge(request.reserved, event.spend)
     if event.step is None or event.result is None:
         return
     state = run.state(event.step)
@@ -258,7 +259,7 @@ def _open(
 
 def _close(run: Run, request_id: str, spend: Spend) -> None:
     request = run.requests.pop(request_id)
-    run.ledger = run.ledger.settle(request.reserved, spend)
+    run.ledger = run.ledger.charge(request.reserved, spend)
 
 
 def _change_step(run: Run, state_id: str, **changes: Any) -> None:

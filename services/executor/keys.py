@@ -13,16 +13,14 @@ from enum import StrEnum
 from uuid import UUID
 
 from triptych.executor import events as ev
+from triptych.executor.failures import fail_step
 from triptych.executor.requests import request_call
-from triptych.executor.results import settle
-from triptych.executor.retries import Then
+from triptych.executor.results import handle_result
+from triptych.executor.retries import FailureAction, retry_key
 from triptych.executor.state import Ask, Run, StepState, StepStatus, UndoStatus
-from triptych.executor.transition import Turn, fail_step, schedule_retry
+from triptych.executor.transition import RunTransition
 from triptych.playbook.expressions import render
-from triptych.schemas import OnRepeat, Reason, Result, RetryPolicy
-
-WAIT_MS, WAIT_MAX_MS = 500, 60_000
-"""Who finds a key held by a call under way looks again, less and less often."""
+from triptych.schemas import OnRepeat, Reason, Result
 
 
 class Standing(StrEnum):
@@ -99,12 +97,12 @@ def told_of(asked: ev.KeyRequested, operation: str, holder: UUID, held: Holding)
     return KeyTold(asked.request_id, standing, holder, held.step, result, held.operation)
 
 
-def on_key(turn: Turn, told: KeyTold) -> None:
+def on_key(transition: RunTransition, told: KeyTold) -> None:
     """Go on with a call whose business key was asked for."""
-    asked = turn.run.requests[told.request_id].event
+    asked = transition.run.requests[told.request_id].event
     assert isinstance(asked, ev.KeyRequested)  # noqa: S101 - what a key is told about is a request for one
-    state, is_receipt = turn.run.state(asked.step), told.standing is Standing.RECEIPT
-    turn.record(
+    state, is_receipt = transition.run.state(asked.step), told.standing is Standing.RECEIPT
+    transition.record(
         ev.KeyAnswered(
             request_id=told.request_id,
             step=asked.step,
@@ -112,31 +110,28 @@ def on_key(turn: Turn, told: KeyTold) -> None:
             holder=told.holder,
             holder_step=told.holder_step,
             result=told.result if is_receipt else None,
-            arguments=render(state.acting.arguments, turn.run.scope_of(state)) if is_receipt else {},
+            arguments=render(state.acting.arguments, transition.run.scope_of(state)) if is_receipt else {},
         )
     )
-    if not turn.run.status.is_active:
+    if not transition.run.status.is_active:
         return
-    state = turn.run.state(asked.step)
+    state = transition.run.state(asked.step)
     match told.standing:
         case Standing.GRANTED:
-            request_call(turn, state, asked.key)
+            request_call(transition, state, asked.key)
         case Standing.RECEIPT:
-            settle(turn, state)
+            handle_result(transition, state)
         case Standing.HELD:
-            _wait(turn, state, asked, told)
+            _wait(transition, state, asked, told)
         case Standing.CONFLICT:
-            fail_step(turn, state.id, Then.REPLAN, _conflict(state, asked, told))
+            fail_step(transition, state.id, FailureAction.REPLAN, _conflict(state, asked, told))
 
 
-def _wait(turn: Turn, state: StepState, asked: ev.KeyRequested, told: KeyTold) -> None:
+def _wait(transition: RunTransition, state: StepState, asked: ev.KeyRequested, told: KeyTold) -> None:
     message = (
         f"step {state.id} waits for its business key {asked.key!r}: step {told.holder_step} of run {told.holder} has it"
     )
-    policy = RetryPolicy(base_ms=WAIT_MS, cap_ms=WAIT_MAX_MS)
-    least_ms = min(WAIT_MS * 2 ** min(state.key_waits, 7), WAIT_MAX_MS)
-    reason = Reason(code="business_key_held", message=message)
-    schedule_retry(turn, Ask.CALL, state.id, policy, min(state.key_waits, 8), reason, least_ms)
+    retry_key(transition, state, Reason(code="business_key_held", message=message))
 
 
 def _conflict(state: StepState, asked: ev.KeyRequested, told: KeyTold) -> Reason:

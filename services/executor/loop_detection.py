@@ -7,7 +7,8 @@ the last replan, and which writes may have happened. Attempts and retries of one
 from __future__ import annotations
 
 from triptych.executor.fingerprint import fingerprint
-from triptych.executor.state import Run, StepState, changed
+from triptych.executor.state import Run, StepState
+from triptych.kernel.values import changed
 from triptych.schemas import Json, PlanByTurns, Reason, Result
 
 CODE = "loop"

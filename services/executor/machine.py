@@ -15,12 +15,12 @@ from uuid import UUID
 
 from triptych.executor import compensation
 from triptych.executor import events as ev
-from triptych.executor.branches import branch_to_start, fan_out
 from triptych.executor.budgets import overspent
 from triptych.executor.child_runs import waits_for_room
 from triptych.executor.commands import UnfitCommand, on_command
 from triptych.executor.ending import note_late
-from triptych.executor.fan_out import FanOut
+from triptych.executor.failures import fail_step
+from triptych.executor.fan_out import branch_to_start, open_branches
 from triptych.executor.fold import admit
 from triptych.executor.keys import KeyTold, on_key
 from triptych.executor.requests import (
@@ -29,18 +29,10 @@ from triptych.executor.requests import (
     request_plan,
     request_step_review,
 )
-from triptych.executor.results import (
-    WORKER_RETRY,
-    finish,
-    follow_verdict,
-    may_retry,
-    retry_review,
-    settle,
-    worker_reason,
-)
-from triptych.executor.retries import Then, is_outage
-from triptych.executor.state import Ask, Run, RunStatus, StepState, StepStatus
-from triptych.executor.transition import Decided, Turn, fail_step, schedule_retry
+from triptych.executor.results import finish, follow_verdict, handle_result, on_failed_review, worker_reason
+from triptych.executor.retries import FailureAction, is_outage, retry_plan
+from triptych.executor.state import Ask, FanOut, Run, RunStatus, StepState, StepStatus
+from triptych.executor.transition import Decided, RunTransition
 from triptych.playbook.expressions import ExpressionError, holds, metered
 from triptych.schemas import (
     CallAnswer,
@@ -108,46 +100,46 @@ def begin(
         traceparent=traceparent,
         others=others,
     )
-    turn = Turn(admit(run_id, admitted, now), now)
-    turn.events.append(admitted)
-    _advance(turn)
-    return turn.decided()
+    transition = RunTransition(admit(run_id, admitted, now), now)
+    transition.events.append(admitted)
+    _advance(transition)
+    return transition.decided()
 
 
 @metered()
 def decide(run: Run, message: Message, now: datetime) -> Decided:
     """What follows from a message. Answers to nothing open, and commands to a finished run, change nothing."""
-    turn = Turn(run, now)
+    transition = RunTransition(run, now)
     if run.status.is_final:
         if isinstance(message, CallAnswer | VerdictAnswer | PlanAnswer):
-            note_late(turn, message)
-        return turn.decided()
+            note_late(transition, message)
+        return transition.decided()
     match message:
         case CallAnswer() if _is_asked_for(run, message, Ask.CALL, Ask.UNDO):
-            _within_grant(turn, message, _on_result)
+            _within_grant(transition, message, _on_result)
         case VerdictAnswer() if _is_asked_for(run, message, Ask.REVIEW):
-            _within_grant(turn, message, _on_verdict)
+            _within_grant(transition, message, _on_verdict)
         case PlanAnswer() if _is_asked_for(run, message, Ask.PLAN):
-            _within_grant(turn, message, _on_plan)
+            _within_grant(transition, message, _on_plan)
         case Control() | UnfitCommand():
-            on_command(turn, message)
+            on_command(transition, message)
         case KeyTold() if (open_one := run.requests.get(message.request_id)) and open_one.ask is Ask.KEY:
-            on_key(turn, message)
+            on_key(transition, message)
         case Tick():
-            _on_tick(turn)
+            _on_tick(transition)
         case Start() | GivenUp():
-            _start_or_give_up(turn, message)
-    _advance(turn)
-    return turn.decided()
+            _start_or_give_up(transition, message)
+    _advance(transition)
+    return transition.decided()
 
 
-def _start_or_give_up(turn: Turn, message: Start | GivenUp) -> None:
-    run = turn.run
+def _start_or_give_up(transition: RunTransition, message: Start | GivenUp) -> None:
+    run = transition.run
     if isinstance(message, GivenUp):
         if run.status.is_active:
-            turn.record(ev.RunEscalated(message.reason))
+            transition.record(ev.RunEscalated(message.reason))
     elif run.status is RunStatus.QUEUED:
-        turn.record(ev.RunStarted(_deadline(run.playbook, turn.now, run.parent)))
+        transition.record(ev.RunStarted(_deadline(run.playbook, transition.now, run.parent)))
 
 
 def _is_asked_for(run: Run, answer: CallAnswer | VerdictAnswer | PlanAnswer, *asks: Ask) -> bool:
@@ -166,63 +158,61 @@ def _deadline(playbook: Playbook, start: datetime, parent: Parent | None) -> dat
 # --- what came in ---------------------------------------------------------------------------------
 
 
-def _within_grant(turn: Turn, answer: AnswerT, follow: Callable[[Turn, AnswerT], None]) -> None:
+def _within_grant(transition: RunTransition, answer: AnswerT, follow: Callable[[RunTransition, AnswerT], None]) -> None:
     """Do what follows from an answer; one that cost more than its grant is recorded as it is, and stops the run."""
-    request = turn.run.requests[answer.request_id]
+    request = transition.run.requests[answer.request_id]
     extended = answer.extended if isinstance(answer, CallAnswer) else None
     granted = request.reserved if extended is None else request.reserved.plus(extended)
     if reason := overspent(granted, answer.spend):
         spend = answer.spend
         spent = Grant(tokens=spend.tokens, usd_micros=spend.usd_micros, tool_calls=spend.tool_calls)
-        turn.record(ev.Overspent(answer.request_id, request.step, granted, spent))
-        if turn.run.status.is_active:
-            turn.record(ev.RunEscalated(reason, request.step))
-    follow(turn, answer)
+        transition.record(ev.Overspent(answer.request_id, request.step, granted, spent))
+        if transition.run.status.is_active:
+            transition.record(ev.RunEscalated(reason, request.step))
+    follow(transition, answer)
 
 
-def _on_plan(turn: Turn, answer: PlanAnswer) -> None:
-    if turn.run.undo is not None:
+def _on_plan(transition: RunTransition, answer: PlanAnswer) -> None:
+    if transition.run.undo is not None:
         # Another plan would forget steps that are being undone.
         late = ToolError(code=ErrorCode.CANCELLED, message="the run is being undone; no plan is wanted any more")
-        turn.record(ev.PlanRefused(answer.request_id, late, spend=answer.spend))
+        transition.record(ev.PlanRefused(answer.request_id, late, spend=answer.spend))
         return
     if answer.answer is not None:
-        turn.record(ev.GoalReached(answer.request_id, answer.answer, answer.spend, answer.ledger))
-        _leave_what_is_left(turn)
+        transition.record(ev.GoalReached(answer.request_id, answer.answer, answer.spend, answer.ledger))
+        _leave_what_is_left(transition)
         return
-    asked = turn.run.revision + 1
+    asked = transition.run.revision + 1
     if answer.plan is not None and answer.plan.revision == asked:
-        turn.record(ev.PlanAccepted(answer.request_id, answer.plan, answer.spend, answer.ledger))
+        transition.record(ev.PlanAccepted(answer.request_id, answer.plan, answer.spend, answer.ledger))
         return
     said = f"revision {answer.plan.revision} of it" if answer.plan else "neither a plan nor an error"
     message = f"revision {asked} of the plan was asked for, and the planner gave {said}"
     error = answer.error or ToolError(code=ErrorCode.INTERNAL, message=message)
-    turn.record(ev.PlanRefused(answer.request_id, error, answer.code, answer.spend))
-    if not turn.run.status.is_active:
+    transition.record(ev.PlanRefused(answer.request_id, error, answer.code, answer.spend))
+    if not transition.run.status.is_active:
         return
     reason = Reason(code=answer.code or worker_reason(error, "planner_unavailable"), message=error.message)
-    if answer.code is None and may_retry(error) and turn.run.plan_attempts < WORKER_RETRY.max_attempts:
-        schedule_retry(turn, Ask.PLAN, None, WORKER_RETRY, turn.run.plan_attempts, reason, error.retry_after_ms)
-    else:
-        turn.record(ev.RunEscalated(reason))
+    if answer.code is not None or not retry_plan(transition, error, reason):
+        transition.record(ev.RunEscalated(reason))
 
 
-def _leave_what_is_left(turn: Turn) -> None:
+def _leave_what_is_left(transition: RunTransition) -> None:
     """The goal was reached without the steps that failed, and without those that waited for them."""
     unwanted = Reason(code="not_wanted", message="the goal was reached without it")
-    for state in tuple(turn.run.steps.values()):
+    for state in tuple(transition.run.steps.values()):
         if not state.status.has_ended:
-            turn.record(ev.StepEnded(state.id, StepStatus.SKIPPED, state.reason or unwanted))
+            transition.record(ev.StepEnded(state.id, StepStatus.SKIPPED, state.reason or unwanted))
 
 
-def _on_result(turn: Turn, answer: CallAnswer) -> None:
-    request = turn.run.requests[answer.request_id]
+def _on_result(transition: RunTransition, answer: CallAnswer) -> None:
+    request = transition.run.requests[answer.request_id]
     step_id = request.step
     assert step_id is not None  # noqa: S101 - a call is always a step's
     if request.ask is Ask.UNDO:
-        compensation.on_answer(turn, answer, step_id)
+        compensation.on_answer(transition, answer, step_id)
         return
-    turn.record(
+    transition.record(
         ev.CallAnswered(
             request_id=answer.request_id,
             step=step_id,
@@ -235,19 +225,19 @@ def _on_result(turn: Turn, answer: CallAnswer) -> None:
             uncounted=answer.result.error is not None and is_outage(answer.result.error),
         )
     )
-    if turn.run.status.is_active:
-        settle(turn, turn.run.state(step_id))
+    if transition.run.status.is_active:
+        handle_result(transition, transition.run.state(step_id))
 
 
-def _on_verdict(turn: Turn, answer: VerdictAnswer) -> None:
-    step_id = turn.run.requests[answer.request_id].step
+def _on_verdict(transition: RunTransition, answer: VerdictAnswer) -> None:
+    step_id = transition.run.requests[answer.request_id].step
     if answer.decision is None:
         error = answer.error or ToolError(code=ErrorCode.INTERNAL, message="the critic gave neither verdict nor error")
-        turn.record(ev.ReviewFailed(answer.request_id, step_id, error, answer.spend))
-        if turn.run.status.is_active:
-            retry_review(turn, step_id, error)
+        transition.record(ev.ReviewFailed(answer.request_id, step_id, error, answer.spend))
+        if transition.run.status.is_active:
+            on_failed_review(transition, step_id, error)
         return
-    turn.record(
+    transition.record(
         ev.VerdictGiven(
             request_id=answer.request_id,
             step=step_id,
@@ -258,16 +248,16 @@ def _on_verdict(turn: Turn, answer: VerdictAnswer) -> None:
             spend=answer.spend,
         )
     )
-    if turn.run.status.is_active:
+    if transition.run.status.is_active:
         reason = answer.reason or Reason(code=answer.decision.value, message="the critic gave no reason")
-        follow_verdict(turn, step_id, answer.decision, reason, answer.evidence)
+        follow_verdict(transition, step_id, answer.decision, reason, answer.evidence)
 
 
-def _on_tick(turn: Turn) -> None:
-    run, now = turn.run, turn.now
+def _on_tick(transition: RunTransition) -> None:
+    run, now = transition.run, transition.now
     if run.status.is_active and now >= run.deadline_at and not run.children_waiting:
         wall_ms = run.playbook.budgets.wall_ms
-        turn.record(
+        transition.record(
             ev.RunEscalated(
                 Reason(
                     code="budget_wall_ms",
@@ -278,59 +268,59 @@ def _on_tick(turn: Turn) -> None:
     for request_id, request in run.requests.items():
         if request.reissue_at <= now:
             again_in_ms = REISSUE_AFTER_MS * 2 ** min(request.reissues + 1, 6)
-            turn.record(ev.RequestReissued(request_id, now + timedelta(milliseconds=again_in_ms)))
-    for retry in tuple(turn.run.retries.values()):
-        if retry.due_at <= now and (turn.run.status.is_active or turn.run.status is RunStatus.UNDOING):
-            _ask_again(turn, retry.ask, retry.step)
+            transition.record(ev.RequestReissued(request_id, now + timedelta(milliseconds=again_in_ms)))
+    for retry in tuple(transition.run.retries.values()):
+        if retry.due_at <= now and (transition.run.status.is_active or transition.run.status is RunStatus.UNDOING):
+            _ask_again(transition, retry.ask, retry.step)
 
 
-def _ask_again(turn: Turn, ask: Ask, step_id: str | None) -> None:
+def _ask_again(transition: RunTransition, ask: Ask, step_id: str | None) -> None:
     match ask, step_id:
         case Ask.PLAN, _:
-            request_plan(turn)
+            request_plan(transition)
         case Ask.CALL, str():
-            request_call(turn, turn.run.state(step_id))
+            request_call(transition, transition.run.state(step_id))
         case Ask.REVIEW, str():
-            request_step_review(turn, turn.run.state(step_id))
+            request_step_review(transition, transition.run.state(step_id))
         case Ask.REVIEW, None:
-            finish(turn)
+            finish(transition)
         case Ask.UNDO, str():
-            compensation.ask_again(turn, step_id)
+            compensation.ask_again(transition, step_id)
 
 
 # --- what follows ---------------------------------------------------------------------------------
 
 
-def _advance(turn: Turn) -> None:
+def _advance(transition: RunTransition) -> None:
     """Start whatever can start now; when nothing is under way, plan again or finish."""
-    while _start_one(turn):
+    while _start_one(transition):
         pass
-    run = turn.run
+    run = transition.run
     if run.status is RunStatus.UNDOING:
-        compensation.advance(turn)
+        compensation.advance(transition)
         return
     if run.status not in (RunStatus.PLANNING, RunStatus.RUNNING) or run.requests or run.retries:
         return
     if run.replan_due or run.status is RunStatus.PLANNING:
-        request_plan(turn)
+        request_plan(transition)
     elif waiting := [step_id for step_id, state in run.steps.items() if not state.status.has_ended]:
         message = f"steps {', '.join(waiting)} wait for steps that no plan has; resume to plan again, or abort"
-        turn.record(ev.RunEscalated(Reason(code="plan_invalid", message=message)))
+        transition.record(ev.RunEscalated(Reason(code="plan_invalid", message=message)))
     elif isinstance(run.playbook.plan, PlanByTurns) and run.answer is None:
-        request_plan(turn)
+        request_plan(transition)
     else:
-        finish(turn)
+        finish(transition)
 
 
-def _start_one(turn: Turn) -> bool:
-    """Start, skip or settle the first step that is ready; False when there is no other to look for."""
-    if turn.run.status is not RunStatus.RUNNING:
+def _start_one(transition: RunTransition) -> bool:
+    """Start or skip the first step that is ready, or handle its result; False when there is no other to look for."""
+    if transition.run.status is not RunStatus.RUNNING:
         return False
-    return _settle_before_plan(turn) if turn.run.replan_due else _start_first(turn)
+    return _handle_results_before_plan(transition) if transition.run.replan_due else _start_first(transition)
 
 
-def _start_first(turn: Turn) -> bool:
-    run = turn.run
+def _start_first(transition: RunTransition) -> bool:
+    run = transition.run
     under_way = 0
     ready: StepState | None = None
     may_be_more = False
@@ -339,13 +329,13 @@ def _start_first(turn: Turn) -> bool:
         if status.has_ended:
             continue
         if state.fan is not None and status is StepStatus.RUNNING:
-            if _settle_branch(turn, state, state.fan):
+            if _handle_branches(transition, state, state.fan):
                 return True
             under_way += state.fan.under_way
             may_be_more = True
             ready = ready or branch_to_start(run, state)
         elif status is StepStatus.ANSWERED and not _is_reviewed_later(run, state):
-            settle(turn, state)
+            handle_result(transition, state)
             return True
         elif status.is_under_way:
             under_way += 1
@@ -354,30 +344,30 @@ def _start_first(turn: Turn) -> bool:
             ready = ready or state
     if ready is None or under_way >= run.playbook.parallel:
         return False
-    _start(turn, ready)
+    _start(transition, ready)
     # When the only one that was ready is under way now, and no more has come of it, nothing else has become ready.
-    return may_be_more or not isinstance(turn.events[-1], ev.CallRequested)
+    return may_be_more or not isinstance(transition.events[-1], ev.CallRequested)
 
 
-def _settle_before_plan(turn: Turn) -> bool:
-    """What was answered while a person had the run is settled before another plan could forget it."""
-    for state in turn.run.steps.values():
-        if state.fan is None and state.status is StepStatus.ANSWERED and not _is_reviewed_later(turn.run, state):
-            settle(turn, state)
+def _handle_results_before_plan(transition: RunTransition) -> bool:
+    """Handle a result that came while a person had the run, before another plan can forget it."""
+    for state in transition.run.steps.values():
+        if state.fan is None and state.status is StepStatus.ANSWERED and not _is_reviewed_later(transition.run, state):
+            handle_result(transition, state)
             return True
     return False
 
 
-def _settle_branch(turn: Turn, state: StepState, fan: FanOut) -> bool:
-    """Settle a branch that was answered while nothing could be decided, or the step when all branches are over."""
+def _handle_branches(transition: RunTransition, state: StepState, fan: FanOut) -> bool:
+    """Handle the result of a branch that came while nothing could be decided, or that of all branches together."""
     if fan.is_over:
-        turn.record(ev.FanInDone(state.id))
+        transition.record(ev.FanInDone(state.id))
         return True
     if not fan.answered:
         return False
-    for branch in turn.run.branches_of(state):
-        if branch.status is StepStatus.ANSWERED and not _is_reviewed_later(turn.run, branch):
-            settle(turn, branch)
+    for branch in transition.run.branches_of(state):
+        if branch.status is StepStatus.ANSWERED and not _is_reviewed_later(transition.run, branch):
+            handle_result(transition, branch)
             return True
     return False
 
@@ -395,20 +385,25 @@ def _is_reviewed_later(run: Run, state: StepState) -> bool:
     return bool(run.retries) and (Ask.REVIEW, state.id) in run.retries
 
 
-def _start(turn: Turn, state: StepState) -> None:
+def _start(transition: RunTransition, state: StepState) -> None:
     step = state.step
     if state.index is not None:
-        request_call(turn, state)
+        request_call(transition, state)
         return
     try:
-        is_wanted = step.when is None or holds(step.when, turn.run.scope())
+        is_wanted = step.when is None or holds(step.when, transition.run.scope())
     except ExpressionError as error:
-        fail_step(turn, step.id, Then.REPLAN, Reason(code="expression_error", message=f"step {step.id}, when: {error}"))
+        fail_step(
+            transition,
+            step.id,
+            FailureAction.REPLAN,
+            Reason(code="expression_error", message=f"step {step.id}, when: {error}"),
+        )
         return
     if is_wanted and step.map is not None:
-        fan_out(turn, state)
+        open_branches(transition, state)
     elif is_wanted:
-        request_call(turn, state)
+        request_call(transition, state)
     else:
         reason = Reason(code="not_wanted", message=f"`{step.when}` is false")
-        turn.record(ev.StepEnded(step.id, StepStatus.SKIPPED, reason))
+        transition.record(ev.StepEnded(step.id, StepStatus.SKIPPED, reason))

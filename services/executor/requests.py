@@ -14,10 +14,11 @@ from triptych.executor import child_runs
 from triptych.executor import events as ev
 from triptych.executor.argument_origins import invented
 from triptych.executor.budgets import shortfall
+from triptych.executor.failures import fail_step
 from triptych.executor.loop_detection import call_of, endless_turns, repeated_call, repeated_write, stalled
-from triptych.executor.retries import Then
+from triptych.executor.retries import FailureAction
 from triptych.executor.state import Run, StepState
-from triptych.executor.transition import Turn, fail_step
+from triptych.executor.transition import RunTransition
 from triptych.playbook.expressions import ExpressionError, render
 from triptych.schemas import Grant, Json, Judge, PlanByModel, PlanByTurns, Reason, ResultStatus, codec
 
@@ -30,23 +31,23 @@ REISSUE_TIMEOUT_MAX_MS = 600_000
 """What somebody outside completes may take days, and a request that Kafka has lost should not lie as long."""
 
 
-def request_plan(turn: Turn) -> None:
-    run = turn.run
+def request_plan(transition: RunTransition) -> None:
+    run = transition.run
     spec = run.playbook.plan
     grant = _grant(spec.tokens, _micros(spec.usd)) if isinstance(spec, PlanByModel) else _grant(0, 0)
     if isinstance(spec, PlanByTurns) and (end := endless_turns(run, spec)):
-        turn.record(ev.RunEscalated(end))
+        transition.record(ev.RunEscalated(end))
         return
     if short := shortfall(run.ledger, grant):
-        turn.record(ev.RunEscalated(short))
+        transition.record(ev.RunEscalated(short))
         return
-    turn.record(
+    transition.record(
         ev.PlanRequested(
             request_id=_next_request_id(run, "plan"),
             revision=run.revision + 1,
             reserved=grant,
-            deadline_at=run.deadline(turn.now),
-            reissue_at=_reissue_at(turn.now),
+            deadline_at=run.deadline(transition.now),
+            reissue_at=_reissue_at(transition.now),
             failure=run.failure or (stalled(run) if isinstance(spec, PlanByTurns) else None),
             turns_left=_turns_left(run),
             repair=run.repair,
@@ -59,35 +60,35 @@ def _turns_left(run: Run) -> int:
     return spec.max_turns - (run.revision - run.progress.turns_from) if isinstance(spec, PlanByTurns) else 0
 
 
-def request_call(turn: Turn, state: StepState, granted: str | None = None) -> None:
+def request_call(transition: RunTransition, state: StepState, granted: str | None = None) -> None:
     """Ask for a call; first for its business key, if it has one that is not granted."""
-    run, step = turn.run, state.acting
+    run, step = transition.run, state.acting
     try:
         arguments = render(step.arguments, run.scope_of(state))
     except ExpressionError as error:
         reason = Reason(code="expression_error", message=f"step {state.id}, arguments: {error}")
-        fail_step(turn, state.id, Then.REPLAN, reason)
+        fail_step(transition, state.id, FailureAction.REPLAN, reason)
         return
     is_again = state.revision > 1 and state.step.pin.effect.writes
     if is_again and (done := _done_before(run, state, arguments)) is not None:
-        turn.record(ev.CallReused(state.id, done, arguments))
+        transition.record(ev.CallReused(state.id, done, arguments))
         return
     cost = step.pin.cost
     grant = (
         child_runs.grant_of(run, step) if state.is_handoff else _grant(cost.tokens, cost.usd_micros, cost.tool_calls)
     )
-    if _is_refused(turn, state, arguments, grant):
+    if _is_refused(transition, state, arguments, grant):
         return
     # A read that has already answered is asked anew under another key: its answer was not good enough.
     has_answer = state.result is not None and state.result.status is not ResultStatus.ERROR
     call = state.call + 1 if has_answer and not state.has_key_to_keep else state.call
     key = (is_again and _key_of_open(run, state, arguments)) or _key(run, state, call)
-    if _wants_key(turn, state, arguments, key, granted):
+    if _wants_key(transition, state, arguments, key, granted):
         return
     if refused := repeated_write(run, state, arguments, key):
-        fail_step(turn, state.id, Then.REPLAN, refused)
+        fail_step(transition, state.id, FailureAction.REPLAN, refused)
         return
-    turn.record(
+    transition.record(
         ev.CallRequested(
             request_id=child_runs.request_id(key) if state.is_handoff else _next_request_id(run, state.id),
             step=state.id,
@@ -98,33 +99,35 @@ def request_call(turn: Turn, state: StepState, granted: str | None = None) -> No
             child=child_runs.child_of(run, key) if state.is_handoff else None,
             business_key=granted,
             reserved=grant,
-            deadline_at=run.deadline(turn.now),
-            reissue_at=_reissue_at(turn.now, step.pin.timeout_ms),
+            deadline_at=run.deadline(transition.now),
+            reissue_at=_reissue_at(transition.now, step.pin.timeout_ms),
         )
     )
 
 
-def _is_refused(turn: Turn, state: StepState, arguments: dict[str, Json], grant: Grant) -> bool:
+def _is_refused(transition: RunTransition, state: StepState, arguments: dict[str, Json], grant: Grant) -> bool:
     """Whether a call may not be asked for; then the turn says why, and what follows."""
-    run, step = turn.run, state.acting
+    run, step = transition.run, state.acting
     if step.must_come_from and (made_up := invented(run, step.must_come_from, arguments)):
         why = Reason(code=made_up.code, message=f"{step.operation} in step {state.id}: {made_up.message}")
-        fail_step(turn, state.id, Then.REPAIR, why)
+        fail_step(transition, state.id, FailureAction.REPAIR, why)
         return True
     is_first = state.started_at is None and state.index is None
     if is_first and (circle := repeated_call(run, step.operation, arguments)):
-        turn.record(ev.RunEscalated(circle, state.id))
+        transition.record(ev.RunEscalated(circle, state.id))
         return True
     if state.is_handoff and (refused := child_runs.refusal(run, arguments)):
-        fail_step(turn, state.id, Then.REPLAN, refused)
+        fail_step(transition, state.id, FailureAction.REPLAN, refused)
         return True
     if short := shortfall(run.ledger, grant, steps=0 if state.counted else 1, tool_calls=1):
-        turn.record(ev.RunEscalated(short, state.id))
+        transition.record(ev.RunEscalated(short, state.id))
         return True
     return False
 
 
-def _wants_key(turn: Turn, state: StepState, arguments: dict[str, Json], call_key: str, granted: str | None) -> bool:
+def _wants_key(
+    transition: RunTransition, state: StepState, arguments: dict[str, Json], call_key: str, granted: str | None
+) -> bool:
     """Whether a call has to wait for its business key, or fails for want of one; then the turn says so."""
     unique = state.acting.pin.business_key
     if unique is None or not state.acting.pin.effect.writes or state.business_key is not None:
@@ -133,7 +136,7 @@ def _wants_key(turn: Turn, state: StepState, arguments: dict[str, Json], call_ke
         key = render(unique.value, {"arguments": arguments})
     except ExpressionError as error:
         reason = Reason(code="expression_error", message=f"step {state.id}, business_key: {error}")
-        fail_step(turn, state.id, Then.REPLAN, reason)
+        fail_step(transition, state.id, FailureAction.REPLAN, reason)
         return True
     text = key if isinstance(key, str) else codec.encode_text(key, sort_keys=True)
     if not text.strip() or not text.isprintable() or len(text) > BUSINESS_KEY_MAX_CHARS:
@@ -141,19 +144,19 @@ def _wants_key(turn: Turn, state: StepState, arguments: dict[str, Json], call_ke
         message = (
             f"step {state.id}: its business key, of {len(text)} characters, is none; 1 to {most} that print are one"
         )
-        fail_step(turn, state.id, Then.REPLAN, Reason(code="expression_error", message=message))
+        fail_step(transition, state.id, FailureAction.REPLAN, Reason(code="expression_error", message=message))
         return True
     if granted == text:
         return False
-    turn.record(
+    transition.record(
         ev.KeyRequested(
-            request_id=_next_request_id(turn.run, f"key-{state.id}"),
+            request_id=_next_request_id(transition.run, f"key-{state.id}"),
             step=state.id,
             key=text,
             idempotency_key=call_key,
             for_ms=unique.for_ms,
             on_repeat=unique.on_repeat,
-            reissue_at=turn.now + KEY_ASKED_AGAIN_AFTER,
+            reissue_at=transition.now + KEY_ASKED_AGAIN_AFTER,
         )
     )
     return True
@@ -187,37 +190,37 @@ def _same_writes(run: Run, state: StepState, arguments: dict[str, Json]) -> Iter
             yield earlier
 
 
-def request_step_review(turn: Turn, state: StepState) -> None:
-    run = turn.run
+def request_step_review(transition: RunTransition, state: StepState) -> None:
+    run = transition.run
     grant = _judge_grant(state.step.judge)
     if short := shortfall(run.ledger, grant):
-        turn.record(ev.RunEscalated(short, state.id))
+        transition.record(ev.RunEscalated(short, state.id))
         return
-    turn.record(
+    transition.record(
         ev.ReviewRequested(
             request_id=_next_request_id(run, f"review-{state.id}"),
             step=state.id,
             reserved=grant,
-            deadline_at=run.deadline(turn.now),
-            reissue_at=_reissue_at(turn.now),
+            deadline_at=run.deadline(transition.now),
+            reissue_at=_reissue_at(transition.now),
         )
     )
 
 
-def request_final_review(turn: Turn, output: dict[str, Json]) -> None:
+def request_final_review(transition: RunTransition, output: dict[str, Json]) -> None:
     """Have the whole run reviewed, with the output that it would have."""
-    run = turn.run
+    run = transition.run
     grant = _judge_grant(run.playbook.judge)
     if short := shortfall(run.ledger, grant):
-        turn.record(ev.RunEscalated(short))
+        transition.record(ev.RunEscalated(short))
         return
-    turn.record(
+    transition.record(
         ev.ReviewRequested(
             request_id=_next_request_id(run, "review"),
             step=None,
             reserved=grant,
-            deadline_at=run.deadline(turn.now),
-            reissue_at=_reissue_at(turn.now),
+            deadline_at=run.deadline(transition.now),
+            reissue_at=_reissue_at(transition.now),
             output=output,
         )
     )

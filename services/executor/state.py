@@ -8,17 +8,18 @@ journal after a crash has nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from triptych.executor import events as ev
-from triptych.executor.fan_out import FanOut, branch_id, merge
+from triptych.executor.budgets import BudgetLedger
 from triptych.kernel.process.tracing import TraceContext
+from triptych.kernel.values import changed
 from triptych.schemas import (
     HANDOFF,
     Grant,
@@ -28,7 +29,6 @@ from triptych.schemas import (
     Reason,
     Result,
     ResultStatus,
-    Spend,
     StandIn,
     Step,
     StepRecord,
@@ -36,18 +36,6 @@ from triptych.schemas import (
     UnderWay,
     Usage,
 )
-
-StateT = TypeVar("StateT")
-
-
-def changed(state: StateT, **changes: Any) -> StateT:
-    """A copy of a state with other values in some fields.
-
-    As `dataclasses.replace`, without asking each field for its value: that was half of what a decision cost.
-    """
-    copy = object.__new__(type(state))
-    object.__setattr__(copy, "__dict__", state.__dict__ | changes)
-    return copy
 
 
 class RunStatus(StrEnum):
@@ -152,6 +140,38 @@ class Written:
     idempotency_key: str
     answered_at: datetime
     """When the last answer came that leaves it open, or says, that it happened."""
+
+
+@dataclass(frozen=True)
+class FanOut:
+    """The items of a step that makes a call for each, and how far their branches are.
+
+    A branch is a step state of its own, with its own call, key, attempts and review. The counts here spare a search
+    among all branches, so that a branch costs the same among ten and among a thousand.
+    """
+
+    items: list[Json]
+    next: int = 0
+    """The first branch that may wait: none before it does."""
+    under_way: int = 0
+    answered: int = 0
+    """Branches with a result that nothing has been decided about; they count as under way."""
+    ended: int = 0
+    failed: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended + self.failed == len(self.items)
+
+
+def branch_id(step_id: str, index: int) -> str:
+    """Return the id of a branch. No step can have it, since the id of a step has no dot."""
+    return f"{step_id}.{index}"
+
+
+def step_of(state_id: str) -> str:
+    """Return the id of the step that a branch belongs to; for a step, its own."""
+    return state_id.partition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -275,85 +295,9 @@ class StepState:
         )
 
 
-MOST, MOST_CALLS = 2**63 - 1, 2**31 - 1
-"""More is not counted, whatever an answer says that it cost: the columns of `runs` hold no more."""
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """What a run may spend, has spent, and has reserved for what is under way."""
-
-    max_steps: int
-    max_tool_calls: int
-    max_tokens: int
-    max_usd_micros: int
-    max_replans: int
-    steps: int = 0
-    tool_calls: int = 0
-    tokens: int = 0
-    usd_micros: int = 0
-    replans: int = 0
-    reserved_tokens: int = 0
-    reserved_usd_micros: int = 0
-    reserved_tool_calls: int = 0
-    """Those that child runs may make."""
-
-    def within(self, grant: Grant) -> Ledger:
-        """No more than a parent run has granted."""
-        return changed(
-            self,
-            max_tool_calls=min(self.max_tool_calls, grant.tool_calls),
-            max_tokens=min(self.max_tokens, grant.tokens),
-            max_usd_micros=min(self.max_usd_micros, grant.usd_micros),
-        )
-
-    def reserve(self, grant: Grant) -> Ledger:
-        if grant.is_free:
-            return self
-        return changed(
-            self,
-            reserved_tokens=self.reserved_tokens + grant.tokens,
-            reserved_usd_micros=self.reserved_usd_micros + grant.usd_micros,
-            reserved_tool_calls=self.reserved_tool_calls + grant.tool_calls,
-        )
-
-    def settle(self, grant: Grant, spend: Spend) -> Ledger:
-        if grant.is_free and not (spend.tokens or spend.usd_micros or spend.tool_calls):
-            return self
-        return changed(
-            self,
-            reserved_tokens=self.reserved_tokens - grant.tokens,
-            reserved_usd_micros=self.reserved_usd_micros - grant.usd_micros,
-            reserved_tool_calls=self.reserved_tool_calls - grant.tool_calls,
-            tokens=min(self.tokens + spend.tokens, MOST),
-            usd_micros=min(self.usd_micros + spend.usd_micros, MOST),
-            tool_calls=min(self.tool_calls + spend.tool_calls, MOST_CALLS),
-        )
-
-    def widen(self, by: Grant) -> Ledger:
-        """More of what a grant has."""
-        return changed(
-            self,
-            max_tokens=self.max_tokens + by.tokens,
-            max_usd_micros=self.max_usd_micros + by.usd_micros,
-            max_tool_calls=self.max_tool_calls + by.tool_calls,
-        )
-
-    def extend(self, amounts: dict[str, float]) -> Ledger:
-        """More of a budget, by its name in the playbook. `wall_ms` is the run's, not the ledger's."""
-        return changed(
-            self,
-            max_steps=self.max_steps + int(amounts.get("steps", 0)),
-            max_tool_calls=self.max_tool_calls + int(amounts.get("tool_calls", 0)),
-            max_tokens=self.max_tokens + int(amounts.get("tokens", 0)),
-            max_usd_micros=self.max_usd_micros + round(amounts.get("usd", 0) * 1_000_000),
-            max_replans=self.max_replans + int(amounts.get("replans", 0)),
-        )
-
-
 @dataclass(frozen=True)
 class Progress:
-    """What tells progress from a circle: which calls were made, and what was learnt. See `loops.py`."""
+    """What tells progress from a circle: which calls were made, and what was learnt. See `loop_detection.py`."""
 
     calls: dict[str, int] = field(default_factory=dict)
     """How many steps made the same call."""
@@ -381,7 +325,7 @@ class Run:
     input: dict[str, Json]
     started_at: datetime
     deadline_at: datetime
-    ledger: Ledger
+    ledger: BudgetLedger
     parent: Parent | None = None
     """The run that handed over to this one, and what it granted."""
     traceparent: str | None = None
@@ -427,7 +371,7 @@ class Run:
     output: dict[str, Json] = field(default_factory=dict)
     left_open: dict[str, OpenRequest] = field(default_factory=dict)
     """What nobody had answered when it ended."""
-    ledger_at_end: Ledger | None = None
+    ledger_at_end: BudgetLedger | None = None
     """What its outcome says that it used; late answers cost more."""
     under_way: tuple[UnderWay, ...] = ()
     """The writes of which nobody knew when it ended whether they take effect."""
@@ -503,7 +447,7 @@ class Run:
 
     def merged(self, state: StepState) -> Result:
         """What the branches of a step have given so far."""
-        return merge(state.fan.items if state.fan else (), self.branches_of(state))
+        return _merge(state.fan.items if state.fan else (), self.branches_of(state))
 
     def item_of(self, state: StepState) -> Json:
         """What a branch is for; None for a step."""
@@ -569,3 +513,25 @@ class _EndedSteps(Mapping[str, Any]):
 
 def _scope_status(state: StepState) -> str:
     return state.result.status.value if state.result else "skipped"
+
+
+def _merge(items: Iterable[Json], branches: Iterable[StepState]) -> Result:
+    """Merge the results of branches in the order of the items, in whatever order the branches ended."""
+    merged = [{"item": item, **_branch_result(state)} for item, state in zip(items, branches, strict=True)]
+    counts = {name: sum(branch["status"] == name for branch in merged) for name in ("ok", "empty", "error")}
+    data = {**counts, "branches": merged}
+    return Result.empty(data) if counts["empty"] == len(merged) else Result.ok(data)
+
+
+def _branch_result(state: StepState) -> dict[str, Any]:
+    result = state.result
+    if state.is_failed:
+        error = result.error if result else None
+        code, message = (error.code.value, error.message) if error else ("", "")
+        if state.reason is not None and not code:
+            code, message = state.reason.code, state.reason.message
+        told: dict[str, Any] = {"status": "error", "error": {"code": code, "message": message}}
+        return told if result is None or result.data is None else {**told, "data": result.data}
+    if result is None or not state.status.has_ended:
+        return {"status": state.status.value}
+    return {"status": result.status.value, "data": result.data}

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from triptych.executor.retries import disposition
+from triptych.executor.retries import retry_rule
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Source, Tool
@@ -401,7 +401,7 @@ async def test_a_server_that_wants_an_answer_in_the_middle_is_not_asked_again(ra
     code, message = error_of(result)
     assert code is ErrorCode.CONTRACT_VIOLATION
     assert "no attempt has one" in message
-    assert not disposition(result.error, Effect.READ).retry
+    assert not retry_rule(result.error, Effect.READ).retry
 
 
 async def test_a_tool_that_is_a_task_alone_is_left_out(raw: Raw) -> None:

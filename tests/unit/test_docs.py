@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from triptych.commands.main import app
 from triptych.embedded.config import StackTable
-from triptych.executor.retries import MODEL_FAULTS, disposition
+from triptych.executor.retries import MODEL_FAULTS, retry_rule
 from triptych.models import AnswerFault
 from triptych.playbook.loader import parse_playbook
 from triptych.schemas import (
@@ -183,9 +183,9 @@ def test_the_tools_of_the_guide_work() -> None:
 
 def test_the_table_of_errors_is_that_of_the_executor() -> None:
     (table,) = re.findall(
-        r"<!-- dispositions -->\n(.*?)<!-- /dispositions -->", text_of("docs/reference/tools.md"), re.DOTALL
+        r"<!-- retry rules -->\n(.*?)<!-- /retry rules -->", text_of("docs/reference/tools.md"), re.DOTALL
     )
-    what = {code: disposition(ToolError(code=code, message=""), Effect.ONCE) for code in ErrorCode}
+    what = {code: retry_rule(ToolError(code=code, message=""), Effect.ONCE) for code in ErrorCode}
     rows = {
         f"| `{code.value}` | {'yes' if one.retry else 'no'} | {one.then.value} | `{one.reason}` |"
         for code, one in what.items()

@@ -13,7 +13,7 @@ from pydantic_ai import ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.usage import RequestUsage
 
-from triptych.executor.retries import disposition
+from triptych.executor.retries import retry_rule
 from triptych.kernel.errors import ConfigurationError
 from triptych.models import AnswerFault, ModelClient, ModelFailure, ModelSettings, budget, prompts, remaining, total
 from triptych.models.failure import from_error
@@ -129,7 +129,7 @@ def test_each_way_to_answer_badly_has_a_name(answer: ModelResponse, fault: Answe
     with pytest.raises(UnusableOutputError) as caught:
         checked_output(answer, form, 100)
     assert caught.value.fault is fault
-    assert disposition(ToolError(code=caught.value.code, message="", details={"model": fault}), Effect.READ).reason == (
+    assert retry_rule(ToolError(code=caught.value.code, message="", details={"model": fault}), Effect.READ).reason == (
         f"model_{fault}"
     )
 

@@ -11,12 +11,13 @@ from typing import Any
 from simulated.postgres import ExecutorTables, Schema, WorkerTables
 from triptych.executor import child_runs, intake, messages, store, trust
 from triptych.executor.keys import Holding
-from triptych.executor.state import OpenRequest, Run, changed
+from triptych.executor.state import OpenRequest, Run
 from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import Batch
 from triptych.kernel.decider.session import Session
 from triptych.kernel.kafka import cloudevents
 from triptych.kernel.run_ids import derive_run_id
+from triptych.kernel.values import changed
 from triptych.kernel.worker.job_runner import JobRunner
 from triptych.tools.runtime.effect_ledger import Entry, PostgresLedger, Standing
 from triptych.tools.sdk import refusals
