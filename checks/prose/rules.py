@@ -15,7 +15,7 @@ LONGEST_SENTENCE_WORDS = 30
 
 _SENTENCE_END = re.compile(r"[.!?][\"')*_]*(?=\s+[\"'(*_]*([A-Z]|\w+\.\w))|[.!?:]?\n[ \t]*\n|:\s*\n\s*[-*|]|\|")
 _WORD = re.compile(r"[\w'-]*\w")
-_SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|ALTER|DROP|GRANT|REVOKE)\b")
+_SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|ALTER|DROP|GRANT|REVOKE|select|insert into)\b")
 
 
 @dataclass(frozen=True, slots=True)

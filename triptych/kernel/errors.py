@@ -46,7 +46,7 @@ class PublishFailed(TriptychError):
 
 
 class KafkaTaskDiedError(TriptychError, ConnectionError):
-    """A background task of the Kafka client is dead, so the client is useless. Whoever uses it makes another."""
+    """A background task of the Kafka client is dead, so the client is useless. Make another one."""
 
     def __init__(self, task: str, cause: BaseException | None) -> None:
         self.task, self.cause = task, cause
@@ -58,7 +58,7 @@ class KafkaTaskDiedError(TriptychError, ConnectionError):
 class MessagesRefused(TriptychError):
     """Kafka takes none of these messages, however often they are sent: too large, or against a rule of their topic.
 
-    `positions` are their places among the messages that were to be published. All others have been acknowledged.
+    `positions` are their places among the messages that were published together. All others have been acknowledged.
     """
 
     def __init__(self, positions: tuple[int, ...], cause: BaseException) -> None:
@@ -75,11 +75,11 @@ class UndecodableRecord(TriptychError):
 
 
 class StatementTooLarge(TriptychError):
-    """What one statement would write is more than Postgres should be asked to take at once."""
+    """One statement would write more than Postgres should take in one go."""
 
     def __init__(self, size_bytes: int, max_bytes: int) -> None:
         self.size_bytes, self.max_bytes = size_bytes, max_bytes
-        super().__init__(f"it makes {size_bytes:,} bytes to be written at once, and may make {max_bytes:,}")
+        super().__init__(f"it makes {size_bytes:,} bytes to be written in one statement, and may make {max_bytes:,}")
 
 
 class BatchRefused(TriptychError):

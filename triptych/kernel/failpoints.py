@@ -1,8 +1,8 @@
-"""Fail points: named places where a process can be made to die, stand still or lose its connection, for tests.
+"""Fail points: named places where a test can make a process die, pause or lose its connection.
 
-`hit` costs one comparison until `enable` has been called, and a service calls that only when two settings
-agree. A place is then armed by a file of its name, which is taken away before it strikes: what is started
-again does not die of it again. Nothing in a service may depend on what stands here.
+`hit` costs one comparison until `enable` has been called, and a service calls that only when two settings agree. A file
+of its name then arms a place. The file is removed before the place strikes: a process that is started again does not
+die of it again. A service must not depend on this module for its work.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _ORDER = re.compile(r"(kill|stop|cut):([1-9][0-9]*)")
 
 
 class Action(StrEnum):
-    """What happens to whoever comes by."""
+    """What happens to a process at a fail point."""
 
     KILL = "kill"
     """SIGKILL: nothing is flushed, nothing is told to anybody."""
     STOP = "stop"
-    """SIGSTOP: whoever sends SIGCONT lets it go on from here, as a process that was paused and does not know it."""
+    """SIGSTOP. After SIGCONT it goes on from here, as a process that was paused and does not know it."""
     CUT = "cut"
     """ConnectionResetError, as a driver raises it when the answer to what was just done is lost."""
 
@@ -77,7 +77,7 @@ _enabled: FailPoints | None = None
 
 
 def enable(folder: Path) -> None:
-    """From now on the files in `folder` arm the fail points of this process, and its clock may be off."""
+    """Let files in `folder` arm the fail points of this process from now on, and set its clock off if told so."""
     global _enabled, clock_error  # noqa: PLW0603 - a fail point must fit in any line of any module, so it cannot be passed in
     _enabled = FailPoints(folder)
     if (clock := folder / CLOCK).exists():
@@ -85,13 +85,13 @@ def enable(folder: Path) -> None:
 
 
 def hit(name: str) -> None:
-    """A place where a crash would hurt."""
+    """Mark a place where a crash would hurt."""
     if _enabled is not None and (action := _enabled.due(name)) is not None:
         strike(name, action)
 
 
 def due(name: str) -> Action | None:
-    """For a place that has to prepare its end: count a hit, and let the caller `strike` when it is time."""
+    """Count a hit of a place that has to prepare its end. The caller calls `strike` when it is time."""
     return None if _enabled is None else _enabled.due(name)
 
 

@@ -29,7 +29,7 @@ class Span:
 
     @classmethod
     def week_of(cls, at: datetime) -> Span:
-        """The week, Monday to Sunday in UTC, in which `at` lies."""
+        """Return the week, Monday to Sunday in UTC, in which `at` lies."""
         monday = _FIRST_MONDAY + (at - _FIRST_MONDAY) // WEEK * WEEK
         return cls(first_id(monday), first_id(monday + WEEK))
 
@@ -43,13 +43,13 @@ class Span:
 
 
 def first_id(at: datetime) -> UUID:
-    """The smallest run id of a moment (milliseconds since 1970, in the first 48 bits)."""
+    """Return the smallest run id of a moment (milliseconds since 1970, in the first 48 bits)."""
     ms = (at - _EPOCH) // timedelta(milliseconds=1)
     return UUID(int=min(max(ms, 0), 2**_TIME_BITS - 1) << (128 - _TIME_BITS))
 
 
 def derive_run_id(tenant: str, task_id: str, timestamp_ms: int) -> UUID:
-    """A UUIDv7 (RFC 9562) from a task: its time, and a hash in place of the random bits.
+    """Derive a UUIDv7 (RFC 9562) from a task: its time, and a hash in place of the random bits.
 
     The same record gives the same run id however often it is read.
     """
@@ -61,7 +61,7 @@ def derive_run_id(tenant: str, task_id: str, timestamp_ms: int) -> UUID:
 
 
 def begins_at_ms(stated_ms: int, admitted_at: datetime) -> int:
-    """The time with which a run id begins: that of the task's record, or of its admission where the record's is wrong.
+    """Return the time with which a run id begins: that of the task's record, or of its admission if that is wrong.
 
     Clients may state any time. A credible one is kept, so that a task has the same run whenever it is read again.
     """
@@ -73,17 +73,17 @@ def begins_at_ms(stated_ms: int, admitted_at: datetime) -> int:
 
 
 def ids_admitted(since: datetime | None, until: datetime | None) -> Span:
-    """The run ids of the runs that may have been admitted in a span of time."""
+    """Return the run ids of the runs that may have been admitted in a span of time."""
     first = UUID(int=0) if since is None else first_id(max(since, _EPOCH + WAITS_AT_MOST) - WAITS_AT_MOST)
     end = LAST_ID if until is None else first_id(min(until, _LATEST) + CLOCKS_DIFFER_BY)
     return Span(first, end)
 
 
 def id_time_ms(run_id: UUID) -> int:
-    """The moment that a run id begins with, in milliseconds since 1970."""
+    """Return the moment that a run id begins with, in milliseconds since 1970."""
     return run_id.int >> (128 - _TIME_BITS)
 
 
 def id_time(run_id: UUID) -> datetime:
-    """The moment that a run id begins with."""
+    """Return the moment that a run id begins with."""
     return _EPOCH + timedelta(milliseconds=id_time_ms(run_id))

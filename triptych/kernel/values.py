@@ -1,7 +1,7 @@
-"""Immutable values, of which thousands are made in a second.
+"""Immutable values, for objects that are made by the thousand in a second.
 
-A frozen dataclass sets each field by a call, which was a twentieth of what the executor did. Of these the type
-checker says that nobody changes them, and the interpreter does not look.
+A frozen dataclass sets each field by a call, which was a twentieth of what the executor did. The type checker makes
+sure that no code changes these values, and the interpreter does not check.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ StateT = TypeVar("StateT")
 
 @dataclass_transform(frozen_default=True)
 def value(cls: type[ClassT]) -> type[ClassT]:
-    """A dataclass with slots that is frozen for the type checker alone, and as little hashed as it is changed."""
+    """Make a dataclass with slots that only the type checker freezes. It has no hash."""
     return dataclass(slots=True)(cls)
 
 

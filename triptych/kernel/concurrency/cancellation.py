@@ -1,8 +1,8 @@
-"""Tells a cancellation that somebody asked for from one that a library let out.
+"""Tell a cancellation that this project asked for from one that a library let out.
 
-aiokafka cancels tasks of its own when it closes or loses its broker, and the CancelledError reaches whoever waits
-for them (`Fetcher.close` is such a place). A task that it ends is taken for one that was told to end: nobody
-hears of it. Whatever waits for aiokafka stands in `foreign_cancellation`.
+aiokafka cancels tasks of its own when it closes or loses its broker, and the CancelledError reaches the code that waits
+for them. `Fetcher.close` is such a place. Then asyncio takes a task that ends so for one that was told to end, and
+reports nothing. So every wait for aiokafka is inside `foreign_cancellation`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def foreign_cancellation() -> Iterator[None]:
-    """Raises ConnectionAbortedError for a CancelledError that nobody has asked this task for."""
+    """Raise ConnectionAbortedError for a CancelledError that this task was not asked for."""
     try:
         yield
     except asyncio.CancelledError as error:

@@ -22,7 +22,7 @@ class TimeLimit:
         self._timeout: asyncio.Timeout | None = None
 
     async def hold(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-        """The result of `work`; a TimeoutError when it takes too long. What it raises is let through."""
+        """Return the result of `work`; raise TimeoutError when it takes too long. Its own exceptions go through."""
         try:
             waits_for = work.send(None)
         except StopIteration as done:
@@ -33,7 +33,7 @@ class TimeLimit:
             return await _go_on(work, waits_for)
 
     def expired(self) -> bool:
-        """Whether the work was cut off."""
+        """Return whether the work was cut off."""
         return self._timeout is not None and self._timeout.expired()
 
 

@@ -1,8 +1,8 @@
-"""Who of a consumer group gets which partitions, and of how many they were given out.
+"""Which member of a consumer group gets which partitions, and how many existed when they were assigned.
 
-A static member that comes back within its session gets what it had, and none is told that it leads the group, so no
-member watches for partitions that are added (KIP-814). What was given out therefore says of how many: each member sees
-then that there are others, and joins again.
+A static member that comes back within its session gets the partitions it had. None is told that it leads the group, so
+no member watches for added partitions (KIP-814). Therefore an assignment says out of how many partitions it was made.
+Each member sees then that others exist, and joins again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Assignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka is unt
         """The number of partitions of each topic when they were given out; None where the leader does not say."""
 
     def assign(self, cluster: Any, members: Any) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """By member, its partitions of each topic."""
+        """Return the partitions of each topic by member."""
         names = sorted({topic for metadata in members.values() for topic in metadata.subscription})
         known = {name: sorted(cluster.partitions_for_topic(name) or ()) for name in names}
         if self._one_owner:

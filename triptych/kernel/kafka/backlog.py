@@ -48,7 +48,7 @@ class Backlog:
                 self._waiting.setdefault(source, deque()).extend(records)
 
     def take(self, is_suspect: Callable[[Record[Any, Any]], bool]) -> Portion:
-        """The next portion; a suspect and a portion of others take turns."""
+        """Return the next portion; a suspect and a portion of others take turns."""
         suspects = [source for source, records in self._waiting.items() if is_suspect(records[0])]
         if suspects and (self._suspect_next or len(suspects) == len(self._waiting)):
             self._suspect_next = False
@@ -57,7 +57,7 @@ class Backlog:
         return Portion(self._others(is_suspect) if suspects or not self._is_small() else self._all())
 
     def _is_small(self) -> bool:
-        """Whether all of it fits in a portion, as it nearly always does."""
+        """Return whether all of it fits in a portion, as it nearly always does."""
         queues = self._waiting.values()
         return (
             sum(map(len, queues)) <= self._max_records
@@ -70,7 +70,7 @@ class Backlog:
         return taken
 
     def _others(self, is_suspect: Callable[[Record[Any, Any]], bool]) -> Records:
-        """One record of each partition in turn, as far as the portion holds them."""
+        """Return one record of each partition in turn, as far as the portion holds them."""
         taken: Records = {}
         left_records, left_bytes = self._max_records, self._max_bytes
         sources = [source for source, records in self._waiting.items() if not is_suspect(records[0])]
@@ -97,6 +97,6 @@ class Backlog:
 
 
 def size_bytes(record: Record[Any, Any]) -> int:
-    """What a record takes, key and headers included."""
+    """Return the size of a record, key and headers included."""
     headers = sum(len(name) + len(content or b"") for name, content in record.headers)
     return len(record.key or b"") + len(record.value or b"") + headers

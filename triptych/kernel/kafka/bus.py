@@ -79,12 +79,12 @@ class Outgoing:
 
 
 def place(record: Record[Any, Any]) -> str:
-    """An id of a record: where it lies, and its time, for a cluster that has lost all begins at offset 0 again."""
+    """Return an id of a record: its place and its time, since a cluster that lost all begins at offset 0 again."""
     return f"{record.topic}:{record.partition}:{record.offset}:{record.timestamp}"
 
 
 def fits(key: bytes | None, value: bytes | None, headers: Headers) -> bool:
-    """Whether a record is small enough to be published."""
+    """Return whether a record is small enough to be published."""
     framed = sum(len(name.encode()) + len(content) + _HEADER_FRAME_BYTES for name, content in headers)
     return len(key or b"") + len(value or b"") + framed + _FRAME_BYTES <= REQUEST_MAX_BYTES
 
@@ -173,11 +173,11 @@ class Subscription:
         return consumer
 
     def positions(self) -> dict[TopicPartition, int]:
-        """Where each partition is read on: also behind what is no record, such as the marker of a transaction."""
+        """Return where each partition is read on: also behind offsets without a record, such as markers."""
         return self.consumer.positions()
 
     async def describe(self) -> ClusterTopics:
-        """What the cluster says of the topics now. If other partitions were given out, the group begins anew.
+        """Return what the cluster says of the topics now. If it has other partitions, the group begins again.
 
         Raises:
             KafkaError: no broker answers.
@@ -195,7 +195,7 @@ class Subscription:
     async def poll(
         self, timeout_ms: int, only: Sequence[TopicPartition] = ()
     ) -> dict[TopicPartition, list[Record[Any, Any]]]:
-        """The next records of each partition, or of these, in order; empty after `timeout_ms` without any.
+        """Return the next records of each partition, or of these, in order; empty after `timeout_ms` without any.
 
         Raises:
             KafkaError: the broker refused; polling again is right unless the consumer was fenced.
@@ -329,7 +329,7 @@ class Publisher:
         await asyncio.gather(*acknowledgements)
 
     async def _partitions(self, producer: Producer, topic: str, wanted: int) -> int:
-        """How many partitions a topic has. One that seems to lack the wanted one may have got it just now."""
+        """Return how many partitions a topic has. Ask again if it seems to lack the wanted one, which may be new."""
         known = len(await producer.partitions_for(topic))
         if wanted >= known and time.monotonic() >= self._ask_again_at.get(topic, 0.0):
             self._ask_again_at[topic] = time.monotonic() + FEWER_PARTITIONS_FOR_S
@@ -338,7 +338,7 @@ class Publisher:
         return max(1, known)
 
     async def _discard_producer(self) -> None:
-        """After a failed batch the sequence numbers are in doubt, so the producer is replaced."""
+        """Replace the producer: after a failed batch its sequence numbers are in doubt."""
         producer, self._producer = self._producer, None
         if producer is not None:
             try:
@@ -362,15 +362,15 @@ class Kafka:
         *,
         one_owner: bool = False,
     ) -> Subscription:
-        """A membership in a group, not yet begun. `one_owner`: partition p of all topics goes to the same member."""
+        """Make a membership in a group, not yet begun. `one_owner`: one member gets partition p of all topics."""
         return Subscription(self.settings, topics, group, listener, one_owner=one_owner)
 
     def publisher(self) -> Publisher:
-        """A producer, not yet connected."""
+        """Make a producer, not yet connected."""
         return Publisher(self.settings)
 
     async def describe(self, topics: Sequence[str]) -> ClusterTopics:
-        """Which cluster this is, and which topics it has. Offsets mean nothing in others."""
+        """Return which cluster this is, and which topics it has. Offsets mean nothing in other clusters."""
         admin = Admin(bootstrap_servers=self.settings.kafka, client_id=self.settings.instance)
         await admin.start()
         try:

@@ -1,12 +1,12 @@
-"""The clients of Kafka, with what aiokafka lacks: nobody makes one of another kind.
+"""The clients of Kafka, with what aiokafka lacks. All parts of the project use these.
 
-- A consumer reads `read_committed`, and one odd record or batch never stops it: it comes out as an UnreadableRecord.
-- A poll takes a bounded part of what a fetch decompresses to, and partitions take turns.
-- A dead connection is a lost one, under uvloop too, whose transports raise RuntimeError where asyncio's say nothing.
-- A wait for a consumer goes through a `ConsumerWatch`: it ends when a background task of the client dies.
+A consumer reads `read_committed`, and one odd record or batch never stops it: it comes out as an UnreadableRecord.
+A poll takes a bounded part of what a fetch decompresses to, and partitions take turns.
+A dead connection is a lost one, under uvloop too, whose transports raise RuntimeError where asyncio's say nothing.
+A wait for a consumer goes through a `ConsumerWatch`: it ends when a background task of the client dies.
 
-aiokafka has no place to put such things in, so methods of it are copied with other names in their reach (`_rebound`).
-Its modules stay as they are, for whoever else uses them in the same process.
+aiokafka has no extension points for these. So methods of it are copied, with other names in their reach (`_rebound`).
+Its modules stay as they are, for other code in the same process.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 
 def _rebound(function: Any, **names: Any) -> Any:
-    """A copy of a function in whose body these global names mean something else.
+    """Copy a function so that these global names mean something else in its body.
 
     Raises:
         ImportError: it does not use one of them, so this is another aiokafka than the one this was written for.
@@ -71,7 +71,7 @@ def _rebound(function: Any, **names: Any) -> Any:
 
 
 class _Connection(aiokafka.conn.AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is untyped
-    """A connection of which nothing but errors of Kafka's come."""
+    """A connection that raises only errors of Kafka."""
 
     def send(self, request: Any, expect_response: bool = True) -> Any:  # noqa: FBT001, FBT002 - as aiokafka has it
         return self._sent(super().send, request, expect_response)
@@ -105,7 +105,7 @@ class _Client(aiokafka.client.AIOKafkaClient):  # type: ignore[misc]  # aiokafka
 
 
 class _Records(PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped
-    """What was fetched of one partition: every batch moves the reader on, whatever is in it."""
+    """What was fetched of one partition: every batch moves the reader on, also one that cannot be read."""
 
     next_fetch_offset: int
 
@@ -162,11 +162,11 @@ class _Records(PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped
         self.next_fetch_offset = max(self.next_fetch_offset, offset)
 
     def _is_no_data(self, header: BatchHeader) -> bool:
-        """Whether it is a marker of a transaction, or belongs to one that was aborted."""
+        """Return whether it is a marker of a transaction, or belongs to one that was aborted."""
         if self._isolation_level == READ_COMMITTED:
             self._consume_aborted_up_to(header.base_offset)
             if header.is_control:
-                # Whichever marker it is, the transaction of its producer ends with it.
+                # Commit or abort: the transaction of its producer ends with the marker.
                 self._aborted_producers.discard(header.producer_id)
         return header.is_control or (header.is_transactional and header.producer_id in self._aborted_producers)
 
@@ -200,7 +200,7 @@ class _Fetched(FetchResult):  # type: ignore[misc]  # aiokafka is untyped
         super().__init__(*arguments, **options)
 
     def getall(self, max_records: int | None = None) -> list[aiokafka.ConsumerRecord[Any, Any]]:
-        """The next records, until there are so many, or so many bytes, or none."""
+        """Return the next records, up to a number of records or bytes."""
         if self._room.is_used_up or not self.has_more() or not self.check_assignment(self._topic_partition):
             return []
         taken: list[aiokafka.ConsumerRecord[Any, Any]] = []
@@ -239,7 +239,7 @@ class _Fetcher(aiokafka.consumer.fetcher.Fetcher):  # type: ignore[misc]  # aiok
         timeout: float = 0,  # noqa: ASYNC109 - as aiokafka has it
         max_records: int | None = None,
     ) -> dict[TopicPartition, list[aiokafka.ConsumerRecord[Any, Any]]]:
-        """The next records. A partition that has more than the poll has room for goes to the end of the line."""
+        """Return the next records. A partition with more than the poll has room for goes to the end of the queue."""
         self._room.begin()
         drained: dict[TopicPartition, Any] = await self._drained(partitions, timeout, max_records)
         for tp in drained.keys() & self._records.keys():
@@ -264,15 +264,15 @@ class Consumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is 
         self._made(*topics, **options | {"isolation_level": "read_committed"})
 
     def positions(self) -> dict[TopicPartition, int]:
-        """Where each partition is read on, as far as that is known.
+        """Return where each partition is read on, as far as that is known.
 
-        It lies behind the last record that was handed out, and behind what is no record: markers of transactions, what
-        was aborted, what compaction took out.
+        It lies behind the last record that was handed out, and behind offsets without a record: markers of
+        transactions, aborted records, compacted records.
         """
         return {tp: state.position for tp, state in self._states() if state.has_valid_position}
 
     def held_back(self) -> dict[TopicPartition, int]:
-        """How many offsets of each partition wait for the end of a transaction, where all before them was read."""
+        """Return how many offsets of each partition wait for the end of a transaction, if all before was read."""
         return {
             tp: state.highwater - state.lso
             for tp, state in self._states()
@@ -300,7 +300,7 @@ class Admin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka is untyped
 
 
 def dead_task(consumer: Consumer | None) -> KafkaTaskDiedError | None:
-    """Which background task of a consumer has died, if any: the consumer is useless then, and does not say so."""
+    """Return which background task of a consumer has died, if any: the consumer is useless then, but silent."""
     if consumer is None:
         return None
     fetcher, coordinator = consumer._fetcher, consumer._coordinator  # noqa: SLF001 - nothing public tells
@@ -325,7 +325,7 @@ def dead_task(consumer: Consumer | None) -> KafkaTaskDiedError | None:
 
 
 def _cause(task: asyncio.Task[Any]) -> BaseException | None:
-    """What a task died of; None if it just ended."""
+    """Return the exception that a task died of; None if it just ended."""
     return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
@@ -362,7 +362,7 @@ class ConsumerWatch:
     """
 
     def __init__(self, consumer: Callable[[], Consumer | None]) -> None:
-        """`consumer` gives what is watched, or None as long as there is none."""
+        """Watch the consumer that `consumer` returns; None means that there is no consumer yet."""
         self._consumer = consumer
         self._died: KafkaTaskDiedError | None = None
         self._cancelled = 0
@@ -383,7 +383,7 @@ class ConsumerWatch:
         for _ in range(self._cancelled):
             self._owner.uncancel()
         if not self._owner.cancelling():
-            # aiokafka lets the cancellation of its own tasks out, at once.
+            # aiokafka lets the cancellation of its own tasks out immediately.
             self._found(dead_task(self._consumer()) if error is not None else None)
             if self._died is not None:
                 raise self._died from error

@@ -53,7 +53,7 @@ def binary_headers(
 
 @lru_cache(maxsize=1_024)
 def _usual_headers(event_type: str, source: str, tenant: str) -> tuple[tuple[str, bytes], ...]:
-    """What most messages of a service have in common."""
+    """Return the headers that most messages of a service have in common."""
     return (
         ("ce_type", event_type.encode()),
         ("ce_source", source.encode()),
@@ -63,18 +63,18 @@ def _usual_headers(event_type: str, source: str, tenant: str) -> tuple[tuple[str
 
 
 def header(headers: Iterable[tuple[str, bytes | None]], name: str) -> bytes | None:
-    """The last value of a header, or None. A header without a value is None as well."""
+    """Return the last value of a header, or None. A header without a value is None as well."""
     return dict(headers).get(name)
 
 
 def event_id(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
-    """The CloudEvents id of a record, or None when it has none."""
+    """Return the CloudEvents id of a record, or None when it has none."""
     raw = header(headers, "ce_id")
     return raw.decode(errors="replace") if raw else None
 
 
 def check_version(headers: Mapping[str, bytes | None]) -> None:
-    """A record that names no version is taken as it is.
+    """Refuse other versions of CloudEvents. A record that names no version is taken as it is.
 
     Raises:
         UndecodableRecord: the record is of another version of CloudEvents than ours.
@@ -86,7 +86,7 @@ def check_version(headers: Mapping[str, bytes | None]) -> None:
 
 
 def body(headers: Mapping[str, bytes | None], value: bytes | None) -> bytes:
-    """The JSON body of a record, whichever content mode it came in.
+    """Return the JSON body of a record, in either content mode.
 
     Raises:
         UndecodableRecord: the record is empty, or claims to be a structured event and is not one.
@@ -109,7 +109,7 @@ def body(headers: Mapping[str, bytes | None], value: bytes | None) -> bytes:
 
 
 def _content_type(headers: Mapping[str, bytes | None]) -> bytes:
-    """As stated, whatever letters its name has: clients over HTTP write it `Content-Type`."""
+    """Return the stated content type. The case of its name does not matter: clients over HTTP write `Content-Type`."""
     stated = headers.get("content-type")
     if stated is None:
         names = (name for name in headers if name.lower() in {"content-type", "content_type"})
@@ -125,7 +125,7 @@ def _no_event() -> UndecodableRecord:
 
 
 def record_body(record: ConsumerRecord[Any, Any]) -> bytes:
-    """The JSON body of a record that refers to no stored one.
+    """Return the JSON body of a record that refers to no stored one.
 
     Raises:
         UndecodableRecord: as `body`; or the record cannot be read at all.
@@ -140,5 +140,5 @@ def without_nul(body: bytes) -> bytes:
 
 
 def utc_now() -> datetime:
-    """The wall clock, in UTC. Passed into pure code, never read there."""
+    """Return the wall clock, in UTC. It is passed into pure code, and never read there."""
     return datetime.now(UTC) + failpoints.clock_error

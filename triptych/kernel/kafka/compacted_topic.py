@@ -82,7 +82,8 @@ class CompactedTopic:
                 self._service.health.beat(self._noun)
                 await outage.wait(error, unless=self._service.stopping)
             except Exception as error:
-                # Nobody waits for this task, so it tries again. Without a beat: liveness fails if that does not help.
+                # No other task waits for this one, so it tries again. Without a beat: liveness fails if that does not
+                # help.
                 self._service.log.exception("a topic could not be followed; it is read again", topic=self._topic)
                 await outage.wait(error, unless=self._service.stopping)
 

@@ -1,7 +1,7 @@
 """Dead letters: a record that cannot be understood is stored with its bytes, and an event says so.
 
-The row is written in the transaction that moves past the record, and published like any outbox row.
-This module never decides what is undecodable; whoever decodes does.
+The row is written in the transaction that moves past the record, and published like any outbox row. This module never
+decides what is undecodable: the decoder does.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def dead_record(
     *,
     tenant: str | None = None,
 ) -> DeadRecord:
-    """The row for a record. Its tenant is the one given, else what the headers say, else `default`.
+    """Make the row for a record. Its tenant is the one given, else the one in the headers, else `default`.
 
     However large the record is, its row has a bounded size and can be stored.
     """
@@ -105,7 +105,7 @@ def dead_record(
 
 
 def about(dead: DeadRecord, record: ConsumerRecord[Any, Any]) -> dict[str, Json]:
-    """What a line of the log says of a record that became a dead letter."""
+    """Return the fields of the log line about a record that became a dead letter."""
     known = TraceContext.of_headers(record.headers)
     return {
         "topic": dead.topic,
@@ -119,7 +119,7 @@ def about(dead: DeadRecord, record: ConsumerRecord[Any, Any]) -> dict[str, Json]
 
 
 def dead_message(service: str, message: Outgoing, position: str, cause: BaseException, now: datetime) -> DeadRecord:
-    """The row for a message of ours that Kafka never takes; `position` is an id of its own."""
+    """Make the row for a message of ours that Kafka never takes; `position` is an id of its own."""
     return dead_outgoing(
         service, message, position, UndecodableRecord("unpublishable", f"Kafka refuses it: {cause!r}"), now
     )
@@ -128,7 +128,7 @@ def dead_message(service: str, message: Outgoing, position: str, cause: BaseExce
 def dead_outgoing(
     service: str, message: Outgoing, position: str, error: UndecodableRecord, now: datetime
 ) -> DeadRecord:
-    """The row for a message of ours that goes nowhere; `position` is an id of its own."""
+    """Make the row for a message of ours that is not sent; `position` is an id of its own."""
     record: ConsumerRecord[Any, Any] = ConsumerRecord(
         message.topic,
         message.partition,
@@ -154,7 +154,7 @@ def _kept(part: str, content: bytes | None, max_bytes: int, cut: dict[str, Any])
 
 
 def _kept_headers(record: ConsumerRecord[Any, Any], cut: dict[str, Any]) -> list[list[str | None]]:
-    """The first headers, as many as there is room for."""
+    """Return the first headers, as many as fit."""
     kept: list[list[str | None]] = []
     left_bytes = HEADERS_MAX_BYTES
     for name, content in record.headers:
@@ -168,7 +168,7 @@ def _kept_headers(record: ConsumerRecord[Any, Any], cut: dict[str, Any]) -> list
 
 
 def event(dead: DeadRecord, service: str, topic: str) -> Outgoing:
-    """The event for a row, to be published on `topic` (`<prefix>.dead-letters`).
+    """Make the event for a row, to be published on `topic` (`<prefix>.dead-letters`).
 
     However large the record is, its event fits in a message.
     """
@@ -224,7 +224,7 @@ async def mark_published(conn: asyncpg.Connection | asyncpg.Pool, dead: Sequence
 
 
 def stated_tenant(record: ConsumerRecord[Any, Any]) -> str:
-    """What the headers say, if it can be a tenant's name."""
+    """Return the tenant in the headers if it is a valid name, else `default`."""
     stated = (cloudevents.header(record.headers, "ce_tenant") or b"").decode(errors="replace")
     try:
         return _TENANT.validate_python(stated)

@@ -1,8 +1,8 @@
-"""Read the record batches of a fetch, whatever is in them: what cannot be read is handed out with its bytes.
+"""Read the record batches of a fetch. A record that cannot be read is handed out with its bytes.
 
 The Kafka client's own parser raises at the first thing it cannot read (a header name that is not UTF-8 is enough), at
-every fetch again, and it decompresses whatever a batch swells to. Here each record is read by itself, a batch may not
-grow beyond `UNPACKED_MAX_BYTES`, and every fetch that holds a batch moves the reader on.
+every fetch again. It also decompresses a batch of any size. Here each record is read by itself, a batch must not grow
+beyond `UNPACKED_MAX_BYTES`, and every fetch that holds a batch moves the reader on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FIRST_GUESS_BYTES, _GUESS_FACTOR = 65_536, 8
 _OLDEST_MAGIC_WITH_BATCHES = 2
 _PLAIN_MAX = 5_000
 _PLAIN_MAX_BYTES = 262_144
-"""A batch of so many records and bytes at most is parsed at once."""
+"""A batch of so many records and bytes at most is parsed in one go."""
 HEADERS_MAX_COUNT = 65_536
 """A record may have so many headers. Two bytes are one, so a batch of 16 MiB may hold eight million objects."""
 _MANY_HEADERS_BYTES = 2 * HEADERS_MAX_COUNT
@@ -106,15 +106,15 @@ class Batches:
         self._data = data or b""
 
     def size_in_bytes(self) -> int:
-        """How much was fetched."""
+        """Return how many bytes were fetched."""
         return len(self._data)
 
     def has_next(self) -> bool:
-        """Whether there is anything whole."""
+        """Return whether a whole batch is left."""
         return next(iter(self), None) is not None
 
     def __iter__(self) -> Iterator[bytes]:
-        """Each batch. The last one is left out when it is cut short, as the answers of brokers are."""
+        """Yield each batch. The last one is left out when it is cut short, as the answers of brokers are."""
         data, begin, size = self._data, 0, len(self._data)
         while size - begin >= _LENGTH.size:
             length = _LENGTH.size + _LENGTH.unpack_from(data, begin)[1]
@@ -128,20 +128,20 @@ class Batches:
 
 
 def batch_header(batch: bytes) -> BatchHeader | None:
-    """The header of a batch of magic 2, or None of any other."""
+    """Return the header of a batch of magic 2, or None of any other."""
     if len(batch) < _HEADER.size or batch[_MAGIC_OFFSET] != _OLDEST_MAGIC_WITH_BATCHES:
         return None
     return BatchHeader(*_HEADER.unpack_from(batch))
 
 
 def is_intact(batch: bytes) -> bool:
-    """Whether the checksum of a batch of magic 2 is right."""
+    """Return whether the checksum of a batch of magic 2 is right."""
     header = batch_header(batch)
     return header is None or header.crc == calc_crc32c(batch[_ATTRIBUTES_OFFSET:])
 
 
 def plain_records(batch: bytes) -> tuple[list[Any], int] | None:
-    """The records of a batch that has nothing odd, and the offset behind it; None of any other.
+    """Return the records of a batch that has nothing odd, and the offset behind it; None of any other.
 
     Nearly all batches are of this kind, and this is the quick way: the client's own parser, once.
     """
@@ -160,7 +160,7 @@ def plain_records(batch: bytes) -> tuple[list[Any], int] | None:
         return None
     try:
         records = list(parsed)
-    except Exception:  # noqa: BLE001 - whatever it stumbles over: the batch is read record by record
+    except Exception:  # noqa: BLE001 - after any error of the parser the batch is read record by record
         return None
     expected = first
     for one in records:
@@ -171,7 +171,7 @@ def plain_records(batch: bytes) -> tuple[list[Any], int] | None:
 
 
 def last_offset(batch: bytes, position: int) -> int:
-    """The last offset that a batch stands for; of one that says nothing likely it is `position`."""
+    """Return the last offset of a batch; `position` if the batch does not say one that can be true."""
     header = batch_header(batch)
     if header is not None and 0 <= header.last_offset_delta <= _LIKELY_DELTA_MAX:
         return header.last_offset
@@ -187,7 +187,7 @@ class BatchReader:
         self._partition, self._unpacked_max_bytes = partition, unpacked_max_bytes
 
     def read(self, batch: bytes, position: int) -> Iterator[ConsumerRecord[Any, Any]]:
-        """The records of a batch from `position` on, in order; never raises.
+        """Yield the records of a batch from `position` on, in order; never raises.
 
         What cannot be read is an UnreadableRecord; the offset of each is above the one before.
         """
@@ -202,7 +202,7 @@ class BatchReader:
                 yield self.unreadable_batch(batch, position, last, _reason(error, "unreadable_batch"))
 
     def unreadable_batch(self, batch: bytes, first: int, last: int, error: UndecodableRecord) -> UnreadableRecord:
-        """A batch as one record, which stands for all its offsets from `first` to `last`."""
+        """Return a batch as one record, which replaces all its offsets from `first` to `last`."""
         header = batch_header(batch)
         return self._unreadable(last, header.max_timestamp if header else -1, batch, error, first_offset=first)
 
@@ -217,7 +217,7 @@ class BatchReader:
         while not walk.swells(taken):
             try:
                 one = next(parsed, None)
-            except Exception:  # noqa: BLE001 - whatever it stumbles over: the rest is read record by record
+            except Exception:  # noqa: BLE001 - after any error of the parser the rest is read record by record
                 break
             if one is None:
                 return
@@ -276,7 +276,7 @@ class BatchReader:
     def _salvaged(
         self, batch: bytes, header: BatchHeader, walk: _Walk, taken: int, expected: int
     ) -> Iterator[ConsumerRecord[Any, Any]]:
-        """What follows the first `taken` records, each by itself: their lengths say where they end."""
+        """Yield what follows the first `taken` records, each by itself: their lengths say where they end."""
         at, number = walk.at, walk.number
         while at < len(batch) and expected <= header.last_offset:
             begin, end = _frame(batch, at)
@@ -293,7 +293,7 @@ class BatchReader:
             at, number = end, number + 1
 
     def _one(self, raw: bytes, header: BatchHeader, expected: int) -> ConsumerRecord[Any, Any]:
-        """A record from the bytes behind its length; `expected` is its offset if it does not say another."""
+        """Return a record from the bytes behind its length; `expected` is its offset if it does not say another."""
         try:
             fields = _Fields(raw)
             fields.skip_byte()
@@ -322,7 +322,7 @@ class BatchReader:
     # --- decompression, within bounds ---------------------------------------------------------------
 
     def _unpacked(self, batch: bytes, header: BatchHeader) -> bytes:
-        """The batch without compression: its header says so."""
+        """Return the batch without compression: its header says so."""
         codec = header.attributes & _CODEC_MASK
         if codec == _NO_CODEC:
             return batch
@@ -331,7 +331,7 @@ class BatchReader:
         return _HEADER.pack(*plain) + payload
 
     def _legacy(self, batch: bytes) -> Iterator[Any]:
-        """The records of a message of magic 0 or 1, which may hold others, compressed."""
+        """Yield the records of a message of magic 0 or 1, which may hold others, compressed."""
         magic = batch[_MAGIC_OFFSET] if len(batch) > _MAGIC_OFFSET else -1
         if magic not in _LEGACY_MIN_BYTES or len(batch) < _LEGACY_MIN_BYTES[magic]:
             raise UndecodableRecord("unreadable_batch", f"no message format of Kafka's has the magic byte {magic}")
@@ -347,10 +347,10 @@ class BatchReader:
 
 
 def decompress(codec: int, data: bytes, max_bytes: int) -> bytes:
-    """What `data` decompresses to, at most `max_bytes` of it: no more memory than that is taken.
+    """Decompress `data` to at most `max_bytes`, with no more memory than that.
 
     Raises:
-        UndecodableRecord: it is more, or it is no data of this codec.
+        UndecodableRecord: it has more bytes, or `data` is not of this codec.
     """
     try:
         if codec == _GZIP:
@@ -389,7 +389,7 @@ def _into(decompress_into: Any, data: bytes, max_bytes: int) -> bytes:
 
 
 def _gunzip(data: bytes, max_bytes: int) -> bytes:
-    """All members of a gzip stream."""
+    """Return all members of a gzip stream."""
     parts: list[bytes] = []
     left = max_bytes
     while data:
@@ -431,7 +431,7 @@ def _snappy_blocks(data: bytes) -> Iterator[bytes]:
 
 
 def _frame(batch: bytes, at: int) -> tuple[int, int]:
-    """Where the record whose length stands at `at` begins, and where it ends: no later if its length is wrong."""
+    """Return where the record whose length is at `at` begins and ends: within the batch if its length is wrong."""
     try:
         length, begin = decode_varint(bytearray(batch[at : at + _VARINT_MAX_BYTES]), 0)
     except (ValueError, IndexError):
@@ -449,7 +449,7 @@ class _Walk:
         self.number = 0
 
     def swells(self, taken: int) -> bool:
-        """Whether the record behind the first `taken` has more headers than a reader may be given."""
+        """Return whether the record behind the first `taken` has more headers than a reader may get."""
         if self.number < taken and self._end > self.at:
             self.at, self.number = self._end, self.number + 1
         if self.number < taken or len(self._batch) - self.at <= _MANY_HEADERS_BYTES:
@@ -459,7 +459,7 @@ class _Walk:
 
 
 def _headers_count(batch: bytes, at: int) -> int:
-    """How many headers the record says it has; 0 if that cannot be read."""
+    """Return how many headers the record says it has; 0 if that cannot be read."""
     at += 1  # its attributes
     try:
         for is_sized in (False, False, True, True):  # its time, its offset, its key, its value

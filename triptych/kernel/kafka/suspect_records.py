@@ -1,6 +1,7 @@
-"""Which records are taken alone: what a process had in hand when it died, and what the database refused together.
+"""Which records are taken alone: those a process was reading when it died, and those of a refused batch.
 
-A record that is the only one in hand in so many lives is what ends them. It is dead-lettered unread then.
+A record that is the only one that processes were reading in so many lives ends them. It is dead-lettered unread then. A
+life is one process from its start to its end.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from triptych.kernel.kafka.bus import Record
 
 
 class RecordsInFlight(NamedTuple):
-    """Records of one partition that a process has in hand, and in how many of its lives."""
+    """Records of one partition that a process is reading, and in how many lives that was so."""
 
     topic: str
     partition: int
@@ -26,19 +27,19 @@ class RecordsInFlight(NamedTuple):
 
 
 TIMERS = "timers of runs"
-"""Stands for a topic where runs whose time has come are in hand: from when to when, in microseconds since 1970."""
+"""Replaces a topic when a process looks at runs whose time has come: from when to when, in microseconds since 1970."""
 RUN = "a run alone"
-"""Stands for a topic where one run is in hand: its id, in two halves."""
+"""Replaces a topic when a process looks at one run alone: its id, in two halves."""
 
 
 def timers_in_flight(partition: int, due: Iterable[datetime], life: str) -> RecordsInFlight:
-    """The reading of runs whose timers were due at these moments."""
+    """Return the range of runs whose timers were due at these moments."""
     moments = [_microseconds(each) for each in due]
     return RecordsInFlight(TIMERS, partition, min(moments), max(moments), life)
 
 
 def run_in_flight(partition: int, run_id: UUID, life: str) -> RecordsInFlight:
-    """The reading of one run alone."""
+    """Return the range of one run alone."""
     high, low = run_id.int >> 64, run_id.int & 2**64 - 1
     return RecordsInFlight(RUN, partition, high - 2**63, low - 2**63, life)
 
@@ -62,14 +63,14 @@ class Suspicion:
         self._until[key] = max(until, self._until.get(key, 0))
 
     def believe(self, readings: Iterable[RecordsInFlight], offsets: dict[tuple[str, int], int]) -> None:
-        """What other lives had in hand when they ended, if nobody has got past it since."""
+        """Suspect what other lives were reading when they ended, unless a process has got past it since."""
         for reading in readings:
             begins_at = offsets.get((reading.topic, reading.partition))
             if reading.life != self.life and begins_at is not None and reading.last >= begins_at:
                 self.distrust(reading.topic, reading.partition, reading.last + 1)
 
     def believe_timers(self, readings: Iterable[RecordsInFlight], armed: Iterable[tuple[UUID, datetime, int]]) -> None:
-        """What other lives looked at when they ended because its time had come, if nobody has moved its timer since."""
+        """Suspect runs whose timers were due when other lives looked at them and ended, unless a timer moved since."""
         spans = {each.partition: each for each in readings if each.topic == TIMERS and each.life != self.life}
         for run_id, due_at, partition in armed:
             span = spans.get(partition)
@@ -77,11 +78,11 @@ class Suspicion:
                 self.runs.add(run_id)
 
     def is_suspect(self, record: Record[Any, Any]) -> bool:
-        """Whether a record is to be taken alone."""
+        """Return whether a record must be taken alone."""
         return bool(self._until) and record.offset < self._until.get((record.topic, record.partition), 0)
 
     def passed(self, record: Record[Any, Any]) -> None:
-        """A suspect is behind us."""
+        """Clear a suspect that did no harm."""
         key = record.topic, record.partition
         if record.offset + 1 >= self._until.get(key, 0):
             self._until.pop(key, None)

@@ -1,7 +1,7 @@
 """What a cluster says of its topics: their ids and how many partitions each has.
 
-A topic that was deleted and made anew has the same name and another id, and offsets of the old one mean nothing in it.
-aiokafka asks for metadata in a version without ids, so the one with them is written out here.
+A topic that was deleted and created again has the same name and another id. Offsets of the old one mean nothing in it.
+aiokafka asks for metadata in a version without ids, so the request with ids is written out here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ClusterTopics:
         return {name: topic.id for name, topic in self.topics.items() if topic.id is not None}
 
     def partitions(self, name: str) -> int:
-        """How many partitions a topic has; none if it does not exist."""
+        """Return how many partitions a topic has; 0 if it does not exist."""
         return self.topics[name].partitions if name in self.topics else 0
 
 

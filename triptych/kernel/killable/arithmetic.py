@@ -85,7 +85,7 @@ def _decimal(value: Any) -> Decimal:
 
 
 def _number(value: Decimal) -> int | float:
-    """An integer where it is whole and can be held, else the nearest double."""
+    """Return an integer if the value is whole and can be held, else the nearest double."""
     if value == value.to_integral_value() and LEAST <= value <= MOST:
         return int(value)
     nearest = float(value)

@@ -27,7 +27,7 @@ MEMORY_MAX_BYTES = 128 * 1_048_576
 
 
 def matched(text: str, pattern: str) -> bool:
-    """Whether a pattern is in a text; linear. The same engine as in the parent."""
+    """Return whether a pattern is in a text; linear. The same engine as in the parent."""
     import jsonschema_rs
 
     return jsonschema_rs.Draft202012Validator(
@@ -50,7 +50,7 @@ def calculated(*arguments: Any) -> Any:
 
 @functools.cache
 def arithmetic() -> dict[str, Any]:
-    """The module beside this one. By its name it could not be imported without the package around it."""
+    """Load the module beside this one. By its name it could not be imported without the package around it."""
     return runpy.run_path(os.path.join(os.path.dirname(__file__), "arithmetic.py"))  # noqa: PTH118, PTH120
 
 
@@ -66,7 +66,7 @@ WORK: dict[str, Callable[..., Any]] = {"evaluate": evaluated, "is_valid": valid}
 
 
 def done(work: str, arguments: tuple[Any, ...]) -> bytes:
-    """The answer to a piece of work, as bytes."""
+    """Return the answer to a piece of work, as bytes."""
     try:
         answer = pickle.dumps(("done", WORK[work](*arguments)))
     except MemoryError:
@@ -90,7 +90,7 @@ def perform(request: bytes, output: int) -> None:
 
 
 def answered(request: bytes, seconds: float) -> bytes:
-    """What a forked process answers, or that it was killed."""
+    """Return the answer of a forked process, or that it was killed."""
     until = time.monotonic() + seconds
     reading, writing = os.pipe()
     child = os.fork()

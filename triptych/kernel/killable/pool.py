@@ -45,7 +45,7 @@ class WorkFailed(TriptychError):
 
 
 def evaluate(source: str, variables: Mapping[str, Json], seconds: float) -> Any:
-    """The value of a CEL expression.
+    """Evaluate a CEL expression.
 
     Raises:
         OverrunError: it was killed.
@@ -55,7 +55,7 @@ def evaluate(source: str, variables: Mapping[str, Json], seconds: float) -> Any:
 
 
 def is_valid(schema: Json, value: Json, options: Mapping[str, int], seconds: float) -> bool:
-    """Whether a value fits a schema; `options` bound its patterns.
+    """Return whether a value fits a schema; `options` bound its patterns.
 
     Raises:
         OverrunError: it was killed.
@@ -142,7 +142,7 @@ class _Pool:
         self._connection = self._process = None
 
     def _forget(self) -> None:
-        """Another process must not share the connection."""
+        """Forget the connection: another process must not share it."""
         self._lock = threading.Lock()
         self._connection = self._process = None
 

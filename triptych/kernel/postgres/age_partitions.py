@@ -1,8 +1,8 @@
-"""Tables in partitions by age: made ahead of time, and taken out whole when everything in them is old.
+"""Tables in partitions by age: made ahead of time, and dropped whole when everything in them is old.
 
-A run id is a UUIDv7 and begins with its time, so a week is a range of run ids. Every table that is
-partitioned by range has a default partition, which takes what no week is for: an insert never fails for
-want of a partition, whatever time a record claims. Whoever calls this owns the tables.
+A run id is a UUIDv7 and begins with its time, so a week is a range of run ids. Every table that is partitioned by range
+has a default partition, which takes the rows of all other times. So an insert never fails for want of a partition, with
+any time that a record claims. The caller must own the tables.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from psycopg import sql
 from triptych.kernel.run_ids import WEEK, Span
 
 AHEAD = 8
-"""So many weeks from now on have their partitions. Nothing breaks when nobody makes more: see the default one."""
+"""This many weeks from now on have partitions. Rows of later weeks go to the default partition.
+"""
 
 _TABLES = """
 select parent.oid, schema.nspname, parent.relname, standard.relname, standard.reloptions
@@ -61,26 +62,26 @@ class AgedTable:
         return sql.Identifier(self.schema, self.name)
 
     def of(self, name: str) -> sql.Identifier:
-        """A partition of it, by its bare name."""
+        """Return the identifier of one of its partitions, from the bare name."""
         return sql.Identifier(self.schema, name)
 
 
 def aged_tables(connection: psycopg.Connection) -> list[AgedTable]:
-    """Every table of this database that is partitioned by age, by schema and name."""
+    """Return every table of this database that is partitioned by age, by schema and name."""
     rows = connection.execute(_TABLES).fetchall()
     return [AgedTable(oid, schema, name, default, tuple(options or ())) for oid, schema, name, default, options in rows]
 
 
 def partitions(connection: psycopg.Connection, table: AgedTable) -> list[Partition]:
-    """The partitions of a table, oldest first, without the default one."""
+    """Return the partitions of a table, oldest first, without the default one."""
     found = [Partition(name, _span(bound)) for name, bound in connection.execute(_PARTITIONS, [table.oid]).fetchall()]
     return sorted(found, key=lambda partition: partition.span.first)
 
 
 def make_partitions(connection: psycopg.Connection, now: datetime) -> list[str]:
-    """Make what is missing for this week and those ahead; the names of what was made.
+    """Make what is missing for this week and those ahead, and return the names of new partitions.
 
-    A week of which the default partition holds rows already stays there: rows are never moved into a new one.
+    If the default partition holds rows of a week already, they stay there: rows never move into a new partition.
     """
     return [
         f"{table.schema}.{_name(table, span)}"
@@ -120,6 +121,6 @@ def _make(connection: psycopg.Connection, table: AgedTable, span: Span) -> bool:
 
 
 def _span(bound: str) -> Span:
-    """From what Postgres shows: FOR VALUES FROM ('...') TO ('...')."""
+    """Parse what Postgres shows: FOR VALUES FROM ('...') TO ('...')."""
     first, end = (UUID(text) for text in bound.split("'")[1::2])
     return Span(first, end)

@@ -66,12 +66,12 @@ class Claim:
 
 
 def needs_claim(value: bytes, limit: int) -> bool:
-    """Whether a message body of this size (limit in bytes) must be stored instead of sent."""
+    """Return whether a message body of this size (limit in bytes) must be stored instead of sent."""
     return len(value) > limit
 
 
 def dataref(run_id: UUID, value: bytes) -> str:
-    """The reference to a body, for the header `ce_dataref`."""
+    """Return the reference to a body, for the header `ce_dataref`."""
     return Claim(run_id, "", value).dataref
 
 
@@ -90,9 +90,9 @@ async def store(conn: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]
 async def resolve(
     conn: asyncpg.Connection | asyncpg.Pool | asyncpg.pool.PoolConnectionProxy[Any], records: Iterable[HasHeaders]
 ) -> Resolved:
-    """The stored bodies of a batch, by reference. One query for the batch; none when nothing was claimed.
+    """Return the stored bodies of a batch, by reference. One query for the batch; none when nothing was claimed.
 
-    A service may read those bodies whose reference it was given, and no others.
+    A service may read only bodies whose reference it was given.
     """
     wanted = {reference for record in records if (reference := _reference(dict(record.headers))) is not None}
     pairs = [pair for reference in wanted if (pair := _parse(reference)) is not None]
@@ -106,7 +106,7 @@ async def resolve(
 
 
 def body(record: HasHeaders, resolved: Resolved) -> bytes:
-    """The JSON body of a record, from the record itself or from what `resolve` found.
+    """Return the JSON body of a record, from the record itself or from what `resolve` found.
 
     Raises:
         UndecodableRecord: the record is empty, not what it says it is, or its body is not in the

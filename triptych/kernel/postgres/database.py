@@ -45,12 +45,12 @@ class Queries(Mapping[str, str]):
 
 
 def as_in_rows(key: UUID) -> UUID:
-    """The same UUID as rows hold it: hashed, compared, printed and written in C, which takes a seventh of the time."""
+    """Return the same UUID as rows hold it: hashed, compared, printed and written in C, in a seventh of the time."""
     return pgproto.UUID(key.bytes)
 
 
 async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
-    """No statement of ours changes a session, so nothing is reset: that would be a round trip after each."""
+    """Reset nothing, since our statements do not change a session: a reset would be a round trip after each."""
 
 
 async def connect(dsn: str, application_name: str, *, max_connections: int = 4) -> asyncpg.Pool:
@@ -77,6 +77,6 @@ async def connect(dsn: str, application_name: str, *, max_connections: int = 4) 
     except ValueError:
         # What it says may hold a part of the password.
         raise ConfigurationError(
-            "TRIPTYCH_POSTGRES: this is no DSN; write postgresql://role:password@host:port/database, with / # ? @ and "
-            "other special characters of the password percent-encoded"
+            "TRIPTYCH_POSTGRES: this is not a DSN; write postgresql://role:password@host:port/database, with / # ? @ "
+            "and other special characters of the password percent-encoded"
         ) from None

@@ -38,7 +38,7 @@ _STACK_SCHEMA = "triptych"
 _OPERATOR = "operator"
 _VERSIONS = "migrations_"
 _LOCK = 7_310_331_215
-"""Whoever prepares a database holds this advisory lock, so that two never do so at once."""
+"""A process that prepares a database holds this advisory lock, so that two never do so at the same time."""
 
 
 class WrongPrefixError(ConfigurationError):
@@ -98,7 +98,7 @@ def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operat
 
     Raises:
         ConfigurationError: the database belongs to another prefix, or a name is too long.
-        psycopg.Error: the server cannot be reached, or the owner may not do this.
+        psycopg.Error: the server cannot be reached, or the owner lacks a privilege.
     """
     database = str(conninfo_to_dict(owner_dsn).get("dbname") or "triptych")
     owner_dsn = _dsn(owner_dsn, dbname=database)
@@ -138,10 +138,10 @@ def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operat
 
 
 def need_extension(name: str) -> None:
-    """In a revision: see that the database has an extension, and let this revision find what is in it.
+    """Make sure, in a revision, that the database has an extension, and let this revision find what is in it.
 
     Raises:
-        MigrationPostponed: the server does not ship it, or the owner may not make it.
+        MigrationPostponed: the server does not ship it, or the owner must not create it.
     """
     bind = op.get_bind()
     where = text(
@@ -158,7 +158,7 @@ def need_extension(name: str) -> None:
 
 
 def run_sql(revision: str) -> None:
-    """The whole body of a revision: run the .sql file beside it (`run_sql(__file__)`)."""
+    """Run the .sql file beside a revision, as its whole body (`run_sql(__file__)`)."""
     script = Path(revision).with_suffix(".sql").read_text("utf-8")
     # By the driver and without parameters: then it takes many statements, and % and : mean themselves.
     op.get_bind().connection.cursor().execute(script)
@@ -193,14 +193,14 @@ def _claim_prefix(connection: psycopg.Connection, database: str, prefix: str) ->
 
 
 def _ensure_role(connection: psycopg.Connection, database: str, schema: str, password: str) -> str:
-    """A login role that can connect to this database. Roles are the cluster's, so its name bears the database's."""
+    """Make a login role for this database. Roles belong to the cluster, so its name has the database's."""
     role = f"{database}_{schema}"
     if len(role.encode()) > 63:  # noqa: PLR2004 (NAMEDATALEN - 1)
         raise RoleNameError(role)
     name = sql.Identifier(role)
     if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
         _execute(connection, "CREATE ROLE {} LOGIN", name)
-    # The server gets the verifier, so that the password stands in no log.
+    # The server gets the verifier, so that the password is not in any log.
     verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
     _execute(connection, "ALTER ROLE {} PASSWORD {}", name, sql.Literal(verifier))
     _execute(connection, "GRANT CONNECT ON DATABASE {} TO {}", sql.Identifier(database), name)
@@ -262,7 +262,7 @@ def _execute(connection: psycopg.Connection, statement: str, *names: sql.Composa
 
 
 def _dsn(dsn: str, **changes: str) -> str:
-    """The DSN with other parts, as a URL, which every client library reads alike."""
+    """Return the DSN with other parts, as a URL, which every client library reads alike."""
     parts = {name: str(value) for name, value in conninfo_to_dict(dsn).items() if value is not None} | changes
     credentials = ":".join(quote(parts.pop(name), safe="") for name in ("user", "password") if name in parts)
     database = quote(parts.pop("dbname"), safe="")

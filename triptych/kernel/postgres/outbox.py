@@ -75,10 +75,10 @@ class Envelope:
         tenant: str,
         trace: TraceContext | None,
     ) -> OutboxRow:
-        """The outbox row of a message. A body too large for the wire is claimed and sent by reference.
+        """Return the outbox row of a message. A body too large for the wire is claimed and sent by reference.
 
-        `name` is the run's id as text, which costs more to print than a message to wrap. Without a trace of its own
-        the run is the trace.
+        `name` is the run's id as text: printing it costs more than wrapping a message. Without a trace of its own the
+        run is the trace.
         """
         body = send.body.to_bytes()
         claim = None

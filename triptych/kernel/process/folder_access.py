@@ -1,6 +1,6 @@
-"""Lets one user enter the folders above a file, and nobody else: an entry in each folder's access control list.
+"""Let one user enter the folders above a file: an entry in each folder's access control list.
 
-Only root needs this: its folders are often closed, and what it starts as another user has to reach its program.
+Only root needs this: its folders are often closed, and a program that it starts as another user has to be reachable.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ClosedFolderError(TriptychError):
 
     def __init__(self, folder: Path, user: int, cause: OSError) -> None:
         self.folder, self.user, self.reason = folder, user, cause.strerror or str(cause)
-        super().__init__(f"user {user} may not enter {folder}, and cannot be let in: {self.reason}")
+        super().__init__(f"user {user} must not enter {folder}, and cannot be given access: {self.reason}")
 
 
 Entries = dict[tuple[int, int], int]

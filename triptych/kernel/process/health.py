@@ -1,7 +1,7 @@
 """Health over HTTP: alive while every loop makes progress, ready while every dependency answers.
 
-`/health/live` fails when a loop has not beaten within its limit, so that a stuck consumer gets
-restarted; `/health/ready` fails then too, and when Kafka or Postgres is gone, which a restart would not cure.
+`/health/live` fails when a loop has not beaten within its limit, so that a stuck consumer gets restarted.
+`/health/ready` fails then too, and also when Kafka or Postgres is gone: a restart would not cure that.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Health:
         self._is_started = False
 
     def expect(self, loop: str, max_silence_s: float) -> None:
-        """From now on `loop` must beat at least every `max_silence_s` seconds."""
+        """Expect `loop` to beat at least every `max_silence_s` seconds from now on."""
         self._beats[loop] = (time.monotonic(), max_silence_s)
 
     def beat(self, loop: str) -> None:
@@ -46,11 +46,11 @@ class Health:
         self._beats[loop] = (time.monotonic(), self._beats[loop][1])
 
     def depend(self, name: str, probe: Probe) -> None:
-        """The process is ready only while `probe` returns within two seconds without raising."""
+        """Be ready only while `probe` returns within two seconds without raising."""
         self._probes[name] = probe
 
     def started(self) -> None:
-        """The process takes work now; before this it is alive and not ready."""
+        """Take work from now on. Before this the process is alive and not ready."""
         self._is_started = True
 
     def warn(self, name: str, message: str) -> None:
@@ -58,7 +58,7 @@ class Health:
         self.warnings[name] = message
 
     def unwarn(self, name: str) -> None:
-        """What was wrong under this name is right now."""
+        """Clear a warning: what was wrong under this name is right now."""
         self.warnings.pop(name, None)
 
     @property
@@ -79,12 +79,12 @@ class Health:
     async def _failure(self, probe: Probe) -> str | None:
         try:
             await asyncio.wait_for(probe(), PROBE_TIMEOUT_S)
-        except Exception as error:  # noqa: BLE001 - whatever a dependency raises means that it is gone
+        except Exception as error:  # noqa: BLE001 - any exception of a dependency means that it is gone
             return f"{type(error).__name__}: {error}"
         return None
 
     async def unready(self) -> dict[str, str]:
-        """What keeps this process from working: a loop is stuck, it has not started, or a dependency is gone."""
+        """Return what keeps this process from working: a loop is stuck, it has not started, or a dependency is gone."""
         if stuck := self.stuck():
             return {loop: f"the loop has made no progress for {silent_s} s" for loop, silent_s in stuck.items()}
         if not self._is_started:
@@ -111,7 +111,7 @@ class Health:
             await asyncio.sleep(every_s)
 
     def app(self) -> Starlette:
-        """The HTTP endpoints."""
+        """Make the HTTP endpoints."""
 
         async def live(_request: Request) -> JSONResponse:
             stuck = self.stuck()

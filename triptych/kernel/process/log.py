@@ -98,7 +98,7 @@ def _take_over_libraries(
 
 
 def log_what_python_says() -> None:
-    """Let warnings, and exceptions that nobody catches, go the way of all lines."""
+    """Write warnings and uncaught exceptions as lines of the log."""
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
@@ -133,7 +133,7 @@ def _log_unraisable(hooked: sys.UnraisableHookArgs) -> None:
 
 
 def _json(event: Any, **options: Any) -> str:
-    """An event as JSON, whatever is in it: a line that cannot be written is told by another, in plain text."""
+    """Return an event as JSON. A line that cannot be written is replaced by another, in plain text."""
     try:
         return orjson.dumps(event, default=options.get("default")).decode()
     except (TypeError, ValueError):

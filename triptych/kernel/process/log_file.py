@@ -20,7 +20,7 @@ _OUTPUT, _ERRORS = 1, 2
 
 
 def open_log(path: Path, max_bytes: int = MAX_BYTES) -> int:
-    """A descriptor that appends to a log; one that is too large is shifted first."""
+    """Open a descriptor that appends to a log. A log that is too large is shifted first."""
     if path.exists() and path.stat().st_size > max_bytes:
         _shift(path)
         path.replace(_older(path, 1))
@@ -57,7 +57,7 @@ class LogFile:
     """Standard output and standard error of this process, as a file of bounded size. Written to by many threads."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        """All that the process, or a library in C, writes from here on goes to the file."""
+        """Send all that the process, or a library in C, writes from here on to the file."""
         self._path, self._max_bytes = path, max_bytes
         self._lock = threading.Lock()
         self._begin()
@@ -73,7 +73,7 @@ class LogFile:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing: each line is written at once."""
+        """Do nothing: each line is written immediately."""
 
     def _begin(self) -> None:
         try:

@@ -42,7 +42,7 @@ _MALFORMED = ("invalid message length", "invalid message format", "left in messa
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether Postgres, or its client, refuses a statement for what is in it: waiting changes nothing then.
+    """Return whether Postgres, or its client, refuses a statement for its content: waiting changes nothing then.
 
     Look at this first: some of these are an outage by their class alone.
     """
@@ -67,7 +67,7 @@ class Outage:
         self._wait_s = 0.0
 
     async def wait(self, error: BaseException, *, unless: asyncio.Event) -> None:
-        """Note a failure and wait before the next try; returns at once when `unless` is set."""
+        """Note a failure and wait before the next try; return immediately when `unless` is set."""
         if not self._wait_s:
             self._log.warning("dependency is gone; trying again", dependency=self._dependency, error=repr(error))
         self._wait_s = min(LONGEST_WAIT_S, self._wait_s * 2 or FIRST_WAIT_S)
@@ -78,7 +78,7 @@ class Outage:
             return
 
     def over(self) -> None:
-        """The dependency answered."""
+        """Note that the dependency answered."""
         if self._wait_s:
             self._wait_s = 0.0
             self._log.info("dependency is back", dependency=self._dependency)

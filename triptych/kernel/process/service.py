@@ -1,8 +1,7 @@
 """The frame of every service process: settings, logging, health, signals and an orderly end.
 
-A service's `__main__` builds its objects and calls `run`. SIGTERM sets `stopping`; the body then
-finishes or hands back its work. Whatever is left at the deadline is cut off: it was committed or
-it will be redelivered.
+A service's `__main__` builds its objects and calls `run`. SIGTERM sets `stopping`. The body then finishes its work or
+hands it back. Work that is left at the deadline is cut off: it was committed or it will be redelivered.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def run(name: str, settings: SettingsT, body: Callable[[Service, SettingsT], Awa
 
 
 def _calm_garbage_collector() -> None:
-    """What is imported stays, so it need not be looked through again; and cycles are few.
+    """Keep imported objects out of garbage collection: they stay, and cycles are few.
 
     With the defaults a worker spent 40% of its time looking for garbage among modules and schemas.
     """

@@ -58,7 +58,9 @@ class ServiceSettings(BaseSettings):
         ),
     ] = None
     log_max_bytes: Annotated[int, Field(ge=10_000, description="Size at which that file is shifted.")] = MAX_BYTES
-    batch_max_records: Annotated[int, Field(ge=1, le=10_000, description="Records taken from Kafka at once.")] = 500
+    batch_max_records: Annotated[
+        int, Field(ge=1, le=10_000, description="Records that are taken from Kafka in one go.")
+    ] = 500
     session_timeout_ms: Annotated[
         int, Field(ge=1_000, description="A process silent for this long loses its partitions.")
     ] = 10_000
@@ -69,9 +71,9 @@ class ServiceSettings(BaseSettings):
         int,
         Field(
             ge=0,
-            description="A process of which a loop has been stuck for so long ends itself with code 3, to be started "
-            "again: /health/live names the loop, and a blocked event loop is one. Before it has begun its work it may "
-            "take four times as long. 0: it never ends itself.",
+            description="A process with a loop that is stuck for this long ends itself with code 3. Its supervisor "
+            "starts it again. /health/live names the loop, and a blocked event loop is one. At the start the limit is "
+            "four times as long. 0: it never ends itself.",
         ),
     ] = 30_000
     inline_max_bytes: Annotated[
@@ -103,7 +105,7 @@ class ServiceSettings(BaseSettings):
         return folder
 
     def topic(self, noun: str) -> str:
-        """The full name of a topic, for example `triptych.results`."""
+        """Return the full name of a topic, for example `triptych.results`."""
         return f"{self.topic_prefix}.{noun}"
 
 

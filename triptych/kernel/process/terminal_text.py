@@ -7,16 +7,16 @@ import re
 CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
-"""C0 but for tab and line feed, DEL, C1, what turns the direction of text, and halves of surrogate pairs."""
+"""C0 except tab and line feed, DEL, C1, what turns the direction of text, and halves of surrogate pairs."""
 
 
 def visible(text: str) -> str:
-    """The text with an escape for each character that a terminal would obey; line ends and tabs stay."""
+    """Return the text with an escape for each character that a terminal would obey; line ends and tabs stay."""
     return text if text.isascii() and text.isprintable() else CONTROL.sub(_escaped, text)
 
 
 def on_one_line(text: str) -> str:
-    """The same, with an escape also for what would begin another line or column."""
+    """Return the same, with an escape also for each character that would begin another line or column."""
     shown = visible(text)
     return shown.replace("\n", r"\n").replace("\t", r"\t")
 

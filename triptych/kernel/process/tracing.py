@@ -29,12 +29,12 @@ class TraceContext(NamedTuple):
 
     @classmethod
     def of_run(cls, run_id: str) -> TraceContext:
-        """The trace of a run that no client has begun."""
+        """Return the trace of a run that no client has begun."""
         return cls(run_id.replace("-", ""))
 
     @classmethod
     def of_headers(cls, headers: Iterable[tuple[str, bytes | None]]) -> tuple[str, TraceContext] | None:
-        """The `traceparent` of a record and the trace that it names, or None when it names none."""
+        """Return the `traceparent` of a record and the trace that it names, or None when it names none."""
         known = dict(headers)
         for name in (TRACEPARENT, CE_TRACEPARENT):
             stated = known.get(name)
@@ -44,12 +44,12 @@ class TraceContext(NamedTuple):
 
     @classmethod
     def of_header(cls, stated: bytes | None) -> TraceContext | None:
-        """The trace that a `traceparent` names, or None when it names none."""
+        """Return the trace that a `traceparent` names, or None when it names none."""
         found = _TRACEPARENT.fullmatch(stated) if stated is not None else None
         return cls(found[1].decode(), found[2].decode()) if found else None
 
     def parent(self, event_id: str) -> str:
-        """The `traceparent` of a message: its span follows from its id, so that a repeat has the same."""
+        """Return the `traceparent` of a message: its span follows from its id, so that a repeat has the same."""
         span = hashlib.blake2b(event_id.encode(), digest_size=8).hexdigest()
         return f"00-{self.trace_id}-{span}-{self.flags}"
 
@@ -65,7 +65,7 @@ _origin: ContextVar[_Origin | None] = ContextVar("origin", default=None)
 
 @contextmanager
 def on_behalf_of(run_id: UUID, tenant: str, traceparent: str | None) -> Iterator[None]:
-    """What is called inside is called for this run."""
+    """Make calls inside this context on behalf of a run."""
     token = _origin.set(_Origin(run_id, tenant, traceparent))
     try:
         yield
@@ -74,7 +74,7 @@ def on_behalf_of(run_id: UUID, tenant: str, traceparent: str | None) -> Iterator
 
 
 def upstream_headers() -> Mapping[str, str]:
-    """What an upstream is told of the run that it is called for: trace, id and tenant. Nothing outside of a call."""
+    """Return the headers for an upstream: trace, id and tenant of the run of this call. Empty outside of a call."""
     origin = _origin.get()
     if origin is None:
         return {}

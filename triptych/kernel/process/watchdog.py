@@ -1,8 +1,8 @@
-"""Ends a process that makes no progress, whoever has started it: a supervisor starts it again, and nothing is lost.
+"""End a process that makes no progress: a supervisor starts it again, and nothing is lost.
 
-Three kinds are told apart. A loop that is silent although the event loop runs, and an event loop that is blocked, are
-seen by a thread, which says so and ends the process. What holds the interpreter itself holds that thread too; then a
-timer of the kernel, which the thread would have wound up again, ends the process.
+It sees three kinds. A thread sees a loop that is silent although the event loop runs, and an event loop that is
+blocked; it says so and ends the process. Code that holds the interpreter holds that thread too. Then a timer of the
+kernel, which the thread did not wind up again, ends the process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Watchdog:
     """Watches one process, from `start` to `stop`."""
 
     def __init__(self, health: Health, log: Logger, limit_s: float) -> None:
-        """A loop that is stuck for `limit_s` seconds, or four times that at the start, ends the process; 0: never."""
+        """End the process when a loop is stuck for `limit_s` seconds, or four times that at the start; 0: never."""
         self._health, self._log, self._limit_s = health, log, limit_s
         self._stopped = threading.Event()
         self._answered = True

@@ -1,4 +1,4 @@
-"""What a process has in hand is written down where it may end the process. The SQL stands beside this file."""
+"""Write down the records that a process reads if they may end it. The SQL is in the file beside this one."""
 
 from __future__ import annotations
 
