@@ -114,7 +114,9 @@ class Store:
 
     def effects(self, ticket: str | None = None) -> list[Effect]:
         """All effects in the order they happened, or those of one ticket."""
-        rows = self._effects.execute("SELECT * FROM effects WHERE ?1 IS NULL OR ticket = ?1 ORDER BY seq", (ticket,))
+        rows = self._effects.execute(
+            "SELECT * FROM effects WHERE :ticket IS NULL OR ticket = :ticket ORDER BY seq", {"ticket": ticket}
+        )
         return [_effect(row) for row in rows]
 
     def arrivals(self) -> dict[str, int]:
