@@ -19,7 +19,7 @@ from triptych.schemas.result import Result
 from triptych.schemas.work import CallRequest
 from triptych.tools.runtime.attempt import ToolWorker
 from triptych.tools.runtime.callbacks import Callbacks
-from triptych.tools.runtime.effect_ledger import Entry, Ledger, Standing
+from triptych.tools.runtime.effect_ledger import EffectEntry, EffectLedger, EffectState
 from triptych.tools.sdk.call import Resources
 from triptych.tools.sdk.failure import ToolDefinitionError
 from triptych.tools.sdk.redaction import Redactor, secrets_in
@@ -29,8 +29,8 @@ from triptych.tools.sdk.tool import Tool
 class FreshLedger:
     """Every effect is new: a call in a test is its only attempt."""
 
-    async def begin(self, _request: CallRequest, _attempt: JobAttempt) -> Entry:
-        return Entry(Standing.NEW)
+    async def begin(self, _request: CallRequest, _attempt: JobAttempt) -> EffectEntry:
+        return EffectEntry(EffectState.NEW)
 
 
 class Calls:
@@ -67,7 +67,7 @@ async def running(
 
 
 def worker_of(
-    tool: Tool, state: Any, settings: BaseSettings | None, ledger: Ledger, callbacks: Callbacks | None = None
+    tool: Tool, state: Any, settings: BaseSettings | None, ledger: EffectLedger, callbacks: Callbacks | None = None
 ) -> ToolWorker:
     """What answers calls in the tool's process, around a ledger of one's own."""
     redactor = Redactor(secrets_in(settings), learnt=tool.secrets)

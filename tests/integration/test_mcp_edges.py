@@ -24,7 +24,7 @@ from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Source, Tool
 from triptych.tools.adapters.mcp import stdio
 from triptych.tools.adapters.mcp import tool as bridge
-from triptych.tools.adapters.mcp.contracts import offers
+from triptych.tools.adapters.mcp.contracts import mcp_operations
 from triptych.tools.adapters.mcp.listing import ask
 from triptych.tools.adapters.mcp.options import McpOptions
 from triptych.tools.adapters.mcp.pins import Pins
@@ -106,7 +106,7 @@ NAMELESS: list[Any] = [None, 7, "x", [], {"name": 7, **READ}, READ]
 async def test_one_odd_tool_is_left_out_with_its_name_and_the_others_are_offered(raw: Raw, kind: str) -> None:
     source = raw.source("", [{"name": "one", **READ}, ODD_TOOLS[kind], {"name": "two", **READ}])
     pins = await raw.pins(source)
-    offered, left_out = offers("raw", pins.tools, source.read(McpOptions))
+    offered, left_out = mcp_operations("raw", pins.tools, source.read(McpOptions))
     assert [each.contract.operation for each in offered] == ["raw.one", "raw.two"]
     (odd,) = [*left_out, *pins.left_out]
     assert odd.name.startswith("odd")
@@ -408,7 +408,7 @@ async def test_a_tool_that_is_a_task_alone_is_left_out(raw: Raw) -> None:
     tools = [{"name": "one", **READ}, {"name": "long", "execution": {"taskSupport": "required"}, **READ}]
     source = raw.source("", [*tools, {"name": "two", "execution": {"taskSupport": "optional"}, **READ}])
     pins = Pins.model_validate_json((await raw.pins(source)).text())
-    offered, left_out = offers("raw", pins.tools, source.read(McpOptions))
+    offered, left_out = mcp_operations("raw", pins.tools, source.read(McpOptions))
     assert [each.contract.operation for each in offered] == ["raw.one", "raw.two"]
     assert [(each.name, "2025-11-25" in each.why) for each in left_out] == [("long", True)]
 

@@ -21,7 +21,7 @@ from triptych.models.embeddings import EmbeddingSettings, LocalEmbedder
 from triptych.schemas import Effect, ErrorCode, Result, ResultStatus
 from triptych.tools import Source
 from triptych.tools.adapters.memory import tool as memory_tool
-from triptych.tools.adapters.memory.store import Memory, Origin
+from triptych.tools.adapters.memory.store import FactOrigin, FactStore
 from triptych.tools.testing import running
 
 MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")
@@ -50,19 +50,19 @@ async def pool(schemas, request: pytest.FixtureRequest) -> AsyncIterator[asyncpg
 
 
 @pytest.fixture
-async def memory(pool: asyncpg.Pool) -> Memory:
-    return await Memory.open(pool, LOCAL)
+async def memory(pool: asyncpg.Pool) -> FactStore:
+    return await FactStore.open(pool, LOCAL)
 
 
-def origin(source: str = "the customer's own words") -> Origin:
-    return Origin(source, uuid4(), "note", "user:ana")
+def origin(source: str = "the customer's own words") -> FactOrigin:
+    return FactOrigin(source, uuid4(), "note", "user:ana")
 
 
-async def names(memory: Memory, tenant: str = "acme", subject: str = ANA, **wanted: Any) -> list[str]:
+async def names(memory: FactStore, tenant: str = "acme", subject: str = ANA, **wanted: Any) -> list[str]:
     return [fact.name for fact in await memory.recall(tenant, subject, **wanted)]
 
 
-async def test_what_is_remembered_comes_back_with_its_source(memory: Memory) -> None:
+async def test_what_is_remembered_comes_back_with_its_source(memory: FactStore) -> None:
     told = origin()
     await memory.remember("acme", ANA, FACTS, told, days=30)
     (fact,) = await memory.recall("acme", ANA, names=["pet"])
@@ -70,14 +70,14 @@ async def test_what_is_remembered_comes_back_with_its_source(memory: Memory) -> 
     assert (fact.expires_at - fact.remembered_at).days == 30
 
 
-async def test_a_question_finds_the_facts_that_speak_of_it_first(memory: Memory) -> None:
+async def test_a_question_finds_the_facts_that_speak_of_it_first(memory: FactStore) -> None:
     await memory.remember("acme", ANA, FACTS, origin(), days=30)
     assert (await names(memory, query="When are the invoices paid?"))[0] == "billing_day"
     assert len(await names(memory)) == 3
     assert len(await names(memory, limit=2)) == 2
 
 
-async def test_a_question_finds_terms_inside_sentences_without_spaces(memory: Memory) -> None:
+async def test_a_question_finds_terms_inside_sentences_without_spaces(memory: FactStore) -> None:
     facts = {
         "支払日": "請求書は毎月末に銀行振込で支払われます。",
         "ペット": "犬を二匹飼っています。",
@@ -90,19 +90,19 @@ async def test_a_question_finds_terms_inside_sentences_without_spaces(memory: Me
 
 async def test_a_question_finds_by_meaning_what_shares_no_word_with_it(schemas) -> None:
     async with await connect(schemas["tool_memory"], "test") as pool:
-        memory = await Memory.open(pool, LOCAL)
+        memory = await FactStore.open(pool, LOCAL)
         await memory.remember("acme", ANA, FACTS, origin(), days=30)
         assert (await names(memory, query="puppy animal"))[0] == "pet"
 
 
-async def test_a_later_value_takes_the_place_of_the_earlier(memory: Memory) -> None:
+async def test_a_later_value_takes_the_place_of_the_earlier(memory: FactStore) -> None:
     await memory.remember("acme", ANA, FACTS, origin(), days=30)
     await memory.remember("acme", ANA, {"pet": "Bello has died."}, origin("a call"), days=30)
     (fact,) = await memory.recall("acme", ANA, names=["pet"])
     assert (fact.value, fact.source) == ("Bello has died.", "a call")
 
 
-async def test_nothing_crosses_tenants_or_subjects(memory: Memory) -> None:
+async def test_nothing_crosses_tenants_or_subjects(memory: FactStore) -> None:
     await memory.remember("acme", ANA, FACTS, origin(), days=30)
     await memory.remember("globex", ANA, {"pet": "A cat."}, origin(), days=30)
     assert await names(memory, "globex") == ["pet"]
@@ -112,7 +112,7 @@ async def test_nothing_crosses_tenants_or_subjects(memory: Memory) -> None:
     assert len(await names(memory)) == 3
 
 
-async def test_what_has_expired_is_neither_given_nor_kept(memory: Memory, pool: asyncpg.Pool) -> None:
+async def test_what_has_expired_is_neither_given_nor_kept(memory: FactStore, pool: asyncpg.Pool) -> None:
     await memory.remember("acme", ANA, FACTS, origin(), days=30)
     await pool.execute("update memories set expires_at = now() where name = 'pet'")
     assert "pet" not in await names(memory)
@@ -120,7 +120,7 @@ async def test_what_has_expired_is_neither_given_nor_kept(memory: Memory, pool: 
     assert await pool.fetchval("select count(*) from memories where name = 'pet'") == 0
 
 
-async def test_a_subject_is_forgotten_whole_or_in_part(memory: Memory, pool: asyncpg.Pool) -> None:
+async def test_a_subject_is_forgotten_whole_or_in_part(memory: FactStore, pool: asyncpg.Pool) -> None:
     await memory.remember("acme", ANA, FACTS, origin(), days=30)
     assert await memory.forget("acme", ANA, ["pet"]) == 1
     assert await memory.forget("acme", ANA) == 2
@@ -153,7 +153,7 @@ async def test_agents_use_it_as_a_tool_of_three_operations(pool: asyncpg.Pool) -
         assert invented.error.code is ErrorCode.INVALID_ARGUMENTS
 
 
-async def test_people_see_and_forget_what_is_known_of_a_subject(schemas, memory: Memory, pool: asyncpg.Pool) -> None:
+async def test_people_see_and_forget_what_is_known_of_a_subject(schemas, memory: FactStore, pool: asyncpg.Pool) -> None:
     await memory.remember("acme", ANA, FACTS, origin(), days=30)
     dsn = schemas[await pool.fetchval("select current_schema()")]
 

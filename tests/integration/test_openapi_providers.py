@@ -22,13 +22,13 @@ from triptych.embedded.config import StackConfig
 from triptych.schemas import ResultStatus
 from triptych.tools import Source
 from triptych.tools.adapters.openapi import tool as openapi_tool
-from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.document import OpenApiDocument
+from triptych.tools.adapters.openapi.import_report import ImportedOperation, import_document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
 from triptych.tools.adapters.openapi.samples import sample_of
-from triptych.tools.adapters.openapi.survey import Generated, survey
-from triptych.tools.adapters.openapi.trial import answers_of
+from triptych.tools.adapters.openapi.self_test import answers_of
 from triptych.tools.adapters.rest import BodyForm
-from triptych.tools.adapters.rest.answer import NOTHING
+from triptych.tools.adapters.rest.response import NOTHING
 from triptych.tools.http.errors import is_json
 from triptych.tools.testing import running
 
@@ -91,37 +91,37 @@ def path_of(name: str) -> Path:
     return Path(package.origin).parent / "_data/upstream" / PUBLISHED[name]
 
 
-def chosen(name: str, document: Document) -> list[str]:
+def chosen(name: str, document: OpenApiDocument) -> list[str]:
     """The operations to call: all of a small document, and of a large one some that lie far from each other.
 
     The library cannot find a path with a query in it, which one provider has.
     """
-    made = survey(document, "t", OpenApiOptions(spec=name, base_url="http://127.0.0.1"))
-    titles = [each.place.title for each in made.generated if "?" not in each.place.path]
+    made = import_document(document, "t", OpenApiOptions(spec=name, base_url="http://127.0.0.1"))
+    titles = [each.place.title for each in made.imported if "?" not in each.place.path]
     return titles if name in SHAPES else titles[:: max(1, len(titles) // CALLED)]
 
 
-def arguments_of(generated: Generated) -> list[dict[str, Any]]:
+def arguments_of(imported: ImportedOperation) -> list[dict[str, Any]]:
     """Arguments to call with: the least, the most, and each example of the document in the least."""
-    schema = generated.endpoint.contract.arguments
+    schema = imported.endpoint.contract.arguments
     (least, problem), (most, _) = sample_of(schema), sample_of(schema, is_full=True)
     assert problem is None
-    return [least, most, *({**least, argument: value} for argument, _, value in generated.examples)]
+    return [least, most, *({**least, argument: value} for argument, _, value in imported.examples)]
 
 
-def answer_of(document: Document, generated: Generated) -> Answer:
+def answer_of(document: OpenApiDocument, imported: ImportedOperation) -> Answer:
     """What the document says is answered, as it shows it where it does."""
-    media_type = generated.endpoint.accept.split(",")[0]
-    if generated.endpoint.accept == NOTHING:
+    media_type = imported.endpoint.accept.split(",")[0]
+    if imported.endpoint.accept == NOTHING:
         return Answer(204, "", b"")
     if not is_json(media_type):
         return Answer(200, media_type, b"text")
-    shown = [value for _, value in answers_of(document, generated)]
-    value = shown[0] if shown else sample_of(generated.endpoint.contract.result)[0]
+    shown = [value for _, value in answers_of(document, imported)]
+    value = shown[0] if shown else sample_of(imported.endpoint.contract.result)[0]
     return Answer(200, media_type, json.dumps(value).encode())
 
 
-def added(name: str, url: str, document: Document, folder: Path) -> Source:
+def added(name: str, url: str, document: OpenApiDocument, folder: Path) -> Source:
     """The tool that `triptych tools add openapi` makes of a document."""
     (folder / "triptych.toml").touch()
     (folder / "document.json").write_bytes(document.to_bytes())
@@ -145,20 +145,18 @@ def added(name: str, url: str, document: Document, folder: Path) -> Source:
     return Source(name, dict(table.options), folder)
 
 
-async def complaints_of(server: Validating, document: Document, source: Source) -> list[str]:
+async def complaints_of(server: Validating, document: OpenApiDocument, source: Source) -> list[str]:
     """Call each operation of a tool; gives what the server found wrong, and what failed."""
     found = []
-    made = survey(document, source.name, source.read(OpenApiOptions))
+    made = import_document(document, source.name, source.read(OpenApiOptions))
     async with running(openapi_tool(source)) as calls:
-        for generated in made.generated:
-            operation = generated.endpoint.contract.operation
-            server.answer = answer_of(document, generated)
-            for arguments in arguments_of(generated):
+        for imported in made.imported:
+            operation = imported.endpoint.contract.operation
+            server.answer = answer_of(document, imported)
+            for arguments in arguments_of(imported):
                 server.complaints.clear()
-                result = await calls(generated.endpoint.name, arguments)
-                is_multipart = (
-                    generated.endpoint.body is not None and generated.endpoint.body.form is BodyForm.MULTIPART
-                )
+                result = await calls(imported.endpoint.name, arguments)
+                is_multipart = imported.endpoint.body is not None and imported.endpoint.body.form is BodyForm.MULTIPART
                 found += [
                     f"{operation}: {complaint}"
                     for complaint in server.complaints
@@ -171,7 +169,7 @@ async def complaints_of(server: Validating, document: Document, source: Source) 
 
 @pytest.mark.parametrize("name", [*SHAPES, *PUBLISHED])
 async def test_what_is_sent_is_what_the_document_says(name: str, tmp_path: Path) -> None:
-    document = Document.parse(path_of(name).read_bytes(), name)
+    document = OpenApiDocument.parse(path_of(name).read_bytes(), name)
     with validating() as server:
         source = added(name, server.take(name, document.content), document, tmp_path)
         found = await complaints_of(server, document, source)

@@ -41,9 +41,9 @@ from triptych.tools import Call, Effect, Guard, OperationGuard, Tool, ToolFailur
 from triptych.tools import ErrorCode as Code
 from triptych.tools.adapters.echo import tool as echo
 from triptych.tools.adapters.model import tool as model
-from triptych.tools.guard.rates import Rates
+from triptych.tools.guard.rates import RateLimits
 from triptych.tools.runtime.alerts import Alerts
-from triptych.tools.runtime.effect_ledger import PostgresLedger, Standing
+from triptych.tools.runtime.effect_ledger import EffectState, PostgresEffectLedger
 from triptych.tools.runtime.process import serve
 from triptych.tools.sdk.guard import BreakerPolicy, ProbeGuard
 from triptych.tools.testing import call
@@ -356,18 +356,20 @@ async def test_of_two_attempts_that_begin_at_once_after_a_refusal_only_one_is_th
     jobs = Jobs(ends.pool, "both", lease_ms=60_000)
     await jobs.open()
     await jobs.take_in([inbound_of(one) for one in (first, second, third)], [])
-    attempt, ledger = JobAttempt(jobs.lease), PostgresLedger(ends.pool, [first.operation])
-    assert (await ledger.begin(first, attempt)).standing is Standing.NEW
+    attempt, ledger = JobAttempt(jobs.lease), PostgresEffectLedger(ends.pool, [first.operation])
+    assert (await ledger.begin(first, attempt)).state is EffectState.NEW
     await ends.pool.execute("update effects set state = 'refused' where idempotency_key = $1", first.idempotency_key)
 
     async def one_waits() -> bool:
         return await ends.pool.fetchval("select exists (select from pg_locks where not granted)")
 
     async with ends.pool.acquire() as connection, connection.transaction():
-        assert (await PostgresLedger(connection, [first.operation]).begin(second, attempt)).standing is Standing.NEW
+        assert (
+            await PostgresEffectLedger(connection, [first.operation]).begin(second, attempt)
+        ).state is EffectState.NEW
         late = asyncio.create_task(ledger.begin(third, attempt))
         await eventually(one_waits)
-    assert (await late).standing is Standing.UNKNOWN
+    assert (await late).state is EffectState.UNKNOWN
     await jobs.close()
 
 
@@ -381,9 +383,9 @@ async def test_a_ledger_that_was_put_back_does_not_vouch_for_runs_that_are_older
     await jobs.take_in([inbound_of(one) for one in (old, new)], [])
     async with ends.pool.acquire() as connection:
         await connection.execute("set triptych.restored_at_ms = '2000'")
-        ledger = PostgresLedger(connection, [old.operation])
-        assert (await ledger.begin(old, JobAttempt(jobs.lease))).standing is Standing.UNKNOWN
-        assert (await ledger.begin(new, JobAttempt(jobs.lease))).standing is Standing.NEW
+        ledger = PostgresEffectLedger(connection, [old.operation])
+        assert (await ledger.begin(old, JobAttempt(jobs.lease))).state is EffectState.UNKNOWN
+        assert (await ledger.begin(new, JobAttempt(jobs.lease))).state is EffectState.NEW
     await jobs.close()
 
 
@@ -405,7 +407,7 @@ async def test_an_open_breaker_answers_at_once_and_calls_nothing(ends):
 async def test_a_rate_holds_across_processes_and_who_is_refused_comes_back_at_a_moment_of_its_own(ends):
     """Two processes are two of these over one table."""
     guard = Guard(rate="40/min", operations={"send": OperationGuard(rate="4/min")})
-    processes = [Rates(ends.pool, guard) for _ in range(2)]
+    processes = [RateLimits(ends.pool, guard) for _ in range(2)]
     await processes[0].admit("echo.send")
     refusals = []
     for number in range(20):
@@ -423,7 +425,7 @@ async def test_a_rate_holds_across_processes_and_who_is_refused_comes_back_at_a_
 
 async def test_a_rate_that_was_raised_counts_at_once_and_nobody_waits_for_the_slower_one(ends):
     slower, faster = (
-        Rates(ends.pool, Guard(operations={"send_all": OperationGuard(rate=rate)})) for rate in ("1/day", "20/h")
+        RateLimits(ends.pool, Guard(operations={"send_all": OperationGuard(rate=rate)})) for rate in ("1/day", "20/h")
     )
     await slower.admit("echo.send_all")
     with pytest.raises(ToolFailure):

@@ -20,7 +20,7 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import ErrorCode, Result
 from triptych.tools import Source, Tool
 from triptych.tools.adapters.http_call import tool as http_tool
-from triptych.tools.adapters.openapi import adapter
+from triptych.tools.adapters.openapi import fetch
 from triptych.tools.adapters.openapi import tool as openapi_tool
 from triptych.tools.runtime.alerts import Alerts
 from triptych.tools.runtime.drift import DriftWatch
@@ -382,7 +382,7 @@ async def test_a_document_that_has_moved_to_another_host_is_told_and_not_fetched
     async with stranger(lambda _: http("200 OK", b"{}", JSON)) as other:
         async with stranger(lambda _: http("301 Moved Permanently", b"", f"location: {other.url}/api.json")) as one:
             with pytest.raises(ConfigurationError, match=f"has moved to {other.url}/api.json"):
-                await adapter.downloaded(f"{one.url}/api.json?key={SECRET}")
+                await fetch.downloaded(f"{one.url}/api.json?key={SECRET}")
         assert other.requests == []
 
 
@@ -399,20 +399,20 @@ async def test_a_document_that_has_moved_to_another_host_is_told_and_not_fetched
 async def test_a_document_that_cannot_be_had_is_told_in_one_line_without_the_secrets_of_its_url(answer, told) -> None:
     async with stranger(lambda _: answer) as one:
         with pytest.raises(ConfigurationError, match=told) as refused:
-            await adapter.downloaded(f"{one.url}/api.json?key={SECRET}")
+            await fetch.downloaded(f"{one.url}/api.json?key={SECRET}")
     assert SECRET not in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 async def test_a_document_that_drips_is_given_up(monkeypatch) -> None:
-    monkeypatch.setattr(adapter, "FETCH_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(fetch, "FETCH_TIMEOUT_S", 0.5)
 
     def drips(_: bytes) -> list[bytes]:
         return [b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n", *([b"{"] * 1_000)]
 
     async with stranger(drips, pause_s=0.05) as one:
         with pytest.raises(ConfigurationError, match="was not there in whole"):
-            await adapter.downloaded(one.url)
+            await fetch.downloaded(one.url)
 
 
 async def test_adding_writes_down_where_the_credential_may_go(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from triptych.schemas import ErrorCode, Result, ResultStatus
 from triptych.tools import Call, Source, Tool, ToolFailure
 from triptych.tools.adapters.mail import tool as mail_tool
 from triptych.tools.adapters.mail.message import message_id
-from triptych.tools.adapters.mail.post import Post
+from triptych.tools.adapters.mail.smtp import SmtpSender
 from triptych.tools.testing import call
 
 LETTER = {"to": ["ana@acme.example"], "subject": "Your order", "text": "It is on its way.\n.\n..\nBye"}
@@ -182,7 +182,7 @@ def what_happened(tool: Tool, key: str) -> Any:
 
     async def ask() -> Any:
         async with tool.lifespan(None) as state:  # type: ignore[arg-type]
-            assert isinstance(state, Post)
+            assert isinstance(state, SmtpSender)
             asked: Any = Call.__new__(Call)
             asked.state, asked.idempotency_key, asked.arguments = state, key, LETTER
             return await reconcile(asked)

@@ -35,12 +35,12 @@ from triptych.kernel.kafka import cloudevents
 from triptych.playbook.loader import PlaybookErrors, parse_playbook
 from triptych.schemas import CallRequest, PlanRequest, ReviewRequest, ToolContracts, codec, topics
 from triptych.tools.adapters.kb.reading import _read
-from triptych.tools.adapters.mcp.contracts import offers
+from triptych.tools.adapters.mcp.contracts import mcp_operations
 from triptych.tools.adapters.mcp.options import McpOptions
 from triptych.tools.adapters.mcp.pins import PinnedTool
-from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.document import OpenApiDocument
+from triptych.tools.adapters.openapi.import_report import import_document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
-from triptych.tools.adapters.openapi.survey import survey
 from triptych.tools.adapters.sql.values import from_postgres
 
 ROOT = Path(__file__).parents[2]
@@ -191,8 +191,8 @@ API = {
 @many
 def test_an_openapi_document_is_surveyed_or_refused(changes: Any) -> None:
     with suppress(ConfigurationError):
-        found = survey(
-            Document.parse(written(changed(API, changes)), "shop.json"), "shop", OpenApiOptions(spec="shop.json")
+        found = import_document(
+            OpenApiDocument.parse(written(changed(API, changes)), "shop.json"), "shop", OpenApiOptions(spec="shop.json")
         )
         assert all(left.why.strip() for left in found.left_out)
         names = [each.endpoint.contract.operation for each in found.generated]
@@ -216,7 +216,7 @@ def test_a_tool_of_an_mcp_server_is_offered_or_left_out_with_its_reason(one: Any
     for changes in ([], one, other):
         with suppress(ValidationError, codec.InvalidJson):
             pinned.append(codec.read(PinnedTool, written(changed(LISTED, changes)), limits=codec.DOCUMENT))
-    offered, left_out = offers("shop", pinned, McpOptions(pins="x.json", url="http://127.0.0.1:9/mcp"))
+    offered, left_out = mcp_operations("shop", pinned, McpOptions(pins="x.json", url="http://127.0.0.1:9/mcp"))
     assert len(offered) + len(left_out) == len(pinned)
     assert all(each.why.strip() for each in left_out)
     assert len({each.contract.operation for each in offered}) == len(offered)

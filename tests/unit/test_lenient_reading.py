@@ -35,9 +35,9 @@ from triptych.schemas import (
     StepSpec,
 )
 from triptych.tools import Operation, Tool
-from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.document import OpenApiDocument
+from triptych.tools.adapters.openapi.import_report import import_document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
-from triptych.tools.adapters.openapi.survey import survey
 from triptych.tools.runtime.alerts import Alerts
 from triptych.tools.runtime.attempt import ToolWorker
 from triptych.tools.sdk.redaction import Redactor
@@ -148,7 +148,7 @@ def test_documents_of_others_are_read_leniently_unless_an_option_says_otherwise(
         "paths": {"/a": {"get": {"operationId": "look", "responses": {"200": {"content": {"application/json": {}}}}}}},
     }
     stated = OpenApiOptions.model_validate_json(orjson.dumps({"spec": "a.json", **options}))
-    (made,) = survey(Document.parse(orjson.dumps(content), "a.json"), "a", stated).generated
+    (made,) = import_document(OpenApiDocument.parse(orjson.dumps(content), "a.json"), "a", stated).generated
     assert made.endpoint.contract.reading is reading
 
 

@@ -18,7 +18,7 @@ from triptych.tools import Source, ToolFailure
 from triptych.tools.adapters.mail import tool
 from triptych.tools.adapters.mail.message import message_id, message_of
 from triptych.tools.adapters.mail.options import MailOptions
-from triptych.tools.adapters.mail.post import wait_ms
+from triptych.tools.adapters.mail.smtp import wait_ms
 
 OPTIONS = MailOptions(
     host="h", sender="support@ledgerline.example", sender_name='Exämple, "Support"', allow=("*@acme.example",)

@@ -15,7 +15,7 @@ from triptych.schemas import Contract, Effect
 from triptych.tools import Source
 from triptych.tools.adapters.mcp import tool as bridge
 from triptych.tools.adapters.mcp.answers import data_of
-from triptych.tools.adapters.mcp.contracts import CONTENT, NAME_MAX_CHARS, as_2020_12, offers, operation_names
+from triptych.tools.adapters.mcp.contracts import CONTENT, NAME_MAX_CHARS, as_2020_12, mcp_operations, operation_names
 from triptych.tools.adapters.mcp.options import McpOptions, Override
 from triptych.tools.adapters.mcp.pins import PinnedTool
 from triptych.tools.sdk.contract_diff import breaking_changes
@@ -33,7 +33,7 @@ def pinned(name: str = "get_user", **more: Any) -> PinnedTool:
 
 
 def contract(**more: Any) -> Contract:
-    (offer,), _ = offers("crm", [pinned(**more)], options())
+    (offer,), _ = mcp_operations("crm", [pinned(**more)], options())
     return offer.contract
 
 
@@ -82,7 +82,7 @@ def test_the_effect_follows_the_hints_and_without_any_is_the_most_careful(hints:
 
 def test_what_an_option_says_of_an_operation_comes_before_the_server() -> None:
     stated = options(operations={"get_user": {"effect": "read", "timeout_ms": 1_000}}, timeout_ms=2_000)
-    offered, _ = offers("crm", [pinned(), pinned("other")], stated)
+    offered, _ = mcp_operations("crm", [pinned(), pinned("other")], stated)
     assert [(each.contract.effect, each.contract.timeout_ms) for each in offered] == [
         (Effect.READ, 1_000),
         (Effect.ONCE, 2_000),
@@ -101,7 +101,7 @@ def test_nothing_is_dropped_silently() -> None:
         pinned("broken", outputSchema={"type": "strnig"}),
         pinned("extra"),
     ]
-    offered, left_out = offers("crm", tools, options(only=["ok", "list_it", "broken"]))
+    offered, left_out = mcp_operations("crm", tools, options(only=["ok", "list_it", "broken"]))
     assert [offer.tool.name for offer in offered] == ["ok"]
     assert {each.name: each.why.partition(":")[0] for each in left_out} == {
         "list_it": "its arguments are not an object",
@@ -172,7 +172,7 @@ def test_the_playbook_of_the_guide_is_good() -> None:
 def test_a_tool_whose_schema_refers_to_another_document_is_left_out_and_the_others_are_offered(reference: str) -> None:
     odd = {"type": "object", "properties": {"a": {"$ref": reference}}}
     tools = [pinned("ok"), pinned("asks", inputSchema=odd), pinned("answers", outputSchema=odd)]
-    offered, left_out = offers("crm", tools, options())
+    offered, left_out = mcp_operations("crm", tools, options())
     assert [offer.tool.name for offer in offered] == ["ok"]
     assert [each.name for each in left_out] == ["asks", "answers"]
     assert all(f"it refers to {reference}" in each.why and "nothing is fetched" in each.why for each in left_out)
@@ -181,7 +181,7 @@ def test_a_tool_whose_schema_refers_to_another_document_is_left_out_and_the_othe
 def test_a_tool_whose_schema_applies_itself_a_million_times_is_left_out() -> None:
     parts = {f"a{n + 1}": {"allOf": [{"$ref": f"#/$defs/a{n}"}] * 2} for n in range(20)}
     odd = {"type": "object", "$defs": {"a0": {}, **parts}, "properties": {"a": {"$ref": "#/$defs/a20"}}}
-    offered, left_out = offers("crm", [pinned("ok"), pinned("odd", inputSchema=odd)], options())
+    offered, left_out = mcp_operations("crm", [pinned("ok"), pinned("odd", inputSchema=odd)], options())
     assert [offer.tool.name for offer in offered] == ["ok"]
     assert "units of work" in left_out[0].why
 
@@ -195,13 +195,13 @@ def test_a_tool_whose_schema_applies_itself_a_million_times_is_left_out() -> Non
     ],
 )
 def test_a_structured_result_that_is_only_written_out_as_text_is_one(result: dict[str, Any], data: Any) -> None:
-    (offer,), _ = offers("crm", [pinned(outputSchema={"type": "object"})], options())
+    (offer,), _ = mcp_operations("crm", [pinned(outputSchema={"type": "object"})], options())
     assert data_of(CallToolResult.model_validate(result), offer) == data
 
 
 @pytest.mark.parametrize("texts", [[], ["done"], ["[1]"], ["{}", "{}"]])
 def test_a_promised_structured_result_that_nobody_sent_is_a_contract_violation(texts: list[str]) -> None:
-    (offer,), _ = offers("crm", [pinned(outputSchema={"type": "object"})], options())
+    (offer,), _ = mcp_operations("crm", [pinned(outputSchema={"type": "object"})], options())
     result = CallToolResult.model_validate({"content": [{"type": "text", "text": text} for text in texts]})
     with pytest.raises(ToolFailure, match="promises a structured result and the server sent none"):
         data_of(result, offer)

@@ -10,16 +10,16 @@ import orjson
 import pytest
 
 from triptych.contracts.compiled_contract import CompiledContract
-from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.document import OpenApiDocument
+from triptych.tools.adapters.openapi.import_report import ImportedOperation, ImportReport, import_document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
-from triptych.tools.adapters.openapi.survey import Generated, Survey, survey
-from triptych.tools.adapters.rest.request import build
+from triptych.tools.adapters.rest.request import build_request
 
 OK: dict[str, Any] = {"200": {"content": {"application/json": {"schema": {"type": "object"}}}}}
 FORM, MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
 
 
-def look(content: dict[str, Any], **options: Any) -> Survey:
+def look(content: dict[str, Any], **options: Any) -> ImportReport:
     operation = {"operationId": "send", "requestBody": {"required": True, "content": content}, "responses": OK}
     whole = {
         "openapi": "3.1.0",
@@ -29,18 +29,18 @@ def look(content: dict[str, Any], **options: Any) -> Survey:
     }
     named = {"operations": {"send": options}} if options else {}
     stated = OpenApiOptions.model_validate({"spec": "a.json", **named})
-    return survey(Document.parse(orjson.dumps(whole), "a.json"), "a", stated)
+    return import_document(OpenApiDocument.parse(orjson.dumps(whole), "a.json"), "a", stated)
 
 
-def only(content: dict[str, Any], **options: Any) -> Generated:
+def only(content: dict[str, Any], **options: Any) -> ImportedOperation:
     made = look(content, **options)
-    assert made.left_out == ()
-    return made.generated[0]
+    assert made.skipped == ()
+    return made.imported[0]
 
 
-def sent(generated: Generated, body: Any) -> httpx.Request:
-    assert CompiledContract.of(generated.endpoint.contract).arguments.is_valid({"body": body})
-    request = build(httpx.AsyncClient(), generated.endpoint, "", {"body": body}, "key")
+def sent(imported: ImportedOperation, body: Any) -> httpx.Request:
+    assert CompiledContract.of(imported.endpoint.contract).arguments.is_valid({"body": body})
+    request = build_request(httpx.AsyncClient(), imported.endpoint, "", {"body": body}, "key")
     if request.headers["content-type"].startswith("multipart/"):
         request = httpx.Request("PATCH", "https://a.test/x", content=b"".join(request.stream), headers=request.headers)
     request.read()
@@ -73,8 +73,8 @@ THING = {"schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 def test_a_media_type_is_chosen_and_an_option_says_otherwise(
     content: dict[str, Any], media_type: str | None, sent_as: str, body: Any
 ) -> None:
-    generated = only(content) if media_type is None else only(content, media_type=media_type)
-    assert sent(generated, body).headers["content-type"] == sent_as
+    imported = only(content) if media_type is None else only(content, media_type=media_type)
+    assert sent(imported, body).headers["content-type"] == sent_as
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_media_type_is_chosen_and_an_option_says_otherwise(
     ],
 )  # fmt: skip
 def test_what_cannot_be_sent_is_left_out_with_the_cure(content: Any, options: Any, told: str) -> None:
-    (left,) = look(content, **options).left_out
+    (left,) = look(content, **options).skipped
     assert told in left.why
 
 
@@ -107,20 +107,20 @@ def test_what_cannot_be_sent_is_left_out_with_the_cure(content: Any, options: An
     ],
 )
 def test_a_file_of_3_0_and_of_3_1_is_a_part_with_its_name(part: dict[str, Any]) -> None:
-    generated = only({MULTIPART: {"schema": {"type": "object", "properties": {"file": part}}}})
+    imported = only({MULTIPART: {"schema": {"type": "object", "properties": {"file": part}}}})
     file: Any = {"filename": "a.txt", "text": "hi"}
-    content = sent(generated, {"file": [file] if part.get("type") == "array" else file}).content
+    content = sent(imported, {"file": [file] if part.get("type") == "array" else file}).content
     assert b'name="file"; filename="a.txt"' in content
     assert b"\r\n\r\nhi\r\n" in content
-    arguments = CompiledContract.of(generated.endpoint.contract).arguments
+    arguments = CompiledContract.of(imported.endpoint.contract).arguments
     assert not arguments.is_valid({"body": {"file": "hi"}})
     assert not arguments.is_valid({"body": {"file": {"text": "hi", "content_type": "text"}}})
 
 
 def test_text_that_stands_for_bytes_is_no_file() -> None:
     part = {"type": "string", "contentMediaType": "image/png", "contentEncoding": "base64"}
-    generated = only({MULTIPART: {"schema": {"type": "object", "properties": {"picture": part}}}})
-    assert b"\r\n\r\naGk=\r\n" in sent(generated, {"picture": "aGk="}).content
+    imported = only({MULTIPART: {"schema": {"type": "object", "properties": {"picture": part}}}})
+    assert b"\r\n\r\naGk=\r\n" in sent(imported, {"picture": "aGk="}).content
 
 
 # Fields
@@ -182,7 +182,7 @@ def test_parts_have_the_content_type_that_the_document_says() -> None:
 def test_an_encoding_that_cannot_be_honoured_leaves_the_operation_out(
     media_type: str, encoding: Any, told: str
 ) -> None:
-    (left,) = look({media_type: {"schema": {"type": "object", "properties": ORDER}, "encoding": encoding}}).left_out
+    (left,) = look({media_type: {"schema": {"type": "object", "properties": ORDER}, "encoding": encoding}}).skipped
     assert told in left.why
 
 

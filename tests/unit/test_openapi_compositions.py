@@ -8,9 +8,9 @@ import orjson
 import pytest
 
 from triptych.contracts.compiled_contract import CompiledContract
-from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.document import OpenApiDocument
+from triptych.tools.adapters.openapi.import_report import import_document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
-from triptych.tools.adapters.openapi.survey import survey
 
 COMPONENTS: dict[str, Any] = {
     "Id": {"type": "integer", "readOnly": True},
@@ -50,9 +50,9 @@ def offer(
         "paths": {"/things": {"post": operation}},
         "components": {"schemas": components},
     }
-    made = survey(Document.parse(orjson.dumps(content), "t.json"), "t", OpenApiOptions(spec="t.json"))
-    assert made.left_out == ()
-    return CompiledContract.of(made.generated[0].endpoint.contract)
+    made = import_document(OpenApiDocument.parse(orjson.dumps(content), "t.json"), "t", OpenApiOptions(spec="t.json"))
+    assert made.skipped == ()
+    return CompiledContract.of(made.imported[0].endpoint.contract)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import Contract, Effect
 from triptych.tools import Source
 from triptych.tools.adapters.openapi import tool
-from triptych.tools.adapters.openapi.document import Document, DocumentError
+from triptych.tools.adapters.openapi.document import DocumentError, OpenApiDocument
+from triptych.tools.adapters.openapi.import_report import ImportedOperation, ImportReport, import_document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
 from triptych.tools.adapters.openapi.security import chosen_auth, proposed_auth
-from triptych.tools.adapters.openapi.survey import Generated, Survey, survey
 
 OK: dict[str, Any] = {"200": {"description": "", "content": {"application/json": {"schema": {"type": "object"}}}}}
 
@@ -27,16 +27,16 @@ def document(paths: dict[str, Any], version: str = "3.1.0", **more: Any) -> dict
     return {"openapi": version, "info": {"title": "t", "version": "7"}, "servers": servers, "paths": paths, **more}
 
 
-def look(content: dict[str, Any], **options: Any) -> Survey:
-    parsed = Document.parse(orjson.dumps(content), "crm.json")
-    return survey(parsed, "crm", OpenApiOptions.model_validate({"spec": "crm.json", **options}))
+def look(content: dict[str, Any], **options: Any) -> ImportReport:
+    parsed = OpenApiDocument.parse(orjson.dumps(content), "crm.json")
+    return import_document(parsed, "crm", OpenApiOptions.model_validate({"spec": "crm.json", **options}))
 
 
-def only(content: dict[str, Any], **options: Any) -> Generated:
+def only(content: dict[str, Any], **options: Any) -> ImportedOperation:
     made = look(content, **options)
-    assert made.left_out == ()
-    (generated,) = made.generated
-    return generated
+    assert made.skipped == ()
+    (imported,) = made.imported
+    return imported
 
 
 def contract(content: dict[str, Any], **options: Any) -> Contract:
@@ -77,11 +77,11 @@ def test_two_operations_that_want_one_name_both_get_one_and_it_is_told() -> None
         "/a": {"get": {"operationId": "getIt", "responses": OK}},
         "/b": {"get": {"operationId": "get_it", "responses": OK}},
     }
-    first, second = look(document(paths)).generated
+    first, second = look(document(paths)).imported
     names = first.endpoint.contract.operation, second.endpoint.contract.operation
     assert names == ("crm.get_it_f302dfbc", "crm.get_it_db789e7b")
     assert second.notes == ("called get_it_db789e7b, since another operation wants get_it as well",)
-    backwards = look(document(dict(reversed(paths.items())))).generated
+    backwards = look(document(dict(reversed(paths.items())))).imported
     assert {each.endpoint.name: each.place.path for each in backwards} == {
         "get_it_f302dfbc": "/a",
         "get_it_db789e7b": "/b",
@@ -102,11 +102,11 @@ def test_the_method_says_what_a_repeat_does(method: str, effect: Effect) -> None
 @pytest.mark.parametrize("header", ["Idempotency-Key", "X-Idempotency-Key"])
 def test_a_post_with_a_header_for_the_key_is_idempotent_and_the_key_is_no_argument(header: str) -> None:
     key = {"name": header, "in": "header", "required": True, "schema": {"type": "string"}}
-    generated = only(document(post({"type": "object"}, parameters=[key])))
-    assert generated.endpoint.contract.effect is Effect.IDEMPOTENT
-    assert generated.endpoint.key is not None
-    assert generated.endpoint.key.name == header
-    assert list(generated.endpoint.contract.arguments["properties"]) == ["body"]
+    imported = only(document(post({"type": "object"}, parameters=[key])))
+    assert imported.endpoint.contract.effect is Effect.IDEMPOTENT
+    assert imported.endpoint.key is not None
+    assert imported.endpoint.key.name == header
+    assert list(imported.endpoint.contract.arguments["properties"]) == ["body"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_rates_that_the_document_states_spare_the_upstream(tmp_path: Path) -> No
     guard = tool(Source("crm", {"spec": "crm.json"}, tmp_path)).guard
     assert guard.rate == "600/min"
     assert {name: each.rate for name, each in guard.operations.items()} == {"look": "5/s"}
-    assert "'often' is no rate" in str(look(content).generated)
+    assert "'often' is no rate" in str(look(content).imported)
 
 
 # Arguments
@@ -154,9 +154,9 @@ def test_parameters_of_the_path_item_count_and_the_operation_may_say_otherwise()
 
 def test_parameters_of_one_name_in_two_places_are_two_arguments() -> None:
     places = [{"name": "id", "in": where, "schema": {"type": "string"}} for where in ("query", "path", "header")]
-    generated = only(document(get(*places, path="/things/{id}")))
-    assert list(generated.endpoint.contract.arguments["properties"]) == ["id", "id_in_query", "id_in_header"]
-    assert len(generated.notes) == 2
+    imported = only(document(get(*places, path="/things/{id}")))
+    assert list(imported.endpoint.contract.arguments["properties"]) == ["id", "id_in_query", "id_in_header"]
+    assert len(imported.notes) == 2
 
 
 def test_credentials_are_no_arguments() -> None:
@@ -168,9 +168,9 @@ def test_credentials_are_no_arguments() -> None:
 
 def test_a_fixed_value_is_no_argument() -> None:
     version = {"name": "api-version", "in": "query", "required": True, "schema": {"type": "string"}}
-    generated = only(document(get(version)), set={"api-version": "2026-11"})
-    assert generated.endpoint.contract.arguments["properties"] == {}
-    assert [(parameter.name, value) for parameter, value in generated.endpoint.fixed] == [("api-version", "2026-11")]
+    imported = only(document(get(version)), set={"api-version": "2026-11"})
+    assert imported.endpoint.contract.arguments["properties"] == {}
+    assert [(parameter.name, value) for parameter, value in imported.endpoint.fixed] == [("api-version", "2026-11")]
     with pytest.raises(ConfigurationError, match=r"options.set.api_version: no operation"):
         look(document(get(version)), set={"api_version": "2026-11"})
 
@@ -204,16 +204,16 @@ def test_a_parameter_that_is_required_and_has_a_default_need_not_be_given() -> N
     version = {"name": "api-version", "in": "query", "required": True, "schema": {"$ref": "#/components/schemas/V"}}
     page = {"name": "page", "in": "query", "schema": {"type": "integer", "default": 1}}
     schemas = {"V": {"type": "string", "default": "2026-11"}}
-    generated = only(document(get(version, page), components={"schemas": schemas}))
-    assert "required" not in generated.endpoint.contract.arguments
-    assert generated.endpoint.defaults == {"api-version": "2026-11"}
-    assert generated.endpoint.facts("")["default of api-version"] == "'2026-11'"
+    imported = only(document(get(version, page), components={"schemas": schemas}))
+    assert "required" not in imported.endpoint.contract.arguments
+    assert imported.endpoint.defaults == {"api-version": "2026-11"}
+    assert imported.endpoint.facts("")["default of api-version"] == "'2026-11'"
 
 
 def test_what_stands_in_the_path_and_is_not_declared_is_an_argument_all_the_same() -> None:
-    generated = only(document(get(path="/things/{id}")))
-    assert generated.endpoint.contract.arguments["required"] == ["id"]
-    assert generated.notes == ("the path parameter id is not declared; it is taken as text",)
+    imported = only(document(get(path="/things/{id}")))
+    assert imported.endpoint.contract.arguments["required"] == ["id"]
+    assert imported.notes == ("the path parameter id is not declared; it is taken as text",)
 
 
 def test_a_file_of_a_multipart_body_is_an_object_with_its_content() -> None:
@@ -331,10 +331,10 @@ def test_a_result_is_any_of_what_success_looks_like() -> None:
         "204": {"description": "Nothing."},
         "400": {"content": {"application/json": {"schema": {"type": "boolean"}}}},
     }
-    generated = only(document({"/a": {"put": {"responses": responses}}}))
-    result = CompiledContract.of(generated.endpoint.contract).result
+    imported = only(document({"/a": {"put": {"responses": responses}}}))
+    result = CompiledContract.of(imported.endpoint.contract).result
     assert [result.is_valid(value) for value in (1, "a", None, True)] == [True, True, True, False]
-    assert generated.endpoint.accept == "application/json, text/plain;q=0.5"
+    assert imported.endpoint.accept == "application/json, text/plain;q=0.5"
 
 
 # What is left out
@@ -353,15 +353,15 @@ def test_a_result_is_any_of_what_success_looks_like() -> None:
     ],
 )
 def test_what_cannot_be_offered_is_left_out_with_a_reason(paths: dict[str, Any], reason: str, why: str) -> None:
-    (left,) = look(document(paths)).left_out
+    (left,) = look(document(paths)).skipped
     assert left.reason == reason
     assert why in left.why
 
 
 def test_one_mistake_in_a_document_costs_one_operation() -> None:
     made = look(document({**post({"$ref": "#/nowhere"}), **get(path="/others")}))
-    assert [generated.endpoint.contract.operation for generated in made.generated] == ["crm.look"]
-    assert [left.place.title for left in made.left_out] == ["POST /things"]
+    assert [imported.endpoint.contract.operation for imported in made.imported] == ["crm.look"]
+    assert [left.place.title for left in made.skipped] == ["POST /things"]
 
 
 def test_operations_are_chosen_by_name_id_path_or_tag() -> None:
@@ -370,7 +370,7 @@ def test_operations_are_chosen_by_name_id_path_or_tag() -> None:
     }
 
     def chosen(**options: Any) -> list[str]:
-        return [generated.place.path for generated in look(document(paths), **options).generated]
+        return [imported.place.path for imported in look(document(paths), **options).imported]
 
     assert chosen(include=["getA", "get_b"]) == ["/A", "/B"]
     assert chosen(include=["GET /*"], exclude=["*b"]) == ["/A", "/C"]
@@ -405,14 +405,14 @@ ALIASES = b"a0: &a0 [x,x]\n" + b"".join(
 )  # fmt: skip
 def test_what_is_no_openapi_document_is_refused_with_a_cure(raw: bytes, told: str) -> None:
     with pytest.raises(DocumentError, match=told):
-        Document.parse(raw, "crm.yaml")
+        OpenApiDocument.parse(raw, "crm.yaml")
 
 
 def test_yaml_is_read_as_openapi_means_it() -> None:
     raw = (
         b"openapi: 3.0.0\npaths: {}\nx: {no: yes, 200: 2026-11-25, at: 12:30, big: 9223372036854775807000, n: 1.5e3}\n"
     )
-    read = Document.parse(raw, "crm.yaml").content["x"]
+    read = OpenApiDocument.parse(raw, "crm.yaml").content["x"]
     assert read == {"no": "yes", "200": "2026-11-25", "at": "12:30", "big": 9.223372036854775807e21, "n": 1500.0}
 
 
@@ -428,7 +428,7 @@ def test_an_address_comes_from_the_document_or_from_the_options() -> None:
         only(relative, source="https://crm.example.com/docs/openapi.json").endpoint.url
         == "https://crm.example.com/v2/things"
     )
-    (left,) = look(relative).left_out
+    (left,) = look(relative).skipped
     assert "--base-url" in left.why
 
 
@@ -450,7 +450,7 @@ def test_a_document_that_sends_the_credential_to_several_hosts_is_told_of() -> N
 )
 def test_a_way_to_authenticate_can_be_chosen(chosen: str, auth: dict[str, Any]) -> None:
     schemes = {"login": {"type": "http", "scheme": "Basic"}, "odd": {"type": "mutualTLS"}}
-    parsed = Document.parse(orjson.dumps(document(get(), components={"securitySchemes": schemes})), "crm.json")
+    parsed = OpenApiDocument.parse(orjson.dumps(document(get(), components={"securitySchemes": schemes})), "crm.json")
     assert chosen_auth(parsed, "my-crm", chosen).model_dump() == auth
     with pytest.raises(ConfigurationError, match="no way to authenticate called 'odd'; use login, odd, none, bearer"):
         chosen_auth(parsed, "my-crm", "odd")
@@ -463,7 +463,7 @@ def test_what_needs_no_person_is_proposed_before_what_does() -> None:
         "machine": {"type": "oauth2", "flows": flows},
     }
     either = document(get(), security=[{"person": []}, {"machine": []}], components={"securitySchemes": schemes})
-    auth = proposed_auth(Document.parse(orjson.dumps(either), "crm.json"), "crm")
+    auth = proposed_auth(OpenApiDocument.parse(orjson.dumps(either), "crm.json"), "crm")
     assert auth is not None
     assert auth.model_dump()["scopes"] == ("a", "b")
 
@@ -476,7 +476,7 @@ def test_a_secret_does_not_stand_among_the_headers() -> None:
 def test_a_call_that_the_document_declares_as_open_carries_no_credential() -> None:
     paths = {**get(), **get(path="/open", security=[])}
     made = look(document(paths, security=[{"key": []}]))
-    assert [each.endpoint.authenticated for each in made.generated] == [True, False]
+    assert [each.endpoint.authenticated for each in made.imported] == [True, False]
 
 
 def test_a_tool_without_its_document_says_how_to_get_it(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from triptych.kernel.kafka.bus import REQUEST_MAX_BYTES
 from triptych.schemas import Effect, ToolContracts
 from triptych.tools import Source
 from triptych.tools.adapters.openapi import tool
-from triptych.tools.adapters.openapi.document import METHODS, Document, DocumentError
+from triptych.tools.adapters.openapi.document import METHODS, DocumentError, OpenApiDocument
+from triptych.tools.adapters.openapi.import_report import ImportReport, import_document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
 from triptych.tools.adapters.openapi.security import proposed_auth
-from triptych.tools.adapters.openapi.survey import Survey, survey
-from triptych.tools.adapters.openapi.trial import tried
+from triptych.tools.adapters.openapi.self_test import run_operation_tests
 
 OPERATIONS = {
     "anthropic/official/openapi.yml": 106,
@@ -39,22 +39,22 @@ def path_of(name: str) -> Path:
 
 
 @cache
-def document(name: str) -> Document:
-    return Document.parse(path_of(name).read_bytes(), name)
+def document(name: str) -> OpenApiDocument:
+    return OpenApiDocument.parse(path_of(name).read_bytes(), name)
 
 
 @cache
-def surveyed(name: str) -> Survey:
-    return survey(document(name), "api", OpenApiOptions(spec=name))
+def imported_from(name: str) -> ImportReport:
+    return import_document(document(name), "api", OpenApiOptions(spec=name))
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_what_is_generated_and_what_is_left_out_are_all_operations_of_the_document(name: str) -> None:
     paths = document(name).content["paths"].values()
     counted = sum(1 for item in paths for method in METHODS if method in item)
-    made = surveyed(name)
-    assert len(made.generated) + len(made.left_out) == counted == OPERATIONS[name]
-    assert [(left.place.title, left.why) for left in made.left_out] == []
+    made = imported_from(name)
+    assert len(made.imported) + len(made.skipped) == counted == OPERATIONS[name]
+    assert [(left.place.title, left.why) for left in made.skipped] == []
 
 
 SHAPES = Path(__file__).parents[1] / "integration/documents"
@@ -67,23 +67,23 @@ TITLES = {
 }
 
 
-def row_of(title: str, read: Document) -> str:
+def row_of(title: str, read: OpenApiDocument) -> str:
     """What the documentation has to say of a document."""
-    made = survey(read, "t", OpenApiOptions(spec="t.json", base_url="https://api.example.com"))
-    trials = tried(read, made)
-    assert [each.uncallable for each in trials if each.uncallable] == []
-    reasons = Counter(left.reason.value for left in made.left_out)
-    left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "none"
-    shown, refused = sum(each.examples for each in trials), sum(len(each.refused) for each in trials)
-    answers, unlike = sum(each.answers for each in trials), sum(len(each.unlike) for each in trials)
-    counts = f"{made.operations} | {len(made.generated)} | {left_out} | {shown - refused} of {shown} | {answers - unlike} of {answers}"
+    made = import_document(read, "t", OpenApiOptions(spec="t.json", base_url="https://api.example.com"))
+    tests = run_operation_tests(read, made)
+    assert [each.uncallable for each in tests if each.uncallable] == []
+    reasons = Counter(left.reason.value for left in made.skipped)
+    skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "none"
+    shown, refused = sum(each.examples for each in tests), sum(len(each.refused) for each in tests)
+    answers, mismatches = sum(each.answers for each in tests), sum(len(each.mismatches) for each in tests)
+    counts = f"{made.operations} | {len(made.imported)} | {skipped} | {shown - refused} of {shown} | {answers - mismatches} of {answers}"
     return f"| {title} | {read.content['openapi']} | {counts} |"
 
 
 def test_the_documentation_says_what_becomes_of_each_document() -> None:
     rows = [row_of(title, document(name)) for title, name in TITLES.items()]
     for file in sorted(SHAPES.glob("*.yaml")):
-        read = Document.parse(file.read_bytes(), file.name)
+        read = OpenApiDocument.parse(file.read_bytes(), file.name)
         rows.append(row_of(f"[{file.stem}](../../tests/integration/documents/{file.name})", read))
     assert len(rows) >= 20
     page = (Path(__file__).parents[2] / "docs/reference/adapters.md").read_text("utf-8")
@@ -93,8 +93,8 @@ def test_the_documentation_says_what_becomes_of_each_document() -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_contract_is_json_schema_and_the_registry_takes_it(name: str) -> None:
-    for generated in surveyed(name).generated:
-        contract = generated.endpoint.contract
+    for imported in imported_from(name).imported:
+        contract = imported.endpoint.contract
         assert jsonschema_rs.meta.is_valid(
             {**contract.arguments, "$schema": "https://json-schema.org/draft/2020-12/schema"}
         )
@@ -106,30 +106,30 @@ def test_every_contract_is_json_schema_and_the_registry_takes_it(name: str) -> N
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_names_are_those_of_the_document_and_nobody_has_two(name: str) -> None:
-    names = [generated.endpoint.contract.operation for generated in surveyed(name).generated]
+    names = [imported.endpoint.contract.operation for imported in imported_from(name).imported]
     assert len(set(names)) == len(names)
-    part = survey(document(name), "api", OpenApiOptions(spec=name, include=(names[0].partition(".")[2],)))
-    assert [generated.endpoint.contract.operation for generated in part.generated] == names[:1]
-    assert len(part.left_out) == len(names) - 1
+    part = import_document(document(name), "api", OpenApiOptions(spec=name, include=(names[0].partition(".")[2],)))
+    assert [imported.endpoint.contract.operation for imported in part.imported] == names[:1]
+    assert len(part.skipped) == len(names) - 1
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_no_secret_is_an_argument(name: str) -> None:
-    for generated in surveyed(name).generated:
-        arguments = {argument.lower() for argument in generated.endpoint.contract.arguments["properties"]}
+    for imported in imported_from(name).imported:
+        arguments = {argument.lower() for argument in imported.endpoint.contract.arguments["properties"]}
         assert not arguments & {"authorization", "x-api-key", "api-key"}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_all_contracts_of_a_document_fit_into_an_announcement(name: str) -> None:
-    contracts = tuple(generated.endpoint.contract for generated in surveyed(name).generated)
+    contracts = tuple(imported.endpoint.contract for imported in imported_from(name).imported)
     assert len(ToolContracts(tool="api", contracts=contracts).to_bytes()) < REQUEST_MAX_BYTES / 2
 
 
 def test_the_method_decides_what_a_repeat_does() -> None:
     found = {
-        generated.place.title: generated.endpoint.contract.effect
-        for generated in surveyed("openai/official/openapi.yml").generated
+        imported.place.title: imported.endpoint.contract.effect
+        for imported in imported_from("openai/official/openapi.yml").imported
     }
     assert found["GET /models"] is Effect.READ
     assert found["DELETE /models/{model}"] is Effect.IDEMPOTENT
@@ -137,10 +137,12 @@ def test_the_method_decides_what_a_repeat_does() -> None:
 
 
 def test_arguments_of_a_real_operation_are_checked_through_all_its_references() -> None:
-    (generated,) = [
-        each for each in surveyed("anthropic/official/openapi.yml").generated if each.place.title == "POST /v1/messages"
+    (imported,) = [
+        each
+        for each in imported_from("anthropic/official/openapi.yml").imported
+        if each.place.title == "POST /v1/messages"
     ]
-    arguments = CompiledContract.of(generated.endpoint.contract).arguments
+    arguments = CompiledContract.of(imported.endpoint.contract).arguments
     body = {"model": "claude-sonnet-4-5", "max_tokens": 10, "messages": [{"role": "user", "content": "Hello"}]}
     assert arguments.is_valid({"body": body})
     assert not arguments.is_valid({"body": {**body, "messages": [{"role": "nobody", "content": "Hello"}]}})

@@ -17,12 +17,12 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.process.log import MASK
 from triptych.schemas import Contract, Effect, ErrorCode, Result
 from triptych.tools import ToolFailure
-from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.document import OpenApiDocument
+from triptych.tools.adapters.openapi.import_report import import_document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
 from triptych.tools.adapters.openapi.security import proposed_auth
-from triptych.tools.adapters.openapi.survey import survey
-from triptych.tools.adapters.rest.endpoint import Endpoint, Parameter, Place, Style
-from triptych.tools.adapters.rest.request import build
+from triptych.tools.adapters.rest.endpoint import Endpoint, Parameter, ParameterLocation, Style
+from triptych.tools.adapters.rest.request import build_request
 from triptych.tools.http.errors import check_status, json_content
 from triptych.tools.sdk.redaction import Redactor
 
@@ -71,15 +71,15 @@ def test_whatever_stands_anywhere_in_a_document_only_a_configuration_error_is_ra
         around = around[part]
     around[place[-1]] = value
     try:
-        parsed = Document.parse(json.dumps(changed).encode(), "api")
+        parsed = OpenApiDocument.parse(json.dumps(changed).encode(), "api")
         proposed_auth(parsed, "crm")
-        made = survey(parsed, "crm", OpenApiOptions(spec="api"))
-        assert Document.parse(parsed.to_bytes(), "api").content == parsed.content
+        made = import_document(parsed, "crm", OpenApiOptions(spec="api"))
+        assert OpenApiDocument.parse(parsed.to_bytes(), "api").content == parsed.content
     except ConfigurationError:
         return
     if place[0] == "paths" and len(place) > 2 and place[1] != "/good":
-        assert "good" in {each.endpoint.name for each in made.generated}
-    for each in made.generated:
+        assert "good" in {each.endpoint.name for each in made.imported}
+    for each in made.imported:
         assert not each.endpoint.url.startswith("https://{")
 
 
@@ -91,12 +91,12 @@ HOSTILE = st.text(alphabet="./\\%25eEfFcC\uff0e\uff0f;:?#@&= \r\n\0a", max_size=
 @given(value=HOSTILE, query=HOSTILE)
 def test_a_value_is_refused_or_stays_in_its_place_unchanged(value, query):
     parameters = (
-        Parameter("v", "v", Place.PATH, Style.SIMPLE, explode=False),
-        Parameter("q", "q", Place.QUERY, Style.FORM, explode=True, allow_reserved=True),
+        Parameter("v", "v", ParameterLocation.PATH, Style.SIMPLE, explode=False),
+        Parameter("q", "q", ParameterLocation.QUERY, Style.FORM, explode=True, allow_reserved=True),
     )
     endpoint = Endpoint(CONTRACT, "GET", "/a/{v}/b", parameters)
     try:
-        request = build(httpx.AsyncClient(), endpoint, "https://crm.test/v1", {"v": value, "q": query}, "key")
+        request = build_request(httpx.AsyncClient(), endpoint, "https://crm.test/v1", {"v": value, "q": query}, "key")
     except ToolFailure as failure:
         refused = failure
     else:

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from triptych.commands.main import app
 from triptych.kernel.errors import ConfigurationError
 from triptych.tools.adapters.openapi import document as document_module
-from triptych.tools.adapters.openapi import survey as survey_module
-from triptych.tools.adapters.openapi.document import DEPTH_MAX, Document
+from triptych.tools.adapters.openapi import import_report
+from triptych.tools.adapters.openapi.document import DEPTH_MAX, OpenApiDocument
+from triptych.tools.adapters.openapi.import_report import ImportReport, import_document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
-from triptych.tools.adapters.openapi.survey import Survey, survey
 
 OK = {"200": {"description": "ok", "content": {"application/json": {"schema": {"type": "object"}}}}}
 GOOD = {"get": {"operationId": "good", "responses": OK}}
@@ -36,8 +36,8 @@ def operation(**more: Any) -> dict[str, Any]:
     return {"operationId": "bad", "responses": OK, **more}
 
 
-def look(raw: bytes, **options: Any) -> Survey:
-    return survey(Document.parse(raw, "api"), "crm", OpenApiOptions(spec="api", **options))
+def look(raw: bytes, **options: Any) -> ImportReport:
+    return import_document(OpenApiDocument.parse(raw, "api"), "crm", OpenApiOptions(spec="api", **options))
 
 
 def document(paths: dict[str, Any], **more: Any) -> bytes:
@@ -96,9 +96,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_mistake_costs_one_operation_and_is_told(mistake: str) -> None:
     paths, why = MISTAKES[mistake]
     made = look(document(paths))
-    assert "good" in {each.endpoint.name for each in made.generated}
+    assert "good" in {each.endpoint.name for each in made.imported}
     if why:
-        (left,) = made.left_out
+        (left,) = made.skipped
         assert why in left.why
         assert "hunter2" not in left.why
     else:
@@ -107,25 +107,25 @@ def test_a_mistake_costs_one_operation_and_is_told(mistake: str) -> None:
 
 @pytest.mark.parametrize("error", [RecursionError, KeyError, TypeError, AttributeError, MemoryError])
 def test_whatever_an_operation_makes_fail_costs_that_operation(error: type[Exception], monkeypatch) -> None:
-    read = survey_module.ArgumentsReader.read
+    read = import_report.ArgumentsReader.read
 
     def failing(self: Any, place: Any, media_type: str | None) -> Any:
         if place.path == "/x":
             raise error
         return read(self, place, media_type)
 
-    monkeypatch.setattr(survey_module.ArgumentsReader, "read", failing)
+    monkeypatch.setattr(import_report.ArgumentsReader, "read", failing)
     made = look(document({"/x": {"get": operation()}}))
-    assert [each.endpoint.name for each in made.generated] == ["good"]
-    assert [(each.reason.value, error.__name__ in each.why) for each in made.left_out] == [("unreadable", True)]
+    assert [each.endpoint.name for each in made.imported] == ["good"]
+    assert [(each.reason.value, error.__name__ in each.why) for each in made.skipped] == [("unreadable", True)]
 
 
 @pytest.mark.parametrize("levels", [DEPTH_MAX // 2, DEPTH_MAX])
 def test_what_is_nested_too_deeply_costs_the_operations_that_need_it_and_the_rest_is_stored(levels: int) -> None:
     raw = document({"/x": {"post": operation(requestBody=body(deep(levels)))}})
-    parsed = Document.parse(raw, "api")
-    assert [each.endpoint.name for each in look(raw).generated] == ["good"]
-    again = Document.parse(parsed.to_bytes(), "api")
+    parsed = OpenApiDocument.parse(raw, "api")
+    assert [each.endpoint.name for each in look(raw).imported] == ["good"]
+    again = OpenApiDocument.parse(parsed.to_bytes(), "api")
     assert again.content == parsed.content
 
 
@@ -134,7 +134,7 @@ def test_a_document_that_is_nested_without_end_is_refused_in_one_line(levels: in
     for opening, closing in (("[", "]"), ('{"a":', "}")):
         raw = b'{"openapi": "3.1.0", "x": ' + (opening * levels + "1" + closing * levels).encode() + b"}"
         with pytest.raises(ConfigurationError) as refused:
-            Document.parse(raw, "api")
+            OpenApiDocument.parse(raw, "api")
         assert "\n" not in str(refused.value)
 
 
@@ -161,25 +161,25 @@ YAML = b"openapi: 3.1.0\nservers: [{url: 'https://api.test'}]\npaths:\n  /good: 
     ids=range(13),
 )  # fmt: skip
 def test_odd_values_of_yaml_stop_nothing(more: bytes) -> None:
-    parsed = Document.parse(YAML + more, "api")
-    assert [each.endpoint.name for each in look(YAML + more).generated] == ["good"]
-    assert Document.parse(parsed.to_bytes(), "api").content == parsed.content
+    parsed = OpenApiDocument.parse(YAML + more, "api")
+    assert [each.endpoint.name for each in look(YAML + more).imported] == ["good"]
+    assert OpenApiDocument.parse(parsed.to_bytes(), "api").content == parsed.content
 
 
 def test_a_billion_laughs_are_refused() -> None:
     laughs = b"a0: &a0 [ha, ha]\n" + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (n, n, n - 1, n - 1) for n in range(1, 40))
     with pytest.raises(ConfigurationError, match="more than 2000000 values"):
-        Document.parse(YAML + laughs, "api")
+        OpenApiDocument.parse(YAML + laughs, "api")
 
 
 def test_a_document_of_too_many_bytes_or_operations_or_that_takes_too_long_is_refused(
     tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(survey_module, "OPERATIONS_MAX", 1)
+    monkeypatch.setattr(import_report, "OPERATIONS_MAX", 1)
     with pytest.raises(ConfigurationError, match="2 operations, and 1 are the most"):
         look(document({"/x": {"get": operation()}}))
     monkeypatch.undo()
-    monkeypatch.setattr(survey_module, "SURVEY_MAX_S", -1)
+    monkeypatch.setattr(import_report, "IMPORT_MAX_S", -1)
     with pytest.raises(ConfigurationError, match="takes more than"):
         look(document({}))
     file = tmp_path / "large.json"
@@ -206,15 +206,15 @@ def test_what_refers_to_more_than_a_contract_may_hold_is_left_out_and_known_befo
         for n in range(50)
     }
     made = look(document(paths, components={"schemas": schemas}))
-    assert [each.endpoint.name for each in made.generated] == ["good"]
-    assert {each.reason.value for each in made.left_out} == {"too_large"}
+    assert [each.endpoint.name for each in made.imported] == ["good"]
+    assert {each.reason.value for each in made.skipped} == {"too_large"}
 
 
 def test_a_broken_reference_is_told_of_every_operation_that_needs_it() -> None:
     schemas = {"Bad": {"properties": {"a": {"$ref": "#/nowhere"}}}}
     paths = {f"/x{n}": {"post": {"requestBody": body(REFERRING), "responses": OK}} for n in range(3)}
     made = look(document(paths, components={"schemas": schemas}))
-    assert [(each.place.path, each.reason.value) for each in made.left_out] == [
+    assert [(each.place.path, each.reason.value) for each in made.skipped] == [
         (f"/x{n}", "reference") for n in range(3)
     ]
 
@@ -225,7 +225,7 @@ def test_a_broken_reference_is_told_of_every_operation_that_needs_it() -> None:
 def test_a_header_that_says_where_a_request_goes_is_no_argument(header: str) -> None:
     stated = {"name": header, "in": "header", "required": True, "schema": {"type": "string"}}
     made = look(document({"/x": {"get": operation(parameters=[stated])}}))
-    bad = next(each for each in made.generated if each.endpoint.name == "bad")
+    bad = next(each for each in made.imported if each.endpoint.name == "bad")
     assert bad.endpoint.contract.arguments["properties"] == {}
     assert bad.notes == (f"the header {header} says where a request goes and is no argument",)
 

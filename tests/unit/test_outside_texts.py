@@ -13,13 +13,13 @@ from triptych.models import form
 from triptych.playbook.expressions import ExpressionError, expressions
 from triptych.tools.adapters.kb import chunks, reading
 from triptych.tools.adapters.mcp import answers
-from triptych.tools.adapters.mcp.contracts import offers
+from triptych.tools.adapters.mcp.contracts import mcp_operations
 from triptych.tools.adapters.mcp.options import McpOptions
 from triptych.tools.adapters.mcp.pins import PinnedTool
 
 SOON_S = 1.0
 TOOL = PinnedTool.model_validate({"name": "search", "inputSchema": {"type": "object"}})
-OFFER = offers("crm", [TOOL], McpOptions.model_validate({"pins": "x.mcp.json", "command": ["crm"]}))[0][0]
+OFFER = mcp_operations("crm", [TOOL], McpOptions.model_validate({"pins": "x.mcp.json", "command": ["crm"]}))[0][0]
 
 
 def soon(do: Callable[[], object]) -> None:

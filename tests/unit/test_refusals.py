@@ -9,8 +9,8 @@ import pytest
 
 from triptych.schemas import Contract, ErrorCode, Result
 from triptych.tools import Call, Effect, Tool, ToolFailure
-from triptych.tools.adapters.rest import answer
 from triptych.tools.adapters.rest.endpoint import Endpoint
+from triptych.tools.adapters.rest.response import read_result
 from triptych.tools.http.errors import check_status, failure_of_request, json_content
 from triptych.tools.sdk import refusals
 from triptych.tools.testing import call
@@ -136,5 +136,5 @@ async def test_a_part_of_an_answer_is_told_with_its_reason():
     answered = httpx.Response(206, headers=headers, content=body(), request=REQUEST)
     contract = Contract(operation="desk.order", description="Order.", arguments={}, result={}, effect=Effect.ONCE)
     with pytest.raises(ToolFailure, match="206 Partial Content: the rest is missing") as failed:
-        await answer.read(Endpoint(contract, "POST", "/orders"), answered)
+        await read_result(Endpoint(contract, "POST", "/orders"), answered)
     assert (failed.value.code, failed.value.undone) == (ErrorCode.CONTRACT_VIOLATION, False)

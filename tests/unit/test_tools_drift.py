@@ -21,7 +21,7 @@ from triptych.tools import Source, Tool
 from triptych.tools.adapters.openapi import tool as openapi
 from triptych.tools.runtime.alerts import Alerts
 from triptych.tools.runtime.drift import DriftWatch
-from triptych.tools.sdk.contract_origin import Origin
+from triptych.tools.sdk.contract_origin import ContractOrigin
 from triptych.tools.testing import call
 
 TOML = """
@@ -288,7 +288,7 @@ async def test_what_an_adapter_finds_by_itself_is_an_alert_until_it_is_accepted(
         return b""
 
     tool = Tool("notes")
-    tool.origin = Origin(tmp_path / "pins.json", fetch, lambda _: tool, is_watched=True, reload=read.append)
+    tool.origin = ContractOrigin(tmp_path / "pins.json", fetch, lambda _: tool, is_watched=True, reload=read.append)
     log = structlog.get_logger()
     watch = DriftWatch(tool, 3_600, Told(log), log)
     watching = asyncio.create_task(watch.run())

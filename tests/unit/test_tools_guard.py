@@ -35,8 +35,8 @@ def protected(**guard: object) -> Protection:
 
 
 async def through(protection: Protection, operation: str = "desk.look", result: Result | None = None) -> None:
-    async with protection.admit(operation) as passage:
-        passage.came_back = result or Result.ok(1)
+    async with protection.admit(operation) as permit:
+        permit.result = result or Result.ok(1)
 
 
 async def test_a_bulkhead_that_is_full_refuses_and_lets_others_through():

@@ -17,7 +17,7 @@ from triptych.kernel.worker import JobAttempt
 from triptych.schemas import CallRequest, ErrorCode, Result
 from triptych.tools import Call, Effect, Source, Tool, ToolFailure
 from triptych.tools.runtime.attempt import ToolWorker
-from triptych.tools.runtime.last_answers import Answers
+from triptych.tools.runtime.last_answers import LastAnswers
 from triptych.tools.sdk.redaction import Redactor
 from triptych.tools.testing import FreshLedger, call, request_for
 
@@ -84,7 +84,7 @@ async def test_an_answer_that_is_kept_holds_no_secret_either(monkeypatch):
     made.secrets = source_with(monkeypatch).secrets
     kept: list[Result] = []
 
-    class Kept(Answers):
+    class Kept(LastAnswers):
         async def keep(self, _request: CallRequest, result: Result) -> None:
             kept.append(result)
 

@@ -7,14 +7,25 @@ import pytest
 
 from triptych.schemas import Contract, Effect, ErrorCode
 from triptych.tools import ToolFailure
-from triptych.tools.adapters.rest.endpoint import Body, BodyForm, Endpoint, FieldWriting, Parameter, Place, Style
-from triptych.tools.adapters.rest.request import build
+from triptych.tools.adapters.rest.endpoint import (
+    BodyForm,
+    Endpoint,
+    FieldEncoding,
+    Parameter,
+    ParameterLocation,
+    RequestBody,
+    Style,
+)
+from triptych.tools.adapters.rest.request import build_request
 
 CONTRACT = Contract(
     operation="crm.note", description="Notes.", arguments={"type": "object"}, result={}, effect=Effect.ONCE
 )
 NOTE = Endpoint(
-    CONTRACT, "POST", "/notes", (Parameter("author", "x-author", Place.HEADER, Style.SIMPLE, explode=False),)
+    CONTRACT,
+    "POST",
+    "/notes",
+    (Parameter("author", "x-author", ParameterLocation.HEADER, Style.SIMPLE, explode=False),),
 )
 
 
@@ -22,22 +33,24 @@ NOTE = Endpoint(
 async def test_what_cannot_be_sent_in_a_header_is_refused_as_certainly_not_done(author: str) -> None:
     async with httpx.AsyncClient() as client:
         with pytest.raises(ToolFailure) as refused:
-            build(client, NOTE, "https://crm.test", {"author": author}, "key")
+            build_request(client, NOTE, "https://crm.test", {"author": author}, "key")
     assert (refused.value.code, refused.value.undone) == (ErrorCode.INVALID_ARGUMENTS, True)
     assert "arguments.author" in refused.value.message
 
 
 async def test_a_header_carries_a_name() -> None:
     async with httpx.AsyncClient() as client:
-        request = build(client, NOTE, "https://crm.test", {"author": "Ana M."}, "key")
+        request = build_request(client, NOTE, "https://crm.test", {"author": "Ana M."}, "key")
     assert request.headers["x-author"] == "Ana M."
 
 
-FILE = Endpoint(CONTRACT, "GET", "/files/{name}", (Parameter("name", "name", Place.PATH, Style.SIMPLE, explode=False),))
+FILE = Endpoint(
+    CONTRACT, "GET", "/files/{name}", (Parameter("name", "name", ParameterLocation.PATH, Style.SIMPLE, explode=False),)
+)
 
 
 def url_of(endpoint: Endpoint, **arguments: object) -> str:
-    return str(build(httpx.AsyncClient(), endpoint, "https://crm.test/v1", arguments, "key").url)
+    return str(build_request(httpx.AsyncClient(), endpoint, "https://crm.test/v1", arguments, "key").url)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +82,7 @@ def test_what_stays_in_its_place_in_a_path_is_sent_as_it_is(name: object, path: 
 
 
 def in_path(name: str, style: Style = Style.SIMPLE, *, explode: bool = False) -> Parameter:
-    return Parameter(name, name, Place.PATH, style, explode)
+    return Parameter(name, name, ParameterLocation.PATH, style, explode)
 
 
 @pytest.mark.parametrize(
@@ -98,17 +111,17 @@ def test_values_cannot_come_to_a_dot_segment_together_and_none_may_be_missing(
 
 
 def test_a_reserved_character_that_a_document_allows_cannot_end_the_value() -> None:
-    parameter = Parameter("q", "q", Place.QUERY, Style.FORM, explode=True, allow_reserved=True)
+    parameter = Parameter("q", "q", ParameterLocation.QUERY, Style.FORM, explode=True, allow_reserved=True)
     url = url_of(Endpoint(CONTRACT, "GET", "/x", (parameter,)), q="a/b?c&admin=1#;+d")
     assert url == "https://crm.test/v1/x?q=a/b?c%26admin%3D1%23%3B%2Bd"
 
 
 @pytest.mark.parametrize("content_type", ["text/plain\r\nX-Admin: yes", "text", "a/b; c", "text/plain\0", ""])
 def test_the_media_type_of_a_file_cannot_hold_another_header(content_type: str) -> None:
-    body = Body("body", BodyForm.MULTIPART, "multipart/form-data")
+    body = RequestBody("body", BodyForm.MULTIPART, "multipart/form-data")
     file = {"text": "x", "content_type": content_type}
     with pytest.raises(ToolFailure, match="not a media type"):
-        build(
+        build_request(
             httpx.AsyncClient(),
             Endpoint(CONTRACT, "POST", "/x", body=body),
             "https://crm.test",
@@ -119,29 +132,29 @@ def test_the_media_type_of_a_file_cannot_hold_another_header(content_type: str) 
 
 def sent_with(*parameters: Parameter, defaults: dict[str, object] | None = None, **arguments: object) -> httpx.Request:
     endpoint = Endpoint(CONTRACT, "GET", "/x", parameters, defaults=defaults or {})
-    return build(httpx.AsyncClient(), endpoint, "https://crm.test", arguments, "key")
+    return build_request(httpx.AsyncClient(), endpoint, "https://crm.test", arguments, "key")
 
 
-def at(place: Place, style: Style = Style.FORM, *, explode: bool = True) -> Parameter:
+def at(place: ParameterLocation, style: Style = Style.FORM, *, explode: bool = True) -> Parameter:
     return Parameter("a", "a", place, style, explode)
 
 
 @pytest.mark.parametrize(
     ("parameter", "value", "query"),
     [
-        (at(Place.QUERY), None, ""),
-        (at(Place.QUERY), ["x", None, "y"], "a=x&a=y"),
-        (at(Place.QUERY), [None], ""),
-        (at(Place.QUERY, explode=False), [], ""),
-        (at(Place.QUERY, explode=False), {"k": None}, ""),
-        (at(Place.QUERY, Style.DEEP_OBJECT), {"k": None, "m": 1}, "a%5Bm%5D=1"),
-        (at(Place.QUERY, Style.DEEP_OBJECT), ["x", "y"], "a%5B%5D=x&a%5B%5D=y"),
-        (at(Place.QUERY, Style.DEEP_OBJECT), {"ids": ["1", "2"]}, "a%5Bids%5D%5B%5D=1&a%5Bids%5D%5B%5D=2"),
-        (at(Place.QUERY, Style.DEEP_OBJECT), {"m": [{"k": 1}, {"k": 2}]}, "a%5Bm%5D%5B0%5D%5Bk%5D=1&a%5Bm%5D%5B1%5D%5Bk%5D=2"),
-        (at(Place.QUERY), 12345678901234567890, "a=12345678901234567890"),
-        (at(Place.QUERY), 1.5e19, "a=15000000000000000000"),
-        (at(Place.QUERY), 1e-7, "a=0.0000001"),
-        (at(Place.QUERY), [1e21, True], "a=1000000000000000000000&a=true"),
+        (at(ParameterLocation.QUERY), None, ""),
+        (at(ParameterLocation.QUERY), ["x", None, "y"], "a=x&a=y"),
+        (at(ParameterLocation.QUERY), [None], ""),
+        (at(ParameterLocation.QUERY, explode=False), [], ""),
+        (at(ParameterLocation.QUERY, explode=False), {"k": None}, ""),
+        (at(ParameterLocation.QUERY, Style.DEEP_OBJECT), {"k": None, "m": 1}, "a%5Bm%5D=1"),
+        (at(ParameterLocation.QUERY, Style.DEEP_OBJECT), ["x", "y"], "a%5B%5D=x&a%5B%5D=y"),
+        (at(ParameterLocation.QUERY, Style.DEEP_OBJECT), {"ids": ["1", "2"]}, "a%5Bids%5D%5B%5D=1&a%5Bids%5D%5B%5D=2"),
+        (at(ParameterLocation.QUERY, Style.DEEP_OBJECT), {"m": [{"k": 1}, {"k": 2}]}, "a%5Bm%5D%5B0%5D%5Bk%5D=1&a%5Bm%5D%5B1%5D%5Bk%5D=2"),
+        (at(ParameterLocation.QUERY), 12345678901234567890, "a=12345678901234567890"),
+        (at(ParameterLocation.QUERY), 1.5e19, "a=15000000000000000000"),
+        (at(ParameterLocation.QUERY), 1e-7, "a=0.0000001"),
+        (at(ParameterLocation.QUERY), [1e21, True], "a=1000000000000000000000&a=true"),
     ],
 )  # fmt: skip
 def test_null_is_not_sent_and_lists_objects_and_numbers_are_written_in_full(
@@ -151,25 +164,25 @@ def test_null_is_not_sent_and_lists_objects_and_numbers_are_written_in_full(
 
 
 def test_null_is_no_header_and_no_cookie_either() -> None:
-    assert "a" not in sent_with(at(Place.HEADER, Style.SIMPLE), a=None).headers
-    assert "cookie" not in sent_with(at(Place.COOKIE), a=None).headers
-    assert sent_with(at(Place.HEADER, Style.SIMPLE), a=[1, None, 2]).headers["a"] == "1,2"
-    assert "a" not in sent_with(at(Place.HEADER, Style.SIMPLE), a=[None]).headers
-    assert "cookie" not in sent_with(at(Place.COOKIE), a={}).headers
-    assert sent_with(at(Place.HEADER, Style.SIMPLE), a="").headers["a"] == ""
+    assert "a" not in sent_with(at(ParameterLocation.HEADER, Style.SIMPLE), a=None).headers
+    assert "cookie" not in sent_with(at(ParameterLocation.COOKIE), a=None).headers
+    assert sent_with(at(ParameterLocation.HEADER, Style.SIMPLE), a=[1, None, 2]).headers["a"] == "1,2"
+    assert "a" not in sent_with(at(ParameterLocation.HEADER, Style.SIMPLE), a=[None]).headers
+    assert "cookie" not in sent_with(at(ParameterLocation.COOKIE), a={}).headers
+    assert sent_with(at(ParameterLocation.HEADER, Style.SIMPLE), a="").headers["a"] == ""
 
 
 def test_what_a_server_requires_and_a_document_knows_is_sent_where_a_caller_gives_nothing() -> None:
-    assert sent_with(at(Place.QUERY), defaults={"a": "2026-11"}).url.query == b"a=2026-11"
-    assert sent_with(at(Place.QUERY), defaults={"a": "2026-11"}, a="2027-01").url.query == b"a=2027-01"
+    assert sent_with(at(ParameterLocation.QUERY), defaults={"a": "2026-11"}).url.query == b"a=2026-11"
+    assert sent_with(at(ParameterLocation.QUERY), defaults={"a": "2026-11"}, a="2027-01").url.query == b"a=2027-01"
 
 
 @pytest.mark.parametrize(
     ("parameter", "value"),
     [
-        (at(Place.QUERY, Style.PIPE_DELIMITED, explode=False), ["a|b", "c"]),
-        (at(Place.QUERY, Style.SPACE_DELIMITED, explode=False), ["a b", "c"]),
-        (at(Place.HEADER, Style.SIMPLE, explode=False), ["a,b", "c"]),
+        (at(ParameterLocation.QUERY, Style.PIPE_DELIMITED, explode=False), ["a|b", "c"]),
+        (at(ParameterLocation.QUERY, Style.SPACE_DELIMITED, explode=False), ["a b", "c"]),
+        (at(ParameterLocation.HEADER, Style.SIMPLE, explode=False), ["a,b", "c"]),
     ],
 )
 def test_a_value_that_would_be_read_as_two_is_refused(parameter: Parameter, value: list[str]) -> None:
@@ -192,30 +205,30 @@ def test_a_field_of_an_object_that_would_be_read_as_two_is_refused_as_well() -> 
     assert url_of(labels, a={"k": 1, "m": 2}) == "https://crm.test/v1/x.k=1.m=2"
     with pytest.raises(ToolFailure, match=r"arguments\.a: 'k=1\.5' holds '\.'"):
         url_of(labels, a={"k": 1.5})
-    exploded = at(Place.HEADER, Style.SIMPLE)
+    exploded = at(ParameterLocation.HEADER, Style.SIMPLE)
     assert sent_with(exploded, a={"k": 1, "m": 2}).headers["a"] == "k=1,m=2"
     with pytest.raises(ToolFailure, match=r"arguments\.a: 'k=1,m=2' holds ','"):
         sent_with(exploded, a={"k": "1,m=2"})
 
 
 def test_a_comma_in_a_cookie_is_encoded_where_that_between_values_is_not() -> None:
-    assert sent_with(at(Place.COOKIE), a=["a,b", "c"]).headers["cookie"] == "a=a%2Cb,c"
-    assert sent_with(at(Place.COOKIE), a="a,b").headers["cookie"] == "a=a,b"
+    assert sent_with(at(ParameterLocation.COOKIE), a=["a,b", "c"]).headers["cookie"] == "a=a%2Cb,c"
+    assert sent_with(at(ParameterLocation.COOKIE), a="a,b").headers["cookie"] == "a=a,b"
 
 
 def test_a_comma_in_a_query_is_encoded_where_that_between_values_is_not() -> None:
-    assert sent_with(at(Place.QUERY, explode=False), a=["a,b", "c"]).url.query == b"a=a%2Cb,c"
+    assert sent_with(at(ParameterLocation.QUERY, explode=False), a=["a,b", "c"]).url.query == b"a=a%2Cb,c"
 
 
 def test_a_field_that_would_be_read_as_two_is_refused_and_an_empty_form_is_one() -> None:
-    body = Body(
+    body = RequestBody(
         "body",
         BodyForm.FORM,
         "application/x-www-form-urlencoded",
-        (FieldWriting("a", style=Style.FORM, explode=False),),
+        (FieldEncoding("a", style=Style.FORM, explode=False),),
     )
     endpoint = Endpoint(CONTRACT, "POST", "/x", body=body)
     with pytest.raises(ToolFailure, match=r"arguments\.body: 'a,b' holds ','"):
-        build(httpx.AsyncClient(), endpoint, "https://crm.test", {"body": {"a": ["a,b"]}}, "key")
-    empty = build(httpx.AsyncClient(), endpoint, "https://crm.test", {"body": {}}, "key")
+        build_request(httpx.AsyncClient(), endpoint, "https://crm.test", {"body": {"a": ["a,b"]}}, "key")
+    empty = build_request(httpx.AsyncClient(), endpoint, "https://crm.test", {"body": {}}, "key")
     assert (empty.content, empty.headers["content-type"]) == (b"", "application/x-www-form-urlencoded")

@@ -19,7 +19,7 @@ from triptych.tools.adapters.kb.articles import parse_article, shipped_articles
 from triptych.tools.adapters.sql.failures import failure_of_postgres
 from triptych.tools.http.errors import check_status, failure_of_request, json_content
 from triptych.tools.runtime import attempt as runtime
-from triptych.tools.runtime.effect_ledger import Entry, Standing, _outcome
+from triptych.tools.runtime.effect_ledger import EffectEntry, EffectState, _outcome
 from triptych.tools.runtime.process import load_tool
 from triptych.tools.scaffold import ScaffoldError, scaffold
 from triptych.tools.sdk.call import Accepted
@@ -240,8 +240,8 @@ async def test_an_upstream_that_is_away_is_asked_again_what_happened_before_a_pe
 class BegunLedger:
     """An earlier attempt began, and nobody knows how it ended."""
 
-    async def begin(self, _request: CallRequest, _attempt: JobAttempt) -> Entry:
-        return Entry(Standing.UNKNOWN)
+    async def begin(self, _request: CallRequest, _attempt: JobAttempt) -> EffectEntry:
+        return EffectEntry(EffectState.UNKNOWN)
 
 
 @pytest.mark.parametrize(("ledger", "told"), [(FreshLedger(), {"effect": "none"}), (BegunLedger(), {})])

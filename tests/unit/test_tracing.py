@@ -28,7 +28,7 @@ from triptych.kernel.worker.jobs import TakenOverJob
 from triptych.kernel.worker.lease import LeaseRenewer
 from triptych.models.providers import Candidate
 from triptych.schemas import CallAnswer, CallRequest, Plan, PlanAnswer, Result, topics
-from triptych.tools.adapters.mcp.bridge import _meta
+from triptych.tools.adapters.mcp.tool import _meta
 from triptych.tools.http.client import open_client
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -17,20 +17,20 @@ from triptych.playbook.expressions import ExpressionError
 from triptych.schemas.base import Json
 from triptych.schemas.contract import TIMEOUT_MAX_MS, Contract, Effect
 from triptych.tools.adapters.rest import (
-    Body,
     BodyForm,
     CallbackOption,
-    Connection,
     Endpoint,
-    Engine,
+    HttpOperations,
     KeyOption,
     LookupOption,
     Parameter,
-    Place,
+    ParameterLocation,
+    RequestBody,
     Style,
     Success,
-    completion_of,
-    lookup_of,
+    UpstreamOptions,
+    completion_from,
+    lookup_from,
 )
 from triptych.tools.adapters.rest.address import problem_of_template
 from triptych.tools.adapters.rest.auth import ROUTING_HEADERS, TOKEN
@@ -87,7 +87,7 @@ class DeclaredCall(Options):
     timeout_ms: Annotated[int, Field(gt=0, le=TIMEOUT_MAX_MS)] = 10_000
 
 
-class HttpOptions(Connection):
+class HttpOptions(UpstreamOptions):
     """The whole table."""
 
     operations: Annotated[dict[str, DeclaredCall], Field(min_length=1)]
@@ -103,13 +103,13 @@ def tool(source: Source) -> Tool:
     if options.base_url is None and options.base_url_env is None:
         raise ConfigurationError(f"tools.{source.name}.options: give base_url, or base_url_env")
     endpoints = {name: _endpoint(source.name, name, call) for name, call in options.operations.items()}
-    engine = Engine(source, options)
+    engine = HttpOperations(source, options)
     tool = Tool(source.name, lifespan=engine.lifespan, concurrency=options.concurrency)
     for name, call in options.operations.items():
         key = f"tools.{source.name}.options.operations.{name}"
-        lookup = None if call.lookup is None else lookup_of(call.lookup, endpoints, f"{key}.lookup")
+        lookup = None if call.lookup is None else lookup_from(call.lookup, endpoints, f"{key}.lookup")
         operation = endpoints[name].contract.operation
-        completion = None if call.callback is None else completion_of(call.callback, operation, f"{key}.callback")
+        completion = None if call.callback is None else completion_from(call.callback, operation, f"{key}.callback")
         tool.add(engine.operation(endpoints[name], lookup, completion))
     return tool
 
@@ -142,7 +142,7 @@ def _endpoint(tool: str, name: str, call: DeclaredCall) -> Endpoint:
         method=call.method,
         url=call.path,
         parameters=parameters,
-        body=None if call.body is None else Body("body", call.form, _MEDIA_TYPES[call.form]),
+        body=None if call.body is None else RequestBody("body", call.form, _MEDIA_TYPES[call.form]),
         key=None if call.key is None else call.key.carrier,
         accept="application/json, */*;q=0.5",
         success=call.success,
@@ -165,11 +165,16 @@ def _values(call: DeclaredCall, where: str) -> tuple[dict[str, Json], tuple[Para
         if each not in call.arguments:
             raise ConfigurationError(f"{where}.path: {{{each}}} is no argument; declare it under `arguments`")
         values[f"path {each}"] = f'${{{{ arguments["{each}"] }}}}'
-        parameters.append(Parameter(f"path {each}", each, Place.PATH, Style.SIMPLE, explode=False))
-    for place, style, stated in ((Place.QUERY, Style.FORM, call.query), (Place.HEADER, Style.SIMPLE, call.headers)):
+        parameters.append(Parameter(f"path {each}", each, ParameterLocation.PATH, Style.SIMPLE, explode=False))
+    for place, style, stated in (
+        (ParameterLocation.QUERY, Style.FORM, call.query),
+        (ParameterLocation.HEADER, Style.SIMPLE, call.headers),
+    ):
         for each, value in stated.items():
             values[f"{place} {each}"] = value
-            parameters.append(Parameter(f"{place} {each}", each, place, style, explode=place is Place.QUERY))
+            parameters.append(
+                Parameter(f"{place} {each}", each, place, style, explode=place is ParameterLocation.QUERY)
+            )
     if call.body is not None:
         values["body"] = call.body
     try:

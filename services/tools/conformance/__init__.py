@@ -7,7 +7,7 @@ Each case is a call to which something happens: a repeat, a kill, an answer that
 The effects are those of the tool: point it at a system where they do no harm.
 """
 
-from triptych.tools.conformance.report import Case, Finding, Report, Verdict
+from triptych.tools.conformance.report import Case, CaseResult, CaseStatus, ConformanceReport
 from triptych.tools.conformance.suite import Example, Subject, check
 
-__all__ = ["Case", "Example", "Finding", "Report", "Subject", "Verdict", "check"]
+__all__ = ["Case", "CaseResult", "CaseStatus", "ConformanceReport", "Example", "Subject", "check"]

@@ -18,13 +18,13 @@ STRANGE: tuple[Json, ...] = ({"\u2020": [None]}, [], 0.5, "\u2020", False, None)
 """Candidates for what no contract expects: of these, the first that it refuses is answered."""
 
 
-class Fault(StrEnum):
+class InjectedFault(StrEnum):
     LATE = "late"
     LOST = "lost"
     STRANGE = "strange"
 
 
-def with_fault(operation: Operation, fault: Fault) -> Operation:
+def with_fault(operation: Operation, fault: InjectedFault) -> Operation:
     """The same operation, whose answers suffer."""
 
     def around(perform: Perform) -> Perform:
@@ -34,14 +34,14 @@ def with_fault(operation: Operation, fault: Fault) -> Operation:
             except Accepted:
                 # The upstream has taken the work on, and the word of it suffers.
                 data = None
-                if fault is Fault.STRANGE:
+                if fault is InjectedFault.STRANGE:
                     raise
             match fault:
-                case Fault.LATE:
+                case InjectedFault.LATE:
                     await asyncio.sleep(FOREVER_S)
-                case Fault.LOST:
+                case InjectedFault.LOST:
                     raise ToolFailure(ErrorCode.UNAVAILABLE, "the connection broke before the answer was there")
-                case Fault.STRANGE:
+                case InjectedFault.STRANGE:
                     return strange_to(operation)
             return data
 

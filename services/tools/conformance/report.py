@@ -34,34 +34,34 @@ class Case(StrEnum):
     """Its upstream calls back when the call has been given up; then it is attempted again."""
 
 
-class Verdict(StrEnum):
+class CaseStatus(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CaseResult:
     """One case and how it went."""
 
     case: Case
-    verdict: Verdict
+    verdict: CaseStatus
     told: str
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ConformanceReport:
     """All cases of one operation."""
 
     operation: str
-    findings: Sequence[Finding]
+    findings: Sequence[CaseResult]
 
     @property
     def passed(self) -> bool:
         """Whether nothing failed. What was skipped says why."""
-        return all(finding.verdict is not Verdict.FAILED for finding in self.findings)
+        return all(finding.verdict is not CaseStatus.FAILED for finding in self.findings)
 
-    def of(self, case: Case) -> Finding:
+    def of(self, case: Case) -> CaseResult:
         """How one case went."""
         return next(finding for finding in self.findings if finding.case is case)
 

@@ -30,10 +30,10 @@ from triptych.schemas.base import Json
 from triptych.schemas.contract import Reading
 from triptych.schemas.result import ErrorCode, Result, ResultStatus
 from triptych.schemas.work import CallRequest
-from triptych.tools.conformance.faults import STRANGE, Fault, strange_to
-from triptych.tools.conformance.life import Life, live, read
-from triptych.tools.conformance.report import Case, Finding, Report, Verdict
-from triptych.tools.conformance.upstream import Callback, Telling
+from triptych.tools.conformance.call_process import CallProcess, read_answer, run_call
+from triptych.tools.conformance.faults import STRANGE, InjectedFault, strange_to
+from triptych.tools.conformance.report import Case, CaseResult, CaseStatus, ConformanceReport
+from triptych.tools.conformance.upstream import Callback, CallbackTiming
 from triptych.tools.runtime.process import load_tool
 from triptych.tools.sdk.operation import Operation
 from triptych.tools.sdk.source import Source
@@ -46,7 +46,7 @@ LATE_FLOOR_MS, LATE_FACTOR = 1_000, 5
 
 _MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations") / "tool"
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["triptych.tools.conformance.life"])
+_PROCESSES.set_forkserver_preload(["triptych.tools.conformance.call_process"])
 
 Witness = Callable[[str], int | Awaitable[int]]
 """How often a call with this idempotency key has taken effect, as the system behind the tool knows it."""
@@ -96,7 +96,9 @@ class _Broken(Exception):
     """A case did not go as it must."""
 
 
-async def check(subject: Subject, example: Example, *, postgres: str, witness: Witness | None = None) -> Report:
+async def check(
+    subject: Subject, example: Example, *, postgres: str, witness: Witness | None = None
+) -> ConformanceReport:
     """Play every case against an operation and report how it went.
 
     `postgres` is the DSN of an owner, who may create a database; it is dropped again. Without a `witness`, what
@@ -110,7 +112,7 @@ async def check(subject: Subject, example: Example, *, postgres: str, witness: W
     request_for(tool, example.operation, example.arguments)
     with _database(postgres, tool.name, subject.migrations) as dsn, tempfile.TemporaryDirectory() as folder:
         suite = _Suite(subject, example, tool, dsn=dsn, folder=Path(folder), witness=witness)
-        return Report(f"{tool.name}.{example.operation}", await suite.play())
+        return ConformanceReport(f"{tool.name}.{example.operation}", await suite.play())
 
 
 class _Suite:
@@ -124,7 +126,7 @@ class _Suite:
         self._at_once = asyncio.Semaphore(os.cpu_count() or 1)
         self._late_ms = LATE_FLOOR_MS
 
-    async def play(self) -> list[Finding]:
+    async def play(self) -> list[CaseResult]:
         first = await self._case(Case.ANSWERS, self._answers)
         is_called_back = self._operation.completion is not None
         after_call = "callbacks.before_park" if is_called_back else "tool.after_call"
@@ -132,28 +134,28 @@ class _Suite:
             Case.DUPLICATE: self._duplicate,
             Case.KILLED_BEFORE: lambda: self._killed("tool.before_call", may_have_happened=False),
             Case.KILLED_AFTER: lambda: self._killed(after_call, may_have_happened=True),
-            Case.SLOW: lambda: self._suffered(Fault.LATE, ErrorCode.TIMEOUT),
-            Case.LOST: lambda: self._suffered(Fault.LOST, ErrorCode.UNAVAILABLE),
+            Case.SLOW: lambda: self._suffered(InjectedFault.LATE, ErrorCode.TIMEOUT),
+            Case.LOST: lambda: self._suffered(InjectedFault.LOST, ErrorCode.UNAVAILABLE),
             Case.WRONG_SHAPE: self._wrong_callback if is_called_back else self._wrong_shape,
         }
         if is_called_back:
             cases |= {
-                Case.EARLY: lambda: self._told(Telling.EARLY),
-                Case.TWICE: lambda: self._told(Telling.TWICE),
-                Case.FORGED: lambda: self._told(Telling.FORGED),
+                Case.EARLY: lambda: self._told(CallbackTiming.EARLY),
+                Case.TWICE: lambda: self._told(CallbackTiming.TWICE),
+                Case.FORGED: lambda: self._told(CallbackTiming.FORGED),
                 Case.OVERDUE: self._overdue,
             }
-        if first.verdict is Verdict.FAILED:
-            return [first, *(Finding(case, Verdict.SKIPPED, "the call does not even work") for case in cases)]
+        if first.verdict is CaseStatus.FAILED:
+            return [first, *(CaseResult(case, CaseStatus.SKIPPED, "the call does not even work") for case in cases)]
         return [first, *await asyncio.gather(*(self._case(case, played) for case, played in cases.items()))]
 
-    async def _case(self, case: Case, played: Callable[[], Awaitable[str]]) -> Finding:
+    async def _case(self, case: Case, played: Callable[[], Awaitable[str]]) -> CaseResult:
         try:
-            return Finding(case, Verdict.PASSED, await played())
+            return CaseResult(case, CaseStatus.PASSED, await played())
         except _Broken as error:
-            return Finding(case, Verdict.FAILED, str(error))
+            return CaseResult(case, CaseStatus.FAILED, str(error))
         except LookupError as error:
-            return Finding(case, Verdict.SKIPPED, str(error))
+            return CaseResult(case, CaseStatus.SKIPPED, str(error))
 
     async def _answers(self) -> str:
         if self._operation.completion is not None and self._example.callback is None:
@@ -182,8 +184,8 @@ class _Suite:
             raise _Broken(f"it was not killed at {place}: {_told(killed)}")
         return await self._recovered(one, await self._live(one), may_have_happened=may_have_happened)
 
-    async def _suffered(self, fault: Fault, code: ErrorCode) -> str:
-        limit_ms = self._late_ms if fault is Fault.LATE else None
+    async def _suffered(self, fault: InjectedFault, code: ErrorCode) -> str:
+        limit_ms = self._late_ms if fault is InjectedFault.LATE else None
         one = self._request(timeout_ms=limit_ms)
         suffered = await self._live(one, fault=fault)
         if suffered.code is not code:
@@ -192,7 +194,7 @@ class _Suite:
 
     async def _wrong_shape(self) -> str:
         strange_to(self._operation)
-        lived = await self._live(self._request(), fault=Fault.STRANGE)
+        lived = await self._live(self._request(), fault=InjectedFault.STRANGE)
         if self._operation.contract.reading is Reading.LENIENT:
             if lived.result is None or not lived.result.warnings:
                 raise _Broken(f"it should have been let pass with a warning, and was {_told(lived)}")
@@ -202,12 +204,12 @@ class _Suite:
         return "answered contract_violation, never as data"
 
     async def _wrong_callback(self) -> str:
-        lived = await self._live(self._request(), telling=Telling.ONCE, callback=STRANGE[0])
+        lived = await self._live(self._request(), telling=CallbackTiming.ONCE, callback=STRANGE[0])
         if lived.result is not None and lived.result.error is None:
             raise LookupError("its code makes a fitting result of any body")
         return "refused, never as data"
 
-    async def _told(self, telling: Telling) -> str:
+    async def _told(self, telling: CallbackTiming) -> str:
         one = self._request()
         told = _worked(await self._live(one, telling=telling))
         await self._took_effect(one, 1)
@@ -215,10 +217,10 @@ class _Suite:
 
     async def _overdue(self) -> str:
         one = self._request()
-        waiting = await self._live(one, telling=Telling.NEVER)
+        waiting = await self._live(one, telling=CallbackTiming.NEVER)
         if waiting.code is not ErrorCode.UNAVAILABLE:
             raise _Broken(f"it should have waited for its upstream, and was {_told(waiting)}")
-        _worked(await self._live(_again(one), telling=Telling.LATE))
+        _worked(await self._live(_again(one), telling=CallbackTiming.LATE))
         await self._took_effect(one, 1)
         return "the next attempt got the answer and made no call"
 
@@ -249,16 +251,16 @@ class _Suite:
         self,
         request: CallRequest,
         *,
-        fault: Fault | None = None,
+        fault: InjectedFault | None = None,
         die_at: str | None = None,
-        telling: Telling = Telling.ONCE,
+        telling: CallbackTiming = CallbackTiming.ONCE,
         callback: Json = None,
     ) -> _Lived:
         """One life of a process; without a result it was killed, or could not work."""
         body = self._example.callback if callback is None else callback
         folder = self._folder / secrets.token_hex(6)
         folder.mkdir()
-        life = Life(
+        life = CallProcess(
             reference=self._subject.reference,
             path=str(self._subject.path) if self._subject.path is not None else None,
             environment={
@@ -277,14 +279,14 @@ class _Suite:
         async with self._at_once:
             code = await asyncio.to_thread(_run, life)
         if life.answer.exists():
-            return _Lived(*read(life))
+            return _Lived(*read_answer(life))
         if code == -signal.SIGKILL and die_at is not None:
             return _Lived(None, told="killed")
         raise _Broken(f"its process ended with code {code} and no answer")
 
 
-def _run(life: Life) -> int | None:
-    process = _PROCESSES.Process(target=live, args=(life,))
+def _run(life: CallProcess) -> int | None:
+    process = _PROCESSES.Process(target=run_call, args=(life,))
     process.start()
     process.join(LIFE_MAX_S)
     if process.is_alive():

@@ -30,7 +30,7 @@ from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode, Result, ResultStatus, ToolError
 from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools.runtime.callbacks import CallbackSettings, PostgresCallbacks
-from triptych.tools.runtime.effect_ledger import PostgresLedger
+from triptych.tools.runtime.effect_ledger import PostgresEffectLedger
 from triptych.tools.sdk.redaction import Redactor
 from triptych.tools.sdk.tool import Tool
 
@@ -38,7 +38,7 @@ KEY = secrets.token_bytes(32)
 URL = "http://conformance.invalid"
 
 
-class Telling(StrEnum):
+class CallbackTiming(StrEnum):
     """When and how the upstream calls back."""
 
     ONCE = "once"
@@ -59,13 +59,13 @@ class Callback:
     """What the upstream says, and how."""
 
     body: Json
-    telling: Telling = Telling.ONCE
+    telling: CallbackTiming = CallbackTiming.ONCE
 
 
 class FakeUpstream:
     """Calls a tool back, in the process of the tool."""
 
-    def __init__(self, tool: Tool, pool: asyncpg.Pool, dsn: str, jobs: Jobs, ledger: PostgresLedger) -> None:
+    def __init__(self, tool: Tool, pool: asyncpg.Pool, dsn: str, jobs: Jobs, ledger: PostgresEffectLedger) -> None:
         settings = CallbackSettings(url=URL, secret=SecretStr(f"whsec_{base64.b64encode(KEY).decode()}"))
         service_settings = ServiceSettings(kafka="none:9092", postgres=SecretStr(dsn))
         self.callbacks = PostgresCallbacks(
@@ -84,17 +84,17 @@ class FakeUpstream:
         """Say it, as often and as wrongly as it is to be said."""
         address = await self._address(request)
         match callback.telling:
-            case Telling.NEVER:
+            case CallbackTiming.NEVER:
                 return
-            case Telling.TWICE:
+            case CallbackTiming.TWICE:
                 signers: Sequence[bytes | None] = (KEY, KEY)
-            case Telling.FORGED:
+            case CallbackTiming.FORGED:
                 signers = (None, secrets.token_bytes(32), KEY)
             case _:
                 signers = (KEY,)
         self.statuses = [await self._post(address, callback.body, key) for key in signers]
         self.believed_forgery = any(status != HTTPStatus.UNAUTHORIZED for status in self.statuses[:-1]) and (
-            callback.telling is Telling.FORGED
+            callback.telling is CallbackTiming.FORGED
         )
 
     async def answer(self, request: CallRequest) -> CallAnswer:

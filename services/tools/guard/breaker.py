@@ -25,7 +25,7 @@ HELD = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class AdmittedCall:
     """A call that may be made."""
 
     opening: int
@@ -77,10 +77,10 @@ class Breaker:
             self._probing = False
         self.mode, self.forced_by = mode, "" if mode is BreakerMode.AUTO else by
 
-    def admit(self, now: datetime | None = None) -> Admission:
+    def admit(self, now: datetime | None = None) -> AdmittedCall:
         """Admit a call, or raise BreakerOpenError. What is admitted must be recorded or forgotten."""
         if self.mode is BreakerMode.CLOSED:
-            return Admission(HELD, is_probe=False)
+            return AdmittedCall(HELD, is_probe=False)
         if self.mode is BreakerMode.OPEN:
             raise BreakerOpenError(max(1, int(self._open_for / timedelta(milliseconds=1))))
         if self.is_open:
@@ -94,9 +94,9 @@ class Breaker:
             if self._probing:
                 raise BreakerOpenError(max(1, int(self._open_for / timedelta(milliseconds=1))))
             self._probing = True
-        return Admission(self._openings, probing)
+        return AdmittedCall(self._openings, probing)
 
-    def record(self, admission: Admission, *, failed: bool) -> None:
+    def record(self, admission: AdmittedCall, *, failed: bool) -> None:
         """Say how an admitted call went."""
         self.forget(admission)
         if admission.opening != self._openings:
@@ -108,7 +108,7 @@ class Breaker:
         if self.is_open:
             self._openings += 1
 
-    def forget(self, admission: Admission) -> None:
+    def forget(self, admission: AdmittedCall) -> None:
         """An admitted call was not made, or was cancelled: that says nothing about the upstream."""
         if admission.is_probe and admission.opening == self._openings:
             self._probing = False

@@ -14,8 +14,8 @@ import asyncpg
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.result import ErrorCode, Result
 from triptych.schemas.task import BreakerMode
-from triptych.tools.guard.breaker import TRIPPING, Admission, Breaker, BreakerOpenError
-from triptych.tools.guard.rates import Rates
+from triptych.tools.guard.breaker import TRIPPING, AdmittedCall, Breaker, BreakerOpenError
+from triptych.tools.guard.rates import RateLimits
 from triptych.tools.sdk.failure import ToolFailure
 from triptych.tools.sdk.guard import BreakerPolicy, Guard
 from triptych.tools.sdk.tool import Tool
@@ -24,16 +24,16 @@ FULL_MS = 200
 """Who finds a bulkhead full comes back after this, and what the executor's backoff adds."""
 
 
-class Passage:
+class Permit:
     """The way of one call to its upstream, and back. Async context manager: who enters it may call.
 
-    `came_back` is what the breaker learns from it.
+    `result` is what the breaker learns from it.
     """
 
-    def __init__(self, operation: str, breaker: Breaker, load: Load, rates: Rates) -> None:
+    def __init__(self, operation: str, breaker: Breaker, load: Bulkheads, rates: RateLimits) -> None:
         self._operation, self._breaker, self._load, self._rates = operation, breaker, load, rates
-        self._admission: Admission
-        self.came_back: Result | None = None
+        self._admission: AdmittedCall
+        self.result: Result | None = None
 
     async def __aenter__(self) -> Self:
         """Raises ToolFailure: not now."""
@@ -56,14 +56,14 @@ class Passage:
 
     async def __aexit__(self, *_exc: object) -> None:
         self._load.leave(self._operation)
-        if self.came_back is None:
+        if self.result is None:
             self._breaker.forget(self._admission)
         else:
-            failure = self.came_back.error
+            failure = self.result.error
             self._breaker.record(self._admission, failed=failure is not None and failure.code in TRIPPING)
 
 
-class Load:
+class Bulkheads:
     """How many calls are under way, and the bulkheads that limit them."""
 
     def __init__(self, guard: Guard) -> None:
@@ -92,9 +92,9 @@ class Load:
 class Protection:
     """The breakers, bulkheads and rates of one tool in one process."""
 
-    def __init__(self, operations: Iterable[str], policy: BreakerPolicy, guard: Guard, rates: Rates) -> None:
+    def __init__(self, operations: Iterable[str], policy: BreakerPolicy, guard: Guard, rates: RateLimits) -> None:
         self.breakers = {name: Breaker(policy) for name in operations}
-        self._load, self._rates = Load(guard), rates
+        self._load, self._rates = Bulkheads(guard), rates
 
     @classmethod
     def of(cls, tool: Tool, pool: asyncpg.Pool | None = None) -> Self:
@@ -108,7 +108,7 @@ class Protection:
             raise ConfigurationError(f"tools.{tool.name}.guard.operations: there is no {', '.join(unknown)}")
         if guard.breaker is not None:
             policy = BreakerPolicy(guard.breaker.failures, guard.breaker.open_ms)
-        return cls(tool.operations, policy, guard, Rates(pool, guard))
+        return cls(tool.operations, policy, guard, RateLimits(pool, guard))
 
     def hold(self, mode: BreakerMode, operation: str | None, by: str) -> None:
         """Do what a person says to a breaker, or to all of them."""
@@ -116,9 +116,9 @@ class Protection:
             if operation in {None, name}:
                 breaker.force(mode, by)
 
-    def admit(self, operation: str) -> Passage:
+    def admit(self, operation: str) -> Permit:
         """The way of one call; entering it raises ToolFailure when it may not be made now."""
-        return Passage(operation, self.breakers[operation], self._load, self._rates)
+        return Permit(operation, self.breakers[operation], self._load, self._rates)
 
 
 def _open(operation: str, breaker: Breaker, error: BreakerOpenError) -> ToolFailure:

@@ -15,7 +15,7 @@ UPSTREAM = "*"
 """The bucket of all operations together."""
 
 
-class Rates:
+class RateLimits:
     """The buckets of one tool. Without a pool, as in a test of one call, there is no limit."""
 
     def __init__(self, pool: asyncpg.Pool | None, guard: Guard) -> None:

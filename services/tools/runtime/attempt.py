@@ -26,8 +26,8 @@ from triptych.tools.guard.protection import Protection
 from triptych.tools.http.errors import REDIRECTS, failure_of_request
 from triptych.tools.runtime.alerts import Alerts
 from triptych.tools.runtime.callbacks import Callbacks
-from triptych.tools.runtime.effect_ledger import Ledger, Standing
-from triptych.tools.runtime.last_answers import Answers
+from triptych.tools.runtime.effect_ledger import EffectLedger, EffectState
+from triptych.tools.runtime.last_answers import LastAnswers
 from triptych.tools.sdk import refusals
 from triptych.tools.sdk.call import Accepted, Call
 from triptych.tools.sdk.failure import DONE, EFFECT, NO_EFFECT, ToolFailure
@@ -54,20 +54,20 @@ class ToolWorker:
         self,
         tool: Tool,
         state: Any,
-        ledger: Ledger,
+        ledger: EffectLedger,
         log: Logger,
         *,
         redactor: Redactor | None = None,
         protection: Protection | None = None,
         alerts: Alerts | None = None,
         callbacks: Callbacks | None = None,
-        answers: Answers | None = None,
+        answers: LastAnswers | None = None,
     ) -> None:
         """Without a redactor it knows no secrets but the tool's; without protection, no rates."""
         self._tool, self._state, self._ledger, self._log = tool, state, ledger, log
         self._redactor = redactor or Redactor(learnt=tool.secrets)
         self._protection = protection or Protection.of(tool)
-        self._alerts, self._answers = alerts or Alerts(log), answers or Answers(None, log)
+        self._alerts, self._answers = alerts or Alerts(log), answers or LastAnswers(None, log)
         self._callbacks = callbacks
 
     async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer | None:
@@ -112,7 +112,7 @@ class ToolWorker:
         operation.check_arguments(request.arguments)
         if request.cached_ms is not None:
             return await self._answers.kept(request, request.cached_ms)
-        async with self._protection.admit(request.operation) as passage:
+        async with self._protection.admit(request.operation) as permit:
             if not operation.contract.effect.writes:
                 settled, tried_before = await self._expect(operation, request, attempt, call), False
             else:
@@ -122,9 +122,9 @@ class ToolWorker:
             try:
                 result = await self._attempt(operation, request, call, tried_before=tried_before)
             except Accepted:
-                passage.came_back = Result.empty()
+                permit.result = Result.empty()
                 return await self._park(operation, request, attempt)
-            passage.came_back = result
+            permit.result = result
             self._watch(request, result)
         if request.keep and result.error is None:
             await self._answers.keep(request, self._redactor.clean(result))
@@ -225,26 +225,26 @@ class ToolWorker:
         # Either that is stored by now, and this attempt gets another address, or two attempts are in the ledger, and
         # it clears neither.
         if (
-            entry.standing in {Standing.NEW, Standing.UNKNOWN}
+            entry.state in {EffectState.NEW, EffectState.UNKNOWN}
             and (said := await self._expect(operation, request, attempt, call)) is not None
         ):
             return said, True
-        match entry.standing:
-            case Standing.NEW:
+        match entry.state:
+            case EffectState.NEW:
                 return None, False
-            case Standing.DONE:
+            case EffectState.DONE:
                 return entry.receipt, True
-            case Standing.UNKNOWN if operation.contract.effect.may_be_repeated:
+            case EffectState.UNKNOWN if operation.contract.effect.may_be_repeated:
                 return None, True
-            case Standing.UNKNOWN:
+            case EffectState.UNKNOWN:
                 cause = "an earlier attempt began and its outcome is not known, or it was lost with a restored database"
                 return await self._reconcile(operation, request, call, cause), False
-            case Standing.CONFLICT:
+            case EffectState.CONFLICT:
                 raise ToolFailure(
                     ErrorCode.CONFLICT,
                     f"idempotency key {request.idempotency_key} was used for another operation or other arguments",
                 )
-            case Standing.LOST:
+            case EffectState.LOST:
                 raise ToolFailure(ErrorCode.CANCELLED, "the job belongs to another process now")
 
     async def _reconcile(

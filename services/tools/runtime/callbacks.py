@@ -41,7 +41,7 @@ from triptych.tools.sdk.failure import EFFECT, NO_EFFECT, ToolFailure
 from triptych.tools.sdk.operation import Operation
 from triptych.tools.sdk.redaction import Redactor
 
-__all__ = ["BODY_MAX_BYTES", "CallbackSettings", "Callbacks", "Expected", "PostgresCallbacks", "Verifier"]
+__all__ = ["BODY_MAX_BYTES", "CallbackSettings", "Callbacks", "ExpectedCallback", "PostgresCallbacks", "Verifier"]
 
 TOKEN_BYTES = 24
 NOBODY = "nobody waits for this"
@@ -72,7 +72,7 @@ class CallbackSettings(BaseSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedCallback:
     """A callback that was registered: where it is to come, and what it has said if it came already."""
 
     url: str
@@ -82,7 +82,7 @@ class Expected:
 class Callbacks(Protocol):
     """Where callbacks are expected."""
 
-    async def expect(self, request: CallRequest, attempt: JobAttempt) -> Expected:
+    async def expect(self, request: CallRequest, attempt: JobAttempt) -> ExpectedCallback:
         """Before the call: make the address under which its upstream calls back.
 
         Raises:
@@ -126,7 +126,7 @@ class PostgresCallbacks:
         self._verifier = Verifier(settings.secret)
         self._sql = Queries.load("triptych.tools.runtime", "callbacks.sql")
 
-    async def expect(self, request: CallRequest, attempt: JobAttempt) -> Expected:
+    async def expect(self, request: CallRequest, attempt: JobAttempt) -> ExpectedCallback:
         row = await self._pool.fetchrow(
             self._sql["register"],
             request.run_id,
@@ -140,7 +140,7 @@ class PostgresCallbacks:
         if row is None:
             raise _lost()
         said = codec.read(Result, row["result"], limits=codec.STORED) if row["result"] else None
-        return Expected(self._url(row["token"]), said)
+        return ExpectedCallback(self._url(row["token"]), said)
 
     async def park(self, request: CallRequest, attempt: JobAttempt) -> Result | None:
         failpoints.hit("callbacks.before_park")

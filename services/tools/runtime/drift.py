@@ -13,14 +13,14 @@ from triptych.kernel.errors import TriptychError
 from triptych.kernel.process.log import Logger
 from triptych.tools.runtime.alerts import Alerts
 from triptych.tools.sdk.contract_diff import Change, Difference, compare, unaccepted_changes
-from triptych.tools.sdk.contract_origin import Origin
+from triptych.tools.sdk.contract_origin import ContractOrigin
 from triptych.tools.sdk.operation import Operation
 from triptych.tools.sdk.tool import Tool
 
 KIND = "drift"
 
 
-def _accepted(origin: Origin) -> Tool:
+def _accepted(origin: ContractOrigin) -> Tool:
     return origin.build(origin.file.read_bytes())
 
 
@@ -83,7 +83,7 @@ class DriftWatch:
         if new := sorted(name for name, each in found.items() if each.change is Change.NEW):
             self._log.info("the source offers more than was accepted", operations=new)
 
-    async def _reload(self, origin: Origin, reload: Callable[[bytes], None]) -> None:
+    async def _reload(self, origin: ContractOrigin, reload: Callable[[bytes], None]) -> None:
         """Let the adapter take over what somebody has accepted since it read the file."""
         try:
             reload(await asyncio.to_thread(origin.file.read_bytes))

@@ -25,7 +25,7 @@ from triptych.schemas.work import CallAnswer, CallRequest
 from triptych.tools.sdk.failure import DONE, EFFECT, NO_EFFECT
 
 
-class Standing(StrEnum):
+class EffectState(StrEnum):
     """What is known of an effect when an attempt begins."""
 
     NEW = "new"
@@ -41,29 +41,29 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class EffectEntry:
     """Where an effect stands, and its receipt when it is done."""
 
-    standing: Standing
+    state: EffectState
     receipt: Result | None = None
 
 
-class Ledger(Protocol):
+class EffectLedger(Protocol):
     """Where intents and receipts are kept."""
 
-    async def begin(self, request: CallRequest, attempt: JobAttempt) -> Entry:
+    async def begin(self, request: CallRequest, attempt: JobAttempt) -> EffectEntry:
         """Write the intent of this attempt, and say what was known before."""
         ...
 
 
-class PostgresLedger:
+class PostgresEffectLedger:
     """The ledger of a tool, in its own schema."""
 
     def __init__(self, pool: asyncpg.Pool, writes: Collection[str]) -> None:
         self._pool, self._writes = pool, frozenset(writes)
-        self._sql = Queries.load("triptych.tools.runtime", "ledger.sql")
+        self._sql = Queries.load("triptych.tools.runtime", "effect_ledger.sql")
 
-    async def begin(self, request: CallRequest, attempt: JobAttempt) -> Entry:
+    async def begin(self, request: CallRequest, attempt: JobAttempt) -> EffectEntry:
         failpoints.hit("ledger.before_intent")
         row = await self._pool.fetchrow(
             self._sql["begin"],
@@ -79,18 +79,18 @@ class PostgresLedger:
         failpoints.hit("ledger.after_intent")
         assert row is not None  # noqa: S101 - the statement always gives one row
         if not row["ours"]:
-            return Entry(Standing.LOST)
+            return EffectEntry(EffectState.LOST)
         if row["state"] is not None and (row["operation"], row["arguments_hash"]) != (request.operation, fingerprint):
-            return Entry(Standing.CONFLICT)
+            return EffectEntry(EffectState.CONFLICT)
         match row["state"]:
             case "receipt":
-                return Entry(Standing.DONE, codec.read(Result, row["result"], limits=codec.STORED))
+                return EffectEntry(EffectState.DONE, codec.read(Result, row["result"], limits=codec.STORED))
             case None | "refused" if row["attempts"] == 1 and not row["may_be_lost"]:
-                return Entry(Standing.NEW)
+                return EffectEntry(EffectState.NEW)
             case _:
                 # Also if nothing was known, or a refusal, and this is not the first attempt since: another one began
                 # at the same moment. Or the ledger is older than the run.
-                return Entry(Standing.UNKNOWN)
+                return EffectEntry(EffectState.UNKNOWN)
 
     def concerns(self, finished: Finished) -> bool:
         """Only what may have changed the world leaves a receipt."""

@@ -19,7 +19,7 @@ from triptych.tools.sdk.failure import ToolFailure
 SQL = Queries.load("triptych.tools.runtime", "last_answers.sql")
 
 
-class Answers:
+class LastAnswers:
     """The answers of one tool. Without a pool none is kept."""
 
     def __init__(self, pool: asyncpg.Pool | None, log: Logger) -> None:

@@ -27,8 +27,8 @@ from triptych.tools.runtime.alerts import Alerts
 from triptych.tools.runtime.attempt import ToolWorker
 from triptych.tools.runtime.callbacks import CallbackSettings, PostgresCallbacks
 from triptych.tools.runtime.drift import DriftWatch
-from triptych.tools.runtime.effect_ledger import PostgresLedger
-from triptych.tools.runtime.last_answers import Answers
+from triptych.tools.runtime.effect_ledger import PostgresEffectLedger
+from triptych.tools.runtime.last_answers import LastAnswers
 from triptych.tools.runtime.operator_control import OperatorControl
 from triptych.tools.runtime.probes import Probe
 from triptych.tools.sdk.adapter_extras import require_adapter
@@ -100,7 +100,7 @@ async def serve(
         told = await _announce(service, kafka, tool)
         announcing = asyncio.create_task(_announce_again(service, kafka, tool, told), name="announce")
         writes = {name for name, operation in tool.operations.items() if operation.contract.effect.writes}
-        ledger = PostgresLedger(pool, writes)
+        ledger = PostgresEffectLedger(pool, writes)
         redactor = Redactor(secrets_in(own_settings), learnt=tool.secrets)
         protection = Protection.of(tool, pool)
         alerts = Alerts(service.log)
@@ -110,7 +110,7 @@ async def serve(
             callbacks = PostgresCallbacks(
                 pool, callback_settings, settings, operations=tool.operations, ledger=ledger, redactor=redactor
             )
-        answers = Answers(pool, service.log)
+        answers = LastAnswers(pool, service.log)
         await answers.prune()
         worker = ToolWorker(
             tool,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ContractOrigin:
     """The file that keeps what was accepted, and how to ask its source again."""
 
     file: Path

@@ -21,7 +21,7 @@ Function = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class OperationSpec:
     """What `@tool.operation(...)` was given."""
 
     effect: Effect
@@ -37,7 +37,7 @@ class Terms:
 class TypedFunction:
     """A function under a contract."""
 
-    def __init__(self, tool: str, function: Function, terms: Terms) -> None:
+    def __init__(self, tool: str, function: Function, terms: OperationSpec) -> None:
         """Raises ToolDefinitionError when the function cannot be offered as it is."""
         self._function, self._tool, self._place = function, tool, f"operation {function.__name__}"
         description = inspect.getdoc(function)

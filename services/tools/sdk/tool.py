@@ -20,9 +20,9 @@ from pydantic_settings import BaseSettings
 from triptych.schemas.base import Json
 from triptych.schemas.contract import BusinessKey, Compensation, Contract, Cost, Effect, ToolContracts
 from triptych.tools.sdk.call import Resources
-from triptych.tools.sdk.contract_origin import Origin
+from triptych.tools.sdk.contract_origin import ContractOrigin
 from triptych.tools.sdk.failure import ToolDefinitionError
-from triptych.tools.sdk.function import Function, Terms, TypedFunction
+from triptych.tools.sdk.function import Function, OperationSpec, TypedFunction
 from triptych.tools.sdk.guard import BreakerPolicy, Guard
 from triptych.tools.sdk.operation import ACCEPT_WITHIN_MS, Completion, Operation
 
@@ -53,7 +53,7 @@ class Tool:
         self.breaker = breaker or BreakerPolicy()
         self.guard = guard or Guard()
         self.operations: dict[str, Operation] = {}
-        self.origin: Origin | None = None
+        self.origin: ContractOrigin | None = None
         """Where its contracts come from, when that is outside of its code."""
         self.quarantined: dict[str, str] = {}
         """Operations whose calls are refused, and how they have drifted."""
@@ -120,7 +120,7 @@ class Tool:
         unique = (
             BusinessKey.model_validate(business_key, strict=False) if isinstance(business_key, str) else business_key
         )
-        terms = Terms(effect, version, timeout_ms, cost or Cost(), arguments, result, compensate, unique)
+        terms = OperationSpec(effect, version, timeout_ms, cost or Cost(), arguments, result, compensate, unique)
 
         def offer(function: FunctionT) -> FunctionT:
             typed = TypedFunction(self.name, function, terms)

@@ -19,7 +19,7 @@ from triptych.kernel.kafka import cloudevents
 from triptych.kernel.run_ids import derive_run_id
 from triptych.kernel.values import changed
 from triptych.kernel.worker.job_runner import JobRunner
-from triptych.tools.runtime.effect_ledger import Entry, PostgresLedger, Standing
+from triptych.tools.runtime.effect_ledger import EffectEntry, EffectState, PostgresEffectLedger
 from triptych.tools.sdk import refusals
 
 
@@ -86,13 +86,13 @@ def the_outbox_of_the_dead_is_not_published() -> None:
 
 def intents_are_not_heeded() -> None:
     """A call that may have happened already is made as if it were the first."""
-    begin = PostgresLedger.begin
+    begin = PostgresEffectLedger.begin
 
-    async def unheeding(self: PostgresLedger, *args: Any) -> Entry:
+    async def unheeding(self: PostgresEffectLedger, *args: Any) -> EffectEntry:
         entry = await begin(self, *args)
-        return Entry(Standing.NEW) if entry.standing is Standing.UNKNOWN else entry
+        return EffectEntry(EffectState.NEW) if entry.state is EffectState.UNKNOWN else entry
 
-    PostgresLedger.begin = unheeding  # type: ignore[method-assign]
+    PostgresEffectLedger.begin = unheeding  # type: ignore[method-assign]
 
 
 def odd_answers_count_as_nothing_done() -> None:

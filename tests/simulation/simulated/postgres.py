@@ -412,7 +412,7 @@ class WorkerTables(Schema):
 
     statements: ClassVar[dict[str, str]] = {
         **{sql: name for name, sql in Queries.load("triptych.kernel.worker", "worker.sql").items()},
-        **{sql: f"effects_{name}" for name, sql in Queries.load("triptych.tools.runtime", "ledger.sql").items()},
+        **{sql: f"effects_{name}" for name, sql in Queries.load("triptych.tools.runtime", "effect_ledger.sql").items()},
         **{sql: f"callbacks_{name}" for name, sql in Queries.load("triptych.tools.runtime", "callbacks.sql").items()},
         **_OF_EVERY_SCHEMA,
     }

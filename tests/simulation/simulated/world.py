@@ -47,7 +47,7 @@ from triptych.schemas import HANDOFF, Control, ControlAction, Playbook, Task, to
 from triptych.tools.runtime import callbacks
 from triptych.tools.runtime.attempt import ToolWorker
 from triptych.tools.runtime.callbacks import CallbackSettings, PostgresCallbacks
-from triptych.tools.runtime.effect_ledger import PostgresLedger
+from triptych.tools.runtime.effect_ledger import PostgresEffectLedger
 from triptych.tools.runtime.process import RESULT_TYPE
 from triptych.tools.sdk.redaction import Redactor
 
@@ -414,7 +414,7 @@ _CALLBACKS = CallbackSettings(url=workshop.URL, secret=SecretStr(workshop.SECRET
 
 def _tool(process: Process, pool: Any, service: Service) -> tuple[Any, Any, Any]:
     operations = desk.tool.operations
-    ledger = PostgresLedger(pool, desk.WRITES)
+    ledger = PostgresEffectLedger(pool, desk.WRITES)
     expected = PostgresCallbacks(
         pool,
         _CALLBACKS,

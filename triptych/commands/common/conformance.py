@@ -21,7 +21,7 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.schemas import codec
 
 if TYPE_CHECKING:
-    from triptych.tools.conformance import Report, Subject
+    from triptych.tools.conformance import ConformanceReport, Subject
 
 _STYLES = {"passed": "green", "failed": "red", "skipped": "yellow"}
 
@@ -45,7 +45,7 @@ def check_conformance(
 
 def conform(
     config: StackConfig, operation: str, arguments: dict[str, Any], postgres: str | None, *, callback: Any = None
-) -> Report:
+) -> ConformanceReport:
     """Check one operation of the configuration.
 
     `postgres` is the DSN of an owner; without one a Postgres is started for it. `callback` is what its upstream says
@@ -62,7 +62,7 @@ def conform(
         return asyncio.run(check(subject, example, postgres=dsn))
 
 
-def report_json(report: Report) -> dict[str, Any]:
+def report_json(report: ConformanceReport) -> dict[str, Any]:
     findings = [{"case": each.case, "verdict": each.verdict, "told": each.told} for each in report.findings]
     return {"operation": report.operation, "passed": report.passed, "findings": findings}
 

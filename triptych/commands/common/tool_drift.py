@@ -13,12 +13,12 @@ from triptych.kernel.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from triptych.tools.sdk.contract_diff import Difference
-    from triptych.tools.sdk.contract_origin import Origin
+    from triptych.tools.sdk.contract_origin import ContractOrigin
 
 Name = Annotated[str, typer.Argument(help="A tool of triptych.toml, such as crm.")]
 
 
-async def compared(config: StackConfig, name: str) -> tuple[Origin, bytes, list[Difference]]:
+async def compared(config: StackConfig, name: str) -> tuple[ContractOrigin, bytes, list[Difference]]:
     from triptych.tools import Source  # noqa: PLC0415 - the tools' runtime is slow to import
     from triptych.tools.runtime.process import load_tool  # noqa: PLC0415
     from triptych.tools.sdk.contract_diff import compare  # noqa: PLC0415

@@ -4,6 +4,6 @@ SMTP promises nothing about a message that is sent twice, so a message is of cla
 drop a second one with the same Message-ID. What may have been sent is looked for where the server files it.
 """
 
-from triptych.tools.adapters.mail.adapter import tool
+from triptych.tools.adapters.mail.tool import tool
 
 __all__ = ["tool"]

@@ -4,6 +4,6 @@ The server's tools become operations under contracts that were pinned when it wa
 itself later never widens what it may do.
 """
 
-from triptych.tools.adapters.mcp.bridge import tool
+from triptych.tools.adapters.mcp.tool import tool
 
 __all__ = ["tool"]

@@ -14,7 +14,7 @@ from mcp import MCPError, types
 from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
-from triptych.tools.adapters.mcp.contracts import Offer
+from triptych.tools.adapters.mcp.contracts import McpOperation
 from triptych.tools.adapters.mcp.tasks import TaskFailedError
 from triptych.tools.adapters.mcp.wire import NOT_SENT, UNREADABLE
 from triptych.tools.http.errors import STATUS_CODES, one_line
@@ -78,7 +78,7 @@ None of them is `not_found`: that would make a read that failed look like one th
 """
 
 
-def data_of(result: types.CallToolResult, offer: Offer) -> Json:
+def data_of(result: types.CallToolResult, offer: McpOperation) -> Json:
     """The data of a result that is no error; None when there is none. The contract is checked by the runtime."""
     texts = [block.text for block in result.content if isinstance(block, types.TextContent)]
     if offer.is_structured:
@@ -107,7 +107,7 @@ def _written_out(texts: list[str]) -> dict[str, Json] | None:
     return written if isinstance(written, dict) else None
 
 
-def failure_of_result(result: types.CallToolResult, offer: Offer) -> ToolFailure:
+def failure_of_result(result: types.CallToolResult, offer: McpOperation) -> ToolFailure:
     """What a result with `isError` means."""
     said = " ".join(block.text for block in result.content if isinstance(block, types.TextContent))
     code = next((code for code, words in _SAID if words.search(said[:_LOOKED_AT_MAX_CHARS])), ErrorCode.INTERNAL)
@@ -117,7 +117,7 @@ def failure_of_result(result: types.CallToolResult, offer: Offer) -> ToolFailure
     return ToolFailure(code, f"{offer.contract.operation} failed: {told}", undone=False)
 
 
-def failure_of_error(error: MCPError, offer: Offer, *, is_listed: bool) -> ToolFailure:
+def failure_of_error(error: MCPError, offer: McpOperation, *, is_listed: bool) -> ToolFailure:
     """What a JSON-RPC error means. `is_listed`: the server still offers the tool."""
     operation, told = offer.contract.operation, one_line(error.message)
     data = error.data if isinstance(error.data, dict) else {}
@@ -148,7 +148,7 @@ def failure_of_error(error: MCPError, offer: Offer, *, is_listed: bool) -> ToolF
     return ToolFailure(code, f"{operation}: {told}", undone=undone)
 
 
-def failure_of_task(error: TaskFailedError, offer: Offer) -> ToolFailure:
+def failure_of_task(error: TaskFailedError, offer: McpOperation) -> ToolFailure:
     """The failure of a task without a result. The server took it on, so it may have taken effect."""
     told = f"task {one_line(error.task_id)}: {one_line(error.why)}"
     if error.asks:
@@ -156,7 +156,7 @@ def failure_of_task(error: TaskFailedError, offer: Offer) -> ToolFailure:
     return ToolFailure(error.code, f"{offer.contract.operation}: {told}", undone=False)
 
 
-def _wants_an_answer(offer: Offer, told: str) -> ToolFailure:
+def _wants_an_answer(offer: McpOperation, told: str) -> ToolFailure:
     return ToolFailure(
         ErrorCode.CONTRACT_VIOLATION,
         f"{offer.contract.operation} wants a model, a person or folders of its caller in the middle of a call; "
@@ -166,7 +166,7 @@ def _wants_an_answer(offer: Offer, told: str) -> ToolFailure:
     )
 
 
-def failure_of_shape(error: Exception, offer: Offer) -> ToolFailure:
+def failure_of_shape(error: Exception, offer: McpOperation) -> ToolFailure:
     """What the SDK could not read, or what does not fit the schema that the server itself gave."""
     return ToolFailure(
         ErrorCode.CONTRACT_VIOLATION,

@@ -16,7 +16,7 @@ from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
 from triptych.kernel.process.log import Logger
 from triptych.tools.adapters.mcp.listing import CLIENT, CONNECT_WITHIN_S, Listing, list_tools, told
-from triptych.tools.adapters.mcp.stdio import Said
+from triptych.tools.adapters.mcp.stdio import ServerDiagnostics
 from triptych.tools.adapters.mcp.tasks import Tasks
 from triptych.tools.adapters.mcp.transport import Transport, watched
 
@@ -40,13 +40,13 @@ class NotConnectedError(Exception):
         super().__init__(why)
 
 
-class Connection:
+class McpConnection:
     """Keeps one server connected while it is open."""
 
     def __init__(self, transport: Transport, listed: Listed, log: Logger) -> None:
         """`listed` is told the server's tools at each connection and at each change."""
         self._transport, self._listed, self._log = transport, listed, log
-        self._said = Said(log)
+        self._said = ServerDiagnostics(log)
         self._client: Client | None = None
         self._why = "it has not been started yet"
         self._next_try_at = self._listed_at = 0.0
@@ -57,7 +57,7 @@ class Connection:
         self._in_a_row = 0
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[Connection]:
+    async def open(self) -> AsyncIterator[McpConnection]:
         """Keep it connected during the body, which begins after the first attempt, whether or not that succeeded."""
         keeper = asyncio.create_task(self._keep(), name="mcp connection")
         try:

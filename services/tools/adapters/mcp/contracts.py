@@ -13,7 +13,7 @@ from triptych.json_schema import InvalidSchemaError, JsonSchema
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract, Effect
 from triptych.tools.adapters.mcp.options import McpOptions, Override
-from triptych.tools.adapters.mcp.pins import LeftOut, PinnedTool
+from triptych.tools.adapters.mcp.pins import PinnedTool, SkippedTool
 
 NAME_MAX_CHARS = 63
 _HASH_CHARS = 6
@@ -41,7 +41,7 @@ CONTENT: dict[str, Json] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class McpOperation:
     """One tool of the server as an operation."""
 
     tool: PinnedTool
@@ -54,31 +54,33 @@ class Offer:
         return self.tool.output_schema is not None
 
 
-def offers(tool: str, pinned: Iterable[PinnedTool], options: McpOptions) -> tuple[list[Offer], list[LeftOut]]:
+def mcp_operations(
+    tool: str, pinned: Iterable[PinnedTool], options: McpOptions
+) -> tuple[list[McpOperation], list[SkippedTool]]:
     """Every tool is in one list or the other, in the order of the server."""
     pinned = list(pinned)
     names = operation_names(each.name for each in pinned)
-    offered: list[Offer] = []
-    left_out: list[LeftOut] = []
+    offered: list[McpOperation] = []
+    left_out: list[SkippedTool] = []
     seen: set[str] = set()
     for each in pinned:
         name = names[each.name]
         if name in seen:
-            left_out.append(LeftOut(each.name, "it is listed twice"))
+            left_out.append(SkippedTool(each.name, "it is listed twice"))
             continue
         seen.add(name)
         if options.only and name not in options.only:
-            left_out.append(LeftOut(each.name, "not among `only`"))
+            left_out.append(SkippedTool(each.name, "not among `only`"))
             continue
         override = options.operations.get(name, Override())
         try:
             offered.append(_offer(f"{tool}.{name}", each, override, options.timeout_ms))
         except _Unusable as error:
-            left_out.append(LeftOut(each.name, str(error)))
+            left_out.append(SkippedTool(each.name, str(error)))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             # Somebody else writes the schemas; one that nobody has foreseen takes no other tool with it.
             left_out.append(
-                LeftOut(each.name, f"no contract can be made of it ({type(error).__name__}: {error})"[:300])
+                SkippedTool(each.name, f"no contract can be made of it ({type(error).__name__}: {error})"[:300])
             )
     return offered, left_out
 
@@ -100,7 +102,7 @@ class _Unusable(Exception):
     """The tool cannot be an operation."""
 
 
-def _offer(operation: str, tool: PinnedTool, override: Override, timeout_ms: int) -> Offer:
+def _offer(operation: str, tool: PinnedTool, override: Override, timeout_ms: int) -> McpOperation:
     if tool.execution is not None and tool.execution.task_support == "required":
         raise _Unusable(_TASK_ONLY)
     arguments = as_2020_12(tool.input_schema)
@@ -122,7 +124,7 @@ def _offer(operation: str, tool: PinnedTool, override: Override, timeout_ms: int
         effect=override.effect or _effect(tool),
         timeout_ms=override.timeout_ms or timeout_ms,
     )
-    return Offer(tool, contract, override.key_argument)
+    return McpOperation(tool, contract, override.key_argument)
 
 
 def _effect(tool: PinnedTool) -> Effect:

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.tools.adapters.mcp.options import McpOptions
-from triptych.tools.adapters.mcp.pins import LeftOut, PinnedTool, Pins, Server
-from triptych.tools.adapters.mcp.stdio import Said
+from triptych.tools.adapters.mcp.pins import PinnedTool, Pins, ServerIdentity, SkippedTool
+from triptych.tools.adapters.mcp.stdio import ServerDiagnostics
 from triptych.tools.adapters.mcp.transport import transport_of
 from triptych.tools.adapters.mcp.wire import LEFT_OUT, TOOLS
 from triptych.tools.sdk.source import Source
@@ -29,13 +29,13 @@ class Listing:
     """What a server offers: each tool once, and what was left out, with the reason."""
 
     tools: tuple[PinnedTool, ...]
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[SkippedTool, ...] = ()
 
 
 async def list_tools(client: Client) -> Listing:
     """All tools of a server, page by page, as far as the pages go."""
     found: dict[str, PinnedTool] = {}
-    left_out: list[LeftOut] = []
+    left_out: list[SkippedTool] = []
     cursors: set[str] = set()
     cursor: str | None = None
     for _ in range(PAGES_MAX):
@@ -46,25 +46,25 @@ async def list_tools(client: Client) -> Listing:
             break
         if cursor in cursors or len(found) >= TOOLS_MAX:
             why = "one page leads to itself" if cursor in cursors else f"there are more than {TOOLS_MAX} tools"
-            left_out.append(LeftOut("further pages", f"the list does not end: {why}"))
+            left_out.append(SkippedTool("further pages", f"the list does not end: {why}"))
             break
         cursors.add(cursor)
     else:
-        left_out.append(LeftOut("further pages", f"the list does not end within {PAGES_MAX} pages"))
+        left_out.append(SkippedTool("further pages", f"the list does not end within {PAGES_MAX} pages"))
     return Listing(tuple(found.values())[:TOOLS_MAX], tuple(dict.fromkeys(left_out)))
 
 
-def _add(page: types.ListToolsResult, found: dict[str, PinnedTool], left_out: list[LeftOut]) -> None:
+def _add(page: types.ListToolsResult, found: dict[str, PinnedTool], left_out: list[SkippedTool]) -> None:
     """Take a page over: what the SDK has kept of it, in the words that were pinned beside it."""
     meta: Mapping[str, Any] = page.meta or {}
     kept = {tool.name for tool in page.tools}
-    left_out += [LeftOut(each["name"], each["why"]) for each in meta.get(LEFT_OUT, ())]
+    left_out += [SkippedTool(each["name"], each["why"]) for each in meta.get(LEFT_OUT, ())]
     for each in meta.get(TOOLS, ()):
         tool = PinnedTool.model_validate(each)
         if tool.name not in kept:
-            left_out.append(LeftOut(tool.name, "it does not fit the protocol"))
+            left_out.append(SkippedTool(tool.name, "it does not fit the protocol"))
         elif found.setdefault(tool.name, tool) != tool:
-            left_out.append(LeftOut(tool.name, "it is listed twice, and differs; the first is offered"))
+            left_out.append(SkippedTool(tool.name, "it is listed twice, and differs; the first is offered"))
 
 
 async def ask(source: Source, options: McpOptions) -> Pins:
@@ -73,7 +73,7 @@ async def ask(source: Source, options: McpOptions) -> Pins:
     Raises:
         ConfigurationError: it cannot be started or reached, or offers no tools.
     """
-    transport, said = transport_of(source, options), Said()
+    transport, said = transport_of(source, options), ServerDiagnostics()
     try:
         async with (
             asyncio.timeout(CONNECT_WITHIN_S),
@@ -93,7 +93,7 @@ async def ask(source: Source, options: McpOptions) -> Pins:
         raise ConfigurationError(
             f"the MCP server {info.name if info else source.name} offers no tools{why and f' that can be read ({why})'}"
         )
-    server = Server(name=info and info.name, version=info and info.version, protocol=protocol)
+    server = ServerIdentity(name=info and info.name, version=info and info.version, protocol=protocol)
     return Pins(server=server, tools=listing.tools, left_out=listing.left_out)
 
 

@@ -48,14 +48,14 @@ class PinnedTool(_Form):
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SkippedTool:
     """One tool of the server that is no operation, and why."""
 
     name: str
     why: str
 
 
-class Server(_Form):
+class ServerIdentity(_Form):
     """Who offered them."""
 
     name: str | None = None
@@ -66,9 +66,9 @@ class Server(_Form):
 class Pins(_Form):
     """The whole file."""
 
-    server: Server = Server()
+    server: ServerIdentity = ServerIdentity()
     tools: tuple[PinnedTool, ...] = Field(min_length=1)
-    left_out: Annotated[tuple[LeftOut, ...], Field(exclude=True)] = ()
+    left_out: Annotated[tuple[SkippedTool, ...], Field(exclude=True)] = ()
     """What could not be read when it was listed; it is told and not kept."""
 
     @classmethod

@@ -62,7 +62,7 @@ _PATH = "/usr/local/bin:/usr/bin:/bin"
 Streams = tuple[Any, Any]
 
 
-class Said:
+class ServerDiagnostics:
     """What a server says beside the protocol: some of it is logged, the rest is counted."""
 
     def __init__(self, log: Logger | None = None) -> None:
@@ -101,7 +101,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ProcessUser:
     """Who a server runs as."""
 
     uid: int
@@ -109,20 +109,20 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class StdioServer:
     """A program that speaks MCP over its standard input and output."""
 
     command: Sequence[str]
     cwd: Path
     environment: Mapping[str, str]
     """The variables that an option names, beside PATH, HOME and the language."""
-    account: Account
+    account: ProcessUser
     home: Path
     clean: Callable[[str], str]
     """Masks what the server says of its secrets."""
 
 
-def account_of(user: str | None) -> Account:
+def process_user(user: str | None) -> ProcessUser:
     """Who a server runs as: who an option names, or nobody where we are root, or ourselves.
 
     Raises:
@@ -131,7 +131,7 @@ def account_of(user: str | None) -> Account:
     ourselves = os.geteuid()
     if user is None:
         if ourselves != 0:
-            return Account(ourselves, os.getegid())
+            return ProcessUser(ourselves, os.getegid())
         user = NOBODY
     try:
         found = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
@@ -139,10 +139,10 @@ def account_of(user: str | None) -> Account:
         raise ConfigurationError(f"the option user: there is no user {user} on this machine") from None
     if ourselves not in {0, found.pw_uid}:
         raise ConfigurationError(f"the option user: only root can start a server as {user}; leave the option out")
-    return Account(found.pw_uid, found.pw_gid)
+    return ProcessUser(found.pw_uid, found.pw_gid)
 
 
-def home_of(name: str, directory: Path, account: Account) -> Path:
+def home_of(name: str, directory: Path, account: ProcessUser) -> Path:
     """The home of a server, which stays from one start to the next: package runners keep there what they fetch."""
     digest = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:12]
     home = Path(tempfile.gettempdir()) / f"triptych-mcp-{name}-{digest}-{account.uid}"
@@ -165,7 +165,7 @@ def hide() -> None:
 
 
 @asynccontextmanager
-async def stdio(server: Server, said: Said) -> AsyncIterator[Streams]:
+async def stdio(server: StdioServer, said: ServerDiagnostics) -> AsyncIterator[Streams]:
     """The streams of a server that is started here and ended with the body."""
     if server.account.uid == os.geteuid():
         hide()
@@ -189,7 +189,7 @@ async def stdio(server: Server, said: Said) -> AsyncIterator[Streams]:
             group.cancel_scope.cancel()
 
 
-def _let_reach(server: Server) -> None:
+def _let_reach(server: StdioServer) -> None:
     """Let the server's user pass through closed folders above its program, as root's own are; it reads none of them."""
     program = shutil.which(server.command[0]) or server.command[0]
     for part in launch.parts(program):
@@ -197,7 +197,7 @@ def _let_reach(server: Server) -> None:
             let_enter(Path(part), server.account.uid)
 
 
-def _environment(server: Server) -> dict[str, str]:
+def _environment(server: StdioServer) -> dict[str, str]:
     return {
         "PATH": os.environ.get("PATH", _PATH),
         "LANG": os.environ.get("LANG", "C.UTF-8"),
@@ -209,7 +209,7 @@ def _environment(server: Server) -> dict[str, str]:
 class _Pipes:
     """What goes to and fro between a server's process and the SDK."""
 
-    def __init__(self, process: Process, server: Server, said: Said) -> None:
+    def __init__(self, process: Process, server: StdioServer, said: ServerDiagnostics) -> None:
         self._process, self._server, self._said = process, server, said
         self._to_session: MemoryObjectSendStream[SessionMessage | Exception]
         self.incoming: MemoryObjectReceiveStream[SessionMessage | Exception]

@@ -16,8 +16,8 @@ from typing import Any, Self
 import anyio
 
 from triptych.tools.adapters.mcp.options import McpOptions
-from triptych.tools.adapters.mcp.stdio import Said, Server, account_of, home_of, stdio
-from triptych.tools.adapters.mcp.web import http_transport
+from triptych.tools.adapters.mcp.stdio import ServerDiagnostics, StdioServer, home_of, process_user, stdio
+from triptych.tools.adapters.mcp.streamable_http import http_transport
 from triptych.tools.sdk.redaction import Redactor
 from triptych.tools.sdk.source import Source
 
@@ -25,7 +25,7 @@ STACK = "TRIPTYCH_STACK"
 """What the stack marks its processes with."""
 
 Streams = tuple[Any, Any]
-Transport = Callable[[Said], AbstractAsyncContextManager[Streams]]
+Transport = Callable[[ServerDiagnostics], AbstractAsyncContextManager[Streams]]
 """Opens a connection; what the server says beside it is told."""
 
 
@@ -49,8 +49,8 @@ def transport_of(source: Source, options: McpOptions) -> Transport:
         url = source.secret(options.url_env).get_secret_value() if options.url_env else str(options.url)
         return lambda _said: http_transport(url, headers)
     command, *arguments = options.command
-    account = account_of(options.user)
-    server = Server(
+    account = process_user(options.user)
+    server = StdioServer(
         command=(_found(command), *arguments),
         cwd=source.path(options.cwd),
         environment={name: secrets[name] for name in options.env} | _marks(),

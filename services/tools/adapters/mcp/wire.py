@@ -20,7 +20,7 @@ from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.codec import InvalidJson
 from triptych.tools.adapters.mcp.pins import PinnedTool
-from triptych.tools.adapters.rest.answer import ANSWER_MAX_BYTES
+from triptych.tools.adapters.rest.response import ANSWER_MAX_BYTES
 
 __all__ = ["ANSWER_MAX_BYTES", "UnreadableError", "error_of", "id_in", "is_answer", "looks_like_answer", "read"]
 

@@ -26,7 +26,7 @@ _MEANINGS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class FactOrigin:
     """Who notes something, and where they have it from."""
 
     source: str
@@ -49,7 +49,7 @@ class Fact:
     score: float
 
 
-class Memory:
+class FactStore:
     """The facts of all tenants, each by its own."""
 
     def __init__(self, pool: asyncpg.Pool, embedder: Embedder | None) -> None:
@@ -59,12 +59,14 @@ class Memory:
         self._recall = self._recall.replace("{meanings}", _MEANINGS if by_meaning else "")
 
     @classmethod
-    async def open(cls, pool: asyncpg.Pool, embedder: Embedder) -> Memory:
+    async def open(cls, pool: asyncpg.Pool, embedder: Embedder) -> FactStore:
         """The memory of a schema. It recalls by words alone where the database cannot keep vectors."""
         has_vectors = await pool.fetchval(_SQL["has_vectors"])
         return cls(pool, embedder if has_vectors else None)
 
-    async def remember(self, tenant: str, subject: str, facts: Mapping[str, str], origin: Origin, *, days: int) -> None:
+    async def remember(
+        self, tenant: str, subject: str, facts: Mapping[str, str], origin: FactOrigin, *, days: int
+    ) -> None:
         """Note facts for so many days, each in place of what was known under its name.
 
         Raises:

@@ -13,7 +13,7 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.models import ModelFailure
 from triptych.models.embeddings import EmbeddingSettings, open_embedder
 from triptych.schemas.contract import Effect
-from triptych.tools.adapters.memory.store import Fact, Memory, Origin
+from triptych.tools.adapters.memory.store import Fact, FactOrigin, FactStore
 from triptych.tools.sdk.call import Call, Resources
 from triptych.tools.sdk.failure import ToolFailure
 from triptych.tools.sdk.source import Options, Source
@@ -67,11 +67,11 @@ def tool(source: Source) -> Tool:
     options = source.read(MemoryOptions)
 
     @asynccontextmanager
-    async def lifespan(resources: Resources) -> AsyncIterator[Memory]:
+    async def lifespan(resources: Resources) -> AsyncIterator[FactStore]:
         if resources.pool is None:
             raise ConfigurationError("the memory needs Postgres")
         async with open_embedder(resources.settings) as model:
-            memory = await Memory.open(resources.pool, model)
+            memory = await FactStore.open(resources.pool, model)
             await memory.drop_expired()
             yield memory
 
@@ -79,7 +79,7 @@ def tool(source: Source) -> Tool:
 
     @made.operation(effect=Effect.IDEMPOTENT, timeout_ms=5_000)
     async def remember(
-        call: Call[Memory],
+        call: Call[FactStore],
         *,
         subject: Subject,
         facts: Annotated[dict[Name, Value], Field(min_length=1, max_length=MAX_FACTS)],
@@ -87,7 +87,7 @@ def tool(source: Source) -> Tool:
         days: Annotated[int, Field(ge=1, description="How long, at most as long as the tool keeps facts.")] = 3_650,
     ) -> Remembered:
         """Note facts of a subject for later runs, each in place of what was known under its name."""
-        origin = Origin(source, call.run_id, call.step, call.principal)
+        origin = FactOrigin(source, call.run_id, call.step, call.principal)
         kept_days = min(days, options.retention_days)
         try:
             await call.state.remember(call.tenant, subject, facts, origin, days=kept_days)
@@ -97,7 +97,7 @@ def tool(source: Source) -> Tool:
 
     @made.operation(effect=Effect.READ, timeout_ms=5_000)
     async def recall(
-        call: Call[Memory],
+        call: Call[FactStore],
         *,
         subject: Subject,
         query: Annotated[str, Field(max_length=4_000, description="What to look for; without it, the newest.")] = "",
@@ -113,7 +113,7 @@ def tool(source: Source) -> Tool:
 
     @made.operation(effect=Effect.IDEMPOTENT, timeout_ms=5_000)
     async def forget(
-        call: Call[Memory],
+        call: Call[FactStore],
         *,
         subject: Subject,
         names: Annotated[list[Name], Field(max_length=50, description="These facts alone; none means all.")] = [],  # noqa: B006 - as above

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal, NotRequired, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from triptych.models import Memo, ModelClient, ModelFailure, ModelSettings, load_prompt
@@ -71,8 +71,11 @@ class Draft(BaseModel):
     citations: list[str]
 
 
-class Answer(BaseModel):
+class ModelAnswer(BaseModel):
     """An answer with the articles it rests on."""
+
+    model_config = ConfigDict(title="Answer")
+    """The title is a part of the contract, and a new contract would refuse calls that are planned already."""
 
     answer: Annotated[str, Field(min_length=1, max_length=20_000)]
     citations: list[str]
@@ -94,9 +97,9 @@ async def draft(
 
 
 @tool.operation(effect=Effect.READ, timeout_ms=60_000, cost=Cost(tokens=12_000, usd_micros=120_000))
-async def answer(call: ModelCall, question: Body, articles: Articles) -> Answer:
+async def answer(call: ModelCall, question: Body, articles: Articles) -> ModelAnswer:
     """An answer to a question from the given articles alone, citing those it used. Strong model."""
-    return await _ask(call, "strong", "answer", {"question": question, "articles": articles}, Answer)
+    return await _ask(call, "strong", "answer", {"question": question, "articles": articles}, ModelAnswer)
 
 
 async def _ask(call: ModelCall, tier: str, kind: str, material: Mapping[str, Json], form: type[OutputT]) -> OutputT:

@@ -12,14 +12,13 @@ from typing import Final
 
 from triptych.schemas.base import Json
 from triptych.tools.adapters.openapi.bodies import BodyReader
-from triptych.tools.adapters.openapi.document import Document, Place
-from triptych.tools.adapters.openapi.errors import LeftOutError, Reason
+from triptych.tools.adapters.openapi.document import OpenApiDocument, OperationEntry
 from triptych.tools.adapters.openapi.examples import examples_of
 from triptych.tools.adapters.openapi.options import OpenApiOptions
 from triptych.tools.adapters.openapi.schemas import Converted, Direction, SchemaWriter
-from triptych.tools.adapters.rest import Body, KeyCarrier, KeyPlace, Parameter, Style
-from triptych.tools.adapters.rest import Place as Where
-from triptych.tools.adapters.rest.auth import CREDENTIAL_HEADERS, ROUTING_HEADERS, TOKEN, ApiKey
+from triptych.tools.adapters.openapi.skip_reasons import SkipOperationError, SkipReason
+from triptych.tools.adapters.rest import KeyCarrier, KeyLocation, Parameter, ParameterLocation, RequestBody, Style
+from triptych.tools.adapters.rest.auth import CREDENTIAL_HEADERS, ROUTING_HEADERS, TOKEN, ApiKeyOptions
 from triptych.tools.http.errors import is_json
 
 _IN_PATH = re.compile(r"\{([^{}]+)\}")
@@ -28,10 +27,10 @@ _SPEC_IGNORES: Final = frozenset({"accept", "content-type", "authorization"})
 IDEMPOTENCY_HEADERS: Final = frozenset({"idempotency-key", "x-idempotency-key"})
 _SCALARS: Final = ("boolean", "integer", "number", "string")
 _DEFAULT_STYLES = {
-    Where.PATH: Style.SIMPLE,
-    Where.HEADER: Style.SIMPLE,
-    Where.QUERY: Style.FORM,
-    Where.COOKIE: Style.FORM,
+    ParameterLocation.PATH: Style.SIMPLE,
+    ParameterLocation.HEADER: Style.SIMPLE,
+    ParameterLocation.QUERY: Style.FORM,
+    ParameterLocation.COOKIE: Style.FORM,
 }
 
 
@@ -47,7 +46,7 @@ class Arguments:
     defaults: dict[str, Json] = field(default_factory=dict)
     """What is sent for parameters that the server requires and a caller need not give."""
     fixed: list[tuple[Parameter, Json]] = field(default_factory=list)
-    body: Body | None = None
+    body: RequestBody | None = None
     examples: list[tuple[str, str, Json]] = field(default_factory=list)
     """What the document shows: an argument, the name of the example, and the value."""
     key: KeyCarrier | None = None
@@ -66,13 +65,13 @@ class Arguments:
 class ArgumentsReader:
     """Reads the parameters and the body of operations."""
 
-    def __init__(self, document: Document, options: OpenApiOptions) -> None:
+    def __init__(self, document: OpenApiDocument, options: OpenApiOptions) -> None:
         self._document, self._options = document, options
         self._writer = SchemaWriter(document, Direction.REQUEST)
         self._bodies = BodyReader(document)
         self.fixed_used: set[str] = set()
 
-    def read(self, place: Place, media_type: str | None = None) -> tuple[Arguments, dict[str, Json]]:
+    def read(self, place: OperationEntry, media_type: str | None = None) -> tuple[Arguments, dict[str, Json]]:
         """The arguments of an operation, and their JSON Schema. `media_type` is what an option says of its body.
 
         Raises:
@@ -96,29 +95,29 @@ class ArgumentsReader:
             schema["$defs"] = definitions
         return found, schema
 
-    def _parameters(self, place: Place) -> list[dict[str, Json]]:
+    def _parameters(self, place: OperationEntry) -> list[dict[str, Json]]:
         """Those of the path item, as far as the operation does not say otherwise, and its own."""
         known: dict[tuple[str, str], dict[str, Json]] = {}
         for level in (place.item, place.operation):
             listed = level.get("parameters") or []
             if not isinstance(listed, list):
-                raise LeftOutError(Reason.PARAMETER, "its parameters are no list")
+                raise SkipOperationError(SkipReason.PARAMETER, "its parameters are no list")
             for each in listed:
                 stated = self._document.resolved(each)
                 if not isinstance(stated.get("name"), str) or not stated["name"]:
-                    raise LeftOutError(Reason.PARAMETER, "a parameter has no name")
+                    raise SkipOperationError(SkipReason.PARAMETER, "a parameter has no name")
                 known[str(stated.get("in")), str(stated.get("name"))] = stated
-        in_order = {where.value: number for number, where in enumerate(Where)}
+        in_order = {where.value: number for number, where in enumerate(ParameterLocation)}
         return sorted(known.values(), key=lambda each: in_order.get(str(each.get("in")), len(in_order)))
 
     def _add_parameter(self, found: Arguments, stated: dict[str, Json]) -> None:
         name = str(stated.get("name"))
         try:
-            where = Where(str(stated.get("in")))
+            where = ParameterLocation(str(stated.get("in")))
         except ValueError:
-            raise LeftOutError(Reason.PARAMETER, f"parameter {name} stands in {stated.get('in')!r}") from None
-        if where in {Where.HEADER, Where.COOKIE} and not TOKEN.fullmatch(name):
-            raise LeftOutError(Reason.PARAMETER, f"{name[:100]!r} cannot be the name of a {where}")
+            raise SkipOperationError(SkipReason.PARAMETER, f"parameter {name} stands in {stated.get('in')!r}") from None
+        if where in {ParameterLocation.HEADER, ParameterLocation.COOKIE} and not TOKEN.fullmatch(name):
+            raise SkipOperationError(SkipReason.PARAMETER, f"{name[:100]!r} cannot be the name of a {where}")
         if self._is_ours(found, where, name):
             return
         parameter, schema = self._parameter(name, where, stated, self._free_name(found, name, where))
@@ -133,12 +132,12 @@ class ArgumentsReader:
         found.properties[parameter.argument] = _described(converted.schema, stated)
         shown = examples_of(self._document, stated)
         found.examples.extend((parameter.argument, name, value) for name, value in shown)
-        if stated.get("required") is not True and where is not Where.PATH:
+        if stated.get("required") is not True and where is not ParameterLocation.PATH:
             return
         default = _default_of(self._document, schema)
         if default is None:
             found.required.append(parameter.argument)
-            if where is not Where.PATH and not parameter.as_json:
+            if where is not ParameterLocation.PATH and not parameter.as_json:
                 found.properties[parameter.argument] = self._sent(found.properties[parameter.argument], schema)
         else:
             # The server requires it, and the document says what is meant where a caller gives none.
@@ -151,16 +150,16 @@ class ArgumentsReader:
             return written
         return {"allOf": [written, {"minItems": 1, "minProperties": 1, "not": {"type": "null"}}]}
 
-    def _is_ours(self, found: Arguments, where: Where, name: str) -> bool:
+    def _is_ours(self, found: Arguments, where: ParameterLocation, name: str) -> bool:
         """Whether the runtime sends this itself, or nobody does, so that it is no argument."""
         lowered = name.lower()
         auth = self._options.auth
-        if isinstance(auth, ApiKey) and auth.place == where.value and auth.name.lower() == lowered:
+        if isinstance(auth, ApiKeyOptions) and auth.place == where.value and auth.name.lower() == lowered:
             return True
-        if where is not Where.HEADER:
+        if where is not ParameterLocation.HEADER:
             return False
         if lowered in IDEMPOTENCY_HEADERS:
-            found.key = KeyCarrier(KeyPlace.HEADER, name)
+            found.key = KeyCarrier(KeyLocation.HEADER, name)
         elif lowered in {header.lower() for header in self._options.headers} | _SPEC_IGNORES:
             pass
         elif lowered in ROUTING_HEADERS:
@@ -171,23 +170,27 @@ class ArgumentsReader:
             return False
         return True
 
-    def _parameter(self, name: str, where: Where, stated: dict[str, Json], argument: str) -> tuple[Parameter, Json]:
+    def _parameter(
+        self, name: str, where: ParameterLocation, stated: dict[str, Json], argument: str
+    ) -> tuple[Parameter, Json]:
         content = stated.get("content")
         if isinstance(content, dict) and content:
             media_type, inner = next(iter(content.items()))
             if not is_json(media_type):
-                raise LeftOutError(Reason.PARAMETER, f"parameter {name} is written as {media_type}")
+                raise SkipOperationError(SkipReason.PARAMETER, f"parameter {name} is written as {media_type}")
             as_json = Parameter(argument, name, where, _DEFAULT_STYLES[where], explode=False, as_json=True)
             return as_json, inner.get("schema", True) if isinstance(inner, dict) else True
         try:
             style = Style(stated.get("style", _DEFAULT_STYLES[where]))
         except ValueError:
-            raise LeftOutError(Reason.PARAMETER, f"parameter {name} has the style {stated.get('style')!r}") from None
+            raise SkipOperationError(
+                SkipReason.PARAMETER, f"parameter {name} has the style {stated.get('style')!r}"
+            ) from None
         explode = stated.get("explode", style is Style.FORM)
         reserved = stated.get("allowReserved") is True
         return Parameter(argument, name, where, style, explode is True, reserved), stated.get("schema", True)
 
-    def _free_name(self, found: Arguments, name: str, where: Where) -> str:
+    def _free_name(self, found: Arguments, name: str, where: ParameterLocation) -> str:
         taken = {*found.properties, "body"}
         if name not in taken:
             return name
@@ -195,15 +198,17 @@ class ArgumentsReader:
         found.notes.append(f"the {where.value} parameter {name} is the argument {free}, since {name} is taken")
         return free
 
-    def _add_forgotten(self, found: Arguments, place: Place) -> None:
+    def _add_forgotten(self, found: Arguments, place: OperationEntry) -> None:
         """What the path has in braces and nobody declared; and what was declared and is not there."""
         in_path = dict.fromkeys(_IN_PATH.findall(place.path))
-        declared = {each.name for each in found.parameters if each.place is Where.PATH}
-        declared |= {each.name for each, _ in found.fixed if each.place is Where.PATH}
+        declared = {each.name for each in found.parameters if each.place is ParameterLocation.PATH}
+        declared |= {each.name for each, _ in found.fixed if each.place is ParameterLocation.PATH}
         for name in in_path.keys() - declared:
             self._add_parameter(found, {"name": name, "in": "path", "schema": {"type": "string"}})
             found.notes.append(f"the path parameter {name} is not declared; it is taken as text")
-        for lost in [each for each in found.parameters if each.place is Where.PATH and each.name not in in_path]:
+        for lost in [
+            each for each in found.parameters if each.place is ParameterLocation.PATH and each.name not in in_path
+        ]:
             found.drop(lost)
             found.notes.append(f"the path parameter {lost.name} is declared, but the path has no place for it")
 
@@ -223,7 +228,7 @@ class ArgumentsReader:
         return read.definitions
 
 
-def _default_of(document: Document, schema: Json) -> Json:
+def _default_of(document: OpenApiDocument, schema: Json) -> Json:
     """What a schema says a value is where none is given; None where it says nothing."""
     if not isinstance(schema, dict):
         return None

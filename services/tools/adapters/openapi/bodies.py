@@ -7,12 +7,12 @@ from typing import Final
 
 from triptych.schemas.base import Json
 from triptych.tools.adapters.openapi.composition import Evidence
-from triptych.tools.adapters.openapi.document import Document
-from triptych.tools.adapters.openapi.errors import LeftOutError, Reason
+from triptych.tools.adapters.openapi.document import OpenApiDocument
 from triptych.tools.adapters.openapi.examples import examples_of, names_that_are, objects_in
 from triptych.tools.adapters.openapi.keywords import types_of
 from triptych.tools.adapters.openapi.schemas import Direction, SchemaWriter
-from triptych.tools.adapters.rest import Body, BodyForm, FieldWriting, Style
+from triptych.tools.adapters.openapi.skip_reasons import SkipOperationError, SkipReason
+from triptych.tools.adapters.rest import BodyForm, FieldEncoding, RequestBody, Style
 from triptych.tools.http.errors import essence, is_json
 
 JSON_PATCH: Final = "application/json-patch+json"
@@ -43,7 +43,7 @@ _FORM_STYLES: Final = frozenset({Style.FORM, Style.SPACE_DELIMITED, Style.PIPE_D
 class BodyArgument:
     """What is sent, and the schema of the argument that becomes it."""
 
-    body: Body
+    body: RequestBody
     schema: Json
     definitions: dict[str, Json]
     examples: tuple[tuple[str, Json], ...]
@@ -54,7 +54,7 @@ class BodyArgument:
 class BodyReader:
     """Reads the request bodies of a document."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: OpenApiDocument) -> None:
         self._document = document
         self._hidden: frozenset[str] | None = None
         self._writers: dict[tuple[bool, Evidence], SchemaWriter] = {}
@@ -91,7 +91,7 @@ class BodyReader:
                 elif essence(media_type) == JSON_PATCH and not _may_be_list(self._document, inner.get("schema")):
                     schema, definitions = JSON_PATCH_SCHEMA, {}
                     notes.append("its body is a JSON Patch, which is a list of operations; its schema says otherwise")
-        body = Body("body", form, sent_as, self._fields(inner, form))
+        body = RequestBody("body", form, sent_as, self._fields(inner, form))
         return BodyArgument(body, schema, definitions, tuple(shown), tuple(notes))
 
     def _writer(self, form: BodyForm, shown: list[Json]) -> SchemaWriter:
@@ -106,7 +106,7 @@ class BodyReader:
             self._writers[key] = SchemaWriter(self._document, Direction.REQUEST, files=key[0], evidence=evidence)
         return self._writers[key]
 
-    def _fields(self, inner: dict[str, Json], form: BodyForm) -> tuple[FieldWriting, ...]:
+    def _fields(self, inner: dict[str, Json], form: BodyForm) -> tuple[FieldEncoding, ...]:
         """How `encoding` wants fields of a form to be written.
 
         Raises:
@@ -118,27 +118,27 @@ class BodyReader:
         return tuple(_field(name, each, form) for name, each in stated.items() if isinstance(each, dict))
 
 
-def _field(name: str, stated: dict[str, Json], form: BodyForm) -> FieldWriting:
+def _field(name: str, stated: dict[str, Json], form: BodyForm) -> FieldEncoding:
     headers = stated.get("headers")
     for header, meant in headers.items() if isinstance(headers, dict) else ():
         if isinstance(meant, dict) and meant.get("required") is True and header.lower() != "content-type":
-            raise LeftOutError(
-                Reason.REQUEST_MEDIA_TYPE, f"the part {name} of its body needs a header {header}, which is not sent"
+            raise SkipOperationError(
+                SkipReason.REQUEST_MEDIA_TYPE, f"the part {name} of its body needs a header {header}, which is not sent"
             )
     content_type = stated.get("contentType")
     single = content_type.strip() if isinstance(content_type, str) and not set(content_type) & {",", "*"} else None
     style = stated.get("style")
     if style is None and "explode" not in stated:
-        return FieldWriting(name, single)
+        return FieldEncoding(name, single)
     try:
         written = Style(str(style or Style.FORM.value))
     except ValueError:
         written = None
     if written not in _FORM_STYLES or written is None:
-        raise LeftOutError(Reason.REQUEST_MEDIA_TYPE, f"the field {name} of its body has the style {style!r}")
+        raise SkipOperationError(SkipReason.REQUEST_MEDIA_TYPE, f"the field {name} of its body has the style {style!r}")
     explode = stated.get("explode", written is Style.FORM)
     # RFC 6570 styles are for forms; a part of multipart has the content type alone (OpenAPI 3.0.3).
-    return FieldWriting(name, single, None if form is BodyForm.MULTIPART else written, explode=explode is True)
+    return FieldEncoding(name, single, None if form is BodyForm.MULTIPART else written, explode=explode is True)
 
 
 def _chosen(content: dict[str, Json], chosen: str | None) -> tuple[str, str, BodyForm]:
@@ -148,7 +148,9 @@ def _chosen(content: dict[str, Json], chosen: str | None) -> tuple[str, str, Bod
         form = None if media_type is None else _form_of(chosen, content[media_type])
         if media_type is None or form is None:
             known = ", ".join(content)
-            raise LeftOutError(Reason.REQUEST_MEDIA_TYPE, f"media_type: {chosen} cannot be sent; there is {known}")
+            raise SkipOperationError(
+                SkipReason.REQUEST_MEDIA_TYPE, f"media_type: {chosen} cannot be sent; there is {known}"
+            )
         return media_type, chosen, form
     for wanted in BodyForm:
         fitting = [each for each in content if _form_of(each, content[each]) is wanted]
@@ -157,7 +159,7 @@ def _chosen(content: dict[str, Json], chosen: str | None) -> tuple[str, str, Bod
             media_type = min(fitting, key=_preference)
             return media_type, "application/json" if media_type.strip() == "*/*" else media_type, wanted
     hint = "; name one with operations.NAME.media_type" if any("*" in each for each in content) else ""
-    raise LeftOutError(Reason.REQUEST_MEDIA_TYPE, f"a body can only be sent as {', '.join(content)}{hint}")
+    raise SkipOperationError(SkipReason.REQUEST_MEDIA_TYPE, f"a body can only be sent as {', '.join(content)}{hint}")
 
 
 def _preference(media_type: str) -> tuple[bool, bool]:
@@ -193,7 +195,7 @@ def _takes(stated: str, chosen: str) -> bool:
     return kind in {wanted, "*/*"} or (kind.endswith("/*") and wanted.startswith(kind[:-1]))
 
 
-def _may_be_list(document: Document, schema: Json) -> bool:
+def _may_be_list(document: OpenApiDocument, schema: Json) -> bool:
     if not isinstance(schema, dict):
         return False
     whole = document.resolved(schema)

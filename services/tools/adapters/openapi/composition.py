@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from triptych.schemas.base import Json
-from triptych.tools.adapters.openapi.document import Document, UnresolvedError
+from triptych.tools.adapters.openapi.document import OpenApiDocument, UnresolvedError
 from triptych.tools.adapters.openapi.keywords import BRANCHES, listed
 
 _PARTS_MAX: Final = 200
@@ -60,7 +60,7 @@ ALONE: Final = Composition()
 class Composer:
     """Looks at compositions, for one direction of travel: `hides` is `readOnly` in requests, `writeOnly` in answers."""
 
-    def __init__(self, document: Document, hides: str, evidence: Evidence = frozenset()) -> None:
+    def __init__(self, document: OpenApiDocument, hides: str, evidence: Evidence = frozenset()) -> None:
         """`evidence`: objects with properties that callers give all the same, as the document's own examples show."""
         self._document, self._hides, self._evidence = document, hides, evidence
         self._known: dict[int, Composition] = {}

@@ -49,7 +49,7 @@ class UnresolvedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OperationEntry:
     """One operation as it stands in the document."""
 
     path: str
@@ -64,14 +64,14 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class OpenApiDocument:
     """A document of a version that is understood."""
 
     origin: str
     content: dict[str, Json]
 
     @classmethod
-    def parse(cls, raw: bytes, origin: str) -> Document:
+    def parse(cls, raw: bytes, origin: str) -> OpenApiDocument:
         """Read JSON or YAML. `origin` is a file or URL, for errors.
 
         Raises:
@@ -99,25 +99,27 @@ class Document:
         info = self.content.get("info")
         return str(info.get("version", "1"))[:_VERSION_MAX_CHARS] if isinstance(info, dict) else "1"
 
-    def places(self) -> Iterator[Place]:
+    def places(self) -> Iterator[OperationEntry]:
         """Every operation that can be read, in the document's order."""
         for path, item in self._items():
             whole = self._whole(item)
             if isinstance(whole, dict):
                 yield from (
-                    Place(path, method, whole, whole[method]) for method in METHODS if _is_operation(whole, method)
+                    OperationEntry(path, method, whole, whole[method])
+                    for method in METHODS
+                    if _is_operation(whole, method)
                 )
 
-    def unreadable(self) -> Iterator[tuple[Place, str]]:
+    def unreadable(self) -> Iterator[tuple[OperationEntry, str]]:
         """What stands where operations belong and is none, and why."""
         for path, item in self._items():
             whole = self._whole(item)
             if not isinstance(whole, dict):
-                yield Place(path, "", {}, {}), whole
+                yield OperationEntry(path, "", {}, {}), whole
                 continue
             for method in METHODS:
                 if method in whole and not _is_operation(whole, method):
-                    yield Place(path, method, {}, {}), f"it is {_kind(whole[method])} and no object"
+                    yield OperationEntry(path, method, {}, {}), f"it is {_kind(whole[method])} and no object"
 
     def _items(self) -> Iterator[tuple[str, Json]]:
         paths = self.content.get("paths")

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from typing import Final
 
 from triptych.schemas.base import Json
-from triptych.tools.adapters.openapi.document import Document, UnresolvedError
+from triptych.tools.adapters.openapi.document import OpenApiDocument, UnresolvedError
 
 _TRIED_MAX: Final = 20
 """Of one value; a document may have hundreds."""
 
 
-def examples_of(document: Document, stated: Json) -> list[tuple[str, Json]]:
+def examples_of(document: OpenApiDocument, stated: Json) -> list[tuple[str, Json]]:
     """The examples beside a schema, of a parameter or a media type, each with its name in the document."""
     return list(_examples(document, stated))[:_TRIED_MAX]
 
 
-def _examples(document: Document, stated: Json) -> Iterator[tuple[str, Json]]:
+def _examples(document: OpenApiDocument, stated: Json) -> Iterator[tuple[str, Json]]:
     if not isinstance(stated, dict):
         return
     if "example" in stated:
@@ -55,7 +55,7 @@ def objects_in(values: list[Json]) -> set[frozenset[str]]:
     return found
 
 
-def names_that_are(document: Document, word: str) -> frozenset[str]:
+def names_that_are(document: OpenApiDocument, word: str) -> frozenset[str]:
     """The names of all properties that a document declares as `readOnly` or the like."""
     found: set[str] = set()
     waiting: list[Json] = [document.content]
@@ -71,7 +71,7 @@ def names_that_are(document: Document, word: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _declares(document: Document, schema: Json, word: str) -> bool:
+def _declares(document: OpenApiDocument, schema: Json, word: str) -> bool:
     if not isinstance(schema, dict):
         return False
     try:

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections import Counter
 
-from triptych.tools.adapters.openapi.document import Place
+from triptych.tools.adapters.openapi.document import OperationEntry
 
 NAME_MAX_CHARS = 63
 _HASH_CHARS = 8
@@ -24,7 +24,7 @@ def snake(text: str) -> str:
     return _OTHER.sub("_", split.lower()).strip("_")
 
 
-def wanted_name(place: Place) -> str:
+def wanted_name(place: OperationEntry) -> str:
     """The operation's id, or its method and path, as a name; others may want it too."""
     stated = place.operation.get("operationId")
     name = snake(stated) if isinstance(stated, str) else ""
@@ -34,7 +34,7 @@ def wanted_name(place: Place) -> str:
     return name[:NAME_MAX_CHARS].rstrip("_")
 
 
-def names(places: list[Place]) -> list[str]:
+def names(places: list[OperationEntry]) -> list[str]:
     """A name for each operation: what it wants, where no other wants it.
 
     Where several do, the name of each ends in a hash of its method and path. So no name depends on the order of a
@@ -49,7 +49,7 @@ def names(places: list[Place]) -> list[str]:
     return [_hashed(name, place) for name, place in zip(wanted, places, strict=True)]
 
 
-def _hashed(name: str, place: Place) -> str:
+def _hashed(name: str, place: OperationEntry) -> str:
     digest = hashlib.sha256(f"{place.method.upper()} {place.path}".encode(errors="replace")).hexdigest()
     ending = f"_{digest[:_HASH_CHARS]}"
     return name[: NAME_MAX_CHARS - len(ending)].rstrip("_") + ending

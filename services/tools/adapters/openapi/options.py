@@ -8,7 +8,7 @@ from pydantic import Field
 
 from triptych.schemas.base import Json
 from triptych.schemas.contract import BusinessKey, Effect, Reading
-from triptych.tools.adapters.rest import Connection, KeyOption, LookupOption, Success
+from triptych.tools.adapters.rest import KeyOption, LookupOption, Success, UpstreamOptions
 from triptych.tools.sdk.source import Options
 
 _TimeoutMs = Annotated[int, Field(gt=0, le=600_000)]
@@ -33,7 +33,7 @@ class OperationOptions(Options):
     """Where in the data (dotted) the list stands whose emptiness means that nothing was found."""
 
 
-class OpenApiOptions(Connection):
+class OpenApiOptions(UpstreamOptions):
     """The whole table."""
 
     spec: str

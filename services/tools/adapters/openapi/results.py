@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from triptych.schemas.base import Json
-from triptych.tools.adapters.openapi.document import Document, Place
-from triptych.tools.adapters.openapi.errors import LeftOutError, Reason
+from triptych.tools.adapters.openapi.document import OpenApiDocument, OperationEntry
 from triptych.tools.adapters.openapi.schemas import Converted, Direction, SchemaWriter
-from triptych.tools.adapters.rest.answer import BINARY_SCHEMA, NOTHING, is_text
+from triptych.tools.adapters.openapi.skip_reasons import SkipOperationError, SkipReason
+from triptych.tools.adapters.rest.response import BINARY_SCHEMA, NOTHING, is_text
 from triptych.tools.http.errors import is_json
 
 _NOTHING: dict[str, Json] = {"type": "null"}
@@ -16,7 +16,7 @@ _STREAMS = ("text/event-stream", "application/stream+json")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ResultSpec:
     """A result schema, and what is asked for."""
 
     schema: dict[str, Json]
@@ -27,10 +27,10 @@ class Answer:
 class ResultReader:
     """Reads the 2xx responses of operations."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: OpenApiDocument) -> None:
         self._document, self._writer = document, SchemaWriter(document, Direction.RESPONSE)
 
-    def read(self, place: Place) -> Answer:
+    def read(self, place: OperationEntry) -> ResultSpec:
         """The data of any success.
 
         Raises:
@@ -56,9 +56,9 @@ class ResultReader:
             if not content and _NOTHING not in schemas:
                 schemas.append(_NOTHING)
         whole = self._whole(schemas, needs)
-        return Answer(whole, _accept(list(accepted)), (*notes, *needs.loosened))
+        return ResultSpec(whole, _accept(list(accepted)), (*notes, *needs.loosened))
 
-    def _contents(self, place: Place, notes: list[str]) -> list[dict[str, Json]]:
+    def _contents(self, place: OperationEntry, notes: list[str]) -> list[dict[str, Json]]:
         """The `content` of each response that means success; an empty one for those without."""
         responses = place.operation.get("responses")
         stated = responses if isinstance(responses, dict) else {}
@@ -80,7 +80,7 @@ class ResultReader:
             if not media_type.startswith(_STREAMS)
         }
         if content and not usable:
-            raise LeftOutError(Reason.STREAM, f"it only answers with a stream ({', '.join(content)})")
+            raise SkipOperationError(SkipReason.STREAM, f"it only answers with a stream ({', '.join(content)})")
         chosen = [(each, usable[each]) for each in usable if is_json(each) or each == "*/*"]
         chosen += [(each, usable[each]) for each in usable if is_text(each)]
         chosen = chosen or [(each, usable[each]) for each in list(usable)[:1]]

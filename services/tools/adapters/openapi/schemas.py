@@ -15,7 +15,6 @@ from typing import Final
 from triptych.json_schema import check_pattern
 from triptych.schemas import codec
 from triptych.schemas.base import Json
-from triptych.tools.adapters.openapi.closing import is_closed
 from triptych.tools.adapters.openapi.composition import (
     ALONE,
     Composer,
@@ -24,9 +23,10 @@ from triptych.tools.adapters.openapi.composition import (
     exclude_each_other,
     selected_by,
 )
-from triptych.tools.adapters.openapi.document import Document, UnresolvedError
-from triptych.tools.adapters.openapi.errors import LeftOutError, Reason
+from triptych.tools.adapters.openapi.document import OpenApiDocument, UnresolvedError
 from triptych.tools.adapters.openapi.keywords import BRANCHES, listed, types_of
+from triptych.tools.adapters.openapi.skip_reasons import SkipOperationError, SkipReason
+from triptych.tools.adapters.openapi.strict_objects import is_closed
 from triptych.tools.adapters.rest.body_serialization import FILE_SCHEMA
 
 _COMPONENT = "#/components/schemas/"
@@ -89,7 +89,7 @@ class SchemaWriter:
 
     def __init__(
         self,
-        document: Document,
+        document: OpenApiDocument,
         direction: Direction,
         *,
         files: bool = False,
@@ -131,7 +131,7 @@ class SchemaWriter:
             size += self._size(reference, converted)
             if size > DEFINITIONS_MAX_BYTES:
                 why = f"what it refers to has more than {DEFINITIONS_MAX_BYTES} bytes"
-                raise LeftOutError(Reason.TOO_LARGE, why)
+                raise SkipOperationError(SkipReason.TOO_LARGE, why)
             found[reference.name] = converted.schema
             wanted.loosened |= converted.loosened
             new = converted.references.keys() - seen
@@ -167,7 +167,7 @@ class _Conversion:
 
     def __init__(
         self,
-        document: Document,
+        document: OpenApiDocument,
         direction: Direction,
         composer: Composer,
         into: Converted,

@@ -11,14 +11,21 @@ from pydantic import ValidationError
 
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.base import Json
-from triptych.tools.adapters.openapi.document import Document, Place, UnresolvedError
-from triptych.tools.adapters.rest.auth import CREDENTIAL_HEADERS, ApiKey, Auth, Basic, Bearer, ClientCredentials
+from triptych.tools.adapters.openapi.document import OpenApiDocument, OperationEntry, UnresolvedError
+from triptych.tools.adapters.rest.auth import (
+    CREDENTIAL_HEADERS,
+    ApiKeyOptions,
+    Auth,
+    BasicOptions,
+    BearerOptions,
+    ClientCredentials,
+)
 
 _URLS = ("authorizationUrl", "tokenUrl", "refreshUrl")
 _KEY_HEADERS = CREDENTIAL_HEADERS - {"authorization", "cookie", "proxy-authorization"}
 
 
-def proposed_auth(document: Document, tool: str) -> Auth | None:
+def proposed_auth(document: OpenApiDocument, tool: str) -> Auth | None:
     """The scheme that most operations accept and that can be had without a person, or None."""
     schemes = _schemes(document)
     default = document.content.get("security")
@@ -45,7 +52,7 @@ def _needs_a_person(scheme: dict[str, Json]) -> bool:
     return scheme.get("type") in ("oauth2", "openIdConnect") and not is_machine
 
 
-def chosen_auth(document: Document, tool: str, chosen: str) -> Auth:
+def chosen_auth(document: OpenApiDocument, tool: str, chosen: str) -> Auth:
     """The scheme of this name in the document, or `bearer`, `basic`, `header:NAME`, `query:NAME` or `cookie:NAME`.
 
     Raises:
@@ -65,7 +72,7 @@ def chosen_auth(document: Document, tool: str, chosen: str) -> Auth:
     return auth
 
 
-def described(document: Document, place: Place) -> str:
+def described(document: OpenApiDocument, place: OperationEntry) -> str:
     """How the document wants callers of an operation to authenticate, in words that change whenever that does."""
     schemes = _schemes(document)
     alternatives = place.operation.get("security", document.content.get("security"))
@@ -96,9 +103,9 @@ def auth_of(scheme: dict[str, Json], tool: str) -> Auth | None:
 def _auth_of(scheme: dict[str, Json], prefix: str) -> Auth | None:
     match scheme:
         case {"type": "apiKey", "in": "header" | "query" | "cookie" as place, "name": str(name)}:
-            return ApiKey(kind="api_key", place=place, name=name, key_env=f"{prefix}_KEY")
+            return ApiKeyOptions(kind="api_key", place=place, name=name, key_env=f"{prefix}_KEY")
         case {"type": "http", "scheme": str(kind)} if kind.lower() == "basic":
-            return Basic(kind="basic", username_env=f"{prefix}_USERNAME", password_env=f"{prefix}_PASSWORD")
+            return BasicOptions(kind="basic", username_env=f"{prefix}_USERNAME", password_env=f"{prefix}_PASSWORD")
         case {"type": "oauth2", "flows": {"clientCredentials": {"tokenUrl": str(url), **flow}}} if url.startswith(
             "http"
         ):
@@ -111,11 +118,11 @@ def _auth_of(scheme: dict[str, Json], prefix: str) -> Auth | None:
                 scopes=tuple(sorted(scopes)) if isinstance(scopes, dict) else (),
             )
         case {"type": "oauth2" | "openIdConnect"} | {"type": "http", "scheme": _}:
-            return Bearer(kind="bearer", token_env=f"{prefix}_TOKEN")
+            return BearerOptions(kind="bearer", token_env=f"{prefix}_TOKEN")
     return None
 
 
-def _schemes(document: Document) -> dict[str, dict[str, Json]]:
+def _schemes(document: OpenApiDocument) -> dict[str, dict[str, Json]]:
     components = document.content.get("components")
     stated = components.get("securitySchemes") if isinstance(components, dict) else None
     found = {}
@@ -127,7 +134,7 @@ def _schemes(document: Document) -> dict[str, dict[str, Json]]:
     return found
 
 
-def _from_headers(document: Document, tool: str) -> Auth | None:
+def _from_headers(document: OpenApiDocument, tool: str) -> Auth | None:
     """Some documents have no schemes and declare the header of their key as a parameter."""
     for place in document.places():
         parameters = place.operation.get("parameters")
@@ -135,5 +142,5 @@ def _from_headers(document: Document, tool: str) -> Auth | None:
             if isinstance(stated, dict) and stated.get("in") == "header":
                 name = str(stated.get("name"))
                 if name.lower() in _KEY_HEADERS:
-                    return ApiKey(kind="api_key", name=name, key_env=f"{tool.upper().replace('-', '_')}_KEY")
+                    return ApiKeyOptions(kind="api_key", name=name, key_env=f"{tool.upper().replace('-', '_')}_KEY")
     return None

@@ -4,47 +4,47 @@ Whether the declaration comes from an OpenAPI document or from a table of option
 """
 
 from triptych.tools.adapters.rest.auth import Auth, authentication
-from triptych.tools.adapters.rest.declared import (
+from triptych.tools.adapters.rest.endpoint import (
+    BodyForm,
+    Endpoint,
+    FieldEncoding,
+    KeyCarrier,
+    KeyLocation,
+    Parameter,
+    ParameterLocation,
+    RequestBody,
+    Style,
+)
+from triptych.tools.adapters.rest.operations import HttpOperations, Lookup, Upstream, UpstreamOptions
+from triptych.tools.adapters.rest.write_options import (
     CallbackOption,
     KeyOption,
     LookupOption,
     Success,
-    completion_of,
-    lookup_of,
+    completion_from,
+    lookup_from,
 )
-from triptych.tools.adapters.rest.endpoint import (
-    Body,
-    BodyForm,
-    Endpoint,
-    FieldWriting,
-    KeyCarrier,
-    KeyPlace,
-    Parameter,
-    Place,
-    Style,
-)
-from triptych.tools.adapters.rest.engine import Connection, Engine, Lookup, Upstream
 
 __all__ = [
     "Auth",
-    "Body",
     "BodyForm",
     "CallbackOption",
-    "Connection",
     "Endpoint",
-    "Engine",
-    "FieldWriting",
+    "FieldEncoding",
+    "HttpOperations",
     "KeyCarrier",
+    "KeyLocation",
     "KeyOption",
-    "KeyPlace",
     "Lookup",
     "LookupOption",
     "Parameter",
-    "Place",
+    "ParameterLocation",
+    "RequestBody",
     "Style",
     "Success",
     "Upstream",
+    "UpstreamOptions",
     "authentication",
-    "completion_of",
-    "lookup_of",
+    "completion_from",
+    "lookup_from",
 ]

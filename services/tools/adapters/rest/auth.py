@@ -60,14 +60,14 @@ def _is_token_url(url: str) -> str:
     return url
 
 
-class Bearer(Options):
+class BearerOptions(Options):
     """`Authorization: Bearer ...`"""
 
     kind: Literal["bearer"]
     token_env: Variable
 
 
-class Basic(Options):
+class BasicOptions(Options):
     """`Authorization: Basic ...`"""
 
     kind: Literal["basic"]
@@ -75,7 +75,7 @@ class Basic(Options):
     password_env: Variable
 
 
-class ApiKey(Options):
+class ApiKeyOptions(Options):
     """A key in a header, the query or a cookie."""
 
     kind: Literal["api_key"]
@@ -94,7 +94,7 @@ class ClientCredentials(Options):
     scopes: tuple[str, ...] = ()
 
 
-Auth = Annotated[Bearer | Basic | ApiKey | ClientCredentials, Field(discriminator="kind")]
+Auth = Annotated[BearerOptions | BasicOptions | ApiKeyOptions | ClientCredentials, Field(discriminator="kind")]
 
 
 def authentication(auth: Auth, source: Source, client: httpx.AsyncClient) -> httpx.Auth:
@@ -104,16 +104,16 @@ def authentication(auth: Auth, source: Source, client: httpx.AsyncClient) -> htt
         ConfigurationError: a variable is not set.
     """
     match auth:
-        case Bearer():
+        case BearerOptions():
             return _Header("authorization", "Bearer ", source.secret(auth.token_env))
-        case Basic():
+        case BasicOptions():
             username, password = source.secret(auth.username_env), source.secret(auth.password_env)
             return httpx.BasicAuth(username.get_secret_value(), password.get_secret_value())
-        case ApiKey(place="query"):
+        case ApiKeyOptions(place="query"):
             return _Query(auth.name, source.secret(auth.key_env))
-        case ApiKey(place="cookie"):
+        case ApiKeyOptions(place="cookie"):
             return _Cookie(auth.name, source.secret(auth.key_env))
-        case ApiKey():
+        case ApiKeyOptions():
             return _Header(auth.name, "", source.secret(auth.key_env))
         case ClientCredentials():
             return _ClientCredentials(auth, source, client)

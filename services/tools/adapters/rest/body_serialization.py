@@ -10,7 +10,7 @@ from typing import Any
 from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
-from triptych.tools.adapters.rest.endpoint import Body, BodyForm, Style
+from triptych.tools.adapters.rest.endpoint import BodyForm, RequestBody, Style
 from triptych.tools.adapters.rest.parameter_serialization import (
     AmbiguousValueError,
     deep_pairs,
@@ -41,7 +41,7 @@ FILE_SCHEMA: dict[str, Json] = {
 """What the argument of a file looks like in a contract."""
 
 
-def encode_body(body: Body | None, value: Json) -> dict[str, Any]:
+def encode_body(body: RequestBody | None, value: Json) -> dict[str, Any]:
     """What httpx is told of the body."""
     if body is None or value is None:
         return {}
@@ -62,7 +62,7 @@ def encode_body(body: Body | None, value: Json) -> dict[str, Any]:
             return {"content": _decoded(f"arguments.{body.argument}", value)}
 
 
-def form_fields(body: Body, value: dict[str, Json]) -> list[tuple[str, str]]:
+def form_fields(body: RequestBody, value: dict[str, Json]) -> list[tuple[str, str]]:
     """The fields of a form, as `encoding` says, else as most servers read them.
 
     A list of plain values repeats its name. Objects are written as `name[key]`, and lists of them as `name[0][key]`.
@@ -99,7 +99,7 @@ def _grouped(fields: list[tuple[str, str]]) -> dict[str, list[str]]:
     return grouped
 
 
-def _parts(body: Body, value: dict[str, Json]) -> list[tuple[str, Any]]:
+def _parts(body: RequestBody, value: dict[str, Json]) -> list[tuple[str, Any]]:
     """Each field becomes a part, and each item of a list one of its own.
 
     A file is an object with its content as `text` or `base64`. Other objects and lists are written as JSON.

@@ -9,7 +9,7 @@ from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract
 
 
-class Place(StrEnum):
+class ParameterLocation(StrEnum):
     """Where a parameter stands in a request."""
 
     PATH = "path"
@@ -38,7 +38,7 @@ class Parameter:
     """Its name among the arguments."""
     name: str
     """Its name in the request."""
-    place: Place
+    place: ParameterLocation
     style: Style
     explode: bool
     allow_reserved: bool = False
@@ -57,7 +57,7 @@ class BodyForm(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class FieldWriting:
+class FieldEncoding:
     """How one field of a form is written, where the document says it for this field."""
 
     name: str
@@ -68,20 +68,20 @@ class FieldWriting:
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class RequestBody:
     """The argument that becomes the request's body."""
 
     argument: str
     form: BodyForm
     media_type: str
-    fields: tuple[FieldWriting, ...] = ()
+    fields: tuple[FieldEncoding, ...] = ()
 
-    def writing_of(self, name: str) -> FieldWriting:
+    def writing_of(self, name: str) -> FieldEncoding:
         """How a field is written."""
-        return next((each for each in self.fields if each.name == name), FieldWriting(name))
+        return next((each for each in self.fields if each.name == name), FieldEncoding(name))
 
 
-class KeyPlace(StrEnum):
+class KeyLocation(StrEnum):
     """Where the idempotency key is sent."""
 
     HEADER = "header"
@@ -96,7 +96,7 @@ class KeyPlace(StrEnum):
 class KeyCarrier:
     """How an upstream wants to be told that two requests are the same one."""
 
-    place: KeyPlace
+    place: KeyLocation
     name: str
 
 
@@ -109,7 +109,7 @@ class Endpoint:
     url: str
     """Absolute, or a path after the upstream's base URL; `{name}` stands for the path parameter of that name."""
     parameters: tuple[Parameter, ...] = ()
-    body: Body | None = None
+    body: RequestBody | None = None
     fixed: tuple[tuple[Parameter, Json], ...] = ()
     """Parameters that are always sent with the same value, and are no arguments."""
     key: KeyCarrier | None = None

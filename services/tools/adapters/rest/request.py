@@ -17,7 +17,7 @@ from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
 from triptych.tools.adapters.rest import address
 from triptych.tools.adapters.rest.body_serialization import encode_body
-from triptych.tools.adapters.rest.endpoint import Endpoint, KeyCarrier, KeyPlace, Parameter, Place
+from triptych.tools.adapters.rest.endpoint import Endpoint, KeyCarrier, KeyLocation, Parameter, ParameterLocation
 from triptych.tools.adapters.rest.parameter_serialization import (
     AmbiguousValueError,
     cookie_pair,
@@ -44,34 +44,34 @@ class _Draft:
     cookies: list[str] = field(default_factory=list)
 
     def put(self, parameter: Parameter, value: Json) -> None:
-        if parameter.place is not Place.PATH:
+        if parameter.place is not ParameterLocation.PATH:
             value = value if parameter.as_json else without_nulls(value)
             if value is None or (value in ([], {}) and not parameter.as_json):
                 return  # null means that nothing is sent, and an empty list or object has nothing to send
         match parameter.place:
-            case Place.PATH:
+            case ParameterLocation.PATH:
                 _check_in_path(parameter, value)
                 self.in_path[parameter.name] = path_value(parameter, value)
-            case Place.QUERY:
+            case ParameterLocation.QUERY:
                 self.query.extend(query_pairs(parameter, value))
-            case Place.HEADER:
+            case ParameterLocation.HEADER:
                 self.headers[parameter.name] = _safe_in_header(parameter, header_value(parameter, value))
-            case Place.COOKIE:
+            case ParameterLocation.COOKIE:
                 self.cookies.append(cookie_pair(parameter, value))
 
     def carry(self, key: str, carrier: KeyCarrier) -> None:
         match carrier.place:
-            case KeyPlace.HEADER:
+            case KeyLocation.HEADER:
                 self.headers[carrier.name] = key
-            case KeyPlace.QUERY:
+            case KeyLocation.QUERY:
                 self.query.append(f"{quote(carrier.name, safe='')}={quote(key, safe='')}")
-            case KeyPlace.FIELD:
+            case KeyLocation.FIELD:
                 self.body = {**(self.body or {}), carrier.name: key}
-            case KeyPlace.NATURAL:
+            case KeyLocation.NATURAL:
                 pass
 
 
-def build(
+def build_request(
     client: httpx.AsyncClient, endpoint: Endpoint, base_url: str, arguments: dict[str, Json], key: str
 ) -> httpx.Request:
     """The request of one call.

@@ -30,7 +30,7 @@ _Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any]"
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedStatement:
     """A statement, and what the database says of it."""
 
     statement: Statement
@@ -41,11 +41,11 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Performer:
+class StatementExecutor:
     """Performs one operation: arguments in, an object with `rows` out, None when there is nothing."""
 
     operation: str
-    prepared: Prepared
+    prepared: PreparedStatement
 
     async def __call__(self, arguments: dict[str, Json], call: Call[asyncpg.Pool]) -> Json:
         """One attempt, in one transaction."""
@@ -99,7 +99,7 @@ class Performer:
         return result
 
 
-async def _read(connection: _Connection, prepared: Prepared, values: Sequence[Any]) -> Json:
+async def _read(connection: _Connection, prepared: PreparedStatement, values: Sequence[Any]) -> Json:
     """As many rows as are allowed, and whether there were more. The server computes no others."""
     limit = prepared.statement.header.max_rows
     cursor = await connection.cursor(prepared.statement.text, *values)
@@ -107,7 +107,7 @@ async def _read(connection: _Connection, prepared: Prepared, values: Sequence[An
     return {"rows": _plain(rows[:limit], prepared), "truncated": len(rows) > limit} if rows else None
 
 
-async def _write(connection: _Connection, prepared: Prepared, values: Sequence[Any]) -> Json:
+async def _write(connection: _Connection, prepared: PreparedStatement, values: Sequence[Any]) -> Json:
     statement = prepared.statement
     performed = await connection.prepare(statement.text)
     rows = await performed.fetch(*values)
@@ -122,7 +122,7 @@ async def _write(connection: _Connection, prepared: Prepared, values: Sequence[A
     return {"rows": _plain(rows, prepared), "affected": affected} if affected or rows else None
 
 
-def _values(prepared: Prepared, arguments: dict[str, Json], call: Call[asyncpg.Pool]) -> list[Any]:
+def _values(prepared: PreparedStatement, arguments: dict[str, Json], call: Call[asyncpg.Pool]) -> list[Any]:
     of_the_call = {
         "call_tenant": call.tenant,
         "call_principal": call.principal,
@@ -134,7 +134,7 @@ def _values(prepared: Prepared, arguments: dict[str, Json], call: Call[asyncpg.P
     return [to_postgres(given[name], prepared.types, oid, name) for name, oid in prepared.parameters]
 
 
-def _plain(rows: Sequence[asyncpg.Record], prepared: Prepared) -> list[Json]:
+def _plain(rows: Sequence[asyncpg.Record], prepared: PreparedStatement) -> list[Json]:
     """The rows as JSON, with the columns of the contract: a table may have got others since the tool was started.
 
     Raises:

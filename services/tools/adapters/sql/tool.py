@@ -15,10 +15,10 @@ from pydantic import Field
 from triptych.kernel.errors import ConfigurationError
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract
-from triptych.tools.adapters.sql.execution import SQL, Performer, Prepared
+from triptych.tools.adapters.sql.execution import SQL, PreparedStatement, StatementExecutor
 from triptych.tools.adapters.sql.statements import Repeat, Statement, StatementError, read_statements
 from triptych.tools.adapters.sql.types import CODECS, describe, teach
-from triptych.tools.adapters.sql.values import column_schema, misfit, schema_of
+from triptych.tools.adapters.sql.values import column_schema, schema_of, type_mismatch
 from triptych.tools.sdk.call import Resources
 from triptych.tools.sdk.operation import Operation
 from triptych.tools.sdk.source import Options, Source
@@ -79,11 +79,11 @@ def tool(source: Source) -> Tool:
     made = Tool(source.name, lifespan=lifespan)
     for one in prepared:
         contract = _contract(source.name, one)
-        made.add(Operation(contract, Performer(contract.operation, one), may_be_empty=True))
+        made.add(Operation(contract, StatementExecutor(contract.operation, one), may_be_empty=True))
     return made
 
 
-async def _prepare(dsn_env: str, dsn: str, statements: Sequence[tuple[Path, Statement]]) -> list[Prepared]:
+async def _prepare(dsn_env: str, dsn: str, statements: Sequence[tuple[Path, Statement]]) -> list[PreparedStatement]:
     try:
         connection = await asyncpg.connect(dsn, timeout=CONNECT_WITHIN_S)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
@@ -107,7 +107,7 @@ async def _demand_ledger(connection: asyncpg.Connection, dsn_env: str) -> None:
         )
 
 
-async def _ask(connection: asyncpg.Connection, file: Path, statement: Statement) -> Prepared:
+async def _ask(connection: asyncpg.Connection, file: Path, statement: Statement) -> PreparedStatement:
     try:
         described = await describe(connection, statement.text)
     except asyncpg.UnsupportedClientFeatureError as error:
@@ -127,10 +127,10 @@ async def _ask(connection: asyncpg.Connection, file: Path, statement: Statement)
         for name, oid in used:
             if odd := next(described.odd(oid, name), None):
                 raise StatementError(file, statement.name, f"{what} {odd}", "Cast it, for example to text")
-    return Prepared(statement, parameters, described.columns, described.types)
+    return PreparedStatement(statement, parameters, described.columns, described.types)
 
 
-def _contract(tool_name: str, prepared: Prepared) -> Contract:
+def _contract(tool_name: str, prepared: PreparedStatement) -> Contract:
     statement = prepared.statement
     return Contract(
         operation=f"{tool_name}.{statement.name}",
@@ -143,19 +143,19 @@ def _contract(tool_name: str, prepared: Prepared) -> Contract:
     )
 
 
-def _arguments(prepared: Prepared) -> dict[str, Json]:
+def _arguments(prepared: PreparedStatement) -> dict[str, Json]:
     """The declared schemas, with the types that the database knows where a schema says none."""
     oids = dict(prepared.parameters)
     properties: dict[str, Json] = {}
     for name, declared in prepared.statement.header.parameters.items():
-        if problem := misfit(declared or {}, prepared.types, oids[name]):
+        if problem := type_mismatch(declared or {}, prepared.types, oids[name]):
             raise ConfigurationError(f"{prepared.statement.name}: parameter {name}: {problem}; declare what is used")
         properties[name] = schema_of(prepared.types, oids[name]) | (declared or {})
     required = [name for name, schema in properties.items() if "default" not in schema]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _result(prepared: Prepared) -> dict[str, Json]:
+def _result(prepared: PreparedStatement) -> dict[str, Json]:
     columns: dict[str, Json] = {name: column_schema(prepared.types, oid) for name, oid in prepared.columns}
     row = {"type": "object", "properties": columns, "required": list(columns), "additionalProperties": False}
     rows = {"type": "array", "items": row, "maxItems": prepared.statement.header.max_rows}

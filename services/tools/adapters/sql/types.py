@@ -157,7 +157,7 @@ async def teach(connection: asyncpg.Connection, names: Iterable[str] = CODECS) -
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class StatementTypes:
     """What the database says of a statement."""
 
     parameters: tuple[int, ...]
@@ -175,7 +175,7 @@ class Described:
                 yield f"{place} is a {found.name}, which cannot be read within a row"
 
 
-async def describe(connection: asyncpg.Connection, statement: str) -> Described:
+async def describe(connection: asyncpg.Connection, statement: str) -> StatementTypes:
     """Ask the database for the types of a statement. Use the connection for nothing else afterwards.
 
     Raises:
@@ -195,7 +195,7 @@ async def describe(connection: asyncpg.Connection, statement: str) -> Described:
     parameters = tuple(each.oid for each in prepared.get_parameters())
     columns = tuple((each.name, each.type.oid) for each in prepared.get_attributes())
     types = await Types.ask(connection, {*parameters, *(oid for _, oid in columns)})
-    return Described(parameters, columns, types, frozenset(unreadable))
+    return StatementTypes(parameters, columns, types, frozenset(unreadable))
 
 
 async def _scalars_of(connection: asyncpg.Connection, said: str) -> set[int]:

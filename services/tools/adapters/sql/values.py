@@ -182,7 +182,7 @@ def _range(bound: Schema) -> Schema:
     }
 
 
-def misfit(declared: Schema, types: Types, oid: int) -> str | None:
+def type_mismatch(declared: Schema, types: Types, oid: int) -> str | None:
     """What a declared JSON Schema says that the statement cannot take, or None."""
     name = types.base(oid).name
     own = schema_of(types, oid).get("type")

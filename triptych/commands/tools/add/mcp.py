@@ -19,9 +19,9 @@ from triptych.embedded.config import StackConfig
 from triptych.kernel.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from triptych.tools.adapters.mcp.contracts import Offer
+    from triptych.tools.adapters.mcp.contracts import McpOperation
     from triptych.tools.adapters.mcp.options import McpOptions
-    from triptych.tools.adapters.mcp.pins import LeftOut, Pins
+    from triptych.tools.adapters.mcp.pins import Pins, SkippedTool
 
 ADAPTER = "triptych.tools.adapters.mcp:tool"
 
@@ -58,7 +58,7 @@ def mcp(
     from triptych.tools.sdk.adapter_extras import require_adapter  # noqa: PLC0415 - the tools' SDK is slow to import
 
     require_adapter(ADAPTER, name)
-    from triptych.tools.adapters.mcp.contracts import offers, operation_names  # noqa: PLC0415
+    from triptych.tools.adapters.mcp.contracts import mcp_operations, operation_names  # noqa: PLC0415
     from triptych.tools.adapters.mcp.listing import ask  # noqa: PLC0415
     from triptych.tools.adapters.mcp.options import McpOptions  # noqa: PLC0415
     from triptych.tools.sdk.source import Source  # noqa: PLC0415
@@ -80,7 +80,7 @@ def mcp(
     source = Source(name, {key: value for key, value in table.items() if value is not None}, stack.directory)
     options = source.read(McpOptions)
     pins = asyncio.run(ask(source, options))
-    offered, left_out = offers(name, pins.tools, options)
+    offered, left_out = mcp_operations(name, pins.tools, options)
     left_out += pins.left_out
     _check({*operation_names(each.name for each in pins.tools).values()}, offered, left_out, options)
     if not dry_run:
@@ -98,7 +98,7 @@ def mcp(
         err.print(f"wrote {options.pins} and \\[tools.{name}] in {stack.file}", style="dim", soft_wrap=True)
 
 
-def _check(names: set[str], offered: list[Offer], left_out: list[LeftOut], options: McpOptions) -> None:
+def _check(names: set[str], offered: list[McpOperation], left_out: list[SkippedTool], options: McpOptions) -> None:
     """What an option names must be there, and something must be left to offer."""
     if unknown := sorted({*options.only, *options.operations} - names):
         raise ConfigurationError(f"the server offers no {', '.join(unknown)}, only {', '.join(sorted(names))}")
@@ -108,7 +108,7 @@ def _check(names: set[str], offered: list[Offer], left_out: list[LeftOut], optio
         )
 
 
-def _report(name: str, pins: Pins, offered: list[Offer], left_out: list[LeftOut]) -> dict[str, Any]:
+def _report(name: str, pins: Pins, offered: list[McpOperation], left_out: list[SkippedTool]) -> dict[str, Any]:
     return {
         "tool": name,
         "server": pins.server.model_dump(),

@@ -22,10 +22,10 @@ from triptych.kernel.kafka.bus import REQUEST_MAX_BYTES
 from triptych.schemas import ToolContracts
 
 if TYPE_CHECKING:
-    from triptych.tools.adapters.openapi.document import Document
+    from triptych.tools.adapters.openapi.document import OpenApiDocument
+    from triptych.tools.adapters.openapi.import_report import ImportReport
     from triptych.tools.adapters.openapi.options import OpenApiOptions
-    from triptych.tools.adapters.openapi.survey import Survey
-    from triptych.tools.adapters.openapi.trial import Trial
+    from triptych.tools.adapters.openapi.self_test import OperationTest
 
 ADAPTER = "triptych.tools.adapters.openapi:tool"
 CONTRACTS_MAX_BYTES = REQUEST_MAX_BYTES - 262_144
@@ -70,7 +70,7 @@ def openapi(
     as_json: AsJson = False,
 ) -> None:
     """Make a tool of an API that has an OpenAPI document, and report what is offered and what is left out."""
-    from triptych.tools.adapters.openapi.trial import tried  # noqa: PLC0415 - the tools' runtime is slow to import
+    from triptych.tools.adapters.openapi.self_test import run_operation_tests  # noqa: PLC0415 - the tools' runtime is slow to import
 
     stack = StackConfig.load(config)
     parsed, source = _parsed(document, stack.directory)
@@ -90,50 +90,50 @@ def openapi(
         "operations": {key: {"effect": value} for key, value in pairs(effect, "--effect").items()} or None,
     }
     options = _checked(name, table, stack)
-    made = _surveyed(parsed, name, options)
+    made = _imported(parsed, name, options)
     if options.auth is not None and (hosts := made.hosts(options)):
         table["hosts"] = list(hosts)
     if not dry_run:
         guard = None if rate is None else {"rate": rate}
         add_tool(stack.file, name, {"adapter": ADAPTER, "options": table, "guard": guard}, replace=replace)
         _store(parsed, stack.directory / options.spec)
-    trials = tried(parsed, made)
+    tests = run_operation_tests(parsed, made)
     if as_json:
-        print_json(_report(made, trials, parsed, options, name))
+        print_json(_report(made, tests, parsed, options, name))
     else:
-        _tell(made, trials, parsed)
+        _tell(made, tests, parsed)
         if not dry_run:
             _tell_what_is_next(options, stack, name)
 
 
-def _surveyed(document: Document, name: str, options: OpenApiOptions) -> Survey:
+def _imported(document: OpenApiDocument, name: str, options: OpenApiOptions) -> ImportReport:
     """What the tool offers.
 
     Raises:
         ConfigurationError: no operation can be offered, or their contracts are too large together.
     """
-    from triptych.tools.adapters.openapi.survey import survey  # noqa: PLC0415
+    from triptych.tools.adapters.openapi.import_report import import_document  # noqa: PLC0415
 
-    made = survey(document, name, options)
-    if not made.generated:
-        first = f": {made.left_out[0].place.title}: {made.left_out[0].why}" if made.left_out else ""
+    made = import_document(document, name, options)
+    if not made.imported:
+        first = f": {made.skipped[0].place.title}: {made.skipped[0].why}" if made.skipped else ""
         raise ConfigurationError(f"{document.origin}: none of its {made.operations} operations can be offered{first}")
     _check_size(made, name)
     return made
 
 
-def _store(document: Document, spec: Path) -> None:
+def _store(document: OpenApiDocument, spec: Path) -> None:
     spec.parent.mkdir(parents=True, exist_ok=True)
     spec.write_bytes(document.to_bytes())
 
 
-def _check_size(made: Survey, name: str) -> None:
+def _check_size(made: ImportReport, name: str) -> None:
     """All contracts of a tool travel in one message.
 
     Raises:
         ConfigurationError: they do not fit.
     """
-    contracts = tuple(each.endpoint.contract for each in made.generated)
+    contracts = tuple(each.endpoint.contract for each in made.imported)
     size = len(ToolContracts(tool=name, contracts=contracts).to_bytes())
     if size > CONTRACTS_MAX_BYTES:
         raise ConfigurationError(
@@ -142,18 +142,18 @@ def _check_size(made: Survey, name: str) -> None:
         )
 
 
-def _parsed(document: str, directory: Path) -> tuple[Document, str]:
+def _parsed(document: str, directory: Path) -> tuple[OpenApiDocument, str]:
     """The document, and where to find it again."""
-    from triptych.tools.adapters.openapi.document import Document  # noqa: PLC0415
+    from triptych.tools.adapters.openapi.document import OpenApiDocument  # noqa: PLC0415
     from triptych.tools.adapters.rest.address import shown  # noqa: PLC0415
 
     raw, source = _read(document, directory)
-    return Document.parse(raw, shown(document)), source
+    return OpenApiDocument.parse(raw, shown(document)), source
 
 
 def _read(document: str, directory: Path) -> tuple[bytes, str]:
     """The document's bytes, and where to find it again: a URL, or a path from triptych.toml."""
-    from triptych.tools.adapters.openapi.adapter import downloaded, read_file  # noqa: PLC0415
+    from triptych.tools.adapters.openapi.fetch import downloaded, read_file  # noqa: PLC0415
 
     if document.startswith(("http://", "https://")):
         if "@" in document.partition("://")[2].partition("/")[0]:
@@ -173,7 +173,7 @@ def _checked(name: str, table: dict[str, Any], stack: StackConfig) -> OpenApiOpt
     return Source(name, stated, stack.directory).read(OpenApiOptions)
 
 
-def _auth(chosen: str | None, document: Document, name: str) -> dict[str, Any] | None:
+def _auth(chosen: str | None, document: OpenApiDocument, name: str) -> dict[str, Any] | None:
     """The table `auth`: what was chosen, else what the document asks for."""
     from triptych.tools.adapters.openapi.security import chosen_auth, proposed_auth  # noqa: PLC0415
 
@@ -184,7 +184,7 @@ def _auth(chosen: str | None, document: Document, name: str) -> dict[str, Any] |
 
 
 def _report(
-    made: Survey, trials: list[Trial], document: Document, options: OpenApiOptions, name: str
+    made: ImportReport, tests: list[OperationTest], document: OpenApiDocument, options: OpenApiOptions, name: str
 ) -> dict[str, Any]:
     return {
         "tool": name,
@@ -199,12 +199,12 @@ def _report(
                 "key": None if each.endpoint.key is None else f"{each.endpoint.key.place}:{each.endpoint.key.name}",
                 "contract": each.endpoint.contract.hash,
                 "notes": list(each.notes),
-                "tried": trial.is_tried,
-                "uncallable": trial.uncallable,
-                "examples": {"shown": trial.examples, "refused": list(trial.refused)},
-                "answers": {"shown": trial.answers, "unlike": list(trial.unlike)},
+                "tried": test.is_tested,
+                "uncallable": test.uncallable,
+                "examples": {"shown": test.examples, "refused": list(test.refused)},
+                "answers": {"shown": test.answers, "unlike": list(test.mismatches)},
             }
-            for each, trial in zip(made.generated, trials, strict=True)
+            for each, test in zip(made.imported, tests, strict=True)
         ],
         "left_out": [
             {
@@ -214,7 +214,7 @@ def _report(
                 "reason": each.reason.value,
                 "why": each.why,
             }
-            for each in made.left_out
+            for each in made.skipped
         ],
         "notes": list(made.notes),
         "webhooks": made.webhooks,
@@ -222,21 +222,21 @@ def _report(
     }
 
 
-def _tell(made: Survey, trials: list[Trial], document: Document) -> None:
+def _tell(made: ImportReport, tests: list[OperationTest], document: OpenApiDocument) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("operation", "effect", "key"):
         table.add_column(heading, no_wrap=True)
     table.add_column("request")
-    for each in made.generated:
+    for each in made.imported:
         contract, key = each.endpoint.contract, each.endpoint.key
         told = "" if key is None else f"{key.place} {key.name}"
         table.add_row(contract.operation, contract.effect.value, told, each.place.title)
     out.print(table)
     _tell_the_rest(made)
-    _tell_trials(trials)
-    counts = f"{made.operations} operations, {len(made.generated)} offered, {len(made.left_out)} left out"
+    _tell_trials(tests)
+    counts = f"{made.operations} operations, {len(made.imported)} offered, {len(made.skipped)} left out"
     out.print(f"{document.origin}: {counts}", soft_wrap=True, markup=False)
 
 
@@ -246,42 +246,42 @@ def _tell_what_is_next(options: OpenApiOptions, stack: StackConfig, name: str) -
         err.print(f"set {variable} where `triptych up` is called", style="dim", soft_wrap=True)
 
 
-def _tell_trials(trials: list[Trial]) -> None:
+def _tell_trials(tests: list[OperationTest]) -> None:
     """What failed when operations were tried with values that were made for them, and with the document's own."""
     told = [
         f"uncallable: {each.operation}: no arguments were found that can be sent: {each.uncallable}"
-        for each in trials
+        for each in tests
         if each.uncallable is not None
     ]
-    told += [f"example refused: {each.operation}: {refused}" for each in trials for refused in each.refused]
+    told += [f"example refused: {each.operation}: {refused}" for each in tests for refused in each.refused]
     for line in told[:TOLD_MAX]:
         out.print(line, soft_wrap=True, markup=False)
     if len(told) > TOLD_MAX:
         out.print(f"and {len(told) - TOLD_MAX} more (--json names them)")
-    if untried := sum(not each.is_tried for each in trials):
+    if untried := sum(not each.is_tested for each in tests):
         out.print(f"{untried} operations were not tried, since that would take too long")
-    shown, refused = sum(each.examples for each in trials), sum(len(each.refused) for each in trials)
-    answers, unlike = sum(each.answers for each in trials), sum(len(each.unlike) for each in trials)
+    shown, refused = sum(each.examples for each in tests), sum(len(each.refused) for each in tests)
+    answers, mismatches = sum(each.answers for each in tests), sum(len(each.mismatches) for each in tests)
     if shown or answers:
         out.print(
             f"of the document's own examples, {shown - refused} of {shown} for arguments fit, and "
-            f"{answers - unlike} of {answers} answers are what it says that they are",
+            f"{answers - mismatches} of {answers} answers are what it says that they are",
             soft_wrap=True,
         )
 
 
-def _tell_the_rest(made: Survey) -> None:
-    from triptych.tools.adapters.openapi.errors import Reason  # noqa: PLC0415
+def _tell_the_rest(made: ImportReport) -> None:
+    from triptych.tools.adapters.openapi.skip_reasons import SkipReason  # noqa: PLC0415
 
-    unwanted = [left for left in made.left_out if left.reason is Reason.NOT_SELECTED]
+    unwanted = [left for left in made.skipped if left.reason is SkipReason.NOT_SELECTED]
     if unwanted:
         out.print(f"left out: {len(unwanted)} operations that were not chosen (--json names them)")
-    for left in made.left_out:
-        if left.reason is Reason.NOT_SELECTED:
+    for left in made.skipped:
+        if left.reason is SkipReason.NOT_SELECTED:
             continue
         out.print(f"left out: {left.place.title}: {left.reason}: {left.why}", soft_wrap=True, markup=False)
     by_note: dict[str, list[str]] = {}
-    for each in made.generated:
+    for each in made.imported:
         for note in each.notes:
             by_note.setdefault(note, []).append(each.endpoint.contract.operation)
     for note, operations in by_note.items():

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract, Effect
 from triptych.tools.adapters.mail.options import ADDRESS, NO_CONTROL, MailOptions
-from triptych.tools.adapters.mail.post import Post
-from triptych.tools.adapters.mail.sent import Login, SentFolder
+from triptych.tools.adapters.mail.sent_folder import Login, SentFolder
+from triptych.tools.adapters.mail.smtp import SmtpSender
 from triptych.tools.sdk.call import Call, Resources
 from triptych.tools.sdk.operation import Operation
 from triptych.tools.sdk.source import Source
@@ -30,14 +30,14 @@ def tool(source: Source) -> Tool:
     options = source.read(MailOptions)
 
     @asynccontextmanager
-    async def lifespan(_resources: Resources) -> AsyncIterator[Post]:
+    async def lifespan(_resources: Resources) -> AsyncIterator[SmtpSender]:
         # Here and not before, so that the contract can be told where the secrets are not.
         yield _post(source, options)
 
-    async def send(arguments: dict[str, Json], call: Call[Post]) -> Json:
+    async def send(arguments: dict[str, Json], call: Call[SmtpSender]) -> Json:
         return await call.state.send(arguments, call)
 
-    async def what_happened(call: Call[Post]) -> Json:
+    async def what_happened(call: Call[SmtpSender]) -> Json:
         return await call.state.what_happened(call)
 
     made = Tool(source.name, lifespan=lifespan, concurrency=CONCURRENCY)
@@ -45,14 +45,14 @@ def tool(source: Source) -> Tool:
     return made
 
 
-def _post(source: Source, options: MailOptions) -> Post:
+def _post(source: Source, options: MailOptions) -> SmtpSender:
     tls = ssl.create_default_context(cafile=str(source.path(options.ca_file)) if options.ca_file else None)
     login = sent = None
     if options.username_env is not None and options.password_env is not None:
         login = _login(source, options.username_env, options.password_env)
     if options.sent is not None:
         sent = SentFolder(options.sent, _login(source, options.sent.username_env, options.sent.password_env), tls)
-    return Post(options, login, None if options.security == "none" else tls, sent)
+    return SmtpSender(options, login, None if options.security == "none" else tls, sent)
 
 
 def _login(source: Source, username_env: str, password_env: str) -> Login:

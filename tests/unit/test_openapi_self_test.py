@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from triptych.commands.main import app
 from triptych.json_schema import JsonSchema
-from triptych.tools.adapters.openapi.document import Document
+from triptych.tools.adapters.openapi.document import OpenApiDocument
+from triptych.tools.adapters.openapi.import_report import import_document
 from triptych.tools.adapters.openapi.options import OpenApiOptions
 from triptych.tools.adapters.openapi.pattern_texts import text_for
 from triptych.tools.adapters.openapi.samples import sample_of
-from triptych.tools.adapters.openapi.survey import survey
-from triptych.tools.adapters.openapi.trial import Trial, tried
+from triptych.tools.adapters.openapi.self_test import OperationTest, run_operation_tests
 
 NODE = {
     "type": "object",
@@ -98,9 +98,9 @@ def test_a_pattern_of_many_repeats_gets_a_text() -> None:
 
 
 def test_when_the_time_is_over_the_rest_is_told_as_not_tried() -> None:
-    document = Document.parse(orjson.dumps(DOCUMENT), "t.json")
-    trials = tried(document, survey(document, "t", OpenApiOptions(spec="t.json")), max_s=0)
-    assert [(each.is_tried, each.uncallable) for each in trials] == [(False, None)] * 3
+    document = OpenApiDocument.parse(orjson.dumps(DOCUMENT), "t.json")
+    tests = run_operation_tests(document, import_document(document, "t", OpenApiOptions(spec="t.json")), max_s=0)
+    assert [(each.is_tested, each.uncallable) for each in tests] == [(False, None)] * 3
 
 
 @given(st.from_regex(r"[ab]{1,3}|\d+(x|y)*|[^abc]z?", fullmatch=True), st.integers(0, 5))
@@ -147,15 +147,15 @@ DOCUMENT: dict[str, Any] = {
 
 
 def test_each_operation_is_tried_with_a_value_and_with_the_examples_of_the_document() -> None:
-    document = Document.parse(orjson.dumps(DOCUMENT), "t.json")
-    good, never, dots = tried(document, survey(document, "t", OpenApiOptions(spec="t.json")))
-    assert good == Trial(
+    document = OpenApiDocument.parse(orjson.dumps(DOCUMENT), "t.json")
+    good, never, dots = run_operation_tests(document, import_document(document, "t", OpenApiOptions(spec="t.json")))
+    assert good == OperationTest(
         operation="t.good",
         uncallable=None,
         examples=3,
         refused=('examples.wrong of body: body.a: "one" is not of type "integer"',),
         answers=1,
-        unlike=('200 example: result: "seven" is not of type "integer"',),
+        mismatches=('200 example: result: "seven" is not of type "integer"',),
     )
     assert never.uncallable is not None
     assert (
@@ -184,7 +184,9 @@ def test_a_parameter_that_the_path_has_no_place_for_is_dropped_with_all_that_the
     lost = {"name": "id", "in": "path", "required": True, "schema": {"type": "integer"}, **stated}
     operation = {"operationId": "list", "parameters": [lost], "responses": {"200": {}}}
     content = {**DOCUMENT, "paths": {"/things": {"get": operation}}}
-    document = Document.parse(orjson.dumps(content), "t.json")
-    made = survey(document, "t", OpenApiOptions(spec="t.json"))
-    assert [each.endpoint.contract.arguments["properties"] for each in made.generated] == [{}]
-    assert tried(document, made) == [Trial("t.list", None, examples=0, refused=(), answers=0, unlike=())]
+    document = OpenApiDocument.parse(orjson.dumps(content), "t.json")
+    made = import_document(document, "t", OpenApiOptions(spec="t.json"))
+    assert [each.endpoint.contract.arguments["properties"] for each in made.imported] == [{}]
+    assert run_operation_tests(document, made) == [
+        OperationTest("t.list", None, examples=0, refused=(), answers=0, mismatches=())
+    ]

@@ -33,16 +33,16 @@ from triptych.tools.adapters.mcp.answers import (
     failure_of_shape,
     failure_of_task,
 )
-from triptych.tools.adapters.mcp.connection import Connection, NotConnectedError
-from triptych.tools.adapters.mcp.contracts import Offer, offers
+from triptych.tools.adapters.mcp.connection import McpConnection, NotConnectedError
+from triptych.tools.adapters.mcp.contracts import McpOperation, mcp_operations
 from triptych.tools.adapters.mcp.listing import Listing, ask
 from triptych.tools.adapters.mcp.options import McpOptions
-from triptych.tools.adapters.mcp.pins import LeftOut, Pins
+from triptych.tools.adapters.mcp.pins import Pins, SkippedTool
 from triptych.tools.adapters.mcp.tasks import TaskFailedError
 from triptych.tools.adapters.mcp.transport import transport_of
 from triptych.tools.sdk.call import Call, Resources
 from triptych.tools.sdk.contract_diff import breaking_changes, quoted, texts_in_schemas, with_texts_of
-from triptych.tools.sdk.contract_origin import Origin
+from triptych.tools.sdk.contract_origin import ContractOrigin
 from triptych.tools.sdk.failure import ToolFailure
 from triptych.tools.sdk.operation import Operation
 from triptych.tools.sdk.source import Source
@@ -78,12 +78,12 @@ def tool(source: Source) -> Tool:
     def reload(raw: bytes) -> None:
         bridge.accept(_offered(source, options, file, codec.read(Pins, raw, limits=codec.DOCUMENT)))
 
-    made.origin = Origin(file, fetch, build, is_watched=True, reload=reload)
+    made.origin = ContractOrigin(file, fetch, build, is_watched=True, reload=reload)
     return made
 
 
-def _offered(source: Source, options: McpOptions, file: Path, pins: Pins) -> list[Offer]:
-    offered, left_out = offers(source.name, pins.tools, options)
+def _offered(source: Source, options: McpOptions, file: Path, pins: Pins) -> list[McpOperation]:
+    offered, left_out = mcp_operations(source.name, pins.tools, options)
     if not offered:
         why = "; ".join(f"{each.name}: {each.why}" for each in left_out)
         raise ConfigurationError(f"{file}: no tool of the MCP server can be offered ({why})")
@@ -98,30 +98,30 @@ def _offered(source: Source, options: McpOptions, file: Path, pins: Pins) -> lis
 class _Bridge:
     """What the operations of one server share."""
 
-    def __init__(self, source: Source, options: McpOptions, pinned: Sequence[Offer]) -> None:
+    def __init__(self, source: Source, options: McpOptions, pinned: Sequence[McpOperation]) -> None:
         self._source, self._options = source, options
         self._pinned = {offer.contract.operation: offer for offer in pinned}
         self._log: Logger = structlog.get_logger().bind(tool=source.name)
-        self._listed: Mapping[str, Offer] = self._pinned
-        self._left_out: tuple[LeftOut, ...] = ()
+        self._listed: Mapping[str, McpOperation] = self._pinned
+        self._left_out: tuple[SkippedTool, ...] = ()
         self.tool = Tool(source.name, lifespan=self._lifespan, concurrency=options.concurrency)
         for offer in pinned:
             self.tool.add(self._operation(offer))
 
     @asynccontextmanager
-    async def _lifespan(self, _resources: Resources) -> AsyncIterator[Connection]:
-        connection = Connection(transport_of(self._source, self._options), self._compare, self._log)
+    async def _lifespan(self, _resources: Resources) -> AsyncIterator[McpConnection]:
+        connection = McpConnection(transport_of(self._source, self._options), self._compare, self._log)
         async with connection.open():
             yield connection
 
-    def _operation(self, offer: Offer) -> Operation:
-        async def perform(arguments: dict[str, Json], call: Call[Connection]) -> Json:
+    def _operation(self, offer: McpOperation) -> Operation:
+        async def perform(arguments: dict[str, Json], call: Call[McpConnection]) -> Json:
             return await self._perform(offer, arguments, call)
 
         is_read = not offer.contract.effect.writes
         return Operation(offer.contract, perform, may_be_empty=is_read, facts={} if is_read else words_of(offer))
 
-    async def _perform(self, offer: Offer, arguments: dict[str, Json], call: Call[Connection]) -> Json:
+    async def _perform(self, offer: McpOperation, arguments: dict[str, Json], call: Call[McpConnection]) -> Json:
         try:
             client = call.state.client
         except NotConnectedError as error:
@@ -153,7 +153,7 @@ class _Bridge:
         data = data_of(result, offer)
         return {"text": "", "attachments": []} if data is None and offer.contract.effect.writes else data
 
-    def accept(self, accepted: Sequence[Offer]) -> None:
+    def accept(self, accepted: Sequence[McpOperation]) -> None:
         """Take over what somebody has accepted: it is what the server is held to from now on."""
         before, self._pinned = self._pinned, {offer.contract.operation: offer for offer in accepted}
         for name, offer in self._pinned.items():
@@ -165,7 +165,7 @@ class _Bridge:
 
     def _compare(self, listing: Listing) -> None:
         """Hold what the server offers now against the pins."""
-        now, _ = offers(self._source.name, listing.tools, self._options)
+        now, _ = mcp_operations(self._source.name, listing.tools, self._options)
         self._listed = {offer.contract.operation: offer for offer in now}
         if listing.left_out and listing.left_out != self._left_out:
             told = {each.name: each.why for each in listing.left_out}
@@ -186,7 +186,7 @@ class _Bridge:
                 self._settle(name, pinned, offer)
         self.tool.compared.set()
 
-    def _settle(self, name: str, pinned: Offer, offer: Offer) -> None:
+    def _settle(self, name: str, pinned: McpOperation, offer: McpOperation) -> None:
         broken = breaking_changes(pinned.contract, offer.contract)
         words = rewordings_of(pinned, offer)
         if broken or (words and pinned.contract.effect.writes):
@@ -210,7 +210,7 @@ class _Bridge:
         self.tool.quarantined[name] = told
 
 
-def words_of(offer: Offer) -> dict[str, str]:
+def words_of(offer: McpOperation) -> dict[str, str]:
     """What a server says of a tool to models, and of its effect."""
     tool = offer.tool
     hints = tool.annotations.model_dump(exclude_none=True) if tool.annotations else {}
@@ -225,7 +225,7 @@ def words_of(offer: Offer) -> dict[str, str]:
     }
 
 
-def rewordings_of(old: Offer, new: Offer) -> list[str]:
+def rewordings_of(old: McpOperation, new: McpOperation) -> list[str]:
     """What a server says otherwise than it did when the tool was accepted."""
     before, now = words_of(old), words_of(new)
     return [
@@ -245,7 +245,7 @@ def _meta(call: Call[Any]) -> types.RequestParamsMeta:
 class _Progress:
     """Tells the log how far a call is, at most once a second. It extends no deadline."""
 
-    def __init__(self, log: Logger, offer: Offer, call: Call[Any]) -> None:
+    def __init__(self, log: Logger, offer: McpOperation, call: Call[Any]) -> None:
         self._log = log.bind(operation=offer.contract.operation, run_id=str(call.run_id), step=call.step)
         self._told_at = 0.0
 

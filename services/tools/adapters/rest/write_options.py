@@ -12,8 +12,8 @@ from triptych.playbook import expressions
 from triptych.playbook.expressions import ExpressionError
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
-from triptych.tools.adapters.rest.endpoint import Endpoint, KeyCarrier, KeyPlace
-from triptych.tools.adapters.rest.engine import LOOKUP_ARGUMENTS, LOOKUP_FOUND, Lookup
+from triptych.tools.adapters.rest.endpoint import Endpoint, KeyCarrier, KeyLocation
+from triptych.tools.adapters.rest.operations import LOOKUP_ARGUMENTS, LOOKUP_FOUND, Lookup
 from triptych.tools.sdk.call import NotYet
 from triptych.tools.sdk.failure import ToolFailure
 from triptych.tools.sdk.operation import ACCEPT_WITHIN_MS, Completion
@@ -44,7 +44,7 @@ class KeyOption(Options):
 
     @property
     def carrier(self) -> KeyCarrier | None:
-        for place in KeyPlace:
+        for place in KeyLocation:
             if (name := getattr(self, place.value)) is not None:
                 return KeyCarrier(place, name)
         return None
@@ -78,7 +78,7 @@ CALLBACK = frozenset({"body"})
 """The variables of what reads a callback."""
 
 
-def completion_of(stated: CallbackOption, operation: str, key: str) -> Completion:
+def completion_from(stated: CallbackOption, operation: str, key: str) -> Completion:
     """How an operation is completed by the callback that an option describes; `key` is the option's.
 
     Raises:
@@ -110,7 +110,7 @@ def completion_of(stated: CallbackOption, operation: str, key: str) -> Completio
     return Completion(read, stated.accept_within_ms)
 
 
-def lookup_of(stated: LookupOption, endpoints: Mapping[str, Endpoint], key: str) -> Lookup:
+def lookup_from(stated: LookupOption, endpoints: Mapping[str, Endpoint], key: str) -> Lookup:
     """The lookup that an option describes. `endpoints` are those of the tool, by name; `key` is the option's.
 
     Raises:

@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import Final
 
 from triptych.schemas.base import Json
-from triptych.tools.adapters.openapi.document import Document, UnresolvedError
+from triptych.tools.adapters.openapi.document import OpenApiDocument, UnresolvedError
 from triptych.tools.adapters.openapi.keywords import BRANCHES, listed, types_of
 
 _SPOKEN: Final = frozenset(
@@ -30,7 +30,7 @@ class _Object(Enum):
     """It takes any property, on purpose as far as one can tell."""
 
 
-def is_closed(document: Document, schema: Json, *, is_composed: bool) -> bool:
+def is_closed(document: OpenApiDocument, schema: Json, *, is_composed: bool) -> bool:
     """Whether a value of this schema, where it is an object, has only properties that the schema names.
 
     `is_composed`: several parts name properties, and a part that allows no others speaks for all of them.
@@ -44,7 +44,7 @@ def is_closed(document: Document, schema: Json, *, is_composed: bool) -> bool:
 class _Look:
     """One look at all that is said of a value."""
 
-    def __init__(self, document: Document, *, is_composed: bool) -> None:
+    def __init__(self, document: OpenApiDocument, *, is_composed: bool) -> None:
         self._document, self._is_composed = document, is_composed
         self.named: set[str] = set()
         self.required: set[str] = set()

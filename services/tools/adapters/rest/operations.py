@@ -17,10 +17,11 @@ from triptych.playbook import expressions
 from triptych.playbook.expressions import ExpressionError
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
-from triptych.tools.adapters.rest import answer, request
 from triptych.tools.adapters.rest.address import problem_of_base_url
 from triptych.tools.adapters.rest.auth import CREDENTIAL_HEADERS, Auth, ClientCredentials, Variable, authentication
 from triptych.tools.adapters.rest.endpoint import Endpoint
+from triptych.tools.adapters.rest.request import build_request
+from triptych.tools.adapters.rest.response import read_result
 from triptych.tools.http.client import exchange, open_client, origin_of, session_cookies
 from triptych.tools.sdk.call import Accepted, Call, Resources
 from triptych.tools.sdk.failure import ToolFailure
@@ -77,7 +78,7 @@ def _without_secrets(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-class Connection(Options):
+class UpstreamOptions(Options):
     """How an upstream is reached; the same keys for every adapter that calls declared endpoints."""
 
     base_url: Annotated[str, AfterValidator(_is_base_url)] | None = None
@@ -130,10 +131,10 @@ class Connection(Options):
         return f"${self.base_url_env}" if self.base_url_env is not None else (self.base_url or "").rstrip("/")
 
 
-class Engine:
+class HttpOperations:
     """Turns endpoints into operations of one upstream."""
 
-    def __init__(self, source: Source, connection: Connection) -> None:
+    def __init__(self, source: Source, connection: UpstreamOptions) -> None:
         self._source, self._connection = source, connection
         self._origins: set[str] = set()
         """Where the operations are that were offered when the tool was built."""
@@ -183,7 +184,7 @@ class Engine:
         known = {"callback_url": call.callback_url} if is_completed_later else {}
         templates = endpoint.templates
         values = arguments if templates is None else _rendered(endpoint, templates, arguments, known)
-        asked = request.build(upstream.client, endpoint, upstream.base_url, values, call.idempotency_key)
+        asked = build_request(upstream.client, endpoint, upstream.base_url, values, call.idempotency_key)
         auth = upstream.auth if endpoint.authenticated else None
         if auth is not None:
             _check_host(endpoint, asked, upstream.hosts)
@@ -194,7 +195,7 @@ class Engine:
         try:
             if is_completed_later and response.status_code == HTTPStatus.ACCEPTED:
                 raise Accepted
-            return await answer.read(endpoint, response)
+            return await read_result(endpoint, response)
         except ToolFailure as failure:
             if failure.code is ErrorCode.NOT_FOUND and call.attempt > 1 and endpoint.is_done_when_gone:
                 return None

@@ -23,7 +23,7 @@ from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode
 from triptych.tools.adapters.mail.message import message_id, message_of, receipt, recipients_of
 from triptych.tools.adapters.mail.options import MailOptions
-from triptych.tools.adapters.mail.sent import Login, SentFolder
+from triptych.tools.adapters.mail.sent_folder import Login, SentFolder
 from triptych.tools.sdk import refusals
 from triptych.tools.sdk.call import Call
 from triptych.tools.sdk.failure import ToolFailure
@@ -61,7 +61,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3_600}
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class SmtpSender:
     """One server, and how it is spoken to."""
 
     options: MailOptions

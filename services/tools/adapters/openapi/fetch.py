@@ -1,4 +1,4 @@
-"""From a stored document and options to a tool: `adapter = "triptych.tools.adapters.openapi:tool"`."""
+"""Fetch the document of an API: from its address, from the file that it was copied from, or the stored copy."""
 
 from __future__ import annotations
 
@@ -8,64 +8,15 @@ from pathlib import Path
 import httpx
 
 from triptych.kernel.errors import ConfigurationError
-from triptych.tools.adapters.openapi.document import DOCUMENT_MAX_BYTES, Document, DocumentError
+from triptych.tools.adapters.openapi.document import DOCUMENT_MAX_BYTES, DocumentError, OpenApiDocument
 from triptych.tools.adapters.openapi.options import OpenApiOptions
-from triptych.tools.adapters.openapi.survey import Survey, survey
-from triptych.tools.adapters.rest import Engine, lookup_of
 from triptych.tools.adapters.rest.address import shown
 from triptych.tools.http.client import exchange, location_of, open_client, read_body
 from triptych.tools.http.errors import shown_location
-from triptych.tools.sdk.contract_origin import Origin
 from triptych.tools.sdk.failure import ToolFailure
-from triptych.tools.sdk.guard import Guard, OperationGuard
 from triptych.tools.sdk.source import Source
-from triptych.tools.sdk.tool import Tool
 
 FETCH_TIMEOUT_S = 60
-
-
-def tool(source: Source) -> Tool:
-    """The tool of one document.
-
-    Raises:
-        ConfigurationError: the document or an option is not as it must be.
-    """
-    options = source.read(OpenApiOptions)
-    made = _made(source, options, read_document(source, options))
-    if (origin := options.source) is not None:
-
-        async def fetch() -> bytes:
-            return await asyncio.to_thread(_parsed, await fetched(origin, source), shown(origin))
-
-        def build(raw: bytes) -> Tool:
-            return _made(source, options, Document.parse(raw, shown(origin)))
-
-        made.origin = Origin(source.path(options.spec), fetch, build)
-    return made
-
-
-def _made(source: Source, options: OpenApiOptions, document: Document) -> Tool:
-    made = survey(document, source.name, options)
-    engine = Engine(source, options)
-    endpoints = {each.endpoint.name: each.endpoint for each in made.generated}
-    tool = Tool(source.name, lifespan=engine.lifespan, concurrency=options.concurrency, guard=guard_of(made))
-    for generated in made.generated:
-        name = generated.endpoint.name
-        stated = options.operations.get(name)
-        key = f"tools.{source.name}.options.operations.{name}.lookup"
-        lookup = None if stated is None or stated.lookup is None else lookup_of(stated.lookup, endpoints, key)
-        tool.add(engine.operation(generated.endpoint, lookup))
-    return tool
-
-
-def _parsed(raw: bytes, origin: str) -> bytes:
-    return Document.parse(raw, origin).to_bytes()
-
-
-def guard_of(made: Survey) -> Guard:
-    """The rates that the document states; the table `guard` in triptych.toml says otherwise where it does."""
-    operations = {each.endpoint.name: OperationGuard(rate=each.rate) for each in made.generated if each.rate}
-    return Guard(rate=made.rate, operations=operations)
 
 
 async def fetched(origin: str, source: Source) -> bytes:
@@ -121,7 +72,7 @@ async def downloaded(url: str) -> bytes:
         raise ConfigurationError(f"{told} cannot be read: {failure.message}") from None
 
 
-def read_document(source: Source, options: OpenApiOptions) -> Document:
+def read_document(source: Source, options: OpenApiOptions) -> OpenApiDocument:
     """The copy of the document that lies beside triptych.toml.
 
     Raises:
@@ -132,4 +83,4 @@ def read_document(source: Source, options: OpenApiOptions) -> Document:
         raise ConfigurationError(
             f"tools.{source.name}.options.spec: {file} is not there; `triptych tools add openapi` stores it"
         )
-    return Document.parse(read_file(file), shown(options.source or str(file)))
+    return OpenApiDocument.parse(read_file(file), shown(options.source or str(file)))

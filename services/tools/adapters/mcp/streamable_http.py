@@ -30,7 +30,7 @@ from triptych.tools.adapters.mcp.wire import (
     looks_like_answer,
     read,
 )
-from triptych.tools.adapters.rest.answer import ERROR_MAX_BYTES
+from triptych.tools.adapters.rest.response import ERROR_MAX_BYTES
 from triptych.tools.http.client import no_cookies
 from triptych.tools.http.errors import retry_after_ms
 

@@ -33,7 +33,7 @@ BINARY_SCHEMA: dict[str, Json] = {
 """What an answer that is neither JSON nor text is in the contract."""
 
 
-async def read(endpoint: Endpoint, response: httpx.Response) -> Json:
+async def read_result(endpoint: Endpoint, response: httpx.Response) -> Json:
     """The data of a successful answer; None where a read found nothing.
 
     Raises:

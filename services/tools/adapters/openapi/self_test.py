@@ -14,20 +14,20 @@ import httpx
 
 from triptych.json_schema import JsonSchema, told
 from triptych.schemas.base import Json
-from triptych.tools.adapters.openapi.document import Document, UnresolvedError
+from triptych.tools.adapters.openapi.document import OpenApiDocument, UnresolvedError
 from triptych.tools.adapters.openapi.examples import examples_of
+from triptych.tools.adapters.openapi.import_report import ImportedOperation, ImportReport
 from triptych.tools.adapters.openapi.samples import sample_of
-from triptych.tools.adapters.openapi.survey import Generated, Survey
-from triptych.tools.adapters.rest import request
+from triptych.tools.adapters.rest.request import build_request
 from triptych.tools.http.errors import is_json
 from triptych.tools.sdk.failure import ToolFailure
 
-TRIALS_MAX_S = 60
+TESTS_MAX_S = 60
 _BASE_URL = "https://example.com"
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class OperationTest:
     """The outcome of trying one operation."""
 
     operation: str
@@ -39,52 +39,54 @@ class Trial:
     """Which of them the contract refuses, and why."""
     answers: int
     """How many answers the document shows."""
-    unlike: tuple[str, ...]
+    mismatches: tuple[str, ...]
     """Which of them do not fit the contract, and why."""
-    is_tried: bool = True
+    is_tested: bool = True
 
 
-def tried(document: Document, made: Survey, max_s: float = TRIALS_MAX_S) -> list[Trial]:
+def run_operation_tests(
+    document: OpenApiDocument, made: ImportReport, max_s: float = TESTS_MAX_S
+) -> list[OperationTest]:
     """Try each operation that a document gives, within a time. Nothing is sent."""
     client = httpx.AsyncClient(verify=False)  # noqa: S501 - it only writes requests
     until = time.monotonic() + max_s
-    return [_trial(document, each, client) if time.monotonic() < until else _untried(each) for each in made.generated]
+    return [_test(document, each, client) if time.monotonic() < until else _untested(each) for each in made.imported]
 
 
-def _untried(generated: Generated) -> Trial:
-    return Trial(generated.endpoint.contract.operation, None, 0, (), 0, (), is_tried=False)
+def _untested(imported: ImportedOperation) -> OperationTest:
+    return OperationTest(imported.endpoint.contract.operation, None, 0, (), 0, (), is_tested=False)
 
 
-def _trial(document: Document, generated: Generated, client: httpx.AsyncClient) -> Trial:
-    contract = generated.endpoint.contract
+def _test(document: OpenApiDocument, imported: ImportedOperation, client: httpx.AsyncClient) -> OperationTest:
+    contract = imported.endpoint.contract
     refused = []
-    for argument, name, value in generated.examples:
+    for argument, name, value in imported.examples:
         stated = contract.arguments["properties"][argument]
         if problem := _schema_error(stated, contract.arguments, value, argument):
             refused.append(f"{name} of {argument}: {problem}")
-    answers = list(answers_of(document, generated))
-    unlike = []
+    answers = list(answers_of(document, imported))
+    mismatches = []
     for name, value in answers:
         if problem := _schema_error(contract.result, contract.result, value, "result"):
-            unlike.append(f"{name}: {problem}")
-    return Trial(
+            mismatches.append(f"{name}: {problem}")
+    return OperationTest(
         contract.operation,
-        _uncallable(generated, client),
-        len(generated.examples),
+        _uncallable(imported, client),
+        len(imported.examples),
         tuple(refused),
         len(answers),
-        tuple(unlike),
+        tuple(mismatches),
     )
 
 
-def _uncallable(generated: Generated, client: httpx.AsyncClient) -> str | None:
-    endpoint = generated.endpoint
+def _uncallable(imported: ImportedOperation, client: httpx.AsyncClient) -> str | None:
+    endpoint = imported.endpoint
     sample, problem = sample_of(endpoint.contract.arguments)
     if problem is not None:
         return problem
     base_url = _BASE_URL if endpoint.url.startswith("/") else ""
     try:
-        request.build(client, endpoint, base_url, sample, "key")
+        build_request(client, endpoint, base_url, sample, "key")
     except ToolFailure as failure:
         return failure.message
     return None
@@ -98,10 +100,10 @@ def _schema_error(schema: Json, whole: dict[str, Json], value: Json, root: str) 
     return told(errors, root) if errors else None
 
 
-def answers_of(document: Document, generated: Generated) -> Iterator[tuple[str, Json]]:
+def answers_of(document: OpenApiDocument, imported: ImportedOperation) -> Iterator[tuple[str, Json]]:
     """The answers that the document shows for a success, in the media types that are asked for."""
-    accepted = generated.endpoint.accept
-    responses = generated.place.operation.get("responses")
+    accepted = imported.endpoint.accept
+    responses = imported.place.operation.get("responses")
     for status, stated in responses.items() if isinstance(responses, dict) else ():
         if not str(status).startswith("2"):
             continue

@@ -26,9 +26,9 @@ from triptych.kernel.worker.jobs import InboundRequest, JobKey, Jobs
 from triptych.schemas import codec
 from triptych.schemas.result import Result
 from triptych.schemas.work import CallAnswer, CallRequest
-from triptych.tools.conformance.faults import Fault, telling_early, with_fault
-from triptych.tools.conformance.upstream import Callback, FakeUpstream, Telling
-from triptych.tools.runtime.effect_ledger import PostgresLedger
+from triptych.tools.conformance.faults import InjectedFault, telling_early, with_fault
+from triptych.tools.conformance.upstream import Callback, CallbackTiming, FakeUpstream
+from triptych.tools.runtime.effect_ledger import PostgresEffectLedger
 from triptych.tools.runtime.process import load_tool
 from triptych.tools.sdk.call import Resources
 from triptych.tools.sdk.tool import Tool
@@ -43,7 +43,7 @@ _LOCK = 7_309
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class CallProcess:
     """What one process is to do."""
 
     reference: str
@@ -53,7 +53,7 @@ class Life:
     request: bytes
     folder: Path
     """Where the answer goes, and where fail points are armed."""
-    fault: Fault | None = None
+    fault: InjectedFault | None = None
     die_at: str | None = None
     callback: Callback | None = None
     """What the upstream of the call says, where a callback completes it."""
@@ -64,7 +64,7 @@ class Life:
         return self.folder / "answer"
 
 
-def live(life: Life) -> None:
+def run_call(life: CallProcess) -> None:
     """Live it. This is a process's main function."""
     os.environ.update(life.environment)
     if life.path is not None:
@@ -76,14 +76,14 @@ def live(life: Life) -> None:
     asyncio.run(_live(life))
 
 
-async def _live(life: Life) -> None:
+async def _live(life: CallProcess) -> None:
     tool = load_tool(life.reference)
     request = codec.read(CallRequest, life.request)
     own_settings = load_settings(tool.settings) if tool.settings is not None else None
     pool = await database.connect(life.dsn, life.instance)
     async with pool, tool.lifespan(Resources(own_settings, pool)) as state:
         jobs = Jobs(pool, life.instance, LEASE_MS)
-        ledger = PostgresLedger(pool, _writes(tool))
+        ledger = PostgresEffectLedger(pool, _writes(tool))
         async with _no_other_takes_over(pool):
             await jobs.open()
             attempt = await _taken(jobs, request)
@@ -112,10 +112,10 @@ async def _live(life: Life) -> None:
 
 async def _before(upstream: FakeUpstream, callback: Callback, tool: Tool, request: CallRequest) -> None:
     """What the upstream does before the call is made, or while it is."""
-    if callback.telling is Telling.LATE:
+    if callback.telling is CallbackTiming.LATE:
         await upstream.give_up(request.run_id)
         await upstream.call_back(request, callback)
-    if callback.telling is Telling.EARLY:
+    if callback.telling is CallbackTiming.EARLY:
         operation = tool.operations[request.operation]
         tool.operations[request.operation] = telling_early(operation, lambda: upstream.call_back(request, callback))
 
@@ -152,7 +152,7 @@ async def _taken(jobs: Jobs, request: CallRequest) -> JobAttempt | bytes:
     return JobAttempt(lease=jobs.lease, deliveries=taken.deliveries, taken_over=True)
 
 
-async def _settle(jobs: Jobs, ledger: PostgresLedger, finished: Finished) -> None:
+async def _settle(jobs: Jobs, ledger: PostgresEffectLedger, finished: Finished) -> None:
     async def receipts(conn: Connection, accepted: frozenset[JobKey]) -> None:
         if finished.key in accepted and ledger.concerns(finished):
             await ledger.settle(conn, [finished])
@@ -164,11 +164,11 @@ def _key(request: CallRequest) -> JobKey:
     return request.run_id, request.request_id
 
 
-def _write(life: Life, answer: bytes, took_s: float) -> None:
+def _write(life: CallProcess, answer: bytes, took_s: float) -> None:
     life.answer.write_bytes(f"{took_s}\n".encode() + answer)
 
 
-def read(life: Life) -> tuple[Result, float]:
+def read_answer(life: CallProcess) -> tuple[Result, float]:
     """What a life has left: the result, and how many seconds it took."""
     took_s, _, answer = life.answer.read_bytes().partition(b"\n")
     return codec.read(CallAnswer, answer).result, float(took_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Reason(StrEnum):
+class SkipReason(StrEnum):
     """The reasons, as reports give them."""
 
     NOT_SELECTED = "not_selected"
@@ -26,9 +26,9 @@ class Reason(StrEnum):
     """It is not what OpenAPI has in its place."""
 
 
-class LeftOutError(Exception):
+class SkipOperationError(Exception):
     """This operation is left out of the tool."""
 
-    def __init__(self, reason: Reason, why: str) -> None:
+    def __init__(self, reason: SkipReason, why: str) -> None:
         self.reason, self.why = reason, why
         super().__init__(f"{reason}: {why}")

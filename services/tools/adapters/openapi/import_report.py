@@ -20,13 +20,13 @@ from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract, Effect
 from triptych.tools.adapters.openapi import naming
 from triptych.tools.adapters.openapi.arguments import ArgumentsReader
-from triptych.tools.adapters.openapi.document import Document, Place, UnresolvedError
-from triptych.tools.adapters.openapi.errors import LeftOutError, Reason
+from triptych.tools.adapters.openapi.document import OpenApiDocument, OperationEntry, UnresolvedError
 from triptych.tools.adapters.openapi.options import OpenApiOptions, OperationOptions
 from triptych.tools.adapters.openapi.results import ResultReader
 from triptych.tools.adapters.openapi.security import described
 from triptych.tools.adapters.openapi.servers import address_of
-from triptych.tools.adapters.rest import Endpoint, KeyCarrier, KeyPlace
+from triptych.tools.adapters.openapi.skip_reasons import SkipOperationError, SkipReason
+from triptych.tools.adapters.rest import Endpoint, KeyCarrier, KeyLocation
 from triptych.tools.adapters.rest.auth import ClientCredentials
 from triptych.tools.http.client import origin_of
 from triptych.tools.sdk.guard import Rate
@@ -40,16 +40,16 @@ _EFFECTS = {
     "patch": Effect.ONCE,
 }
 OPERATIONS_MAX = 20_000
-SURVEY_MAX_S = 300
+IMPORT_MAX_S = 300
 CONTRACT_MAX_BYTES = 1_048_576
 """A larger contract would not be read by anybody, and least of all by a model."""
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
+class ImportedOperation:
     """An operation that the tool offers."""
 
-    place: Place
+    place: OperationEntry
     endpoint: Endpoint
     notes: tuple[str, ...]
     """What was assumed, or could not be taken over."""
@@ -60,20 +60,20 @@ class Generated:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SkippedOperation:
     """An operation that it does not offer, and why."""
 
-    place: Place
-    reason: Reason
+    place: OperationEntry
+    reason: SkipReason
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class ImportReport:
     """All operations of a document; each is in exactly one of the two."""
 
-    generated: tuple[Generated, ...]
-    left_out: tuple[LeftOut, ...]
+    imported: tuple[ImportedOperation, ...]
+    skipped: tuple[SkippedOperation, ...]
     webhooks: int
     """Calls that the API makes to its clients. A tool cannot make them, so they are no operations."""
 
@@ -84,13 +84,13 @@ class Survey:
 
     @property
     def operations(self) -> int:
-        return len(self.generated) + len(self.left_out)
+        return len(self.imported) + len(self.skipped)
 
     def hosts(self, options: OpenApiOptions) -> tuple[str, ...]:
         """The origins that the credential goes to: those of the operations, and where its token comes from."""
         if options.base_url_env is not None:
             return ()  # It is known where the tool runs.
-        urls = [each.endpoint.url.partition("{")[0] for each in self.generated if each.endpoint.authenticated]
+        urls = [each.endpoint.url.partition("{")[0] for each in self.imported if each.endpoint.authenticated]
         if options.base_url is not None:
             urls = [options.base_url]
         if isinstance(options.auth, ClientCredentials):
@@ -98,7 +98,7 @@ class Survey:
         return tuple(sorted({origin_of(httpx.URL(url)) for url in urls}))
 
 
-def survey(document: Document, tool: str, options: OpenApiOptions) -> Survey:
+def import_document(document: OpenApiDocument, tool: str, options: OpenApiOptions) -> ImportReport:
     """Look at every operation of a document.
 
     Raises:
@@ -112,39 +112,41 @@ def survey(document: Document, tool: str, options: OpenApiOptions) -> Survey:
     given = naming.names(places)
     _check_names(tool, options, places, given)
     writer = _Writer(document, tool, options)
-    until = time.monotonic() + SURVEY_MAX_S
-    generated: list[Generated] = []
-    left_out = [LeftOut(place, Reason.UNREADABLE, why) for place, why in document.unreadable()]
+    until = time.monotonic() + IMPORT_MAX_S
+    imported: list[ImportedOperation] = []
+    skipped = [SkippedOperation(place, SkipReason.UNREADABLE, why) for place, why in document.unreadable()]
     for place, name in zip(places, given, strict=True):
         try:
-            generated.append(writer.write(place, name))
-        except LeftOutError as error:
-            left_out.append(LeftOut(place, error.reason, error.why))
+            imported.append(writer.write(place, name))
+        except SkipOperationError as error:
+            skipped.append(SkippedOperation(place, error.reason, error.why))
         except UnresolvedError as error:
-            left_out.append(LeftOut(place, Reason.REFERENCE, str(error)))
+            skipped.append(SkippedOperation(place, SkipReason.REFERENCE, str(error)))
         except Exception as error:  # noqa: BLE001 - a document can be wrong in any way, and this costs one operation
-            left_out.append(LeftOut(place, Reason.UNREADABLE, f"it cannot be read ({type(error).__name__})"))
+            skipped.append(
+                SkippedOperation(place, SkipReason.UNREADABLE, f"it cannot be read ({type(error).__name__})")
+            )
         if time.monotonic() > until:
-            raise ConfigurationError(f"{document.origin}: it takes more than {SURVEY_MAX_S} s; cut out what you need")
+            raise ConfigurationError(f"{document.origin}: it takes more than {IMPORT_MAX_S} s; cut out what you need")
     if unused := options.set.keys() - writer.arguments.fixed_used:
         key = f"tools.{tool}.options.set.{min(unused)}"
         raise ConfigurationError(f"{key}: no operation that is offered has a parameter of this name")
     webhooks = document.content.get("webhooks")
     notes: list[str] = []
     rate = rate_of(document.content, notes) or rate_of(_info(document), notes)
-    hosts = sorted({each.endpoint.url.split("/")[2] for each in generated if not each.endpoint.url.startswith("/")})
+    hosts = sorted({each.endpoint.url.split("/")[2] for each in imported if not each.endpoint.url.startswith("/")})
     if len(hosts) > 1:
         notes.append(f"the document sends operations, and the credential with them, to {', '.join(hosts)}")
     count = len(webhooks) if isinstance(webhooks, dict) else 0
-    return Survey(tuple(generated), tuple(left_out), count, tuple(notes), rate)
+    return ImportReport(tuple(imported), tuple(skipped), count, tuple(notes), rate)
 
 
-def _info(document: Document) -> dict[str, Json]:
+def _info(document: OpenApiDocument) -> dict[str, Json]:
     info = document.content.get("info")
     return info if isinstance(info, dict) else {}
 
 
-def _check_names(tool: str, options: OpenApiOptions, places: list[Place], given: list[str]) -> None:
+def _check_names(tool: str, options: OpenApiOptions, places: list[OperationEntry], given: list[str]) -> None:
     """A pattern that fits nothing is a mistake, and never a reason to offer less."""
     for key, patterns in (("include", options.include), ("exclude", options.exclude)):
         for pattern in patterns:
@@ -165,12 +167,12 @@ def _nearest(wanted: str, known: list[str]) -> str:
     return f"fits nothing in the document{hint}"
 
 
-def _fits(pattern: str, place: Place, name: str) -> bool:
+def _fits(pattern: str, place: OperationEntry, name: str) -> bool:
     stated = place.operation.get("operationId")
     return any(fnmatchcase(each, pattern) for each in (name, place.title, str(stated)) if each)
 
 
-def _tags(place: Place) -> list[str]:
+def _tags(place: OperationEntry) -> list[str]:
     tags = place.operation.get("tags")
     return [str(tag) for tag in tags] if isinstance(tags, list) else []
 
@@ -178,17 +180,17 @@ def _tags(place: Place) -> list[str]:
 class _Writer:
     """Makes endpoints of operations."""
 
-    def __init__(self, document: Document, tool: str, options: OpenApiOptions) -> None:
+    def __init__(self, document: OpenApiDocument, tool: str, options: OpenApiOptions) -> None:
         self._document, self._tool, self._options = document, tool, options
         self.arguments = ArgumentsReader(document, options)
         self._results = ResultReader(document)
         self._default_security = document.content.get("security")
 
-    def write(self, place: Place, name: str) -> Generated:
+    def write(self, place: OperationEntry, name: str) -> ImportedOperation:
         """Raises LeftOutError or UnresolvedError."""
         self._check_selected(place, name)
         if place.method not in _EFFECTS:
-            raise LeftOutError(Reason.METHOD, f"{place.method.upper()} answers nothing that could be data")
+            raise SkipOperationError(SkipReason.METHOD, f"{place.method.upper()} answers nothing that could be data")
         stated = self._options.operations.get(name, OperationOptions())
         arguments, arguments_schema = self.arguments.read(place, stated.media_type)
         answer = self._results.read(place)
@@ -209,7 +211,7 @@ class _Writer:
                 business_key=stated.business_key,
             )
         except ValidationError as error:
-            raise LeftOutError(Reason.SCHEMA, error.errors(include_url=False)[0]["msg"]) from None
+            raise SkipOperationError(SkipReason.SCHEMA, error.errors(include_url=False)[0]["msg"]) from None
         _check_contract(contract)
         endpoint = Endpoint(
             contract=contract,
@@ -227,27 +229,27 @@ class _Writer:
             defaults=arguments.defaults,
         )
         rate = rate_of(place.operation, notes)
-        return Generated(place, endpoint, tuple(notes), rate, tuple(arguments.examples))
+        return ImportedOperation(place, endpoint, tuple(notes), rate, tuple(arguments.examples))
 
-    def _check_selected(self, place: Place, name: str) -> None:
+    def _check_selected(self, place: OperationEntry, name: str) -> None:
         options = self._options
         if options.tags and not set(_tags(place)) & set(options.tags):
-            raise LeftOutError(Reason.NOT_SELECTED, "it has none of the tags")
+            raise SkipOperationError(SkipReason.NOT_SELECTED, "it has none of the tags")
         if options.include and not any(_fits(pattern, place, name) for pattern in options.include):
-            raise LeftOutError(Reason.NOT_SELECTED, "it is not included")
+            raise SkipOperationError(SkipReason.NOT_SELECTED, "it is not included")
         if any(_fits(pattern, place, name) for pattern in options.exclude):
-            raise LeftOutError(Reason.NOT_SELECTED, "it is excluded")
+            raise SkipOperationError(SkipReason.NOT_SELECTED, "it is excluded")
 
-    def _key(self, place: Place, stated: OperationOptions, declared: KeyCarrier | None) -> KeyCarrier | None:
+    def _key(self, place: OperationEntry, stated: OperationOptions, declared: KeyCarrier | None) -> KeyCarrier | None:
         """How the key travels: as the options say, else as the document does, else in the header for all writes."""
         if stated.key is not None:
             return stated.key.carrier
         if declared is not None:
             return declared
         header = self._options.idempotency_header
-        return KeyCarrier(KeyPlace.HEADER, header) if header and place.method in {"post", "patch"} else None
+        return KeyCarrier(KeyLocation.HEADER, header) if header and place.method in {"post", "patch"} else None
 
-    def _effect(self, place: Place, key: KeyCarrier | None) -> Effect:
+    def _effect(self, place: OperationEntry, key: KeyCarrier | None) -> Effect:
         """What repeating it does: as the document says, else as HTTP has it for the method and the key."""
         stated = place.operation.get("x-triptych-effect")
         if stated in {effect.value for effect in Effect}:
@@ -257,7 +259,7 @@ class _Writer:
             return Effect.IDEMPOTENT
         return effect
 
-    def _is_authenticated(self, place: Place) -> bool:
+    def _is_authenticated(self, place: OperationEntry) -> bool:
         """A call that the document declares as open is made without credentials."""
         security = place.operation.get("security", self._default_security)
         return security not in ([], [{}])
@@ -276,7 +278,7 @@ def rate_of(level: dict[str, Json], notes: list[str]) -> str | None:
     return str(stated)
 
 
-def _description(place: Place) -> str:
+def _description(place: OperationEntry) -> str:
     """What the planner reads: the summary and the beginning of the description."""
     said = [place.operation.get("summary"), place.operation.get("description"), place.item.get("summary")]
     parts = [" ".join(text.split()) for text in said if isinstance(text, str) and text.strip()]
@@ -290,7 +292,9 @@ def _check_contract(contract: Contract) -> None:
         try:
             JsonSchema.of(schema)
         except InvalidSchemaError as error:
-            raise LeftOutError(Reason.SCHEMA, f"the schema of its {what} cannot be used: {error}") from None
+            raise SkipOperationError(SkipReason.SCHEMA, f"the schema of its {what} cannot be used: {error}") from None
     size = len(contract.to_bytes())
     if size > CONTRACT_MAX_BYTES:
-        raise LeftOutError(Reason.TOO_LARGE, f"its contract has {size} bytes, and {CONTRACT_MAX_BYTES} are the most")
+        raise SkipOperationError(
+            SkipReason.TOO_LARGE, f"its contract has {size} bytes, and {CONTRACT_MAX_BYTES} are the most"
+        )
