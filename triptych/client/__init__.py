@@ -1,7 +1,7 @@
 """The client of Triptych: submit tasks, wait for outcomes, follow them, and send commands to runs.
 
     async with Client("127.0.0.1:9092") as client:
-        task_id = await client.submit("support-ticket", {"subject": "Where is my invoice?"}, tenant="acme")
+        task_id = await client.submit("support-ticket", {"subject": "Which invoice?"}, tenant="acme")
         outcome = await client.wait(task_id, tenant="acme", timeout_s=60)
 
 Tasks and outcomes travel over Kafka alone. Looking into runs needs the operator's database role:

@@ -48,5 +48,5 @@ class Address:
             raise NoStackError(file, f"this is not the file of a stack ({error!r})") from error
 
     def topic(self, noun: str) -> str:
-        """The full name of a topic, for example `triptych.outcomes`."""
+        """Return the full name of a topic, for example `triptych.outcomes`."""
         return f"{self.topic_prefix}.{noun}"

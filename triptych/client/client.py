@@ -58,7 +58,7 @@ class Client:
 
     @classmethod
     def from_stack(cls, data_dir: Path = Path(".triptych")) -> Self:
-        """A client of the stack that `triptych up` started in `data_dir`.
+        """Make a client of the stack that `triptych up` started in `data_dir`.
 
         Raises:
             NoStackError: nothing was started there.
@@ -163,7 +163,7 @@ class Client:
     async def wait(
         self, task_id: str, *, tenant: str = "default", timeout_s: float = 300.0, final: bool = True
     ) -> Outcome:
-        """The outcome of a task, however long ago it was submitted and by whom.
+        """Return the outcome of a task, however long ago any client submitted it.
 
         It reads all outcomes that Kafka still has; to wait for many tasks, use one `feed`. With `final=False` an
         escalation counts as an outcome too. A task of this client whose id belongs to another task is `rejected` with
@@ -202,9 +202,9 @@ class Client:
         extend: dict[str, float] | None = None,
         undo: bool = False,
     ) -> str:
-        """Send a command to a run, on the run's own partition, and give the command's id.
+        """Send a command to a run, on the run's own partition, and return the command's id.
 
-        It is sent, not done: what came of it stands in the run's journal.
+        The command is sent, not done: its result is in the run's journal.
         """
         command = Control(
             command_id=str(uuid.uuid4()),

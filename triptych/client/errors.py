@@ -41,7 +41,7 @@ class DatabaseUnreachableError(ClientError):
 
 
 class DsnInvalidError(ClientError):
-    """This is no DSN. It is not repeated, for nobody can tell what in it is a password."""
+    """This is not a DSN. The error does not repeat it, since any part of it may be a password."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -51,11 +51,13 @@ class DsnInvalidError(ClientError):
 
 
 class BrokerInvalidError(ClientError):
-    """This is no address of a Kafka broker."""
+    """This is not an address of a Kafka broker."""
 
     def __init__(self, kafka: str) -> None:
         self.kafka = kafka
-        super().__init__(f"{kafka!r} is no address of a Kafka broker; write HOST:PORT, or several with commas between")
+        super().__init__(
+            f"{kafka!r} is not an address of a Kafka broker; write HOST:PORT, or several with commas between"
+        )
 
 
 class TopicMissingError(ClientError):
@@ -69,7 +71,7 @@ class TopicMissingError(ClientError):
 
 
 class NotAcceptedError(ClientError):
-    """Kafka did not acknowledge what was sent, so it may or may not have arrived."""
+    """Kafka did not acknowledge a message. Whether it arrived is not known."""
 
     def __init__(self, topic: str, cause: BaseException) -> None:
         self.topic, self.cause = topic, cause

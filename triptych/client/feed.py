@@ -111,7 +111,7 @@ class Feed:
         return self._ready.popleft()
 
     def _decode(self, record: aiokafka.ConsumerRecord[Any, Any]) -> Outcome | DeadLetter | None:
-        """A message, or None for a record of somebody else's that is no message of ours."""
+        """Decode a message; None for a record of other software that is not a message of ours."""
         try:
             return codec.read(self._messages[record.topic], cloudevents.record_body(record), limits=codec.STORED)
         except (ValidationError, codec.InvalidJson, UndecodableRecord) as error:

@@ -147,12 +147,12 @@ class JournalEntry:
 
 @asynccontextmanager
 async def operator_connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection under the operator's role.
+    """Open a connection under the operator's role.
 
     Raises:
         DatabaseUnreachableError: the server does not answer, refuses the role, fails at a query, or is not the database
             of a stack.
-        DsnInvalidError: this is no DSN.
+        DsnInvalidError: this is not a DSN.
     """
     where = shown(dsn)
     try:
@@ -185,7 +185,7 @@ class Operator:
             yield cls(connection)
 
     async def runs(self, wanted: RunFilter = RunFilter()) -> list[RunRow]:
-        """The newest runs that fit a filter, newest first."""
+        """Return the newest runs that fit a filter, newest first."""
         names = (wanted.tenant, list(wanted.statuses) or None, wanted.playbook, wanted.reason)
         of_run = (*wanted.ids, *names, wanted.limit, wanted.since, wanted.until)
         if wanted.is_about_steps:
@@ -217,15 +217,15 @@ class Operator:
     async def command_answers(
         self, run_ids: Sequence[UUID], command_ids: Sequence[str], since: datetime
     ) -> list[tuple[UUID, JournalEntry]]:
-        """The events that answer these commands, which were sent at `since` or later."""
+        """Return the events that answer these commands, which were sent at `since` or later."""
         records = await self._connection.fetch(_QUERIES["command_answers"], list(run_ids), list(command_ids), since)
         return [(UUID(int=record["run_id"].int), _entry(record)) for record in records]
 
     async def run(self, reference: str) -> RunRow:
-        """The one run that is meant by its id, an unambiguous beginning of its id, or its task id.
+        """Return the one run with this id, with an id that begins so, or of the task with this id.
 
         Raises:
-            RunNotFoundError: none fits.
+            RunNotFoundError: no run fits.
             RunAmbiguousError: several fit; for a task id, one in each of several tenants.
         """
         first, last = _id_range(reference)
@@ -237,10 +237,11 @@ class Operator:
         return _run(records[0])
 
     async def task(self, tenant: str, task_id: str) -> RunRow:
-        """The run of a task.
+        """Return the run of a task.
 
         Raises:
-            RunNotFoundError: there is none; it is not admitted yet, was rejected, or was never published.
+            RunNotFoundError: the task does not have a run; it is not admitted yet, was rejected, or was never
+                published.
         """
         record = await self._connection.fetchrow(_QUERIES["run_of_task"], tenant, task_id)
         if record is None:
@@ -248,26 +249,26 @@ class Operator:
         return _run(record)
 
     async def playbooks(self) -> list[Playbook]:
-        """The playbooks that were ever deployed, each as it was last."""
+        """Return the playbooks that were ever deployed, each in its last version."""
         records = await self._connection.fetch(_QUERIES["playbooks"])
         return [codec.read(Playbook, record["definition"], limits=codec.STORED) for record in records]
 
     async def budgets(self, run: RunRow) -> dict[str, Any]:
-        """The limits that the run's playbook sets, before any extension."""
+        """Return the limits that the run's playbook sets, before any extension."""
         found = await self._connection.fetchval(_QUERIES["budgets"], run.playbook, run.playbook_version)
         budgets: dict[str, Any] = codec.decode(found, limits=codec.STORED) if found else {}
         return budgets
 
     async def children(self, run_id: UUID) -> list[RunRow]:
-        """The runs that a run has handed over to, oldest first."""
+        """Return the runs that a run has handed over to, oldest first."""
         return [_run(record) for record in await self._connection.fetch(_QUERIES["children"], run_id)]
 
     async def steps(self, run_id: UUID) -> list[StepRow]:
-        """The steps of a run, in the order in which they started."""
+        """Return the steps of a run, in the order in which they started."""
         return [StepRow(**record) for record in await self._connection.fetch(_QUERIES["steps"], run_id)]
 
     async def journal(self, run_id: UUID) -> list[JournalEntry]:
-        """Every event of a run, in order."""
+        """Return every event of a run, in order."""
         return [_entry(record) for record in await self._connection.fetch(_QUERIES["journal"], run_id)]
 
 
@@ -277,14 +278,14 @@ def _entry(record: asyncpg.Record) -> JournalEntry:
 
 
 def _run(record: asyncpg.Record) -> RunRow:
-    """A row with a plain UUID: asyncpg's own kind of it is not known to those who write JSON."""
+    """Return a row with a plain UUID: writers of JSON do not know asyncpg's own kind of UUID."""
     parent = record["parent_run_id"]
     ids = {"run_id": UUID(int=record["run_id"].int), "parent_run_id": UUID(int=parent.int) if parent else None}
     return RunRow(**{**record, **ids})
 
 
 def _id_range(reference: str) -> tuple[UUID, UUID]:
-    """The first and the last id that begin like `reference`; a range with no run when it is no id."""
+    """Return the first and the last id that begin like `reference`; a range without runs when it is not an id."""
     digits = reference.replace("-", "").lower()
     if not _RUN_ID_START.fullmatch(digits):
         return _NO_ID, _NO_ID
@@ -292,10 +293,10 @@ def _id_range(reference: str) -> tuple[UUID, UUID]:
 
 
 def shown(dsn: str) -> str:
-    """Where a DSN leads, without what is secret in it.
+    """Return the address in a DSN, without its secrets.
 
     Raises:
-        DsnInvalidError: one cannot tell what in it is the password.
+        DsnInvalidError: the password cannot be told from the rest.
     """
     try:
         parts = urlsplit(dsn)

@@ -39,32 +39,32 @@ class AlertRow:
 
 
 async def tools(connection: asyncpg.Connection) -> list[str]:
-    """The tools that have a schema."""
+    """Return the tools that have a schema."""
     return [row["tool"] for row in await connection.fetch(_QUERIES["tools"])]
 
 
 async def breakers(connection: asyncpg.Connection, tool: str) -> list[BreakerRow]:
-    """Where the breakers of a tool stand."""
+    """Return the states of a tool's breakers."""
     return [BreakerRow(tool, **row) for row in await connection.fetch(_in_schema("breakers", tool))]
 
 
 async def alerts(connection: asyncpg.Connection, tool: str) -> list[AlertRow]:
-    """What is wrong with a tool now."""
+    """Return the open alerts of a tool."""
     return [AlertRow(tool, **row) for row in await connection.fetch(_in_schema("alerts", tool))]
 
 
 async def gaps(connection: asyncpg.Connection) -> list[dict[str, Json]]:
-    """What plans wanted of tools and could not have, the most wanted first."""
+    """Return what plans wanted of tools and could not have, the most wanted first."""
     return [{**row, "run_id": str(row["run_id"])} for row in await connection.fetch(_QUERIES["gaps"])]
 
 
 async def answer(connection: asyncpg.Connection, tool: str, command_id: str) -> str | None:
-    """What came of a command, or None when no process has answered it yet."""
+    """Return the answer to a command, or None when no process has answered it yet."""
     found: str | None = await connection.fetchval(_in_schema("answer", tool), command_id)
     return found
 
 
 def _in_schema(statement: str, tool: str) -> str:
-    """A statement for a tool's own schema. Names of tools are slugs, and quotes double in an identifier."""
+    """Return a statement for a tool's own schema. Names of tools are slugs, and quotes double in an identifier."""
     schema = f"tool_{tool}".replace('"', '""')
     return _QUERIES[statement].replace("tool_schema", f'"{schema}"')

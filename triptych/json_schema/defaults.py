@@ -55,7 +55,7 @@ class _Defaults:
         ]
 
     def _parts(self, schema: Json, references_left: int) -> Iterator[Mapping[str, Any]]:
-        """The schema itself and all that hold together with it."""
+        """Yield the schema itself and all that hold together with it."""
         if not isinstance(schema, Mapping):
             return
         yield schema

@@ -48,10 +48,10 @@ class PatternCost(NamedTuple):
 
 @lru_cache(maxsize=4_096)
 def check_pattern(pattern: str) -> PatternCost:
-    """The cost of a pattern.
+    """Return the cost of a pattern.
 
     Raises:
-        PatternTooLargeError: it has a form that nobody can afford.
+        PatternTooLargeError: it has a form that costs too much in any text.
         ValueError: it is not a regular expression of JSON Schema.
     """
     if len(pattern) > PATTERN_MAX_CHARS:

@@ -9,7 +9,7 @@ from triptych.schemas import Json
 
 
 def referred(root: Json, reference: str) -> Json:
-    """What a reference such as `#/$defs/Name` leads to; None where it leads out of the schema or nowhere."""
+    """Return what a reference such as `#/$defs/Name` leads to; None where it leads out of the schema or nowhere."""
     if reference != "#" and not reference.startswith("#/"):
         return None
     found = root
@@ -24,10 +24,10 @@ def referred(root: Json, reference: str) -> Json:
 
 
 def names_of(pointer: str) -> list[str]:
-    """The names and indexes of a pointer, such as `/$defs/Name`."""
+    """Return the names and indexes of a pointer, such as `/$defs/Name`."""
     return [unescaped(part) for part in pointer.split("/")[1:]]
 
 
 def unescaped(part: str) -> str:
-    """One name or index of a pointer as it stands in the value."""
+    """Return one name or index of a pointer as the value has it."""
     return unquote(part).replace("~1", "/").replace("~0", "~")

@@ -74,14 +74,14 @@ class JsonSchema:
         return _cached(_Written(schema))
 
     def is_valid(self, value: Json) -> bool:
-        """Whether a value fits. One that would cost too much to check does not."""
+        """Return whether a value fits. One that would cost too much to check does not."""
         try:
             return self._fits(value, _levels(value))
         except (killable.OverrunError, ValueError):
             return False
 
     def schema_errors(self, value: Json, at_most: int = MAX_PROBLEMS) -> list[SchemaError]:
-        """The first things that are wrong with a value; none where it fits."""
+        """Return the first errors of a value; none where it fits."""
         levels = _levels(value)
         try:
             if self._fits(value, levels):
@@ -104,7 +104,7 @@ class JsonSchema:
             raise ValueError(error.message) from None
 
     def _is_costly(self, levels: Levels) -> bool:
-        """Whether it cannot be shown that a check is quick."""
+        """Return whether it cannot be shown that a check is quick."""
         return self._structure.cost(self._structure.root, levels) > MAX_UNITS
 
     def _is_small(self, node: Node, levels: Levels) -> bool:
@@ -112,7 +112,7 @@ class JsonSchema:
         return size <= _EXPLAINED_MAX_VALUES and self._structure.cost(node, levels) <= _EXPLAINED_MAX_UNITS
 
     def _search(self, node: Node, value: Json, place: Place, searches: int) -> Iterator[SchemaError]:
-        """What is wrong with a value that does not fit a part of the schema."""
+        """Yield the errors of a value that does not fit a part of the schema."""
         validator = self._part(node)
         if validator is None or self._is_small(node, _levels(value)):
             yield from _explained(validator, value, place)
@@ -130,7 +130,7 @@ class JsonSchema:
             yield SchemaError(place, "it does not fit the schema here", "")
 
     def _part(self, node: Node) -> jsonschema_rs.Draft202012Validator | None:
-        """A validator of one part alone; None where a part cannot stand alone."""
+        """Return a validator of one part alone; None if a part cannot be validated alone."""
         if node.place not in self._parts:
             pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in node.place)
             try:
@@ -150,7 +150,7 @@ def told(errors: Iterable[SchemaError], root: str) -> str:
 
 
 def path_of(place: Place, root: str = "") -> str:
-    """A place as people write it: `items[3].price`, after `root` where there is one."""
+    """Return a place as people write it: `items[3].price`, after `root` if it is given."""
     path = root + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     return path if root else path.removeprefix(".")
 
@@ -190,7 +190,7 @@ def _compiled(schema: Json, registry: jsonschema_rs.Registry | None = None) -> j
 
 
 def _levels(value: Json) -> Levels:
-    """How many values there are at each depth, and how many characters of text and of names."""
+    """Count the values at each depth, and their characters of text and of names."""
     levels: Levels = []
     level: list[Json] = [value]
     keys = 0
@@ -223,7 +223,7 @@ def _explained(
 
 
 def _own(node: Node, value: Json, place: Place) -> Iterator[SchemaError]:
-    """What the keywords of a part say that apply no other parts. The validator's own words would copy the value."""
+    """Yield the errors of keywords that apply no other parts. The validator's own words would copy the value."""
     if not isinstance(node.schema, dict):
         return
     for word, stated in node.schema.items():
@@ -237,7 +237,7 @@ def _own(node: Node, value: Json, place: Place) -> Iterator[SchemaError]:
 
 
 def _inside(node: Node, value: Json) -> Iterator[tuple[Node, Json, Place]]:
-    """The parts whose errors are errors of the whole, with what they apply to."""
+    """Yield the parts whose errors are errors of the whole, with the values that they apply to."""
     if not isinstance(node.schema, dict):
         return
     for other in node.must:

@@ -93,7 +93,7 @@ class Node:
         return isinstance(self.schema, dict) and not self.schema.keys().isdisjoint(_UNEVALUATED)
 
     def again(self, *, as_filter: bool) -> Iterator[tuple[Node, bool]]:
-        """What is compiled with it, where nothing is kept: each part as a filter of what is evaluated, or whole."""
+        """Yield the parts that are compiled again where nothing is kept: each whole, or as a filter of evaluation."""
         inline = [other for other in self.same if other.place[: len(self.place)] == self.place]
         children = [*self.placed, *self.each]
         if not as_filter:
@@ -133,7 +133,7 @@ class Structure:
         self._refuse_recompilation()
 
     def cost(self, node: Node, levels: Iterable[tuple[int, int]]) -> float:
-        """The work of holding a value to a part, given how many values and characters it has at each depth."""
+        """Return the work of checking a value against a part, given its values and characters at each depth."""
         units = 0.0
         for depth, (values, characters) in enumerate(levels):
             level = self._level(depth)
@@ -141,7 +141,7 @@ class Structure:
         return units
 
     def _level(self, depth: int) -> Level:
-        """What each part costs at most, so many levels below the value that the part is applied to."""
+        """Return what each part costs at most, so many levels below the value that the part is applied to."""
         levels = self._levels
         while len(levels) <= depth and not self._is_settled:
             levels.append(self._next_level(levels[-1] if levels else None))
@@ -180,7 +180,7 @@ class Structure:
                 )
 
     def _refuse_recompilation(self) -> None:
-        """Where `unevaluatedProperties` stands at every level, the validator compiles each way down by itself."""
+        """Refuse schemas with `unevaluatedProperties` at every level: the validator compiles each way down alone."""
         count = 0
         for root in self._order:
             path: set[tuple[int, bool]] = set()
@@ -257,7 +257,7 @@ class Structure:
         return root
 
     def _parts(self, node: Node, base: str) -> Iterator[tuple[str, Json, Place, str]]:
-        """The parts that a part applies: how, and where they stand."""
+        """Yield the parts that a part applies: how, and their places."""
         schema = node.schema
         assert isinstance(schema, dict)  # noqa: S101 - the caller looked
         for word in _REFERENCES:
@@ -268,7 +268,7 @@ class Structure:
             yield kind, part, (*node.place, *inside), base
 
     def _resolved(self, at: Place, reference: str, base: str, *, dynamic: bool) -> Iterator[tuple[Json, Place, str]]:
-        """What a reference may mean; a dynamic one every anchor of its name."""
+        """Yield what a reference may mean; for a dynamic one every anchor of its name."""
         whole = urljoin(base, reference) if base else reference
         url, fragment = urldefrag(whole)
         names = [f"{url}#{fragment}"] if fragment and not fragment.startswith("/") else []
@@ -285,7 +285,7 @@ class Structure:
         yield from ((schema, place, its_base) for place, its_base, schema in targets)
 
     def _weigh(self, node: Node) -> None:
-        """What the keywords of one part cost, apart from the parts that they apply."""
+        """Weigh the keywords of one part, apart from the parts that they apply."""
         schema = node.schema
         assert isinstance(schema, dict)  # noqa: S101 - the caller looked
         node.units += len(schema) + len(node.named) + sum(_size(schema[word]) for word in _COMPARED if word in schema)
@@ -345,7 +345,7 @@ def _mapped(schema: dict[str, Json]) -> Iterator[tuple[str, Json, Place]]:
 
 
 def _at(schema: Json, place: Place, base: str, pointer: str) -> Iterator[tuple[Place, str, Json]]:
-    """What stands at a JSON pointer, if anything does."""
+    """Yield the part at a JSON pointer, if it exists."""
     for name in names_of(pointer):
         if isinstance(schema, dict) and name in schema:
             schema, place = schema[name], (*place, name)
@@ -359,7 +359,7 @@ def _at(schema: Json, place: Place, base: str, pointer: str) -> Iterator[tuple[P
 
 
 def _ordered(root: Node, nodes: Iterable[Node]) -> Sequence[Node]:
-    """Every part after those that it applies to the same value. Raises InvalidSchemaError where there is a circle."""
+    """Order every part after those that it applies to the same value. Raises InvalidSchemaError for a circle."""
     done: dict[int, bool] = {}
     order: list[Node] = []
     for first in (root, *nodes):
@@ -382,7 +382,7 @@ def _ordered(root: Node, nodes: Iterable[Node]) -> Sequence[Node]:
 
 
 def _below(node: Node, above: Level) -> tuple[float, float]:
-    """What a part causes at a value one level further down."""
+    """Return what a part causes at a value one level further down."""
     one = [other.index for other in (*node.named.values(), *node.placed)]
     all_of = [other.index for other in node.each]
     units = max((above.units[index] for index in one), default=0.0) + sum(above.units[index] for index in all_of)
@@ -392,7 +392,7 @@ def _below(node: Node, above: Level) -> tuple[float, float]:
 
 
 def _size(value: Json) -> int:
-    """How much there is to compare with. Text and numbers are looked up, everything else is compared."""
+    """Return how many values to compare with. Text and numbers are looked up, everything else is compared."""
     if isinstance(value, dict):
         return _COMPARISON_UNITS * (1 + sum(_size(item) for item in value.values()))
     if isinstance(value, list | tuple):

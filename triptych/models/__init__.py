@@ -1,8 +1,8 @@
 """Calls to language models: one question, within a grant, with a structured answer or a named failure.
 
-Used by the planner, the critic and the tool `model`. A model that is not there is followed by the next
-of its tier; nothing here asks the same model twice or keeps a conversation: each prompt is built anew,
-and what follows from a failure is the executor's decision.
+Used by the planner, the critic and the tool `model`. If a model does not respond, the next of its tier is asked.
+Nothing here asks the same model twice or keeps a conversation: each prompt is built from scratch. The executor decides
+what follows from a failure.
 """
 
 from triptych.models.budget import remaining, total

@@ -19,7 +19,7 @@ LEAST_ANSWER_TOKENS = 64
 
 
 def answer_tokens(grant: Grant, price: Price, prompt_tokens: int) -> int:
-    """How long the answer may be for the whole call to stay within the grant, in tokens and in money.
+    """Return how many tokens the answer may have so that the whole call stays within the grant, in tokens and in money.
 
     Raises:
         ModelFailure: `budget_exceeded`; nothing was sent and nothing spent.
@@ -29,7 +29,7 @@ def answer_tokens(grant: Grant, price: Price, prompt_tokens: int) -> int:
         raise ModelFailure(
             ErrorCode.BUDGET_EXCEEDED,
             f"the prompt needs about {prompt_tokens} tokens and an answer at least {LEAST_ANSWER_TOKENS}, but the "
-            f"grant is {grant.tokens}; raise `tokens` of this step, plan or judge, or give it less to read",
+            f"grant is {grant.tokens}. Raise `tokens` of this step, plan or judge, or give it less to read",
             details={"budget": "tokens"},
         )
 
@@ -43,7 +43,7 @@ def answer_tokens(grant: Grant, price: Price, prompt_tokens: int) -> int:
         raise ModelFailure(
             ErrorCode.BUDGET_EXCEEDED,
             f"the shortest answer to this prompt costs {least} millionths of a US dollar, but the grant is "
-            f"{grant.usd_micros}; raise `usd` of this step, plan or judge, or use a cheaper model",
+            f"{grant.usd_micros}. Raise `usd` of this step, plan or judge, or use a cheaper model",
             details={"budget": "usd"},
         )
     affordable, too_much = LEAST_ANSWER_TOKENS, by_tokens
@@ -54,13 +54,13 @@ def answer_tokens(grant: Grant, price: Price, prompt_tokens: int) -> int:
 
 
 def whole(grant: Grant, call: ModelCall) -> Spend:
-    """The spend of a call whose cost cannot be known: all of its grant."""
+    """Return the spend of a call whose cost cannot be known: all of its grant."""
     billed = call.model_copy(update={"tokens_in": grant.tokens, "tokens_out": 0, "usd_micros": grant.usd_micros})
     return Spend(tokens=grant.tokens, usd_micros=grant.usd_micros, model_calls=(billed,))
 
 
 def total(spends: Iterable[Spend]) -> Spend:
-    """Several spends as one."""
+    """Add several spends up to one."""
     spends = tuple(spends)
     return Spend(
         tokens=sum(spend.tokens for spend in spends),
@@ -70,5 +70,5 @@ def total(spends: Iterable[Spend]) -> Spend:
 
 
 def remaining(grant: Grant, spend: Spend) -> Grant:
-    """What is left of a grant, never less than nothing."""
+    """Return what is left of a grant, never less than nothing."""
     return Grant(tokens=max(0, grant.tokens - spend.tokens), usd_micros=max(0, grant.usd_micros - spend.usd_micros))

@@ -1,9 +1,9 @@
-"""The cache of model answers: the same question of the same tenant gets the answer that is there, for nothing.
+"""The cache of model answers: the same question of the same tenant gets the known answer, at no cost.
 
-A question is all that could change the answer: the models of the tier in their order, the whole prompt
-with its slice of the run's state, and the form of the answer. The tenant is part of the key, so nothing
-crosses tenants. Whether an answer may come from here is the playbook's decision and travels with the
-request. A cache that cannot be reached is a cache that has nothing.
+A question is all that could change the answer. It has the models of the tier in their order, the whole prompt with its
+slice of the run's state, and the form of the answer. The tenant is part of the key, so nothing crosses tenants. Whether
+an answer may come from here is the playbook's decision and travels with the request. A cache that cannot be reached is
+treated as empty.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class AnswerCache:
         self._pool, self._ttl_s = pool, ttl_s
 
     async def find(self, tenant: str, question: bytes) -> CachedAnswer | None:
-        """The answer that is kept, counted as a hit."""
+        """Return the answer that is kept, and count a hit."""
         try:
             row = await self._pool.fetchrow(_QUERIES["find"], tenant, question)
         except POSTGRES_GONE:
@@ -59,7 +59,7 @@ class AnswerCache:
     async def keep(
         self, tenant: str, question: bytes, *, kind: str, tier: str, output: dict[str, Json], spend: Spend
     ) -> None:
-        """Keep an answer, and drop a few that nobody may be given any more."""
+        """Keep an answer, and drop a few that are too old to be used."""
         model = spend.model_calls[-1].model
         answer = codec.encode(output)
         row = (tenant, question, kind, tier, model, answer, spend.tokens, spend.usd_micros, float(self._ttl_s))

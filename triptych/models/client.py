@@ -61,7 +61,7 @@ class Memo:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What is asked, of whichever model."""
+    """A question, for any model."""
 
     kind: str
     tier: str
@@ -82,7 +82,7 @@ class ModelClient:
     """Asks the configured models, by tier. As a context manager it closes its connections at the end."""
 
     def __init__(self, settings: ModelSettings) -> None:
-        """Raises ConfigurationError when a model cannot be used, or nobody knows its price."""
+        """Build the models. Raises ConfigurationError when one cannot be used, or its price is not known."""
         self._cache_ttl_s = settings.cache_ttl_s
         self._cache: AnswerCache | None = None
         self._tiers = {
@@ -93,7 +93,7 @@ class ModelClient:
         self._frame = prompts.load_prompt("triptych.models", "frame")
 
     def keep_answers_in(self, pool: asyncpg.Pool) -> None:
-        """From now on keep answers in the schema of the pool's role."""
+        """Keep answers in the schema of the pool's role from now on."""
         self._cache = AnswerCache(pool, self._cache_ttl_s) if self._cache_ttl_s else None
 
     async def __aenter__(self) -> Self:
@@ -125,7 +125,7 @@ class ModelClient:
         With a `memo` the answer may be one that was given before; it costs nothing, and its call says so.
 
         Raises:
-            ModelFailure: there is no usable answer. Its `spend` is what it cost all the same; when that
+            ModelFailure: there is no usable answer. Its `spend` is what the call cost nevertheless; when that
                 cannot be known, it is the whole grant.
         """
         system = prompts.system_message(kind, self._frame, instructions)
@@ -182,7 +182,7 @@ class ModelClient:
         return candidates
 
     def _in_order(self, tier: str) -> Sequence[Candidate]:
-        """The models of a tier in the order in which they are asked now: who was not there a moment ago comes last."""
+        """Return the models of a tier in the order in which they are asked now: those that just failed come last."""
         now, candidates = time.monotonic(), self._candidates(tier)
         return sorted(candidates, key=lambda each: self._resting_until.get(each.name, now) > now)
 
@@ -192,7 +192,7 @@ class ModelClient:
 
 
 def _all_failed(failures: Sequence[ModelFailure]) -> ModelFailure:
-    """The failure of a whole tier: what each model said, under a code that time may cure if there is one."""
+    """Return the failure of a whole tier: what each model said, under a code that time may cure if one has it."""
     if len(failures) == 1:
         return failures[0]
     telling = next((each for each in reversed(failures) if each.code in PASSING), failures[-1])
@@ -253,7 +253,7 @@ async def _send(
 
 
 def _billed(usage: RequestUsage, price: Price, call: ModelCall) -> Spend | None:
-    """What a call cost by what its endpoint says; None when it says nothing, or what cannot be."""
+    """Return the cost of a call as its endpoint states it; None when it states nothing, or nothing possible."""
     if not usage.has_values():
         return None
     try:
@@ -274,6 +274,6 @@ def _since_ms(started: float) -> int:
 
 
 def _marked(spend: Spend, why: str) -> Spend:
-    """A spend whose calls say why they gave no usable answer."""
+    """Mark the calls of a spend with why they gave no usable answer."""
     calls = tuple(call.model_copy(update={"failed": str(why)}) for call in spend.model_calls)
     return spend.model_copy(update={"model_calls": calls})

@@ -1,4 +1,4 @@
-"""Texts as vectors, by a small model that runs here or by a provider. Whoever searches by meaning stands on it.
+"""Texts as vectors, by a small model that runs here or by a provider. Every search by meaning uses it.
 
 It embeds and nothing else: it keeps no text and no vector.
 """
@@ -39,8 +39,8 @@ class EmbeddingSettings(BaseSettings):
         str,
         Field(
             min_length=1,
-            description="`wordllama`, a small model for English that comes with the package and runs in the process; a "
-            "pydantic-ai name such as `openai:text-embedding-3-small`; or, with a base URL, the name of a model there.",
+            description="`wordllama`, a small model for English that comes with the package and runs in the process. "
+            "Or a pydantic-ai name such as `openai:text-embedding-3-small`. With a base URL, a model there.",
         ),
     ] = LOCAL
     base_url: Annotated[
@@ -62,7 +62,7 @@ class Embedder(Protocol):
     name: str
 
     async def embed(self, texts: Sequence[str], *, query: bool = False) -> list[Vector]:
-        """A vector of length 1 for each text; `query` says that the texts are questions and not what is searched.
+        """Return a vector of length 1 for each text; `query` says that the texts are questions.
 
         Raises:
             ModelFailure: the provider does not answer.
@@ -72,10 +72,10 @@ class Embedder(Protocol):
 
 @asynccontextmanager
 async def open_embedder(settings: EmbeddingSettings) -> AsyncIterator[Embedder]:
-    """The configured model, with its connections for as long as the body runs.
+    """Open the configured model, with its connections for as long as the body runs.
 
     Raises:
-        ConfigurationError: there is no such model, or what it needs is missing.
+        ConfigurationError: such a model does not exist, or something that it needs is missing.
     """
     if settings.base_url is not None:
         key = settings.api_key.get_secret_value() if settings.api_key else "none"
@@ -104,7 +104,7 @@ class LocalEmbedder:
         self._model: Any = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
 
     async def embed(self, texts: Sequence[str], *, query: bool = False) -> list[Vector]:
-        """A vector for each text; questions and answers are treated alike."""
+        """Return a vector for each text; questions and answers are treated alike."""
         del query
         vectors: list[Vector] = []
         for start in range(0, len(texts), BATCH_TEXTS):
@@ -123,7 +123,7 @@ class ProviderEmbedder:
         self.name, self._client = name, client
 
     async def embed(self, texts: Sequence[str], *, query: bool = False) -> list[Vector]:
-        """A vector for each text, in as many requests as it takes."""
+        """Return a vector for each text, in as many requests as it takes."""
         ask = self._client.embed_query if query else self._client.embed_documents
         vectors: list[Vector] = []
         for start in range(0, len(texts), BATCH_TEXTS):

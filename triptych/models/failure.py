@@ -1,7 +1,7 @@
-"""What can go wrong in a model call, as one error type with a code from the closed list.
+"""The failures of a model call, as one error type with a code from the closed list.
 
-Messages are ours: an endpoint's own words may hold the prompt or a key, so of those only a short
-excerpt of the provider's stated message is kept, with secrets masked.
+Messages are ours: an endpoint's own words may hold the prompt or a key. So only a short excerpt of the provider's
+stated message is kept, with secrets masked.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _NOT_THERE = PASSING | {ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN}
 
 
 class ModelFailure(TriptychError):
-    """A model call that gave no usable answer: why, when to try again, and what it cost all the same."""
+    """A model call that gave no usable answer: why, when to try again, and what it cost nevertheless."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class ModelFailure(TriptychError):
         return self.code in _NOT_THERE and self.spend.tokens == 0 and "model" not in self.details
 
     def as_error(self) -> ToolError:
-        """The failure as it travels in an answer."""
+        """Return the failure as it travels in an answer."""
         return ToolError(
             code=self.code, message=self.message[:4_000], retry_after_ms=self.retry_after_ms, details=self.details
         )
@@ -83,7 +83,7 @@ class ModelFailure(TriptychError):
 def from_error(
     error: ModelAPIError | UnexpectedModelBehavior, model: str, *, unknown: Spend, unbilled: Spend
 ) -> ModelFailure:
-    """An error of the provider or of the way there.
+    """Turn an error of the provider, or on the way there, into a failure.
 
     `unknown` is the spend when the request may have been worked on, `unbilled` when it was not.
     """

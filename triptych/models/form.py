@@ -30,7 +30,7 @@ class AnswerFault(StrEnum):
     """What a model can do wrong while its provider works; it travels as `details.model` of the error."""
 
     MALFORMED = "malformed"
-    """The answer is no JSON, does not fit, or was not given in the way that was asked for."""
+    """The answer is not JSON, does not fit, or was not given in the way that was asked for."""
     TRUNCATED = "truncated"
     """The answer was cut off at its limit."""
     LOOP = "loop"
@@ -63,7 +63,7 @@ class Form:
         return cls(wanted, None) if isinstance(wanted, dict) else cls(wanted.model_json_schema(), wanted)
 
     def problems(self, output: Json) -> list[str]:
-        """What is wrong with an output, in words that its author can act on."""
+        """Return what is wrong with an output, in words that its author can act on."""
         if not isinstance(output, dict):
             return [f"it is a {type(output).__name__}, not an object"]
         if self.model is None:
@@ -82,10 +82,10 @@ class Form:
 
 
 def checked_output(response: ModelResponse, form: Form, max_tokens: int) -> dict[str, Json]:
-    """The output of a response, once it fits.
+    """Return the output of a response, once it fits.
 
     Raises:
-        UnusableOutputError: it does not, and why.
+        UnusableOutputError: it does not fit, and why.
     """
     call = next((part for part in response.parts if isinstance(part, ToolCallPart)), None)
     said = "".join(part.content for part in response.parts if isinstance(part, TextPart)).strip()
@@ -111,9 +111,9 @@ def checked_output(response: ModelResponse, form: Form, max_tokens: int) -> dict
 
 
 def _is_whole(call: ToolCallPart | None, form: Form) -> bool:
-    """Whether nothing is missing, though the limit was reached: with the last brace the JSON text has its end.
+    """Return whether nothing is missing, though the limit was reached: the last brace ends the JSON text.
 
-    An SDK may have mended what it has parsed, and does not say so.
+    An SDK may have repaired what it has parsed, and does not say so.
     """
     if call is None or not isinstance(call.args, str):
         return False
@@ -132,7 +132,7 @@ def _cut_off(said: str, max_tokens: int) -> UnusableOutputError:
 
 
 def _goes_round(text: str, period: int) -> bool:
-    """Whether the text ends with something of this length, said eight times. A pattern would take the square of it."""
+    """Return whether the text ends with one piece of this length eight times. A pattern would take quadratic time."""
     run = 0
     for at in range(len(text) - 1, period - 1, -1):
         if text[at] == text[at - period]:

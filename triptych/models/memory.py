@@ -1,8 +1,8 @@
-"""The working memory of a run: what a prompt may tell of it, built anew for each question, within a cap of tokens.
+"""The working memory of a run: what a prompt may say of it, built for each question, within a cap of tokens.
 
-Facts are what steps answered, decisions are steps that were left out and why, open questions are what
-did not work out. Each names the step that it comes from. The same records under the same cap give the
-same memory, so what is dropped can be foreseen. Pure.
+Facts are what steps answered, decisions are steps that were left out and why, open questions are what did not work out.
+Each names the step that it comes from. The same records under the same cap give the same memory, so what is dropped can
+be foreseen. Pure.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class WorkingMemory:
     decisions: tuple[dict[str, Json], ...] = ()
     open_questions: tuple[dict[str, Json], ...] = ()
     left_out: tuple[str, ...] = ()
-    """Steps of which something is known that found no room."""
+    """Steps that have something to tell, for which there was no room."""
 
     @classmethod
     def of(cls, records: Sequence[StepRecord]) -> WorkingMemory:
@@ -56,7 +56,7 @@ class WorkingMemory:
         return cls(tuple(facts), tuple(decisions), tuple(questions))
 
     def within(self, max_tokens: int) -> WorkingMemory:
-        """As much of it as there is room for.
+        """Return as much of it as there is room for.
 
         The oldest facts are shortened first, then the oldest lose their data and are named alone, then the oldest
         decisions go, then the oldest facts. Open questions stay: a plan that does not know them repeats them.
@@ -78,7 +78,7 @@ class WorkingMemory:
         return WorkingMemory(tuple(facts), tuple(decisions), self.open_questions, tuple(left_out))
 
     def told(self) -> dict[str, Json]:
-        """The memory as a part of what a model is told."""
+        """Return the memory as a part of a prompt."""
         parts = {
             "known": self.facts,
             "decisions": self.decisions,
@@ -88,7 +88,7 @@ class WorkingMemory:
         return {name: list(entries) for name, entries in parts.items() if entries}
 
     def data(self) -> dict[str, Json]:
-        """By step, what it answered."""
+        """Return the answers of steps, by step."""
         return {fact["id"]: fact.get("data") for fact in self.facts}
 
 

@@ -1,7 +1,7 @@
 """What a model call costs, in whole millionths of a US dollar, rounded up.
 
-A price is either given in the settings or known to genai-prices. A model without a price is refused
-when the process starts: a budget in dollars cannot be kept with a price that nobody knows.
+A price is either given in the settings or known to genai-prices. A model without a price is refused when the process
+starts: a budget in dollars cannot be kept without it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Price(Protocol):
     """The price of one model."""
 
     def micros(self, usage: RequestUsage) -> int:
-        """What this usage costs. Raises ValueError for a usage that cannot be."""
+        """Return what this usage costs. Raises ValueError for an impossible usage."""
         ...
 
 
@@ -67,12 +67,12 @@ class ListedPrice:
 def price_of(
     name: str, *, model: str, provider: str | None, given: Mapping[str, tuple[float, ...]], is_listed: bool
 ) -> Price:
-    """The price of a configured model. `name` is as configured, `model` as its provider calls it.
+    """Return the price of a configured model. `name` is as configured, `model` as its provider calls it.
 
-    `is_listed` says whether the public price lists apply: they do not at an endpoint of one's own.
+    `is_listed` says whether the public price lists apply: they do not at a private endpoint.
 
     Raises:
-        ConfigurationError: nobody knows the price.
+        ConfigurationError: the price is not known.
     """
     if name in given:
         return GivenPrice.of(*given[name])
@@ -84,6 +84,6 @@ def price_of(
     except LookupError:
         pass
     raise ConfigurationError(
-        f"TRIPTYCH_MODEL_PRICES: the price of {name} is not known; set it in US dollars for a million tokens in "
+        f"TRIPTYCH_MODEL_PRICES: the price of {name} is not known. Set it in US dollars for a million tokens in "
         f'and out, for example {{"{name}": [0.5, 1.5]}}, or [0, 0] for a model of your own'
     )

@@ -13,15 +13,15 @@ from triptych.schemas import Json, codec
 
 
 def load_prompt(package: str, name: str) -> str:
-    """The text of `prompts/<name>.txt` in `package`."""
+    """Return the text of `prompts/<name>.txt` in `package`."""
     return files(package).joinpath("prompts", f"{name}.txt").read_text("utf-8").strip()
 
 
 def system_message(kind: str, frame: str, instructions: str) -> str:
-    """What we say: the kind of task on the first line, the frame, then the task's own instructions."""
+    """Write the part of the operator: the kind of task on the first line, the frame, then the task's instructions."""
     return "\n\n".join(part for part in (f"TASK: {kind}", frame, instructions.strip()) if part)
 
 
 def user_message(payload: Mapping[str, Json], constraints: Sequence[str]) -> str:
-    """What others said, as one JSON object, with the constraints at its end, next to the newest input."""
+    """Write what others said, as one JSON object, with the constraints at its end, next to the newest input."""
     return codec.encode_text({**payload, "constraints": list(constraints)})

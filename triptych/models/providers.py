@@ -46,7 +46,7 @@ class Candidate:
     """Whether time limit and retries travel with a request; boto3 has them for the whole client."""
 
     def request_settings(self, max_tokens: int, seconds: float) -> RequestSettings:
-        """The settings of one request that is sent once."""
+        """Return the settings of one request that is sent once."""
         settings = RequestSettings(max_tokens=max_tokens, request_timeout=seconds)
         if origin := upstream_headers():
             settings["extra_headers"] = dict(origin)
@@ -57,7 +57,7 @@ def candidate(tier: str, name: str, settings: ModelSettings) -> Candidate:
     """Build the model that a name stands for.
 
     Raises:
-        ConfigurationError: no such endpoint, no key for it, or nobody knows the price.
+        ConfigurationError: the endpoint does not exist, it lacks a key, or the price is not known.
     """
     try:
         model, provider = _model(name, settings)
@@ -73,7 +73,7 @@ def candidate(tier: str, name: str, settings: ModelSettings) -> Candidate:
 
 
 def _model(name: str, settings: ModelSettings) -> tuple[Model, Provider | None]:
-    """The model, and the provider that it is asked through if it is one of ours."""
+    """Return the model, and the provider that it is asked through if it is one of ours."""
     prefix, colon, rest = name.partition(":")
     endpoint = settings.endpoints.get(prefix) if colon else None
     if endpoint is not None:
@@ -127,7 +127,7 @@ def _ollama(model: str, endpoint: ModelEndpoint, key: str | None) -> Model:
 
 
 def _bedrock(model: str, endpoint: ModelEndpoint, _key: str | None) -> Model:
-    """The provider's own client would make five attempts and wait a minute for a connection."""
+    """Build a model of Bedrock. The provider's own client would make five attempts and wait a minute to connect."""
     require_extra("bedrock", f"the model {model} on Amazon Bedrock")
     import boto3
     from botocore.config import Config
@@ -146,7 +146,7 @@ def _bedrock(model: str, endpoint: ModelEndpoint, _key: str | None) -> Model:
 
 def _compatible(model: str, endpoint: ModelEndpoint, key: str | None) -> Model:
     assert endpoint.base_url is not None  # noqa: S101 - the settings have checked it
-    # Endpoints other than OpenAI's own understand `max_tokens`; a limit that is ignored is no limit.
+    # Endpoints other than OpenAI's own understand `max_tokens`. A limit that is ignored does not limit anything.
     profile = OpenAIModelProfile(openai_chat_supports_max_completion_tokens=False)
     provider = OpenAICompatibleProvider("configured-endpoint", base_url=endpoint.base_url, api_key=key)
     return _Lenient(model, provider=provider, profile=profile)
@@ -178,7 +178,7 @@ _BUILDERS: Mapping[Provider, Callable[[str, ModelEndpoint, str | None], Model]] 
 
 
 def _key(endpoint: ModelEndpoint) -> str | None:
-    """The key from the variable that the endpoint names. Raises ValueError when it is not set."""
+    """Return the key from the variable that the endpoint names. Raises ValueError when it is not set."""
     if endpoint.key_env is None:
         return None
     key = os.environ.get(endpoint.key_env)

@@ -1,7 +1,7 @@
 """Which models there are, in which order they are asked, and what they cost. Environment prefix `TRIPTYCH_MODEL_`.
 
-No key is ever part of these settings but the one of `base_url`: an endpoint names the variable that
-holds its key, so settings can be printed, logged and kept in a repository.
+No key is ever part of these settings, except in `base_url`. An endpoint names the variable that holds its key, so
+settings can be printed, logged and kept in a repository.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How many tokens a prompt will use, counted by a tokenizer.
 
-No provider ships the tokenizer of its models, so that of Llama 2 stands in for all of them, which comes with the
-embeddings. Its vocabulary is small: models of today need fewer tokens for nearly everything, and for the rest see
-below. Dense text (base64, hex, digits, rare scripts) is several times as many tokens as prose of its size.
+No provider ships the tokenizer of its models, so that of Llama 2 is used for all of them. It comes with the embeddings.
+Its vocabulary is small: models of today need fewer tokens for nearly everything, and for the rest see below. Dense text
+(base64, hex, digits, rare scripts) is several times as many tokens as prose of its size.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _OF_CLAUDE: Final = 1.35
 
 
 def estimated_tokens(*texts: bytes, model: str = "") -> int:
-    """How many tokens a prompt will use at most, as far as can be told without the tokenizer of `model` itself."""
+    """Return how many tokens a prompt will use at most, as far as this is known without the tokenizer of `model`."""
     return OVERHEAD_TOKENS + sum(tokens_of(text, model) for text in texts)
 
 
@@ -47,7 +47,7 @@ def prepare() -> None:
 
 
 def tokens_of(text: bytes, model: str = "") -> int:
-    """How many tokens a part of a prompt will use at most."""
+    """Return how many tokens a part of a prompt will use at most."""
     written = text.decode(errors="replace")
     counted, rest = written[:COUNTED_MAX_CHARS], written[COUNTED_MAX_CHARS:].encode()
     least = (len(text) - len(rest)) / BYTES_A_TOKEN
