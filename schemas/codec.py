@@ -34,7 +34,7 @@ MAX_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class JsonLimits:
     """What a JSON text may be. `max_depth` counts lists and objects around each other."""
 
     max_bytes: int = MAX_BYTES
@@ -44,22 +44,22 @@ class Limits:
     """Of a number."""
 
 
-VALUE = Limits()
+VALUE = JsonLimits()
 """What comes from outside: a task, arguments, an answer, an output."""
 
-TASK = Limits(max_depth=MAX_DEPTH + 1)
+TASK = JsonLimits(max_depth=MAX_DEPTH + 1)
 """A task, whose input may be as deep as any value."""
 
-ANSWER = Limits(max_bytes=2**28, max_depth=MAX_DEPTH + 10, max_values=2**28)
+ANSWER = JsonLimits(max_bytes=2**28, max_depth=MAX_DEPTH + 10, max_values=2**28)
 """What a worker answers: a value, a few levels within a message."""
 
-MESSAGE = Limits(max_bytes=2**28, max_depth=160, max_values=2**28)
+MESSAGE = JsonLimits(max_bytes=2**28, max_depth=160, max_values=2**28)
 """What services send to each other and keep: values, and answers with many of them, in their envelopes."""
 
-STORED = Limits(max_bytes=2**30, max_depth=254, max_values=2**30, max_digits=4_300)
+STORED = JsonLimits(max_bytes=2**30, max_depth=254, max_values=2**30, max_digits=4_300)
 """What lies in a table already: whatever an older version could write."""
 
-DOCUMENT = Limits(max_bytes=2**28, max_values=5_000_000)
+DOCUMENT = JsonLimits(max_bytes=2**28, max_values=5_000_000)
 """A file that an operator names, such as an OpenAPI document. Whoever fetches one bounds its bytes."""
 
 _T_co = TypeVar("_T_co", covariant=True)
@@ -123,7 +123,7 @@ class Readable(Protocol[_T_co]):
         ...
 
 
-def decode(raw: bytes | str, *, limits: Limits = VALUE, unique_names: bool = True) -> Json:
+def decode(raw: bytes | str, *, limits: JsonLimits = VALUE, unique_names: bool = True) -> Json:
     """Read a JSON text in UTF-8, with or without a byte order mark.
 
     Args:
@@ -147,10 +147,10 @@ def decode(raw: bytes | str, *, limits: Limits = VALUE, unique_names: bool = Tru
 
 
 @overload
-def read(model: type[_ModelT], raw: bytes | str, *, limits: Limits = ..., unique_names: bool = ...) -> _ModelT: ...
+def read(model: type[_ModelT], raw: bytes | str, *, limits: JsonLimits = ..., unique_names: bool = ...) -> _ModelT: ...
 @overload
-def read(model: Readable[_T_co], raw: bytes | str, *, limits: Limits = ..., unique_names: bool = ...) -> _T_co: ...
-def read(model: Any, raw: bytes | str, *, limits: Limits = MESSAGE, unique_names: bool = False) -> Any:
+def read(model: Readable[_T_co], raw: bytes | str, *, limits: JsonLimits = ..., unique_names: bool = ...) -> _T_co: ...
+def read(model: Any, raw: bytes | str, *, limits: JsonLimits = MESSAGE, unique_names: bool = False) -> Any:
     """Read a message, as `decode` and then the model would.
 
     Raises:
@@ -173,7 +173,7 @@ def encode(
     *,
     sort_keys: bool = False,
     indent: bool = False,
-    limits: Limits = MESSAGE,
+    limits: JsonLimits = MESSAGE,
     default: Callable[[object], bytes] | None = None,
 ) -> bytes:
     """Write a value as JSON in UTF-8. Sorted, equal values give equal bytes. Times in UTC end in Z.
@@ -214,7 +214,7 @@ def encode(
     return _small(f"{text}\n".encode() if indent else text.encode(), limits)
 
 
-def encode_text(value: Json, *, sort_keys: bool = False, limits: Limits = MESSAGE) -> str:
+def encode_text(value: Json, *, sort_keys: bool = False, limits: JsonLimits = MESSAGE) -> str:
     """Write a value as JSON, as text.
 
     Raises:
@@ -238,7 +238,7 @@ def plain_text(value: Json) -> str:
             return encode_text(value)
 
 
-def check(value: Json, *, limits: Limits = VALUE) -> None:
+def check(value: Json, *, limits: JsonLimits = VALUE) -> None:
     """Make sure that a value can be written, sent and read again unchanged.
 
     Raises:
@@ -247,7 +247,7 @@ def check(value: Json, *, limits: Limits = VALUE) -> None:
     encode(value, limits=limits)
 
 
-def check_text(text: bytes, *, limits: Limits) -> None:
+def check_text(text: bytes, *, limits: JsonLimits) -> None:
     """Make sure that JSON that was written within this process is within what its reader takes.
 
     Raises:
@@ -298,7 +298,7 @@ def fits_64_bits(value: Json) -> bool:
     return True
 
 
-def _small(text: bytes, limits: Limits) -> bytes:
+def _small(text: bytes, limits: JsonLimits) -> bytes:
     if len(text) > limits.max_bytes:
         raise InvalidJson(_too_large(text, limits))
     if not _is_small(text, limits):
@@ -306,7 +306,7 @@ def _small(text: bytes, limits: Limits) -> bytes:
     return text
 
 
-def _body(raw: bytes | str, limits: Limits) -> bytes:
+def _body(raw: bytes | str, limits: JsonLimits) -> bytes:
     """The text's bytes, without a byte order mark."""
     if isinstance(raw, str):
         try:
@@ -319,7 +319,7 @@ def _body(raw: bytes | str, limits: Limits) -> bytes:
     return raw
 
 
-def _is_plain(body: bytes, limits: Limits) -> bool:
+def _is_plain(body: bytes, limits: JsonLimits) -> bool:
     """Whether orjson and pydantic read it exactly, as far as bytes tell. False where a closer look is needed."""
     digits = body.translate(_DIGITS)
     if _MANY in digits and (_LONG_WHOLE in digits or digits.count(_LONG) != digits.count(_LONG_FRACTION)):
@@ -329,7 +329,7 @@ def _is_plain(body: bytes, limits: Limits) -> bool:
     return _is_shallow(body, limits) and _is_small(body, limits)
 
 
-def _is_shallow(text: bytes, limits: Limits) -> bool:
+def _is_shallow(text: bytes, limits: JsonLimits) -> bool:
     if text.count(b"[") + text.count(b"{") <= limits.max_depth:
         return True
     if len(text) > _LARGE_BYTES:
@@ -338,7 +338,7 @@ def _is_shallow(text: bytes, limits: Limits) -> bool:
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) <= limits.max_depth
 
 
-def _is_small(text: bytes, limits: Limits) -> bool:
+def _is_small(text: bytes, limits: JsonLimits) -> bool:
     """Whether it has no more values than it may. Each but the first follows a comma or opens what it is in."""
     if len(text) <= limits.max_values or _marks(text) < limits.max_values:
         return True
@@ -379,7 +379,7 @@ class _Refused:
 _HALF_A_PAIR = "the text holds half of a surrogate pair; send the whole character"
 
 
-def _decoded(body: bytes, limits: Limits, *, unique_names: bool) -> Json:
+def _decoded(body: bytes, limits: JsonLimits, *, unique_names: bool) -> Json:
     if not _is_shallow(body, limits):
         raise InvalidJson(_too_deep(limits), f"byte {_first_too_deep(body, limits)}")
     if not _is_small(body, limits):
@@ -458,7 +458,7 @@ def _refuse_marked(value: object) -> None:
                     raise error.within(name) from None
 
 
-def _plain(value: object, limits: Limits, depth_left: int, default: Callable[[object], bytes] | None) -> Json:
+def _plain(value: object, limits: JsonLimits, depth_left: int, default: Callable[[object], bytes] | None) -> Json:
     """The same value of nothing but JSON's types, or InvalidJson with the place of what cannot be written."""
     match value:
         case None | bool():
@@ -481,7 +481,7 @@ def _plain(value: object, limits: Limits, depth_left: int, default: Callable[[ob
 
 def _plain_container(
     value: list[object] | tuple[object, ...] | Mapping[object, object],
-    limits: Limits,
+    limits: JsonLimits,
     depth_left: int,
     default: Callable[[object], bytes] | None,
 ) -> Json:
@@ -504,7 +504,7 @@ def _plain_container(
     return fields
 
 
-def _plain_other(value: object, limits: Limits, default: Callable[[object], bytes] | None) -> Json:
+def _plain_other(value: object, limits: JsonLimits, default: Callable[[object], bytes] | None) -> Json:
     if default is not None:
         try:
             return decode(default(value), limits=limits, unique_names=False)
@@ -524,13 +524,13 @@ def _refuse_surrogates(text: str) -> str:
     return text
 
 
-def _refuse_long(number: int, limits: Limits) -> int:
+def _refuse_long(number: int, limits: JsonLimits) -> int:
     if abs(number) >= 10**limits.max_digits:
         raise InvalidJson(_too_long(limits))
     return number
 
 
-def _first_too_deep(body: bytes, limits: Limits) -> int | None:
+def _first_too_deep(body: bytes, limits: JsonLimits) -> int | None:
     depth = 0
     for token in _STRING_OR_BRACKET.finditer(body):
         depth += _STEPS.get(body[token.start()], 0)
@@ -539,19 +539,19 @@ def _first_too_deep(body: bytes, limits: Limits) -> int | None:
     return None
 
 
-def _too_large(text: bytes, limits: Limits) -> str:
+def _too_large(text: bytes, limits: JsonLimits) -> str:
     return f"the text has {len(text):,} bytes and may have {limits.max_bytes:,}"
 
 
-def _too_many(limits: Limits) -> str:
+def _too_many(limits: JsonLimits) -> str:
     return f"there are more than {limits.max_values:,} values"
 
 
-def _too_deep(limits: Limits) -> str:
+def _too_deep(limits: JsonLimits) -> str:
     return f"lists and objects are nested deeper than {limits.max_depth} levels"
 
 
-def _too_long(limits: Limits) -> str:
+def _too_long(limits: JsonLimits) -> str:
     return f"a number has more than {limits.max_digits:,} digits"
 
 

@@ -12,7 +12,7 @@ from generate.markdown import member_texts, page, table
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.machine import Message, Start, Tick, begin, decide
-from triptych.executor.state import Ask, Run, RunStatus
+from triptych.executor.state import RequestKind, Run, RunStatus
 from triptych.schemas import (
     CallAnswer,
     Control,
@@ -132,8 +132,8 @@ def _next(run: Run, known: set[Any], found: set[Change]) -> Iterator[Run]:
 
 def _likeness(run: Run) -> Any:
     """Return what two runs have in common that go on in the same way."""
-    asks = tuple(sorted(str(request.ask) for request in run.requests.values()))
-    steps = tuple((state.status, state.undo) for state in run.steps.values())
+    asks = tuple(sorted(str(request.kind) for request in run.requests.values()))
+    steps = tuple((state.status, state.compensation) for state in run.steps.values())
     return (
         run.status,
         asks,
@@ -150,7 +150,7 @@ def _messages(run: Run) -> Iterator[tuple[Message, datetime]]:
     """List the messages that a run may get next, each with the time at which it comes."""
     for request_id, request in run.requests.items():
         about = {"request_id": request_id, "run_id": _RUN_ID, "tenant": "default", "spend": Spend()}
-        yield from ((answer, _NOW) for answer in _answers(request.ask, about, run))
+        yield from ((answer, _NOW) for answer in _answers(request.kind, about, run))
     yield Start(), _NOW
     yield Tick(), _NOW + timedelta(minutes=1)
     yield Tick(), _NOW + timedelta(days=1)
@@ -159,18 +159,18 @@ def _messages(run: Run) -> Iterator[tuple[Message, datetime]]:
         yield Control.model_validate({**command, "action": action, "undo": undo}, strict=False), _NOW
 
 
-def _answers(ask: Ask, about: dict[str, Any], run: Run) -> Iterator[Message]:
+def _answers(ask: RequestKind, about: dict[str, Any], run: Run) -> Iterator[Message]:
     broken = ToolError(code=ErrorCode.IN_DOUBT, message="it broke")
     match ask:
-        case Ask.PLAN:
+        case RequestKind.PLAN:
             yield PlanAnswer(**about, plan=Plan(revision=run.revision + 1, steps=(_STEP,)))
             yield PlanAnswer(**about, error=broken, code="plan_invalid")
             if run.playbook.plan.pattern == "react":
                 yield PlanAnswer(**about, answer={"paid": True})
-        case Ask.CALL | Ask.UNDO:
+        case RequestKind.CALL | RequestKind.UNDO:
             yield CallAnswer(**about, result=Result.ok({}))
             yield CallAnswer(**about, result=Result.failed(ErrorCode.IN_DOUBT, "it broke"))
-        case Ask.REVIEW:
+        case RequestKind.REVIEW:
             yield from (VerdictAnswer(**about, decision=decision) for decision in Decision)
             yield VerdictAnswer(**about, error=broken)
 

@@ -17,7 +17,7 @@ INPUT = "input"
 STEPS = "steps."
 
 
-def invented(run: Run, origins: Mapping[str, tuple[str, ...]], arguments: Json) -> Reason | None:
+def invented_argument(run: Run, origins: Mapping[str, tuple[str, ...]], arguments: Json) -> Reason | None:
     """Why these arguments may not be sent, or None when everything comes from where it has to.
 
     `origins` is by dotted path: `input`, `steps.ID`, or an operation.

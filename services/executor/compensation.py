@@ -13,7 +13,7 @@ from triptych.executor.child_runs import open_children
 from triptych.executor.ending import end
 from triptych.executor.requests import REISSUE_AFTER_MS
 from triptych.executor.retries import retry_compensation
-from triptych.executor.state import Ask, Run, RunStatus, StepState, UndoStatus
+from triptych.executor.state import CompensationStatus, RequestKind, Run, RunStatus, StepState
 from triptych.executor.transition import RunTransition
 from triptych.playbook.expressions import ExpressionError, render
 from triptych.schemas import CallAnswer, Control, Grant, Reason, Undo
@@ -32,7 +32,7 @@ def begin(transition: RunTransition, command: Control) -> None:
 def advance(transition: RunTransition) -> None:
     """Undo the next step, or end the run when nothing is left to undo."""
     run = transition.run
-    if run.retries or any(request.ask in (Ask.CALL, Ask.UNDO) for request in run.requests.values()):
+    if run.retries or any(request.kind in (RequestKind.CALL, RequestKind.UNDO) for request in run.requests.values()):
         return
     if (state := _next(run)) is not None and state.step.pin.undo is not None:
         request(transition, state, state.step.pin.undo)
@@ -55,7 +55,7 @@ def request(transition: RunTransition, state: StepState, undo: Undo) -> None:
             request_id=f"{run.run_id}:undo-{state.id}:{run.requested + 1}",
             step=state.id,
             arguments=arguments,
-            attempt=state.undo_attempts + 1,
+            attempt=state.compensation_attempts + 1,
             idempotency_key=f"{run.run_id}:{state.id}:undo",
             reserved=Grant(),
             deadline_at=transition.now + UNDO_WITHIN,
@@ -92,7 +92,7 @@ def _writes(run: Run) -> list[StepState]:
     found = [
         state
         for state in (*run.steps.values(), *run.branches.values())
-        if state.took_effect and state.undo is not UndoStatus.DONE
+        if state.took_effect and state.compensation is not CompensationStatus.DONE
     ]
     return sorted(found, key=lambda state: state.ended_at or state.started_at or run.started_at)[::-1]
 
@@ -109,7 +109,11 @@ def _can_be_undone(state: StepState) -> bool:
 def _end(transition: RunTransition) -> None:
     run = transition.run
     assert run.undo is not None  # noqa: S101 - only a run that is being undone ends here
-    undone = [state.id for state in (*run.steps.values(), *run.branches.values()) if state.undo is UndoStatus.DONE]
+    undone = [
+        state.id
+        for state in (*run.steps.values(), *run.branches.values())
+        if state.compensation is CompensationStatus.DONE
+    ]
     writes = _writes(run)
     left = [state.id for state in writes if state.answer_to_keep is not None]
     unknown = [state.id for state in writes if state.answer_to_keep is None]

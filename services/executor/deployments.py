@@ -34,7 +34,7 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class InvalidPlaybook:
     """A file of the folder that is no playbook that could run, and why."""
 
     name: str
@@ -49,42 +49,42 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class PlaybookFolder:
     """What a folder of playbooks holds. A file that cannot be used does not keep the others from running."""
 
     playbooks: list[Playbook]
-    left_out: list[LeftOut]
+    left_out: list[InvalidPlaybook]
 
 
-def load_playbooks(folder: Path) -> Folder:
+def load_playbooks(folder: Path) -> PlaybookFolder:
     """All playbooks of a folder, `*.yaml`, each checked by itself.
 
     Raises:
         ConfigurationError: the folder has no such file.
     """
     found: dict[str, list[tuple[Path, Playbook]]] = {}
-    left_out: list[LeftOut] = []
+    left_out: list[InvalidPlaybook] = []
     paths = sorted(folder.glob("*.yaml"))
     for path in paths:
         try:
             playbook = load_playbook(path)
         except PlaybookErrors as error:
-            left_out.append(LeftOut(_name_of(path), path, str(error)))
+            left_out.append(InvalidPlaybook(_name_of(path), path, str(error)))
         except Exception as error:  # noqa: BLE001 - a file that nobody foresaw stops no other
-            left_out.append(LeftOut(_name_of(path), path, f"{path}: {type(error).__name__}: {error}"))
+            left_out.append(InvalidPlaybook(_name_of(path), path, f"{path}: {type(error).__name__}: {error}"))
         else:
             found.setdefault(playbook.name, []).append((path, playbook))
     for name, files in found.items():
         if len(files) > 1:
             both = " and ".join(str(path) for path, _ in files)
-            left_out += [LeftOut(name, path, f"{both} both define `{name}`. Rename one.") for path, _ in files]
+            left_out += [InvalidPlaybook(name, path, f"{both} both define `{name}`. Rename one.") for path, _ in files]
     unique = [files[0] for files in found.values() if len(files) == 1]
     known = found.keys() | {each.name for each in left_out}
-    left_out += [LeftOut(book.name, path, why) for path, book in unique if (why := _strange(path, book, known))]
+    left_out += [InvalidPlaybook(book.name, path, why) for path, book in unique if (why := _strange(path, book, known))]
     if not paths:
         raise ConfigurationError(f"TRIPTYCH_PLAYBOOKS: {folder.resolve()} holds no *.yaml; point it at your playbooks")
     names = {each.name for each in left_out}
-    return Folder([book for _, book in unique if book.name not in names], left_out)
+    return PlaybookFolder([book for _, book in unique if book.name not in names], left_out)
 
 
 def shown(text: object) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from triptych.executor import events as ev
 from triptych.executor.budgets import overspent
-from triptych.executor.state import Ask, OpenRequest, Run, RunStatus
+from triptych.executor.state import OpenRequest, RequestKind, Run, RunStatus
 from triptych.executor.transition import RunTransition
 from triptych.schemas import CallAnswer, Grant, Json, PlanAnswer, Reason, UnderWay, VerdictAnswer
 
@@ -66,7 +66,7 @@ def _write(run: Run, request: OpenRequest) -> UnderWay | None:
     return UnderWay(step=step, operation=operation, idempotency_key=key, known="asked")
 
 
-def note_late(transition: RunTransition, answer: CallAnswer | PlanAnswer | VerdictAnswer) -> None:
+def record_late_answer(transition: RunTransition, answer: CallAnswer | PlanAnswer | VerdictAnswer) -> None:
     """An answer to what a run had left open when it ended. What was never asked for changes nothing."""
     request = transition.run.left_open.get(answer.request_id)
     if request is None or not _fits(request, answer):
@@ -100,8 +100,10 @@ def note_late(transition: RunTransition, answer: CallAnswer | PlanAnswer | Verdi
 def _fits(request: OpenRequest, answer: CallAnswer | PlanAnswer | VerdictAnswer) -> bool:
     match answer:
         case CallAnswer():
-            return request.ask in {Ask.CALL, Ask.UNDO} and answer.child == getattr(request.event, "child", None)
+            return request.kind in {RequestKind.CALL, RequestKind.UNDO} and answer.child == getattr(
+                request.event, "child", None
+            )
         case PlanAnswer():
-            return request.ask is Ask.PLAN
+            return request.kind is RequestKind.PLAN
         case VerdictAnswer():
-            return request.ask is Ask.REVIEW
+            return request.kind is RequestKind.REVIEW

@@ -16,17 +16,17 @@ from triptych.executor import events as ev
 from triptych.executor import loop_detection
 from triptych.executor.budgets import BudgetLedger
 from triptych.executor.state import (
-    Ask,
+    CompensationStatus,
     FanOut,
     OpenRequest,
     Progress,
+    RequestKind,
     Retry,
     Run,
     RunStatus,
     StepState,
     StepStatus,
-    UndoStatus,
-    Written,
+    WriteRecord,
     branch_id,
 )
 from triptych.kernel.values import changed
@@ -102,7 +102,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             run.active_since = at
         case ev.PlanRequested():
             loop_detection.note_turn(run)
-            _open(run, Ask.PLAN, None, event)
+            _open(run, RequestKind.PLAN, None, event)
             run.status = RunStatus.PLANNING
             run.plan_attempts += 1
             run.replan_due = False
@@ -143,8 +143,8 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             _child_goes_on(run, step, at)
             run.commands |= {command_id}
         case ev.KeyRequested():
-            run.retries.pop((Ask.CALL, event.step), None)
-            _open(run, Ask.KEY, event.step, event)
+            run.retries.pop((RequestKind.CALL, event.step), None)
+            _open(run, RequestKind.KEY, event.step, event)
             _change_step(run, event.step, status=StepStatus.RUNNING)
         case ev.KeyAnswered():
             _key_answered(run, event, at)
@@ -154,7 +154,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
         case ev.FallbackTaken():
             _fallback_taken(run, event, at)
         case ev.RetryScheduled(ask, step, due_at, _reason, postponed):
-            _retry_scheduled(run, Ask(ask), step, due_at, postponed=postponed)
+            _retry_scheduled(run, RequestKind(ask), step, due_at, postponed=postponed)
         case ev.RequestReissued(request_id, reissue_at):
             request = run.requests[request_id]
             run.requests[request_id] = changed(request, reissue_at=reissue_at, reissues=request.reissues + 1)
@@ -205,12 +205,12 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             _undo_started(run, event)
             run.commands |= {command_id}
         case ev.UndoRequested(step=step, attempt=attempt):
-            _open(run, Ask.UNDO, step, event)
-            _change_step(run, step, undo_attempts=attempt)
+            _open(run, RequestKind.UNDO, step, event)
+            _change_step(run, step, compensation_attempts=attempt)
         case ev.UndoAnswered(request_id, step, result):
             _close(run, request_id, Spend())
             has_failed = result.status is ResultStatus.ERROR
-            _change_step(run, step, undo=UndoStatus.FAILED if has_failed else UndoStatus.DONE)
+            _change_step(run, step, compensation=CompensationStatus.FAILED if has_failed else CompensationStatus.DONE)
         case ev.Overspent():
             pass  # the answer that follows is settled with all that it cost
         case ev.RunAdmitted():
@@ -231,7 +231,7 @@ def _answered_late(run: Run, event: ev.AnsweredLate, at: datetime) -> None:
     if isinstance(request.event, ev.CallRequested):
         _change_step(run, event.step, written=_written(state, event.result, request.event.idempotency_key, at))
     elif event.result.status is not ResultStatus.ERROR:
-        _change_step(run, event.step, undo=UndoStatus.DONE)
+        _change_step(run, event.step, compensation=CompensationStatus.DONE)
 
 
 def _undo_started(run: Run, event: ev.UndoStarted) -> None:
@@ -240,20 +240,20 @@ def _undo_started(run: Run, event: ev.UndoStarted) -> None:
     run.status = RunStatus.UNDOING
     run.undo = event
     for state in (*run.steps.values(), *run.branches.values()):
-        if state.undo is UndoStatus.FAILED:
-            _change_step(run, state.id, undo=UndoStatus.NOT_ASKED, undo_attempts=0)
+        if state.compensation is CompensationStatus.FAILED:
+            _change_step(run, state.id, compensation=CompensationStatus.NOT_ASKED, compensation_attempts=0)
 
 
 def _open(
     run: Run,
-    ask: Ask,
+    kind: RequestKind,
     step: str | None,
     event: ev.Requested,
 ) -> None:
     run.requested += 1
-    run.requests[event.request_id] = OpenRequest(ask, step, event.reserved, event.reissue_at, event)
+    run.requests[event.request_id] = OpenRequest(kind, step, event.reserved, event.reissue_at, event)
     if run.retries:
-        run.retries.pop((ask, step), None)
+        run.retries.pop((kind, step), None)
     run.ledger = run.ledger.reserve(event.reserved)
 
 
@@ -315,7 +315,7 @@ def _fan_in(run: Run, step_id: str) -> None:
 
 
 def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> None:
-    _open(run, Ask.CALL, event.step, event)
+    _open(run, RequestKind.CALL, event.step, event)
     state, ledger = run.state(event.step), run.ledger
     if state.started_at is None and state.index is None:
         loop_detection.note_call(run, state.step.operation, event.arguments)
@@ -370,7 +370,7 @@ def _fallback_taken(run: Run, event: ev.FallbackTaken, at: datetime) -> None:
 
 
 def _review_requested(run: Run, event: ev.ReviewRequested) -> None:
-    _open(run, Ask.REVIEW, event.step, event)
+    _open(run, RequestKind.REVIEW, event.step, event)
     if event.step is None:
         run.status = RunStatus.REVIEWING
         run.review_attempts += 1
@@ -422,17 +422,17 @@ def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
     )
 
 
-def _written(state: StepState, result: Result, key: str, at: datetime) -> Written | None:
+def _written(state: StepState, result: Result, key: str, at: datetime) -> WriteRecord | None:
     """What is known of a write after an answer. One that says nothing for certain takes nothing of it away."""
     if not state.step.pin.effect.writes:
         return state.written
     if result.status is not ResultStatus.ERROR:
-        return Written(state.arguments, result, state.revision, key, at)
+        return WriteRecord(state.arguments, result, state.revision, key, at)
     if _is_known_undone(state, result):
         return state.written
     if state.written is not None:
         return replace(state.written, answered_at=at)
-    return Written(state.arguments, None, state.revision, key, at)
+    return WriteRecord(state.arguments, None, state.revision, key, at)
 
 
 def _is_known_undone(state: StepState, result: Result) -> bool:
@@ -443,8 +443,8 @@ def _is_known_undone(state: StepState, result: Result) -> bool:
     return result.error is not None and (state.is_handoff or result.error.details.get("effect") == "none")
 
 
-def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime, *, postponed: bool) -> None:
-    if ask is Ask.CALL and step is not None:
+def _retry_scheduled(run: Run, kind: RequestKind, step: str | None, due_at: datetime, *, postponed: bool) -> None:
+    if kind is RequestKind.CALL and step is not None:
         state = run.state(step)
         _change_step(
             run,
@@ -455,7 +455,7 @@ def _retry_scheduled(run: Run, ask: Ask, step: str | None, due_at: datetime, *, 
         )
         if postponed and not state.uncounted:
             run.ledger = changed(run.ledger, tool_calls=run.ledger.tool_calls - 1)
-    run.retries[ask, step] = Retry(ask, step, due_at)
+    run.retries[kind, step] = Retry(kind, step, due_at)
 
 
 def _drop_retries(run: Run) -> None:

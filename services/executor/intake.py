@@ -17,23 +17,23 @@ from uuid import UUID
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from triptych.executor import task_sizes
-from triptych.executor.commands import UnfitCommand
-from triptych.executor.deployments import Deployment, LeftOut
-from triptych.executor.family import (
+from triptych.executor.child_messages import (
     ChildAdmission,
     ChildRefusal,
-    Withdrawal,
+    ChildWithdrawal,
     asked_task,
     child_answer,
     child_notice,
     child_refusal,
     withdrawal,
 )
+from triptych.executor.commands import UnfitCommand
+from triptych.executor.deployments import Deployment, InvalidPlaybook
 from triptych.executor.fingerprint import fingerprint_of
 from triptych.executor.machine import GivenUp, Message, Start, Tick, begin, decide
 from triptych.executor.messages import endings, messages, rejection
 from triptych.executor.notices import notices
-from triptych.executor.plans import PlanReader
+from triptych.executor.plan_reader import PlanReader
 from triptych.executor.settings import INPUT_MAX_BYTES, MAX_ACTIVE_RUNS
 from triptych.executor.state import Run, RunStatus
 from triptych.executor.task_sizes import TaskSizes
@@ -107,7 +107,7 @@ _ANSWERS: dict[str, type[Answer]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class TaskAdmission:
     """A task that is fit to become a run."""
 
     task: Task
@@ -118,7 +118,7 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class UnverifiedMessage:
     """What came on the topic of the clients and says that a run has sent it, as runs did in earlier versions."""
 
     content: object
@@ -141,7 +141,7 @@ class Executor:
         input_max_bytes: int = INPUT_MAX_BYTES,
         contracts: Contracts | None = None,
         *,
-        left_out: Mapping[str, LeftOut] | None = None,
+        left_out: Mapping[str, InvalidPlaybook] | None = None,
     ) -> None:
         """Without `contracts`, plans and results are not held to any: for tests of what has nothing to do with them."""
         self._trust = Trust(contracts)
@@ -151,7 +151,7 @@ class Executor:
         self._limits = AdmissionLimits(max_active_runs, tenant_active_runs or {}, self._active_runs)
         self.offer(deployments, left_out or {})
 
-    def offer(self, deployments: Mapping[str, Deployment], left_out: Mapping[str, LeftOut]) -> None:
+    def offer(self, deployments: Mapping[str, Deployment], left_out: Mapping[str, InvalidPlaybook]) -> None:
         """Offer these to new tasks, from the next one on. Runs that have begun keep their version."""
         self._deployments, self._left_out = deployments, left_out
         playbooks = {name: deployment.playbook for name, deployment in deployments.items()}
@@ -272,7 +272,7 @@ class Executor:
             RejectedRecord: a client's task says that a run has sent it.
             UndecodableRecord: it names a run that does not exist, or says what the record of a run does not bear out.
         """
-        if isinstance(message.content, Claimed):
+        if isinstance(message.content, UnverifiedMessage):
             honest = replace(message, content=message.content.content)
             try:
                 return self.apply(state, honest, partition, now, has_room=has_room, witness=witness)
@@ -360,7 +360,7 @@ class Executor:
         task_id = task.task_id or derived_id
         return RunMessage(
             as_in_rows(derive_run_id(task.tenant, task_id, begins_at_ms(record.timestamp, inbound.at))),
-            Admission(task, task_id, fit, _traceparent(record)),
+            TaskAdmission(task, task_id, fit, _traceparent(record)),
             creates=LimitKey(task.tenant, task.playbook),
             task=TaskKey(task.tenant, task_id),
             fingerprint=fingerprint_of(task),
@@ -392,7 +392,7 @@ class Executor:
         child = as_in_rows(derive_run_id(task.tenant, task.task_id, task.parent.asked_at_ms))
         parent = as_in_rows(task.parent.run_id)
         if task.parent.withdrawn:
-            return RunMessage(child, Withdrawal(task), witness=parent)
+            return RunMessage(child, ChildWithdrawal(task), witness=parent)
         fit = self._fit(task, size_bytes)
         if isinstance(fit, Reason):
             return RunMessage(parent, ChildRefusal(task, child, fit), witness=child)
@@ -408,7 +408,7 @@ class Executor:
         """A child's task on the topic of the clients: runs sent them there before they had a topic of their own."""
         message = "parent: only a run hands over to another one, and no run has sent this; leave `parent` out"
         addressed = self._read_child_task(task, len(body))
-        claimed = Claimed(addressed.content, _rejected(body, derived_id, "invalid_task", message, task))
+        claimed = UnverifiedMessage(addressed.content, _rejected(body, derived_id, "invalid_task", message, task))
         return replace(addressed, content=claimed)
 
     def _too_large(self, record: Record[Any, Any], body: bytes) -> RejectedRecord:
@@ -487,16 +487,16 @@ def _name(kind: TypeAdapter[str], content: object) -> str | None:
         return None
 
 
-def _opening(state: Run | None, message: RunMessage, partition: int, witness: Run | None) -> Admission | None:
+def _opening(state: Run | None, message: RunMessage, partition: int, witness: Run | None) -> TaskAdmission | None:
     """The task that a message begins a run with; None when it begins none."""
     match message.content:
-        case Admission() if state is None:
+        case TaskAdmission() if state is None:
             return message.content
         case ChildAdmission(told, playbook):
             task = asked_task(witness, told, message.run_id, partition)
             if task is None or witness is None or state is not None:
                 return None
-            return Admission(task, task.task_id, playbook, witness.trace.parent(task.parent.request_id))
+            return TaskAdmission(task, task.task_id, playbook, witness.trace.parent(task.parent.request_id))
     return None
 
 
@@ -508,9 +508,9 @@ def _input(task: Task, playbook: Playbook) -> dict[str, Json]:
 def _believed(state: Run | None, message: RunMessage, witness: Run | None) -> Message | None:
     """What a message tells a run, as far as the records bear it out; None when there is nothing to tell."""
     content = message.content
-    if isinstance(content, Admission | ChildAdmission) or (state is None and isinstance(content, Tick | Start)):
+    if isinstance(content, TaskAdmission | ChildAdmission) or (state is None and isinstance(content, Tick | Start)):
         return None
-    if isinstance(content, Withdrawal):
+    if isinstance(content, ChildWithdrawal):
         return withdrawal(state, witness, content.task)
     if state is None:
         raise UndecodableRecord("unknown_run", f"there is no run {message.run_id}")

@@ -17,13 +17,13 @@ from triptych.executor.failures import fail_step
 from triptych.executor.requests import request_call
 from triptych.executor.results import handle_result
 from triptych.executor.retries import FailureAction, retry_key
-from triptych.executor.state import Ask, Run, StepState, StepStatus, UndoStatus
+from triptych.executor.state import CompensationStatus, RequestKind, Run, StepState, StepStatus
 from triptych.executor.transition import RunTransition
 from triptych.playbook.expressions import render
 from triptych.schemas import OnRepeat, Reason, Result
 
 
-class Standing(StrEnum):
+class KeyState(StrEnum):
     """What a run is told of a key that it wants."""
 
     GRANTED = "granted"
@@ -33,11 +33,11 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class KeyTold:
+class KeyReply:
     """The answer of the database to a run that asked for a business key."""
 
     request_id: str
-    standing: Standing
+    standing: KeyState
     holder: UUID | None = None
     holder_step: str = ""
     result: Result | None = None
@@ -59,7 +59,7 @@ class Holding:
     operation: str = ""
 
 
-def holding_of(run: Run, idempotency_key: str) -> Holding:
+def holding_under(run: Run, idempotency_key: str) -> Holding:
     """What became of the call under this idempotency key."""
     for request in (*run.requests.values(), *run.left_open.values()):
         event = request.event
@@ -73,10 +73,10 @@ def holding_of(run: Run, idempotency_key: str) -> Holding:
 
 
 def _written(run: Run, state: StepState) -> Holding:
-    if state.undo is UndoStatus.DONE:
+    if state.compensation is CompensationStatus.DONE:
         return Holding(is_free=True)
     answer = state.answer_to_keep
-    is_tried_again = (Ask.CALL, state.id) in run.retries or state.status is StepStatus.RETRYING
+    is_tried_again = (RequestKind.CALL, state.id) in run.retries or state.status is StepStatus.RETRYING
     return Holding(
         is_under_way=answer is None and is_tried_again and not run.status.is_final,
         result=answer,
@@ -86,63 +86,62 @@ def _written(run: Run, state: StepState) -> Holding:
     )
 
 
-def told_of(asked: ev.KeyRequested, operation: str, holder: UUID, held: Holding) -> KeyTold:
+def reply_to(asked: ev.KeyRequested, operation: str, holder: UUID, held: Holding) -> KeyReply:
     """What to tell a run that wants a key which another call has."""
     if held.is_under_way:
-        standing, result = Standing.HELD, None
+        standing, result = KeyState.HELD, None
     elif held.result is not None and asked.on_repeat is OnRepeat.RECEIPT and held.operation == operation:
-        standing, result = Standing.RECEIPT, held.result
+        standing, result = KeyState.RECEIPT, held.result
     else:
-        standing, result = Standing.CONFLICT, held.result
-    return KeyTold(asked.request_id, standing, holder, held.step, result, held.operation)
+        standing, result = KeyState.CONFLICT, held.result
+    return KeyReply(asked.request_id, standing, holder, held.step, result, held.operation)
 
 
-def on_key(transition: RunTransition, told: KeyTold) -> None:
+def on_key(transition: RunTransition, reply: KeyReply) -> None:
     """Go on with a call whose business key was asked for."""
-    asked = transition.run.requests[told.request_id].event
+    asked = transition.run.requests[reply.request_id].event
     assert isinstance(asked, ev.KeyRequested)  # noqa: S101 - what a key is told about is a request for one
-    state, is_receipt = transition.run.state(asked.step), told.standing is Standing.RECEIPT
+    state, is_receipt = transition.run.state(asked.step), reply.standing is KeyState.RECEIPT
     transition.record(
         ev.KeyAnswered(
-            request_id=told.request_id,
+            request_id=reply.request_id,
             step=asked.step,
-            standing=told.standing.value,
-            holder=told.holder,
-            holder_step=told.holder_step,
-            result=told.result if is_receipt else None,
+            standing=reply.standing.value,
+            holder=reply.holder,
+            holder_step=reply.holder_step,
+            result=reply.result if is_receipt else None,
             arguments=render(state.acting.arguments, transition.run.scope_of(state)) if is_receipt else {},
         )
     )
     if not transition.run.status.is_active:
         return
     state = transition.run.state(asked.step)
-    match told.standing:
-        case Standing.GRANTED:
+    match reply.standing:
+        case KeyState.GRANTED:
             request_call(transition, state, asked.key)
-        case Standing.RECEIPT:
+        case KeyState.RECEIPT:
             handle_result(transition, state)
-        case Standing.HELD:
-            _wait(transition, state, asked, told)
-        case Standing.CONFLICT:
-            fail_step(transition, state.id, FailureAction.REPLAN, _conflict(state, asked, told))
+        case KeyState.HELD:
+            _wait(transition, state, asked, reply)
+        case KeyState.CONFLICT:
+            fail_step(transition, state.id, FailureAction.REPLAN, _conflict(state, asked, reply))
 
 
-def _wait(transition: RunTransition, state: StepState, asked: ev.KeyRequested, told: KeyTold) -> None:
-    message = (
-        f"step {state.id} waits for its business key {asked.key!r}: step {told.holder_step} of run {told.holder} has it"
-    )
+def _wait(transition: RunTransition, state: StepState, asked: ev.KeyRequested, reply: KeyReply) -> None:
+    holder = f"step {reply.holder_step} of run {reply.holder}"
+    message = f"step {state.id} waits for its business key {asked.key!r}: {holder} has it"
     retry_key(transition, state, Reason(code="business_key_held", message=message))
 
 
-def _conflict(state: StepState, asked: ev.KeyRequested, told: KeyTold) -> Reason:
-    if told.result is not None:
-        what = f"step {told.holder_step} of run {told.holder} has done {told.operation} under it"
-    elif told.holder_step:
-        what = f"nobody knows whether step {told.holder_step} of run {told.holder} has done it"
+def _conflict(state: StepState, asked: ev.KeyRequested, reply: KeyReply) -> Reason:
+    if reply.result is not None:
+        what = f"step {reply.holder_step} of run {reply.holder} has done {reply.operation} under it"
+    elif reply.holder_step:
+        what = f"nobody knows whether step {reply.holder_step} of run {reply.holder} has done it"
     else:
-        what = f"run {told.holder} has it, and its journal is gone"
+        what = f"run {reply.holder} has it, and its journal is gone"
     message = (
         f"{state.acting.operation} in step {state.id} is not made: its business key {asked.key!r} is taken, {what}; "
-        f"look at that run (`triptych trace {told.holder}`), then skip this step or abort"
+        f"look at that run (`triptych trace {reply.holder}`), then skip this step or abort"
     )
     return Reason(code="conflict", message=message)

@@ -18,11 +18,11 @@ from triptych.executor import events as ev
 from triptych.executor.budgets import overspent
 from triptych.executor.child_runs import waits_for_room
 from triptych.executor.commands import UnfitCommand, on_command
-from triptych.executor.ending import note_late
+from triptych.executor.ending import record_late_answer
 from triptych.executor.failures import fail_step
 from triptych.executor.fan_out import branch_to_start, open_branches
 from triptych.executor.fold import admit
-from triptych.executor.keys import KeyTold, on_key
+from triptych.executor.keys import KeyReply, on_key
 from triptych.executor.requests import (
     REISSUE_AFTER_MS,
     request_call,
@@ -31,7 +31,7 @@ from triptych.executor.requests import (
 )
 from triptych.executor.results import finish, follow_verdict, handle_result, on_failed_review, worker_reason
 from triptych.executor.retries import FailureAction, is_outage, retry_plan
-from triptych.executor.state import Ask, FanOut, Run, RunStatus, StepState, StepStatus
+from triptych.executor.state import FanOut, RequestKind, Run, RunStatus, StepState, StepStatus
 from triptych.executor.transition import Decided, RunTransition
 from triptych.playbook.expressions import ExpressionError, holds, metered
 from triptych.schemas import (
@@ -70,7 +70,7 @@ class GivenUp:
 
 AnswerT = TypeVar("AnswerT", CallAnswer, VerdictAnswer, PlanAnswer)
 
-Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | UnfitCommand | Tick | Start | KeyTold | GivenUp
+Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | UnfitCommand | Tick | Start | KeyReply | GivenUp
 
 
 def begin(
@@ -112,18 +112,18 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
     transition = RunTransition(run, now)
     if run.status.is_final:
         if isinstance(message, CallAnswer | VerdictAnswer | PlanAnswer):
-            note_late(transition, message)
+            record_late_answer(transition, message)
         return transition.decided()
     match message:
-        case CallAnswer() if _is_asked_for(run, message, Ask.CALL, Ask.UNDO):
+        case CallAnswer() if _is_asked_for(run, message, RequestKind.CALL, RequestKind.UNDO):
             _within_grant(transition, message, _on_result)
-        case VerdictAnswer() if _is_asked_for(run, message, Ask.REVIEW):
+        case VerdictAnswer() if _is_asked_for(run, message, RequestKind.REVIEW):
             _within_grant(transition, message, _on_verdict)
-        case PlanAnswer() if _is_asked_for(run, message, Ask.PLAN):
+        case PlanAnswer() if _is_asked_for(run, message, RequestKind.PLAN):
             _within_grant(transition, message, _on_plan)
         case Control() | UnfitCommand():
             on_command(transition, message)
-        case KeyTold() if (open_one := run.requests.get(message.request_id)) and open_one.ask is Ask.KEY:
+        case KeyReply() if (request := run.requests.get(message.request_id)) and request.kind is RequestKind.KEY:
             on_key(transition, message)
         case Tick():
             _on_tick(transition)
@@ -142,10 +142,10 @@ def _start_or_give_up(transition: RunTransition, message: Start | GivenUp) -> No
         transition.record(ev.RunStarted(_deadline(run.playbook, transition.now, run.parent)))
 
 
-def _is_asked_for(run: Run, answer: CallAnswer | VerdictAnswer | PlanAnswer, *asks: Ask) -> bool:
+def _is_asked_for(run: Run, answer: CallAnswer | VerdictAnswer | PlanAnswer, *kinds: RequestKind) -> bool:
     """Whether an answer is to an open request of its kind, and by the run that was asked if one was."""
     request = run.requests.get(answer.request_id)
-    if request is None or request.ask not in asks:
+    if request is None or request.kind not in kinds:
         return False
     return getattr(answer, "child", None) == getattr(request.event, "child", None)
 
@@ -209,7 +209,7 @@ def _on_result(transition: RunTransition, answer: CallAnswer) -> None:
     request = transition.run.requests[answer.request_id]
     step_id = request.step
     assert step_id is not None  # noqa: S101 - a call is always a step's
-    if request.ask is Ask.UNDO:
+    if request.kind is RequestKind.UNDO:
         compensation.on_answer(transition, answer, step_id)
         return
     transition.record(
@@ -271,20 +271,20 @@ def _on_tick(transition: RunTransition) -> None:
             transition.record(ev.RequestReissued(request_id, now + timedelta(milliseconds=again_in_ms)))
     for retry in tuple(transition.run.retries.values()):
         if retry.due_at <= now and (transition.run.status.is_active or transition.run.status is RunStatus.UNDOING):
-            _ask_again(transition, retry.ask, retry.step)
+            _request_again(transition, retry.kind, retry.step)
 
 
-def _ask_again(transition: RunTransition, ask: Ask, step_id: str | None) -> None:
-    match ask, step_id:
-        case Ask.PLAN, _:
+def _request_again(transition: RunTransition, kind: RequestKind, step_id: str | None) -> None:
+    match kind, step_id:
+        case RequestKind.PLAN, _:
             request_plan(transition)
-        case Ask.CALL, str():
+        case RequestKind.CALL, str():
             request_call(transition, transition.run.state(step_id))
-        case Ask.REVIEW, str():
+        case RequestKind.REVIEW, str():
             request_step_review(transition, transition.run.state(step_id))
-        case Ask.REVIEW, None:
+        case RequestKind.REVIEW, None:
             finish(transition)
-        case Ask.UNDO, str():
+        case RequestKind.UNDO, str():
             compensation.ask_again(transition, step_id)
 
 
@@ -382,7 +382,7 @@ def _is_ready(run: Run, state: StepState) -> bool:
 
 def _is_reviewed_later(run: Run, state: StepState) -> bool:
     """An answered step whose review is to be asked again at its time."""
-    return bool(run.retries) and (Ask.REVIEW, state.id) in run.retries
+    return bool(run.retries) and (RequestKind.REVIEW, state.id) in run.retries
 
 
 def _start(transition: RunTransition, state: StepState) -> None:

@@ -15,7 +15,7 @@ from triptych.executor import child_runs, encoding
 from triptych.executor import events as ev
 from triptych.executor.caching import recall_of_call, recall_of_review
 from triptych.executor.encoding import Fields, given
-from triptych.executor.state import Ask, OpenRequest, Run, RunStatus, StepState, StepStatus
+from triptych.executor.state import OpenRequest, RequestKind, Run, RunStatus, StepState, StepStatus
 from triptych.kernel.postgres.outbox import Send
 from triptych.playbook.expressions import references_of
 from triptych.schemas import (
@@ -57,7 +57,9 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
             case ev.UndoStarted(children=children):
                 sends.extend(_withdrawals(run, children))
                 # Writes that are made to undo others are wanted; all else was asked for before.
-                sends.extend(_called_off(run, (each for each in run.requests.values() if each.ask is not Ask.UNDO)))
+                sends.extend(
+                    _called_off(run, (each for each in run.requests.values() if each.kind is not RequestKind.UNDO))
+                )
             case ev.RunEnded(children=children):
                 sends.extend(_withdrawals(run, children))
                 sends.extend(_called_off(run, run.left_open.values()))
@@ -109,7 +111,7 @@ def _request_again(run: Run, request_id: str) -> list[Send]:
     request = run.requests.get(request_id)
     if request is None or isinstance(request.event, ev.KeyRequested):
         return []  # it was answered meanwhile, or it asks the database, with the commit
-    if run.status is not RunStatus.UNDOING or request.ask is Ask.UNDO:
+    if run.status is not RunStatus.UNDOING or request.kind is RequestKind.UNDO:
         return [_request(run, request.event)]
     if children := child_runs.children_of(run, request_id):
         return [_request(run, request.event), *_withdrawals(run, children)]

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from triptych.executor import child_runs
 from triptych.executor import events as ev
-from triptych.executor.argument_origins import invented
+from triptych.executor.argument_origins import invented_argument
 from triptych.executor.budgets import shortfall
 from triptych.executor.failures import fail_step
 from triptych.executor.loop_detection import call_of, endless_turns, repeated_call, repeated_write, stalled
@@ -108,7 +108,7 @@ def request_call(transition: RunTransition, state: StepState, granted: str | Non
 def _is_refused(transition: RunTransition, state: StepState, arguments: dict[str, Json], grant: Grant) -> bool:
     """Whether a call may not be asked for; then the turn says why, and what follows."""
     run, step = transition.run, state.acting
-    if step.must_come_from and (made_up := invented(run, step.must_come_from, arguments)):
+    if step.must_come_from and (made_up := invented_argument(run, step.must_come_from, arguments)):
         why = Reason(code=made_up.code, message=f"{step.operation} in step {state.id}: {made_up.message}")
         fail_step(transition, state.id, FailureAction.REPAIR, why)
         return True

@@ -12,7 +12,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from triptych.executor import events as ev
-from triptych.executor.state import Ask, StepState
+from triptych.executor.state import RequestKind, StepState
 from triptych.executor.transition import RunTransition
 from triptych.schemas import Effect, ErrorCode, Reason, RetryPolicy, ToolError
 from triptych.schemas.playbook import LONGEST_WALL_MS
@@ -128,7 +128,9 @@ def postpone_call(transition: RunTransition, state: StepState, error: ToolError)
         return False
     message = f"{state.acting.operation} in step {state.id} was not called: {error.message}"
     reason = Reason(code=f"{refuser}_refused", message=message)
-    _schedule(transition, Ask.CALL, state.id, state.acting.retry, 1, reason, error.retry_after_ms, postponed=True)
+    _schedule(
+        transition, RequestKind.CALL, state.id, state.acting.retry, 1, reason, error.retry_after_ms, postponed=True
+    )
     return True
 
 
@@ -142,7 +144,7 @@ def retry_call(transition: RunTransition, state: StepState, error: ToolError) ->
         return False
     message = f"{acting.operation} in step {state.id}, attempt {state.attempts}: {error.message}"
     reason = Reason(code=error.code.value, message=message)
-    _schedule(transition, Ask.CALL, state.id, policy, state.attempts, reason, error.retry_after_ms)
+    _schedule(transition, RequestKind.CALL, state.id, policy, state.attempts, reason, error.retry_after_ms)
     return True
 
 
@@ -154,7 +156,7 @@ def retry_rejected(transition: RunTransition, state: StepState, reason: Reason) 
     policy = state.step.retry
     if not 0 < state.attempts < policy.max_attempts:
         return False
-    _schedule(transition, Ask.CALL, state.id, policy, state.attempts, reason, None)
+    _schedule(transition, RequestKind.CALL, state.id, policy, state.attempts, reason, None)
     return True
 
 
@@ -163,7 +165,7 @@ def retry_plan(transition: RunTransition, error: ToolError, reason: Reason) -> b
     attempts = transition.run.plan_attempts
     if not worker_rule(error).retry or attempts >= WORKER_POLICY.max_attempts:
         return False
-    _schedule(transition, Ask.PLAN, None, WORKER_POLICY, attempts, reason, error.retry_after_ms)
+    _schedule(transition, RequestKind.PLAN, None, WORKER_POLICY, attempts, reason, error.retry_after_ms)
     return True
 
 
@@ -173,24 +175,24 @@ def retry_review(transition: RunTransition, step_id: str | None, error: ToolErro
     attempts = run.review_attempts if step_id is None else run.state(step_id).review_attempts
     if not worker_rule(error).retry or attempts >= WORKER_POLICY.max_attempts:
         return False
-    _schedule(transition, Ask.REVIEW, step_id, WORKER_POLICY, attempts, reason, error.retry_after_ms)
+    _schedule(transition, RequestKind.REVIEW, step_id, WORKER_POLICY, attempts, reason, error.retry_after_ms)
     return True
 
 
 def retry_compensation(transition: RunTransition, state: StepState, effect: Effect, error: ToolError) -> bool:
     """Compensate a write again, within the attempts of its step. `effect` is that of the compensation."""
-    policy, attempts = state.step.retry, state.undo_attempts
+    policy, attempts = state.step.retry, state.compensation_attempts
     if not retry_rule(error, effect).retry or attempts >= policy.max_attempts:
         return False
     reason = Reason(code=error.code.value, message=f"undoing {state.id}: {error.message}")
-    _schedule(transition, Ask.UNDO, state.id, policy, attempts, reason, error.retry_after_ms)
+    _schedule(transition, RequestKind.UNDO, state.id, policy, attempts, reason, error.retry_after_ms)
     return True
 
 
 def retry_key(transition: RunTransition, state: StepState, reason: Reason) -> None:
     """Ask again for a business key that another call holds, without end: that call ends."""
     least_ms = min(KEY_POLICY.base_ms * 2 ** min(state.key_waits, 7), KEY_POLICY.cap_ms)
-    _schedule(transition, Ask.CALL, state.id, KEY_POLICY, min(state.key_waits, 8), reason, least_ms)
+    _schedule(transition, RequestKind.CALL, state.id, KEY_POLICY, min(state.key_waits, 8), reason, least_ms)
 
 
 def waits_too_long(transition: RunTransition, error: ToolError) -> str | None:
@@ -204,7 +206,7 @@ def waits_too_long(transition: RunTransition, error: ToolError) -> str | None:
 
 def _schedule(  # noqa: PLR0917
     transition: RunTransition,
-    ask: Ask,
+    kind: RequestKind,
     step_id: str | None,
     policy: RetryPolicy,
     attempts: int,
@@ -216,9 +218,9 @@ def _schedule(  # noqa: PLR0917
     """Schedule a retry: exponential backoff with full jitter, drawn from the run's own ids, so that it replays."""
     ceiling_ms = min(policy.cap_ms, policy.base_ms * 2 ** (attempts - 1))
     run = transition.run
-    seed = f"{run.run_id}:{ask}:{step_id}:{run.requested}".encode()
+    seed = f"{run.run_id}:{kind}:{step_id}:{run.requested}".encode()
     fraction = int.from_bytes(hashlib.sha256(seed).digest()[:4]) / 2**32
     # An upstream may ask for any wait, also for one that ends after the last date that a computer knows.
     delay_ms = min(max(after_ms or 0, ceiling_ms * fraction), LONGEST_WALL_MS)
     due_at = transition.now + timedelta(milliseconds=delay_ms)
-    transition.record(ev.RetryScheduled(ask.value, step_id, due_at, reason, postponed))
+    transition.record(ev.RetryScheduled(kind.value, step_id, due_at, reason, postponed))

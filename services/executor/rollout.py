@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from triptych.executor.deployments import Deployment, Folder, LeftOut, load_playbooks, shown
+from triptych.executor.deployments import Deployment, InvalidPlaybook, PlaybookFolder, load_playbooks, shown
 from triptych.executor.intake import Executor
 from triptych.executor.store import Activation, ExecutorStore
 from triptych.kernel.errors import ConfigurationError
@@ -31,8 +31,8 @@ class Rollout:
     store: ExecutorStore
     path: Path
     deployments: dict[str, Deployment] = field(default_factory=dict)
-    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
-    _folder: Folder = field(default_factory=lambda: Folder([], []))
+    left_out: Mapping[str, InvalidPlaybook] = field(default_factory=dict)
+    _folder: PlaybookFolder = field(default_factory=lambda: PlaybookFolder([], []))
     _stamp: Stamp | None = None
 
     async def look(self) -> bool:
@@ -99,7 +99,9 @@ class Rollout:
         playbook = await self.store.playbook(active.name, active.version)
         return Deployment.of(playbook) if playbook is not None else known
 
-    def _tell(self, deployments: Mapping[str, Deployment], left_out: Mapping[str, LeftOut], *, is_first: bool) -> None:
+    def _tell(
+        self, deployments: Mapping[str, Deployment], left_out: Mapping[str, InvalidPlaybook], *, is_first: bool
+    ) -> None:
         log, health = self.service.log, self.service.health
         for name in self.left_out.keys() - left_out.keys():
             health.unwarn(f"playbook {shown(name)}")

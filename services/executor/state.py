@@ -90,7 +90,7 @@ _ENDED = (StepStatus.SUCCEEDED, StepStatus.SKIPPED)
 _UNDER_WAY = (StepStatus.RUNNING, StepStatus.RETRYING, StepStatus.ANSWERED, StepStatus.REVIEWING)
 
 
-class Ask(StrEnum):
+class RequestKind(StrEnum):
     """What the executor asks of its workers."""
 
     PLAN = "plan"
@@ -101,7 +101,7 @@ class Ask(StrEnum):
     """A business key, of the database and not of a worker."""
 
 
-class UndoStatus(StrEnum):
+class CompensationStatus(StrEnum):
     NOT_ASKED = "not_asked"
     DONE = "done"
     FAILED = "failed"
@@ -111,7 +111,7 @@ class UndoStatus(StrEnum):
 class OpenRequest:
     """A request that nobody has answered yet, and what is reserved for it."""
 
-    ask: Ask
+    kind: RequestKind
     step: str | None
     reserved: Grant
     reissue_at: datetime
@@ -123,13 +123,13 @@ class OpenRequest:
 class Retry:
     """Something to ask again when its time has come."""
 
-    ask: Ask
+    kind: RequestKind
     step: str | None
     due_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WriteRecord:
     """A write that happened, or may have. It stays known, whatever a critic, a person or a later plan says of it."""
 
     arguments: dict[str, Json]
@@ -194,7 +194,7 @@ class StepState:
     counted: bool = False
     uncounted: bool = False
     """Its last call met an outage, and has been given back to the budget."""
-    written: Written | None = None
+    written: WriteRecord | None = None
     """From then on it never gets another idempotency key."""
     business_key: str | None = None
     """What it may do nobody else may, until it is known that it did nothing."""
@@ -212,8 +212,8 @@ class StepState:
     result: Result | None = None
     is_overridden: bool = False
     """A person has settled it, and may do so again."""
-    undo: UndoStatus = UndoStatus.NOT_ASKED
-    undo_attempts: int = 0
+    compensation: CompensationStatus = CompensationStatus.NOT_ASKED
+    compensation_attempts: int = 0
     reason: Reason | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -340,7 +340,7 @@ class Run:
     branches: dict[str, StepState] = field(default_factory=dict)
     """The branches of all steps that have some, by their ids; a step's are in the order of its items."""
     requests: dict[str, OpenRequest] = field(default_factory=dict)
-    retries: dict[tuple[Ask, str | None], Retry] = field(default_factory=dict)
+    retries: dict[tuple[RequestKind, str | None], Retry] = field(default_factory=dict)
     task_ledger: TaskLedger | None = None
     answer: dict[str, Json] | None = None
     """What the planner says has come of it, once the goal is reached."""
@@ -408,12 +408,12 @@ class Run:
         )
 
     @property
-    def told_status(self) -> RunStatus:
+    def public_status(self) -> RunStatus:
         """What people are told of it: a run is escalated as well while a child of it is."""
         return RunStatus.ESCALATED if self.waits_because else self.status
 
     @property
-    def told_reason(self) -> Reason | None:
+    def public_reason(self) -> Reason | None:
         """The reason that goes with it."""
         return self.waits_because or self.reason
 

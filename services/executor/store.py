@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, record
-from triptych.executor.keys import Holding, KeyTold, Standing, holding_of, told_of
+from triptych.executor.keys import Holding, KeyReply, KeyState, holding_under, reply_to
 from triptych.executor.state import Run
 from triptych.kernel.decider import (
     HEAD,
@@ -210,21 +210,21 @@ class ExecutorStore:
                     told.append(RunMessage(run_id, await self._reserve(run, asked)))
         return told
 
-    async def _reserve(self, run: Run, asked: ev.KeyRequested) -> KeyTold:
+    async def _reserve(self, run: Run, asked: ev.KeyRequested) -> KeyReply:
         wanted = (run.tenant, asked.key, run.run_id, asked.step, asked.idempotency_key, asked.for_ms)
-        granted = KeyTold(asked.request_id, Standing.GRANTED)
+        granted = KeyReply(asked.request_id, KeyState.GRANTED)
         if await self._pool.fetchval(self._sql["reserve_key"], *wanted):
             return granted
         row = await self._pool.fetchrow(self._sql["key_holder"], run.tenant, asked.key)
         if row is None:  # it was removed just now; the request comes again
-            return KeyTold(asked.request_id, Standing.HELD)
+            return KeyReply(asked.request_id, KeyState.HELD)
         holder = (await self.load([row["run_id"]])).get(row["run_id"])
-        held = Holding() if holder is None else holding_of(holder, row["idempotency_key"])
+        held = Holding() if holder is None else holding_under(holder, row["idempotency_key"])
         if held.is_free or (row["is_expired"] and await self._is_over(held, row["lasts"])):
             if await self._pool.fetchval(self._sql["take_key"], *wanted, row["claim"]):
                 return granted
-            return KeyTold(asked.request_id, Standing.HELD, row["run_id"], row["step"])
-        return told_of(asked, run.state(asked.step).acting.operation, row["run_id"], held)
+            return KeyReply(asked.request_id, KeyState.HELD, row["run_id"], row["step"])
+        return reply_to(asked, run.state(asked.step).acting.operation, row["run_id"], held)
 
     async def _is_over(self, held: Holding, lasts: timedelta) -> bool:
         """Whether the time of an expired key is over: of a call that took long it begins with the answer."""
@@ -317,7 +317,7 @@ def _dead_letter_row(dead: DeadRecord) -> tuple[Any, ...]:
 
 
 def _run_row(run: Run) -> tuple[Any, ...]:
-    ledger, reason = run.ledger, run.told_reason
+    ledger, reason = run.ledger, run.public_reason
     return (
         run.run_id,
         run.tenant,
@@ -326,7 +326,7 @@ def _run_row(run: Run) -> tuple[Any, ...]:
         run.playbook.name,
         run.playbook.version,
         run.partition,
-        run.told_status.value,
+        run.public_status.value,
         reason.code if reason else None,
         reason.message if reason else None,
         run.revision,

@@ -13,8 +13,8 @@ from typing import Protocol
 from triptych.contracts.compiled_contract import CompiledContract, compiled_handoff_contract
 from triptych.executor import events as ev
 from triptych.executor.commands import step_to_skip
-from triptych.executor.state import Ask, OpenRequest, Run, RunStatus
-from triptych.executor.uses import unfit_use
+from triptych.executor.lenient_results import unfit_use
+from triptych.executor.state import OpenRequest, RequestKind, Run, RunStatus
 from triptych.json_schema import JsonSchema, SchemaError, told
 from triptych.kernel.errors import UndecodableRecord
 from triptych.playbook.plans import PlanContext, check_steps, make_plan, steps_at_once
@@ -54,10 +54,10 @@ MAX_SOUND = 256
 
 AnyAnswer = PlanAnswer | CallAnswer | VerdictAnswer
 
-_KINDS: Mapping[type[Answer], tuple[Ask, ...]] = {
-    PlanAnswer: (Ask.PLAN,),
-    CallAnswer: (Ask.CALL, Ask.UNDO),
-    VerdictAnswer: (Ask.REVIEW,),
+_KINDS: Mapping[type[Answer], tuple[RequestKind, ...]] = {
+    PlanAnswer: (RequestKind.PLAN,),
+    CallAnswer: (RequestKind.CALL, RequestKind.UNDO),
+    VerdictAnswer: (RequestKind.REVIEW,),
 }
 _FROM_A_TOOL = "/triptych/tool-"
 
@@ -109,8 +109,8 @@ class Trust:
         request = run.requests.get(answer.request_id) or run.left_open.get(answer.request_id)
         if request is None:
             return None
-        if request.ask not in _KINDS[type(answer)]:
-            raise MisdirectedRecord(f"request {answer.request_id} is a {request.ask.value}, and no such answer is due")
+        if request.kind not in _KINDS[type(answer)]:
+            raise MisdirectedRecord(f"request {answer.request_id} is a {request.kind.value}, and no such answer is due")
         _check_spend(answer.spend)
         match answer:
             case PlanAnswer():
@@ -214,7 +214,7 @@ class Trust:
         if answer.extended is not None:
             raise ForgedRecord("nobody but a child run has been given more than its grant")
         offer = self._check_result(operation, pin, answer.result)
-        if offer is None or request.ask is not Ask.CALL or request.step is None:
+        if offer is None or request.kind is not RequestKind.CALL or request.step is None:
             return answer
         state = run.state(request.step)
         if state.step.reading is Reading.STRICT:
@@ -358,7 +358,7 @@ def _asked(run: Run, request: OpenRequest) -> tuple[str, Pin | Undo]:
     """The operation that a request has asked for, and the contract that it pins."""
     assert request.step is not None  # noqa: S101 - a call is always a step's
     state = run.state(request.step)
-    if request.ask is Ask.UNDO and state.step.pin.undo is not None:
+    if request.kind is RequestKind.UNDO and state.step.pin.undo is not None:
         return state.step.pin.undo.operation, state.step.pin.undo
     return state.acting.operation, state.acting.pin
 

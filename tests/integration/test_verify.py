@@ -19,7 +19,7 @@ import triptych.executor
 import triptych.tools
 from triptych.client.operator import operator_connection
 from triptych.executor.deployments import Deployment
-from triptych.executor.intake import Admission, Executor
+from triptych.executor.intake import Executor, TaskAdmission
 from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import Batch, RunMessage
 from triptych.kernel.kafka.topic_metadata import ClusterTopics
@@ -121,8 +121,8 @@ def _story(run_id: UUID, task_id: str) -> Batch:
     answer = CallAnswer(
         request_id=f"{run_id}:send:2", result=Result(status=ResultStatus.OK, data={}), spend=Spend(tokens=7), **about
     )
-    for content in (Admission(task, task_id, PLAYBOOK), plan, answer):
-        message = RunMessage(run_id, content, creates=isinstance(content, Admission))
+    for content in (TaskAdmission(task, task_id, PLAYBOOK), plan, answer):
+        message = RunMessage(run_id, content, creates=isinstance(content, TaskAdmission))
         transition = executor.apply(batch.states.get(run_id), message, 0, AN_HOUR_AGO)
         assert transition is not None
         batch.states[run_id] = transition.state

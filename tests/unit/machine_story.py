@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.machine import Message, Tick, begin, decide
-from triptych.executor.state import Ask, Run
+from triptych.executor.state import RequestKind, Run
 from triptych.executor.transition import Decided
 from triptych.kernel.postgres.outbox import Send
 from triptych.schemas import (
@@ -126,30 +126,32 @@ class Story:
         self.now += timedelta(**duration)
         return self.tell(Tick())
 
-    def request(self, ask: Ask, step_id: str | None = None) -> str:
-        found = [key for key, request in self.run.requests.items() if (request.ask, request.step) == (ask, step_id)]
+    def request(self, ask: RequestKind, step_id: str | None = None) -> str:
+        found = [key for key, request in self.run.requests.items() if (request.kind, request.step) == (ask, step_id)]
         assert len(found) == 1, f"expected one open {ask} for {step_id}, found {found}"
         return found[0]
 
     def request_of(self, step_id: str) -> ev.CallRequested:
-        event = self.run.requests[self.request(Ask.CALL, step_id)].event
+        event = self.run.requests[self.request(RequestKind.CALL, step_id)].event
         assert isinstance(event, ev.CallRequested)
         return event
 
     def plan(self, *steps: Step, spend: Spend | None = None, ledger: TaskLedger | None = None) -> Story:
         plan = Plan(revision=self.run.revision + 1, steps=steps)
-        return self.tell(self._answer(PlanAnswer, Ask.PLAN, None, spend, plan=plan, ledger=ledger))
+        return self.tell(self._answer(PlanAnswer, RequestKind.PLAN, None, spend, plan=plan, ledger=ledger))
 
     def answer(self, **answer: object) -> Story:
         """The planner says that the goal is reached."""
-        return self.tell(self._answer(PlanAnswer, Ask.PLAN, None, None, answer=answer))
+        return self.tell(self._answer(PlanAnswer, RequestKind.PLAN, None, None, answer=answer))
 
     def result(self, step_id: str, result: Result | None = None, spend: Spend | None = None) -> Story:
-        return self.tell(self._answer(CallAnswer, Ask.CALL, step_id, spend, result=result or Result.ok({"value": 1})))
+        return self.tell(
+            self._answer(CallAnswer, RequestKind.CALL, step_id, spend, result=result or Result.ok({"value": 1}))
+        )
 
     def undone(self, step_id: str, result: Result | None = None) -> Story:
         """A tool answers that it has undone a step."""
-        return self.tell(self._answer(CallAnswer, Ask.UNDO, step_id, None, result=result or Result.ok({})))
+        return self.tell(self._answer(CallAnswer, RequestKind.UNDO, step_id, None, result=result or Result.ok({})))
 
     def fail(self, step_id: str, code: ErrorCode, retry_after_ms: int | None = None) -> Story:
         return self.result(step_id, Result.failed(code, "it broke", retry_after_ms=retry_after_ms))
@@ -157,7 +159,7 @@ class Story:
     def verdict(self, step_id: str | None, decision: Decision | None, code: str = "because", **fields: object) -> Story:
         reason = Reason(code=code, message="said the critic")
         return self.tell(
-            self._answer(VerdictAnswer, Ask.REVIEW, step_id, None, decision=decision, reason=reason, **fields)
+            self._answer(VerdictAnswer, RequestKind.REVIEW, step_id, None, decision=decision, reason=reason, **fields)
         )
 
     def control(self, action: str, command_id: str = "c-1", **fields: object) -> Story:
@@ -170,7 +172,7 @@ class Story:
         }
         return self.tell(Control.model_validate(command, strict=False))
 
-    def _answer(self, kind, ask: Ask, step_id: str | None, spend: Spend | None, **fields: object):
+    def _answer(self, kind, ask: RequestKind, step_id: str | None, spend: Spend | None, **fields: object):
         request_id = self.request(ask, step_id)
         return kind(request_id=request_id, run_id=self.run.run_id, tenant="default", spend=spend or Spend(), **fields)
 

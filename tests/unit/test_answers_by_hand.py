@@ -12,7 +12,7 @@ from triptych.contracts.compiled_contract import CompiledContract
 from triptych.executor.deployments import Deployment
 from triptych.executor.events import CommandRefused
 from triptych.executor.intake import Executor
-from triptych.executor.state import Ask, RunStatus, StepStatus
+from triptych.executor.state import RequestKind, RunStatus, StepStatus
 from triptych.kernel.decider import RunMessage
 from triptych.playbook.plans import PlanContext, make_plan
 from triptych.schemas import (
@@ -34,7 +34,7 @@ BOOK = playbook(plan=FIXED, output={"n": "${{ steps.a.data.n }}"})
 def stopped() -> Story:
     """A run whose first step has failed."""
     story = Story(BOOK)
-    return story.tell(answer(story, PlanAnswer, Ask.PLAN, plan=honest(story))).fail("a", ErrorCode.CONFLICT)
+    return story.tell(answer(story, PlanAnswer, RequestKind.PLAN, plan=honest(story))).fail("a", ErrorCode.CONFLICT)
 
 
 def skip(story: Story, data: Json = None, step: str | None = None) -> str | None:
@@ -82,8 +82,10 @@ def test_a_step_that_a_person_has_settled_can_be_answered_again_when_the_run_sto
 
 def test_a_step_that_has_ended_by_itself_cannot_be_answered_by_hand() -> None:
     story = Story(BOOK)
-    story.tell(answer(story, PlanAnswer, Ask.PLAN, plan=honest(story)))
-    story.tell(answer(story, CallAnswer, Ask.CALL, "a", result=Result.ok({"n": 1}))).fail("b", ErrorCode.CONFLICT)
+    story.tell(answer(story, PlanAnswer, RequestKind.PLAN, plan=honest(story)))
+    story.tell(answer(story, CallAnswer, RequestKind.CALL, "a", result=Result.ok({"n": 1}))).fail(
+        "b", ErrorCode.CONFLICT
+    )
     assert "has ended (succeeded)" in (skip(story, {"n": 2}, "a") or "")
     assert story.run.state("a").status is StepStatus.SUCCEEDED
 
@@ -111,7 +113,7 @@ def stopped_fan() -> Story:
     spec = StepSpec(id="a", operation="echo.echo", arguments={"n": 1}, map=[1])
     written = spec.model_dump(mode="json", exclude_none=True)
     story = Story(playbook(plan={"pattern": "fixed", "steps": [written]}))
-    story.tell(answer(story, PlanAnswer, Ask.PLAN, plan=honest(story, spec)))
+    story.tell(answer(story, PlanAnswer, RequestKind.PLAN, plan=honest(story, spec)))
     return story.fail("a.0", ErrorCode.CONFLICT)
 
 
@@ -124,10 +126,10 @@ def test_an_answer_in_the_place_of_another_run_is_held_to_what_such_a_run_answer
         max_steps=20,
         retry=story.run.playbook.retry,
     )
-    story.tell(answer(story, PlanAnswer, Ask.PLAN, plan=make_plan([spec], terms)))
+    story.tell(answer(story, PlanAnswer, RequestKind.PLAN, plan=make_plan([spec], terms)))
     request = story.request_of("a")
     refused = Result.failed(ErrorCode.INVALID_ARGUMENTS, "no such playbook")
-    story.tell(answer(story, CallAnswer, Ask.CALL, "a", result=refused, child=request.child))
+    story.tell(answer(story, CallAnswer, RequestKind.CALL, "a", result=refused, child=request.child))
     assert "answer" in (skip(story, {"output": {}}) or "")
     assert skip(story, {"run_id": "by hand", "playbook": "other", "output": {}}) is None
     assert story.run.status is RunStatus.SUCCEEDED

@@ -22,7 +22,7 @@ from triptych.schemas.codec import (
     MAX_DEPTH,
     MAX_DIGITS,
     InvalidJson,
-    Limits,
+    JsonLimits,
     check,
     decode,
     encode,
@@ -148,7 +148,7 @@ def test_what_is_refused_is_named_with_its_place(raw, reason, place):
 
 
 def test_too_many_values_are_refused_and_commas_in_a_text_are_none():
-    limits = Limits(max_values=100)
+    limits = JsonLimits(max_values=100)
     assert decode(b"[" + b"1," * 98 + b"1]", limits=limits) == [1] * 99
     assert decode(b'["' + b"," * 1_000 + b'"]', limits=limits) == ["," * 1_000]
     with pytest.raises(InvalidJson, match="more than 100 values"):
@@ -167,7 +167,7 @@ def test_what_is_written_is_held_to_the_same_limits_as_what_is_read():
 
 def test_too_many_bytes_are_refused_before_they_are_read():
     with pytest.raises(InvalidJson, match="11 bytes and may have 10"):
-        decode(b'"123456789"', limits=Limits(max_bytes=10))
+        decode(b'"123456789"', limits=JsonLimits(max_bytes=10))
 
 
 def test_brackets_in_a_text_are_not_levels():
@@ -220,7 +220,7 @@ def test_a_value_that_contains_itself_is_too_deep():
 def test_what_may_be_read_from_outside_can_be_written_within_a_message():
     deepest = decode(nested(MAX_DEPTH))
     wrapped = {"result": {"data": {"steps": [deepest]}}}
-    assert decode(encode(wrapped), limits=Limits(max_depth=MAX_DEPTH + 4)) == wrapped
+    assert decode(encode(wrapped), limits=JsonLimits(max_depth=MAX_DEPTH + 4)) == wrapped
     with pytest.raises(InvalidJson, match="nested deeper than 100 levels"):
         check(wrapped)
 

@@ -14,9 +14,9 @@ from structlog.testing import LogCapture
 from triptych.contracts.compiled_contract import CompiledContract
 from triptych.critic.checks import check_step
 from triptych.executor import encoding
-from triptych.executor.state import Ask
+from triptych.executor.lenient_results import _Shape
+from triptych.executor.state import RequestKind
 from triptych.executor.trust import ForgedRecord, Trust
-from triptych.executor.uses import _Shape
 from triptych.kernel.worker import JobAttempt
 from triptych.playbook.expressions import reads
 from triptych.playbook.plans import PlanContext, make_plan
@@ -182,12 +182,15 @@ def heard(data: Any, *, use: Any = None, expect: str | None = None, **spec: Any)
     terms = PlanContext(offers={"echo.pay": Known.offer}, max_steps=9, retry=story.run.playbook.retry, revision=1)
     trust = Trust(Known())
     plan = PlanAnswer(
-        request_id=story.request(Ask.PLAN), run_id=RUN_ID, tenant="default", plan=make_plan(tuple(steps), terms)
+        request_id=story.request(RequestKind.PLAN), run_id=RUN_ID, tenant="default", plan=make_plan(tuple(steps), terms)
     )
     story.tell(trust.believed(story.run, plan, None))
     warnings = tuple(Misreading(place="x", message="m") for _ in Known.offer.result.schema_errors(data))
     said = CallAnswer(
-        request_id=story.request(Ask.CALL, "a"), run_id=RUN_ID, tenant="default", result=Result.ok(data, warnings)
+        request_id=story.request(RequestKind.CALL, "a"),
+        run_id=RUN_ID,
+        tenant="default",
+        result=Result.ok(data, warnings),
     )
     told = trust.believed(story.run, said, None)
     assert isinstance(told, CallAnswer)
@@ -265,9 +268,9 @@ def test_a_result_with_warnings_and_without_data_is_forged() -> None:
     terms = PlanContext(offers={"echo.pay": Known.offer}, max_steps=9, retry=story.run.playbook.retry, revision=1)
     plan = make_plan((StepSpec(id="a", operation="echo.pay"),), terms)
     trust = Trust(Known())
-    story.tell(PlanAnswer(request_id=story.request(Ask.PLAN), run_id=RUN_ID, tenant="default", plan=plan))
+    story.tell(PlanAnswer(request_id=story.request(RequestKind.PLAN), run_id=RUN_ID, tenant="default", plan=plan))
     result = Result(status=ResultStatus.EMPTY, warnings=(Misreading(place="", message="m"),))
-    said = CallAnswer(request_id=story.request(Ask.CALL, "a"), run_id=RUN_ID, tenant="default", result=result)
+    said = CallAnswer(request_id=story.request(RequestKind.CALL, "a"), run_id=RUN_ID, tenant="default", result=result)
     with pytest.raises(ForgedRecord, match="has warnings, and no data"):
         trust.believed(story.run, said, None)
 

@@ -12,7 +12,7 @@ from machine_story import NOW, RUN_ID, Story, model_playbook, playbook, read, st
 from triptych.executor import events as ev
 from triptych.executor.fold import evolve
 from triptych.executor.messages import final_outcome, messages
-from triptych.executor.state import Ask, RunStatus, StepStatus
+from triptych.executor.state import RequestKind, RunStatus, StepStatus
 from triptych.executor.store import touched_steps
 from triptych.schemas import (
     CallAnswer,
@@ -51,7 +51,7 @@ def test_a_run_of_one_step_succeeds_when_its_result_arrives() -> None:
 def test_a_plan_of_another_revision_than_was_asked_for_is_asked_for_again() -> None:
     story = Story()
     other = Plan(revision=2**40, steps=(step("a"),))
-    story.tell(PlanAnswer(run_id=RUN_ID, tenant="default", request_id=story.request(Ask.PLAN), plan=other))
+    story.tell(PlanAnswer(run_id=RUN_ID, tenant="default", request_id=story.request(RequestKind.PLAN), plan=other))
     assert story.kinds() == ["PlanRefused", "RetryScheduled"]
     story.wait(seconds=1).plan(step("a")).result("a")
     assert story.run.status is RunStatus.SUCCEEDED
@@ -94,12 +94,12 @@ def test_found_nothing_is_not_a_failure() -> None:
 @pytest.mark.parametrize("code", [ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL])
 def test_a_passing_failure_is_tried_again_after_a_backoff_under_the_same_key(code: ErrorCode) -> None:
     story = Story().plan(step("a", effect=Effect.IDEMPOTENT))
-    first = story.run.requests[story.request(Ask.CALL, "a")].event
+    first = story.run.requests[story.request(RequestKind.CALL, "a")].event
     story.fail("a", code)
     assert story.kinds() == ["CallAnswered", "RetryScheduled"]
     assert not story.run.requests
     story.wait(seconds=1)
-    second = story.run.requests[story.request(Ask.CALL, "a")].event
+    second = story.run.requests[story.request(RequestKind.CALL, "a")].event
     assert second.idempotency_key == first.idempotency_key
     assert (first.attempt, second.attempt) == (1, 2)
     assert first.request_id != second.request_id
@@ -108,7 +108,7 @@ def test_a_passing_failure_is_tried_again_after_a_backoff_under_the_same_key(cod
 def test_a_retry_waits_at_least_as_long_as_the_upstream_asked() -> None:
     story = Story().plan(step("a")).fail("a", ErrorCode.RATE_LIMITED, retry_after_ms=5_000)
     assert story.wait(seconds=4).run.requests == {}
-    assert story.wait(seconds=1.1).request(Ask.CALL, "a")
+    assert story.wait(seconds=1.1).request(RequestKind.CALL, "a")
 
 
 @pytest.mark.parametrize("wait_ms", [10**18, 600_001])
@@ -124,7 +124,7 @@ def test_an_upstream_that_asks_for_a_longer_wait_than_the_run_has_is_not_waited_
 def test_an_upstream_that_asks_for_a_wait_within_the_time_of_the_run_is_waited_for() -> None:
     story = Story(playbook(budgets={"wall_ms": 600_000})).plan(step("a"))
     story.fail("a", ErrorCode.RATE_LIMITED, retry_after_ms=599_000).wait(seconds=599.5)
-    assert story.request(Ask.CALL, "a")
+    assert story.request(RequestKind.CALL, "a")
 
 
 def test_when_attempts_are_used_up_the_run_escalates_and_stays_resumable() -> None:
@@ -175,7 +175,7 @@ def test_a_read_in_the_wrong_shape_is_tried_again_but_a_write_is_not() -> None:
 
 def test_a_duplicate_answer_changes_nothing() -> None:
     story = Story().plan(step("a"), step("b", "a"))
-    request_id = story.request(Ask.CALL, "a")
+    request_id = story.request(RequestKind.CALL, "a")
     story.result("a")
     before = story.run
     again = CallAnswer(request_id=request_id, run_id=RUN_ID, tenant="default", result=Result.ok({"value": 2}))
@@ -213,23 +213,23 @@ def test_the_whole_run_is_reviewed_at_the_end_when_the_playbook_says_so() -> Non
 
 def test_a_verdict_to_retry_asks_a_read_anew_under_another_key() -> None:
     story = Story().plan(step("a", expect="false"))
-    first = story.run.requests[story.request(Ask.CALL, "a")].event
+    first = story.run.requests[story.request(RequestKind.CALL, "a")].event
     story.result("a").verdict("a", Decision.RETRY).wait(seconds=1)
-    second = story.run.requests[story.request(Ask.CALL, "a")].event
+    second = story.run.requests[story.request(RequestKind.CALL, "a")].event
     assert second.idempotency_key != first.idempotency_key
 
 
 def test_a_verdict_to_retry_never_gives_a_write_another_key() -> None:
     story = Story().plan(step("a", expect="false", effect=Effect.IDEMPOTENT))
-    first = story.run.requests[story.request(Ask.CALL, "a")].event
+    first = story.run.requests[story.request(RequestKind.CALL, "a")].event
     story.result("a").verdict("a", Decision.RETRY).wait(seconds=1)
-    assert story.run.requests[story.request(Ask.CALL, "a")].event.idempotency_key == first.idempotency_key
+    assert story.run.requests[story.request(RequestKind.CALL, "a")].event.idempotency_key == first.idempotency_key
 
 
 def test_a_replan_waits_for_what_is_under_way_and_keeps_what_has_ended() -> None:
     story = Story(model_playbook()).plan(step("a"), step("b", expect="false"), step("c"))
     story.result("a").result("b").verdict("b", Decision.REPLAN)
-    assert not [request for request in story.run.requests.values() if request.ask is Ask.PLAN]
+    assert not [request for request in story.run.requests.values() if request.kind is RequestKind.PLAN]
     story.result("c")
     assert story.kinds() == ["CallAnswered", "StepEnded", "PlanRequested"]
     story.plan(step("b", arguments={"n": 2}), step("d", "a", arguments={"n": 2}))
@@ -239,10 +239,10 @@ def test_a_replan_waits_for_what_is_under_way_and_keeps_what_has_ended() -> None
 
 def test_a_step_that_is_planned_again_gets_another_key_because_its_arguments_may_differ() -> None:
     story = Story(model_playbook()).plan(step("a", effect=Effect.IDEMPOTENT))
-    first = story.run.requests[story.request(Ask.CALL, "a")].event
+    first = story.run.requests[story.request(RequestKind.CALL, "a")].event
     refused = Result.failed(ErrorCode.INVALID_ARGUMENTS, "not so", effect="none")
     story.result("a", refused).plan(step("a", effect=Effect.IDEMPOTENT))
-    assert story.run.requests[story.request(Ask.CALL, "a")].event.idempotency_key != first.idempotency_key
+    assert story.run.requests[story.request(RequestKind.CALL, "a")].event.idempotency_key != first.idempotency_key
 
 
 @pytest.mark.parametrize("effect", [Effect.IDEMPOTENT, Effect.ONCE])
@@ -273,12 +273,14 @@ def test_replans_are_capped() -> None:
 def test_a_planner_that_cannot_plan_escalates_and_one_that_is_away_is_asked_again() -> None:
     story = Story(model_playbook())
     away = ToolError(code=ErrorCode.UNAVAILABLE, message="no model")
-    answer = PlanAnswer(request_id=story.request(Ask.PLAN), run_id=RUN_ID, tenant="default", error=away)
+    answer = PlanAnswer(request_id=story.request(RequestKind.PLAN), run_id=RUN_ID, tenant="default", error=away)
     assert story.tell(answer).kinds() == ["PlanRefused", "RetryScheduled"]
     story.wait(seconds=10)
     bad = ToolError(code=ErrorCode.INVALID_ARGUMENTS, message="three times wrong")
     story.tell(
-        PlanAnswer(request_id=story.request(Ask.PLAN), run_id=RUN_ID, tenant="default", error=bad, code="plan_invalid")
+        PlanAnswer(
+            request_id=story.request(RequestKind.PLAN), run_id=RUN_ID, tenant="default", error=bad, code="plan_invalid"
+        )
     )
     assert story.run.status is RunStatus.ESCALATED
     assert story.run.reason is not None
@@ -367,7 +369,7 @@ def test_a_command_that_does_not_fit_is_refused_and_a_repeated_one_is_dropped() 
 
 def test_a_request_that_nobody_answers_is_sent_again_under_the_same_id() -> None:
     story = Story(playbook(budgets={"wall_ms": 3_600_000})).plan(step("a"))
-    request_id = story.request(Ask.CALL, "a")
+    request_id = story.request(RequestKind.CALL, "a")
     story.wait(seconds=40)
     assert story.last == (ev.RequestReissued(request_id, story.run.requests[request_id].reissue_at),)
 
@@ -418,17 +420,17 @@ def test_a_journal_reads_back_as_the_run_that_wrote_it() -> None:
 
 def test_a_write_that_took_effect_keeps_its_key_whatever_is_planned_later() -> None:
     story = Story(model_playbook()).plan(step("a", effect=Effect.IDEMPOTENT, expect="false"))
-    first = story.run.requests[story.request(Ask.CALL, "a")].event
+    first = story.run.requests[story.request(RequestKind.CALL, "a")].event
     story.result("a").verdict("a", Decision.REPLAN)
     story.plan(step("a", effect=Effect.IDEMPOTENT, arguments={"other": True}))
-    assert story.run.requests[story.request(Ask.CALL, "a")].event.idempotency_key == first.idempotency_key
+    assert story.run.requests[story.request(RequestKind.CALL, "a")].event.idempotency_key == first.idempotency_key
 
 
 def test_a_write_whose_outcome_is_open_keeps_its_key_when_another_step_makes_the_planner_plan_again() -> None:
     story = Story(model_playbook()).plan(step("a", effect=Effect.IDEMPOTENT), step("b"))
-    first = story.run.requests[story.request(Ask.CALL, "a")].event
+    first = story.run.requests[story.request(RequestKind.CALL, "a")].event
     story.fail("a", ErrorCode.TIMEOUT).fail("b", ErrorCode.NOT_FOUND).plan(step("a", effect=Effect.IDEMPOTENT))
-    assert story.run.requests[story.request(Ask.CALL, "a")].event.idempotency_key == first.idempotency_key
+    assert story.run.requests[story.request(RequestKind.CALL, "a")].event.idempotency_key == first.idempotency_key
 
 
 def test_a_later_plan_does_not_repeat_a_write_under_another_name() -> None:
@@ -536,7 +538,7 @@ def test_a_journal_from_before_outages_were_given_back_is_read_as_it_was_counted
     story = Story().plan(step("a"))
     answered = ev.decode(
         "CallAnswered",
-        json.dumps({"request_id": story.request(Ask.CALL, "a"), "step": "a", "result": refused}),
+        json.dumps({"request_id": story.request(RequestKind.CALL, "a"), "step": "a", "result": refused}),
         ev.PlaybookLookup(),
     )
     run = evolve(story.run, answered, NOW)
@@ -598,7 +600,7 @@ def test_an_argument_that_was_seen_where_it_has_to_come_from_is_sent(
 ) -> None:
     update = step("update", "find", arguments={"customer": {"id": customer}}, must_come_from={"customer.id": sources})
     story = Story(input={"customer": "cus_9"}).plan(step("find"), update).result("find", Result.ok(FOUND))
-    assert story.request(Ask.CALL, "update")
+    assert story.request(RequestKind.CALL, "update")
 
 
 @pytest.mark.parametrize("customer", ["cus_42", 7, ["cus_1", "cus_42"]])
@@ -650,11 +652,11 @@ def test_a_worker_that_lacks_money_or_tokens_escalates_as_the_budget_that_is_sho
 def test_an_answer_of_another_kind_than_was_asked_for_changes_nothing() -> None:
     story = Story()
     about = {"run_id": story.run.run_id, "tenant": "default"}
-    story.tell(CallAnswer(request_id=story.request(Ask.PLAN), result=Result.ok({}), **about))
+    story.tell(CallAnswer(request_id=story.request(RequestKind.PLAN), result=Result.ok({}), **about))
     assert story.last == ()
     story.plan(step("a"))
-    story.tell(VerdictAnswer(request_id=story.request(Ask.CALL, "a"), decision=Decision.CONTINUE, **about))
-    story.tell(PlanAnswer(request_id=story.request(Ask.CALL, "a"), answer={}, **about))
+    story.tell(VerdictAnswer(request_id=story.request(RequestKind.CALL, "a"), decision=Decision.CONTINUE, **about))
+    story.tell(PlanAnswer(request_id=story.request(RequestKind.CALL, "a"), answer={}, **about))
     assert (story.last, story.statuses()) == ((), {"a": "running"})
 
 

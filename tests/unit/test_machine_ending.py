@@ -7,7 +7,7 @@ from machine_story import Story, model_playbook, playbook, read, step
 
 from triptych.executor import events as ev
 from triptych.executor.messages import final_outcome, messages
-from triptych.executor.state import Ask, RunStatus
+from triptych.executor.state import RequestKind, RunStatus
 from triptych.kernel.postgres.outbox import Send
 from triptych.schemas import CallAnswer, CallRequest, Cost, Effect, ErrorCode, PlanAnswer, Result, Spend, Undo, topics
 
@@ -33,11 +33,11 @@ def late(story: Story, request_id: str, result: Result, **fields: object) -> Sto
 @pytest.mark.parametrize("end", ["cancel", "abort"])
 def test_the_end_withdraws_every_open_request_where_it_was_asked(end: str) -> None:
     story = Story(playbook(parallel=9)).plan(step("a", **WRITE), step("b", arguments={"n": 2}), step("c"))
-    asked = {story.request(Ask.CALL, name): name for name in "ab"}
+    asked = {story.request(RequestKind.CALL, name): name for name in "ab"}
     if end == "abort":
         story.fail("c", ErrorCode.FORBIDDEN)
     else:
-        asked[story.request(Ask.CALL, "c")] = "c"
+        asked[story.request(RequestKind.CALL, "c")] = "c"
     story.control(end)
     topic = {"a": "calls.desk", "b": "calls.echo", "c": "calls.echo"}
     assert withdrawn(story) == {request: topic[name] for request, name in asked.items()}
@@ -52,7 +52,7 @@ def test_a_plan_and_a_review_that_are_asked_for_are_withdrawn_too() -> None:
 
 def test_a_withdrawal_has_an_id_of_its_own_that_follows_from_its_request() -> None:
     story = Story().plan(step("a", **WRITE))
-    request = story.request(Ask.CALL, "a")
+    request = story.request(RequestKind.CALL, "a")
     (send,) = sent(story.control("cancel"), topics.WITHDRAWALS)
     assert send.event_id == f"{request}:withdrawn"
 
@@ -84,7 +84,7 @@ def test_what_certainly_did_nothing_is_not_named() -> None:
 
 def test_a_late_answer_is_recorded_and_changes_neither_outcome_nor_status() -> None:
     story = Story().plan(step("a", cost=Cost(tokens=50, usd_micros=70), **WRITE))
-    request = story.request(Ask.CALL, "a")
+    request = story.request(RequestKind.CALL, "a")
     story.control("cancel")
     outcome = final_outcome(story.run).body.to_bytes()
     late(story, request, Result.ok({"id": 7}), spend=Spend(tokens=40, usd_micros=60))
@@ -99,7 +99,7 @@ def test_a_late_answer_is_recorded_and_changes_neither_outcome_nor_status() -> N
 
 def test_what_was_withdrawn_before_it_began_costs_nothing_and_did_nothing() -> None:
     story = Story().plan(step("a", cost=Cost(tokens=50, usd_micros=70), **WRITE))
-    request = story.request(Ask.CALL, "a")
+    request = story.request(RequestKind.CALL, "a")
     late(story.control("cancel"), request, WITHDRAWN)
     assert (story.run.ledger.tokens, story.run.ledger.reserved_tokens) == (0, 0)
     assert not story.run.state("a").took_effect
@@ -112,7 +112,7 @@ def test_of_what_nobody_tells_the_whole_grant_counts_as_spent() -> None:
 
 def test_a_late_answer_that_cost_more_than_its_grant_is_on_record_with_what_it_cost() -> None:
     story = Story().plan(step("a", cost=Cost(tokens=50), **WRITE))
-    request = story.request(Ask.CALL, "a")
+    request = story.request(RequestKind.CALL, "a")
     late(story.control("cancel"), request, Result.ok({}), spend=Spend(tokens=80))
     assert story.kinds() == ["Overspent", "AnsweredLate"]
     assert story.run.ledger.tokens == 80
@@ -120,7 +120,7 @@ def test_a_late_answer_that_cost_more_than_its_grant_is_on_record_with_what_it_c
 
 def test_a_plan_that_comes_late_is_recorded_with_its_cost() -> None:
     story = Story(model_playbook())
-    request = story.request(Ask.PLAN)
+    request = story.request(RequestKind.PLAN)
     story.control("cancel")
     story.tell(PlanAnswer(request_id=request, run_id=story.run.run_id, tenant="default", spend=Spend(tokens=9)))
     assert story.kinds() == ["AnsweredLate"]
@@ -129,7 +129,7 @@ def test_a_plan_that_comes_late_is_recorded_with_its_cost() -> None:
 
 def test_an_answer_that_was_never_asked_for_changes_nothing_after_the_end_either() -> None:
     story = Story().plan(step("a", **WRITE))
-    request = story.request(Ask.CALL, "a")
+    request = story.request(RequestKind.CALL, "a")
     story.control("cancel")
     assert late(story, "something:else", Result.ok({})).last == ()
     verdict = PlanAnswer(request_id=request, run_id=story.run.run_id, tenant="default")
@@ -139,7 +139,7 @@ def test_an_answer_that_was_never_asked_for_changes_nothing_after_the_end_either
 def test_an_abort_with_undo_withdraws_what_has_not_begun_and_knows_what_the_others_said() -> None:
     writes = [step(name, undo=BACK, effect=Effect.IDEMPOTENT, arguments={"n": name}) for name in ("a", "b")]
     story = Story(playbook(parallel=9)).plan(*writes, step("stop"))
-    asked = {name: story.request(Ask.CALL, name) for name in ("a", "b")}
+    asked = {name: story.request(RequestKind.CALL, name) for name in ("a", "b")}
     story.fail("stop", ErrorCode.FORBIDDEN).control("abort", undo=True)
     assert set(withdrawn(story)) == set(asked.values())
     assert story.run.status is RunStatus.UNDOING
@@ -157,7 +157,7 @@ def test_an_abort_with_undo_withdraws_what_has_not_begun_and_knows_what_the_othe
 def test_an_undo_that_is_asked_for_is_withdrawn_when_the_run_is_cancelled_and_named() -> None:
     story = Story(playbook(parallel=9)).plan(step("a", undo=BACK, effect=Effect.IDEMPOTENT), step("stop", "a"))
     story.result("a").fail("stop", ErrorCode.FORBIDDEN).control("abort", undo=True)
-    undo = story.request(Ask.UNDO, "a")
+    undo = story.request(RequestKind.UNDO, "a")
     story.control("cancel", "c-2")
     assert withdrawn(story) == {undo: "calls.desk"}
     (named,) = final_outcome(story.run).body.under_way
@@ -166,7 +166,7 @@ def test_an_undo_that_is_asked_for_is_withdrawn_when_the_run_is_cancelled_and_na
 
 def test_a_request_that_an_aborted_run_waits_for_is_withdrawn_again_and_not_asked_again() -> None:
     story = Story(playbook(parallel=9)).plan(step("a", undo=BACK, effect=Effect.IDEMPOTENT), step("stop"))
-    request = story.request(Ask.CALL, "a")
+    request = story.request(RequestKind.CALL, "a")
     story.fail("stop", ErrorCode.FORBIDDEN).control("abort", undo=True).wait(minutes=2)
     assert story.kinds() == ["RequestReissued"]
     assert list(withdrawn(story)) == [request]

@@ -7,7 +7,7 @@ from machine_story import Story, model_playbook, playbook, read, step
 
 from triptych.executor import events as ev
 from triptych.executor.messages import messages
-from triptych.executor.state import Ask, RunStatus
+from triptych.executor.state import RequestKind, RunStatus
 from triptych.schemas import Cost, Decision, Effect, ErrorCode, Result
 
 ITEMS = ["x", "y", "z"]
@@ -192,4 +192,4 @@ def test_a_review_of_a_branch_carries_its_item_and_not_the_list() -> None:
     told.result("list", Result.ok({"items": ITEMS})).result("each.0")
     (send,) = messages(told.run, [event for event in told.last if isinstance(event, ev.ReviewRequested)], told.now)
     assert read(send).steps == ()
-    assert told.request(Ask.REVIEW, "each.0")
+    assert told.request(RequestKind.REVIEW, "each.0")

@@ -417,8 +417,8 @@ def test_the_client_of_a_parent_is_told_that_a_child_waits_for_a_person() -> Non
     one.tell(one.child, lambda story: story.fail("work", ErrorCode.FORBIDDEN))
     assert told_client(one, one.parent) == [("escalated", False, "identity")]
     assert one.parent.status is RunStatus.RUNNING
-    assert (one.parent.told_status, one.parent.told_reason.code) == (RunStatus.ESCALATED, "identity")
-    assert "the run of step a waits for a person" in one.parent.told_reason.message
+    assert (one.parent.public_status, one.parent.public_reason.code) == (RunStatus.ESCALATED, "identity")
+    assert "the run of step a waits for a person" in one.parent.public_reason.message
     assert one.executor.admission_state(one.parent) is AdmissionState.AWAY
     row, audited = _run_row(one.parent), _run_columns(one.parent)
     assert row[7:10] == tuple(audited[name] for name in ("status", "reason_code", "reason_message")), "as verify says"
@@ -431,7 +431,7 @@ def test_the_client_of_a_parent_is_told_that_a_child_waits_for_a_person() -> Non
         f"waits for the run {one.child.run_id} of step a, which is escalated: resume that one" in refused.reason.message
     )
     one.tell(one.child, lambda story: story.control("resume"))
-    assert (one.parent.told_status, one.executor.admission_state(one.parent)) == (
+    assert (one.parent.public_status, one.executor.admission_state(one.parent)) == (
         RunStatus.RUNNING,
         AdmissionState.ACTIVE,
     )
@@ -455,11 +455,11 @@ def test_every_run_above_one_that_waits_for_a_person_is_told_and_stops_its_clock
     one, middle, deepest = three_levels()
     for times in (1, 2):
         one.tell(one.runs[deepest.run_id], lambda story: story.fail("work", ErrorCode.FORBIDDEN))
-        assert one.parent.told_status is one.runs[middle.run_id].told_status is RunStatus.ESCALATED
+        assert one.parent.public_status is one.runs[middle.run_id].public_status is RunStatus.ESCALATED
         assert told_client(one, one.parent) == [("escalated", False, "identity")] * times
         one.wait(hours=5)
         one.tell(one.runs[deepest.run_id], lambda story, name=f"c-{times}": story.control("resume", command_id=name))
-        assert one.parent.told_status is one.runs[middle.run_id].told_status is RunStatus.RUNNING
+        assert one.parent.public_status is one.runs[middle.run_id].public_status is RunStatus.RUNNING
     assert one.parent.deadline_at == NOW + timedelta(hours=10, minutes=10)
     one.tell(one.runs[deepest.run_id], lambda story: story.result("work"))
     assert one.parent.status is RunStatus.SUCCEEDED
@@ -469,7 +469,7 @@ def test_a_run_two_levels_up_goes_on_when_a_person_aborts_the_one_that_waits() -
     one, middle, deepest = three_levels()
     one.tell(deepest, lambda story: story.fail("work", ErrorCode.FORBIDDEN))
     one.tell(one.runs[deepest.run_id], lambda story: story.control("abort"))
-    assert one.runs[middle.run_id].reason.code == one.parent.told_reason.code == "child_failed"
+    assert one.runs[middle.run_id].reason.code == one.parent.public_reason.code == "child_failed"
     one.tell(one.runs[middle.run_id], lambda story: story.control("skip"))
     assert (one.runs[middle.run_id].status, one.parent.status) == (RunStatus.SUCCEEDED, RunStatus.SUCCEEDED)
 

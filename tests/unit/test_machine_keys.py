@@ -8,9 +8,9 @@ import pytest
 from machine_story import RUN_ID, Story, model_playbook, playbook, step
 
 from triptych.executor import events as ev
-from triptych.executor.keys import Holding, KeyTold, Standing, holding_of, told_of
+from triptych.executor.keys import Holding, KeyReply, KeyState, holding_under, reply_to
 from triptych.executor.messages import messages
-from triptych.executor.state import Ask, RunStatus
+from triptych.executor.state import RequestKind, RunStatus
 from triptych.schemas import BusinessKey, Effect, ErrorCode, OnRepeat, Pin, Result, Step, Undo
 
 OTHER = UUID("01900000-0000-7000-8000-000000000002")
@@ -32,13 +32,13 @@ def refund(step_id: str = "a", *depends_on: str, **changes: object) -> Step:
     return Step.model_validate({**fields, "pin": pin, **changes}, strict=False)
 
 
-def tell(story: Story, standing: Standing, step_id: str = "a", **fields: object) -> Story:
-    request = story.request(Ask.KEY, step_id)
-    return story.tell(KeyTold(request, standing, **fields))
+def tell(story: Story, standing: KeyState, step_id: str = "a", **fields: object) -> Story:
+    request = story.request(RequestKind.KEY, step_id)
+    return story.tell(KeyReply(request, standing, **fields))
 
 
 def key_of(story: Story, step_id: str = "a") -> ev.KeyRequested:
-    event = story.run.requests[story.request(Ask.KEY, step_id)].event
+    event = story.run.requests[story.request(RequestKind.KEY, step_id)].event
     assert isinstance(event, ev.KeyRequested)
     return event
 
@@ -54,14 +54,14 @@ def test_a_write_with_a_business_key_asks_for_it_first_and_sends_nothing() -> No
 
 
 def test_who_is_granted_the_key_makes_the_call() -> None:
-    story = tell(Story().plan(refund()), Standing.GRANTED)
+    story = tell(Story().plan(refund()), KeyState.GRANTED)
     assert story.request_of("a").business_key == "refund:7"
     assert story.result("a").run.status is RunStatus.SUCCEEDED
 
 
 def test_a_repeat_gets_the_receipt_of_the_first_and_undoes_nothing_of_it() -> None:
     story = Story(playbook(output={"id": "${{ steps.a.data.id }}"})).plan(refund(on_repeat="receipt", undo=BACK))
-    tell(story, Standing.RECEIPT, holder=OTHER, holder_step="b", result=Result.ok({"id": 9}))
+    tell(story, KeyState.RECEIPT, holder=OTHER, holder_step="b", result=Result.ok({"id": 9}))
     assert story.run.status is RunStatus.SUCCEEDED
     assert story.run.output == {"id": 9}
     assert story.run.ledger.tool_calls == 0
@@ -70,17 +70,17 @@ def test_a_repeat_gets_the_receipt_of_the_first_and_undoes_nothing_of_it() -> No
 
 def test_a_repeat_is_a_conflict_that_names_the_other_run() -> None:
     story = Story().plan(refund())
-    tell(story, Standing.CONFLICT, holder=OTHER, holder_step="b", result=Result.ok({}), operation="desk.refund")
+    tell(story, KeyState.CONFLICT, holder=OTHER, holder_step="b", result=Result.ok({}), operation="desk.refund")
     assert (story.run.status, reason_of(story)) == (RunStatus.ESCALATED, "conflict")
     assert all(part in story.run.reason.message for part in ("'refund:7'", str(OTHER), "step b", "skip"))
     story = Story(model_playbook()).plan(refund())
-    assert tell(story, Standing.CONFLICT, holder=OTHER).run.status is RunStatus.PLANNING
+    assert tell(story, KeyState.CONFLICT, holder=OTHER).run.status is RunStatus.PLANNING
 
 
 def test_who_finds_the_key_held_asks_again_less_and_less_often() -> None:
     story, waits = Story(playbook(budgets={"wall_ms": 3_600_000})).plan(refund()), []
     for _ in range(6):
-        tell(story, Standing.HELD, holder=OTHER, holder_step="b")
+        tell(story, KeyState.HELD, holder=OTHER, holder_step="b")
         (retry,) = story.run.retries.values()
         waits.append(retry.due_at - story.now)
         story.now = retry.due_at
@@ -88,30 +88,30 @@ def test_who_finds_the_key_held_asks_again_less_and_less_often() -> None:
     assert waits == sorted(waits)
     assert waits[-1] > 8 * waits[0]
     assert not story.run.retries
-    tell(story, Standing.RECEIPT, holder=OTHER, holder_step="b", result=Result.ok({}))
+    tell(story, KeyState.RECEIPT, holder=OTHER, holder_step="b", result=Result.ok({}))
     assert story.run.status is RunStatus.SUCCEEDED
 
 
 def test_who_is_known_to_have_done_nothing_asks_for_the_key_anew_and_who_is_not_keeps_it() -> None:
-    story = tell(Story().plan(refund()), Standing.GRANTED).result("a", UNDONE).wait(seconds=31)
+    story = tell(Story().plan(refund()), KeyState.GRANTED).result("a", UNDONE).wait(seconds=31)
     assert key_of(story).key == "refund:7"
-    story = tell(Story().plan(refund()), Standing.GRANTED).fail("a", ErrorCode.TIMEOUT).wait(seconds=31)
+    story = tell(Story().plan(refund()), KeyState.GRANTED).fail("a", ErrorCode.TIMEOUT).wait(seconds=31)
     assert story.request_of("a").attempt == 2, "the key is still its own"
 
 
 def test_a_question_that_the_database_did_not_answer_is_asked_again_and_answered_once() -> None:
     story = Story().plan(refund())
-    request = story.request(Ask.KEY, "a")
+    request = story.request(RequestKind.KEY, "a")
     story.wait(seconds=6)
     assert story.kinds() == ["RequestReissued"]
     assert messages(story.run, story.last, story.now) == []
-    story.tell(KeyTold(request, Standing.GRANTED))
-    assert story.tell(KeyTold(request, Standing.GRANTED)).last == ()
+    story.tell(KeyReply(request, KeyState.GRANTED))
+    assert story.tell(KeyReply(request, KeyState.GRANTED)).last == ()
 
 
 def test_a_key_that_is_granted_while_a_person_has_the_run_is_asked_for_again() -> None:
     story = Story(playbook(parallel=9)).plan(refund(), step("stop")).fail("stop", ErrorCode.FORBIDDEN)
-    assert not tell(story, Standing.GRANTED).run.requests
+    assert not tell(story, KeyState.GRANTED).run.requests
     assert key_of(story.control("resume")).key == "refund:7"
 
 
@@ -126,11 +126,11 @@ def test_a_key_that_cannot_be_made_is_told_and_nothing_is_asked_for() -> None:
 
 
 def granted(*more: Step, **changes: object) -> Story:
-    return tell(Story(playbook(parallel=9)).plan(refund(**changes), *more), Standing.GRANTED)
+    return tell(Story(playbook(parallel=9)).plan(refund(**changes), *more), KeyState.GRANTED)
 
 
 def holding(story: Story) -> Holding:
-    return holding_of(story.run, f"{RUN_ID}:a:1")
+    return holding_under(story.run, f"{RUN_ID}:a:1")
 
 
 def test_the_time_of_a_key_begins_with_the_last_answer_that_leaves_its_write_open() -> None:
@@ -159,13 +159,13 @@ def test_a_key_is_free_when_its_call_certainly_did_nothing_or_was_undone_or_neve
 
 def test_a_key_whose_call_was_open_at_the_end_is_held_until_it_is_told() -> None:
     story = granted()
-    request = story.request(Ask.CALL, "a")
+    request = story.request(RequestKind.CALL, "a")
     assert holding(story.control("cancel")).is_under_way
     from test_machine_ending import WITHDRAWN, late  # noqa: PLC0415
 
     assert holding(late(story, request, WITHDRAWN)).is_free
     story = granted()
-    request = story.request(Ask.CALL, "a")
+    request = story.request(RequestKind.CALL, "a")
     assert holding(late(story.control("cancel"), request, Result.ok({"id": 1}))).result == Result.ok({"id": 1})
 
 
@@ -173,23 +173,23 @@ def test_of_a_write_in_doubt_the_key_is_taken_and_nobody_has_a_receipt() -> None
     story = granted().fail("a", ErrorCode.IN_DOUBT)
     held = holding(story)
     assert (held.is_free, held.is_under_way, held.result) == (False, False, None)
-    told = told_of(key_of(Story().plan(refund(on_repeat="receipt"))), "desk.refund", OTHER, held)
-    assert told.standing is Standing.CONFLICT
+    told = reply_to(key_of(Story().plan(refund(on_repeat="receipt"))), "desk.refund", OTHER, held)
+    assert told.standing is KeyState.CONFLICT
 
 
 @pytest.mark.parametrize(
     ("on_repeat", "operation", "standing"),
     [
-        ("receipt", "desk.refund", Standing.RECEIPT),
-        ("receipt", "desk.other", Standing.CONFLICT),
-        ("conflict", "desk.refund", Standing.CONFLICT),
+        ("receipt", "desk.refund", KeyState.RECEIPT),
+        ("receipt", "desk.other", KeyState.CONFLICT),
+        ("conflict", "desk.refund", KeyState.CONFLICT),
     ],
 )
 def test_a_receipt_is_given_where_it_is_declared_and_of_the_same_operation(
-    on_repeat: str, operation: str, standing: Standing
+    on_repeat: str, operation: str, standing: KeyState
 ) -> None:
     asked = key_of(Story().plan(refund(on_repeat=on_repeat)))
-    assert told_of(asked, operation, OTHER, holding(granted().result("a"))).standing is standing
+    assert reply_to(asked, operation, OTHER, holding(granted().result("a"))).standing is standing
 
 
 def test_a_key_is_written_as_a_text_or_with_its_time_and_what_a_repeat_gets() -> None:

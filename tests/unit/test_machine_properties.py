@@ -17,7 +17,7 @@ from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.machine import Message, Start, Tick, begin, decide
 from triptych.executor.messages import messages
-from triptych.executor.state import Ask, Run, RunStatus, StepStatus
+from triptych.executor.state import RequestKind, Run, RunStatus, StepStatus
 from triptych.executor.store import step_row, touched_steps
 from triptych.schemas import (
     HANDOFF,
@@ -202,14 +202,16 @@ class RunMachine(RuleBasedStateMachine):
         error = ToolError(code=data.draw(st.sampled_from(list(ErrorCode))), message="no")
         is_well = data.draw(st.integers(0, 4)) > 0
         message: Message
-        match request.ask:
-            case Ask.PLAN if is_well and isinstance(self.playbook.plan, PlanByTurns) and data.draw(st.booleans()):
+        match request.kind:
+            case RequestKind.PLAN if (
+                is_well and isinstance(self.playbook.plan, PlanByTurns) and data.draw(st.booleans())
+            ):
                 message = PlanAnswer(**about, answer={"so": 1})
-            case Ask.PLAN if is_well:
+            case RequestKind.PLAN if is_well:
                 message = PlanAnswer(**about, plan=data.draw(plans(self.run_state.revision + 1)))
-            case Ask.PLAN:
+            case RequestKind.PLAN:
                 message = PlanAnswer(**about, error=error, code=data.draw(st.sampled_from([None, "plan_invalid"])))
-            case Ask.CALL:
+            case RequestKind.CALL:
                 child = request.event.child
                 result = data.draw(child_results if child else results)
                 if self.written.setdefault(request.event.idempotency_key, request.event.arguments) != (
@@ -217,9 +219,9 @@ class RunMachine(RuleBasedStateMachine):
                 ):
                     result = Result.failed(ErrorCode.CONFLICT, "the key was for something else", effect="none")
                 message = CallAnswer(**about, result=result, child=child)
-            case Ask.UNDO:
+            case RequestKind.UNDO:
                 message = CallAnswer(**about, result=data.draw(results))
-            case Ask.REVIEW if is_well:
+            case RequestKind.REVIEW if is_well:
                 decision = data.draw(st.sampled_from(list(Decision)))
                 message = VerdictAnswer(**about, decision=decision, reason=Reason(code="why", message="so"))
             case _:
@@ -321,7 +323,7 @@ class RunMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_more_than_allowed_is_under_way(self) -> None:
-        calls = [request for request in self.run_state.requests.values() if request.ask is not Ask.PLAN]
+        calls = [request for request in self.run_state.requests.values() if request.kind is not RequestKind.PLAN]
         assert len(calls) <= self.playbook.parallel
 
     @invariant()
@@ -329,7 +331,7 @@ class RunMachine(RuleBasedStateMachine):
         run = self.run_state
         if run.status.is_active:  # while a person has this run too, its own resume gives the time back
             assert bool(run.children_waiting) == (run.children_waiting_since is not None)
-            under_way = {request.step for request in run.requests.values() if request.ask is Ask.CALL}
+            under_way = {request.step for request in run.requests.values() if request.kind is RequestKind.CALL}
             assert run.children_waiting.keys() <= under_way
 
     @invariant()
@@ -488,17 +490,17 @@ class RunMachine(RuleBasedStateMachine):
         about = {"request_id": request_id, "run_id": RUN_ID, "tenant": "default"}
         pin = Pin(contract_hash="0" * 16, effect=Effect.READ, timeout_ms=1000)
         step = Step(id="z", operation="echo.echo", pin=pin)
-        match request.ask:
-            case Ask.PLAN:
+        match request.kind:
+            case RequestKind.PLAN:
                 if isinstance(self.playbook.plan, PlanByTurns):
                     self.tell(PlanAnswer(**about, answer={}))
                 else:
                     self.tell(PlanAnswer(**about, plan=Plan(revision=run.revision + 1, steps=(step,))))
-            case Ask.CALL:
+            case RequestKind.CALL:
                 self.tell(CallAnswer(**about, result=Result.ok({"n": 1}), child=request.event.child))
-            case Ask.UNDO:
+            case RequestKind.UNDO:
                 self.tell(CallAnswer(**about, result=Result.ok({})))
-            case Ask.REVIEW:
+            case RequestKind.REVIEW:
                 self.tell(VerdictAnswer(**about, decision=Decision.CONTINUE))
 
 

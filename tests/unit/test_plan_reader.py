@@ -9,7 +9,7 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from triptych.executor.plans import MAX_KNOWN, PlanReader
+from triptych.executor.plan_reader import MAX_KNOWN, PlanReader
 from triptych.schemas import PlanAnswer
 from triptych.schemas.codec import InvalidJson
 

@@ -11,7 +11,7 @@ import pytest
 from aiokafka.structs import ConsumerRecord
 from machine_story import NOW
 
-from triptych.executor.deployments import Deployment, Folder, LeftOut, load_playbooks
+from triptych.executor.deployments import Deployment, InvalidPlaybook, PlaybookFolder, load_playbooks
 from triptych.executor.intake import Executor
 from triptych.kernel.decider import InboundRecord, RejectedRecord
 from triptych.kernel.errors import ConfigurationError
@@ -163,8 +163,8 @@ def test_a_folder_without_playbooks_is_a_mistake_of_the_settings(tmp_path: Path)
 def test_a_task_for_a_playbook_that_was_left_out_is_rejected_with_the_cause(tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_text(good("refunds", "{o: .inf}"))
     (tmp_path / "good.yaml").write_text(good("good"))
-    found: Folder = load_playbooks(tmp_path)
-    left_out: dict[str, LeftOut] = {each.name: each for each in found.left_out}
+    found: PlaybookFolder = load_playbooks(tmp_path)
+    left_out: dict[str, InvalidPlaybook] = {each.name: each for each in found.left_out}
     executor = Executor({one.name: Deployment.of(one) for one in found.playbooks}, left_out=left_out)
     body = b'{"task_id":"t-1","playbook":"refunds","tenant":"acme","input":{}}'
     record = ConsumerRecord("triptych.tasks", 0, 7, 1_000, 0, None, body, 0, 0, len(body), ())

@@ -8,7 +8,7 @@ import pytest
 from machine_story import RUN_ID, Story, playbook
 
 from triptych.contracts.compiled_contract import CompiledContract
-from triptych.executor.state import Ask, RunStatus
+from triptych.executor.state import RequestKind, RunStatus
 from triptych.executor.trust import ForgedRecord, MisdirectedRecord, Trust
 from triptych.playbook.plans import PlanContext, make_plan
 from triptych.schemas import (
@@ -74,7 +74,7 @@ def honest(story: Story, *specs: StepSpec) -> Plan:
     return make_plan(specs or STEPS, terms)
 
 
-def answer(story: Story, kind: type, ask: Ask, step: str | None = None, **fields: Any) -> Any:
+def answer(story: Story, kind: type, ask: RequestKind, step: str | None = None, **fields: Any) -> Any:
     return kind(**{"request_id": story.request(ask, step), "run_id": RUN_ID, "tenant": "default", **fields})
 
 
@@ -85,7 +85,7 @@ def believed(story: Story, told: Any, source: str | None = None) -> Any:
 @pytest.mark.parametrize("plan", [FIXED, BY_MODEL])
 def test_a_plan_that_an_honest_planner_makes_is_believed(plan: dict[str, Any]) -> None:
     story = Story(playbook(plan=plan))
-    told = answer(story, PlanAnswer, Ask.PLAN, plan=honest(story))
+    told = answer(story, PlanAnswer, RequestKind.PLAN, plan=honest(story))
     assert believed(story, told) is told
     assert believed(story, told) is told, "it is known by then"
 
@@ -121,7 +121,7 @@ def test_a_plan_is_held_to_playbook_and_contracts(plan: dict[str, Any], lie: str
         last = last.model_copy(update={"pin": last.pin.model_copy(update=PIN_LIES[lie])})
     else:
         last = last.model_copy(update=STEP_LIES[lie])
-    told = answer(story, PlanAnswer, Ask.PLAN, plan=Plan(revision=1, steps=(first, last)))
+    told = answer(story, PlanAnswer, RequestKind.PLAN, plan=Plan(revision=1, steps=(first, last)))
     before = story.run.copy()
     try:
         heard = believed(story, told)
@@ -138,7 +138,7 @@ def test_a_plan_that_takes_the_undo_out_of_a_write_is_not_carried_out() -> None:
     (step,) = made.steps
     assert step.pin.undo is not None
     bare = step.model_copy(update={"pin": step.pin.model_copy(update={"undo": None})})
-    heard = believed(story, answer(story, PlanAnswer, Ask.PLAN, plan=Plan(revision=1, steps=(bare,))))
+    heard = believed(story, answer(story, PlanAnswer, RequestKind.PLAN, plan=Plan(revision=1, steps=(bare,))))
     assert heard.plan is None
 
 
@@ -157,7 +157,7 @@ def test_a_plan_that_takes_the_undo_out_of_a_write_is_not_carried_out() -> None:
 def test_a_plan_by_a_model_is_held_to_what_its_planner_holds_it_to(specs: tuple[StepSpec, ...]) -> None:
     story = Story(playbook(plan=BY_MODEL))
     with pytest.raises(ForgedRecord):
-        believed(story, answer(story, PlanAnswer, Ask.PLAN, plan=honest(story, *specs)))
+        believed(story, answer(story, PlanAnswer, RequestKind.PLAN, plan=honest(story, *specs)))
 
 
 @pytest.mark.parametrize(
@@ -173,16 +173,16 @@ def test_a_plan_by_a_model_is_held_to_what_its_planner_holds_it_to(specs: tuple[
 def test_a_fixed_plan_is_that_of_the_playbook_and_no_other(specs: tuple[StepSpec, ...]) -> None:
     story = Story(playbook(plan=FIXED))
     with pytest.raises(ForgedRecord):
-        believed(story, answer(story, PlanAnswer, Ask.PLAN, plan=honest(story, *specs)))
+        believed(story, answer(story, PlanAnswer, RequestKind.PLAN, plan=honest(story, *specs)))
 
 
 def test_nobody_says_that_a_goal_is_reached_that_nobody_plans_for_by_turns() -> None:
     for plan in (FIXED, BY_MODEL):
         story = Story(playbook(plan=plan))
         with pytest.raises(ForgedRecord):
-            believed(story, answer(story, PlanAnswer, Ask.PLAN, answer={"refund": "granted"}))
+            believed(story, answer(story, PlanAnswer, RequestKind.PLAN, answer={"refund": "granted"}))
     story = Story(playbook(plan=BY_TURNS))
-    assert believed(story, answer(story, PlanAnswer, Ask.PLAN, answer={"so": 1})) is not None
+    assert believed(story, answer(story, PlanAnswer, RequestKind.PLAN, answer={"so": 1})) is not None
 
 
 def test_a_planner_says_one_thing_and_of_the_revision_that_was_asked_for() -> None:
@@ -191,13 +191,13 @@ def test_a_planner_says_one_thing_and_of_the_revision_that_was_asked_for() -> No
     plan = honest(story)
     for fields in ({}, {"plan": plan, "error": error}, {"plan": plan.model_copy(update={"revision": 2})}):
         with pytest.raises(ForgedRecord):
-            believed(story, answer(story, PlanAnswer, Ask.PLAN, **fields))
-    assert believed(story, answer(story, PlanAnswer, Ask.PLAN, error=error)) is not None
+            believed(story, answer(story, PlanAnswer, RequestKind.PLAN, **fields))
+    assert believed(story, answer(story, PlanAnswer, RequestKind.PLAN, error=error)) is not None
 
 
 def calling() -> Story:
     story = Story(playbook(plan=FIXED, review="every_step"))
-    return story.tell(answer(story, PlanAnswer, Ask.PLAN, plan=honest(story)))
+    return story.tell(answer(story, PlanAnswer, RequestKind.PLAN, plan=honest(story)))
 
 
 RESULT = Result.ok({"n": 1})
@@ -229,15 +229,18 @@ def test_a_result_is_held_to_its_call_and_its_contract(
     story = calling()
     before = story.run.copy()
     with pytest.raises(refusal):
-        believed(story, answer(story, CallAnswer, Ask.CALL, "a", **fields), source)
+        believed(story, answer(story, CallAnswer, RequestKind.CALL, "a", **fields), source)
     assert story.run == before
-    assert believed(story, answer(story, CallAnswer, Ask.CALL, "a", result=RESULT), "/triptych/tool-echo") is not None
+    assert (
+        believed(story, answer(story, CallAnswer, RequestKind.CALL, "a", result=RESULT), "/triptych/tool-echo")
+        is not None
+    )
 
 
 def test_each_kind_of_answer_answers_its_own_kind_of_request() -> None:
     planning, reviewing = Story(playbook(plan=FIXED)), calling().result("a", RESULT)
-    stories = {PlanAnswer: (planning, Ask.PLAN, None), VerdictAnswer: (reviewing, Ask.REVIEW, "a")}
-    stories[CallAnswer] = (calling(), Ask.CALL, "a")
+    stories = {PlanAnswer: (planning, RequestKind.PLAN, None), VerdictAnswer: (reviewing, RequestKind.REVIEW, "a")}
+    stories[CallAnswer] = (calling(), RequestKind.CALL, "a")
     fields = {CallAnswer: {"result": RESULT}, VerdictAnswer: {"decision": Decision.CONTINUE}, PlanAnswer: {}}
     for asked, (story, ask, step) in stories.items():
         for kind in stories:
@@ -248,7 +251,7 @@ def test_each_kind_of_answer_answers_its_own_kind_of_request() -> None:
 
 def test_what_answers_no_open_request_is_no_forgery() -> None:
     story = calling()
-    told = answer(story, CallAnswer, Ask.CALL, "a", result=RESULT)
+    told = answer(story, CallAnswer, RequestKind.CALL, "a", result=RESULT)
     story.tell(told)
     assert believed(story, told) is None
 
@@ -257,7 +260,7 @@ def test_a_verdict_says_one_thing_and_goes_on_only_with_the_confidence_that_the_
     judged = [{**FIXED["steps"][0], "judge": {"criteria": "good", "threshold": 0.8}}]
     story = Story(playbook(plan={"pattern": "fixed", "steps": judged}))
     (spec,) = story.run.playbook.plan.steps
-    story.tell(answer(story, PlanAnswer, Ask.PLAN, plan=honest(story, spec))).result("a", RESULT)
+    story.tell(answer(story, PlanAnswer, RequestKind.PLAN, plan=honest(story, spec))).result("a", RESULT)
     about = {"reason": Reason(code="so", message="so")}
     for fields in (
         {},
@@ -266,8 +269,8 @@ def test_a_verdict_says_one_thing_and_goes_on_only_with_the_confidence_that_the_
         {"decision": Decision.REPLAN, "error": ToolError(code=ErrorCode.INTERNAL, message="no")},
     ):
         with pytest.raises(ForgedRecord):
-            believed(story, answer(story, VerdictAnswer, Ask.REVIEW, "a", **about, **fields))
-    told = answer(story, VerdictAnswer, Ask.REVIEW, "a", **about, decision=Decision.CONTINUE, confidence=0.8)
+            believed(story, answer(story, VerdictAnswer, RequestKind.REVIEW, "a", **about, **fields))
+    told = answer(story, VerdictAnswer, RequestKind.REVIEW, "a", **about, decision=Decision.CONTINUE, confidence=0.8)
     assert believed(story, told) is told
 
 

@@ -13,7 +13,7 @@ from simulated.forger import MARK
 from simulated.postgres import STATUS_COLUMN
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
-from triptych.executor.state import Run, RunStatus, StepState, UndoStatus
+from triptych.executor.state import CompensationStatus, Run, RunStatus, StepState
 from triptych.kernel.kafka.bus import Outgoing
 from triptych.schemas import ResultStatus, topics
 
@@ -237,7 +237,7 @@ def _withdrawals(world: World) -> set[str]:
 def _undone(world: World, run: Run) -> Iterator[str]:
     """What is wrong with the undoing of a run: it is done for an aborted one alone, wholly, and not on paper only."""
     states = (*run.steps.values(), *run.branches.values())
-    on_paper = sorted(state.id for state in states if state.undo is UndoStatus.DONE)
+    on_paper = sorted(state.id for state in states if state.compensation is CompensationStatus.DONE)
     really = world.upstream.taken_back.get(run.run_id, [])
     if len(really) != len(set(really)):
         yield f"undone more than once: {really}"

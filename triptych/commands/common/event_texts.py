@@ -12,7 +12,7 @@ from typing import Any, assert_never
 
 from triptych.commands.common.output import duration, usd
 from triptych.executor import events as ev
-from triptych.executor.keys import Standing
+from triptych.executor.keys import KeyState
 from triptych.schemas import (
     Decision,
     Grant,
@@ -141,12 +141,12 @@ def _key_answered(event: ev.KeyAnswered) -> EventText:
     if event.holder_step:
         holder = f"step {event.holder_step} of {holder}"
     match event.standing:
-        case Standing.GRANTED:
+        case KeyState.GRANTED:
             return EventText("has the business key", "green")
-        case Standing.RECEIPT:
+        case KeyState.RECEIPT:
             data = event.result.data if event.result else None
             return EventText(f"is not made: {holder} has done it, and its answer stands", "green", {"data": data})
-        case Standing.HELD:
+        case KeyState.HELD:
             return EventText(f"waits: {holder} has the business key", "yellow")
         case _:
             return EventText(f"is not made: {holder} has the business key", "red")

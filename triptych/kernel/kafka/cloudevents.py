@@ -25,7 +25,7 @@ Headers = list[tuple[str, bytes]]
 _SPECVERSION = b"1.0"
 _STRUCTURED = b"application/cloudevents+json"
 DATAREF = "ce_dataref"
-_ENVELOPE_LIMITS = codec.Limits(max_depth=codec.MAX_DEPTH + 10)
+_ENVELOPE_LIMITS = codec.JsonLimits(max_depth=codec.MAX_DEPTH + 10)
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 

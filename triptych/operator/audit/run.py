@@ -158,7 +158,7 @@ def _differences(check: Check, what: str, row: Row, folded: Mapping[str, Any]) -
 
 
 def _run_columns(run: Run) -> dict[str, Any]:
-    reason = run.told_reason
+    reason = run.public_reason
     return {
         "tenant": run.tenant,
         "task_id": run.task_id,
@@ -166,7 +166,7 @@ def _run_columns(run: Run) -> dict[str, Any]:
         "playbook": run.playbook.name,
         "playbook_version": run.playbook.version,
         "partition": run.partition,
-        "status": run.told_status.value,
+        "status": run.public_status.value,
         "reason_code": reason.code if reason else None,
         "reason_message": reason.message if reason else None,
         "revision": run.revision,

@@ -123,7 +123,7 @@ class _Renderer:
             raise ExpressionError("", f"there are more than {MAX_EXPRESSIONS} templates in one value; use fewer")
         value = evaluate(placeholder.expression, self._scope)
         try:
-            self._bytes_left -= len(codec.encode(value, limits=codec.Limits(max_depth=codec.MAX_DEPTH - depth)))
+            self._bytes_left -= len(codec.encode(value, limits=codec.JsonLimits(max_depth=codec.MAX_DEPTH - depth)))
         except codec.InvalidJson as error:
             raise ExpressionError(placeholder.expression, f"gives what cannot be sent: {error}") from None
         if self._bytes_left < 0:

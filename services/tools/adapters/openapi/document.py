@@ -21,9 +21,9 @@ from triptych.schemas.base import Json
 DOCUMENT_MAX_BYTES: Final = 32 * 1_048_576
 NODES_MAX: Final = 2_000_000
 DEPTH_MAX: Final = 200
-_READ: Final = codec.Limits(max_bytes=DOCUMENT_MAX_BYTES, max_depth=450, max_values=5_000_000)
+_READ: Final = codec.JsonLimits(max_bytes=DOCUMENT_MAX_BYTES, max_depth=450, max_values=5_000_000)
 """What is read at all. What is deeper than DEPTH_MAX is cut off, and told where an operation needs it."""
-_STORED: Final = codec.Limits(max_bytes=2**30, max_depth=DEPTH_MAX + 1, max_values=2**30, max_digits=1_000)
+_STORED: Final = codec.JsonLimits(max_bytes=2**30, max_depth=DEPTH_MAX + 1, max_values=2**30, max_digits=1_000)
 _TOLD_MAX_CHARS: Final = 300
 _VERSION_MAX_CHARS: Final = 100
 _REFERENCES_MAX: Final = 50

@@ -34,7 +34,7 @@ class ChildRefusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Withdrawal:
+class ChildWithdrawal:
     """The parent of a child run has ended: the child is cancelled, unless it never began."""
 
     task: ChildTask

@@ -5,7 +5,7 @@ from __future__ import annotations
 from machine_story import Story, model_playbook, playbook, read, step
 
 from triptych.executor.messages import messages
-from triptych.executor.state import Ask, RunStatus
+from triptych.executor.state import RequestKind, RunStatus
 from triptych.schemas import CallRequest, Decision, Effect, ErrorCode, Result, Undo
 
 BACK = Undo(
@@ -80,7 +80,7 @@ def test_an_undo_that_fails_goes_to_a_person_who_can_only_abort() -> None:
 def test_what_is_under_way_is_waited_for_since_it_may_be_a_write() -> None:
     story = Story(playbook()).plan(write("a"), write("b", n=2), step("stop"))
     story.result("a").fail("stop", ErrorCode.FORBIDDEN).control("abort", undo=True)
-    assert [request.ask for request in story.run.requests.values()] == [Ask.CALL]
+    assert [request.kind for request in story.run.requests.values()] == [RequestKind.CALL]
     story.result("b", Result.ok({"value": 2}))
     assert undoing(story).idempotency_key.endswith(":b:undo")
 
