@@ -90,15 +90,15 @@ class Newcomer:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        for folder in ("playbooks", "tools"):
-            shutil.copytree(ROOT / "examples/demo" / folder, directory / folder)
+        self.guide = Guide(directory)
+        assert "`triptych init --demo`" in (ROOT / "README.md").read_text("utf-8")
+        self.triptych("init", "--demo")
         (directory / "playbooks/order-status.yaml").write_text(block("yaml", "order-status"))
         (directory / "my-tools").mkdir()
         (directory / "my-tools/shop.py").write_text(block("python", 'Tool("shop")'))
-        configuration = (ROOT / "examples/demo/triptych.toml").read_text("utf-8")
-        (directory / "triptych.toml").write_text(configuration + block("toml", "[tools.shop]"))
+        with (directory / "triptych.toml").open("a", encoding="utf-8") as configuration:
+            configuration.write(block("toml", "[tools.shop]"))
         (directory / "playbooks/note.yaml").write_text(block("yaml", "name: note", GUIDE))
-        self.guide = Guide(directory)
 
     def run(self, *command: str | Path, code: int = 0) -> str:
         done = subprocess.run(

@@ -102,3 +102,10 @@ def test_a_first_configuration_is_written(installed: Installed) -> None:
     assert all((installed.folder / file).is_file() for file in written)
     checked = installed.triptych("playbook", "check", "playbooks/greet.yaml", within="mine")
     assert "is good" in checked
+
+
+def test_the_demo_is_written_to_be_changed(installed: Installed) -> None:
+    written = installed.triptych("init", "--demo", "--dir", "demo").splitlines()
+    assert {"demo/triptych.toml", "demo/tickets.jsonl", "demo/playbooks/support-ticket.yaml"} <= set(written)
+    listed = json.loads(installed.triptych("tools", "ls", "--config", "triptych.toml", "--json", within="demo"))
+    assert {each["tool"] for each in listed if each["problem"] is None} >= {"kb", "helpdesk", "crm", "calendar"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from triptych.commands.common.options import DEMO_CONFIG
 from triptych.commands.init import AlreadyThereError, init
 from triptych.commands.main import app
 from triptych.embedded.config import StackConfig
@@ -33,4 +35,27 @@ def test_what_is_there_stays_as_it_is_and_nothing_is_written(tmp_path: Path, the
     file.write_text("mine")
     with pytest.raises((AlreadyThereError, ScaffoldError), match=f"{file} is there already"):
         init(directory=tmp_path)
+    assert [each.read_text() for each in tmp_path.rglob("*") if each.is_file()] == ["mine"]
+
+
+def test_the_demo_is_copied_whole_so_that_it_can_be_changed(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["init", "--demo", "--dir", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    copied = {file.relative_to(tmp_path): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    shipped = DEMO_CONFIG.parent
+    assert copied == {file.relative_to(shipped): file.read_bytes() for file in shipped.rglob("*") if file.is_file()}
+    assert {Path(file) for file in json.loads(done.stdout)["files"]} == {tmp_path / file for file in copied}
+    assert {"triptych.toml", "tickets.jsonl", "playbooks", "tools", "articles"} <= {file.parts[0] for file in copied}
+    config = StackConfig.load(tmp_path / "triptych.toml")
+    for playbook in (tmp_path / config.table.playbooks).glob("*.yaml"):
+        load_playbook(playbook, config.table.tools)
+
+
+@pytest.mark.parametrize("there", ["triptych.toml", "playbooks/support-ticket.yaml"])
+def test_the_demo_is_not_copied_over_what_is_there(tmp_path: Path, there: str) -> None:
+    file = tmp_path / there
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    with pytest.raises(AlreadyThereError, match=f"{file} is there already"):
+        init(directory=tmp_path, demo=True)
     assert [each.read_text() for each in tmp_path.rglob("*") if each.is_file()] == ["mine"]

@@ -1,13 +1,14 @@
-"""`triptych init`: a first triptych.toml, with a tool and a playbook of one's own that work at once."""
+"""`triptych init`: a first triptych.toml with a tool and a playbook that work at once, or the demo's to be changed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from triptych.commands.common.options import AsJson
+from triptych.commands.common.options import DEMO_CONFIG, AsJson
 from triptych.commands.common.output import err, out, print_json
 from triptych.kernel.errors import TriptychError
 
@@ -73,29 +74,50 @@ class AlreadyThereError(TriptychError):
 def init(
     *,
     directory: Annotated[Path, typer.Option("--dir", help="Where to write it.")] = Path(),
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Copy what `triptych demo` runs instead: configuration, playbooks, tools.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a first triptych.toml, with a tool and a playbook to begin with."""
-    from triptych.tools.scaffold import scaffold  # noqa: PLC0415 - the tools' runtime is slow to import
-
-    files = {directory / "triptych.toml": _CONFIG, directory / "playbooks" / "greet.yaml": _PLAYBOOK}
-    for file in files:
-        if file.exists():
-            raise AlreadyThereError(file)
-    (directory / _TOOLS).mkdir(parents=True, exist_ok=True)
-    written = [*files, *scaffold(_TOOL, directory / _TOOLS)]
-    for file, text in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, "utf-8")
+    written = _copy_demo(directory) if demo else _write_first(directory)
     if as_json:
         print_json({"files": [str(file) for file in written]})
         return
     for file in written:
         out.print(str(file), soft_wrap=True)
     there = "" if directory == Path() else f"in {directory}: "
-    err.print(
-        f'{there}triptych up, then triptych submit --playbook greet --input \'{{"who": "Ana"}}\' --wait',
-        markup=False,
-        style="dim",
-        soft_wrap=True,
-    )
+    task = "tickets.jsonl" if demo else '--playbook greet --input \'{"who": "Ana"}\''
+    err.print(f"{there}triptych up, then triptych submit {task} --wait", markup=False, style="dim", soft_wrap=True)
+
+
+def _copy_demo(directory: Path) -> list[Path]:
+    """Copy the files of the demo. Raises AlreadyThereError before anything is written."""
+    source = DEMO_CONFIG.parent
+    found = sorted(file for file in source.rglob("*") if file.is_file())
+    copies = {file: directory / file.relative_to(source) for file in found}
+    _check_free(copies.values())
+    for file, copy in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    return [*copies.values()]
+
+
+def _write_first(directory: Path) -> list[Path]:
+    """Write a configuration with one tool and one playbook. Raises AlreadyThereError before anything is written."""
+    from triptych.tools.scaffold import scaffold  # noqa: PLC0415 - the tools' runtime is slow to import
+
+    files = {directory / "triptych.toml": _CONFIG, directory / "playbooks" / "greet.yaml": _PLAYBOOK}
+    _check_free(files)
+    (directory / _TOOLS).mkdir(parents=True, exist_ok=True)
+    written = [*files, *scaffold(_TOOL, directory / _TOOLS)]
+    for file, text in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, "utf-8")
+    return written
+
+
+def _check_free(files: Iterable[Path]) -> None:
+    for file in files:
+        if file.exists():
+            raise AlreadyThereError(file)
