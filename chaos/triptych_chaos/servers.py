@@ -18,12 +18,12 @@ from pathlib import Path
 import asyncpg
 import psutil
 
-from triptych.embedded.kafka import Kafka
+from triptych.embedded.kafka import EmbeddedKafka
 from triptych.embedded.layout import Layout, last_lines
 from triptych.embedded.orphans import MARK, stop_orphans
 from triptych.embedded.ports import Ports
-from triptych.embedded.postgres import Postgres
-from triptych.embedded.servers import Server
+from triptych.embedded.postgres import EmbeddedPostgres
+from triptych.embedded.servers import EmbeddedServer
 from triptych.embedded.topics import create_topics
 from triptych_chaos.errors import ServerFailedError
 from triptych_chaos.proxy import HOST, Proxy
@@ -38,7 +38,7 @@ _PERIOD_S = 0.25
 class Managed:
     """A server and its process, started again by whoever killed it."""
 
-    def __init__(self, server: Server, layout: Layout, amend: Callable[[], None]) -> None:
+    def __init__(self, server: EmbeddedServer, layout: Layout, amend: Callable[[], None]) -> None:
         self._server, self._layout, self._amend = server, layout, amend
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -160,8 +160,8 @@ async def running(data: Path, prefix: str, tools: tuple[str, ...]) -> AsyncItera
     """Start both in `data`, with their proxies, and stop them at the end, whatever state they are in."""
     layout = Layout.at(data)
     ports = Ports(layout)
-    postgres = Postgres.of(layout, ports)
-    kafka = Kafka.of(layout, ports, lambda _: None)
+    postgres = EmbeddedPostgres.of(layout, ports)
+    kafka = EmbeddedKafka.of(layout, ports, lambda _: None)
     proxied, advertised = ports.of("kafka-proxied"), ports.of("kafka-proxy")
     servers = Servers(
         kafka=Managed(kafka, layout, lambda: _advertise(layout, kafka.address, proxied, advertised)),

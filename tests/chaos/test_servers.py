@@ -22,7 +22,7 @@ import pytest
 from errands import Errands, triptych, until
 
 from triptych.client import Client
-from triptych.embedded.kafka import Kafka
+from triptych.embedded.kafka import EmbeddedKafka
 from triptych.embedded.layout import Layout
 from triptych.embedded.ports import Ports, _is_free
 from triptych.embedded.postgres import binaries
@@ -87,7 +87,7 @@ async def test_every_run_ends_once_when_kafka_has_lost_everything(errands: Erran
         kill_server(errands, "kafka")
         shutil.rmtree(layout.kafka / "data")
         (layout.kafka / "formatted").unlink()
-        kafka = Kafka.of(layout, Ports(layout), print)
+        kafka = EmbeddedKafka.of(layout, Ports(layout), print)
         kafka.prepare()
     assert kafka.address == errands.stack["kafka"], "the new one listens where the old one did"
 

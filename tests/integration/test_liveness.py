@@ -11,12 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from triptych.embedded import watched
-from triptych.embedded.blueprint import Kind, Unit, Vitals
+from triptych.embedded import supervised_process
 from triptych.embedded.command import Command
 from triptych.embedded.layout import Layout
 from triptych.embedded.ports import HOST, Ports
-from triptych.embedded.watched import State, Watched
+from triptych.embedded.stack_spec import HealthStatus, ProcessKind, ProcessSpec
+from triptych.embedded.supervised_process import ProcessState, SupervisedProcess
 from triptych.kernel.process.log import configure_logging
 
 SERVICE = """
@@ -39,9 +39,9 @@ run("worker", load_settings(ServiceSettings), body)
 
 
 @pytest.fixture
-async def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
+async def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SupervisedProcess]:
     """A service with one loop, which hangs when there is a file `hang`."""
-    monkeypatch.setattr(watched, "_STEADY_INTERVAL_S", 0.1)
+    monkeypatch.setattr(supervised_process, "_STEADY_INTERVAL_S", 0.1)
     layout = Layout.at(tmp_path)
     port = Ports(layout).of("worker")
     environment = {
@@ -52,42 +52,46 @@ async def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     command = Command((sys.executable, "-c", SERVICE), environment, directory=tmp_path)
     async with httpx.AsyncClient(timeout=1.0) as http:
 
-        async def probe() -> Vitals:
+        async def probe() -> HealthStatus:
             try:
                 live = await http.get(f"http://{HOST}:{port}/health/live")
             except httpx.HTTPError:
-                return Vitals(alive=False, ready=False)
-            return Vitals(alive=live.is_success, ready=live.is_success, detail=live.text)
+                return HealthStatus(alive=False, ready=False)
+            return HealthStatus(alive=live.is_success, ready=live.is_success, detail=live.text)
 
         log = configure_logging("error", "console", service="test")
-        process = Watched(Unit("worker", Kind.SERVICE, command, probe), layout, log, lambda: None)
+        process = SupervisedProcess(
+            ProcessSpec("worker", ProcessKind.SERVICE, command, probe), layout, log, lambda: None
+        )
         await process.ready(30)
         yield process
         await process.stop()
 
 
-async def started_again(process: Watched, dead: int | None, monkeypatch: pytest.MonkeyPatch, eventually) -> None:
+async def started_again(
+    process: SupervisedProcess, dead: int | None, monkeypatch: pytest.MonkeyPatch, eventually
+) -> None:
     with monkeypatch.context() as impatient:
-        impatient.setattr(watched, "PATIENCE_S", 2.0)
+        impatient.setattr(supervised_process, "PATIENCE_S", 2.0)
         await eventually(lambda: process.pid != dead)
-    await eventually(lambda: process.pid not in {None, dead} and process.state is State.READY)
+    await eventually(lambda: process.pid not in {None, dead} and process.state is ProcessState.READY)
     assert process.describe()["restarts"] == 1
     assert "SIGKILL" in process.describe()["last_error"]
 
 
 async def test_a_process_whose_loop_hangs_says_so_and_is_started_again(
-    process: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually
+    process: SupervisedProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually
 ) -> None:
     dead = process.pid
     (tmp_path / "hang").touch()
-    await eventually(lambda: process.state is State.UNREADY)
+    await eventually(lambda: process.state is ProcessState.UNREADY)
     assert '"stuck":{"work":' in process.describe()["detail"]
     assert process.pid == dead, "it gets some time to go on by itself"
     await started_again(process, dead, monkeypatch, eventually)
 
 
 async def test_a_process_that_answers_nothing_is_started_again(
-    process: Watched, monkeypatch: pytest.MonkeyPatch, eventually
+    process: SupervisedProcess, monkeypatch: pytest.MonkeyPatch, eventually
 ) -> None:
     dead = process.pid
     assert dead is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triptych.operator.audit.money import Account
+from triptych.operator.audit.money import RunAccount
 from triptych.schemas import FixedPlan, Playbook, StepSpec
 
 PLAYBOOK = Playbook(
@@ -19,7 +19,7 @@ def retry(**fields: object) -> dict[str, object]:
 
 
 def test_a_call_that_was_refused_before_it_was_made_does_not_count() -> None:
-    account = Account.of(PLAYBOOK)
+    account = RunAccount.of(PLAYBOOK)
     for request_id in ("put:1", "put:2"):
         assert list(account.book("CallRequested", {"request_id": request_id, "step": "put", "reserved": {}})) == []
     list(account.book("RetryScheduled", retry(postponed=True)))
@@ -27,7 +27,7 @@ def test_a_call_that_was_refused_before_it_was_made_does_not_count() -> None:
 
 
 def test_a_call_that_met_an_outage_does_not_count_and_is_given_back_once() -> None:
-    account = Account.of(PLAYBOOK)
+    account = RunAccount.of(PLAYBOOK)
     for request_id in ("put:1", "put:2"):
         list(account.book("CallRequested", {"request_id": request_id, "step": "put", "reserved": {}}))
         list(account.book("CallAnswered", {"request_id": request_id, "step": "put", "uncounted": True}))
@@ -37,7 +37,7 @@ def test_a_call_that_met_an_outage_does_not_count_and_is_given_back_once() -> No
 
 
 def test_an_attempt_that_failed_counts() -> None:
-    account = Account.of(PLAYBOOK)
+    account = RunAccount.of(PLAYBOOK)
     list(account.book("CallRequested", {"request_id": "put:1", "step": "put", "reserved": {}}))
     list(account.book("RetryScheduled", retry()))
     assert account.used["tool_calls"] == 1
@@ -45,7 +45,7 @@ def test_an_attempt_that_failed_counts() -> None:
 
 def test_what_an_answer_cost_beyond_its_grant_is_no_fault_once_it_is_on_record() -> None:
     def exceeded(*events: tuple[str, dict[str, object]]) -> list[str]:
-        account = Account.of(PLAYBOOK)
+        account = RunAccount.of(PLAYBOOK)
         return [problem for event, data in events for problem in account.book(event, data)]
 
     asked = ("CallRequested", {"request_id": "put:1", "step": "put", "reserved": {"tokens": 10}})

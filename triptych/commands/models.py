@@ -40,7 +40,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CacheReport:
     """What was kept and saved, and the share of questions that needed no model."""
 
     answers: list[Kept]
@@ -51,7 +51,7 @@ class Report:
     saved_usd: float
 
     @classmethod
-    def of(cls, answers: Iterable[Kept]) -> Report:
+    def of(cls, answers: Iterable[Kept]) -> CacheReport:
         answers = list(answers)
         kept, hits = sum(each.kept for each in answers), sum(each.hits for each in answers)
         return cls(
@@ -81,7 +81,7 @@ def models(
         err.print("no answer of a model is kept; see `cache` in docs/reference/playbooks.md")
 
 
-async def read(dsn: str, tenant: str | None) -> Report:
+async def read(dsn: str, tenant: str | None) -> CacheReport:
     """What the caches of a database hold, of one tenant or of all."""
     async with operator_connection(dsn) as connection:
         found: list[Kept] = []
@@ -89,14 +89,14 @@ async def read(dsn: str, tenant: str | None) -> Report:
             query = _QUERIES["answers"].format(schema=_quoted(schema))
             service = schema.removeprefix(_TOOL_SCHEMA)
             found += [Kept(service, **dict(row)) for row in await connection.fetch(query, tenant)]
-        return Report.of(found)
+        return CacheReport.of(found)
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _show(report: Report) -> None:
+def _show(report: CacheReport) -> None:
     narrow = is_narrow()
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("service", "kind") if narrow else ("service", "kind", "tier", "model"):

@@ -16,7 +16,7 @@ from triptych.commands.common.output import err, out, print_json
 from triptych.commands.common.owner import OwnerPostgres, owner_of
 from triptych.embedded.config import MOST_DAYS
 from triptych.embedded.postgres import owner_at
-from triptych.operator.retention import Report, remove_old
+from triptych.operator.retention import RetentionReport, remove_old
 
 _DAYS = re.compile(r"(\d+)\s*d")
 
@@ -52,7 +52,7 @@ def retention(
         _show(report)
 
 
-def _show(report: Report) -> None:
+def _show(report: RetentionReport) -> None:
     if not report.knows_runs:
         err.print("No executor keeps runs in this database, so nothing says what is over: nothing goes.")
         return

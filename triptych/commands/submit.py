@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from triptych.client import Address, Client
 from triptych.commands.common.exit_codes import of_statuses
 from triptych.commands.common.options import DEFAULT_DATA, AsJson, DataDir, Kafka, Prefix, broker, wrong_option
-from triptych.commands.common.outcome_table import tally_json, tally_table
+from triptych.commands.common.outcome_table import submission_json, submission_table
 from triptych.commands.common.output import err, name_text, out, print_json
 from triptych.commands.common.progress import watch
 from triptych.kernel.errors import TriptychError
-from triptych.operator.submission_report import Tally, lines_of
+from triptych.operator.submission_report import SubmissionReport, lines_of
 from triptych.schemas import Task, codec
 
 
@@ -58,35 +58,35 @@ def submit(
             raise typer.BadParameter(f"{file} has no lines")
     else:
         values = {1: _task(playbook or "", input_, tenant, principal, task_id)}
-    tally = asyncio.run(_submit(broker(data, kafka, prefix), values, timeout_s if wait else None))
+    report = asyncio.run(_submit(broker(data, kafka, prefix), values, timeout_s if wait else None))
     if as_json:
-        print_json(tally_json(tally))
+        print_json(submission_json(report))
     elif wait:
-        out.print(tally_table(tally))
+        out.print(submission_table(report))
     else:
-        err.print(f"published {len(tally.lines)}; `triptych outcomes --follow` shows what becomes of them")
-        for line in tally.runs:
+        err.print(f"published {len(report.lines)}; `triptych outcomes --follow` shows what becomes of them")
+        for line in report.runs:
             if line.key:
                 out.print(name_text(line.key[1]))
-    if wait and tally.waiting:
-        raise NotSettledError(tally.waiting, timeout_s)
+    if wait and report.waiting:
+        raise NotSettledError(report.waiting, timeout_s)
     if wait:
-        raise typer.Exit(of_statuses(line.status for line in tally.runs))
+        raise typer.Exit(of_statuses(line.status for line in report.runs))
 
 
-async def _submit(address: Address, values: dict[int, bytes], timeout_s: float | None) -> Tally:
+async def _submit(address: Address, values: dict[int, bytes], timeout_s: float | None) -> SubmissionReport:
     """Publish, and wait for `timeout_s` unless it is None.
 
     The feed begins with the oldest outcomes, because a task that was submitted before has its outcome there.
     """
     async with Client(address.kafka, address.topic_prefix) as client:
         if timeout_s is None:
-            return Tally.of(values, await client.submit_raw([*values.values()]))
+            return SubmissionReport.of(values, await client.submit_raw([*values.values()]))
         async with client.feed(dead_letters=True, from_start=True) as feed:
-            tally = Tally.of(values, await client.submit_raw([*values.values()]))
+            report = SubmissionReport.of(values, await client.submit_raw([*values.values()]))
             with suppress(TimeoutError):  # the tally says what is still waited for
-                await watch(feed, tally, timeout_s)
-            return tally
+                await watch(feed, report, timeout_s)
+            return report
 
 
 def _read(file: Path) -> bytes:

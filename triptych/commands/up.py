@@ -23,7 +23,7 @@ from triptych.commands.common.options import (
 from triptych.commands.common.output import err, print_json
 from triptych.commands.common.stack import start
 from triptych.embedded.layout import Layout
-from triptych.embedded.options import Options
+from triptych.embedded.options import StackOptions
 
 
 def up(
@@ -43,7 +43,7 @@ def up(
     config = configuration(config)
     stack = start(
         layout,
-        Options(
+        StackOptions(
             data=layout.root,
             topic_prefix=prefix,
             config=config.resolve(),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from triptych.embedded.config import StackConfig
-from triptych.embedded.options import Options
+from triptych.embedded.options import StackOptions
 from triptych.kernel.process.extras import require_extra
 from triptych.tools.sdk.adapter_extras import require_adapter
 
 
-def require_extras(options: Options, config: StackConfig) -> None:
+def require_extras(options: StackOptions, config: StackConfig) -> None:
     """Check the servers that the stack starts by itself, and the adapter of each tool.
 
     Raises:

@@ -35,7 +35,7 @@ _LOGGING = (
 
 
 @dataclass(frozen=True, slots=True)
-class Kafka:
+class EmbeddedKafka:
     """One Kafka node in one data directory."""
 
     layout: Layout
@@ -48,7 +48,7 @@ class Kafka:
     stop_signal = signal.SIGTERM
 
     @classmethod
-    def of(cls, layout: Layout, ports: Ports, progress: Callable[[str], None]) -> Kafka:
+    def of(cls, layout: Layout, ports: Ports, progress: Callable[[str], None]) -> EmbeddedKafka:
         """Raises JarsUnavailableError and JavaMissingError."""
         return cls(layout, ports.of("kafka"), ports.of("kafka-controller"), find_java(), kafka_jars(progress))
 

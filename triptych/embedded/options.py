@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 
-class Options(BaseModel):
+class StackOptions(BaseModel):
     """What `triptych up` was asked for. It comes on standard input, since a DSN holds a password."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

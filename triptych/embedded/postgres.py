@@ -53,7 +53,7 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class SystemUser:
     """The operating system's user that runs Postgres, which refuses to run as root."""
 
     user: int
@@ -61,20 +61,20 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Postgres:
+class EmbeddedPostgres:
     """One Postgres server in one data directory."""
 
     layout: Layout
     port: int
     password: str
     binaries: Path
-    account: Account | None
+    account: SystemUser | None
 
     name = "postgres"
     stop_signal = signal.SIGINT  # fast shutdown: sessions are ended, nothing is lost
 
     @classmethod
-    def of(cls, layout: Layout, ports: Ports) -> Postgres:
+    def of(cls, layout: Layout, ports: Ports) -> EmbeddedPostgres:
         return cls(layout, ports.of("postgres"), layout.secret("postgres-owner"), binaries(), _account())
 
     def dsn(self, database: str = "postgres") -> str:
@@ -182,7 +182,7 @@ def binaries() -> Path:
     return Path(wheel.origin).resolve().parent / "pginstall18" / "bin"
 
 
-def _account() -> Account | None:
+def _account() -> SystemUser | None:
     """As root: the system user that the wheel itself would use, made at the first use."""
     if os.geteuid() != 0:
         return None
@@ -191,4 +191,4 @@ def _account() -> Account | None:
     except KeyError:
         subprocess.run(["useradd", "--system", _SYSTEM_USER], check=True, capture_output=True)  # noqa: S603, S607
         entry = pwd.getpwnam(_SYSTEM_USER)
-    return Account(entry.pw_uid, entry.pw_gid)
+    return SystemUser(entry.pw_uid, entry.pw_gid)

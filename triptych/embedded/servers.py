@@ -17,18 +17,18 @@ from typing import Protocol
 
 from triptych.embedded.command import Command
 from triptych.embedded.errors import ProcessFailedError
-from triptych.embedded.kafka import Kafka
+from triptych.embedded.kafka import EmbeddedKafka
 from triptych.embedded.layout import Layout, last_lines
 from triptych.embedded.orphans import stop_orphans
 from triptych.embedded.ports import Ports
-from triptych.embedded.postgres import Postgres
+from triptych.embedded.postgres import EmbeddedPostgres
 
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
 _INTERVAL_S = 0.05
 
 
-class Server(Protocol):
+class EmbeddedServer(Protocol):
     """What Postgres and Kafka have in common."""
 
     @property
@@ -63,7 +63,7 @@ def start_servers(data_dir: Path, progress: Callable[[str], None] = lambda _: No
     layout = Layout.at(data_dir)
     stop_orphans(layout.root)
     ports = Ports(layout)
-    postgres, kafka = Postgres.of(layout, ports), Kafka.of(layout, ports, progress)
+    postgres, kafka = EmbeddedPostgres.of(layout, ports), EmbeddedKafka.of(layout, ports, progress)
     with _running(layout, postgres, kafka):
         yield Servers(kafka=kafka.address, owner_dsn=postgres.dsn())
 
@@ -76,15 +76,15 @@ def start_postgres(data_dir: Path) -> Iterator[str]:
     """
     layout = Layout.at(data_dir)
     stop_orphans(layout.root)
-    postgres = Postgres.of(layout, Ports(layout))
+    postgres = EmbeddedPostgres.of(layout, Ports(layout))
     with _running(layout, postgres):
         yield postgres.dsn()
 
 
 @contextmanager
-def _running(layout: Layout, *servers: Server) -> Iterator[None]:
+def _running(layout: Layout, *servers: EmbeddedServer) -> Iterator[None]:
     """All of them ready, side by side; stopped at the end."""
-    running: list[tuple[Server, subprocess.Popen[bytes]]] = []
+    running: list[tuple[EmbeddedServer, subprocess.Popen[bytes]]] = []
     try:
         with ThreadPoolExecutor(len(servers)) as pool:
             list(pool.map(lambda server: _start(server, layout, running), servers))
@@ -96,7 +96,9 @@ def _running(layout: Layout, *servers: Server) -> Iterator[None]:
             _wait(process)
 
 
-def _start(server: Server, layout: Layout, running: list[tuple[Server, subprocess.Popen[bytes]]]) -> None:
+def _start(
+    server: EmbeddedServer, layout: Layout, running: list[tuple[EmbeddedServer, subprocess.Popen[bytes]]]
+) -> None:
     log = layout.log(server.name)
     server.prepare()
     process = server.command().start(layout, server.name)

@@ -24,19 +24,19 @@ import httpx
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from triptych.embedded.blueprint import Blueprint, Kind, Unit, process_name, server_unit
 from triptych.embedded.config import StackConfig
 from triptych.embedded.control import serve
 from triptych.embedded.environment import adopted
 from triptych.embedded.errors import AlreadyRunningError, DatabaseError, NoRoomError, StackError, UnknownServiceError
-from triptych.embedded.kafka import Kafka
+from triptych.embedded.kafka import EmbeddedKafka
 from triptych.embedded.layout import Layout, write_json
-from triptych.embedded.options import Options
+from triptych.embedded.options import StackOptions
 from triptych.embedded.orphans import stop_orphans
 from triptych.embedded.ports import Ports
-from triptych.embedded.postgres import Postgres
+from triptych.embedded.postgres import EmbeddedPostgres
+from triptych.embedded.stack_spec import ProcessKind, ProcessSpec, StackSpec, process_name, server_spec
+from triptych.embedded.supervised_process import ProcessState, SupervisedProcess
 from triptych.embedded.topics import create_topics
-from triptych.embedded.watched import State, Watched
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.process.log import Logger, configure_logging
 from triptych.kernel.process.log_file import MAX_BYTES, LogFile
@@ -51,23 +51,23 @@ MAX_PROCESSES = 32
 _READY_TIMEOUT_S = 60.0
 _FAILURE_KEPT_S = 10.0
 _RETENTION_EVERY_S = 24 * 3_600.0
-_OURS = (Kind.SERVICE, Kind.PROCESS)
+_OURS = (ProcessKind.SERVICE, ProcessKind.PROCESS)
 _FIXED = ("topic_prefix", "kafka", "postgres")
 """What a stack is told when it starts and keeps for as long as it runs."""
-_STOP_ORDER = ((Kind.SERVICE,), (Kind.PROCESS,), (Kind.KAFKA,), (Kind.POSTGRES,))
+_STOP_ORDER = ((ProcessKind.SERVICE,), (ProcessKind.PROCESS,), (ProcessKind.KAFKA,), (ProcessKind.POSTGRES,))
 
 
 class Supervisor:
     """One running stack."""
 
-    def __init__(self, options: Options, layout: Layout, log: Logger, http: httpx.AsyncClient) -> None:
+    def __init__(self, options: StackOptions, layout: Layout, log: Logger, http: httpx.AsyncClient) -> None:
         self.stopping = asyncio.Event()
         self._options = options
         self._layout = layout
         self._log = log
         self._ports = Ports(layout)
         self._config = StackConfig.load(options.config)
-        self._blueprint = Blueprint(
+        self._stack_spec = StackSpec(
             config=self._config,
             layout=layout,
             ports=self._ports,
@@ -75,7 +75,7 @@ class Supervisor:
             playbooks=_playbooks(options, self._config),
             topic_prefix=options.topic_prefix,
         )
-        self._watched: dict[str, Watched] = {}
+        self._processes: dict[str, SupervisedProcess] = {}
         remembered = layout.read_scale()
         self._scale = {name: min(remembered.get(name, 1), MAX_PROCESSES) for name in _services(self._config)}
         self._scaling = asyncio.Lock()
@@ -99,7 +99,7 @@ class Supervisor:
             case {"do": "restart", "process": str(process)}:
                 return {"processes": await self._restart(process)}
             case {"do": "configure"}:
-                options = Options.model_validate(request["options"]) if "options" in request else self._options
+                options = StackOptions.model_validate(request["options"]) if "options" in request else self._options
                 return await self._configure(options, request.get("environment"))
             case {"do": "stop"}:
                 self.stopping.set()
@@ -138,7 +138,7 @@ class Supervisor:
         if orphans:
             self._log.warning("stopped what a supervisor that died left running", processes=orphans)
         for name in self._config.table.processes:
-            self._watch(self._blueprint.process(name))
+            self._supervise(self._stack_spec.process(name))
         async with asyncio.TaskGroup() as both:
             postgres = both.create_task(self._start_postgres(), name="start postgres")
             kafka = both.create_task(self._start_kafka(), name="start kafka")
@@ -146,7 +146,7 @@ class Supervisor:
         self._doing = "starting the services"
         for service, count in self._scale.items():
             for index in range(1, count + 1):
-                self._watch(self._service(service, index))
+                self._supervise(self._service(service, index))
         self._started = True
         self._retention = asyncio.create_task(self._remove_old_runs(), name="retention")
         self._changed()
@@ -155,9 +155,9 @@ class Supervisor:
     async def _start_postgres(self) -> PreparedDatabase:
         owner = self._options.postgres
         if owner is None:
-            server = Postgres.of(self._layout, self._ports)
+            server = EmbeddedPostgres.of(self._layout, self._ports)
             await asyncio.to_thread(server.prepare)
-            await self._watch(server_unit(server, Kind.POSTGRES)).ready(_READY_TIMEOUT_S)
+            await self._supervise(server_spec(server, ProcessKind.POSTGRES)).ready(_READY_TIMEOUT_S)
             owner = server.dsn(self._options.topic_prefix)
         prepared = await asyncio.to_thread(self._prepare, owner, self._config)
         if prepared.created:
@@ -203,9 +203,9 @@ class Supervisor:
     async def _start_kafka(self) -> str:
         address = self._options.kafka
         if address is None:
-            server = await asyncio.to_thread(Kafka.of, self._layout, self._ports, self._say)
+            server = await asyncio.to_thread(EmbeddedKafka.of, self._layout, self._ports, self._say)
             await asyncio.to_thread(server.prepare)
-            await self._watch(server_unit(server, Kind.KAFKA)).ready(_READY_TIMEOUT_S)
+            await self._supervise(server_spec(server, ProcessKind.KAFKA)).ready(_READY_TIMEOUT_S)
             address = server.address
         await self._create_topics(address, self._config.table.tools)
         return address
@@ -220,7 +220,7 @@ class Supervisor:
         if self._retention is not None:
             self._retention.cancel()
         for kinds in _STOP_ORDER:
-            await asyncio.gather(*(each.stop() for each in self._watched.values() if each.unit.kind in kinds))
+            await asyncio.gather(*(each.stop() for each in self._processes.values() if each.spec.kind in kinds))
         (self._layout.root / "stack.json").unlink(missing_ok=True)
 
     async def _scale_to(self, service: str, count: int) -> list[str]:
@@ -233,14 +233,14 @@ class Supervisor:
             raise StackError(f"{count} processes", where=service, cure=f"Choose from 1 to {MAX_PROCESSES}.")
         async with self._scaling:
             missing = [self._service(service, index) for index in range(self._scale[service] + 1, count + 1)]
-            for unit in missing:
-                self._watch(unit)
+            for spec in missing:
+                self._supervise(spec)
             surplus = [process_name(service, index) for index in range(count + 1, self._scale[service] + 1)]
             self._scale[service] = count
             self._remember_scale()
-            await asyncio.gather(*(self._watched[name].stop() for name in surplus))
+            await asyncio.gather(*(self._processes[name].stop() for name in surplus))
             for name in surplus:
-                del self._watched[name]
+                del self._processes[name]
             self._changed()
         return [process_name(service, index) for index in range(1, count + 1)]
 
@@ -248,11 +248,11 @@ class Supervisor:
         """Stop a process and start it again, as the configuration has it now."""
         self._check_started()
         async with self._scaling:
-            unit = self._units(self._blueprint, self._scale, self._dsns).get(process)
-            if unit is None:
+            spec = self._specs(self._stack_spec, self._scale, self._dsns).get(process)
+            if spec is None:
                 raise UnknownServiceError(process, self._names)
-            await self._watched[process].stop()
-            self._watch(unit)
+            await self._processes[process].stop()
+            self._supervise(spec)
             self._changed()
         return [process]
 
@@ -261,7 +261,7 @@ class Supervisor:
         self._check_started(name)
         return [process_name(name, index) for index in range(1, self._scale.get(name, 1) + 1)]
 
-    async def _configure(self, options: Options, environment: Mapping[str, str] | None) -> dict[str, Any]:
+    async def _configure(self, options: StackOptions, environment: Mapping[str, str] | None) -> dict[str, Any]:
         """Take over configuration, options, secrets and environment as they are now.
 
         What is new is started, and what is gone is stopped. What has changed is named; the caller restarts it.
@@ -273,21 +273,21 @@ class Supervisor:
                 config = StackConfig.load(options.config)
                 grown = await self._create_topics(self._kafka, config.table.tools)
                 prepared = await asyncio.to_thread(self._prepare, await self._owner(), config)
-                blueprint = replace(self._blueprint, config=config, playbooks=_playbooks(options, config))
+                stack_spec = replace(self._stack_spec, config=config, playbooks=_playbooks(options, config))
                 scale = {name: self._scale.get(name, 1) for name in _services(config)}
-                wanted = self._units(blueprint, scale, prepared.services)
+                wanted = self._specs(stack_spec, scale, prepared.services)
             needs_up = [name for name in _FIXED if getattr(options, name) != getattr(self._options, name)]
             fixed = {name: getattr(self._options, name) for name in _FIXED}
             self._options, self._config = options.model_copy(update=fixed), config
-            self._blueprint, self._prepared, self._scale = blueprint, prepared, scale
-            running = {name: each.unit for name, each in self._watched.items() if each.unit.kind in _OURS}
+            self._stack_spec, self._prepared, self._scale = stack_spec, prepared, scale
+            running = {name: each.spec for name, each in self._processes.items() if each.spec.kind in _OURS}
             removed, added = [[*running.keys() - wanted.keys()], [name for name in wanted if name not in running]]
-            await asyncio.gather(*(self._watched[name].stop() for name in removed))
+            await asyncio.gather(*(self._processes[name].stop() for name in removed))
             for name in removed:
-                del self._watched[name]
+                del self._processes[name]
             for name in added:
-                self._watch(wanted[name])
-            for each in self._watched.values():
+                self._supervise(wanted[name])
+            for each in self._processes.values():
                 if each.does_not_start:  # what it needs may be there by now
                     each.try_again()
             self._remember_scale()
@@ -297,13 +297,13 @@ class Supervisor:
 
     async def _owner(self) -> str:
         """The owner's DSN. If another password was put in its place, the embedded server learns it without a stop."""
-        if self._prepared is None or Kind.POSTGRES.value not in self._watched:
+        if self._prepared is None or ProcessKind.POSTGRES.value not in self._processes:
             return self._prepared.owner if self._prepared else ""
-        server = Postgres.of(self._layout, self._ports)
+        server = EmbeddedPostgres.of(self._layout, self._ports)
         if server.dsn(self._options.topic_prefix) != self._prepared.owner:
             await asyncio.to_thread(server.change_password, self._prepared.owner)
-            watched = self._watched[server.name]
-            watched.unit = replace(watched.unit, probe=server_unit(server, Kind.POSTGRES).probe)
+            process = self._processes[server.name]
+            process.spec = replace(process.spec, probe=server_spec(server, ProcessKind.POSTGRES).probe)
             self._log.info("the owner of the database has another password now")
         return server.dsn(self._options.topic_prefix)
 
@@ -317,15 +317,17 @@ class Supervisor:
     def _names(self) -> tuple[str, ...]:
         return (*self._scale, *self._config.table.processes)
 
-    def _service(self, name: str, index: int) -> Unit:
-        return self._blueprint.service(name, index, self._kafka, self._dsns)
+    def _service(self, name: str, index: int) -> ProcessSpec:
+        return self._stack_spec.service(name, index, self._kafka, self._dsns)
 
-    def _units(self, blueprint: Blueprint, scale: Mapping[str, int], dsns: Mapping[str, str]) -> dict[str, Unit]:
+    def _specs(
+        self, stack_spec: StackSpec, scale: Mapping[str, int], dsns: Mapping[str, str]
+    ) -> dict[str, ProcessSpec]:
         """Every process but the servers, by name, in the order in which they are started."""
-        units = [blueprint.process(name) for name in blueprint.config.table.processes]
+        specs = [stack_spec.process(name) for name in stack_spec.config.table.processes]
         for name, count in scale.items():
-            units += [blueprint.service(name, index, self._kafka, dsns) for index in range(1, count + 1)]
-        return {unit.name: unit for unit in units}
+            specs += [stack_spec.service(name, index, self._kafka, dsns) for index in range(1, count + 1)]
+        return {spec.name: spec for spec in specs}
 
     def _remember_scale(self) -> None:
         write_json(self._layout.scale, self._scale)
@@ -334,16 +336,16 @@ class Supervisor:
     def _dsns(self) -> Mapping[str, str]:
         return self._prepared.services if self._prepared else {}
 
-    def _watch(self, unit: Unit) -> Watched:
-        self._watched[unit.name] = Watched(unit, self._layout, self._log, self._noticed)
-        return self._watched[unit.name]
+    def _supervise(self, spec: ProcessSpec) -> SupervisedProcess:
+        self._processes[spec.name] = SupervisedProcess(spec, self._layout, self._log, self._noticed)
+        return self._processes[spec.name]
 
     def _say(self, doing: str) -> None:
         self._doing = doing
 
     def _status(self) -> dict[str, Any]:
-        processes = [each.describe() for each in self._watched.values()]
-        ready = self._started and all(each.state is State.READY for each in self._watched.values())
+        processes = [each.describe() for each in self._processes.values()]
+        ready = self._started and all(each.state is ProcessState.READY for each in self._processes.values())
         if self._failure is not None:
             self._failure_seen.set()
         return {
@@ -370,7 +372,7 @@ class Supervisor:
         """Keep stack.json true. It is there from the moment the services have been started."""
         if not self._started or self._prepared is None:
             return
-        units = [each.describe() | {"url": each.unit.url} for each in self._watched.values()]
+        described = [each.describe() | {"url": each.spec.url} for each in self._processes.values()]
         write_json(
             self._layout.root / "stack.json",
             {
@@ -378,14 +380,14 @@ class Supervisor:
                 "postgres": self._prepared.operator,
                 "topic_prefix": self._options.topic_prefix,
                 "services": [
-                    {"name": unit["name"], "pid": unit["pid"], "health_url": unit["url"]}
-                    for unit in units
-                    if unit["kind"] is Kind.SERVICE
+                    {"name": process["name"], "pid": process["pid"], "health_url": process["url"]}
+                    for process in described
+                    if process["kind"] is ProcessKind.SERVICE
                 ],
                 "processes": [
-                    {"name": unit["name"], "pid": unit["pid"], "health_url": unit["url"]}
-                    for unit in units
-                    if unit["kind"] is not Kind.SERVICE
+                    {"name": process["name"], "pid": process["pid"], "health_url": process["url"]}
+                    for process in described
+                    if process["kind"] is not ProcessKind.SERVICE
                 ],
             },
             mode=0o600,
@@ -396,7 +398,7 @@ def _services(config: StackConfig) -> tuple[str, ...]:
     return (*config.table.services, *config.table.tools)
 
 
-def _playbooks(options: Options, config: StackConfig) -> Path:
+def _playbooks(options: StackOptions, config: StackConfig) -> Path:
     return (options.playbooks or config.directory / config.table.playbooks).resolve()
 
 
@@ -415,7 +417,7 @@ def _only_one(layout: Layout) -> Iterator[None]:
         yield
 
 
-async def _main(options: Options, layout: Layout, log: Logger) -> int:
+async def _main(options: StackOptions, layout: Layout, log: Logger) -> int:
     async with httpx.AsyncClient(timeout=2.0, trust_env=False) as http:
         supervisor = Supervisor(options, layout, log, http)
         loop = asyncio.get_running_loop()
@@ -426,7 +428,7 @@ async def _main(options: Options, layout: Layout, log: Logger) -> int:
 
 
 def main() -> int:
-    options = codec.read(Options, sys.stdin.read())
+    options = codec.read(StackOptions, sys.stdin.read())
     layout = Layout.at(options.data)
     file = LogFile(layout.log("supervisor"), MAX_BYTES)
     log = configure_logging("info", "console", file=file, service="supervisor")

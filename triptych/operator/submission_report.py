@@ -22,7 +22,7 @@ _MAX_ID_CHARS = 200
 
 
 @dataclass(slots=True)
-class Submitted:
+class SubmittedLine:
     """One line, where it landed, and what came of it."""
 
     number: int
@@ -40,26 +40,26 @@ class Submitted:
 
 
 @dataclass(slots=True)
-class Tally:
+class SubmissionReport:
     """The lines of one submission."""
 
-    lines: list[Submitted]
-    _by_key: dict[TaskKey, Submitted] = field(default_factory=dict)
-    _by_place: dict[tuple[int, int], Submitted] = field(default_factory=dict)
+    lines: list[SubmittedLine]
+    _by_key: dict[TaskKey, SubmittedLine] = field(default_factory=dict)
+    _by_place: dict[tuple[int, int], SubmittedLine] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, values: Mapping[int, bytes], receipts: Sequence[Receipt]) -> Tally:
+    def of(cls, values: Mapping[int, bytes], receipts: Sequence[Receipt]) -> SubmissionReport:
         """Start counting for values that were published, by their number; `receipts` are in the same order."""
-        tally = cls([])
+        report = cls([])
         for (number, value), receipt in zip(values.items(), receipts, strict=True):
             key = task_key(value, receipt)
-            first = tally._by_key.get(key) if key else None
-            line = Submitted(number, receipt, key, duplicate_of=first.number if first else None)
-            tally.lines.append(line)
-            tally._by_place[receipt.partition, receipt.offset] = line
+            first = report._by_key.get(key) if key else None
+            line = SubmittedLine(number, receipt, key, duplicate_of=first.number if first else None)
+            report.lines.append(line)
+            report._by_place[receipt.partition, receipt.offset] = line
             if key and first is None:
-                tally._by_key[key] = line
-        return tally
+                report._by_key[key] = line
+        return report
 
     def add(self, message: Outcome | DeadLetter) -> bool:
         """Take a message into account; False when it is about something else."""
@@ -85,12 +85,12 @@ class Tally:
         line.outcome, line.duplicate_of = outcome, None
         return True
 
-    def _nameless(self, outcome: Outcome) -> Submitted | None:
+    def _nameless(self, outcome: Outcome) -> SubmittedLine | None:
         """The line without an id whose outcome this is: its id is its place, and when it was published."""
         return self._by_key.get((outcome.tenant, outcome.task_id.rpartition(":")[0]))
 
     @property
-    def runs(self) -> list[Submitted]:
+    def runs(self) -> list[SubmittedLine]:
         """The lines that ask for something of their own: all but the duplicates."""
         return [line for line in self.lines if line.duplicate_of is None]
 

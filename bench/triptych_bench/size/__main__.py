@@ -22,7 +22,7 @@ from rich.table import Table
 
 from triptych.embedded.layout import Layout
 from triptych.embedded.ports import Ports
-from triptych.embedded.postgres import Postgres
+from triptych.embedded.postgres import EmbeddedPostgres
 from triptych_bench.report import console_for_results, describe_machine
 from triptych_bench.size.fill import Filled, fill
 from triptych_bench.size.measure import BATCH, Subject, searches, subject
@@ -68,7 +68,7 @@ def size(
 def _postgres(data: Path) -> Iterator[str]:
     """An embedded Postgres with the settings of the embedded stack; gives the DSN of its owner."""
     layout = Layout.at(data)
-    server = Postgres.of(layout, Ports(layout))
+    server = EmbeddedPostgres.of(layout, Ports(layout))
     server.prepare()
     process = server.command().start(layout, server.name)
     try:

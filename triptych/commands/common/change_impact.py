@@ -13,7 +13,7 @@ _IGNORED_SUFFIXES = frozenset({".pyc", ".log", ".tmp", ".new"})
 
 
 @dataclass(frozen=True, slots=True)
-class Concerned:
+class ChangeImpact:
     """What has to be done about a change."""
 
     config: bool = False
@@ -26,7 +26,7 @@ class Concerned:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class WatchedFiles:
     """Which files of a configuration matter, and to whom."""
 
     file: Path
@@ -35,7 +35,7 @@ class Reach:
     """For each tool its folder and the files that its options name."""
 
     @classmethod
-    def of(cls, config: StackConfig) -> Reach:
+    def of(cls, config: StackConfig) -> WatchedFiles:
         table = config.table
         return cls(
             file=config.file,
@@ -46,10 +46,10 @@ class Reach:
             },
         )
 
-    def concerned(self, changed: Iterable[Path]) -> Concerned:
+    def impact(self, changed: Iterable[Path]) -> ChangeImpact:
         """What a set of changed files concerns."""
         files = [path for path in changed if not self._is_noise(path)]
-        return Concerned(
+        return ChangeImpact(
             config=self.file in files,
             playbooks=tuple(sorted(each for each in files if each.parent == self.playbooks and each.suffix == ".yaml")),
             tools=frozenset(name for name, paths in self.tools.items() if any(_is_in(each, paths) for each in files)),

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triptych.commands.common.output import duration, is_narrow, name_text, status_text, usd
-from triptych.operator.submission_report import Submitted, Tally
+from triptych.operator.submission_report import SubmissionReport, SubmittedLine
 from triptych.schemas import Outcome, Reason
 
 _TASK_WIDTH = 40
@@ -24,15 +24,15 @@ def outcome_table(outcomes: Iterable[Outcome]) -> Table:
     return table
 
 
-def tally_table(tally: Tally) -> Table:
+def submission_table(report: SubmissionReport) -> Table:
     """Every line that was submitted, in its order, with what came of it."""
     table = _empty()
-    for line in tally.lines:
+    for line in report.lines:
         table.add_row(_name(line), *_line_cells(line))
     return table
 
 
-def tally_json(tally: Tally) -> list[dict[str, Any]]:
+def submission_json(report: SubmissionReport) -> list[dict[str, Any]]:
     """The same for machines."""
     return [
         {
@@ -44,7 +44,7 @@ def tally_json(tally: Tally) -> list[dict[str, Any]]:
             "outcome": line.outcome,
             "dead_letter": line.dead_letter,
         }
-        for line in tally.lines
+        for line in report.lines
     ]
 
 
@@ -63,11 +63,11 @@ def _empty() -> Table:
     return table
 
 
-def _name(line: Submitted) -> Text:
+def _name(line: SubmittedLine) -> Text:
     return name_text(line.key[1] if line.key else f"(line {line.number})")
 
 
-def _line_cells(line: Submitted) -> list[str | Text]:
+def _line_cells(line: SubmittedLine) -> list[str | Text]:
     if line.duplicate_of is not None:
         return [Text("duplicate", style="dim"), Text(f"of line {line.duplicate_of}", style="dim")]
     if line.outcome is not None:

@@ -15,7 +15,7 @@ from rich.text import Text
 from triptych.client import Feed
 from triptych.commands.common.output import STYLES, duration, err, status_text
 from triptych.kernel.process.terminal_text import on_one_line
-from triptych.operator.submission_report import Tally
+from triptych.operator.submission_report import SubmissionReport
 from triptych.schemas import DeadLetter, Outcome
 
 _NEWEST = 6
@@ -26,13 +26,13 @@ _GRACE_S = 3.0
 class Watch:
     """Shows a tally as it fills. Context manager."""
 
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
+    def __init__(self, report: SubmissionReport) -> None:
+        self._tally = report
         self._newest: deque[Text] = deque(maxlen=_NEWEST)
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err
         )
-        self._task = self._bar.add_task("outcomes", total=len(tally.runs))
+        self._task = self._bar.add_task("outcomes", total=len(report.runs))
         self._live = Live(self._shown(), console=err, refresh_per_second=8, transient=True)
 
     def __enter__(self) -> Self:
@@ -60,7 +60,7 @@ class Watch:
         return Group(*self._newest, self._bar, Text("  ").join(counts))
 
 
-async def watch(feed: Feed, tally: Tally, timeout_s: float) -> None:
+async def watch(feed: Feed, report: SubmissionReport, timeout_s: float) -> None:
     """Show progress until everything is settled.
 
     Raises:
@@ -68,14 +68,14 @@ async def watch(feed: Feed, tally: Tally, timeout_s: float) -> None:
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout_s
-    with Watch(tally) as shown:
-        while not tally.settled:
-            patience = until if tally.waiting else min(until, loop.time() + _GRACE_S)
+    with Watch(report) as shown:
+        while not report.settled:
+            patience = until if report.waiting else min(until, loop.time() + _GRACE_S)
             try:
                 async with asyncio.timeout_at(patience):
                     shown.add(await anext(feed))
             except TimeoutError:
-                if tally.waiting:
+                if report.waiting:
                     raise
                 return
 

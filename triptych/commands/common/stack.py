@@ -26,7 +26,7 @@ from triptych.embedded.errors import (
     StillStoppingError,
 )
 from triptych.embedded.layout import Layout, begin_log, last_lines
-from triptych.embedded.options import Options
+from triptych.embedded.options import StackOptions
 from triptych.embedded.orphans import alive_after, stop_orphans
 from triptych.embedded.postgres import owner_at
 from triptych.schemas import codec
@@ -44,7 +44,7 @@ _INTERVAL_S = 0.15
 Status = dict[str, Any]
 
 
-def start(layout: Layout, options: Options) -> dict[str, Any]:
+def start(layout: Layout, options: StackOptions) -> dict[str, Any]:
     """Start a stack, or let the one that runs there take over what has changed; wait until all of it is ready.
 
     Gives what stack.json says.
@@ -76,7 +76,7 @@ def start(layout: Layout, options: Options) -> dict[str, Any]:
     return stack
 
 
-def missing_services(options: Options) -> Iterator[str]:
+def missing_services(options: StackOptions) -> Iterator[str]:
     """Say what a stack without executor or planner does not do. It is a warning, since they may run elsewhere."""
     config = StackConfig.load(options.config)
     modules = {service.module for service in config.table.services.values()}
@@ -85,7 +85,7 @@ def missing_services(options: Options) -> Iterator[str]:
             yield f"{config.file} starts no {name}: {consequence}. Add [services.{name}] as `triptych init` writes it."
 
 
-def playbook_problems(options: Options) -> Iterator[str]:
+def playbook_problems(options: StackOptions) -> Iterator[str]:
     """What is wrong with the playbooks of a stack. The executor leaves them out, and says so in its log alone."""
     # CEL takes a third of a second to import, and most commands do without.
     from triptych.playbook.loader import PlaybookErrors, load_playbook  # noqa: PLC0415
@@ -173,7 +173,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1"}
 
 
-def _start_supervisor(layout: Layout, options: Options) -> subprocess.Popen[bytes]:
+def _start_supervisor(layout: Layout, options: StackOptions) -> subprocess.Popen[bytes]:
     """Start the supervisor as a process that outlives this one."""
     with begin_log(layout.log("supervisor")) as log:
         supervisor = subprocess.Popen(

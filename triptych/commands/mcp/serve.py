@@ -38,10 +38,10 @@ def serve(
 
 async def _serve(address: Address, dsn: str, tenant: str, principal: str, port: int | None) -> None:
     from triptych.operator.mcp.server import build  # noqa: PLC0415
-    from triptych.operator.mcp.task_service import Desk  # noqa: PLC0415 - the SDK is slow to import
+    from triptych.operator.mcp.task_service import TaskService  # noqa: PLC0415 - the SDK is slow to import
 
     async with Client(address.kafka, address.topic_prefix) as client:
-        server = build(Desk(client, dsn, tenant, principal))
+        server = build(TaskService(client, dsn, tenant, principal))
         if port is None:
             await server.run_stdio_async()
         else:

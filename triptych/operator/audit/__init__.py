@@ -4,7 +4,7 @@ It reads with the operator's role and changes nothing. It can run beside a stack
 read from one snapshot, and a commit of the executor is one statement.
 """
 
-from triptych.operator.audit.auditor import Audit, Tally, audit
+from triptych.operator.audit.auditor import Audit, AuditCounts, audit
 from triptych.operator.audit.problem import Check, Problem
 
-__all__ = ["Audit", "Check", "Problem", "Tally", "audit"]
+__all__ = ["Audit", "AuditCounts", "Check", "Problem", "audit"]

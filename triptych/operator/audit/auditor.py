@@ -30,7 +30,7 @@ _ORPHANS = ("orphan_journals", "orphan_tasks", "runs_without_task", "orphan_step
 
 
 @dataclass(slots=True)
-class Tally:
+class AuditCounts:
     """How much was looked at."""
 
     runs: int = 0
@@ -43,7 +43,7 @@ class Tally:
 class Audit:
     """What came of it."""
 
-    checked: Tally = field(default_factory=Tally)
+    checked: AuditCounts = field(default_factory=AuditCounts)
     problems: list[Problem] = field(default_factory=list)
 
 

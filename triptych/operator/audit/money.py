@@ -28,7 +28,7 @@ def _add(amounts: Amounts, more: Mapping[str, int]) -> None:
 
 
 @dataclass(slots=True)
-class Account:
+class RunAccount:
     """What one run may use, has used, and holds for open requests."""
 
     limits: Amounts
@@ -38,7 +38,7 @@ class Account:
     """The steps whose last call met an outage, and does not count."""
 
     @classmethod
-    def of(cls, playbook: Playbook) -> Account:
+    def of(cls, playbook: Playbook) -> RunAccount:
         return cls(_limits(playbook))
 
     def book(self, event: str, data: Mapping[str, Any]) -> Iterator[str]:

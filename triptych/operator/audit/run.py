@@ -15,7 +15,7 @@ import asyncpg
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.state import Run, StepState
-from triptych.operator.audit.money import Account
+from triptych.operator.audit.money import RunAccount
 from triptych.operator.audit.problem import Check, Problem
 from triptych.schemas import Playbook, codec
 
@@ -53,7 +53,7 @@ def _findings(recorded: Recorded, playbooks: ev.PlaybookLookup) -> Iterator[tupl
     _check_sequence(recorded)
     yield from _check_end(recorded)
     playbook = _playbook(recorded, playbooks)
-    account = Account.of(playbook)
+    account = RunAccount.of(playbook)
     run: Run | None = None
     for row in recorded.journal:
         run = _folded(run, row, recorded, playbooks)
@@ -117,7 +117,7 @@ def _folded(run: Run | None, row: Row, recorded: Recorded, playbooks: ev.Playboo
 # --- what is derived from it ----------------------------------------------------------------------
 
 
-def _check_spend(row: Row, account: Account) -> Iterator[tuple[Check, str]]:
+def _check_spend(row: Row, account: RunAccount) -> Iterator[tuple[Check, str]]:
     for name, used in account.used.items():
         if row[name] != used:
             yield Check.SPEND, f"runs says {row[name]} {name}, its events add up to {used}"

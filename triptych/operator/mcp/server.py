@@ -12,7 +12,7 @@ from mcp.types import ToolAnnotations
 from pydantic import Field, ValidationError
 
 from triptych.client import ClientError
-from triptych.operator.mcp.task_service import Desk, Playbooks, Started, TaskCancelled, TaskOutcome, TaskStatus
+from triptych.operator.mcp.task_service import Playbooks, Started, TaskCancelled, TaskOutcome, TaskService, TaskStatus
 from triptych.schemas import codec
 
 WAIT_MAX_S = 600.0
@@ -30,7 +30,7 @@ CANCELS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempoten
 TaskId = Annotated[str, Field(description="As start_task has given it.")]
 
 
-def build(desk: Desk) -> MCPServer[Any]:
+def build(service: TaskService) -> MCPServer[Any]:
     """The server of a desk."""
     server: MCPServer[Any] = MCPServer("triptych", instructions=INSTRUCTIONS, subscriptions=False, log_level="WARNING")
 
@@ -38,7 +38,7 @@ def build(desk: Desk) -> MCPServer[Any]:
     async def list_playbooks() -> Playbooks:
         """The agents that can be given tasks, each with the JSON Schema of its input."""
         async with _told():
-            return await desk.playbooks()
+            return await service.playbooks()
 
     @server.tool(annotations=STARTS)
     async def start_task(
@@ -50,13 +50,13 @@ def build(desk: Desk) -> MCPServer[Any]:
     ) -> Started:
         """Start a task and return at once. What becomes of it, also when it is refused, is its outcome."""
         async with _told():
-            return await desk.start(playbook, input, task_id)
+            return await service.start(playbook, input, task_id)
 
     @server.tool(annotations=READS)
     async def task_status(task_id: TaskId) -> TaskStatus:
         """Where a task stands now: its status, its steps, and what it has cost."""
         async with _told():
-            return await desk.status(task_id)
+            return await service.status(task_id)
 
     @server.tool(annotations=READS)
     async def get_outcome(
@@ -72,7 +72,7 @@ def build(desk: Desk) -> MCPServer[Any]:
             await ctx.report_progress(waited_s, message=how_far)
 
         async with _told():
-            return await desk.outcome(task_id, wait_s, tell)
+            return await service.outcome(task_id, wait_s, tell)
 
     @server.tool(annotations=CANCELS)
     async def cancel_task(
@@ -81,7 +81,7 @@ def build(desk: Desk) -> MCPServer[Any]:
     ) -> TaskCancelled:
         """Cancel a task of yours that is not over. What it has done stays done, and its outcome says `cancelled`."""
         async with _told():
-            return await desk.cancel(task_id, why)
+            return await service.cancel(task_id, why)
 
     return server
 

@@ -46,7 +46,7 @@ class Started(BaseModel):
     task_id: str
 
 
-class StepStatus(BaseModel):
+class TaskStep(BaseModel):
     step: str
     operation: str
     status: str
@@ -62,7 +62,7 @@ class TaskStatus(BaseModel):
     playbook: str | None = None
     reason_code: str | None = None
     reason: str | None = None
-    steps: list[StepStatus] = []
+    steps: list[TaskStep] = []
     usd: float = 0.0
     tokens: int = 0
 
@@ -110,7 +110,7 @@ class TaskCancelled(BaseModel):
     reason: str | None = None
 
 
-class Desk:
+class TaskService:
     """Starts tasks and looks after them."""
 
     def __init__(self, client: Client, dsn: str, tenant: str, principal: str) -> None:
@@ -215,7 +215,7 @@ def _status(run: RunRow, steps: list[StepRow]) -> TaskStatus:
         reason_code=run.reason_code,
         reason=run.reason_message,
         steps=[
-            StepStatus(
+            TaskStep(
                 step=step.step_id,
                 operation=step.operation,
                 status=step.status,

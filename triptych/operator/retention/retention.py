@@ -62,7 +62,7 @@ class Retired:
 
 
 @dataclass(slots=True)
-class Report:
+class RetentionReport:
     """What was done; with `dry_run`, what would be."""
 
     before: datetime
@@ -80,13 +80,13 @@ class Report:
             self.rows[table] = self.rows.get(table, 0) + rows
 
 
-def remove_old(owner_dsn: str, now: datetime, keep: timedelta, *, dry_run: bool = False) -> Report:
+def remove_old(owner_dsn: str, now: datetime, keep: timedelta, *, dry_run: bool = False) -> RetentionReport:
     """Remove what has been over for longer than `keep`, and make the partitions of the weeks to come.
 
     Raises:
         psycopg.Error: the server cannot be reached, or the role does not own the tables.
     """
-    report = Report(now - keep, dry_run)
+    report = RetentionReport(now - keep, dry_run)
     with psycopg.connect(owner_dsn, autocommit=True, application_name="triptych-retention") as connection:
         work = _Retention(connection, report)
         if not dry_run:
@@ -105,7 +105,7 @@ def remove_old(owner_dsn: str, now: datetime, keep: timedelta, *, dry_run: bool 
 class _Retention:
     """One pass over one database."""
 
-    def __init__(self, connection: psycopg.Connection, report: Report) -> None:
+    def __init__(self, connection: psycopg.Connection, report: RetentionReport) -> None:
         self._connection, self._report = connection, report
         self._sql = Queries.load("triptych.operator.retention", "retention.sql")
         self._tables = {f"{table.schema}.{table.name}": table for table in aged_tables(connection)}

@@ -22,14 +22,14 @@ from triptych.embedded.errors import UnknownServiceError
 from triptych.embedded.layout import Layout
 from triptych.embedded.orphans import option
 from triptych.embedded.ports import HOST, Ports
-from triptych.embedded.servers import Server
+from triptych.embedded.servers import EmbeddedServer
 from triptych.tools import Source
 from triptych.tools.sdk.guard import GUARD
 
 _DETAIL_MAX_CHARS = 300
 
 
-class Kind(StrEnum):
+class ProcessKind(StrEnum):
     """What a process is to the stack; it decides the order in which processes are stopped."""
 
     SERVICE = "service"
@@ -39,7 +39,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class HealthStatus:
     """What a process says of itself."""
 
     alive: bool
@@ -48,13 +48,13 @@ class Vitals:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class ProcessSpec:
     """One process of a stack."""
 
     name: str
-    kind: Kind
+    kind: ProcessKind
     command: Command
-    probe: Callable[[], Awaitable[Vitals]]
+    probe: Callable[[], Awaitable[HealthStatus]]
     url: str | None = None
     """Where its health is asked, for people and for stack.json."""
     stop_signal: int | None = None
@@ -65,15 +65,15 @@ def process_name(service: str, index: int) -> str:
     return service if index == 1 else f"{service}-{index}"
 
 
-def server_unit(server: Server, kind: Kind) -> Unit:
-    async def probe() -> Vitals:
-        return Vitals(alive=True, ready=await asyncio.to_thread(server.is_ready))
+def server_spec(server: EmbeddedServer, kind: ProcessKind) -> ProcessSpec:
+    async def probe() -> HealthStatus:
+        return HealthStatus(alive=True, ready=await asyncio.to_thread(server.is_ready))
 
-    return Unit(server.name, kind, server.command(), probe, stop_signal=server.stop_signal)
+    return ProcessSpec(server.name, kind, server.command(), probe, stop_signal=server.stop_signal)
 
 
 @dataclass(frozen=True, slots=True)
-class Blueprint:
+class StackSpec:
     """What all units of one stack are built from."""
 
     config: StackConfig
@@ -83,7 +83,7 @@ class Blueprint:
     playbooks: Path
     topic_prefix: str
 
-    def process(self, name: str) -> Unit:
+    def process(self, name: str) -> ProcessSpec:
         """A process of the section [processes]."""
         entry = self.config.table.processes[name]
         port = self.ports.of(name)
@@ -91,11 +91,11 @@ class Blueprint:
         environment = inherited(entry.pass_env) | self._environment(entry.env, port)
         url = f"http://{HOST}:{port}"
         command = Command(arguments, environment, directory=self.config.directory)
-        return Unit(
-            name, Kind.PROCESS, command, self._probe(url + entry.health, url + entry.health), url + entry.health
+        return ProcessSpec(
+            name, ProcessKind.PROCESS, command, self._probe(url + entry.health, url + entry.health), url + entry.health
         )
 
-    def service(self, name: str, index: int, kafka: str, dsns: Mapping[str, str]) -> Unit:
+    def service(self, name: str, index: int, kafka: str, dsns: Mapping[str, str]) -> ProcessSpec:
         """The index-th process (from 1) of a service or tool. Raises UnknownServiceError."""
         table = self.config.table
         arguments: tuple[str, ...]
@@ -133,7 +133,9 @@ class Blueprint:
         python = (sys.executable, "-P", *option(self.layout.root))
         command = Command((*python, "-m", *arguments), environment, directory=self.config.directory)
         health = f"http://{HOST}:{port}/health"
-        return Unit(called, Kind.SERVICE, command, self._probe(f"{health}/live", f"{health}/ready"), f"{health}/ready")
+        return ProcessSpec(
+            called, ProcessKind.SERVICE, command, self._probe(f"{health}/live", f"{health}/ready"), f"{health}/ready"
+        )
 
     def _environment(self, configured: Mapping[str, str], port: int) -> dict[str, str]:
         """Give the variables that the file names. A value in the environment of `triptych up` wins over the file's."""
@@ -155,11 +157,11 @@ class Blueprint:
 
         return fill(text, value_of)
 
-    def _probe(self, live: str, ready: str) -> Callable[[], Awaitable[Vitals]]:
-        async def probe() -> Vitals:
+    def _probe(self, live: str, ready: str) -> Callable[[], Awaitable[HealthStatus]]:
+        async def probe() -> HealthStatus:
             alive, _ = await self._ask(live)
             is_ready, detail = await self._ask(ready)
-            return Vitals(alive, alive and is_ready, detail)
+            return HealthStatus(alive, alive and is_ready, detail)
 
         return probe
 

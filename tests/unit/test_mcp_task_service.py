@@ -13,9 +13,9 @@ import pytest
 from mcp import Client
 
 from triptych.client import JournalEntry, RunNotFoundError, RunRow
-from triptych.operator.mcp import task_service as desk
+from triptych.operator.mcp import task_service as service
 from triptych.operator.mcp.server import build
-from triptych.operator.mcp.task_service import Desk
+from triptych.operator.mcp.task_service import TaskService
 from triptych.schemas import ControlAction
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -58,11 +58,11 @@ class Stack:
 @pytest.fixture
 def cancel(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Cancels a task as an MCP client does, and gives the answer."""
-    monkeypatch.setattr(desk, "ANSWER_WITHIN_S", 0.05)
+    monkeypatch.setattr(service, "ANSWER_WITHIN_S", 0.05)
 
     async def ask(stack: Stack, task_id: str = "t-1") -> dict[str, Any]:
-        monkeypatch.setattr(desk.Operator, "connect", stack.connect)
-        server = build(Desk(stack, "dsn", "acme", "ana"))  # type: ignore[arg-type]
+        monkeypatch.setattr(service.Operator, "connect", stack.connect)
+        server = build(TaskService(stack, "dsn", "acme", "ana"))  # type: ignore[arg-type]
         async with Client(server) as client:
             result = await client.call_tool("cancel_task", {"task_id": task_id, "why": "no longer needed"})
         assert result.structured_content is not None
@@ -105,7 +105,7 @@ async def test_what_came_of_it_is_told(cancel: Any, stack: Stack, answered: str,
 
 
 async def test_a_client_sees_that_it_destroys_and_may_be_repeated() -> None:
-    async with Client(build(Desk(Stack(), "dsn", "acme", "ana"))) as client:  # type: ignore[arg-type]
+    async with Client(build(TaskService(Stack(), "dsn", "acme", "ana"))) as client:  # type: ignore[arg-type]
         tools = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
     assert set(tools) == {"list_playbooks", "start_task", "task_status", "get_outcome", "cancel_task"}
     assert tools["cancel_task"] is not None

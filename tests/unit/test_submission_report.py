@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from triptych.client import Receipt
-from triptych.operator.submission_report import Tally, lines_of, task_key
+from triptych.operator.submission_report import SubmissionReport, lines_of, task_key
 from triptych.schemas import DeadLetter, Outcome, OutcomeStatus, Reason
 
 REASON = Reason(code="done", message="done")
@@ -17,8 +17,8 @@ def receipt(offset: int) -> Receipt:
     return Receipt("triptych.tasks", 0, offset)
 
 
-def tally(*values: bytes) -> Tally:
-    return Tally.of(dict(enumerate(values, 1)), [receipt(offset) for offset in range(len(values))])
+def report(*values: bytes) -> SubmissionReport:
+    return SubmissionReport.of(dict(enumerate(values, 1)), [receipt(offset) for offset in range(len(values))])
 
 
 def outcome(task_id: str, status: OutcomeStatus = OutcomeStatus.SUCCEEDED, *, tenant: str = "default") -> Outcome:
@@ -34,7 +34,7 @@ def dead_letter(offset: int) -> DeadLetter:
 
 
 def test_a_line_is_settled_by_the_outcome_of_its_task() -> None:
-    lines = tally(b'{"task_id": "a"}', b'{"task_id": "b", "tenant": "acme"}')
+    lines = report(b'{"task_id": "a"}', b'{"task_id": "b", "tenant": "acme"}')
     assert lines.add(outcome("a"))
     assert lines.waiting == 1
     assert lines.add(outcome("b", tenant="acme"))
@@ -42,14 +42,14 @@ def test_a_line_is_settled_by_the_outcome_of_its_task() -> None:
 
 
 def test_an_outcome_of_another_tenant_or_another_task_is_not_ours() -> None:
-    lines = tally(b'{"task_id": "a"}')
+    lines = report(b'{"task_id": "a"}')
     assert not lines.add(outcome("a", tenant="acme"))
     assert not lines.add(outcome("b"))
     assert lines.waiting == 1
 
 
 def test_an_escalation_settles_a_line_and_a_final_outcome_replaces_it_but_not_the_other_way_round() -> None:
-    lines = tally(b'{"task_id": "a"}')
+    lines = report(b'{"task_id": "a"}')
     lines.add(outcome("a", OutcomeStatus.ESCALATED))
     assert lines.settled
     lines.add(outcome("a"))
@@ -58,7 +58,7 @@ def test_an_escalation_settles_a_line_and_a_final_outcome_replaces_it_but_not_th
 
 
 def test_what_nobody_can_read_is_settled_by_the_dead_letter_of_its_place() -> None:
-    lines = tally(b"not json", b"[1]")
+    lines = report(b"not json", b"[1]")
     assert lines.add(dead_letter(1))
     assert not lines.add(dead_letter(7))
     assert lines.add(dead_letter(0))
@@ -67,7 +67,7 @@ def test_what_nobody_can_read_is_settled_by_the_dead_letter_of_its_place() -> No
 
 
 def test_what_has_an_id_waits_for_its_outcome_after_its_dead_letter() -> None:
-    lines = tally(b'{"task_id": "a", "playbook": "none"}')
+    lines = report(b'{"task_id": "a", "playbook": "none"}')
     lines.add(dead_letter(0))
     assert (lines.waiting, lines.settled) == (0, False)
     lines.add(outcome("a", OutcomeStatus.REJECTED))
@@ -75,7 +75,7 @@ def test_what_has_an_id_waits_for_its_outcome_after_its_dead_letter() -> None:
 
 
 def test_a_duplicate_is_counted_once_and_names_the_line_it_repeats() -> None:
-    lines = tally(b'{"task_id": "a"}', b'{"task_id": "a"}', b'{"task_id": "a", "tenant": "acme"}')
+    lines = report(b'{"task_id": "a"}', b'{"task_id": "a"}', b'{"task_id": "a", "tenant": "acme"}')
     assert [line.duplicate_of for line in lines.lines] == [None, 1, None]
     assert len(lines.runs) == 2
 
@@ -96,7 +96,7 @@ def test_the_key_of_a_line_is_the_one_that_its_outcome_will_bear(value: bytes, k
 
 
 def test_an_outcome_of_a_line_without_an_id_says_after_its_place_when_it_was_published() -> None:
-    lines = Tally.of({1: b"{}"}, [receipt(7)])
+    lines = SubmissionReport.of({1: b"{}"}, [receipt(7)])
     assert lines.add(outcome("triptych.tasks:0:7:1764137245000", tenant="default"))
     assert lines.settled
 
@@ -104,7 +104,7 @@ def test_an_outcome_of_a_line_without_an_id_says_after_its_place_when_it_was_pub
 def test_empty_lines_are_no_tasks_and_the_others_keep_their_number_in_the_file() -> None:
     values = lines_of(b"a\n\n  \r\nb")
     assert values == {1: b"a", 4: b"b"}
-    assert [line.number for line in Tally.of(values, [receipt(0), receipt(1)]).lines] == [1, 4]
+    assert [line.number for line in SubmissionReport.of(values, [receipt(0), receipt(1)]).lines] == [1, 4]
 
 
 def conflict(task_id: str, record: str) -> Outcome:
@@ -116,7 +116,7 @@ def conflict(task_id: str, record: str) -> Outcome:
 
 
 def test_a_line_whose_id_belongs_to_another_task_is_known_by_its_place() -> None:
-    lines = tally(b'{"task_id": "a"}', b'{"task_id": "a", "input": {"n": 2}}', b'{"task_id": "b"}')
+    lines = report(b'{"task_id": "a"}', b'{"task_id": "a", "input": {"n": 2}}', b'{"task_id": "b"}')
     assert lines.add(conflict("a", "triptych.tasks:0:1"))
     assert lines.add(outcome("a"))
     assert lines.add(conflict("b", "triptych.tasks:0:2"))
@@ -125,6 +125,6 @@ def test_a_line_whose_id_belongs_to_another_task_is_known_by_its_place() -> None
 
 
 def test_the_conflict_of_somebody_elses_task_is_no_outcome_of_ours() -> None:
-    lines = tally(b'{"task_id": "a"}')
+    lines = report(b'{"task_id": "a"}')
     assert not lines.add(conflict("a", "triptych.tasks:1:0"))
     assert not lines.settled
