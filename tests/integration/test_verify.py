@@ -26,7 +26,7 @@ from triptych.kernel.kafka.topic_metadata import ClusterTopics
 from triptych.kernel.postgres.migrate import WORKER
 from triptych.kernel.process.log import configure_logging
 from triptych.kernel.run_ids import derive_run_id
-from triptych.operator.audit import Audit, Check, Tally, audit
+from triptych.operator.audit import Audit, AuditCounts, Check, audit
 from triptych.schemas import (
     CallAnswer,
     Cost,
@@ -139,7 +139,7 @@ async def test_what_agrees_is_counted_and_gives_no_problem(stack: Stack) -> None
     assert checked.events == 7 * checked.runs
     assert checked.steps == checked.runs
     assert checked.worker_schemas == 1
-    assert isinstance(checked, Tally)
+    assert isinstance(checked, AuditCounts)
 
 
 CORRUPTIONS = {
