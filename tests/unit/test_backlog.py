@@ -61,7 +61,7 @@ def test_headers_and_keys_count_as_bytes() -> None:
 
 def test_every_record_is_taken_once_in_order_and_suspects_alone() -> None:
     suspicion = Suspicion()
-    suspicion.distrust("tasks", 0, 3)
+    suspicion.suspect_until("tasks", 0, 3)
     backlog = Backlog(4, 1_000)
     backlog.put({TASKS: records(TASKS, 6), RESULTS: records(RESULTS, 6)})
     taken = portions(backlog, suspicion)
@@ -74,7 +74,7 @@ def test_every_record_is_taken_once_in_order_and_suspects_alone() -> None:
 def test_what_another_life_had_in_hand_is_suspect_until_somebody_gets_past_it() -> None:
     suspicion = Suspicion()
     here = {("tasks", 0): 5, ("results", 0): 9, ("plans", 0): 0}
-    suspicion.believe(
+    suspicion.suspect_records(
         [
             RecordsInFlight("tasks", 0, 5, 7, "another life"),
             RecordsInFlight("results", 0, 5, 8, "another life"),

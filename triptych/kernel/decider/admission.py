@@ -1,7 +1,7 @@
-"""Who may begin, and who waits: fair between tenants, oldest first within one, and never more than the limits say.
+"""Admission control: which runs may begin and which wait. It is fair between tenants, and oldest first within one.
 
-Pure bookkeeping of the partitions that this process owns, without I/O. Only a head of each line is held in
-memory, however long the line is; the database holds the rest. A limit of active runs is divided among the
+Pure bookkeeping of the partitions that this process owns, without I/O. Only a head of each queue is held in
+memory, however long the queue is; the database holds the rest. A limit of active runs is divided among the
 partitions, and each owner keeps to the shares of its own, so it holds across processes without a word between them.
 """
 
@@ -17,9 +17,9 @@ from typing import NamedTuple
 from uuid import UUID
 
 HEAD = 500
-"""So many of each line are held in memory."""
+"""Memory holds at most so many runs of each queue."""
 ANY = "*"
-"""Stands for every tenant that has no limit of its own."""
+"""The name that means every tenant without a limit of its own."""
 
 
 class AdmissionState(StrEnum):
@@ -28,11 +28,11 @@ class AdmissionState(StrEnum):
     WAITING = "waiting"
     ACTIVE = "active"
     AWAY = "away"
-    """Over, or with a person: it takes no room and wants none."""
+    """Over, or with a person: it takes no room and does not wait for any."""
 
 
 class LimitKey(NamedTuple):
-    """What limits go by."""
+    """The key by which limits count runs."""
 
     tenant: str
     playbook: str
@@ -47,7 +47,7 @@ class QueueKey(NamedTuple):
 
 
 class WaitingRun(NamedTuple):
-    """A run in its line."""
+    """A run in its queue."""
 
     queue: QueueKey
     since: datetime
@@ -78,7 +78,7 @@ def share(limit: int, partition: int, partitions: int) -> int:
 
 @dataclass(slots=True)
 class _Head:
-    """The first of a line, oldest first, and whether the database holds more."""
+    """The first runs of a queue, oldest first, and whether the database holds more."""
 
     known: dict[UUID, datetime] = field(default_factory=dict)
     has_more: bool = False
@@ -89,7 +89,7 @@ class _Head:
 
 
 class AdmissionControl:
-    """The room of one process, and the lines before it."""
+    """The room for active runs in one process, and the queues of runs that wait for it."""
 
     def __init__(self, limits: AdmissionLimits, partitions: int) -> None:
         self._limits, self._partitions = limits, partitions

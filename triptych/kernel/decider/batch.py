@@ -1,6 +1,6 @@
-"""The assembly of one batch: messages in, everything that one statement will write out.
+"""Build one batch: messages in, everything that one statement will write out.
 
-Synchronous and without I/O. States are immutable, so an assembly that is never committed leaves the
+Synchronous and without I/O. States are immutable, so a batch that is never committed leaves the
 memory as it was.
 """
 
@@ -43,7 +43,7 @@ from triptych.schemas.base import Json
 
 POISONED_TIMER_DELAY = timedelta(seconds=60)
 FORWARDED = "triptych_forwarded"
-"""The header of a record that was sent on to another partition: `topic:partition:offset` of where it came in."""
+"""The header of a record that was forwarded to another partition: `topic:partition:offset` of where it came in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,11 @@ class PartitionState(Generic[StateT]):
     starts: list[UUID] = field(default_factory=list)
     """Runs that waited and are to begin with the next batch."""
     answers: list[RunMessage] = field(default_factory=list)
-    """What the database has answered to runs, for the next batch."""
+    """Answers of the database to runs, for the next batch."""
 
 
 class BatchBuilder(Generic[StateT]):
-    """One batch on its way."""
+    """Builds one batch."""
 
     def __init__(
         self, context: DeciderContext[StateT], partition_state: PartitionState[StateT], batch: Batch[StateT]

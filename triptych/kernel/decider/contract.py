@@ -38,7 +38,7 @@ class InboundRecord:
 
 
 class TaskKey(NamedTuple):
-    """What makes a task a repeat of another."""
+    """The key of a task. Two tasks with one key are repeats."""
 
     tenant: str
     task_id: str
@@ -54,18 +54,18 @@ class RunMessage:
     is_child: bool = False
     """The run that it creates is the child of a run on this partition. So it begins here, without waiting."""
     task: TaskKey | None = None
-    """The task that it is, if it is one."""
+    """The key of the task, if the message is one."""
     witness: UUID | None = None
-    """Another run, whose record says whether this is true."""
+    """Another run, whose record shows whether this is true."""
     source: str | None = None
-    """The service that says that it has sent it."""
+    """The service that is stated as its sender."""
     fingerprint: bytes | None = None
-    """What the task says, as a hash."""
+    """The hash of the task."""
 
 
 @value
 class Submission:
-    """A client's task, where it lies, and what it says, as a hash."""
+    """A client's task: its record, its key, and its hash."""
 
     record: Record[Any, Any]
     task: TaskKey
@@ -81,13 +81,13 @@ Level = Literal["info", "warning", "error"]
 
 @value
 class Notice:
-    """What people who watch the log should see: one line, once it is committed."""
+    """One line of the log, written once its cause is committed."""
 
     level: Level
     event: str
     fields: Mapping[str, Json]
     counter: str | None = None
-    """The counter of the process that grows with it."""
+    """The counter of the process that grows by one with it."""
 
 
 @value
@@ -129,33 +129,33 @@ class RejectedRecord(UndecodableRecord):
 
 @dataclass(frozen=True, slots=True)
 class UnreadRecord:
-    """What stands for a record that is dead-lettered unread: why, and what its run is told in its place."""
+    """What replaces a record that is dead-lettered unread: the error, and a message to its run."""
 
     error: UndecodableRecord
     message: RunMessage | None = None
 
 
 class Domain(Protocol[StateT]):
-    """What a service decides. All of it is synchronous and pure."""
+    """The decisions of a service. All of them are synchronous and pure."""
 
     @property
     def nouns(self) -> tuple[str, ...]:
-        """The topics it reads."""
+        """Return the nouns of the topics that it reads."""
 
     @property
     def tick(self) -> object:
-        """The message that says that time has passed."""
+        """Return the message that says that time has passed."""
 
     @property
     def start(self) -> object:
-        """The message that says that there is room for a run that waits."""
+        """Return the message that says that a waiting run may begin."""
 
     def given_up(self, cause: str) -> object:
         """Return the message that hands a run over to a person, because looking at the run ends processes."""
 
     @property
     def limits(self) -> AdmissionLimits:
-        """How many runs may be active."""
+        """Return how many runs may be active."""
 
     def check_size(self, noun: str, record: Record[Any, Any]) -> None:
         """Refuse a record that cannot be read, or is too large to be unpacked. Raises UndecodableRecord."""
@@ -229,7 +229,7 @@ class Batch(Generic[StateT]):
     submissions: dict[UUID, Submission] = field(default_factory=dict)
     """The tasks of the runs that are created. A child run does not have one."""
     repeats: list[Submission] = field(default_factory=list)
-    """Tasks whose run was there before this batch or within it."""
+    """Tasks that have a run already, from before this batch or from within it."""
     queued: list[UUID] = field(default_factory=list)
     dequeued: list[UUID] = field(default_factory=list)
     states: dict[UUID, StateT] = field(default_factory=dict)
@@ -253,10 +253,10 @@ class DeciderStore(Protocol[StateT]):
         """Return the newest epoch of each of these partitions."""
 
     async def load(self, run_ids: Sequence[UUID]) -> dict[UUID, StateT]:
-        """Runs folded from their journals; those that do not exist are absent."""
+        """Return runs folded from their journals; those that do not exist are absent."""
 
     async def left_behind(self, partitions: Sequence[int]) -> list[OutboxRow]:
-        """Outbox rows that an earlier owner has committed and perhaps not published, in order."""
+        """Return outbox rows that an earlier owner has committed and perhaps not published, in order."""
 
     async def readings(self, partitions: Sequence[int]) -> list[RecordsInFlight]:
         """Return what earlier owners were reading when they ended, and perhaps still read."""

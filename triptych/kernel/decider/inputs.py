@@ -1,4 +1,4 @@
-"""The topics that one owner reads together: whether they fit together, and whether they are those that were claimed."""
+"""The topics that one owner reads together: do they fit together, and are they those that were claimed?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Inputs:
 
     @property
     def common(self) -> int:
-        """How many partitions all of them have. Those beyond wait: answers to what came there would come elsewhere."""
+        """The number of partitions that all of them have. Others are not read: their answers would come elsewhere."""
         return min(self.cluster.partitions(name) for name in self.names)
 
     @property

@@ -59,18 +59,16 @@ MAX_CACHED = 20_000
 MAX_TIMERS_A_BATCH = 500
 MAX_STARTS_A_BATCH = 500
 OVERLAP_FROM_MESSAGES = 250
-"""A batch of so many is worth deciding the next one meanwhile. Of smaller ones, fewer and larger cost less."""
+"""While a batch of so many messages is written, the next one is decided. Smaller batches wait and become larger."""
 DECIDED_AT_ONCE = 50
-"""So many messages are decided before the batch under way is given a moment to go on."""
+"""After so many messages, deciding yields to the batch under way."""
 LARGE_BYTES = 65_536
-"""After a record of this size others get a turn."""
+"""After a record of this size, reading yields to other tasks."""
 OFFSET_COMMIT_EVERY_S = 5.0
 IDLE_OFFSET_COMMIT_EVERY_S = 0.5
-"""When there is nothing to do, nothing is held up by a commit."""
+"""An idle process commits offsets sooner, since that delays no batch."""
 REFUSED_RUN_DELAY = timedelta(minutes=10)
 """A run that the database cannot store is looked at again after this."""
-
-
 DEADLY_RUN_DELAY = timedelta(days=3650)
 """Only a message moves a run again that ended its processes, and such a message is dead-lettered as deadly."""
 
@@ -116,7 +114,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         """Runs whose timers were there when their partition was claimed, and when they were due: so may these have."""
         self._under_way: asyncio.Task[None] | None = None
         self._creating: frozenset[UUID] = frozenset()
-        """Runs that the batch under way creates, unless their tasks turn out to be known."""
+        """Runs that the batch under way creates, unless their tasks have a run already."""
         self._published: list[OutboxKey] = []
         self._leaves_rows = False
         """Rows were left to the next owner, and nothing may overtake them."""
@@ -125,7 +123,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._offsets_committed_at = time.monotonic()
 
     async def look(self) -> None:
-        """See whether the topics and partitions are those that were claimed, and whether the topics fit together.
+        """Check that the topics and partitions are those that were claimed, and that the topics fit together.
 
         Raises:
             KafkaError: no broker answers.
@@ -180,7 +178,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         return PartitionState(AdmissionControl(self._context.domain.limits, partitions))
 
     def _tell_topics(self, problem: str | None) -> None:
-        """Say in the log, once, what is wrong with the topics, and when it is over."""
+        """Log once what is wrong with the topics, and once that it is over."""
         if problem != self.problem:
             self.problem, log = problem, self._context.service.log
             if problem is None:
@@ -236,8 +234,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._held = await self._subscription.consumer.end_offsets(list(assigned))
         starts = {(tp.topic, tp.partition): offset for tp, offset in self._positions.items()}
         readings = await self._context.store.readings(partitions)
-        self._context.suspicion.believe(readings, starts)
-        self._context.suspicion.believe_timers(
+        self._context.suspicion.suspect_records(readings, starts)
+        self._context.suspicion.suspect_timers(
             readings, [(run_id, due_at, partition) for run_id, (partition, due_at) in self._held_runs.items()]
         )
         for tp, offset in self._positions.items():
@@ -324,7 +322,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._context.suspicion.passed(record)
 
     async def _dead_letter_refused(self, record: Record[Any, Any], batch: Batch[StateT], cause: BaseException) -> None:
-        """Go past a record whose batch the database refuses, and say so to whom it concerns, if that can be stored."""
+        """Pass a record whose batch the database refuses, and tell its run or client, if that can be stored."""
         error = UndecodableRecord("unstorable", f"the database cannot store what it leads to: {cause}")
         task = next((self._context.domain.task(batch.states[run_id]) for run_id in batch.created), None)
         unread = self._context.domain.unread(self._topics[record.topic], record, error, task)
@@ -334,7 +332,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             await self._write_alone(await self._dead_letter_batch(record, UnreadRecord(error), batch.published))
 
     async def _take_time_alone(self) -> None:
-        """Look at the runs whose time came in a batch that the database refused, each alone."""
+        """Decide each run alone whose timer was due in a batch that the database refused."""
         runs, self._context.suspicion.runs = self._context.suspicion.runs, set()
         for run_id in sorted(runs):
             message = await self._message_to_suspect(run_id)
@@ -582,7 +580,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 cache.update(await self._context.store.load(sorted(missing)))
 
     async def _wait_until_written(self) -> None:
-        """Wait until the batch under way is committed and published; raises what it met."""
+        """Wait until the batch under way is committed and published, and raise its error if it failed."""
         if self._under_way is not None:
             await self._under_way
             self._under_way, self._creating = None, frozenset()
@@ -621,7 +619,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._update_queues(batch, duplicates)
 
     def _remember(self, run_id: UUID, state: StateT) -> None:
-        """Hold a run in the cache, unless it is over or with a person: if it is heard of again, it is read again."""
+        """Cache a run, unless it is over or with a person. Such a run is read again when a message comes."""
         cache = self._partition_state.cache
         self._update_admission(run_id, state)
         if self._partition_state.timers.due_at(run_id) is None:  # time alone will not change it
@@ -643,7 +641,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                 raise
             for partition, offsets in batch.offsets.items():
                 for topic, offset in offsets.items():
-                    self._context.suspicion.distrust(topic, partition, offset)
+                    self._context.suspicion.suspect_until(topic, partition, offset)
             self._context.suspicion.runs.update(timed)
             raise BatchRefused(error) from error
         await self._finish_write(batch, duplicates)
@@ -667,7 +665,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         await self._commit_offsets()
 
     def _log_notices(self, batch: Batch[StateT], duplicates: Collection[UUID]) -> None:
-        """Log what has happened, now that it has."""
+        """Log the notices of a committed batch."""
         service = self._context.service
         for run_id, notice in batch.notices:
             if run_id not in duplicates:
@@ -676,7 +674,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                     service.health.count(notice.counter)
 
     async def _commit_offsets(self, after_s: float = OFFSET_COMMIT_EVERY_S) -> None:
-        """Tell Kafka how far we are, if that was `after_s` seconds ago: scaling and alerts look at the lag."""
+        """Commit offsets to Kafka if the last commit was `after_s` seconds ago: scaling and alerts look at the lag."""
         if self._positions == self._committed or time.monotonic() - self._offsets_committed_at < after_s:
             return
         positions, self._offsets_committed_at = dict(self._positions), time.monotonic()
@@ -703,7 +701,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             admission.occupy(run_id, self._queue_of(state))
 
     async def _choose_starts(self) -> None:
-        """Give the room that has become free to those who wait."""
+        """Choose waiting runs that begin in the free room."""
         admission = self._partition_state.admission
         if short := admission.short():
             admission.fill(short, await self._context.store.heads(short))

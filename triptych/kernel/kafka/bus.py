@@ -1,4 +1,4 @@
-"""Kafka: consumers that hand out raw records, and a publisher that keeps order and admits doubt.
+"""Kafka: consumers that hand out raw records, and a publisher that keeps order and reports doubt.
 
 FastStream builds and owns the consumers; we poll them ourselves, because between two empty polls its
 batch subscriber sleeps, and because no exception may be swallowed there (docs/decisions/0002). Offsets
@@ -45,7 +45,7 @@ BATCH_MAX_BYTES = 524_288
 REQUEST_MAX_BYTES = 8 * 1_048_576
 PUBLISH_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 30.0
-"""A consumer that has not said goodbye by then is dropped; a batch under way is written well before."""
+"""A consumer that has not left its group by then is dropped; a batch under way is written well before."""
 REBALANCE_TIMEOUT_MS = 60_000
 COMMIT_TIMEOUT_S = 5.0
 """aiokafka tries to commit for as long as the coordinator is away."""

@@ -44,7 +44,7 @@ from triptych.kernel.kafka.record_batches import (
 
 LOOK_EVERY_S = 0.5
 HELD_BACK_AFTER_S = 10.0
-"""A transaction that is open for so long, with its partition waiting behind it, is told of."""
+"""A transaction that is open for so long, while its partition waits behind it, is logged."""
 
 POLL_MAX_BYTES = 4_194_304
 """A poll hands out records that take so much memory at most, or one: a fetch of 1 MiB may decompress to gigabytes."""
@@ -255,7 +255,7 @@ class _Fetcher(aiokafka.consumer.fetcher.Fetcher):  # type: ignore[misc]  # aiok
 
 
 class Consumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka is untyped
-    """A consumer to which a task of an aborted transaction does not exist."""
+    """A consumer that never hands out a task of an aborted transaction."""
 
     _made = _rebound(aiokafka.AIOKafkaConsumer.__init__, AIOKafkaClient=_Client)
     start = _rebound(aiokafka.AIOKafkaConsumer.start, Fetcher=_Fetcher)
@@ -294,7 +294,7 @@ class Producer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is 
 
 
 class Admin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka is untyped
-    """What asks about topics, groups and the cluster."""
+    """A client that asks about topics, groups and the cluster."""
 
     __init__ = _rebound(AIOKafkaAdminClient.__init__, AIOKafkaClient=_Client)
 
@@ -330,7 +330,7 @@ def _cause(task: asyncio.Task[Any]) -> BaseException | None:
 
 
 class _HeldBack:
-    """Says once of each partition that an open transaction holds it back, and once that it goes on."""
+    """Logs once for each partition that an open transaction holds it back, and once that it goes on."""
 
     def __init__(self) -> None:
         self._since: dict[TopicPartition, float] = {}

@@ -1,4 +1,4 @@
-"""Follows a compacted topic: a table that everybody has a copy of, such as what tools offer.
+"""Follow a compacted topic: a table that each process has a copy of, such as the contracts of tools.
 
 It reads the topic from its beginning, without a group, and goes on reading. A record that cannot be understood is
 skipped with a warning and never stops anybody.

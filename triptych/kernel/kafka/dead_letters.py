@@ -214,12 +214,12 @@ async def store(
 
 
 async def unpublished(conn: asyncpg.Connection | asyncpg.Pool, limit: int) -> list[DeadRecord]:
-    """Rows whose event Kafka has not acknowledged, left behind by a crash or an outage."""
+    """Return rows whose event Kafka has not acknowledged, left behind by a crash or an outage."""
     return [DeadRecord(**dict(row)) for row in await conn.fetch(_UNPUBLISHED, limit)]
 
 
 async def mark_published(conn: asyncpg.Connection | asyncpg.Pool, dead: Sequence[DeadRecord]) -> None:
-    """Kafka has acknowledged the events of these rows."""
+    """Mark rows whose events Kafka has acknowledged."""
     await conn.execute(_MARK_PUBLISHED, [row.id for row in dead])
 
 

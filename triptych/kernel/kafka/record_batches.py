@@ -45,7 +45,7 @@ _MANY_HEADERS_BYTES = 2 * HEADERS_MAX_COUNT
 """A smaller record cannot have more of them."""
 _VARINT_MAX_BYTES = 10
 _LIKELY_DELTA_MAX = 1_000_000
-"""No batch of a broker's has more offsets than this: its header is not what it was."""
+"""A batch with more offsets than this has a damaged header."""
 
 
 @dataclass
@@ -445,7 +445,7 @@ class _Walk:
     def __init__(self, batch: bytes) -> None:
         self._batch = batch
         self.at = self._end = _HEADER.size
-        """Where the record of this number begins."""
+        """Return where the record of this number begins."""
         self.number = 0
 
     def swells(self, taken: int) -> bool:
@@ -471,7 +471,7 @@ def _headers_count(batch: bytes, at: int) -> int:
 
 
 class _Salvaged(NamedTuple):
-    """What the client's parser would have made of a record."""
+    """A record as the client's parser would return it."""
 
     offset: int
     timestamp: int

@@ -57,19 +57,19 @@ class Suspicion:
     runs: set[UUID] = field(default_factory=set)
     """Runs whose time came in a batch that was refused, or while a process ended: each is decided alone."""
 
-    def distrust(self, topic: str, partition: int, until: int) -> None:
-        """Records of this partition before this offset are suspects."""
+    def suspect_until(self, topic: str, partition: int, until: int) -> None:
+        """Suspect the records of this partition before this offset."""
         key = topic, partition
         self._until[key] = max(until, self._until.get(key, 0))
 
-    def believe(self, readings: Iterable[RecordsInFlight], offsets: dict[tuple[str, int], int]) -> None:
+    def suspect_records(self, readings: Iterable[RecordsInFlight], offsets: dict[tuple[str, int], int]) -> None:
         """Suspect what other lives were reading when they ended, unless a process has got past it since."""
         for reading in readings:
             begins_at = offsets.get((reading.topic, reading.partition))
             if reading.life != self.life and begins_at is not None and reading.last >= begins_at:
-                self.distrust(reading.topic, reading.partition, reading.last + 1)
+                self.suspect_until(reading.topic, reading.partition, reading.last + 1)
 
-    def believe_timers(self, readings: Iterable[RecordsInFlight], armed: Iterable[tuple[UUID, datetime, int]]) -> None:
+    def suspect_timers(self, readings: Iterable[RecordsInFlight], armed: Iterable[tuple[UUID, datetime, int]]) -> None:
         """Suspect runs whose timers were due when other lives looked at them and ended, unless a timer moved since."""
         spans = {each.partition: each for each in readings if each.topic == TIMERS and each.life != self.life}
         for run_id, due_at, partition in armed:

@@ -14,14 +14,14 @@ RequestT = TypeVar("RequestT", bound=Request)
 
 @dataclass(frozen=True, slots=True)
 class JobAttempt:
-    """Which life of the job this is."""
+    """Which attempt of the job this is."""
 
     lease: int
     """The lease under which it runs. Each statement of the worker for this job must name this lease."""
     deliveries: int = 1
     """How often the job was given out; 1 is the first time."""
     taken_over: bool = False
-    """Whether another process held it before, which may have got as far as doing the work."""
+    """Whether another process held the job before. That process may have done the work."""
 
 
 class Worker(Protocol[RequestT]):

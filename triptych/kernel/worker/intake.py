@@ -126,15 +126,15 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
     async def _probe(self) -> None:
         if self._subscription is None:
             raise ConnectionError("not subscribed")
-        await self._begin_anew(self._subscription, await self._subscription.describe())
+        await self._restart_recreated(self._subscription, await self._subscription.describe())
 
-    async def _begin_anew(self, subscription: Subscription, cluster: ClusterTopics) -> None:
+    async def _restart_recreated(self, subscription: Subscription, cluster: ClusterTopics) -> None:
         """Read a topic from its beginning if it was deleted and created again: Kafka has forgotten the offsets."""
-        anew = {name for name, known in self._topic_ids.items() if cluster.ids.get(name, known) != known}
+        recreated = {name for name, known in self._topic_ids.items() if cluster.ids.get(name, known) != known}
         self._topic_ids |= cluster.ids
-        places = [place for place in subscription.consumer.assignment() if place.topic in anew]
+        places = [place for place in subscription.consumer.assignment() if place.topic in recreated]
         if places:
-            self._log.warning("topics were created again; reading them from their beginning", topics=sorted(anew))
+            self._log.warning("topics were created again; reading them from their beginning", topics=sorted(recreated))
             for place in places:
                 self._positions.pop(place, None)
                 self._committed.pop(place, None)
@@ -161,7 +161,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             with foreign_cancellation():
                 asked = [source for source in assigned if source.topic == self._requests_topic]
                 ends = await self._joining.consumer.end_offsets(asked) if self._joining else {}
-                await self._doubt({source.partition for source in asked})
+                await self._mark_suspects({source.partition for source in asked})
         except (*KAFKA_GONE, *POSTGRES_GONE):
             ends = {}
         finally:
@@ -195,19 +195,19 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 await self._commit_offsets(subscription)
 
     async def _store_what_is_in_no_table(self) -> None:
-        """Have it stored at the end as any other job is, so that the offsets may go past it."""
+        """Store unpersisted requests at the end like other jobs, so that their offsets can be committed."""
         self._outbox.persist(self._unpersisted.overdue(math.inf))
         deadline = time.monotonic() + STORED_WITHIN_S
         while self._unpersisted and time.monotonic() < deadline:  # noqa: ASYNC110 - several parts empty it
             await asyncio.sleep(STORED_LOOK_EVERY_S)
 
     async def _poll_withdrawals(self, subscription: Subscription) -> Polled:
-        """Poll withdrawals alone: they may call off jobs that wait, and need no room among them."""
+        """Poll withdrawals alone: they may call off jobs that wait, so they are read when no more jobs may wait."""
         ours = [source for source in subscription.consumer.assignment() if source.topic == self._withdrawals_topic]
         return await subscription.poll(0, only=ours) if ours else {}
 
     async def _is_assigned(self) -> bool:
-        """Wait until what was polled may be touched; False when the process stops first."""
+        """Wait until polled records may be read. Return False when the process stops first."""
         while not self._assigned.is_set() and not self._stopping.is_set():
             self._health.beat(LOOP)
             try:
@@ -217,10 +217,10 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 continue
         return self._assigned.is_set()
 
-    async def _doubt(self, partitions: Collection[int]) -> None:
+    async def _mark_suspects(self, partitions: Collection[int]) -> None:
         """Mark as suspects the records that another process was reading when it ended, if they are read again."""
         readings = await self._jobs.readings(self._requests_topic, sorted(partitions))
-        self._suspicion.believe(readings, {(self._requests_topic, partition): 0 for partition in partitions})
+        self._suspicion.suspect_records(readings, {(self._requests_topic, partition): 0 for partition in partitions})
 
     async def _take(self, polled: Polled) -> bool:
         """Accept what was polled, in portions, and remember how far; False when the process stops first."""
@@ -232,7 +232,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             self._health.beat(LOOP)
             portion = backlog.take(self._suspicion.is_suspect)
             accept = self._accept_suspect if portion.is_suspect else self._accept_noted
-            if not await self._patiently(accept, [record for batch in portion.records.values() for record in batch]):
+            if not await self._with_retries(accept, [record for batch in portion.records.values() for record in batch]):
                 return False
             positions.update({source: batch[-1].offset + 1 for source, batch in portion.records.items()})
         return True
@@ -304,12 +304,12 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
             self._committed |= positions
             failpoints.hit("worker.after_offset_commit")
 
-    async def _patiently(
+    async def _with_retries(
         self,
         accept: Callable[[Sequence[ConsumerRecord[Any, Any]]], Awaitable[None]],
         records: Sequence[ConsumerRecord[Any, Any]],
     ) -> bool:
-        """Accept a batch however long the database is gone; False when the process stops first."""
+        """Accept a batch, and try again while the database is gone. Return False when the process stops first."""
         while not self._stopping.is_set():
             try:
                 await accept(records)

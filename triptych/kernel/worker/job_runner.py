@@ -26,7 +26,7 @@ from triptych.schemas.base import Answer, Json, Spend
 from triptych.schemas.result import ErrorCode, ToolError
 
 SUSPECT_DELIVERIES = 3
-"""From here on a job runs alone among its like, so that a deadly one does not take innocents with it."""
+"""From so many deliveries on, suspect jobs run one at a time, so that a deadly one does not end others with it."""
 
 
 class Job(NamedTuple, Generic[RequestT]):
@@ -40,7 +40,7 @@ class Job(NamedTuple, Generic[RequestT]):
 
     @property
     def about(self) -> dict[str, str | None]:
-        """What a line of the log says of it."""
+        """Its fields in a log line."""
         request = self.request
         trace = TraceContext.of_header(self.traceparent.encode()) if self.traceparent else None
         return {
@@ -91,7 +91,7 @@ class JobRunner(Generic[RequestT]):
         return True
 
     def put(self, job: Job[RequestT]) -> None:
-        """Let a job wait for its turn."""
+        """Add a job to the queue."""
         self._waiting.put(job)
 
     def withdraw(self, keys: Iterable[JobKey]) -> None:

@@ -34,7 +34,7 @@ AlsoSettle: TypeAlias = Callable[[Connection, "frozenset[JobKey]"], Awaitable[No
 
 
 class LeaseLostError(TriptychError):
-    """The lease of this process is gone: somebody else has its name, or the database is older than the lease."""
+    """The lease of this process is gone: another process has its name, or the database is older than the lease."""
 
     def __init__(self, instance: str) -> None:
         self.instance = instance
@@ -109,7 +109,7 @@ class Jobs:
         self.lease = lease
 
     async def renew(self) -> None:
-        """Say that this process lives; one statement, however many jobs it holds.
+        """Extend the lease: one statement, however many jobs this process holds.
 
         Raises:
             LeaseLostError: another process has this instance's name, or the database has forgotten this life.
@@ -180,7 +180,7 @@ class Jobs:
         return list(taken.values())
 
     async def unpublished_dead_letters(self, limit: int) -> list[DeadRecord]:
-        """Dead letters whose event Kafka has not acknowledged."""
+        """Return dead letters whose event Kafka has not acknowledged."""
         return await dead_letters.unpublished(self._pool, limit)
 
     async def readings(self, topic: str, partitions: Sequence[int]) -> list[RecordsInFlight]:
@@ -200,7 +200,7 @@ class Jobs:
         await dead_letters.store(self._pool, dead)
 
     async def mark_dead_letters_published(self, dead: Sequence[DeadRecord]) -> None:
-        """Kafka has acknowledged the events of these dead letters."""
+        """Mark dead letters whose events Kafka has acknowledged."""
         await dead_letters.mark_published(self._pool, dead)
 
     async def resolve_claims(self, records: Sequence[HasHeaders]) -> claim_check.Resolved:

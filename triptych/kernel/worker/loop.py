@@ -80,10 +80,14 @@ async def run_worker(
         )
         renewer = LeaseRenewer(worker.request_type, jobs, runner, outbox, lease_ms=config.lease_ms, service=service)
         async with asyncio.TaskGroup() as tasks:
-            publishing = tasks.create_task(_aloud(outbox.run()), name="outbox")
-            tasks.create_task(_aloud(renewer.run()), name="lease")
-            tasks.create_task(_aloud(intake.run()), name="intake")
-            aside = tasks.create_task(_aloud(beside(jobs, outbox)), name="beside") if beside is not None else None
+            publishing = tasks.create_task(_fail_if_cancelled(outbox.run()), name="outbox")
+            tasks.create_task(_fail_if_cancelled(renewer.run()), name="lease")
+            tasks.create_task(_fail_if_cancelled(intake.run()), name="intake")
+            aside = (
+                tasks.create_task(_fail_if_cancelled(beside(jobs, outbox)), name="beside")
+                if beside is not None
+                else None
+            )
             await runner.run(finish_within_s=max(settings.shutdown_timeout_ms / 1000 - 3.0, 0.1))
             if aside is not None:
                 aside.cancel()
@@ -99,7 +103,7 @@ async def run_worker(
             service.log.warning("jobs could not be handed back; their lease will expire", error=repr(error))
 
 
-async def _aloud(part: Coroutine[Any, Any, None]) -> None:
+async def _fail_if_cancelled(part: Coroutine[Any, Any, None]) -> None:
     """End the process when a library cancels a part. A task group would take that part for one that is done."""
     with foreign_cancellation():
         await part

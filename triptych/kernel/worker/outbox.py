@@ -145,7 +145,7 @@ class Outbox:
         self._news.set()
 
     def close(self) -> None:
-        """Let `run` end when everything is out, or at the first sign that it cannot get out."""
+        """Let `run` end when everything is out, or at the first failure."""
         self._closing.set()
         self._news.set()
 

@@ -13,14 +13,14 @@ from triptych.kernel.kafka.bus import TopicPartition
 from triptych.kernel.worker.jobs import InboundRequest, JobKey
 
 OVERDUE_S = 0.1
-"""Who has no answer after this is stored: then offsets go on, and another process can take the job over."""
+"""A request without an answer is stored after this. Then offsets go on, and another process can take it over."""
 
 
 @dataclass(slots=True)
 class _Entry:
     inbound: InboundRequest
     source: TopicPartition | None
-    """Where it is read again if this process dies; None once somebody else may hold the partition."""
+    """Where it is read again if this process dies; None once another process may hold the partition."""
     offset: int
     at_s: float
     is_stored_late: bool = False

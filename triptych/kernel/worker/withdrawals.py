@@ -47,7 +47,7 @@ class Withdrawals(Generic[RequestT]):
     async def take(
         self, records: Sequence[ConsumerRecord[Any, Any]], resolved: Mapping[str, bytes | None]
     ) -> list[tuple[ConsumerRecord[Any, Any], UndecodableRecord]]:
-        """Call off what these records name, as far as it is ours. Saying it twice is harmless.
+        """Call off what these records name, as far as it is ours. Repeating it is harmless.
 
         Returns:
             What could not be read, and why, for the caller to dead-letter.
