@@ -1,4 +1,4 @@
-"""`triptych new tool NAME`: a tool of one's own that works at once, with a test that passes."""
+"""Write a tool that works, with a test that passes: `triptych new tool NAME`."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Greeting(BaseModel):
 
 @tool.operation(effect=Effect.READ, timeout_ms=5_000)
 async def greet(who: str) -> Greeting | None:
-    """Greets somebody by name. Empty when there is nobody to greet."""
-    if who == "nobody":
+    """Greet a person by name. Empty for a name that is not known."""
+    if who == "unknown":
         return None
     if who == "everybody":
         raise ToolFailure(ErrorCode.INVALID_ARGUMENTS, "who: name one person")
@@ -56,8 +56,8 @@ def test_it_greets_by_name():
     assert asyncio.run(call(tool, "greet", {"who": "Ana"})) == Result.ok({"text": "Hello Ana"})
 
 
-def test_nobody_to_greet_is_empty_and_not_an_error():
-    assert asyncio.run(call(tool, "greet", {"who": "nobody"})) == Result.empty()
+def test_a_name_that_is_not_known_is_empty_and_not_an_error():
+    assert asyncio.run(call(tool, "greet", {"who": "unknown"})) == Result.empty()
 
 
 def test_an_argument_of_the_wrong_type_is_named():

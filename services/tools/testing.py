@@ -53,7 +53,7 @@ class Calls:
         if idempotency_key is not None:
             request = request.model_copy(update={"idempotency_key": idempotency_key})
         answer = await self._worker.execute(request, JobAttempt(lease=0))
-        assert answer is not None  # noqa: S101 - nothing is parked where there is nobody to call back
+        assert answer is not None  # noqa: S101 - without callbacks nothing is parked
         return answer.result
 
 
@@ -61,7 +61,7 @@ class Calls:
 async def running(
     tool: Tool, *, settings: BaseSettings | None = None, pool: asyncpg.Pool | None = None
 ) -> AsyncIterator[Calls]:
-    """The tool's lifespan around as many calls as the body makes."""
+    """Run the tool's lifespan around the calls that the body makes."""
     async with tool.lifespan(Resources(settings, pool)) as state:
         yield Calls(tool, worker_of(tool, state, settings, FreshLedger()))
 
@@ -69,7 +69,7 @@ async def running(
 def worker_of(
     tool: Tool, state: Any, settings: BaseSettings | None, ledger: EffectLedger, callbacks: Callbacks | None = None
 ) -> ToolWorker:
-    """What answers calls in the tool's process, around a ledger of one's own."""
+    """Return the worker of the tool's process, with a ledger of your own."""
     redactor = Redactor(secrets_in(settings), learnt=tool.secrets)
     return ToolWorker(tool, state, ledger, structlog.get_logger(), redactor=redactor, callbacks=callbacks)
 
@@ -100,7 +100,7 @@ def request_for(
     grant: Grant | None = None,
     timeout_ms: int | None = None,
 ) -> CallRequest:
-    """A first attempt at a call, under the contract that the tool offers now.
+    """Return a first attempt at a call, under the contract that the tool offers now.
 
     Raises:
         ToolDefinitionError: there is no such operation.

@@ -120,7 +120,7 @@ async def test_a_page_is_no_data(shop: Tool) -> None:
 @pytest.mark.parametrize(
     ("operation", "told"),
     [
-        ({"path": "/x/{id}"}, r"echo.path: \{id\} is no argument"),
+        ({"path": "/x/{id}"}, r"echo.path: \{id\} is not an argument"),
         ({"path": "/x", "query": {"a": "${{ arguments. }}"}}, "options.operations.echo"),
         ({"path": "/x", "query": {"a": "${{ input.a }}"}}, "there is no variable `input`"),
         ({"path": "x"}, "operations.echo.path"),

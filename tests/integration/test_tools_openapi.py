@@ -303,7 +303,7 @@ async def test_a_lookup_tells_what_became_of_a_write_that_the_upstream_does_not_
     ("lookup", "told"),
     [
         ({"operation": "gone"}, "there is no gone"),
-        ({"operation": "place_order"}, "place_order is no read"),
+        ({"operation": "place_order"}, "place_order is not a read"),
         ({"operation": "find_order", "found": "results[0]"}, "found: .*results"),
         ({"operation": "find_order", "arguments": {"key": "${{ input.customer }}"}}, "arguments: .*input"),
     ],

@@ -105,7 +105,7 @@ def test_nothing_is_dropped_silently() -> None:
     assert [offer.tool.name for offer in offered] == ["ok"]
     assert {each.name: each.why.partition(":")[0] for each in left_out} == {
         "list_it": "its arguments are not an object",
-        "broken": "the schema of its result is no JSON Schema",
+        "broken": "the schema of its result is not a JSON Schema",
         "extra": "not among `only`",
     }
 

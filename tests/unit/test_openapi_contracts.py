@@ -137,7 +137,7 @@ def test_rates_that_the_document_states_spare_the_upstream(tmp_path: Path) -> No
     guard = tool(Source("crm", {"spec": "crm.json"}, tmp_path)).guard
     assert guard.rate == "600/min"
     assert {name: each.rate for name, each in guard.operations.items()} == {"look": "5/s"}
-    assert "'often' is no rate" in str(look(content).imported)
+    assert "'often' is not a rate" in str(look(content).imported)
 
 
 # Arguments
@@ -469,7 +469,7 @@ def test_what_needs_no_person_is_proposed_before_what_does() -> None:
 
 
 def test_a_secret_does_not_stand_among_the_headers() -> None:
-    with pytest.raises(ValidationError, match="no secret stands in a file"):
+    with pytest.raises(ValidationError, match="files must not hold secrets"):
         look(document(get()), headers={"Authorization": "Bearer abc"})
 
 

@@ -60,15 +60,15 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a path that goes up in disguise": ({"/x/%2E%2e/admin": {"get": operation()}}, "a segment of dots"),
     "a path that goes up behind a slash in disguise": ({"/x%2f..%2Fadmin": {"get": operation()}}, "a segment of dots"),
     "an empty path": ({"": {"get": operation()}}, "does not begin with a slash"),
-    "a path that is null": ({"/x": None}, "is null and no object"),
-    "a path that is a list": ({"/x": [{"get": operation()}]}, "is a list and no object"),
+    "a path that is null": ({"/x": None}, "is null, not an object"),
+    "a path that is a list": ({"/x": [{"get": operation()}]}, "is a list, not an object"),
     "a path that refers to nothing": ({"/x": {"$ref": "#/nowhere"}}, "leads nowhere"),
     "a path that refers to a file": ({"/x": {"$ref": "file:///etc/passwd"}}, "leads to another document"),
     "a path that refers to itself": ({"/x": {"$ref": "#/paths/~1x"}}, "leads in a circle"),
-    "an operation that is a list": ({"/x": {"get": []}}, "it is a list and no object"),
-    "an operation that is null": ({"/x": {"get": None}}, "it is null and no object"),
-    "parameters that are no list": ({"/x": {"get": operation(parameters={"a": 1})}}, "its parameters are no list"),
-    "a parameter that is text": ({"/x": {"get": operation(parameters=["a"])}}, "no object"),
+    "an operation that is a list": ({"/x": {"get": []}}, "it is a list, not an object"),
+    "an operation that is null": ({"/x": {"get": None}}, "it is null, not an object"),
+    "parameters that are no list": ({"/x": {"get": operation(parameters={"a": 1})}}, "its parameters are not a list"),
+    "a parameter that is text": ({"/x": {"get": operation(parameters=["a"])}}, "not an object"),
     "a parameter without a name": ({"/x": {"get": operation(parameters=[{"in": "query"}])}}, "has no name"),
     "a header that is none": (
         {"/x": {"get": operation(parameters=[{"in": "header", "name": "a\r\nHost: evil.test"}])}}, "cannot be the name",
@@ -78,7 +78,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a schema that refers to nothing": ({"/x": {"post": operation(requestBody=body({"$ref": "#/nowhere"}))}}, "leads nowhere"),
     "a schema that is fetched": ({"/x": {"post": operation(requestBody=body({"$ref": "http://evil.test/x"}))}}, "another document"),
     "a schema that is a number": ({"/x": {"post": operation(requestBody=body(7))}}, "cannot be used"),
-    "a body that is a list": ({"/x": {"post": operation(requestBody=[])}}, "no object"),
+    "a body that is a list": ({"/x": {"post": operation(requestBody=[])}}, "not an object"),
     "servers of an operation with a hole": (
         {"/x": {"get": operation(servers=[{"url": "https://{region}.test"}])}}, "a variable in it has no value",
     ),
@@ -87,7 +87,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "servers of another scheme": ({"/x": {"get": operation(servers=[{"url": "ftp://api.test"}])}}, "host"),
     "servers with a backslash": ({"/x": {"get": operation(servers=[{"url": "https://api.test\\@evil.test"}])}}, "no URL may have"),
-    "servers with a port that is none": ({"/x": {"get": operation(servers=[{"url": "https://api.test:port"}])}}, "it is no URL"),
+    "servers with a port that is none": ({"/x": {"get": operation(servers=[{"url": "https://api.test:port"}])}}, "it is not a URL"),
     "security that is text": ({"/x": {"get": operation(security="key", tags=7, summary=[], servers="x")}}, ""),
 }  # fmt: skip
 
@@ -227,7 +227,7 @@ def test_a_header_that_says_where_a_request_goes_is_no_argument(header: str) -> 
     made = look(document({"/x": {"get": operation(parameters=[stated])}}))
     bad = next(each for each in made.imported if each.endpoint.name == "bad")
     assert bad.endpoint.contract.arguments["properties"] == {}
-    assert bad.notes == (f"the header {header} says where a request goes and is no argument",)
+    assert bad.notes == (f"the header {header} says where a request goes and is not an argument",)
 
 
 @pytest.mark.parametrize(

@@ -158,9 +158,7 @@ def test_each_operation_is_tried_with_a_value_and_with_the_examples_of_the_docum
         mismatches=('200 example: result: "seven" is not of type "integer"',),
     )
     assert never.uncallable is not None
-    assert (
-        dots.uncallable == "arguments.name: this cannot stand in a path: it has a segment of dots; give the thing's id"
-    )
+    assert dots.uncallable == "arguments.name: this cannot be in a path: it has a segment of dots; give the thing's id"
 
 
 def test_adding_a_document_tells_what_failed(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_404_of_whatever_else_answers_at_the_address_leaves_open_what_was_done
         ("/orders/7", "https://desk.example/orders/7"),
         ("7?token=hunter2#hunter2", "https://desk.example/7"),
         ("https://ana:hunter2@other.example:8443/x", "https://other.example:8443/x"),
-        ("http://other.example:hunter2/", "an address that is no URL"),
+        ("http://other.example:hunter2/", "an address that is not a URL"),
         ("/x" * 5_000, "https://desk.example" + "/x" * 140),
     ],
 )

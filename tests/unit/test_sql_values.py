@@ -158,7 +158,7 @@ def test_arguments_become_what_the_driver_takes() -> None:
         ({}, SPANS, "a list"),
         ("2x", BITS, "arguments.a"),
         ("ab", CHAR, "one character"),
-        (7, DATE, "to be text"),
+        (7, DATE, "must be text"),
     ],
 )
 def test_an_argument_of_the_wrong_kind_is_refused_with_its_place(value: Any, oid: int, place: str) -> None:

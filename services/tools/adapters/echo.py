@@ -1,4 +1,4 @@
-"""A tool that repeats what it is told. For tests and benchmarks: it costs nothing and changes nothing."""
+"""A tool that gives back its argument, for tests and benchmarks: it costs nothing and changes nothing."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ class Echo(BaseModel):
 
 @tool.operation(effect=Effect.READ, timeout_ms=5_000)
 async def echo(value: Any) -> Echo:
-    """Gives back `value`, whatever it is."""
+    """Give back `value`, of any type."""
     return Echo(value=value)

@@ -59,7 +59,7 @@ def _is_header(name: str) -> str:
 
 
 class DeclaredCall(Options):
-    """One operation. Templates (`${{ arguments.city }}`) may stand in `query`, `headers` and `body`."""
+    """One operation. Templates (`${{ arguments.city }}`) are allowed in `query`, `headers` and `body`."""
 
     description: Annotated[str, Field(min_length=1)]
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "GET"
@@ -94,7 +94,7 @@ class HttpOptions(UpstreamOptions):
 
 
 def tool(source: Source) -> Tool:
-    """The tool of these calls.
+    """Return the tool of these calls.
 
     Raises:
         ConfigurationError: an option is not as it must be.
@@ -153,7 +153,7 @@ def _endpoint(tool: str, name: str, call: DeclaredCall) -> Endpoint:
 
 
 def _values(call: DeclaredCall, where: str) -> tuple[dict[str, Json], tuple[Parameter, ...]]:
-    """What is rendered for each call, and where each of it goes.
+    """Return what is rendered for each call, and where each of it goes.
 
     Raises:
         ConfigurationError: a template does not compile, or speaks of an argument that there is not.
@@ -163,7 +163,7 @@ def _values(call: DeclaredCall, where: str) -> tuple[dict[str, Json], tuple[Para
     parameters = []
     for each in dict.fromkeys(_IN_PATH.findall(call.path)):
         if each not in call.arguments:
-            raise ConfigurationError(f"{where}.path: {{{each}}} is no argument; declare it under `arguments`")
+            raise ConfigurationError(f"{where}.path: {{{each}}} is not an argument; declare it under `arguments`")
         values[f"path {each}"] = f'${{{{ arguments["{each}"] }}}}'
         parameters.append(Parameter(f"path {each}", each, ParameterLocation.PATH, Style.SIMPLE, explode=False))
     for place, style, stated in (

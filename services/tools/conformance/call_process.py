@@ -36,7 +36,7 @@ from triptych.tools.testing import worker_of
 
 INSTANCE = "conformance"
 LEASE_MS = 600_000
-"""A life that ends is followed by one of the same name, which may take over at once."""
+"""The next process has the same name, so it may take over immediately."""
 TAKE_OVER_MAX = 10
 _LOCK = 7_309
 """The advisory lock of a life that takes over, in the database of its check."""
@@ -111,7 +111,7 @@ async def _live(life: CallProcess) -> None:
 
 
 async def _before(upstream: FakeUpstream, callback: Callback, tool: Tool, request: CallRequest) -> None:
-    """What the upstream does before the call is made, or while it is."""
+    """Play what the upstream does before or during the call."""
     if callback.telling is CallbackTiming.LATE:
         await upstream.give_up(request.run_id)
         await upstream.call_back(request, callback)
@@ -133,7 +133,7 @@ def _writes(tool: Tool) -> set[str]:
 
 
 async def _taken(jobs: Jobs, request: CallRequest) -> JobAttempt | bytes:
-    """The attempt that this life may make, or the answer that an earlier one has stored."""
+    """Return the attempt that this life may make, or the answer that an earlier one has stored."""
     inbound = InboundRequest(
         run_id=request.run_id,
         request_id=request.request_id,
@@ -169,6 +169,6 @@ def _write(life: CallProcess, answer: bytes, took_s: float) -> None:
 
 
 def read_answer(life: CallProcess) -> tuple[Result, float]:
-    """What a life has left: the result, and how many seconds it took."""
+    """Return what a life has left: the result, and how many seconds it took."""
     took_s, _, answer = life.answer.read_bytes().partition(b"\n")
     return codec.read(CallAnswer, answer).result, float(took_s)

@@ -25,7 +25,7 @@ class InjectedFault(StrEnum):
 
 
 def with_fault(operation: Operation, fault: InjectedFault) -> Operation:
-    """The same operation, whose answers suffer."""
+    """Return the same operation, whose answers suffer."""
 
     def around(perform: Perform) -> Perform:
         async def suffering(arguments: dict[str, Json], call: Call[Any]) -> Json:
@@ -51,7 +51,7 @@ def with_fault(operation: Operation, fault: InjectedFault) -> Operation:
 
 
 def telling_early(operation: Operation, call_back: Callable[[], Awaitable[None]]) -> Operation:
-    """The same operation, whose upstream calls back while the call is still made."""
+    """Return the same operation, whose upstream calls back while the call is still made."""
 
     def around(perform: Perform) -> Perform:
         async def told(arguments: dict[str, Json], call: Call[Any]) -> Json:
@@ -67,7 +67,7 @@ def telling_early(operation: Operation, call_back: Callable[[], Awaitable[None]]
 
 
 def strange_to(operation: Operation) -> Json:
-    """A result that the contract refuses; raises LookupError when there is none among the candidates."""
+    """Return a result that the contract refuses; raises LookupError when no candidate is refused."""
     for candidate in STRANGE:
         if operation.refuses(candidate):
             return candidate

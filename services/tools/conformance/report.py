@@ -58,11 +58,11 @@ class ConformanceReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed. What was skipped says why."""
+        """Return whether nothing failed. What was skipped says why."""
         return all(finding.verdict is not CaseStatus.FAILED for finding in self.findings)
 
     def of(self, case: Case) -> CaseResult:
-        """How one case went."""
+        """Return how one case went."""
         return next(finding for finding in self.findings if finding.case is case)
 
     def __str__(self) -> str:

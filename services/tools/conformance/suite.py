@@ -1,7 +1,7 @@
-"""The cases of the effect ledger, each played against a tool, and what must come of them.
+"""Play the cases of the effect ledger against a tool, and check the outcome of each.
 
-What must come of a call whose answer was lost follows from the effect class alone: a read and an idempotent
-call are made again, and a call that takes effect once is reconciled or in doubt, and never made again unseen.
+When an answer was lost, the effect class alone decides the outcome. A read or an idempotent call is made again. A call
+that takes effect once is reconciled or in doubt, and never blindly made again.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class _Suite:
         return "the next attempt got the answer and made no call"
 
     async def _recovered(self, one: CallRequest, lived: _Lived, *, may_have_happened: bool) -> str:
-        """What the next attempt must come to, after one whose answer nobody has."""
+        """Check the next attempt after one whose answer was lost."""
         if self._effect.must_be_reconciled and lived.code is ErrorCode.IN_DOUBT:
             await self._took_effect(one, 1 if may_have_happened else 0)
             cannot = "" if self._operation.reconcile is not None else "; offer a reconcile, and it need not be"
@@ -256,7 +256,7 @@ class _Suite:
         telling: CallbackTiming = CallbackTiming.ONCE,
         callback: Json = None,
     ) -> _Lived:
-        """One life of a process; without a result it was killed, or could not work."""
+        """Run one process. Without a result, it was killed or could not work."""
         body = self._example.callback if callback is None else callback
         folder = self._folder / secrets.token_hex(6)
         folder.mkdir()
@@ -296,7 +296,7 @@ def _run(life: CallProcess) -> int | None:
 
 
 def _again(one: CallRequest) -> CallRequest:
-    """The next attempt of the same call."""
+    """Return the next attempt of the same call."""
     return one.model_copy(update={"request_id": str(uuid4()), "attempt": one.attempt + 1})
 
 
@@ -321,7 +321,7 @@ def _loaded(subject: Subject) -> Tool:
 
 @contextmanager
 def _database(owner_dsn: str, tool: str, migrations: Sequence[Path]) -> Iterator[str]:
-    """The tool's schema in a database of its own; gives the DSN of its role."""
+    """Make the tool's schema in a database of its own, and yield the DSN of its role."""
     name = f"conformance_{secrets.token_hex(4)}"
     schema = Schema(f"tool_{tool}"[:40], secrets.token_hex(8), (WORKER, _MIGRATIONS, *migrations))
     prepared = prepare(make_conninfo(owner_dsn, dbname=name), name, [schema], secrets.token_hex(8))

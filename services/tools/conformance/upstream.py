@@ -81,7 +81,7 @@ class FakeUpstream:
         self.believed_forgery = False
 
     async def call_back(self, request: CallRequest, callback: Callback) -> None:
-        """Say it, as often and as wrongly as it is to be said."""
+        """Call the tool back: late, twice or forged, as the callback says."""
         address = await self._address(request)
         match callback.telling:
             case CallbackTiming.NEVER:
@@ -98,7 +98,7 @@ class FakeUpstream:
         )
 
     async def answer(self, request: CallRequest) -> CallAnswer:
-        """What the call was answered with; an error when no callback has completed it."""
+        """Return what the call was answered with; an error when no callback has completed it."""
         row = "select answer from jobs where run_id = $1 and request_id = $2 and state = 'answered'"
         stored = await self._pool.fetchval(row, request.run_id, request.request_id)
         if stored is not None and not self.believed_forgery:
@@ -136,7 +136,7 @@ class FakeUpstream:
 
 
 def _signed(key: bytes, address: str, body: bytes) -> dict[str, str]:
-    """The headers of Standard Webhooks, over the address too."""
+    """Return the headers of Standard Webhooks, over the address too."""
     message_id, at = f"msg_{secrets.token_hex(8)}", str(int(time.time()))
     told = b".".join((message_id.encode(), at.encode(), address.encode(), body))
     signature = base64.b64encode(hmac.digest(key, told, hashlib.sha256)).decode()

@@ -70,7 +70,7 @@ class Breaker:
         return str(self._storage.state) if self.mode is BreakerMode.AUTO else self.mode.value
 
     def force(self, mode: BreakerMode, by: str) -> None:
-        """Hold it open or closed, or let it go by what it sees again, from a fresh start."""
+        """Hold it open or closed. `auto` lets it follow results again, from a fresh start."""
         if mode is BreakerMode.AUTO and self.mode is not BreakerMode.AUTO:
             self._breaker.close()
             self._openings += 1
@@ -85,7 +85,7 @@ class Breaker:
             raise BreakerOpenError(max(1, int(self._open_for / timedelta(milliseconds=1))))
         if self.is_open:
             left = (self._storage.opened_at or datetime.now(UTC)) + self._open_for - (now or datetime.now(UTC))
-            # It cannot be open for longer than it was to be, unless the clock was set back meanwhile.
+            # It cannot stay open longer than its policy says, unless the clock was set back meanwhile.
             if timedelta(0) < left <= self._open_for:
                 raise BreakerOpenError(max(1, int(left / timedelta(milliseconds=1))))
             self._breaker.half_open()
@@ -97,19 +97,19 @@ class Breaker:
         return AdmittedCall(self._openings, probing)
 
     def record(self, admission: AdmittedCall, *, failed: bool) -> None:
-        """Say how an admitted call went."""
+        """Record whether an admitted call failed."""
         self.forget(admission)
         if admission.opening != self._openings:
             return
         if not failed and not admission.is_probe and not self._storage.counter:
-            return  # nothing has failed lately, so a success is no news to pybreaker
+            return  # nothing has failed lately, so pybreaker need not know of a success
         with suppress(_Failed):
             self._breaker.call(_fail if failed else _succeed)
         if self.is_open:
             self._openings += 1
 
     def forget(self, admission: AdmittedCall) -> None:
-        """An admitted call was not made, or was cancelled: that says nothing about the upstream."""
+        """Take back an admitted call that was not made or was cancelled: it says nothing about the upstream."""
         if admission.is_probe and admission.opening == self._openings:
             self._probing = False
 

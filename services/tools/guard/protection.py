@@ -1,6 +1,6 @@
-"""What stands between a call and its upstream: the breaker, the bulkhead and the rate, in this order.
+"""Protect the upstream of a tool: breaker, bulkhead and rate limit, in this order.
 
-Each of them refuses before anything is done, and says so (`details.postponed`), so that no attempt is used up.
+Each of them refuses a call before anything is done, and says so in `details.postponed`. So no attempt is used up.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from triptych.tools.sdk.guard import BreakerPolicy, Guard
 from triptych.tools.sdk.tool import Tool
 
 FULL_MS = 200
-"""Who finds a bulkhead full comes back after this, and what the executor's backoff adds."""
+"""A call that finds a bulkhead full comes back after this time and the executor's backoff."""
 
 
 class Permit:
-    """The way of one call to its upstream, and back. Async context manager: who enters it may call.
+    """The permit of one call to its upstream: an async context manager.
 
-    `result` is what the breaker learns from it.
+    Set `result` to what the call gave: the breaker learns from it.
     """
 
     def __init__(self, operation: str, breaker: Breaker, load: Bulkheads, rates: RateLimits) -> None:
@@ -64,7 +64,7 @@ class Permit:
 
 
 class Bulkheads:
-    """How many calls are under way, and the bulkheads that limit them."""
+    """The bulkheads of a tool: they count the calls under way and limit them."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
@@ -98,7 +98,7 @@ class Protection:
 
     @classmethod
     def of(cls, tool: Tool, pool: asyncpg.Pool | None = None) -> Self:
-        """What the tool and the environment ask for.
+        """Return the protection that the tool and the environment ask for.
 
         Raises:
             ConfigurationError: they ask for something that is not there.
@@ -111,13 +111,13 @@ class Protection:
         return cls(tool.operations, policy, guard, RateLimits(pool, guard))
 
     def hold(self, mode: BreakerMode, operation: str | None, by: str) -> None:
-        """Do what a person says to a breaker, or to all of them."""
+        """Hold one breaker, or all of them, as a person has said."""
         for name, breaker in self.breakers.items():
             if operation in {None, name}:
                 breaker.force(mode, by)
 
     def admit(self, operation: str) -> Permit:
-        """The way of one call; entering it raises ToolFailure when it may not be made now."""
+        """Return the permit of one call. To enter it raises ToolFailure when the call must wait."""
         return Permit(operation, self.breakers[operation], self._load, self._rates)
 
 

@@ -23,7 +23,7 @@ class RateLimits:
         self._sql = Queries.load("triptych.tools.guard", "rates.sql")
 
     def has_any(self, operation: str) -> bool:
-        """Whether calls of this operation are limited at all."""
+        """Return whether calls of this operation are limited at all."""
         return self._pool is not None and (self._guard.rate or self._guard.of(operation).rate) is not None
 
     async def admit(self, operation: str) -> None:
@@ -42,7 +42,7 @@ class RateLimits:
         ahead = interval * (rate.burst - 1)
         if await pool.fetchval(self._sql["admit"], bucket, interval, ahead):
             return
-        wait: timedelta = await pool.fetchval(self._sql["tell"], bucket, interval, ahead)
+        wait: timedelta = await pool.fetchval(self._sql["next_slot"], bucket, interval, ahead)
         whose = "the upstream" if bucket == UPSTREAM else bucket
         raise ToolFailure(
             ErrorCode.RATE_LIMITED,

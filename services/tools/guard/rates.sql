@@ -10,7 +10,7 @@ where bucket.due_at <= clock_timestamp() + $3::interval
     or bucket.due_at > clock_timestamp() + $3::interval + $2::interval + interval '1 second'
 returning true
 
--- name: tell
+-- name: next_slot
 -- When a call that was refused should come back: each is told a moment of its own, an interval after the last, but
 -- none a moment further off than a minute: who was told before may have given up, and nobody takes that back.
 update buckets set told_at = least(

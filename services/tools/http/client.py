@@ -1,6 +1,6 @@
-"""How every adapter speaks HTTP: no cookies, redirects on the same origin alone and only of reads, and bounded bodies.
+"""Send HTTP requests: without cookies, with bounded bodies. Only reads follow redirects, and only on the same origin.
 
-What a server answers never makes a client remember, go elsewhere, or take more than it was told to.
+No answer of a server makes a client keep state, go to another origin, or read more than its limit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENCODINGS = "gzip, deflate"
 """What a body may be compressed with: what can be unpacked piece by piece, within a limit."""
 _SESSION = re.compile(r"sess|sid|token|auth|jwt|csrf|xsrf", re.IGNORECASE)
 _COOKIE_MIN_CHARS = 16
-"""A shorter one may well be a word, such as a language or a country, that stands in data for other reasons."""
+"""A shorter one may be an ordinary word of the data, such as a language or a country."""
 _COOKIES_MAX = 20
 _KEPT = ("content-type", "retry-after")
 _LOCATION = "triptych.location"
@@ -35,7 +35,7 @@ _OF_THE_BODY = ("content-length", "content-type", "content-encoding", "transfer-
 _UTF_8 = "utf-8"
 _CHARSETS = frozenset({"ascii", "utf-8", "utf-8-sig", "latin-1", "gbk", "gb2312", "gb18030", "big5", "hz", "johab"})
 _CHARSET_FAMILIES = ("utf-16", "utf-32", "iso8859", "iso2022", "cp", "koi8", "mac-", "euc_", "shift_jis", "tis-620")
-"""Python has codecs that are no charset, such as `hex` and `zip`."""
+"""Python also has codecs that are not charsets, such as `hex` and `zip`."""
 _WINDOW = zlib.MAX_WBITS | 32
 """zlib: look at the first bytes whether it is gzip or zlib."""
 
@@ -43,9 +43,9 @@ _WINDOW = zlib.MAX_WBITS | 32
 def open_client(
     *, headers: dict[str, str] | None = None, timeout_s: float | None = None, **more: Any
 ) -> httpx.AsyncClient:
-    """A client that keeps no cookies and follows no redirects.
+    """Return a client that keeps no cookies and follows no redirects.
 
-    Without `timeout_s` there is no limit but that of the runtime, which the client's own would only hide.
+    Without `timeout_s` the runtime's time limit is the only one: a limit of the client would hide it.
     """
     return httpx.AsyncClient(
         headers={"accept-encoding": ENCODINGS, **(headers or {})},
@@ -59,7 +59,7 @@ def open_client(
 
 
 def no_cookies() -> CookieJar:
-    """A jar that takes nothing: what an upstream sets in the call of one tenant is not sent in that of another."""
+    """Return a jar that takes no cookies: those of one tenant's call are not sent in another tenant's."""
     return CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
 
 
@@ -70,14 +70,14 @@ async def _say_for_whom(request: httpx.Request) -> None:
 
 
 async def _hide_location(response: httpx.Response) -> None:
-    """Keep httpx from reading where a redirect leads: it raises for what is no URL, and nobody would see the status."""
+    """Keep httpx from parsing the target of a redirect. It raises for an invalid URL, and the status would be lost."""
     location = response.headers.pop("location", None)
     if location is not None:
         response.extensions[_LOCATION] = location
 
 
 def location_of(response: httpx.Response) -> str | None:
-    """Where an answer says that a redirect leads, as it stands there."""
+    """Return the target of a redirect as the response states it."""
     hidden = response.extensions.get(_LOCATION, response.headers.get("location"))
     return hidden if isinstance(hidden, str) and hidden else None
 
@@ -100,7 +100,7 @@ async def exchange(
 
 
 def session_cookies(response: httpx.Response) -> list[str]:
-    """The values of the cookies that an answer sets and that look like secrets. None of them is ever sent."""
+    """Return the values of the cookies that an answer sets and that look like secrets. None of them is ever sent."""
     found = []
     for stated in response.headers.get_list("set-cookie")[:_COOKIES_MAX]:
         pair, _, attributes = stated.partition(";")
@@ -117,10 +117,10 @@ def origin_of(url: httpx.URL) -> str:
 
 
 async def read_body(response: httpx.Response, max_bytes: int, *, cut: bool = False) -> bytes:
-    """The body, unpacked, of at most `max_bytes`. With `cut`, what is longer or cannot be unpacked is cut off.
+    """Return the body, unpacked, of at most `max_bytes`. With `cut`, what is longer or cannot be unpacked is cut off.
 
     Raises:
-        ToolFailure: it is longer, or compressed in a way that nobody asked for, or broken.
+        ToolFailure: it is longer, or broken, or compressed in a way that the request did not accept.
     """
     body = bytearray()
     try:
@@ -137,13 +137,13 @@ async def _read_into(body: bytearray, response: httpx.Response, max_bytes: int) 
     async for part in response.aiter_raw():
         body += unpack.take(part, max_bytes + 1 - len(body))
         if len(body) > max_bytes:
-            message = f"{where} more than {max_bytes} bytes; ask for less at once"
+            message = f"{where} more than {max_bytes} bytes; ask for less data"
             raise ToolFailure(ErrorCode.CONTRACT_VIOLATION, message, undone=False)
     unpack.end()
 
 
 async def read_response(response: httpx.Response, max_bytes: int, *, cut: bool = False) -> httpx.Response:
-    """The response with its body, as `read_body` reads it, and of its headers those that say what it means."""
+    """Return the response with its body, as `read_body` reads it, and of its headers those that say what it means."""
     body = await read_body(response, max_bytes, cut=cut)
     kept = {name: response.headers[name] for name in _KEPT if name in response.headers}
     if (location := location_of(response)) is not None:
@@ -154,7 +154,7 @@ async def read_response(response: httpx.Response, max_bytes: int, *, cut: bool =
 
 
 def body_text(response: httpx.Response) -> str:
-    """The body as text, without a byte order mark: in the charset that it states, else in UTF-8.
+    """Return the body as text, without a byte order mark: in the charset that it states, else in UTF-8.
 
     What is wrong is replaced.
     """
@@ -162,7 +162,7 @@ def body_text(response: httpx.Response) -> str:
 
 
 def charset_of(response: httpx.Response) -> str | None:
-    """The charset that a body states, by Python's name, or that its byte order mark shows.
+    """Return the charset that a body states, by Python's name, or that its byte order mark shows.
 
     None where it states UTF-8, none, or one that is unknown.
     """
@@ -173,7 +173,7 @@ def charset_of(response: httpx.Response) -> str | None:
 
 
 def states_unknown_charset(response: httpx.Response) -> bool:
-    """Whether a body states a charset that is unknown here."""
+    """Return whether a body states a charset that is unknown here."""
     return _stated_charset(response) is None
 
 
@@ -186,7 +186,7 @@ def _stated_charset(response: httpx.Response) -> str | None:
 
 
 def _following(request: httpx.Request, response: httpx.Response) -> httpx.Request | None:
-    """The request that a redirect asks for; None where it is none, or leads to another origin."""
+    """Return the request that a redirect asks for; None where it is none, or leads to another origin."""
     status, location = response.status_code, location_of(response)
     if status not in _FOLLOWED or location is None:
         return None
@@ -210,15 +210,15 @@ class _Plain:
     """A body that is not compressed."""
 
     def take(self, part: bytes, max_bytes: int) -> bytes:
-        """At most `max_bytes` more of what it says."""
+        """Return at most `max_bytes` more of the body."""
         return part[:max_bytes]
 
     def end(self) -> None:
-        """Nothing can be missing here: HTTP itself says where the body ends."""
+        """Do nothing: HTTP itself says where the body ends."""
 
 
 class _Packed(_Plain):
-    """A body in gzip or zlib. It never holds more than it was asked for, whatever it would swell to."""
+    """A body in gzip or zlib. It never holds more bytes than it was asked for."""
 
     def __init__(self, where: str) -> None:
         self._where = where

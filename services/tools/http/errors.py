@@ -1,7 +1,7 @@
-"""What an HTTP answer or failure means in the one list of error codes.
+"""Map HTTP answers and failures to error codes.
 
-Nothing secret gets into a message, and no page: of what an upstream says when it fails, only a stated reason is kept,
-because people and models read it.
+People and models read the messages. So a message has no secret and no web page: of an answer that reports a failure,
+only the stated reason is kept.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ STATUS_CODES: dict[int, ErrorCode] = {
     451: ErrorCode.FORBIDDEN,
     499: ErrorCode.TIMEOUT,
 }
-"""What a status means. Whether something was done all the same is not said here, but in refusals.py."""
+"""The error code of each status. refusals.py says whether the server has done nothing."""
 PROBLEM = "application/problem+json"
-"""RFC 9457: an error, whatever the status says."""
+"""RFC 9457: an error, with any status."""
 _EXCERPT_MAX_CHARS = 300
 _SERVER_ERROR = 500
 _CLIENT_ERROR = 400
@@ -72,7 +72,7 @@ _EPOCH_S = 1_000_000_000
 
 
 def check_status(response: httpx.Response) -> httpx.Response:
-    """The response itself, or ToolFailure when its status is none of a whole success.
+    """Return the response itself, or ToolFailure when its status is none of a whole success.
 
     What the server has done is known for the statuses in `refusals.HTTP_STATUSES` alone.
     """
@@ -85,7 +85,7 @@ def check_status(response: httpx.Response) -> httpx.Response:
     code = _code_of(status)
     is_undone = refusals.is_refusal_by_status(status)
     if code is ErrorCode.NOT_FOUND and is_page(response):
-        # An API that misses a thing says so in its own form. A page comes from whatever else answers at the address.
+        # An API that misses a thing says so in its own form. A page comes from another program at this address.
         code, is_undone = ErrorCode.CONTRACT_VIOLATION, False
     raise ToolFailure(
         code,
@@ -97,7 +97,7 @@ def check_status(response: httpx.Response) -> httpx.Response:
 
 
 def _redirected(response: httpx.Response, where: str) -> ToolFailure:
-    """A redirect that is not followed. A server may send it after the work, as most do that answer a form with 303."""
+    """Return the failure of a redirect that is not followed. A server may send it after the work: 303 for a form."""
     location = shown_location(response)
     leads = f"and leads to {location}" if location else "and names no other place"
     details: dict[str, Json] = {"http_status": response.status_code}
@@ -113,7 +113,7 @@ def _redirected(response: httpx.Response, where: str) -> ToolFailure:
 
 
 def shown_location(response: httpx.Response) -> str | None:
-    """Where a redirect leads, as it may be told: without a user part, a query or a fragment, which can hold secrets."""
+    """Return the target of a redirect for messages: without user part, query and fragment, which can hold secrets."""
     stated_location = location_of(response)
     if stated_location is None:
         return None
@@ -121,14 +121,14 @@ def shown_location(response: httpx.Response) -> str | None:
         url = response.request.url.join(stated_location)
         told = f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}"
     except (httpx.InvalidURL, UnicodeError, ValueError):
-        return "an address that is no URL"
+        return "an address that is not a URL"
     return " ".join(told.split())[:_LOCATION_MAX_CHARS]
 
 
 def json_content(response: httpx.Response, success: Expression | None = None) -> Json:
-    """The JSON that a response holds; None when it holds nothing.
+    """Return the JSON that a response holds; None when it holds nothing.
 
-    `success` is CEL over `body`: true when the call worked, for APIs that answer 200 whatever happened.
+    `success` is CEL over `body`: true when the call worked, for APIs that answer 200 to failures too.
 
     Raises:
         ToolFailure: it failed, by its status, by its own account, or because it is not JSON.
@@ -159,7 +159,7 @@ def json_content(response: httpx.Response, success: Expression | None = None) ->
 
 
 def stated_reason(response: httpx.Response) -> str:
-    """The reason that a failed response states, in one line: never a page, never a stack trace."""
+    """Return the reason that a failed response states, in one line: never a page, never a stack trace."""
     if is_json(_media_type(response)):
         try:
             reason = " · ".join(dict.fromkeys(_reasons(_json_of(response))))
@@ -171,7 +171,7 @@ def stated_reason(response: httpx.Response) -> str:
 
 
 def one_line(reason: str) -> str:
-    """What somebody else says went wrong, short, and nothing of it when it is a page or a stack trace."""
+    """Return what somebody else says went wrong, short, and nothing of it when it is a page or a stack trace."""
     reason = reason[:_LOOKED_AT_MAX_CHARS]
     if _TRACE.search(reason) or _PAGE.search(reason):
         reason = ""
@@ -180,8 +180,8 @@ def one_line(reason: str) -> str:
 
 
 def failure_of_request(error: httpx.HTTPError | httpx.InvalidURL) -> ToolFailure:
-    """What a request that got no answer means."""
-    target = _target(error.request) if isinstance(error, httpx.HTTPError) and error._request else "the upstream"  # noqa: SLF001 - `.request` raises when there is none
+    """Return what a request that got no answer means."""
+    target = _target(error.request) if isinstance(error, httpx.HTTPError) and error._request else "the upstream"  # noqa: SLF001 - `.request` raises when it is not set
     undone = refusals.was_not_sent(error)
     kind = type(error).__name__
     match error:
@@ -192,7 +192,7 @@ def failure_of_request(error: httpx.HTTPError | httpx.InvalidURL) -> ToolFailure
                 return failure
         case httpx.InvalidURL() | httpx.UnsupportedProtocol():
             return ToolFailure(
-                ErrorCode.INTERNAL, "the tool is configured with an address that is no URL", undone=undone
+                ErrorCode.INTERNAL, "the tool is configured with an address that is not a URL", undone=undone
             )
         case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.PoolTimeout() | httpx.ProxyError():
             return ToolFailure(ErrorCode.UNAVAILABLE, f"{target} cannot be reached ({kind})", undone=undone)
@@ -214,7 +214,7 @@ def _check_success(success: Expression, body: Json, response: httpx.Response, wh
 
 
 def _reasons(body: Json, depth: int = 0) -> Iterator[str]:
-    """What a body says went wrong, looked for where APIs put it."""
+    """Yield what a body says went wrong, looked for where APIs put it."""
     match body:
         case str():
             yield body
@@ -251,18 +251,18 @@ def _media_type(response: httpx.Response) -> str:
 
 
 def essence(media_type: str) -> str:
-    """A media type without its parameters, in small letters."""
+    """Return a media type without its parameters, in small letters."""
     return media_type.partition(";")[0].strip().lower()
 
 
 def is_json(media_type: str) -> bool:
-    """Whether this media type is JSON, such as `application/problem+json; charset=utf-8`."""
+    """Return whether this media type is JSON, such as `application/problem+json; charset=utf-8`."""
     kind = essence(media_type)
     return kind in {"application/json", "text/json"} or kind.endswith("+json")
 
 
 def _json_of(response: httpx.Response) -> Json:
-    """The JSON of a body, in the charset that it states, else in UTF-8. Raises codec.InvalidJson.
+    """Return the JSON of a body, in the charset that it states, else in UTF-8. Raises codec.InvalidJson.
 
     In an unknown charset, characters beyond ASCII are replaced: the answer of a write that has happened is not lost.
     """
@@ -277,7 +277,7 @@ def _json_of(response: httpx.Response) -> Json:
 
 
 def is_page(response: httpx.Response) -> bool:
-    """Whether a response is a web page, which people read and no program."""
+    """Return whether a response is a web page, which people read and no program."""
     kind = _media_type(response)
     return "html" in kind or (not is_json(kind) and bool(_PAGE.search(body_text(response))))
 
@@ -288,7 +288,7 @@ def _target(request: httpx.Request) -> str:
 
 
 def retry_after_ms(stated: str | None) -> int | None:
-    """What a `Retry-After` asks for (RFC 9110, 10.2.3: seconds, or a date), at most a day."""
+    """Return what a `Retry-After` asks for (RFC 9110, 10.2.3: seconds, or a date), at most a day."""
     if not stated:
         return None
     try:

@@ -29,27 +29,27 @@ class Alerts:
         self._waiting: deque[tuple[str, tuple[object, ...]]] = deque()
 
     def open(self, operation: str, kind: str, message: str, run_id: UUID | None = None) -> None:
-        """Something is wrong: `result` (a shape outside the contract), `probe` or `drift`."""
+        """Raise an alert of a kind: `result` (a shape outside the contract), `probe` or `drift`."""
         self._log.error("alert", operation=operation, kind=kind, message=message)
         self._open.add((operation, kind))
         # An upstream says what it likes, and Postgres stores no NUL in text.
         self._put("raise_alert", operation, kind, message.replace("\0", "\ufffd"), run_id)
 
     def count(self, operation: str, kind: str, message: str, run_id: UUID | None = None) -> None:
-        """Something is not as it should be and was let pass: the log says so once, and the row how often."""
+        """Count something wrong that was let pass: the log has it once, and the row how often."""
         if (operation, kind) not in self._open:
             self._log.warning("alert", operation=operation, kind=kind, message=message)
         self._open.add((operation, kind))
         self._put("raise_alert", operation, kind, message.replace("\0", "\ufffd"), run_id)
 
     def close(self, operation: str, kind: str, *, always: bool = False) -> None:
-        """It is well again. `always`: also when an earlier life of the process has opened it."""
+        """Close an alert. `always`: also one that an earlier process has opened."""
         if always or (operation, kind) in self._open:
             self._open.discard((operation, kind))
             self._put("close_alert", operation, kind)
 
     def close_others(self, kind: str, still: Iterable[str]) -> None:
-        """Of this kind, only these operations are not well."""
+        """Close the alerts of this kind, except those of these operations."""
         self._put("close_others", kind, list(still))
 
     async def write(self, pool: asyncpg.Pool) -> None:

@@ -1,7 +1,7 @@
-"""The runtime of a tool: one attempt at one call, from the request to an answer that keeps the contract.
+"""Make one attempt at one call, from the request to an answer that keeps the contract.
 
-The order is what matters: refuse what cannot be right, ask the breaker, write the intent, call once,
-check what came back. It never retries; the executor does, and each attempt comes here anew.
+The order is: refuse an invalid request, ask the breaker, write the intent, call once, check the result. It never
+retries. The executor does, and each attempt is a new request here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from triptych.tools.sdk.redaction import Redactor
 from triptych.tools.sdk.tool import Tool
 
 ASK_AGAIN_AFTER_S = (0.2, 0.5, 1.0, 2.0)
-"""So often it is asked what became of a call, within the time of a call: an upstream that starts again is back then."""
+"""The waits between questions what happened to a call. An upstream that restarts is back after them."""
 
 KNOWN = (EFFECT, "withdrawn", "postponed", "budget", "idempotency_key")
 """The details of an error that others decide by."""
@@ -63,7 +63,7 @@ class ToolWorker:
         callbacks: Callbacks | None = None,
         answers: LastAnswers | None = None,
     ) -> None:
-        """Without a redactor it knows no secrets but the tool's; without protection, no rates."""
+        """Mask only the tool's own secrets without `redactor`; apply no rates without `protection`."""
         self._tool, self._state, self._ledger, self._log = tool, state, ledger, log
         self._redactor = redactor or Redactor(learnt=tool.secrets)
         self._protection = protection or Protection.of(tool)
@@ -71,7 +71,7 @@ class ToolWorker:
         self._callbacks = callbacks
 
     async def execute(self, request: CallRequest, attempt: JobAttempt) -> CallAnswer | None:
-        """One attempt. Every failure is an answer; only a cancellation gets out. None: the upstream will call back."""
+        """Make one attempt. Every failure becomes an answer; only cancellation is raised. None: a callback follows."""
         call = Call.of(request, self._state)
         try:
             result = await self._serve(request, attempt, call)
@@ -103,7 +103,7 @@ class ToolWorker:
         return known is not None and known.contract.effect.writes
 
     def may_repeat(self, request: CallRequest) -> bool:
-        """A read changes nothing. One that its upstream completes later is parked, and so has to be stored."""
+        """Return a read changes nothing. One that its upstream completes later is parked, and so has to be stored."""
         operation = self._tool.operations.get(request.operation)
         return operation is not None and not operation.contract.effect.writes and operation.completion is None
 
@@ -131,7 +131,7 @@ class ToolWorker:
         return result
 
     async def probe(self, operation: str, arguments: dict[str, Json]) -> Result:
-        """One call past the breaker, to see whether the upstream is well. A read: it leaves nothing behind."""
+        """Call a read past the breaker, to see whether the upstream is well. It leaves nothing behind."""
         contract = self._tool.operations[operation].contract
         request = CallRequest(
             request_id=f"probe:{uuid4()}",
@@ -156,7 +156,7 @@ class ToolWorker:
         return self._redactor.clean(result)
 
     def _watch(self, request: CallRequest, result: Result) -> None:
-        """What no longer fits the contract is told to people as well; the next answer that fits takes it back."""
+        """Raise an alert for a result outside the contract. The next result that fits closes it."""
         if result.warnings:
             message = _in_words(self._redactor.clean(result).warnings)
             self._alerts.count(request.operation, "result", message, request.run_id)
@@ -169,7 +169,7 @@ class ToolWorker:
     async def _expect(
         self, operation: Operation, request: CallRequest, attempt: JobAttempt, call: Call[Any]
     ) -> Result | None:
-        """Make an address for the callback, where there is to be one. A result when an earlier attempt had its own."""
+        """Make the address of the callback, if the operation has one. Return a result that is known already."""
         if operation.completion is None or self._callbacks is None:
             return None
         expected = await self._callbacks.expect(request, attempt)
@@ -218,7 +218,7 @@ class ToolWorker:
         Beside it, whether an earlier attempt may have done it.
 
         Raises:
-            ToolFailure: it must not be made, or nobody can tell.
+            ToolFailure: it must not be made, or its state is not known.
         """
         entry = await self._ledger.begin(request, attempt)
         # The address comes after the intent, for a callback may just be telling that the attempt before has failed.
@@ -250,7 +250,7 @@ class ToolWorker:
     async def _reconcile(
         self, operation: Operation, request: CallRequest, call: Call[Any], cause: str
     ) -> Result | None:
-        """What the tool says of the call's key: what it did, or None when it certainly did nothing.
+        """Return what the tool says of the call's key: what it did, or None when it certainly did nothing.
 
         Raises:
             ToolFailure: `in_doubt`, since it cannot tell.
@@ -260,7 +260,7 @@ class ToolWorker:
                 return await _what_happened(operation, call)
         except ToolFailure as failure:
             answer = failure.message
-        except Exception as error:  # noqa: BLE001 - whatever it is, it means that the tool cannot tell
+        except Exception as error:  # noqa: BLE001 - any exception means that the tool cannot tell
             self._tell(error, "reconciliation failed", operation=request.operation, run_id=str(request.run_id))
             answer = type(error).__name__
         raise ToolFailure(
@@ -272,10 +272,10 @@ class ToolWorker:
     async def _after_conflict(
         self, operation: Operation, request: CallRequest, call: Call[Any], conflict: ToolFailure, *, tried_before: bool
     ) -> Result:
-        """A write was told that something is in its way, which may be what an earlier attempt of it has done.
+        """Return a write was told that something is in its way, which may be what an earlier attempt of it has done.
 
         Raises:
-            ToolFailure: `in_doubt`, since nobody can tell whose doing it is.
+            ToolFailure: `in_doubt`, since the cause of the conflict is not known.
         """
         if operation.reconcile is None and not tried_before:
             return self._result_of(conflict, request)
@@ -316,7 +316,7 @@ class ToolWorker:
     async def _after_failure(
         self, operation: Operation, request: CallRequest, call: Call[Any], failure: ToolFailure, *, tried_before: bool
     ) -> Result:
-        """What a failed attempt is answered with, by what is known of its effect."""
+        """Return what a failed attempt is answered with, by what is known of its effect."""
         if not operation.contract.effect.writes:
             # What is not there is an answer to a question, and an error of a write.
             return Result.empty() if failure.code is ErrorCode.NOT_FOUND else failure.result()
@@ -324,7 +324,7 @@ class ToolWorker:
             return failure.result(**{EFFECT: DONE})
         if operation.contract.effect.must_be_reconciled and _leaves_open_what_it_did(failure):
             # Neither a repeat nor other arguments may follow, so it is settled now.
-            found = await self._reconcile(operation, request, call, f"nobody knows what it did ({failure.message})")
+            found = await self._reconcile(operation, request, call, f"it is not known what it did ({failure.message})")
             return found or failure.result(**{EFFECT: NO_EFFECT})
         if failure.code is ErrorCode.CONFLICT:
             return await self._after_conflict(operation, request, call, failure, tried_before=tried_before)
@@ -332,12 +332,12 @@ class ToolWorker:
         return failure.result() if tried_before else self._result_of(failure, request)
 
     def _tell(self, error: Exception, what: str, **fields: str) -> None:
-        """Log an error that nobody has foreseen. Its text can hold anything, secrets of this process too."""
+        """Log an unforeseen error. Its text can hold anything, secrets of this process too."""
         told = self._redactor.masked("".join(traceback.format_exception(error)))
         self._log.error(what, exception=told[-TRACEBACK_MAX_CHARS:], **fields)
 
     def _result_of(self, failure: ToolFailure, request: CallRequest) -> Result:
-        """A write that failed says so where it certainly changed nothing."""
+        """Return a write that failed says so where it certainly changed nothing."""
         operation = self._tool.operations.get(request.operation)
         if failure.undone and operation is not None and operation.contract.effect.writes:
             return failure.result(**{EFFECT: NO_EFFECT})
@@ -345,14 +345,14 @@ class ToolWorker:
 
 
 def _in_words(warnings: tuple[Misreading, ...]) -> str:
-    """What an alert says of an answer that was let pass."""
+    """Return what an alert says of an answer that was let pass."""
     shown = "; ".join(f"{each.place or 'the answer'}: {each.message}" for each in warnings[:WARNINGS_SHOWN])
     more = f"; and {len(warnings) - WARNINGS_SHOWN} more" if len(warnings) > WARNINGS_SHOWN else ""
     return f"an answer was let pass that is not as its contract says: {shown}{more}"
 
 
 def _leaves_open_what_it_did(failure: ToolFailure) -> bool:
-    """Whether it reads like a refusal, or sends the caller elsewhere, and the work may have been done all the same."""
+    """Return whether the work may have been done, although the failure looks like a refusal or a redirect."""
     is_redirect = failure.details.get("http_status") in REDIRECTS
     return not failure.undone and (is_redirect or refusals.is_refusal_by_code(failure.code))
 

@@ -1,4 +1,4 @@
-"""The HTTP side of callbacks: what strangers may send here, how much of it, for how long, and how many at once.
+"""The HTTP endpoint of callbacks: limits on what strangers send, how much, for how long, and on how many connections.
 
 Nothing of a request is believed, and nothing of it is kept longer than it takes to refuse it. Every request ends in a
 status of the 2xx, 4xx or 503; none in a traceback.
@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 BODY_MAX_BYTES = 1_000_000
 BODY_WITHIN_S = 10.0
 CONNECTION_MAX_S = 30.0
-"""A connection ends after this, whatever it does: an upstream opens another."""
+"""Every connection ends after this time. An upstream opens another."""
 CONNECTIONS_MAX = 50
 """The one that is silent for longest ends when one more comes. With their bodies they hold 50 MB at most."""
 _DRAIN_MAX_BYTES = 4 * BODY_MAX_BYTES
@@ -34,13 +34,13 @@ Refuse = Callable[[Request], str | None]
 
 
 def said(status: HTTPStatus, what: str) -> JSONResponse:
-    """An answer of the endpoint."""
+    """Return an answer of the endpoint."""
     headers = {"retry-after": _RETRY_AFTER_S} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
     return JSONResponse({"status": what}, status_code=status, headers=headers)
 
 
 def endpoint(refuse: Refuse, handle: Handle, *, body_within_s: float = BODY_WITHIN_S) -> Starlette:
-    """The application with `POST /callbacks/TOKEN` alone."""
+    """Return the application with `POST /callbacks/TOKEN` alone."""
 
     async def called(request: Request) -> Response:
         try:
@@ -61,7 +61,7 @@ def endpoint(refuse: Refuse, handle: Handle, *, body_within_s: float = BODY_WITH
 
 
 def _refused(request: Request, refuse: Refuse) -> Response | None:
-    """The answer to a request of which no byte of the body has to be read."""
+    """Return the answer to a request that is refused before its body is read."""
     stated = request.headers.get("content-length", "")
     if (
         stated.isascii()
@@ -79,7 +79,7 @@ def _too_large() -> Response:
 
 
 async def _body(request: Request) -> bytes | None:
-    """The whole body, or None when it is too large."""
+    """Return the whole body, or None when it is too large."""
     body = bytearray()
     stream = request.stream()
     async for part in stream:
@@ -101,7 +101,7 @@ async def _drain(request: Request) -> None:
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection that ends in time, of which there is a limited number."""
+    """A connection with a time limit. The number of connections is limited too."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, in the place of the one that is silent for longest where all are taken."""
@@ -120,6 +120,6 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def waits_for_sender(self) -> bool:
-        """Whether the sender has not sent a whole request."""
+        """Return whether the sender has not sent a whole request."""
         cycle: Any = self.cycle
         return cycle is None or bool(cycle.more_body)

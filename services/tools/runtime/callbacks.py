@@ -1,4 +1,4 @@
-"""Calls that an upstream completes later: the job is parked, and a signed callback answers it. Nobody polls.
+"""Complete calls by callbacks: the job is parked, and a signed callback answers it. There is no polling.
 
 A callback counts once, whenever it comes: before the job is parked, twice, or after its deadline. Signatures follow
 Standard Webhooks 1.0 (https://www.standardwebhooks.com).
@@ -44,7 +44,7 @@ from triptych.tools.sdk.redaction import Redactor
 __all__ = ["BODY_MAX_BYTES", "CallbackSettings", "Callbacks", "ExpectedCallback", "PostgresCallbacks", "Verifier"]
 
 TOKEN_BYTES = 24
-NOBODY = "nobody waits for this"
+NOT_EXPECTED = "no call waits for this"
 _TOKEN = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -83,7 +83,7 @@ class Callbacks(Protocol):
     """Where callbacks are expected."""
 
     async def expect(self, request: CallRequest, attempt: JobAttempt) -> ExpectedCallback:
-        """Before the call: make the address under which its upstream calls back.
+        """Make the address under which the upstream calls back. This comes before the call.
 
         Raises:
             ToolFailure: `cancelled`, since the job belongs to another process now.
@@ -91,7 +91,7 @@ class Callbacks(Protocol):
         ...
 
     async def park(self, request: CallRequest, attempt: JobAttempt) -> Result | None:
-        """After the call: let the job wait. A result when the callback was quicker, None when it waits.
+        """Let the job wait, after the call. Return the result if the callback was quicker, and None while it waits.
 
         Raises:
             ToolFailure: `cancelled`, as above.
@@ -162,7 +162,7 @@ class PostgresCallbacks:
             await asyncio.Event().wait()
 
     def app(self, service: Service, jobs: Jobs, outbox: Outbox) -> Starlette:
-        """The endpoint."""
+        """Return the endpoint."""
 
         def refuse(request: Request) -> str | None:
             problem = self._verifier.problem_of_headers(request.headers, utc_now())
@@ -176,7 +176,7 @@ class PostgresCallbacks:
                 service.health.count("callbacks_refused")
                 return said(HTTPStatus.UNAUTHORIZED, signed)
             if not _TOKEN.fullmatch(token):
-                return said(HTTPStatus.NOT_FOUND, NOBODY)
+                return said(HTTPStatus.NOT_FOUND, NOT_EXPECTED)
             try:
                 return await self._take(token, codec.decode(body), signed, jobs, outbox)
             except codec.InvalidJson as error:
@@ -198,7 +198,7 @@ class PostgresCallbacks:
             row = await connection.fetchrow(self._sql["find"], token)
             operation = self._operations.get(row["operation"]) if row else None
             if row is None or operation is None:
-                return said(HTTPStatus.NOT_FOUND, NOBODY)
+                return said(HTTPStatus.NOT_FOUND, NOT_EXPECTED)
             if row["result"] is not None:
                 return said(HTTPStatus.OK, "known")
             request = codec.read(CallRequest, row["request"], limits=codec.STORED)

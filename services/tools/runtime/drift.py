@@ -33,7 +33,7 @@ class DriftWatch:
         self._told: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Compare at once, and then on schedule, until cancelled."""
+        """Compare now and then on schedule, until cancelled."""
         if self._tool.origin is not None and self._tool.origin.is_watched:
             await self._hear()
         while self._tool.origin is not None and self._every_s:
@@ -72,7 +72,7 @@ class DriftWatch:
             self._log.warning("the contracts could not be compared with their source", error=str(error))
             return
         except Exception:  # noqa: BLE001
-            # Somebody else writes the document, and nobody waits for this task: it must not end.
+            # The document comes from outside, and this task must not end.
             self._log.exception("the contracts could not be compared with their source")
             return
         self._take_over(accepted)
@@ -91,7 +91,7 @@ class DriftWatch:
             self._log.warning("what was accepted cannot be read", file=str(origin.file), error=str(error))
 
     def _take_over(self, accepted: Tool) -> None:
-        """What somebody has accepted since this process was started."""
+        """Take over what a person has accepted since this process was started."""
         for name, operation in accepted.operations.items():
             before = self._accepted.get(name)
             if before is not None and name in self._tool.operations and unaccepted_changes(before, operation):

@@ -31,7 +31,7 @@ class EffectState(StrEnum):
     NEW = "new"
     """It has certainly not happened."""
     UNKNOWN = "unknown"
-    """An earlier attempt began, or may have begun before the database was restored, and nobody knows how it ended."""
+    """An earlier attempt began, or may have begun before the database was restored. Its outcome is not known."""
     DONE = "done"
     """It has happened; there is a receipt."""
     CONFLICT = "conflict"
@@ -93,18 +93,18 @@ class PostgresEffectLedger:
                 return EffectEntry(EffectState.UNKNOWN)
 
     def concerns(self, finished: Finished) -> bool:
-        """Only what may have changed the world leaves a receipt."""
+        """Return only what may have changed the world leaves a receipt."""
         return isinstance(finished.request, CallRequest) and finished.request.operation in self._writes
 
     async def settle(self, conn: Connection, finished: Sequence[Finished]) -> None:
-        """In the commit that accepts these answers: keep the receipts, and clear what was refused."""
+        """Keep the receipts and clear what was refused, in the commit that accepts these answers."""
         outcomes = [outcome for one in finished if (outcome := _outcome(one)) is not None]
         if outcomes:
             await conn.execute(self._sql["settle"], *map(list, zip(*outcomes, strict=True)))
 
 
 def arguments_hash(request: CallRequest) -> str:
-    """A content hash: the same key must always come with the same arguments."""
+    """Return a content hash: the same key must always come with the same arguments."""
     written = codec.encode(request.arguments, sort_keys=True)
     if b"-0.0" in written:  # the journal forgets the sign of zero
         written = codec.encode(_without_minus_zero(request.arguments), sort_keys=True)

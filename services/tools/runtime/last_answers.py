@@ -35,10 +35,10 @@ class LastAnswers:
             self._log.warning("an answer could not be kept", operation=request.operation, error=repr(error))
 
     async def kept(self, request: CallRequest, max_age_ms: int) -> Result:
-        """The last good answer to the same call, with its age.
+        """Return the last good answer to the same call, with its age.
 
         Raises:
-            ToolFailure: `unavailable`, since there is none, or it is too old.
+            ToolFailure: `unavailable`, when no answer was kept or it is too old.
         """
         row = None if self._pool is None else await self._pool.fetchrow(SQL["last_answer"], *_key(request))
         if row is None or row["age_ms"] > max_age_ms:
@@ -49,7 +49,7 @@ class LastAnswers:
         return kept.model_copy(update={"age_ms": max(0, round(row["age_ms"]))})
 
     async def prune(self) -> None:
-        """Delete what is too old for anybody."""
+        """Delete answers that are too old for any playbook."""
         if self._pool is not None:
             await self._pool.execute(SQL["prune_answers"])
 

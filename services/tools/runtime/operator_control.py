@@ -40,7 +40,7 @@ class OperatorControl:
         alerts: Alerts,
         probe: Callable[[], Awaitable[str]],
     ) -> None:
-        """`probe` asks the upstream at once and says how that went."""
+        """`probe` asks the upstream now and describes the result."""
         self._service, self._instance, self._tool, self._pool = service, settings.instance, tool, pool
         self._protection, self._alerts, self._probe = protection, alerts, probe
         self._started_at = utc_now()
@@ -105,5 +105,5 @@ class OperatorControl:
         try:
             await self._pool.execute(SQL["record_control"], *about, answer)
         except asyncpg.DataError as error:
-            # Whoever can write to the topic must not be able to end this task: what has no row is in the log.
+            # A message on the topic must not end this task. The log has the commands without a row.
             self._service.log.warning("a command cannot be written down", command=command.command_id, error=str(error))

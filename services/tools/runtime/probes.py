@@ -1,4 +1,4 @@
-"""The probe: one call of a read, on a schedule, that shows whether the upstream is well before an agent finds out."""
+"""Probe the upstream of a tool: call one read on a schedule, so that a failure shows before an agent meets it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Probe:
         self._failure: str | None = None
 
     async def run(self) -> None:
-        """Probe at once, and then on schedule, until cancelled."""
+        """Probe now and then on schedule, until cancelled."""
         while self.operation is not None and self._guard.every_s:
             await self.now()
             await asyncio.sleep(self._guard.every_s)
@@ -61,12 +61,12 @@ class Probe:
 
 
 def _operation(tool: Tool, guard: ProbeGuard) -> str | None:
-    """The operation that is named, else the first read that costs nothing and needs no arguments."""
+    """Return the operation that is named, else the first read that costs nothing and needs no arguments."""
     if guard.operation is not None:
         name = f"{tool.name}.{guard.operation}"
         found = tool.operations.get(name)
         if found is None or found.contract.effect.writes:
-            raise ConfigurationError(f"tools.{tool.name}.guard.probe.operation: {guard.operation} is no read of it")
+            raise ConfigurationError(f"tools.{tool.name}.guard.probe.operation: {guard.operation} is not a read")
         return name
     return next((name for name, each in tool.operations.items() if _may_be_probed(each.contract)), None)
 

@@ -45,7 +45,7 @@ LOOK_EVERY_S = 30.0
 
 
 def load_tool(reference: str, source: Source | None = None) -> Tool:
-    """The tool at `module:attribute`, or the one that a factory there builds from its source.
+    """Return the tool at `module:attribute`, or the one that a factory there builds from its source.
 
     The source is read from the environment when it is None and a factory wants one.
 
@@ -127,7 +127,7 @@ async def serve(
         guard = tool.guard.overridden()
         probe = Probe(tool, guard.probe, alerts, worker.probe)
         if guard.probe.operation is not None:
-            # Whoever names a probe wants to be held up by it; one that was found by itself only tells.
+            # A named probe also decides readiness; a probe that was chosen here only raises alerts.
             service.health.depend("probe", probe.is_well)
         probing = asyncio.create_task(probe.run(), name="probe")
         watch = DriftWatch(tool, guard.refresh_every_s, alerts, service.log)
@@ -147,9 +147,9 @@ async def serve(
 
 
 async def _announce_again(service: Service, kafka: Kafka, tool: Tool, told: ClusterTopics | None) -> None:
-    """Contracts that have changed are told at once; a cluster or a topic that was made anew is told all of them again.
+    """Announce changed contracts immediately, and all contracts again to a new cluster or topic.
 
-    Whoever starts later learns the contracts from its topic.
+    A service that starts later reads the contracts from the topic.
     """
     outage = Outage(service.log, "kafka")
     while not service.stopping.is_set():

@@ -1,1 +1,1 @@
-"""What the author of a tool uses. Import it from `triptych`."""
+"""The SDK for authors of tools. Import its public names from `triptych`."""

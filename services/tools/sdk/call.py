@@ -1,4 +1,4 @@
-"""What an operation may know of the call it serves, and what it was given to work with."""
+"""The call that an operation serves, and the resources it works with."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class Resources:
 
 
 class Accepted(Exception):
-    """Raise it when the upstream has taken the work on and will call back: the call waits for that, without a process.
+    """Raise it when the upstream has accepted the work and will call back: the call then waits without a process.
 
     The operation must say how to read the callback (`@tool.completion`).
     """
 
 
 class NotYet(Exception):
-    """Raise it in what reads a callback that says no more than that the work goes on."""
+    """Raise it while reading a callback which only says that the work goes on."""
 
 
 @dataclass(slots=True)
 class Call(Generic[StateT]):
-    """Take a parameter of this type, and the runtime fills it in; it is no argument of the contract."""
+    """Take a parameter of this type, and the runtime fills it in; it is not an argument of the contract."""
 
     run_id: UUID
     tenant: str
@@ -60,7 +60,7 @@ class Call(Generic[StateT]):
     state: StateT
     """What the tool's lifespan yielded."""
     arguments: dict[str, Json] = field(default_factory=dict)
-    """What the call was made with, for whoever asks later what became of it."""
+    """The arguments of the call, for code that asks later what happened to it."""
     callback_url: str | None = None
     """Where the upstream may call back, if the operation is completed in this way; the same for all attempts."""
     spent: Spend = NOTHING
@@ -93,6 +93,6 @@ class Call(Generic[StateT]):
         )
 
     def count_unknown_cost(self) -> None:
-        """The call was cut off: unless it has reported its cost, that is not known and counts as the whole grant."""
+        """Count the whole grant as spent, unless a cost was reported: after a cut, the cost is not known."""
         if self.spent == Spend():
             self.spent = Spend(tokens=self.grant.tokens, usd_micros=self.grant.usd_micros)

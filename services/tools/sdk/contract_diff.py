@@ -47,7 +47,7 @@ class Difference:
 
 
 def compare(accepted: Mapping[str, Operation], now: Mapping[str, Operation]) -> list[Difference]:
-    """What has changed between two sets of operations, by name."""
+    """Return what has changed between two sets of operations, by name."""
     found = []
     for name in sorted(accepted.keys() | now.keys()):
         before, after = accepted.get(name), now.get(name)
@@ -63,7 +63,7 @@ def compare(accepted: Mapping[str, Operation], now: Mapping[str, Operation]) -> 
 
 
 def unaccepted_changes(old: Operation, new: Operation) -> list[str]:
-    """What a refresh may not change unasked: all that breaks the contract, and every fact beside it."""
+    """Return the changes that a person must accept: breaking changes of the contract, and every changed fact."""
     moved = [
         f"{name}: it was {value} and is {new.facts.get(name, 'gone')}"
         for name, value in old.facts.items()
@@ -73,7 +73,7 @@ def unaccepted_changes(old: Operation, new: Operation) -> list[str]:
 
 
 def rewordings(old: Contract, new: Contract) -> tuple[str, ...]:
-    """What is said otherwise than before: of the operation, and within its schemas, where a model reads it as well."""
+    """Return the texts that have changed, of the operation and within its schemas. Models read them too."""
     before, after = ({"description": each.description} | texts_in_schemas(each) for each in (old, new))
     return tuple(
         f"{place}: it was {quoted(before.get(place, ''))} and is {quoted(after.get(place, ''))}"
@@ -83,7 +83,7 @@ def rewordings(old: Contract, new: Contract) -> tuple[str, ...]:
 
 
 def texts_in_schemas(contract: Contract) -> dict[str, str]:
-    """What the schemas of a contract say in words, by its place."""
+    """Return what the schemas of a contract say in words, by its place."""
     return {
         ".".join(place): word if isinstance(word, str) else codec.encode_text(word)
         for place, word in _texts_of(contract).items()
@@ -112,7 +112,7 @@ def _texts_of(contract: Contract) -> dict[_Place, Json]:
 
 
 def _schemas_of(contract: Contract) -> Iterator[tuple[_Place, dict[str, Json]]]:
-    """The schemas of a contract and all that are within them, by their place."""
+    """Yield the schemas of a contract and all that are within them, by their place."""
     yield from _schemas_in(contract.arguments, ("arguments",))
     yield from _schemas_in(contract.result, ("result",))
 
@@ -138,7 +138,7 @@ def quoted(text: str) -> str:
 
 
 def breaking_changes(old: Contract, new: Contract) -> list[str]:
-    """What breaks those who planned under `old` when the upstream works as `new` says; empty when nothing does."""
+    """Return what breaks calls that were planned under `old` when the upstream works as `new` says."""
     told = [] if old.effect is new.effect else [f"the effect was {old.effect.value} and is {new.effect.value}"]
     for part, before, after in (("arguments", old.arguments, new.arguments), ("result", old.result, new.result)):
         if before == after:

@@ -35,7 +35,7 @@ class ToolFailure(Exception):
         super().__init__(f"{code}: {message}")
 
     def result(self, **details: Json) -> Result:
-        """The result that this failure is answered with."""
+        """Return the result that this failure is answered with."""
         return Result.failed(self.code, self.message, retry_after_ms=self.retry_after_ms, **self.details | details)
 
 

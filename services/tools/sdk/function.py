@@ -69,7 +69,7 @@ class TypedFunction:
         self.operation = Operation(contract, self._perform, may_be_empty=may_be_empty)
 
     def completed_by(self, read: Function) -> ReadCallback:
-        """A function that reads a callback, its result turned to JSON as the operation's own is."""
+        """Return a function that reads a callback, its result turned to JSON as the operation's own is."""
 
         async def read_callback(body: Json) -> Json:
             found = await read(body)
@@ -78,7 +78,7 @@ class TypedFunction:
         return read_callback
 
     def reconciled_by(self, reconcile: Function) -> Reconcile:
-        """A function that asks what happened, its result turned to JSON as the operation's own is."""
+        """Return a function that asks what happened, its result turned to JSON as the operation's own is."""
 
         async def ask(call: Call[Any]) -> Json:
             found = await reconcile(call)

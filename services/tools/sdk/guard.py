@@ -1,6 +1,6 @@
-"""How a tool's upstream is spared and what is done when it fails: the table `guard` of a tool in triptych.toml.
+"""The settings that protect a tool's upstream: the table `guard` of a tool in triptych.toml.
 
-It holds for any adapter. What the adapter itself has said (`Tool(guard=...)`) stands where the table says nothing.
+It works for any adapter. Where the table has no value, the one of the adapter counts (`Tool(guard=...)`).
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ class BreakerPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many calls in any span of this length, whichever processes make them."""
+    """The most calls in any span of this length, in all processes together."""
 
     calls: int
     per_ms: int
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """From `100/min`; units are s, min, h and day. Raises ValueError."""
+        """Parse `100/min`. Units are s, min, h and day. Raises ValueError."""
         found = _RATE.fullmatch(text.replace(" ", ""))
         if found is None or int(found[1]) == 0:
-            raise ValueError(f"{text!r} is no rate: write it as 10/s, 100/min, 1000/h or 5000/day")
+            raise ValueError(f"{text!r} is not a rate: write it as 10/s, 100/min, 1000/h or 5000/day")
         return cls(int(found[1]), _UNIT_MS[found[2]])
 
     @property
     def burst(self) -> int:
-        """So many may come at once after a pause."""
+        """Return how many may come together after a pause."""
         return max(1, self.calls // _BURST_SHARE)
 
     @property
     def interval_ms(self) -> float:
-        """Between two calls after a burst, so that burst and trickle together stay within `calls`."""
+        """Return between two calls after a burst, so that burst and trickle together stay within `calls`."""
         return self.per_ms / (self.calls - self.burst + 1)
 
 
@@ -75,7 +75,7 @@ class OperationGuard(Options):
     rate: Annotated[RateText | None, Field(description="At most so many calls, in all processes, as in `100/min`.")] = (
         None
     )
-    concurrency: Annotated[int | None, Field(ge=1, description="At most so many at once in one process.")] = None
+    concurrency: Annotated[int | None, Field(ge=1, description="The most calls at one time in one process.")] = None
 
 
 _UNGUARDED = OperationGuard()
@@ -110,11 +110,11 @@ class Guard(OperationGuard):
     """By the operation's own name, what differs for it."""
 
     def of(self, operation: str) -> OperationGuard:
-        """The guard of `tool.operation` alone."""
+        """Return the guard of `tool.operation` alone."""
         return self.operations.get(operation.partition(".")[2], _UNGUARDED) if self.operations else _UNGUARDED
 
     def overridden(self) -> Guard:
-        """With what the environment says of this tool, field by field.
+        """Return this table with the values of the environment in place of its own, field by field.
 
         Raises:
             ConfigurationError: a key is not known, or a value has not its form.

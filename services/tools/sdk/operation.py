@@ -21,7 +21,7 @@ from triptych.tools.sdk.failure import ToolDefinitionError, ToolFailure
 Perform = Callable[[dict[str, Json], Call[Any]], Awaitable[Json]]
 """Does the work once: arguments that fit the contract, and the call they came with. None where nothing was found."""
 Reconcile = Callable[[Call[Any]], Awaitable[Json]]
-"""What became of an earlier attempt: its result, or None when it certainly did not happen."""
+"""Asks for the result of an earlier attempt: None when it certainly did not happen."""
 
 
 ReadCallback = Callable[[Json], Awaitable[Json]]
@@ -73,7 +73,7 @@ class Operation:
         self.takes |= before.takes
 
     def wrapped(self, around: Callable[[Perform], Perform]) -> Operation:
-        """The same operation, with something around what performs it."""
+        """Return the same operation, with something around what performs it."""
         wrapped = Operation(
             self.contract,
             around(self._perform),
@@ -86,7 +86,7 @@ class Operation:
         return wrapped
 
     def refuses(self, data: Json) -> bool:
-        """Whether this could not be the data of a result."""
+        """Return whether this could not be the data of a result."""
         return not self._result_schema.is_valid(data) and not (data is None and self._may_be_empty)
 
     def check_arguments(self, arguments: dict[str, Json]) -> None:
@@ -103,23 +103,23 @@ class Operation:
         return self._held_to_contract(await self._perform(arguments, call))
 
     def attempt_timeout_ms(self, timeout_ms: int) -> int:
-        """How long an attempt may take, of a call that may take `timeout_ms`."""
+        """Return how long an attempt may take, of a call that may take `timeout_ms`."""
         return timeout_ms if self.completion is None else min(timeout_ms, self.completion.accept_within_ms)
 
     async def read_callback(self, body: Json) -> Result | None:
-        """What a callback says, held to the contract; None when the work goes on.
+        """Return what a callback says, held to the contract; None when the work goes on.
 
         Raises:
             ToolFailure: the work failed, or what it gave does not fit the contract.
         """
-        assert self.completion is not None  # noqa: S101 - nobody else was given an address
+        assert self.completion is not None  # noqa: S101 - only operations with a completion have a callback address
         try:
             return self._held_to_contract(await self.completion.read(body))
         except NotYet:
             return None
 
     async def ask_what_happened(self, call: Call[Any]) -> Result | None:
-        """The result of an earlier attempt whose answer was lost; None when it certainly did not happen.
+        """Return the result of an earlier attempt whose answer was lost; None when it certainly did not happen.
 
         Raises:
             ToolFailure: `in_doubt`, when the tool cannot tell.
@@ -156,7 +156,7 @@ class Operation:
 
 
 def _misreadings(schema: JsonSchema, data: Json) -> Iterator[Misreading]:
-    """What of an answer is not as its schema has it."""
+    """Yield what of an answer is not as its schema has it."""
     for error in schema.schema_errors(data, WARNINGS_MAX):
         yield Misreading(place=path_of(error.place), message=error.message)
 

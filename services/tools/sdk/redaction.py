@@ -48,22 +48,22 @@ _LOOKS_SECRET = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Needle:
-    """One form of a secret, as it may stand in a text."""
+    """One form of a secret, as it may occur in a text."""
 
     text: str
     in_json: str
-    """As it stands in a text that is written as JSON."""
+    """The same form in a text that is written as JSON."""
     is_base64: bool = False
 
 
 def needles_of(values: Iterable[str]) -> tuple[Needle, ...]:
-    """Every form of these secrets that is looked for."""
+    """Return every form of these secrets that is searched for."""
     found: dict[str, Needle] = {}
     for value in values:
         if len(value) < SHORTEST_CHARS:
             continue
         if not value.isascii() and any("\ud800" <= each <= "\udfff" for each in value):
-            # The variable held bytes that are no text: there is no other form of it.
+            # The variable held bytes that are not text: it has no other form.
             found[value] = Needle(value, value)
             continue
         for form in _written(value):
@@ -74,7 +74,7 @@ def needles_of(values: Iterable[str]) -> tuple[Needle, ...]:
 
 
 def _written(value: str) -> Iterator[str]:
-    """As it is, and as JSON, URLs, forms, HTML and hexadecimal digits have it."""
+    """Yield it as it is, and as JSON, URLs, forms, HTML and hexadecimal digits have it."""
     yield value
     if len(value.strip()) >= SHORTEST_CHARS:
         yield value.strip()
@@ -96,7 +96,7 @@ def _written(value: str) -> Iterator[str]:
 
 
 def _in_base64(value: bytes) -> Iterator[str]:
-    """The digits that a value has in base64 of something longer, such as `user:secret`, wherever it stands in it."""
+    """Yield the base64 digits of a value within a longer text, such as `user:secret`, at each offset."""
     for before in range(3):
         first, last = -(-before * 8 // 6), (before + len(value)) * 8 // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -104,7 +104,7 @@ def _in_base64(value: bytes) -> Iterator[str]:
 
 
 def secrets_in(settings: BaseSettings | None) -> list[SecretStr]:
-    """The secret fields of a tool's own settings."""
+    """Return the secret fields of a tool's own settings."""
     if settings is None:
         return []
     return [value for name in type(settings).model_fields if isinstance(value := getattr(settings, name), SecretStr)]
@@ -121,7 +121,7 @@ class Redactor:
         self._look()
 
     def clean(self, result: Result) -> Result:
-        """The result without secrets; the very same where it holds none."""
+        """Return the result without secrets; the very same where it holds none."""
         self._look()
         if result.error is not None:
             error = result.error
@@ -141,7 +141,7 @@ class Redactor:
         return result.model_copy(update={"data": _walk(result.data, self._without_known)})
 
     def masked(self, text: str) -> str:
-        """A text for people, such as an error or a traceback, without secrets and what looks like one."""
+        """Return a text for people, such as an error or a traceback, without secrets and what looks like one."""
         self._look()
         return _LOOKS_SECRET.sub(_keep_the_name, self._without_known(text))
 
@@ -154,13 +154,13 @@ class Redactor:
         self._needles = needles_of(values)
 
     def _may_hold_known(self, data: Json) -> bool:
-        """Most data holds none, and to look at it as one text is far quicker than to look at all that is in it."""
+        """Return whether data may have a known secret. To search it as one text is quick, and most data has none."""
         if not self._needles:
             return False
         try:
             whole = codec.encode_text(data)
         except codec.InvalidJson:
-            return True  # whoever sends it says so; it may hold one all the same
+            return True  # the sender reports this later; it may still hold a secret
         return any(needle.in_json in whole for needle in self._needles)
 
     def _without_known(self, text: str) -> str:
@@ -171,7 +171,7 @@ class Redactor:
 
 
 def _spans(text: str, needle: Needle) -> Iterator[tuple[int, int]]:
-    """What is masked: each place of a needle. Of base64 all of it, since its edges belong to the secret too."""
+    """Yield what is masked: each place of a needle. Of base64 all of it, since its edges belong to the secret too."""
     at = text.find(needle.text)
     while at >= 0:
         start, end = at, at + len(needle.text)
@@ -186,7 +186,7 @@ def _spans(text: str, needle: Needle) -> Iterator[tuple[int, int]]:
 
 
 def _without_spans(text: str, spans: list[tuple[int, int]]) -> str:
-    """The text with each span masked; those that overlap or touch are one."""
+    """Return the text with each span masked; those that overlap or touch are one."""
     parts: list[str] = []
     at = 0
     for start, end in spans:
@@ -197,7 +197,7 @@ def _without_spans(text: str, spans: list[tuple[int, int]]) -> str:
 
 
 def _keep_the_name(found: re.Match[str]) -> str:
-    """What was found, masked; the word that says what it is stays readable."""
+    """Return what was found, masked; the word that says what it is stays readable."""
     return f"{found['scheme'] or found['name'] or found['user'] or ''}{MASK}"
 
 

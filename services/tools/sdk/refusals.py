@@ -1,7 +1,7 @@
-"""What is known to have done nothing: one closed list for each protocol, and the only place that decides it.
+"""The answers which mean that nothing was done: one closed list for each protocol, and the only place that decides it.
 
-Every reply, status and error that is in none of these lists may have taken effect. An adapter asks this module and
-never decides by itself, so that what nobody has foreseen counts as unknown and not as nothing.
+Any other reply, status or error may have taken effect. An adapter asks this module and never decides by itself. So an
+answer that is not foreseen counts as unknown, and not as a refusal.
 """
 
 from __future__ import annotations
@@ -40,33 +40,33 @@ HTTP_NOT_SENT: Final = (
 UnsupportedProtocol are not among them: httpx raises both for the `Location` of an answer as well."""
 
 JSON_RPC_CODES: Final = frozenset({-32_602, -32_601, -32_020, -32_022})
-"""With these codes a server of MCP refuses a request before it does anything: invalid parameters, an unknown method, a
-header that does not fit, a version that it does not speak."""
+"""With these codes an MCP server refuses a request before it does anything. They mean invalid parameters, an unknown
+method, a wrong header or an unsupported version."""
 
 SMTP_REPLIES: Final = range(400, 600)
 """With a well-formed reply of these codes a mail server has not taken a message (RFC 5321, 4.2.1)."""
 
 
 def is_refusal_by_json_rpc(code: int) -> bool:
-    """Whether a server that answers a request with this error of JSON-RPC has done nothing."""
+    """Return whether a server that answers a request with this error of JSON-RPC has done nothing."""
     return code in JSON_RPC_CODES
 
 
 def is_refusal_by_smtp(reply: int) -> bool:
-    """Whether a server that answers a message with this reply has not taken it."""
+    """Return whether a server that answers a message with this reply has not taken it."""
     return reply in SMTP_REPLIES
 
 
 def is_refusal_by_code(code: ErrorCode) -> bool:
-    """Whether an operation that fails with this code, and says no more, has done nothing."""
+    """Return whether an operation that fails with this code, and says no more, has done nothing."""
     return code in CODES
 
 
 def is_refusal_by_status(status: int) -> bool:
-    """Whether a server that answers a request with this HTTP status has done nothing."""
+    """Return whether a server that answers a request with this HTTP status has done nothing."""
     return status in HTTP_STATUSES
 
 
 def was_not_sent(error: Exception) -> bool:
-    """Whether the HTTP request that ended with this error never left."""
+    """Return whether the HTTP request that ended with this error never left."""
     return isinstance(error, HTTP_NOT_SENT)

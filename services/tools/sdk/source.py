@@ -39,15 +39,15 @@ class Source:
     directory: Path = field(default_factory=Path)
     """Relative paths in options start here."""
     secrets: list[SecretStr] = field(default_factory=list, compare=False, repr=False)
-    """What `secret` has given out and `learn` was told: the runtime masks these values in whatever the tool answers."""
+    """What `secret` has given out and `learn` was told: the runtime masks these values in each answer."""
     fetched: dict[str, list[SecretStr]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def from_environment(cls) -> Self:
-        """What the stack, or whoever deploys the tool, has set.
+        """Return the source that the environment of this process describes.
 
         Raises:
-            ConfigurationError: there is no name, or the options are no JSON object.
+            ConfigurationError: there is no name, or the options are not a JSON object.
         """
         name = os.environ.get(NAME)
         if not name:
@@ -63,11 +63,11 @@ class Source:
         return cls(name, options, Path(os.environ.get(DIRECTORY, ".")))
 
     def environment(self) -> dict[str, str]:
-        """What `from_environment` reads."""
+        """Return what `from_environment` reads."""
         return {NAME: self.name, OPTIONS: codec.encode_text(self.options), DIRECTORY: str(self.directory)}
 
     def read(self, form: type[OptionsT]) -> OptionsT:
-        """The options in their form.
+        """Return the options in their form.
 
         Raises:
             ConfigurationError: names every key that is wrong, and what is known there.
@@ -83,11 +83,11 @@ class Source:
             raise ConfigurationError("; ".join(told)) from None
 
     def path(self, relative: str) -> Path:
-        """A file or folder that an option names."""
+        """Return a file or folder that an option names."""
         return self.directory / relative
 
     def secret(self, variable: str) -> SecretStr:
-        """The secret in an environment variable, whose name an option gave. It is kept out of every answer.
+        """Return the secret in an environment variable, whose name an option gave. It is kept out of every answer.
 
         Raises:
             ConfigurationError: it is not set.
@@ -107,7 +107,7 @@ class Source:
             self.secrets[:] = [each for each in self.secrets if each is not oldest]
 
     def variable(self, variable: str) -> str:
-        """What an environment variable holds that is no secret, such as an address.
+        """Return an environment variable that does not hold a secret, such as an address.
 
         Raises:
             ConfigurationError: it is not set.

@@ -4,7 +4,7 @@ tool = Tool("weather")
 
 @tool.operation(effect=Effect.READ, timeout_ms=5_000)
 async def forecast(city: str, days: int = 1) -> Forecast | None:
-\"\"\"The weather of the next days. Empty for a city that nobody knows.\"\"\"
+\"\"\"The weather of the next days. Empty for an unknown city.\"\"\"
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Tool:
         self.quarantined: dict[str, str] = {}
         """Operations whose calls are refused, and how they have drifted."""
         self.reworded: dict[str, str] = {}
-        """Operations that the source describes otherwise than it did when they were accepted, and how."""
+        """Operations whose description has changed at the source since they were accepted, and how."""
         self.compared = asyncio.Event()
         """Set when an adapter has compared by itself."""
         self.changed = asyncio.Event()
@@ -111,8 +111,8 @@ class Tool:
     ) -> Callable[[FunctionT], FunctionT]:
         """Offer a function as an operation. `arguments` and `result` are JSON Schemas to use instead of its hints.
 
-        `compensate` is the operation that undoes it. `business_key` makes two of its writes the same, whichever runs
-        make them, for example `refund:${{ arguments.invoice }}`.
+        `compensate` is the operation that undoes it. `business_key` makes two of its writes the same, also of
+        different runs, for example `refund:${{ arguments.invoice }}`.
 
         Raises:
             ToolDefinitionError: the function cannot be offered as it is.
@@ -131,7 +131,7 @@ class Tool:
         return offer
 
     def reconcile(self, function: Function) -> Callable[[FunctionT], FunctionT]:
-        """Offer a way to ask what became of an earlier attempt of a `once` operation.
+        """Offer a way to ask for the result of an earlier attempt of a `once` operation.
 
         It takes the Call alone and returns the operation's result, or None when it certainly did not happen.
 
@@ -174,11 +174,11 @@ class Tool:
 
     @property
     def is_called_back(self) -> bool:
-        """Whether any operation is completed by a callback."""
+        """Return whether any operation is completed by a callback."""
         return any(operation.completion is not None for operation in self.operations.values())
 
     @property
     def contracts(self) -> ToolContracts:
-        """What the tool announces."""
+        """Return what the tool announces."""
         contracts: tuple[Contract, ...] = tuple(operation.contract for operation in self.operations.values())
         return ToolContracts(tool=self.name, contracts=contracts)

@@ -1,7 +1,7 @@
-"""From the arguments of a call to the bytes of a message. Pure but for the date.
+"""Make the bytes of a message from the arguments of a call. Pure, except for the date.
 
-Nothing that an agent says becomes a header as it is. The parsers of the standard library decode encoded words in
-whatever a header is given, line breaks too: text that comes from outside goes past them.
+No text of an agent becomes a header as it is. The parsers of the standard library decode encoded words in headers, also
+line breaks in them. So text from outside does not pass through them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _TEXT_CONTROLS = frozenset(map(chr, range(32))) - {"\t", "\n", "\r"} | {"\x7f"}
 
 
 def message_id(sender: str, idempotency_key: str) -> str:
-    """The Message-ID of a call, the same for all of its attempts."""
+    """Return the Message-ID of a call, the same for all of its attempts."""
     digest = hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]
     return f"<{digest}.triptych@{sender.rpartition('@')[2]}>"
 
 
 def message_of(arguments: Mapping[str, Any], identity: str, options: MailOptions) -> bytes:
-    """The message.
+    """Return the message.
 
     Raises:
-        ToolFailure: `invalid_arguments`, since something in them cannot stand in a message.
+        ToolFailure: `invalid_arguments`, since a message cannot have something in them.
     """
     for name in ("to", "cc", "reply_to"):
         addresses = arguments.get(name, ())
@@ -82,7 +82,7 @@ def _check_address(name: str, address: str) -> None:
 
 
 def _transfer_encoding(text: str) -> str | None:
-    """How a text travels that would not arrive as it is; None leaves it to the standard library."""
+    """Return how a text travels that would not arrive as it is; None leaves it to the standard library."""
     return None if _TEXT_CONTROLS.isdisjoint(text) else "base64"
 
 
@@ -95,7 +95,7 @@ _HEADERS = frozenset(
 
 
 def _check_headers(encoded: bytes) -> None:
-    """What a reader finds must be what was written: each header once, and none besides."""
+    """Check that a reader finds the headers that were written: each once, and no others."""
     names = [name.lower() for name in BytesHeaderParser(policy=policy.compat32).parsebytes(encoded)]
     if len(names) != len(set(names)) or not _HEADERS.issuperset(names):
         raise ToolFailure(ErrorCode.INVALID_ARGUMENTS, "the arguments would make headers of their own", undone=True)
@@ -125,7 +125,7 @@ class _Text(_Plain):
 
 
 class _Identity(_Plain):
-    """The id of a message, which stands there literally however long it is."""
+    """The id of a message. It is written literally, at any length."""
 
     def fold(self, *, policy: Any) -> str:  # noqa: ARG002 - it cannot be divided
         return f"{self.name}: {self}\r\n"
@@ -140,7 +140,7 @@ def _registry() -> HeaderRegistry:
 
 
 _POLICY = policy.SMTP.clone(header_factory=_registry(), cte_type="7bit")
-"""7 bits, for a server that takes 8 says so, and nobody asks it here."""
+"""7 bits: whether the server takes 8 is not known here."""
 
 
 def recipients_of(arguments: Mapping[str, Any]) -> list[str]:
@@ -149,5 +149,5 @@ def recipients_of(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def receipt(identity: str, accepted: list[str], refused: list[Json]) -> dict[str, Json]:
-    """The result of a message that was sent."""
+    """Return the result of a message that was sent."""
     return {"message_id": identity, "accepted": list(accepted), "refused": refused}

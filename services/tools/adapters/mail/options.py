@@ -10,7 +10,7 @@ from triptych.tools.sdk.source import Options
 
 ADDRESS = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*$"
 NO_CONTROL = "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029]*$"
-"""One line, whoever says where lines end."""
+"""One line, by every definition of a line's end."""
 ENCODED_WORD = "=?"
 """How an encoded word begins (RFC 2047). Programs that show mail decode it wherever it stands."""
 

@@ -29,7 +29,7 @@ class SentFolder:
     tls: ssl.SSLContext | None
 
     async def has(self, message_id: str) -> bool:
-        """Whether a message of this id was sent.
+        """Return whether a message of this id was sent.
 
         Raises:
             ToolFailure: `unavailable` or `unauthenticated`, since the folder cannot be asked. Nothing was done.

@@ -1,7 +1,7 @@
-"""One SMTP server: hands over a message, and tells apart what it refused from what nobody knows.
+"""Send messages to one SMTP server, and tell a refusal from an unknown outcome.
 
-Up to the first byte of the message nothing was sent, whatever happens. After that only a well-formed refusal (RFC 5321,
-4.2) says that nothing was done.
+Before the first byte of the message, every failure means that nothing was sent. After that, only a well-formed refusal
+(RFC 5321, 4.2) says that nothing was done.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class SmtpSender:
     sent: SentFolder | None
 
     async def send(self, arguments: dict[str, Json], call: Call[Any]) -> Json:
-        """Send one message, unless it is among what was sent: an older state of the database may not know of that."""
+        """Send one message, unless it is in the folder of sent messages. A restored database might not know of it."""
         recipients = recipients_of(arguments)
         self._check(recipients)
         identity = message_id(self.options.sender, call.idempotency_key)
@@ -83,7 +83,7 @@ class SmtpSender:
         return receipt(identity, accepted, refused)
 
     async def what_happened(self, call: Call[Any]) -> Json:
-        """The receipt of an earlier attempt; None where it certainly sent nothing.
+        """Return the receipt of an earlier attempt; None where it certainly sent nothing.
 
         Raises:
             ToolFailure: `in_doubt`, since the server cannot tell.
@@ -120,7 +120,7 @@ class SmtpSender:
             if not any(fnmatchcase(address.lower(), pattern) for pattern in patterns):
                 raise ToolFailure(
                     ErrorCode.FORBIDDEN,
-                    f"{address} may not be written to; the tool's option `allow` names who may",
+                    f"{address} is not in the tool's option `allow`, which names the addresses that may be written to",
                     undone=True,
                 )
 
@@ -148,7 +148,7 @@ class SmtpSender:
             client.close()
 
     async def _address(self, client: SMTP, recipients: Sequence[str]) -> tuple[list[str], list[Json]]:
-        """Who gets it, and who the server would not take, with its reason."""
+        """Return who gets it, and who the server would not take, with its reason."""
         refused: list[aiosmtplib.SMTPRecipientRefused] = []
         with _nothing_was_sent(self._where):
             await client.mail(self.options.sender)
@@ -203,7 +203,7 @@ class _Strict(SMTPProtocol):
 
 @contextmanager
 def _nothing_was_sent(where: str) -> Iterator[None]:
-    """Up to here no message was handed over, so whatever fails has done nothing."""
+    """Connect and log in. A failure here has done nothing, since no message was handed over."""
     try:
         yield
     except aiosmtplib.SMTPAuthenticationError as error:
@@ -219,7 +219,7 @@ def _nothing_was_sent(where: str) -> Iterator[None]:
 
 
 def _refusal(code: int, said: str, what: str) -> ToolFailure:
-    """The server has not taken it, so nothing was sent."""
+    """Return the server has not taken it, so nothing was sent."""
     other = ErrorCode.FORBIDDEN if code in _PERMANENT else ErrorCode.UNAVAILABLE
     details: Mapping[str, Json] = {} if code == _MALFORMED else {"smtp_code": code}
     return ToolFailure(
@@ -244,7 +244,7 @@ def wait_ms(said: str) -> int | None:
 
 
 def _said(code: int, text: str) -> str:
-    """What a server says, as text that can be written down anywhere."""
+    """Return what a server says, as text that can be written down anywhere."""
     printable = "".join(char if char.isprintable() else " " for char in text[: 4 * _REASON_MAX_CHARS])
     words = " ".join(printable.split())
     return (words if code == _MALFORMED else f"{code} {words}")[:_REASON_MAX_CHARS]

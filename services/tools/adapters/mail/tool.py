@@ -22,7 +22,7 @@ CONCURRENCY = 4
 
 
 def tool(source: Source) -> Tool:
-    """The tool that a table of triptych.toml describes.
+    """Return the tool that a table of triptych.toml describes.
 
     Raises:
         ConfigurationError: an option is wrong.

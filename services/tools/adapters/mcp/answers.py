@@ -1,4 +1,4 @@
-"""What the answer of an MCP server means: data that fits the contract, or an error of the one list. Pure.
+"""Map the answers of an MCP server to data or to an error code. Pure.
 
 A server's words never decide whether something was done: a write that failed may have happened, unless
 the protocol says that the request itself was refused.
@@ -50,7 +50,7 @@ _PROTOCOL: dict[int, ErrorCode] = {
     types.HEADER_MISMATCH: ErrorCode.CONTRACT_VIOLATION,
     types.UNSUPPORTED_PROTOCOL_VERSION: ErrorCode.CONTRACT_VIOLATION,
 }
-"""JSON-RPC codes; any other is `internal`. Which of them say that nothing was done stands in `refusals`."""
+"""JSON-RPC codes; any other is `internal`. `refusals` says which of them mean that nothing was done."""
 
 _SAID: tuple[tuple[ErrorCode, re.Pattern[str]], ...] = tuple(
     (code, re.compile(words, re.IGNORECASE))
@@ -79,7 +79,7 @@ None of them is `not_found`: that would make a read that failed look like one th
 
 
 def data_of(result: types.CallToolResult, offer: McpOperation) -> Json:
-    """The data of a result that is no error; None when there is none. The contract is checked by the runtime."""
+    """Return the data of a successful result, or None without data. The runtime checks the contract."""
     texts = [block.text for block in result.content if isinstance(block, types.TextContent)]
     if offer.is_structured:
         structured = _written_out(texts) if result.structured_content is None else result.structured_content
@@ -97,7 +97,7 @@ def data_of(result: types.CallToolResult, offer: McpOperation) -> Json:
 
 
 def _written_out(texts: list[str]) -> dict[str, Json] | None:
-    """The structured result of a server that only writes it out as text, which the protocol asks for as well."""
+    """Return the structured result of a server that only writes it out as text, which the protocol asks for as well."""
     if len(texts) != 1:
         return None
     try:
@@ -108,7 +108,7 @@ def _written_out(texts: list[str]) -> dict[str, Json] | None:
 
 
 def failure_of_result(result: types.CallToolResult, offer: McpOperation) -> ToolFailure:
-    """What a result with `isError` means."""
+    """Return what a result with `isError` means."""
     said = " ".join(block.text for block in result.content if isinstance(block, types.TextContent))
     code = next((code for code, words in _SAID if words.search(said[:_LOOKED_AT_MAX_CHARS])), ErrorCode.INTERNAL)
     told = one_line(said.partition(_TRACE)[0])
@@ -118,7 +118,7 @@ def failure_of_result(result: types.CallToolResult, offer: McpOperation) -> Tool
 
 
 def failure_of_error(error: MCPError, offer: McpOperation, *, is_listed: bool) -> ToolFailure:
-    """What a JSON-RPC error means. `is_listed`: the server still offers the tool."""
+    """Return what a JSON-RPC error means. `is_listed`: the server still offers the tool."""
     operation, told = offer.contract.operation, one_line(error.message)
     data = error.data if isinstance(error.data, dict) else {}
     if (status := data.get(HTTP_STATUS)) is not None:
@@ -149,7 +149,7 @@ def failure_of_error(error: MCPError, offer: McpOperation, *, is_listed: bool) -
 
 
 def failure_of_task(error: TaskFailedError, offer: McpOperation) -> ToolFailure:
-    """The failure of a task without a result. The server took it on, so it may have taken effect."""
+    """Return the failure of a task without a result. The server took it on, so it may have taken effect."""
     told = f"task {one_line(error.task_id)}: {one_line(error.why)}"
     if error.asks:
         return _wants_an_answer(offer, told)
@@ -167,7 +167,7 @@ def _wants_an_answer(offer: McpOperation, told: str) -> ToolFailure:
 
 
 def failure_of_shape(error: Exception, offer: McpOperation) -> ToolFailure:
-    """What the SDK could not read, or what does not fit the schema that the server itself gave."""
+    """Return what the SDK could not read, or what does not fit the schema that the server itself gave."""
     return ToolFailure(
         ErrorCode.CONTRACT_VIOLATION,
         f"{offer.contract.operation} answered something that is not what it promised: {one_line(str(error))}",
@@ -176,7 +176,7 @@ def failure_of_shape(error: Exception, offer: McpOperation) -> ToolFailure:
 
 
 def _code_of_status(status: int) -> ErrorCode:
-    """A status of the server's endpoint, which says nothing of the tool's own objects."""
+    """Return a status of the server's endpoint, which says nothing of the tool's own objects."""
     if status >= _SERVER_ERROR:
         return ErrorCode.UNAVAILABLE
     code = STATUS_CODES.get(status, ErrorCode.CONTRACT_VIOLATION)

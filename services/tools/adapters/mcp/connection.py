@@ -1,6 +1,6 @@
 """One MCP server, kept connected: started or reached, watched, and started again with backoff when it is gone.
 
-It never makes a call on its own. What arrives while there is no server is answered by whoever asks here.
+It never makes a call on its own. While the server is away, callers get NotConnectedError.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RELISTEN_AFTER_S = 5.0
 LIST_EVERY_S, LIST_IN_A_ROW_MAX = 1.0, 5
 """A server that says all the time that its tools have changed is asked for them this often, after so many times."""
 START_TAKES_S = 1.0
-"""After the next try has begun; a call that comes back sooner would come for nothing."""
+"""After the next try has begun: a call that comes back sooner finds no connection."""
 
 Listed = Callable[[Listing], None]
 
@@ -73,7 +73,7 @@ class McpConnection:
 
     @property
     def client(self) -> Client:
-        """The connected client.
+        """Return the connected client.
 
         Raises:
             NotConnectedError: the server is gone; says when it is tried again.
@@ -84,12 +84,12 @@ class McpConnection:
         return self._client
 
     def lost(self) -> None:
-        """A call found the connection dead."""
+        """Note that a call found the connection dead."""
         self._is_lost = True
         self._wake.set()
 
     def stale(self) -> None:
-        """The server's tools are not those that were listed."""
+        """Note that the server's tools have changed since they were listed."""
         self._wake.set()
 
     async def _keep(self) -> None:
@@ -118,7 +118,7 @@ class McpConnection:
             backoff_s = min(LONGEST_BACKOFF_S, backoff_s * 2)
 
     async def _connected(self) -> None:
-        """One life of the connection, until it is lost or closed."""
+        """Hold one connection until it is lost or closed."""
         self._is_lost = False
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(CONNECT_WITHIN_S):
@@ -147,7 +147,7 @@ class McpConnection:
                 listening.cancel()
 
     def _rests_s(self) -> float:
-        """How long to wait before the tools are listed again; a few times in a row, not at all."""
+        """Return how long to wait before the tools are listed again; a few times in a row, not at all."""
         since_s = time.monotonic() - self._listed_at
         self._in_a_row = self._in_a_row + 1 if since_s < LIST_EVERY_S else 0
         return LIST_EVERY_S - since_s if self._in_a_row > LIST_IN_A_ROW_MAX else 0.0

@@ -50,14 +50,14 @@ class McpOperation:
 
     @property
     def is_structured(self) -> bool:
-        """Whether its result is the tool's structured content, rather than the blocks of its answer."""
+        """Return whether its result is the tool's structured content, rather than the blocks of its answer."""
         return self.tool.output_schema is not None
 
 
 def mcp_operations(
     tool: str, pinned: Iterable[PinnedTool], options: McpOptions
 ) -> tuple[list[McpOperation], list[SkippedTool]]:
-    """Every tool is in one list or the other, in the order of the server."""
+    """Return the operations of the tools, and the skipped tools, both in the order of the server."""
     pinned = list(pinned)
     names = operation_names(each.name for each in pinned)
     offered: list[McpOperation] = []
@@ -78,7 +78,7 @@ def mcp_operations(
         except _Unusable as error:
             left_out.append(SkippedTool(each.name, str(error)))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            # Somebody else writes the schemas; one that nobody has foreseen takes no other tool with it.
+            # The schemas come from outside. An unforeseen one costs its own tool, and no other.
             left_out.append(
                 SkippedTool(each.name, f"no contract can be made of it ({type(error).__name__}: {error})"[:300])
             )
@@ -86,7 +86,7 @@ def mcp_operations(
 
 
 def operation_names(tools: Iterable[str]) -> dict[str, str]:
-    """A name in our form for each of the server's names: `getUser` and `get-user` are both get_user.
+    """Return a name in our form for each of the server's names: `getUser` and `get-user` are both get_user.
 
     Those that would meet get a hash of the original name behind, all of them, so that the order does not matter.
     """
@@ -115,7 +115,7 @@ def _offer(operation: str, tool: PinnedTool, override: Override, timeout_ms: int
         try:
             JsonSchema.of(schema)
         except InvalidSchemaError as error:
-            raise _Unusable(f"the schema of its {what} is no JSON Schema: {error}") from None
+            raise _Unusable(f"the schema of its {what} is not a JSON Schema: {error}") from None
     contract = Contract(
         operation=operation,
         description=tool.description or tool.title or tool.name,
@@ -137,7 +137,7 @@ def _effect(tool: PinnedTool) -> Effect:
 
 
 def as_2020_12(schema: Mapping[str, Any]) -> dict[str, Json]:
-    """The schema in the dialect of contracts; servers also speak draft 7, where tuples are written otherwise."""
+    """Return the schema in the dialect of contracts; servers also speak draft 7, where tuples are written otherwise."""
     changed: dict[str, Any] = _in_2020_12(schema)
     changed.pop("$schema", None)
     return changed

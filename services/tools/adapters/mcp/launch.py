@@ -70,7 +70,7 @@ def _become(uid: int, gid: int) -> None:
 
 
 def parts(program: str) -> list[str]:
-    """What must be executable so that a program can be: itself, what it links to, and its interpreter."""
+    """Return what must be executable so that a program can be: itself, what it links to, and its interpreter."""
     parts = [program, os.path.realpath(program)]
     try:
         with Path(program).open("rb") as file:

@@ -33,7 +33,7 @@ class Listing:
 
 
 async def list_tools(client: Client) -> Listing:
-    """All tools of a server, page by page, as far as the pages go."""
+    """Return all tools of a server, page by page, as far as the pages go."""
     found: dict[str, PinnedTool] = {}
     left_out: list[SkippedTool] = []
     cursors: set[str] = set()
@@ -68,7 +68,7 @@ def _add(page: types.ListToolsResult, found: dict[str, PinnedTool], left_out: li
 
 
 async def ask(source: Source, options: McpOptions) -> Pins:
-    """What a server offers now, asked once.
+    """Return what a server offers now, asked once.
 
     Raises:
         ConfigurationError: it cannot be started or reached, or offers no tools.
@@ -98,7 +98,7 @@ async def ask(source: Source, options: McpOptions) -> Pins:
 
 
 def told(error: BaseException) -> str:
-    """The innermost cause, by its kind and, where it is one of the operating system or the protocol, its words."""
+    """Return the kind of the innermost cause, with its message if the system or the protocol gave it."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     match error:

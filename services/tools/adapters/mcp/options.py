@@ -35,7 +35,7 @@ class McpOptions(Options):
     cwd: str = "."
     """Where it is started; in its own home where it cannot be there."""
     user: str | None = None
-    """Who it runs as, by name or number; nobody where this process is root, else the user of this process."""
+    """The user that it runs as, by name or number. By default `nobody` if this process is root, else its user."""
     env: tuple[str, ...] = ()
     """Variables of this process that the server gets too; of the rest it sees only PATH and LANG."""
     url: HttpUrl | None = None
@@ -51,7 +51,7 @@ class McpOptions(Options):
     timeout_ms: TimeoutMs = 30_000
     """The time limit of a call, where `operations` has no other."""
     concurrency: PositiveInt = 16
-    """Calls at once."""
+    """The most calls at the same time."""
     operations: Mapping[str, Override] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ class Hints(_Form):
 
 
 class Execution(_Form):
-    """How a tool is to be called, in protocol 2025-11-25."""
+    """How a tool must be called, in protocol 2025-11-25."""
 
     task_support: str | None = None
 
@@ -49,7 +49,7 @@ class PinnedTool(_Form):
 
 @dataclass(frozen=True, slots=True)
 class SkippedTool:
-    """One tool of the server that is no operation, and why."""
+    """One tool of the server that is not offered, and why."""
 
     name: str
     why: str
@@ -74,7 +74,7 @@ class Pins(_Form):
     @classmethod
     def load(cls, file: Path) -> Pins:
         """Read a file of pins. Raises ConfigurationError that names it and the cure."""
-        cure = "`triptych tools add mcp --replace` writes it anew"
+        cure = "`triptych tools add mcp --replace` writes it again"
         try:
             return codec.read(cls, file.read_bytes(), limits=codec.DOCUMENT)
         except OSError as error:
@@ -87,5 +87,5 @@ class Pins(_Form):
             raise ConfigurationError(f"{file}: {where}: {first['msg']}; {cure}") from None
 
     def text(self) -> str:
-        """The content of the file."""
+        """Return the content of the file."""
         return self.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n"

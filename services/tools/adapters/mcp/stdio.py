@@ -1,7 +1,7 @@
 """An MCP server as a process of its own: what it gets from us, how it is spoken to, and how it ends.
 
 It sees a few variables, a home of its own and, where we are root, another user; it cannot read this process. Its lines
-are bounded, whatever it writes where, and it goes with everything that it has started.
+are bounded, on every stream, and it ends with all processes that it has started.
 """
 
 from __future__ import annotations
@@ -72,16 +72,16 @@ class ServerDiagnostics:
         self._began, self._logged, self._left_out = 0.0, 0, 0
 
     def line(self, text: str) -> None:
-        """A line of its standard error."""
+        """Take a line of its standard error."""
         self.last = text[:LOGGED_MAX_CHARS]
         self._log("the MCP server says", self.last)
 
     def note(self, what: str) -> None:
-        """Something that it should not do."""
+        """Note something that it should not do."""
         self._log("the MCP server does not keep to the protocol", what[:LOGGED_MAX_CHARS])
 
     def ended(self, code: int | None) -> None:
-        """How its process ended, where it did so by itself."""
+        """Note how its process ended, if it ended by itself."""
         if code:
             self.last = f"{self.last}; " * bool(self.last) + f"its process ended with code {code}"
 
@@ -123,7 +123,7 @@ class StdioServer:
 
 
 def process_user(user: str | None) -> ProcessUser:
-    """Who a server runs as: who an option names, or nobody where we are root, or ourselves.
+    """Return the user that a server runs as: of the option, or `nobody` if we are root, or our own.
 
     Raises:
         ConfigurationError: there is no such user, or we cannot become it.
@@ -143,7 +143,7 @@ def process_user(user: str | None) -> ProcessUser:
 
 
 def home_of(name: str, directory: Path, account: ProcessUser) -> Path:
-    """The home of a server, which stays from one start to the next: package runners keep there what they fetch."""
+    """Return the home of a server. It stays between starts: package runners keep their downloads there."""
     digest = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:12]
     home = Path(tempfile.gettempdir()) / f"triptych-mcp-{name}-{digest}-{account.uid}"
     with suppress(FileExistsError):
@@ -153,7 +153,7 @@ def home_of(name: str, directory: Path, account: ProcessUser) -> Path:
     found = home.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != account.uid or found.st_mode & 0o077:
         raise ConfigurationError(
-            f"{home} is to be the home of the MCP server {name}, and is somebody else's: remove it"
+            f"{home} must be the home of the MCP server {name}, and belongs to another user: remove it"
         )
     return home
 
@@ -166,7 +166,7 @@ def hide() -> None:
 
 @asynccontextmanager
 async def stdio(server: StdioServer, said: ServerDiagnostics) -> AsyncIterator[Streams]:
-    """The streams of a server that is started here and ended with the body."""
+    """Start a server, give its streams to the body, and end it with the body."""
     if server.account.uid == os.geteuid():
         hide()
     else:
@@ -231,7 +231,7 @@ class _Pipes:
                         await self._to_session.send(SessionMessage(message))
 
     def _message(self, line: bytes, *, is_whole: bool) -> Any:
-        """What the SDK gets of a line: a message, an error in its place, or nothing."""
+        """Return what the SDK gets of a line: a message, an error in its place, or nothing."""
         if not line.strip():
             return None
         request_id = id_in(line)
@@ -242,7 +242,7 @@ class _Pipes:
         except UnreadableError as error:
             return self._unreadable(request_id, error.why, line)
         if is_answer(message) and message.id is not None and self._waiting.pop(str(message.id), None) is None:
-            self._said.note("the server answers what nobody has asked, or has answered already")
+            self._said.note("the server answers a request that was not made, or was answered already")
             return None
         return message
 
@@ -251,7 +251,7 @@ class _Pipes:
             request_id = next(iter(self._waiting))
         method = None if request_id is None else self._waiting.pop(str(request_id), None)
         if request_id is None or method is None:
-            self._said.note(f"the server writes to its output what is no message: {why}")
+            self._said.note(f"the server writes something to its output that is not a message: {why}")
             return None
         return error_of(request_id, UNREADABLE, why)
 
@@ -263,7 +263,7 @@ class _Pipes:
                 async for each in self._from_session:
                     await self._send(each.message)
         except (anyio.ClosedResourceError, anyio.BrokenResourceError, OSError):
-            # It may live on without reading: whoever waits for an answer must hear that none will come.
+            # It may live on without reading: callers that wait must hear that no answer will come.
             await self._to_session.aclose()
 
     async def _send(self, message: Any) -> None:
@@ -352,7 +352,7 @@ def _forget(process: Process) -> None:
 
 
 def _descendants(pid: int) -> set[int]:
-    """A process and all that it has started, as far as they still hang together."""
+    """Return a process and all that it has started, as far as they still hang together."""
     children: dict[int, set[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError, IndexError):

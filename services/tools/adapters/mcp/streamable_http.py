@@ -48,7 +48,7 @@ _HELLO = frozenset({"server/discover", "initialize"})
 _NO_POST_HERE = frozenset({400, 404, 405})
 _SSE_WITHIN_S, _SSE_LINES = 5.0, 10
 _SSE_ALONE = (
-    "it speaks HTTP with SSE as protocol 2024-11-05 has it, which streamable HTTP has replaced; ask those who run it "
+    "it speaks HTTP with SSE of protocol 2024-11-05, which streamable HTTP has replaced. Ask those who run it "
     "for the address of that, often /mcp, or put a proxy such as mcp-proxy between"
 )
 _PLAIN = frozenset({"", "identity"})
@@ -57,7 +57,7 @@ _JSON, _EVENTS = "application/json", "text/event-stream"
 
 @asynccontextmanager
 async def http_transport(url: str, headers: Mapping[str, str]) -> AsyncIterator[tuple[Any, Any]]:
-    """The streams of a connection to `url`."""
+    """Open a connection to `url`, and give its streams to the body."""
     timeout = httpx2.Timeout(CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
     transport = _Visible(httpx2.AsyncHTTPTransport())
     async with (
@@ -80,7 +80,7 @@ class _Asked:
     method: str | None
 
     def is_answered_by(self, message: JSONRPCResponse | types.JSONRPCError) -> bool:
-        """Whether this is its answer. One without an id can be of no other request."""
+        """Return whether this is its answer. One without an id can be of no other request."""
         return self.id is not None and (message.id is None or str(message.id) == str(self.id))
 
 
@@ -90,7 +90,7 @@ class _Visible(httpx2.AsyncBaseTransport):
     def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
         self._inner = inner
         self._moved: dict[httpx2.URL, httpx2.URL] = {}
-        """Where an address has sent a request that changes nothing: calls go there at once."""
+        """The target of a redirect for a request that changes nothing: calls go there directly."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.method != "POST":
@@ -109,7 +109,7 @@ class _Visible(httpx2.AsyncBaseTransport):
         return _watched(response, asked)
 
     async def _told(self, request: httpx2.Request, response: httpx2.Response, asked: _Asked) -> httpx2.Response:
-        """What the SDK hears of a redirect or an error."""
+        """Return what the SDK hears of a redirect or an error."""
         status = response.status_code
         if status < _ERRORS_FROM and asked.method != _CALL:
             target = request.url.join(response.headers.get("location", ""))
@@ -127,12 +127,12 @@ class _Visible(httpx2.AsyncBaseTransport):
             return _error(_NOT_FOUND, types.CONNECTION_CLOSED, "the server has forgotten this session")
         data = {HTTP_STATUS: status, RETRY_AFTER_MS: retry_after_ms(response.headers.get("retry-after"))}
         where = f" and names {location[:200]}" if location else ""
-        # The status stands in the data; the SDK would follow a redirect, and make the call once more.
+        # The data has the status; the SDK would follow a redirect, and make the call once more.
         shown = status if status >= _ERRORS_FROM else 502
         return _error(shown, types.INTERNAL_ERROR, f"the MCP server answered HTTP {status}{where}", data)
 
     async def _is_old(self, request: httpx2.Request) -> bool:
-        """Whether a GET of this address begins as servers of protocol 2024-11-05 do: with where to POST to."""
+        """Return whether a GET of this address begins as servers of protocol 2024-11-05 do: with where to POST to."""
         headers = {
             name: value for name, value in request.headers.items() if name not in {"content-length", "content-type"}
         }
@@ -182,12 +182,12 @@ def _type_of(response: httpx2.Response) -> str:
 
 
 def _is_plain(response: httpx2.Response) -> bool:
-    """Whether its bytes are as they were sent: a few of them could swell to any size."""
+    """Return whether its bytes are as they were sent: a few of them could swell to any size."""
     return str(response.headers.get("content-encoding", "")).strip().lower() in _PLAIN
 
 
 async def _bytes(response: httpx2.Response, max_bytes: int) -> bytes | None:
-    """The whole body, or None when there is more of it, or it is packed."""
+    """Return the whole body, or None when there is more of it, or it is packed."""
     body = bytearray()
     try:
         if not _is_plain(response):
@@ -202,7 +202,7 @@ async def _bytes(response: httpx2.Response, max_bytes: int) -> bytes | None:
 
 
 async def _json_rpc(response: httpx2.Response) -> bytes | None:
-    """The body of an error response, where it is an answer in JSON-RPC."""
+    """Return the body of an error response, where it is an answer in JSON-RPC."""
     if _type_of(response) != _JSON:
         return None
     body = await _bytes(response, ERROR_MAX_BYTES)
@@ -214,7 +214,7 @@ async def _json_rpc(response: httpx2.Response) -> bytes | None:
 
 
 async def _whole(response: httpx2.Response, asked: _Asked) -> httpx2.Response:
-    """An answer that comes in one piece."""
+    """Return an answer that comes in one piece."""
     try:
         body = await _bytes(response, ANSWER_MAX_BYTES)
     except httpx2.TransportError as error:
@@ -230,7 +230,7 @@ async def _whole(response: httpx2.Response, asked: _Asked) -> httpx2.Response:
 
 
 def _checked(body: bytes, asked: _Asked) -> bytes:
-    """A message as the SDK may read it, or an error in its place."""
+    """Return a message as the SDK may read it, or an error in its place."""
     try:
         return _encoded(_read(body, asked))
     except (UnreadableError, InvalidJson) as error:
@@ -253,14 +253,14 @@ def _unreadable(asked: _Asked, why: str) -> bytes:
 
 
 def _watched(response: httpx2.Response, asked: _Asked) -> httpx2.Response:
-    """The response with its stream in bounds: events one by one, anything else cut."""
+    """Return the response with its stream in bounds: events one by one, anything else cut."""
     is_stream = _type_of(response) == _EVENTS and _is_plain(response)
     response.stream = _Events(response.stream, asked) if is_stream else _Cut(response.stream)
     return response
 
 
 class _Cut(httpx2.AsyncByteStream):
-    """A body that nobody needs much of."""
+    """A body that is read up to a limit."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -304,7 +304,7 @@ class _Events(httpx2.AsyncByteStream):
             yield self._event(bytes(event) + rest + b"\n\n")
 
     def _event(self, event: bytes) -> bytes:
-        """The event as the SDK may read it; one that answers nobody and cannot be read is left out."""
+        """Return the event as the SDK may read it; an event that is unreadable and not an answer is left out."""
         fields = [line.partition(b":") for line in event.split(b"\n") if line]
         data = b"\n".join(value.removeprefix(b" ") for name, _, value in fields if name == b"data")
         if not data:

@@ -1,7 +1,7 @@
 """Calls that a server takes on as a task, by the extension `io.modelcontextprotocol/tasks` of protocol 2026-07-28.
 
-The call waits for its task inside the one attempt: the server is asked as often as it likes, and where the call ends
-first, at its time limit or because it is cancelled, the task is cancelled as well.
+The call waits for its task inside the one attempt, and asks the server at the interval that the server wants. If the
+call ends first, at its time limit or by cancellation, the task is cancelled too.
 See https://github.com/modelcontextprotocol/ext-tasks.
 """
 
@@ -29,7 +29,7 @@ _FINAL = frozenset({types.INVALID_PARAMS, types.METHOD_NOT_FOUND, types.MISSING_
 
 
 class TaskFailedError(Exception):
-    """A task has no result. It may have taken effect all the same."""
+    """A task has no result. It may still have taken effect."""
 
     def __init__(self, task_id: str, code: ErrorCode, why: str, *, asks: bool = False) -> None:
         """`asks`: it wants an answer in the middle of its work."""
@@ -72,7 +72,7 @@ class Tasks(ClientExtension):
         return [ResultClaim(result_type="task", model=_Created, resolve=self._result)]
 
     async def _result(self, created: _Created, context: ClaimContext) -> types.CallToolResult:
-        """The result of a task, waited for.
+        """Return the result of a task, waited for.
 
         Raises:
             TaskFailedError: it has none.
@@ -90,7 +90,7 @@ class Tasks(ClientExtension):
                 cancelling.add_done_callback(self._cancelling.discard)
 
     async def _over(self, created: _Created, session: ClientSession) -> _State:
-        """The state of a task that does not work any more."""
+        """Return the state of a task that does not work any more."""
         wait_ms, errors = created.poll_interval_ms, 0
         while True:
             await asyncio.sleep(min(max(wait_ms or POLL_MS, POLL_MIN_MS), POLL_MAX_MS) / 1_000)

@@ -1,9 +1,9 @@
 """An MCP server as a Tool: built from the pins before the server runs, held to them while it does.
 
 At each listing the server's tools are compared with the pins. What changed compatibly is taken over and
-announced; what broke is quarantined, with the difference, until somebody accepts it. Other words (a title, a
+announced; what broke is quarantined, with the difference, until a person accepts it. Other words (a title, a
 description, a hint) are told, never shown to a model, and quarantine an operation that writes. A tool that is
-new on the server is not offered: nobody has allowed it.
+new on the server is not offered before a person allows it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ PROGRESS_EVERY_S = 1.0
 
 
 def tool(source: Source) -> Tool:
-    """The tool that `[tools.NAME]` describes.
+    """Return the tool that `[tools.NAME]` describes.
 
     Raises:
         ConfigurationError: an option is wrong, the pins are missing, or nothing in them can be offered.
@@ -211,7 +211,7 @@ class _Bridge:
 
 
 def words_of(offer: McpOperation) -> dict[str, str]:
-    """What a server says of a tool to models, and of its effect."""
+    """Return what a server says of a tool to models, and of its effect."""
     tool = offer.tool
     hints = tool.annotations.model_dump(exclude_none=True) if tool.annotations else {}
     in_schemas = texts_in_schemas(offer.contract)
@@ -226,7 +226,7 @@ def words_of(offer: McpOperation) -> dict[str, str]:
 
 
 def rewordings_of(old: McpOperation, new: McpOperation) -> list[str]:
-    """What a server says otherwise than it did when the tool was accepted."""
+    """Return what a server says differently since the tool was accepted."""
     before, now = words_of(old), words_of(new)
     return [
         f"{name}: it was {before.get(name, 'nothing')} and is {now.get(name, 'nothing')}"

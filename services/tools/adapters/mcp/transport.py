@@ -1,6 +1,6 @@
 """How an MCP server is reached: started as a process of its own, or found at a URL. Secrets come from the environment.
 
-A process that the stack starts goes with the stack, and sees of this one's environment only what an option names.
+A server process ends with the stack. Of this environment it sees only the variables that an option names.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Transport = Callable[[ServerDiagnostics], AbstractAsyncContextManager[Streams]]
 
 
 def secrets_of(source: Source, options: McpOptions) -> dict[str, str]:
-    """Everything secret that is given to the server, by the variable that holds it.
+    """Return everything secret that is given to the server, by the variable that holds it.
 
     Raises:
         ConfigurationError: a variable is not set.
@@ -40,7 +40,7 @@ def secrets_of(source: Source, options: McpOptions) -> dict[str, str]:
 
 
 def transport_of(source: Source, options: McpOptions) -> Transport:
-    """How the server is reached. Raises ConfigurationError when a secret is missing, or its user."""
+    """Return how the server is reached. Raises ConfigurationError when a secret is missing, or its user."""
     secrets = secrets_of(source, options)
     if not options.command:
         headers = {name: secrets[variable] for name, variable in options.headers_env.items()}
@@ -62,7 +62,7 @@ def transport_of(source: Source, options: McpOptions) -> Transport:
 
 
 def _found(command: str) -> str:
-    """The command on the path, or beside the Python that runs this: servers are often installed with Triptych."""
+    """Return the command on the path, or beside this Python: servers are often installed with Triptych."""
     return shutil.which(command) or shutil.which(command, path=str(Path(sys.executable).parent)) or command
 
 
@@ -72,7 +72,7 @@ def _marks() -> dict[str, str]:
 
 @asynccontextmanager
 async def watched(inner: AbstractAsyncContextManager[Streams], ended: Callable[[], None]) -> AsyncIterator[Streams]:
-    """A transport that says when its stream has ended; the SDK tells only those who wait for an answer."""
+    """Wrap a transport so that it says when its stream has ended. The SDK only tells waiting requests."""
     async with inner as (read, write):
         yield _Ending(read, ended), write
 

@@ -1,7 +1,7 @@
 """What an MCP server puts on the wire, read by our codec and within our limits before the SDK sees it.
 
-The SDK reads an answer or loses it, and whoever waits for that waits until the time limit. Here what cannot be read
-becomes the answer of its own request, and one odd tool of a list takes no other with it. Pure.
+The SDK loses an answer that it cannot read, and the caller waits until the time limit. Here an unreadable answer
+becomes an error of its own request, and one odd tool of a list costs no other tool. Pure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["ANSWER_MAX_BYTES", "UnreadableError", "error_of", "id_in", "is_answe
 
 LIST_TOOLS = "tools/list"
 TOOLS, LEFT_OUT = "triptych.dev/tools", "triptych.dev/left-out"
-"""Where the list of a page stands in its `_meta`: tools as they are pinned, and names with the reason."""
+"""The keys of a page's `_meta`: its tools as they are pinned, and the skipped names with the reason."""
 
 UNREADABLE, NOT_SENT = -32_950, -32_951
 """Codes of our own: an answer came that cannot be read; a request was not sent."""
@@ -54,10 +54,10 @@ class UnreadableError(Exception):
 
 
 def read(raw: bytes, method: str | None) -> JSONRPCMessage:
-    """A message of the server, as the SDK may see it. `method`: of the request that it answers, if it answers one.
+    """Return a message of the server, as the SDK may see it. `method` is that of the request that it answers.
 
     Raises:
-        UnreadableError: it is no message, or beyond a limit.
+        UnreadableError: it is not a message, or beyond a limit.
     """
     odd: list[dict[str, Json]] = []
     try:
@@ -73,11 +73,13 @@ def read(raw: bytes, method: str | None) -> JSONRPCMessage:
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
-        raise UnreadableError(f"it is no message of JSON-RPC ({where}: {problem['msg']})"[:_NAME_MAX_CHARS]) from None
+        raise UnreadableError(
+            f"it is not a message of JSON-RPC ({where}: {problem['msg']})"[:_NAME_MAX_CHARS]
+        ) from None
 
 
 def id_in(raw: bytes) -> str | int | None:
-    """The id of an answer that cannot be read as a whole, from its first bytes or its last."""
+    """Return the id of an answer that cannot be read as a whole, from its first bytes or its last."""
     found = _ID_FIRST.match(raw[:_LOOK_BYTES]) or _ID_LAST.search(raw[-_LOOK_BYTES:])
     if found is None:
         return None
@@ -86,7 +88,7 @@ def id_in(raw: bytes) -> str | int | None:
 
 
 def looks_like_answer(raw: bytes) -> bool:
-    """Whether this was to be an answer, though nobody can say to what."""
+    """Return whether this looks like an answer, although its request is not known."""
     try:
         value = codec.decode(raw, limits=_LIMITS)
     except InvalidJson:
@@ -100,18 +102,18 @@ def looks_like_answer(raw: bytes) -> bool:
 
 
 def error_of(request_id: str | int, code: int, message: str, data: Mapping[str, Any] | None = None) -> Any:
-    """The answer that a request gets from us in the place of its server."""
+    """Return the answer that a request gets from us in the place of its server."""
     error = types.ErrorData(code=code, message=message, data=data and dict(data))
     return types.JSONRPCError(jsonrpc="2.0", id=request_id, error=error)
 
 
 def is_answer(message: JSONRPCMessage) -> TypeIs[JSONRPCResponse | types.JSONRPCError]:
-    """Whether it answers a request."""
+    """Return whether it answers a request."""
     return isinstance(message, JSONRPCResponse | types.JSONRPCError)
 
 
 def _listed(result: dict[str, Any], odd: list[dict[str, Json]]) -> dict[str, Any]:
-    """A page of tools: for the SDK their names and arguments alone, and all that is pinned beside it.
+    """Return a page of tools: for the SDK their names and arguments alone, and all that is pinned beside it.
 
     The SDK would hold results against their schemas itself, with a library that runs the server's regular expressions.
     """
@@ -132,7 +134,7 @@ def _listed(result: dict[str, Any], odd: list[dict[str, Json]]) -> dict[str, Any
 
 
 def _headers(schema: dict[str, Any]) -> dict[str, Any]:
-    """Of a tool's arguments what the SDK needs: those that travel in a header of their own."""
+    """Return the arguments of a tool that the SDK needs: those with a header of their own."""
     properties = schema.get("properties")
     marked = {
         name: each
@@ -152,7 +154,7 @@ def _name(each: Any, number: int) -> str:
 
 
 def _piece_by_piece(raw: bytes, error: InvalidJson) -> tuple[Any, list[dict[str, Json]]]:
-    """A page of tools of which at least one is no JSON that we take: the page without it, and its name.
+    """Read a page of tools piece by piece, since one of them is not valid JSON: the page without it, and its name.
 
     Raises:
         UnreadableError: the fault lies elsewhere.
@@ -183,7 +185,7 @@ def _piece_by_piece(raw: bytes, error: InvalidJson) -> tuple[Any, list[dict[str,
 
 
 def _pieces(raw: bytes, begin: int) -> Iterator[tuple[int, int]]:
-    """Where the elements of a list lie whose `[` ends at `begin`; the last ends before its `]`."""
+    """Yield where the elements of a list lie whose `[` ends at `begin`; the last ends before its `]`."""
     depth, first = 0, begin
     for token in _TOKEN.finditer(raw, begin):
         match token[0]:

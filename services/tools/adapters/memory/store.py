@@ -60,7 +60,7 @@ class FactStore:
 
     @classmethod
     async def open(cls, pool: asyncpg.Pool, embedder: Embedder) -> FactStore:
-        """The memory of a schema. It recalls by words alone where the database cannot keep vectors."""
+        """Return the memory of a schema. It recalls by words alone where the database cannot keep vectors."""
         has_vectors = await pool.fetchval(_SQL["has_vectors"])
         return cls(pool, embedder if has_vectors else None)
 
@@ -87,7 +87,7 @@ class FactStore:
     async def recall(
         self, tenant: str, subject: str, *, query: str = "", names: Sequence[str] = (), limit: int = 20
     ) -> list[Fact]:
-        """What is known of a subject, best first.
+        """Return what is known of a subject, best first.
 
         Raises:
             ModelFailure: the question cannot be embedded.
@@ -108,5 +108,5 @@ class FactStore:
 
 
 def _text(vector: Vector) -> str:
-    """As Postgres reads it; seven digits are all that a float of four bytes has."""
+    """Write a vector as Postgres reads it. Seven digits are all that a float of four bytes has."""
     return f"[{','.join(f'{part:.7g}' for part in vector)}]"

@@ -22,7 +22,7 @@ from triptych.tools.sdk.tool import Tool
 Subject = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}$"),
-    Field(description="Of whom or what, by a stable id: `customer:4711`. What is deleted together."),
+    Field(description="The customer or thing that the facts are about, by a stable id: `customer:4711`."),
 ]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Value = Annotated[str, Field(min_length=1, max_length=4_000)]
@@ -59,7 +59,7 @@ class Forgotten(TypedDict):
 
 
 def tool(source: Source) -> Tool:
-    """The tool that a table of triptych.toml describes.
+    """Return the tool that a table of triptych.toml describes.
 
     Raises:
         ConfigurationError: an option is wrong.
@@ -101,7 +101,7 @@ def tool(source: Source) -> Tool:
         *,
         subject: Subject,
         query: Annotated[str, Field(max_length=4_000, description="What to look for; without it, the newest.")] = "",
-        names: Annotated[list[Name], Field(max_length=50, description="These facts alone; none means all.")] = [],  # noqa: B006 - a default of the contract; nobody changes it
+        names: Annotated[list[Name], Field(max_length=50, description="These facts alone; none means all.")] = [],  # noqa: B006 - a default of the contract; it is never changed
         limit: Annotated[int, Field(ge=1, le=50)] = 10,
     ) -> Facts | None:
         """What earlier runs have noted of a subject, best first, each with its source. Empty when nothing is known."""

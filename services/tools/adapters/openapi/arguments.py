@@ -1,7 +1,8 @@
-"""What an operation is called with: one object of arguments, and where each of them goes in the request.
+"""Read the arguments of an operation: one object, and the place of each argument in the request.
 
 Parameters keep their names and the body is one argument, `body`, so that a document that grows never makes two
-arguments collide. What the runtime itself sends (credentials, the idempotency key, fixed values) is no argument.
+arguments collide. Credentials, the idempotency key and fixed values are sent by the runtime: they are
+not arguments.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from triptych.tools.http.errors import is_json
 
 _IN_PATH = re.compile(r"\{([^{}]+)\}")
 _SPEC_IGNORES: Final = frozenset({"accept", "content-type", "authorization"})
-"""OpenAPI: parameters of these names are no parameters; the runtime sends these headers itself."""
+"""OpenAPI ignores parameters of these names; the runtime sends these headers itself."""
 IDEMPOTENCY_HEADERS: Final = frozenset({"idempotency-key", "x-idempotency-key"})
 _SCALARS: Final = ("boolean", "integer", "number", "string")
 _DEFAULT_STYLES = {
@@ -72,7 +73,7 @@ class ArgumentsReader:
         self.fixed_used: set[str] = set()
 
     def read(self, place: OperationEntry, media_type: str | None = None) -> tuple[Arguments, dict[str, Json]]:
-        """The arguments of an operation, and their JSON Schema. `media_type` is what an option says of its body.
+        """Return the arguments of an operation, and their JSON Schema. `media_type` is what an option says of its body.
 
         Raises:
             LeftOutError: a parameter or the body is of a kind that cannot be sent.
@@ -96,12 +97,12 @@ class ArgumentsReader:
         return found, schema
 
     def _parameters(self, place: OperationEntry) -> list[dict[str, Json]]:
-        """Those of the path item, as far as the operation does not say otherwise, and its own."""
+        """Return those of the path item, as far as the operation does not say otherwise, and its own."""
         known: dict[tuple[str, str], dict[str, Json]] = {}
         for level in (place.item, place.operation):
             listed = level.get("parameters") or []
             if not isinstance(listed, list):
-                raise SkipOperationError(SkipReason.PARAMETER, "its parameters are no list")
+                raise SkipOperationError(SkipReason.PARAMETER, "its parameters are not a list")
             for each in listed:
                 stated = self._document.resolved(each)
                 if not isinstance(stated.get("name"), str) or not stated["name"]:
@@ -115,7 +116,7 @@ class ArgumentsReader:
         try:
             where = ParameterLocation(str(stated.get("in")))
         except ValueError:
-            raise SkipOperationError(SkipReason.PARAMETER, f"parameter {name} stands in {stated.get('in')!r}") from None
+            raise SkipOperationError(SkipReason.PARAMETER, f"parameter {name} is in {stated.get('in')!r}") from None
         if where in {ParameterLocation.HEADER, ParameterLocation.COOKIE} and not TOKEN.fullmatch(name):
             raise SkipOperationError(SkipReason.PARAMETER, f"{name[:100]!r} cannot be the name of a {where}")
         if self._is_ours(found, where, name):
@@ -144,14 +145,14 @@ class ArgumentsReader:
             found.defaults[parameter.argument] = default
 
     def _sent(self, written: Json, schema: Json) -> Json:
-        """The schema of a value that has to be sent. It refuses null and empty values: nothing is sent for them."""
+        """Return the schema of a value that must be sent. It refuses null and empty values, which are not sent."""
         kind = self._document.resolved(schema).get("type") if isinstance(schema, dict) else None
         if kind in _SCALARS:
             return written
         return {"allOf": [written, {"minItems": 1, "minProperties": 1, "not": {"type": "null"}}]}
 
     def _is_ours(self, found: Arguments, where: ParameterLocation, name: str) -> bool:
-        """Whether the runtime sends this itself, or nobody does, so that it is no argument."""
+        """Return whether this is not an argument: the runtime sends it itself, or it is never sent."""
         lowered = name.lower()
         auth = self._options.auth
         if isinstance(auth, ApiKeyOptions) and auth.place == where.value and auth.name.lower() == lowered:
@@ -163,9 +164,9 @@ class ArgumentsReader:
         elif lowered in {header.lower() for header in self._options.headers} | _SPEC_IGNORES:
             pass
         elif lowered in ROUTING_HEADERS:
-            found.notes.append(f"the header {name} says where a request goes and is no argument")
+            found.notes.append(f"the header {name} says where a request goes and is not an argument")
         elif lowered in CREDENTIAL_HEADERS:
-            found.notes.append(f"the header {name} holds a credential and is no argument; give it as `auth`")
+            found.notes.append(f"the header {name} holds a credential and is not an argument; give it as `auth`")
         else:
             return False
         return True
@@ -199,7 +200,7 @@ class ArgumentsReader:
         return free
 
     def _add_forgotten(self, found: Arguments, place: OperationEntry) -> None:
-        """What the path has in braces and nobody declared; and what was declared and is not there."""
+        """Add parameters that the path has in braces without a declaration; drop declared ones that it lacks."""
         in_path = dict.fromkeys(_IN_PATH.findall(place.path))
         declared = {each.name for each in found.parameters if each.place is ParameterLocation.PATH}
         declared |= {each.name for each, _ in found.fixed if each.place is ParameterLocation.PATH}
@@ -229,14 +230,14 @@ class ArgumentsReader:
 
 
 def _default_of(document: OpenApiDocument, schema: Json) -> Json:
-    """What a schema says a value is where none is given; None where it says nothing."""
+    """Return what a schema says a value is where none is given; None where it says nothing."""
     if not isinstance(schema, dict):
         return None
     return schema.get("default", document.resolved(schema).get("default"))
 
 
 def _described(schema: Json, stated: dict[str, Json]) -> Json:
-    """The schema with the description that stands beside it, where it has none of its own."""
+    """Return the schema with the description that stands beside it, where it has none of its own."""
     description = stated.get("description")
     if not isinstance(description, str) or not description:
         return schema

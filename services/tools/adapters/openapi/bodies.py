@@ -95,7 +95,7 @@ class BodyReader:
         return BodyArgument(body, schema, definitions, tuple(shown), tuple(notes))
 
     def _writer(self, form: BodyForm, shown: list[Json]) -> SchemaWriter:
-        """What translates the schema of a body whose examples show these values."""
+        """Return what translates the schema of a body whose examples show these values."""
         evidence: Evidence = frozenset()
         if shown:
             if self._hidden is None:
@@ -107,7 +107,7 @@ class BodyReader:
         return self._writers[key]
 
     def _fields(self, inner: dict[str, Json], form: BodyForm) -> tuple[FieldEncoding, ...]:
-        """How `encoding` wants fields of a form to be written.
+        """Return how `encoding` wants fields of a form to be written.
 
         Raises:
             LeftOutError: it wants something that cannot be sent.
@@ -142,7 +142,7 @@ def _field(name: str, stated: dict[str, Json], form: BodyForm) -> FieldEncoding:
 
 
 def _chosen(content: dict[str, Json], chosen: str | None) -> tuple[str, str, BodyForm]:
-    """The media type of the document, what is sent as Content-Type, and the form."""
+    """Return the media type of the document, what is sent as Content-Type, and the form."""
     if chosen is not None:
         media_type = next((each for each in content if _takes(each, chosen)), None)
         form = None if media_type is None else _form_of(chosen, content[media_type])
@@ -168,7 +168,7 @@ def _preference(media_type: str) -> tuple[bool, bool]:
 
 
 def _form_of(media_type: str, stated: Json) -> BodyForm | None:
-    """The form that a body of this media type has; None where it cannot be written."""
+    """Return the form that a body of this media type has; None where it cannot be written."""
     kind = essence(media_type)
     if kind == "*/*" or is_json(kind):
         return BodyForm.JSON
@@ -184,13 +184,13 @@ def _form_of(media_type: str, stated: Json) -> BodyForm | None:
 
 
 def _is_base64(stated: Json) -> bool:
-    """Whether a body is the base64 of bytes, and not the bytes themselves."""
+    """Return whether a body is the base64 of bytes, and not the bytes themselves."""
     schema = stated.get("schema") if isinstance(stated, dict) else None
     return isinstance(schema, dict) and (schema.get("format") == "byte" or schema.get("contentEncoding") == "base64")
 
 
 def _takes(stated: str, chosen: str) -> bool:
-    """Whether a media type of the document is the chosen one, or a range that it is in."""
+    """Return whether a media type of the document is the chosen one, or a range that it is in."""
     kind, wanted = essence(stated), essence(chosen)
     return kind in {wanted, "*/*"} or (kind.endswith("/*") and wanted.startswith(kind[:-1]))
 

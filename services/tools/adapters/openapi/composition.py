@@ -30,7 +30,7 @@ class Composition:
     optional: frozenset[str] = frozenset()
     """Properties that do not travel in this direction, so that no part may require them."""
     firm: frozenset[str] = frozenset()
-    """Those of `optional` that hold whichever branch is taken."""
+    """Those of `optional` that hold for every branch."""
     kept: frozenset[str] = frozenset()
     """Those of `optional` that another part requires: a caller may give them."""
     shared: frozenset[str] = frozenset()
@@ -42,7 +42,7 @@ class Composition:
 
     @property
     def told(self) -> str:
-        """What it says, in the same words whenever it says the same."""
+        """Return what it says, in the same words whenever it says the same."""
         lists = (self.optional, self.firm, self.kept, self.shared)
         return f"{[sorted(each) for each in lists]} {self.is_composed}" + "".join(
             f" {each}" for each in sorted(self.kinds)
@@ -50,7 +50,7 @@ class Composition:
 
     @property
     def around_a_branch(self) -> Composition:
-        """What holds in each branch: what other branches hide does not concern it."""
+        """Return what holds in each branch: what other branches hide does not concern it."""
         return Composition(self.firm, self.firm, self.kept, self.shared, self.is_composed, self.kinds)
 
 
@@ -61,13 +61,13 @@ class Composer:
     """Looks at compositions, for one direction of travel: `hides` is `readOnly` in requests, `writeOnly` in answers."""
 
     def __init__(self, document: OpenApiDocument, hides: str, evidence: Evidence = frozenset()) -> None:
-        """`evidence`: objects with properties that callers give all the same, as the document's own examples show."""
+        """`evidence`: objects with properties that callers give anyway, as the document's own examples show."""
         self._document, self._hides, self._evidence = document, hides, evidence
         self._known: dict[int, Composition] = {}
         self._known_hidden: dict[int, set[str]] = {}
 
     def of(self, schema: Json, around: Composition = ALONE) -> Composition:
-        """What the parts of a schema, and what stands around it, say together."""
+        """Return what the parts of a schema, and what stands around it, say together."""
         if around is not ALONE:
             return self._looked_at(schema, around)
         if id(schema) not in self._known:
@@ -93,7 +93,7 @@ class Composer:
         )
 
     def within(self, around: Composition, target: Json) -> Composition:
-        """What of a composition matters to a part of it that stands elsewhere; `ALONE` where nothing does.
+        """Return what of a composition matters to a part of it that stands elsewhere; `ALONE` where nothing does.
 
         A part that is used in several compositions is so translated once for each that asks something else of it.
         """
@@ -113,7 +113,7 @@ class Composer:
         )
 
     def lists_a_kind(self, branches: list[Json], composition: Composition) -> bool:
-        """Whether a choice of a base lists what is built on it: then it says nothing of that."""
+        """Return whether a choice of a base lists what is built on it: then it says nothing of that."""
         return any(isinstance(each, dict) and each.get("$ref") in composition.kinds for each in branches)
 
     def _kindslisted(self, schema: Json) -> set[str]:
@@ -126,7 +126,7 @@ class Composer:
         }
 
     def _shown(self, parts: list[dict[str, Json]], hidden: frozenset[str]) -> set[str]:
-        """The properties of an object that examples of it have."""
+        """Return the properties of an object that examples of it have."""
         if not self._evidence:
             return set()
         named = {name for part in parts for name in _properties(part)}
@@ -134,17 +134,17 @@ class Composer:
         return {name for names in self._evidence if needed <= names <= named for name in names}
 
     def _hidden(self, part: dict[str, Json]) -> set[str]:
-        """The properties of one part that do not travel in this direction."""
+        """Return the properties of one part that do not travel in this direction."""
         if id(part) not in self._known_hidden:
             self._known_hidden[id(part)] = {name for name, schema in _properties(part).items() if self.hides(schema)}
         return self._known_hidden[id(part)]
 
     def hides(self, schema: Json) -> bool:
-        """Whether a property of this schema does not travel in this direction."""
+        """Return whether a property of this schema does not travel in this direction."""
         return any(part.get(self._hides) is True for part in self.parts(schema))
 
     def parts(self, schema: Json) -> list[dict[str, Json]]:
-        """A schema, what it refers to, and what its `allOf` lists."""
+        """Return a schema, what it refers to, and what its `allOf` lists."""
         found: list[dict[str, Json]] = []
         waiting: list[Json] = [schema]
         seen: set[int] = set()
@@ -176,7 +176,7 @@ class Composer:
 
 
 def selected_by(composer: Composer, schema: dict[str, Json], branches: list[Json]) -> dict[int, list[Json]]:
-    """The values of the discriminator's property that select each branch of a choice, by its place.
+    """Return the values of the discriminator's property that select each branch of a choice, by its place.
 
     A branch that nothing is mapped to has none here: documents leave out the mapping and mean many things by it.
     """
@@ -199,7 +199,7 @@ def selected_by(composer: Composer, schema: dict[str, Json], branches: list[Json
 
 
 def exclude_each_other(composer: Composer, branches: list[Json]) -> bool:
-    """Whether a value of one branch is, in its plainest form, no value of another.
+    """Return whether a value of one branch is, in its plainest form, no value of another.
 
     `oneOf` takes nothing that fits two of its branches, so what many documents mean by it is `anyOf`.
     """
@@ -222,7 +222,7 @@ class _Plainest:
         self._has_more = any(part.keys() & _TELLING for part in parts)
 
     def fits(self, other: _Plainest) -> bool:
-        """Whether this value could be one of the other branch. Words that are not looked into may tell them apart."""
+        """Return whether this value may also fit the other branch. Keywords that are not evaluated may exclude it."""
         if self._has_more or other._has_more:
             return False
         if not (self.kinds & other.kinds) or not _overlap(self.values, other.values):
@@ -232,7 +232,7 @@ class _Plainest:
         return all(_overlap(self._allowed(name), other._allowed(name)) for name in self.required)
 
     def _allowed(self, name: str) -> list[Json] | None:
-        """The values that it allows for a property. They are compared with those of each other branch."""
+        """Return the values that it allows for a property. They are compared with those of each other branch."""
         if name not in self._known_allowed:
             self._known_allowed[name] = _values_of(self._composer, self._parts, name)
         return self._known_allowed[name]
@@ -244,7 +244,7 @@ _ALL_KINDS: Final = frozenset({"array", "boolean", "integer", "null", "number", 
 
 
 def _kinds(parts: list[dict[str, Json]]) -> set[str]:
-    """The types that a value may have."""
+    """Return the types that a value may have."""
     kinds = set(_ALL_KINDS)
     for part in parts:
         stated = part.get("type", "object" if "properties" in part else None)
@@ -255,12 +255,12 @@ def _kinds(parts: list[dict[str, Json]]) -> set[str]:
 
 
 def _overlap(one: list[Json] | None, other: list[Json] | None) -> bool:
-    """Whether two lists of allowed values have one in common; None allows any."""
+    """Return whether two lists of allowed values have one in common; None allows any."""
     return one is None or other is None or any(value in other for value in one)
 
 
 def _values_of(composer: Composer, parts: list[dict[str, Json]], name: str) -> list[Json] | None:
-    """The values that the parts of a branch allow for a property; None where they say nothing of them."""
+    """Return the values that the parts of a branch allow for a property; None where they say nothing of them."""
     schemas = [_properties(part)[name] for part in parts if name in _properties(part)]
     return _said_values([said for schema in schemas for said in composer.parts(schema)])
 
@@ -275,7 +275,7 @@ def _said_values(parts: list[dict[str, Json]]) -> list[Json] | None:
 
 
 def _component(reference: str) -> str:
-    """What a reference or a bare name of a mapping speaks of."""
+    """Return what a reference or a bare name of a mapping speaks of."""
     return reference.rpartition("/")[2]
 
 

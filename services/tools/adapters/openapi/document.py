@@ -33,7 +33,7 @@ METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 
 
 class DocumentError(ConfigurationError):
-    """It is no OpenAPI 3 document."""
+    """The file is not an OpenAPI 3 document."""
 
     def __init__(self, origin: str, problem: str, cure: str) -> None:
         self.origin, self.problem, self.cure = origin, problem, cure
@@ -50,7 +50,7 @@ class UnresolvedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OperationEntry:
-    """One operation as it stands in the document."""
+    """One operation as the document has it: an Operation Object with its path and its method."""
 
     path: str
     method: str
@@ -86,7 +86,7 @@ class OpenApiDocument:
         return cls(origin, content)
 
     def to_bytes(self) -> bytes:
-        """The document as it is stored: JSON, since that is read in no time, in lines that a review can read."""
+        """Return the document as it is stored: JSON, since that is read in no time, in lines that a review can read."""
         return codec.encode(self.content, indent=True, limits=_STORED)
 
     @property
@@ -95,12 +95,12 @@ class OpenApiDocument:
 
     @property
     def version(self) -> str:
-        """The API's version, as its author gave it."""
+        """Return the API's version, as its author gave it."""
         info = self.content.get("info")
         return str(info.get("version", "1"))[:_VERSION_MAX_CHARS] if isinstance(info, dict) else "1"
 
     def places(self) -> Iterator[OperationEntry]:
-        """Every operation that can be read, in the document's order."""
+        """Yield every operation that can be read, in the document's order."""
         for path, item in self._items():
             whole = self._whole(item)
             if isinstance(whole, dict):
@@ -111,7 +111,7 @@ class OpenApiDocument:
                 )
 
     def unreadable(self) -> Iterator[tuple[OperationEntry, str]]:
-        """What stands where operations belong and is none, and why."""
+        """Yield what is in the place of an operation and is not one, with the reason."""
         for path, item in self._items():
             whole = self._whole(item)
             if not isinstance(whole, dict):
@@ -119,7 +119,7 @@ class OpenApiDocument:
                 continue
             for method in METHODS:
                 if method in whole and not _is_operation(whole, method):
-                    yield OperationEntry(path, method, {}, {}), f"it is {_kind(whole[method])} and no object"
+                    yield OperationEntry(path, method, {}, {}), f"it is {_kind(whole[method])}, not an object"
 
     def _items(self) -> Iterator[tuple[str, Json]]:
         paths = self.content.get("paths")
@@ -131,16 +131,16 @@ class OpenApiDocument:
         )
 
     def _whole(self, item: Json) -> dict[str, Json] | str:
-        """A path item with what it refers to, or why it is none."""
+        """Return a path item with what it refers to, or why it is none."""
         if not isinstance(item, dict):
-            return f"its path is {_kind(item)} and no object"
+            return f"its path is {_kind(item)}, not an object"
         try:
             return {**self.resolved(item), **{key: value for key, value in item.items() if key != "$ref"}}
         except UnresolvedError as error:
             return str(error)
 
     def at(self, reference: str) -> Json:
-        """What a local reference (`#/components/...`) points to.
+        """Return what a local reference (`#/components/...`) points to.
 
         Raises:
             UnresolvedError: it leaves the document, or nothing is there.
@@ -159,7 +159,7 @@ class OpenApiDocument:
         return found
 
     def resolved(self, value: Json) -> dict[str, Json]:
-        """An object, or what it refers to, however many references lie between.
+        """Return an object, or what it refers to, however many references lie between.
 
         Raises:
             UnresolvedError: a reference leads nowhere, out of the document or in a circle.
@@ -167,7 +167,7 @@ class OpenApiDocument:
         reference = ""
         for _ in range(_REFERENCES_MAX):
             if not isinstance(value, dict):
-                raise UnresolvedError(reference, "leads to something that is no object")
+                raise UnresolvedError(reference, "leads to something that is not an object")
             if not isinstance(value.get("$ref"), str):
                 return value
             reference = value["$ref"]
@@ -196,7 +196,7 @@ def _check_kind(content: dict[str, Json], origin: str) -> None:
             origin, f"this is OpenAPI {version}, and 3.0 and 3.1 are understood", "Ask the API for one of these"
         )
     if not isinstance(content.get("paths", {}), dict):
-        raise DocumentError(origin, "`paths` is no object", "Check the document with an OpenAPI linter")
+        raise DocumentError(origin, "`paths` is not an object", "Check the document with an OpenAPI linter")
 
 
 def _is_discovery(origin: str) -> DocumentError:
@@ -217,7 +217,7 @@ class _Loader(yaml.CSafeLoader):  # type: ignore[misc]
 
 
 def _integer(loader: _Loader, node: Any) -> int | str:
-    """An integer; text where it has more digits than any has, for to read it would take long."""
+    """Return an integer; text where it has more digits than any has, for to read it would take long."""
     return loader.construct_yaml_int(node) if len(node.value) <= _TOLD_MAX_CHARS else str(node.value)[:_TOLD_MAX_CHARS]
 
 
@@ -278,12 +278,12 @@ class _Plain:
     def __init__(self, origin: str) -> None:
         self._origin = origin
         self._known: dict[int, _Sized] = {}
-        """Of each list and object, by identity: an alias is the same object again, and is looked at once."""
+        """Of each list and object, by identity: an alias is the same object again, so it is converted only once."""
         self._open: set[int] = set()
         """What is being looked at: an alias of it leads in a circle."""
 
     def of(self, value: Any) -> Json:
-        """The value as JSON.
+        """Return the value as JSON.
 
         Raises:
             DocumentError: it has more values than may be once aliases are written out.
@@ -332,7 +332,7 @@ class _Sized:
 
 
 def _number(value: float) -> Json:
-    """As most readers of JSON have it: what 64 bits do not hold is a double; what a double does not hold is text."""
+    """Convert a number as most readers of JSON do: beyond 64 bits to a double, and beyond a double to text."""
     if codec.fits_64_bits(value) and math.isfinite(value):
         return value
     try:

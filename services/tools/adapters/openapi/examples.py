@@ -16,7 +16,7 @@ _TRIED_MAX: Final = 20
 
 
 def examples_of(document: OpenApiDocument, stated: Json) -> list[tuple[str, Json]]:
-    """The examples beside a schema, of a parameter or a media type, each with its name in the document."""
+    """Return the examples beside a schema, of a parameter or a media type, each with its name in the document."""
     return list(_examples(document, stated))[:_TRIED_MAX]
 
 
@@ -42,7 +42,7 @@ def _examples(document: OpenApiDocument, stated: Json) -> Iterator[tuple[str, Js
 
 
 def objects_in(values: list[Json]) -> set[frozenset[str]]:
-    """The names that the objects in some values have, each object's together."""
+    """Return the names that the objects in some values have, each object's together."""
     found: set[frozenset[str]] = set()
     waiting = list(values)
     while waiting:
@@ -56,7 +56,7 @@ def objects_in(values: list[Json]) -> set[frozenset[str]]:
 
 
 def names_that_are(document: OpenApiDocument, word: str) -> frozenset[str]:
-    """The names of all properties that a document declares as `readOnly` or the like."""
+    """Return the names of all properties that a document declares as `readOnly` or the like."""
     found: set[str] = set()
     waiting: list[Json] = [document.content]
     while waiting:

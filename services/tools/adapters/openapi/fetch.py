@@ -20,7 +20,7 @@ FETCH_TIMEOUT_S = 60
 
 
 async def fetched(origin: str, source: Source) -> bytes:
-    """The document as it is now at its address, or in the file that it was copied from.
+    """Return the document as it is now at its address, or in the file that it was copied from.
 
     Raises:
         ConfigurationError: it is not to be had, has moved to another host, or is too large.
@@ -31,7 +31,7 @@ async def fetched(origin: str, source: Source) -> bytes:
 
 
 def read_file(file: Path) -> bytes:
-    """A document in a file. Raises ConfigurationError: it cannot be read, or is too large."""
+    """Return a document in a file. Raises ConfigurationError: it cannot be read, or is too large."""
     try:
         with file.open("rb") as opened:
             raw = opened.read(DOCUMENT_MAX_BYTES + 1)
@@ -43,7 +43,7 @@ def read_file(file: Path) -> bytes:
 
 
 async def downloaded(url: str) -> bytes:
-    """A document on the web. Redirects are followed on its own host; nothing else is asked for.
+    """Return a document on the web. Redirects are followed on its own host; nothing else is asked for.
 
     Raises:
         ConfigurationError: it is not to be had within the time, has moved to another host, or is too large.
@@ -73,7 +73,7 @@ async def downloaded(url: str) -> bytes:
 
 
 def read_document(source: Source, options: OpenApiOptions) -> OpenApiDocument:
-    """The copy of the document that lies beside triptych.toml.
+    """Return the copy of the document that lies beside triptych.toml.
 
     Raises:
         ConfigurationError: it is not there, or no OpenAPI 3 document.

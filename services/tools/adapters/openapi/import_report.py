@@ -1,4 +1,4 @@
-"""Every operation of a document: as an endpoint with a contract, or left out with a reason. Nothing is dropped.
+"""Import every operation of a document: as an endpoint with a contract, or skipped with a reason.
 
 Whether an operation can be offered is decided for each by itself, so that one mistake in a document costs one
 operation. What is offered is what the document says; where it says too little, a note tells what was assumed.
@@ -75,7 +75,7 @@ class ImportReport:
     imported: tuple[ImportedOperation, ...]
     skipped: tuple[SkippedOperation, ...]
     webhooks: int
-    """Calls that the API makes to its clients. A tool cannot make them, so they are no operations."""
+    """Calls that the API makes to its clients. A tool cannot make them, so they are not operations."""
 
     notes: tuple[str, ...] = ()
     """What could not be taken over of the document as a whole."""
@@ -87,7 +87,7 @@ class ImportReport:
         return len(self.imported) + len(self.skipped)
 
     def hosts(self, options: OpenApiOptions) -> tuple[str, ...]:
-        """The origins that the credential goes to: those of the operations, and where its token comes from."""
+        """Return the origins that the credential goes to: those of the operations, and where its token comes from."""
         if options.base_url_env is not None:
             return ()  # It is known where the tool runs.
         urls = [each.endpoint.url.partition("{")[0] for each in self.imported if each.endpoint.authenticated]
@@ -147,7 +147,7 @@ def _info(document: OpenApiDocument) -> dict[str, Json]:
 
 
 def _check_names(tool: str, options: OpenApiOptions, places: list[OperationEntry], given: list[str]) -> None:
-    """A pattern that fits nothing is a mistake, and never a reason to offer less."""
+    """Refuse patterns that fit nothing: they are mistakes, and never a reason to offer less."""
     for key, patterns in (("include", options.include), ("exclude", options.exclude)):
         for pattern in patterns:
             if not any(_fits(pattern, place, name) for place, name in zip(places, given, strict=True)):
@@ -187,7 +187,7 @@ class _Writer:
         self._default_security = document.content.get("security")
 
     def write(self, place: OperationEntry, name: str) -> ImportedOperation:
-        """Raises LeftOutError or UnresolvedError."""
+        """Return an operation. Raises SkipOperationError or UnresolvedError."""
         self._check_selected(place, name)
         if place.method not in _EFFECTS:
             raise SkipOperationError(SkipReason.METHOD, f"{place.method.upper()} answers nothing that could be data")
@@ -241,7 +241,7 @@ class _Writer:
             raise SkipOperationError(SkipReason.NOT_SELECTED, "it is excluded")
 
     def _key(self, place: OperationEntry, stated: OperationOptions, declared: KeyCarrier | None) -> KeyCarrier | None:
-        """How the key travels: as the options say, else as the document does, else in the header for all writes."""
+        """Return how the key is sent: by the options, else by the document, else in the header for all writes."""
         if stated.key is not None:
             return stated.key.carrier
         if declared is not None:
@@ -250,7 +250,7 @@ class _Writer:
         return KeyCarrier(KeyLocation.HEADER, header) if header and place.method in {"post", "patch"} else None
 
     def _effect(self, place: OperationEntry, key: KeyCarrier | None) -> Effect:
-        """What repeating it does: as the document says, else as HTTP has it for the method and the key."""
+        """Return what repeating it does: as the document says, else as HTTP has it for the method and the key."""
         stated = place.operation.get("x-triptych-effect")
         if stated in {effect.value for effect in Effect}:
             return Effect(str(stated))
@@ -260,13 +260,13 @@ class _Writer:
         return effect
 
     def _is_authenticated(self, place: OperationEntry) -> bool:
-        """A call that the document declares as open is made without credentials."""
+        """Return a call that the document declares as open is made without credentials."""
         security = place.operation.get("security", self._default_security)
         return security not in ([], [{}])
 
 
 def rate_of(level: dict[str, Json], notes: list[str]) -> str | None:
-    """`x-ratelimit: 600/min` of a document or an operation; a note says so where it is no rate."""
+    """Return `x-ratelimit: 600/min` of a document or an operation. A value that is not a rate gives a note."""
     stated = level.get("x-ratelimit")
     if stated is None:
         return None
@@ -279,7 +279,7 @@ def rate_of(level: dict[str, Json], notes: list[str]) -> str | None:
 
 
 def _description(place: OperationEntry) -> str:
-    """What the planner reads: the summary and the beginning of the description."""
+    """Return what the planner reads: the summary and the beginning of the description."""
     said = [place.operation.get("summary"), place.operation.get("description"), place.item.get("summary")]
     parts = [" ".join(text.split()) for text in said if isinstance(text, str) and text.strip()]
     text = ". ".join(part.rstrip(".") for part in dict.fromkeys(parts)) or place.title
@@ -287,7 +287,7 @@ def _description(place: OperationEntry) -> str:
 
 
 def _check_contract(contract: Contract) -> None:
-    """Raises LeftOutError where nobody could hold anything to this contract."""
+    """Raise SkipOperationError when no value can be checked against this contract."""
     for what, schema in (("arguments", contract.arguments), ("result", contract.result)):
         try:
             JsonSchema.of(schema)

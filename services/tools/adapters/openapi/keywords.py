@@ -11,12 +11,12 @@ BRANCHES: Final = ("anyOf", "oneOf")
 
 
 def listed(schema: dict[str, Json], keyword: str) -> list[Json]:
-    """The list that stands at a keyword; an empty one where none stands there."""
+    """Return the list of a keyword; an empty one if the keyword has no list."""
     found = schema.get(keyword)
     return found if isinstance(found, list) else []
 
 
 def types_of(schema: dict[str, Json]) -> list[Json]:
-    """The types that a schema itself allows; none where it does not speak of types."""
+    """Return the types that a schema itself allows; none where it does not speak of types."""
     stated = schema.get("type", [])
     return stated if isinstance(stated, list) else [stated]

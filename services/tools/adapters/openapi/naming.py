@@ -1,6 +1,6 @@
 """Names of operations: what the document calls them, in the form that a contract's name has.
 
-The same document always gives the same names, whatever part of it is used.
+The same document always gives the same names, also when only a part of it is used.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _OTHER = re.compile(r"[^a-z0-9]+")
 
 
 def snake(text: str) -> str:
-    """`listCustomers`, `Customers/list` or `get-HTTPStatus` as `list_customers` and the like; may be empty."""
+    """Convert `listCustomers` or `Customers-list` to snake case, such as `list_customers`. The result may be empty."""
     split = _ACRONYM.sub("_", _LOWER_UPPER.sub("_", text))
     return _OTHER.sub("_", split.lower()).strip("_")
 
 
 def wanted_name(place: OperationEntry) -> str:
-    """The operation's id, or its method and path, as a name; others may want it too."""
+    """Return the operation's id, or its method and path, as a name; others may want it too."""
     stated = place.operation.get("operationId")
     name = snake(stated) if isinstance(stated, str) else ""
     name = name or snake(f"{place.method} {place.path}") or place.method
@@ -35,7 +35,7 @@ def wanted_name(place: OperationEntry) -> str:
 
 
 def names(places: list[OperationEntry]) -> list[str]:
-    """A name for each operation: what it wants, where no other wants it.
+    """Return a name for each operation: what it wants, where no other wants it.
 
     Where several do, the name of each ends in a hash of its method and path. So no name depends on the order of a
     document, and what is added to one never gets a name that meant something else.

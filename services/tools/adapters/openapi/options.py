@@ -22,11 +22,11 @@ class OperationOptions(Options):
     key: KeyOption | None = None
     lookup: LookupOption | None = None
     business_key: BusinessKey | None = None
-    """What makes two of its writes the same, whichever runs make them."""
+    """The key that makes two of its writes the same, also of different runs."""
     success: Success | None = None
-    """CEL over `body`: true when it worked, for an API that answers 200 whatever happened."""
+    """CEL over `body`: true when it worked, for an API that answers 200 to failures too."""
     result: Reading = Reading.LENIENT
-    """What becomes of an answer that is not as the document says: data with warnings, or a failure (`strict`)."""
+    """How to take an answer that differs from the document: as data with warnings, or as a failure (`strict`)."""
     media_type: str | None = None
     """As what the body is sent, where the document names several, or a range such as `image/*`."""
     empty_at: str | None = None
@@ -46,7 +46,7 @@ class OpenApiOptions(UpstreamOptions):
     tags: tuple[str, ...] = ()
     """Only operations with one of these tags."""
     set: dict[str, Json] = Field(default_factory=dict)
-    """Parameters that are always sent with this value, and are no arguments."""
+    """Parameters that are always sent with this value, and are not arguments."""
     idempotency_header: str | None = None
     """The header in which every POST and PATCH sends its key; that makes them idempotent."""
     timeout_ms: _TimeoutMs = 10_000

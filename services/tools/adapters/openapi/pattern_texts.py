@@ -32,7 +32,7 @@ _CATEGORIES: Final[dict[Any, Callable[[str], bool]]] = {
 
 
 def text_for(pattern: str, min_chars: int) -> str | None:
-    """A text of at least `min_chars` that should fit, where one can be made; None otherwise."""
+    """Return a text of at least `min_chars` that should fit, where one can be made; None otherwise."""
     try:
         parsed = parser.parse(pattern)
     except (re.error, RecursionError, OverflowError):
@@ -48,7 +48,7 @@ def text_for(pattern: str, min_chars: int) -> str | None:
 
 
 def _texts(parsed: Any, wanted: int) -> list[str]:
-    """The parts of a text. Raises ValueError where there is none."""
+    """Return the parts of a text. Raises ValueError if no text is found."""
     return [_text(operator, argument, wanted) for operator, argument in parsed]
 
 

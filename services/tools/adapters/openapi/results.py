@@ -31,7 +31,7 @@ class ResultReader:
         self._document, self._writer = document, SchemaWriter(document, Direction.RESPONSE)
 
     def read(self, place: OperationEntry) -> ResultSpec:
-        """The data of any success.
+        """Return the data of any success.
 
         Raises:
             LeftOutError: it only answers with a stream.
@@ -59,7 +59,7 @@ class ResultReader:
         return ResultSpec(whole, _accept(list(accepted)), (*notes, *needs.loosened))
 
     def _contents(self, place: OperationEntry, notes: list[str]) -> list[dict[str, Json]]:
-        """The `content` of each response that means success; an empty one for those without."""
+        """Return the `content` of each response that means success; an empty one for those without."""
         responses = place.operation.get("responses")
         stated = responses if isinstance(responses, dict) else {}
         good = [response for status, response in stated.items() if str(status).startswith("2")]
@@ -73,7 +73,7 @@ class ResultReader:
         return contents
 
     def _chosen(self, content: dict[str, Json], notes: list[str]) -> list[tuple[str, dict[str, Json]]]:
-        """The media types to ask for: JSON and text as they come, bytes only where there is nothing else."""
+        """Return the media types to ask for: JSON and text as they come, bytes only where there is nothing else."""
         usable = {
             media_type: stated if isinstance(stated, dict) else {}
             for media_type, stated in content.items()
@@ -98,7 +98,7 @@ class ResultReader:
 
 
 def _accept(accepted: list[str]) -> str:
-    """The header: what comes first is preferred."""
+    """Return the header: what comes first is preferred."""
     if not accepted:
         return NOTHING
     return ", ".join([accepted[0], *(f"{media_type};q=0.5" for media_type in accepted[1:])])

@@ -1,4 +1,4 @@
-"""Values that fit a schema, to show that there are any, and to try what is made of them.
+"""Find values that fit a schema, to show that it has values and to test requests that are made of them.
 
 A value is a guess that is checked afterwards. Where no guess fits, the schema may still have values.
 """
@@ -56,7 +56,7 @@ class _NoValueError(Exception):
 
 
 def sample_of(schema: dict[str, Json], *, is_full: bool = False) -> tuple[Json, str | None]:
-    """A value that fits, or the last guess and what is wrong with it. `is_full`: with what may be left out."""
+    """Return a value that fits, or the last guess and what is wrong with it. `is_full`: with what may be left out."""
     compiled = JsonSchema.of(schema)
     problem = "no value was found"
     guess: Json = None
@@ -116,7 +116,7 @@ class _Guess:
         raise _NoValueError(problem)
 
     def _cases(self, schema: Json, seen: frozenset[str]) -> Iterator[dict[str, Any]]:
-        """What a schema says of a value in one object without references and branches, for each choice of branches."""
+        """Yield the schema as one object without references and branches, for each choice of branches."""
         if schema is False:
             return
         if not isinstance(schema, dict):
@@ -215,7 +215,7 @@ class _Guess:
         return items
 
     def _another(self, schema: Json, known: list[Json], depth: int) -> Json:
-        """An item that is not there yet."""
+        """Return an item that is not there yet."""
         turns = range(1, _CASES_MAX)
         values = [self._at_turn(self._turn + turn, schema, depth) for turn in turns]
         changed = [f"{value}{turn}" for turn, value in zip(turns, values, strict=True) if isinstance(value, str)]
@@ -234,7 +234,7 @@ class _Guess:
 
 
 def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any] | None:
-    """What two parts say together; None where they contradict each other."""
+    """Return what two parts say together; None where they contradict each other."""
     found = {**one, **other}
     for word in one.keys() & other.keys():
         found[word] = _both_of(word, one[word], other[word])
@@ -245,7 +245,7 @@ def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _both_of(word: str, ours: Any, theirs: Any) -> Any:
-    """What two parts say together with one word."""
+    """Return what two parts say together with one word."""
     if word == "type":
         return _common_kinds(ours, theirs)
     if word == "enum":

@@ -44,14 +44,14 @@ _PLAIN = frozenset(
     }
 )  # fmt: skip
 _ANNOTATIONS = frozenset({"default", "deprecated", "description", "title"})
-"""For whoever writes arguments. Nobody writes results, and these are half of a document."""
+"""Kept for models, which write arguments. They do not write results, whose examples are half of a document."""
 DEFINITIONS_MAX_BYTES: Final = 1_048_576
 """What refers to more would be no contract that anybody reads."""
 EXAMPLE_MAX_CHARS: Final = 200
 
 
 class Direction(Enum):
-    """Which way a value travels: what a server alone sets is no argument, what it hides is no result."""
+    """The direction of a value: a request has no `readOnly` properties, and a response has no `writeOnly` ones."""
 
     REQUEST = "readOnly"
     RESPONSE = "writeOnly"
@@ -66,7 +66,7 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """Its name under `$defs`, the same in every contract."""
+        """Return its name under `$defs`, the same in every contract."""
         plain = self.pointer.removeprefix(_COMPONENT)
         name = _UNSAFE.sub("_", plain.removeprefix("#/"))
         if self.around == ALONE and name == plain:
@@ -81,7 +81,7 @@ class Converted:
     references: dict[Reference, None] = field(default_factory=dict)
     """What it refers to, in order."""
     loosened: dict[str, None] = field(default_factory=dict)
-    """What the document demands and nobody can check, in words."""
+    """Demands of the document that cannot be checked, in words."""
 
 
 class SchemaWriter:
@@ -97,7 +97,7 @@ class SchemaWriter:
     ) -> None:
         """`files`: text that is bytes is a file, as in the parts of a multipart body.
 
-        `evidence`: objects with names that travel in this direction all the same, as examples show.
+        `evidence`: objects with names that still travel in this direction, as examples show.
         """
         self._document, self._direction, self._files = document, direction, files
         self._composer = Composer(document, direction.value, evidence)
@@ -105,7 +105,7 @@ class SchemaWriter:
         self._sizes: dict[Reference, int] = {}
 
     def convert(self, schema: Json) -> Converted:
-        """The schema, with references to `#/$defs/...` that `definitions` gives.
+        """Return the schema, with references to `#/$defs/...` that `definitions` gives.
 
         Raises:
             UnresolvedError: a reference leads nowhere, or out of the document.
@@ -115,7 +115,7 @@ class SchemaWriter:
         return found
 
     def definitions(self, wanted: Converted) -> dict[str, Json]:
-        """Every schema that a converted one needs, by its name under `$defs`; `wanted` learns what they loosen.
+        """Return every schema that a converted one needs, by its name under `$defs`. `wanted` gets what they loosen.
 
         Raises:
             UnresolvedError: a reference leads nowhere, or out of the document.
@@ -179,7 +179,7 @@ class _Conversion:
         self._into, self._home, self._files = into, home, files
 
     def value(self, schema: Json) -> Json:
-        """The schema of a whole value, and not of a part of what is said of one: a request's is closed."""
+        """Return the schema of a whole value, and not of a part of what is said of one: a request's is closed."""
         composition = self._composer.of(schema)
         written = self.of(schema, composition)
         if (
@@ -192,7 +192,7 @@ class _Conversion:
         return written
 
     def of(self, schema: Json, composition: Composition | None = None) -> Json:
-        """The schema, as one part of a composition; alone where there is none."""
+        """Return the schema as one part of a composition, or alone without a composition."""
         if not isinstance(schema, dict):
             # A list where a schema belongs is a mistake of the document; the validator refuses it with a reason.
             return schema
@@ -206,7 +206,7 @@ class _Conversion:
         return _nullable(written) if is_nullable or _forgets_null(schema) else written
 
     def _is_file(self, schema: Json) -> bool:
-        """Whether a part of a form is the content of a file: bytes as OpenAPI 3.0 says it, or as 3.1 does."""
+        """Return whether a part of a form is the content of a file: bytes as OpenAPI 3.0 says it, or as 3.1 does."""
         if not self._files or not isinstance(schema, dict):
             return False
         if schema.keys() & {"contentEncoding", "contentSchema"}:
@@ -253,7 +253,7 @@ class _Conversion:
         return written
 
     def _settle(self, schema: dict[str, Json], written: dict[str, Json], composition: Composition) -> None:
-        """What is left out or put right when all words are there."""
+        """Leave out or correct keywords, after all of them have been converted."""
         if isinstance(written.get("required"), list):
             unwanted = composition.optional | self._impossible(schema, written)
             written["required"] = [
@@ -348,7 +348,7 @@ class _Conversion:
 
 
 def is_pattern(pattern: Json) -> bool:
-    """Whether values can be held to this regular expression; documents have some of other dialects, or too large."""
+    """Return whether values can be checked with this pattern. Documents have other dialects, or patterns too large."""
     if not isinstance(pattern, str):
         return False
     try:
@@ -359,14 +359,14 @@ def is_pattern(pattern: Json) -> bool:
 
 
 def _mend(written: dict[str, Json]) -> None:
-    """What OpenAPI 3.0 says otherwise, and slips that mean the same once they are put right."""
+    """Translate keywords of OpenAPI 3.0, and correct mistakes with a clear meaning."""
     for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         # OpenAPI 3.0: `exclusiveMinimum: true` says how `minimum` is meant.
         if isinstance(written.get(exclusive), bool) and written.pop(exclusive) and bound in written:
             written[exclusive] = written.pop(bound)
     required = written.pop("required", None)
     if isinstance(required, list) and required:
-        # By comparison, for what is no name need not be hashable; whoever checks the schema refuses it.
+        # Compared with `in`, since an entry need not be hashable. The check of the schema refuses such entries.
         written["required"] = [name for place, name in enumerate(required) if name not in required[:place]]
     for word in ("title", "description"):
         if word in written and not isinstance(written[word], str):
@@ -374,20 +374,20 @@ def _mend(written: dict[str, Json]) -> None:
 
 
 def _take_example(schema: dict[str, Json], written: dict[str, Json]) -> None:
-    """A short example helps whoever writes arguments; nobody writes results."""
+    """Keep a short example: it helps models to write arguments."""
     if "example" in schema and len(str(schema["example"])) <= EXAMPLE_MAX_CHARS:
         written["examples"] = [schema["example"]]
 
 
 def _only_nullable(schema: Json) -> bool:
-    """Whether a part of `allOf` says nothing but that there may be null, which is meant of the whole."""
+    """Return whether a part of `allOf` only allows null, which is meant for the whole."""
     if not isinstance(schema, dict) or schema.get("nullable") is not True:
         return False
     return not schema.keys() - _ANNOTATIONS - {"nullable"}
 
 
 def _forgets_null(schema: dict[str, Json]) -> bool:
-    """Whether the type allows null and the values that are listed do not: null was added to the type alone."""
+    """Return whether the type allows null and the values that are listed do not: null was added to the type alone."""
     kind, values = schema.get("type"), schema.get("enum")
     return isinstance(kind, list) and "null" in kind and isinstance(values, list) and None not in values
 
@@ -397,7 +397,7 @@ def _is_null_allowed(schema: dict[str, Json]) -> bool:
 
 
 def _nullable(written: dict[str, Json]) -> dict[str, Json]:
-    """The same schema, which allows null as well. A composition becomes a branch, since its parts may refuse null."""
+    """Return the schema with null allowed. A composition becomes a branch, since its parts may refuse null."""
     kind = written.get("type")
     if kind is None and not written.keys() - _ANNOTATIONS:
         return written

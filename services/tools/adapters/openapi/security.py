@@ -26,7 +26,7 @@ _KEY_HEADERS = CREDENTIAL_HEADERS - {"authorization", "cookie", "proxy-authoriza
 
 
 def proposed_auth(document: OpenApiDocument, tool: str) -> Auth | None:
-    """The scheme that most operations accept and that can be had without a person, or None."""
+    """Return the scheme that most operations accept and that can be had without a person, or None."""
     schemes = _schemes(document)
     default = document.content.get("security")
     wanted: Counter[str] = Counter()
@@ -45,15 +45,15 @@ def proposed_auth(document: OpenApiDocument, tool: str) -> Auth | None:
 
 
 def _needs_a_person(scheme: dict[str, Json]) -> bool:
-    """Whether a token comes out of a browser in which somebody has logged in."""
+    """Return whether a token comes out of a browser in which somebody has logged in."""
     flows = scheme.get("flows")
     is_machine = isinstance(flows, dict) and "clientCredentials" in flows
-    # A tuple, since what stands there need not be hashable.
+    # A tuple, since the value need not be hashable.
     return scheme.get("type") in ("oauth2", "openIdConnect") and not is_machine
 
 
 def chosen_auth(document: OpenApiDocument, tool: str, chosen: str) -> Auth:
-    """The scheme of this name in the document, or `bearer`, `basic`, `header:NAME`, `query:NAME` or `cookie:NAME`.
+    """Return the scheme of this name in the document, or `bearer`, `basic`, or `header:NAME` and so with query, cookie.
 
     Raises:
         ConfigurationError: it is none of these, or of a kind that cannot be used.
@@ -73,7 +73,7 @@ def chosen_auth(document: OpenApiDocument, tool: str, chosen: str) -> Auth:
 
 
 def described(document: OpenApiDocument, place: OperationEntry) -> str:
-    """How the document wants callers of an operation to authenticate, in words that change whenever that does."""
+    """Describe how callers of an operation authenticate. The words change when that changes."""
     schemes = _schemes(document)
     alternatives = place.operation.get("security", document.content.get("security"))
     told = []
@@ -93,7 +93,7 @@ def _in_words(scheme: dict[str, Json], name: str) -> str:
 
 
 def auth_of(scheme: dict[str, Json], tool: str) -> Auth | None:
-    """The `auth` of one security scheme, with variables named for the tool; None where it is of no known kind."""
+    """Return the `auth` of one security scheme, with variables named after the tool; None if its kind is unknown."""
     try:
         return _auth_of(scheme, tool.upper().replace("-", "_"))
     except ValidationError:
@@ -135,7 +135,7 @@ def _schemes(document: OpenApiDocument) -> dict[str, dict[str, Json]]:
 
 
 def _from_headers(document: OpenApiDocument, tool: str) -> Auth | None:
-    """Some documents have no schemes and declare the header of their key as a parameter."""
+    """Return the auth of a document that has no schemes and declares the header of its key as a parameter."""
     for place in document.places():
         parameters = place.operation.get("parameters")
         for stated in parameters if isinstance(parameters, list) else ():

@@ -1,7 +1,7 @@
-"""Tries what was made of a document: can each operation be called at all, and do the document's own examples fit?
+"""Test the operations of a document: can each be called at all, and do the document's own examples fit?
 
-An instance of the arguments is made, held to the schema, and written as a request. What fails is told, operation by
-operation; it is for people to decide what to do about it.
+Each test makes arguments, checks them with the schema, and builds a request. It sends nothing. Failures are reported,
+operation by operation, and a person decides what to do.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _uncallable(imported: ImportedOperation, client: httpx.AsyncClient) -> str |
 
 
 def _schema_error(schema: Json, whole: dict[str, Json], value: Json, root: str) -> str | None:
-    """What is wrong with a value; None where it fits."""
+    """Return what is wrong with a value; None where it fits."""
     if not isinstance(schema, dict):
         return None
     errors = JsonSchema.of({**schema, "$defs": whole.get("$defs", {})}).schema_errors(value, 1)
@@ -101,7 +101,7 @@ def _schema_error(schema: Json, whole: dict[str, Json], value: Json, root: str) 
 
 
 def answers_of(document: OpenApiDocument, imported: ImportedOperation) -> Iterator[tuple[str, Json]]:
-    """The answers that the document shows for a success, in the media types that are asked for."""
+    """Yield the answers that the document shows for a success, in the media types that are asked for."""
     accepted = imported.endpoint.accept
     responses = imported.place.operation.get("responses")
     for status, stated in responses.items() if isinstance(responses, dict) else ():

@@ -14,10 +14,10 @@ from triptych.tools.adapters.rest.address import problem_of_base_url, problem_of
 
 
 def address_of(document: OpenApiDocument, place: OperationEntry, options: OpenApiOptions) -> str:
-    """The URL of an operation: after the base URL where the options give one, else absolute.
+    """Return the URL of an operation: after the base URL where the options give one, else absolute.
 
     Raises:
-        LeftOutError: nobody says where the server is.
+        SkipOperationError: neither the options nor the document say where the server is.
     """
     if problem := problem_of_template(place.path):
         raise SkipOperationError(SkipReason.ADDRESS, f"its path cannot be used: {problem}")
@@ -48,7 +48,7 @@ def _first(level: dict[str, Json]) -> dict[str, Json] | None:
 
 
 def _filled(server: dict[str, Json]) -> str:
-    """The URL with the default of each variable."""
+    """Return the URL with the default of each variable."""
     url = str(server["url"])
     variables = server.get("variables")
     for name, variable in variables.items() if isinstance(variables, dict) else ():

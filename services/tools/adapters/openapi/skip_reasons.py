@@ -1,4 +1,4 @@
-"""Why an operation of a document cannot be offered as a tool's."""
+"""The reasons why an operation of a document is skipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SkipReason(StrEnum):
     REFERENCE = "reference"
     """Something it refers to is not in the document."""
     SCHEMA = "schema"
-    """What it calls a schema is none."""
+    """A schema of it is not valid."""
     ADDRESS = "address"
     """The document does not say where its server is."""
     TOO_LARGE = "too_large"
@@ -27,7 +27,7 @@ class SkipReason(StrEnum):
 
 
 class SkipOperationError(Exception):
-    """This operation is left out of the tool."""
+    """This operation is not offered by the tool."""
 
     def __init__(self, reason: SkipReason, why: str) -> None:
         self.reason, self.why = reason, why

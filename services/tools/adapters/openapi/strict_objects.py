@@ -1,7 +1,7 @@
-"""Which objects of a request take no other properties than those that the document names.
+"""Decide which objects of a request take only the properties that the document names.
 
-In JSON Schema an object may have any property that nobody forbids, and documents rarely forbid. A property that
-nobody has heard of is invented all the same, so arguments are closed where the document says what there is.
+In JSON Schema an object may have any property that the schema does not forbid, and documents rarely forbid any. Models
+invent properties. So arguments are closed where the document names the properties.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DEPTH_MAX: Final = 20
 
 class _Object(Enum):
     NONE = auto()
-    """It is no object, or says nothing of properties."""
+    """The schema is not of an object, or says nothing of properties."""
     NAMED = auto()
     """Its properties are named."""
     ANY = auto()
@@ -31,7 +31,7 @@ class _Object(Enum):
 
 
 def is_closed(document: OpenApiDocument, schema: Json, *, is_composed: bool) -> bool:
-    """Whether a value of this schema, where it is an object, has only properties that the schema names.
+    """Return whether a value of this schema, where it is an object, has only properties that the schema names.
 
     `is_composed`: several parts name properties, and a part that allows no others speaks for all of them.
     """

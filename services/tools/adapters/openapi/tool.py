@@ -17,7 +17,7 @@ from triptych.tools.sdk.tool import Tool
 
 
 def tool(source: Source) -> Tool:
-    """The tool of one document.
+    """Return the tool of one document.
 
     Raises:
         ConfigurationError: the document or an option is not as it must be.
@@ -55,6 +55,6 @@ def _parsed(raw: bytes, origin: str) -> bytes:
 
 
 def guard_of(made: ImportReport) -> Guard:
-    """The rates that the document states; the table `guard` in triptych.toml says otherwise where it does."""
+    """Return the rates that the document states; the table `guard` in triptych.toml says otherwise where it does."""
     operations = {each.endpoint.name: OperationGuard(rate=each.rate) for each in made.imported if each.rate}
     return Guard(rate=made.rate, operations=operations)

@@ -1,4 +1,4 @@
-"""What may stand in an address: base URLs that lead to one place, and values that cannot leave theirs in a path.
+"""Check addresses: a base URL leads to one place, and a value cannot leave its place in a path.
 
 Servers, proxies and frameworks decode a path more than once, and each in its own way. So a value is looked at in every
 form that it can be decoded to, and refused where one of them names a segment above or beside its own.
@@ -32,7 +32,7 @@ _LIKE = str.maketrans({"\u2215": "/", "\u2044": "/", "\u29f8": "/", "\u2216": "\
 
 
 def problem_of_base_url(url: str) -> str | None:
-    """Why a URL cannot be the beginning of every address of an upstream; None where it can."""
+    """Return why a URL cannot be the beginning of every address of an upstream; None where it can."""
     if "{" in url or "}" in url:
         return "a variable in it has no value"
     if "\\" in url or _CONTROL.search(url) or " " in url:
@@ -40,23 +40,23 @@ def problem_of_base_url(url: str) -> str | None:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
-        return "it is no URL"
+        return "it is not a URL"
     if parsed.scheme not in {"http", "https"} or not parsed.host:
-        return "it is no URL of the form https://host/path"
+        return "it is not a URL of the form https://host/path"
     if parsed.query or parsed.fragment or "?" in url or "#" in url:
         return "it has a query or a fragment"
     return None
 
 
 def shown(url: str) -> str:
-    """A URL as it may be told: without what can hold a secret, which is its user part and the values of its query."""
+    """Return a URL for messages: without its user part and the values of its query, which can hold secrets."""
     place, mark, query = _USER_PART.sub(r"\1***@", url[:_SHOWN_MAX_CHARS]).partition("?")
     values = (part.partition("=") for part in query.split("&"))
     return place + mark + "&".join(f"{name}=***" if equals else "***" for name, equals, _ in values if mark)
 
 
 def problem_of_template(path: str) -> str | None:
-    """Why the path of an operation cannot be appended to a base URL; None where it can."""
+    """Return why the path of an operation cannot be appended to a base URL; None where it can."""
     if not path.startswith("/"):
         return "it does not begin with a slash"
     if "#" in path or "\\" in path or _CONTROL.search(path):
@@ -65,7 +65,7 @@ def problem_of_template(path: str) -> str | None:
 
 
 def problem_of_value(text: str) -> str | None:
-    """Why a value cannot stand in a path; None where it can."""
+    """Return why a value cannot be in a path; None if it can."""
     if not text:
         return "it is empty"
     for form in _decoded(text):
@@ -82,20 +82,20 @@ def problem_of_value(text: str) -> str | None:
 
 
 def problem_of_path(path: str) -> str | None:
-    """Why a path with its values put in cannot be sent: together they may be what none of them is."""
+    """Return why a path with its values put in cannot be sent: together they may be what none of them is."""
     forms = (form for segment in path.split("/") for form in _decoded(segment))
     is_odd = any(form is None or any(_is_dots(part) for part in _SPLIT.split(form)) for form in forms)
     return "it has a segment of dots" if is_odd else None
 
 
 def _is_dots(segment: str) -> bool:
-    """Whether a segment is `.`, `..` or what some server takes for it, such as `..;x`, `...` or `.. `."""
+    """Return whether a segment is `.`, `..` or what some server takes for it, such as `..;x`, `...` or `.. `."""
     name = segment.partition(";")[0].strip()
     return bool(name) and not name.strip(".")
 
 
 def _decoded(text: str) -> list[str | None]:
-    """The text and all that it can be decoded to; ends with None where it does not come to an end."""
+    """Return the text and all that it can be decoded to; ends with None where it does not come to an end."""
     forms: list[str | None] = []
     for _ in range(_DECODED_MAX):
         plain = unicodedata.normalize("NFKC", text).translate(_LIKE)

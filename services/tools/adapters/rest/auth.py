@@ -1,4 +1,4 @@
-"""How a request shows who it comes from. Secrets are read from variables that the options name, and kept here.
+"""Authenticate requests. Secrets are read from variables that the options name, and stay here.
 
 What this adds to a request never reaches a log, a message or an error: those tell method, host and path only.
 """
@@ -49,14 +49,14 @@ _LIFETIME_S = 300.0
 _LIFETIME_MAX_S = 86_400.0
 TOKEN_MAX_BYTES = 65_536
 _GIVEN_OUT = re.compile(r"[!-~]{1,16384}")
-"""What can stand in a header."""
+"""The characters that a header can hold."""
 
 
 def _is_token_url(url: str) -> str:
     if problem := problem_of_base_url(url.partition("?")[0]):
         raise ValueError(problem)
     if httpx.URL(url).userinfo:
-        raise ValueError("it holds a user, and no secret stands in a file")
+        raise ValueError("it holds a user, and files must not hold secrets")
     return url
 
 
@@ -98,7 +98,7 @@ Auth = Annotated[BearerOptions | BasicOptions | ApiKeyOptions | ClientCredential
 
 
 def authentication(auth: Auth, source: Source, client: httpx.AsyncClient) -> httpx.Auth:
-    """What httpx applies to each request. With `client` tokens are fetched.
+    """Return what httpx applies to each request. With `client` tokens are fetched.
 
     Raises:
         ConfigurationError: a variable is not set.
@@ -172,10 +172,10 @@ class _ClientCredentials(httpx.Auth):
                 self._good_until_s = 0.0
 
     async def _fetch(self) -> None:
-        """Ask for a token. Whatever goes wrong, the call itself has not been made, or was refused with a 401.
+        """Ask for a token. When this fails, the call itself has not been made, or was refused with a 401.
 
         Raises:
-            ToolFailure: there is none to be had.
+            ToolFailure: no token was given.
         """
         form = {"grant_type": "client_credentials"}
         if self._options.scopes:

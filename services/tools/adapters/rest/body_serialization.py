@@ -42,7 +42,7 @@ FILE_SCHEMA: dict[str, Json] = {
 
 
 def encode_body(body: RequestBody | None, value: Json) -> dict[str, Any]:
-    """What httpx is told of the body."""
+    """Return what httpx is told of the body."""
     if body is None or value is None:
         return {}
     match body.form:
@@ -63,7 +63,7 @@ def encode_body(body: RequestBody | None, value: Json) -> dict[str, Any]:
 
 
 def form_fields(body: RequestBody, value: dict[str, Json]) -> list[tuple[str, str]]:
-    """The fields of a form, as `encoding` says, else as most servers read them.
+    """Return the fields of a form, as `encoding` says, else as most servers read them.
 
     A list of plain values repeats its name. Objects are written as `name[key]`, and lists of them as `name[0][key]`.
     """
@@ -100,7 +100,7 @@ def _grouped(fields: list[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _parts(body: RequestBody, value: dict[str, Json]) -> list[tuple[str, Any]]:
-    """Each field becomes a part, and each item of a list one of its own.
+    """Make a part of each field, and of each item of a list.
 
     A file is an object with its content as `text` or `base64`. Other objects and lists are written as JSON.
     """
@@ -130,7 +130,7 @@ def _media_type(where: str, file: dict[str, Json], usual: str | None) -> str:
 
 
 def is_file(value: dict[str, Json]) -> bool:
-    """Whether an object is a file as FILE_SCHEMA has it."""
+    """Return whether an object is a file as FILE_SCHEMA has it."""
     return ("text" in value) != ("base64" in value) and value.keys() <= {"filename", "content_type", "text", "base64"}
 
 

@@ -10,7 +10,7 @@ from triptych.schemas.contract import Contract
 
 
 class ParameterLocation(StrEnum):
-    """Where a parameter stands in a request."""
+    """The location of a parameter in a request (`in` in OpenAPI)."""
 
     PATH = "path"
     QUERY = "query"
@@ -43,7 +43,7 @@ class Parameter:
     explode: bool
     allow_reserved: bool = False
     as_json: bool = False
-    """The value is written as JSON, whatever the style."""
+    """The value is written as JSON, with any style."""
 
 
 class BodyForm(StrEnum):
@@ -77,7 +77,7 @@ class RequestBody:
     fields: tuple[FieldEncoding, ...] = ()
 
     def writing_of(self, name: str) -> FieldEncoding:
-        """How a field is written."""
+        """Return how a field is written."""
         return next((each for each in self.fields if each.name == name), FieldEncoding(name))
 
 
@@ -111,7 +111,7 @@ class Endpoint:
     parameters: tuple[Parameter, ...] = ()
     body: RequestBody | None = None
     fixed: tuple[tuple[Parameter, Json], ...] = ()
-    """Parameters that are always sent with the same value, and are no arguments."""
+    """Parameters that are always sent with the same value, and are not arguments."""
     key: KeyCarrier | None = None
     accept: str = "application/json"
     authenticated: bool = True
@@ -120,14 +120,14 @@ class Endpoint:
     empty_at: str | None = None
     """Where in the data (dotted) a list stands whose emptiness means that nothing was found."""
     success: str | None = None
-    """CEL over `body`: true when it worked, for an upstream that answers 200 whatever happened."""
+    """CEL over `body`: true when it worked, for an upstream that answers 200 to failures too."""
     templates: dict[str, Json] | None = None
     """Rendered for each call, where the arguments do not go into the request as they are."""
     defaults: dict[str, Json] = field(default_factory=dict)
     """What is sent, and what templates see, for an argument that is not given."""
 
     def facts(self, base_url: str) -> dict[str, str]:
-        """Where a call goes and how it is made, by name. It is accepted together with the contract.
+        """Return where a call goes and how it is made, by name. It is accepted together with the contract.
 
         What an accepted fact says never changes unasked. A fact that is added, such as a new parameter, may be.
         """
@@ -150,17 +150,17 @@ class Endpoint:
 
     @property
     def is_done_when_gone(self) -> bool:
-        """A deletion that promises no data: when it is made again and nothing is there, the first one has worked."""
+        """Return whether 404 for a repeated deletion means success. It does when the deletion promises no data."""
         return self.method == "DELETE" and self.contract.result.get("type") == "null"
 
     @property
     def name(self) -> str:
-        """The operation's name without the tool's."""
+        """Return the operation's name without the tool's."""
         return self.contract.operation.partition(".")[2]
 
 
 def _written(parameter: Parameter) -> str:
-    """Where a parameter stands, and how its value is written there."""
+    """Return where a parameter stands, and how its value is written there."""
     style = "json" if parameter.as_json else parameter.style.value
     more = [word for word, is_so in (("explode", parameter.explode), ("reserved", parameter.allow_reserved)) if is_so]
     return f"{parameter.place} {parameter.name} ({', '.join((style, *more))})"

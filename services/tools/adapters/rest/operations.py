@@ -1,4 +1,4 @@
-"""Makes declared calls: one client for the process, one request for an attempt, one lookup where an answer was lost."""
+"""Make operations of endpoints: one client for the process, one request for an attempt, a lookup for a lost answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LOOKUP_FOUND = LOOKUP_ARGUMENTS | {"result"}
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """How to find out what became of a write whose answer was lost."""
+    """How to find the result of a write whose answer was lost."""
 
     endpoint: Endpoint
     """A read of the same upstream."""
@@ -60,7 +60,7 @@ def _is_base_url(url: str) -> str:
     if problem := problem_of_base_url(url):
         raise ValueError(problem)
     if httpx.URL(url).userinfo:
-        raise ValueError("it holds a user, and no secret stands in a file: say `auth`, or base_url_env")
+        raise ValueError("it holds a user, and files must not hold secrets: use `auth`, or base_url_env")
     return url
 
 
@@ -74,7 +74,7 @@ def _is_origin(stated: str) -> str:
 def _without_secrets(headers: dict[str, str]) -> dict[str, str]:
     for name in headers:
         if name.lower() in CREDENTIAL_HEADERS:
-            raise ValueError(f"{name} holds a secret, and no secret stands in a file: say `auth`")
+            raise ValueError(f"{name} holds a secret, and files must not hold secrets: use `auth`")
     return headers
 
 
@@ -104,13 +104,13 @@ class UpstreamOptions(Options):
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """The environment variables that must be set where the tool runs."""
+        """Return the environment variables that must be set where the tool runs."""
         named = [] if self.auth is None else [key for key in type(self.auth).model_fields if key.endswith("_env")]
         auth = tuple(str(getattr(self.auth, key)) for key in named)
         return auth if self.base_url_env is None else (self.base_url_env, *auth)
 
     def base(self, source: Source) -> str:
-        """The base URL, or nothing where endpoints have addresses of their own.
+        """Return the base URL, or nothing where endpoints have addresses of their own.
 
         Raises:
             ConfigurationError: the variable that should hold it is not set.
@@ -127,7 +127,7 @@ class UpstreamOptions(Options):
 
     @property
     def shown_base(self) -> str:
-        """What stands for the base URL where nothing is called."""
+        """Return what stands for the base URL where nothing is called."""
         return f"${self.base_url_env}" if self.base_url_env is not None else (self.base_url or "").rstrip("/")
 
 
@@ -141,7 +141,7 @@ class HttpOperations:
 
     @asynccontextmanager
     async def lifespan(self, _resources: Resources) -> AsyncIterator[Upstream]:
-        """The client that all calls share. Secrets are read here, so that contracts can be told without them.
+        """Open the client that all calls share. Secrets are read here, so that contracts can be shown without them.
 
         Raises:
             ConfigurationError: a variable that an option names is not set.
@@ -153,7 +153,7 @@ class HttpOperations:
             yield Upstream(client, auth, base_url, self._hosts(base_url))
 
     def _hosts(self, base_url: str) -> frozenset[str]:
-        """The origins that the credential may go to."""
+        """Return the origins that the credential may go to."""
         if self._connection.hosts is not None:
             return frozenset(self._connection.hosts)
         return frozenset({origin_of(httpx.URL(base_url))} if base_url else self._origins)
@@ -161,7 +161,7 @@ class HttpOperations:
     def operation(
         self, endpoint: Endpoint, lookup: Lookup | None = None, completion: Completion | None = None
     ) -> Operation:
-        """The operation that makes this call; with `completion` an answer of 202 means that a callback follows."""
+        """Return the operation that makes this call. With `completion`, status 202 means that a callback follows."""
         if not endpoint.url.startswith("/"):
             self._origins.add(origin_of(httpx.URL(endpoint.url.partition("{")[0])))
 
@@ -214,7 +214,7 @@ class HttpOperations:
 
 
 def _check_host(endpoint: Endpoint, asked: httpx.Request, hosts: frozenset[str]) -> None:
-    """Raise ToolFailure where a request would take the credential to a host that nobody has named."""
+    """Raise ToolFailure where a request would take the credential to a host that the options do not name."""
     if (origin := origin_of(asked.url)) not in hosts:
         raise ToolFailure(
             ErrorCode.FORBIDDEN,
@@ -228,7 +228,7 @@ def _check_host(endpoint: Endpoint, asked: httpx.Request, hosts: frozenset[str])
 def _rendered(
     endpoint: Endpoint, templates: dict[str, Json], arguments: dict[str, Json], known: dict[str, Json]
 ) -> dict[str, Json]:
-    """What the templates give for these arguments and what else is known; a parameter that gives null is not sent."""
+    """Render the templates with these arguments and `known`. A parameter that is null is not sent."""
     try:
         values = expressions.render(templates, {"arguments": {**endpoint.defaults, **arguments}, **known})
     except ExpressionError as error:

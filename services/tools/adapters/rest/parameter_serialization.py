@@ -31,12 +31,12 @@ class AmbiguousValueError(ValueError):
 
 
 def text_of(value: Json) -> str:
-    """A value as text: strings as they are, nothing for null, and everything else as JSON."""
+    """Return a value as text: strings as they are, nothing for null, and everything else as JSON."""
     return "" if value is None else codec.plain_text(value)
 
 
 def path_value(parameter: Parameter, value: Json) -> str:
-    """What stands in the path for this value."""
+    """Return the text of this value in the path."""
     if parameter.as_json:
         return _encoded(codec.encode_text(value))
     name = _encoded(parameter.name)
@@ -54,7 +54,7 @@ def path_value(parameter: Parameter, value: Json) -> str:
 
 
 def without_nulls(value: Json) -> Json:
-    """A value without the nulls in it, which no style has a form for: null means that nothing is sent."""
+    """Return a value without the nulls in it, which no style has a form for: null means that nothing is sent."""
     match value:
         case dict():
             return {name: without_nulls(item) for name, item in value.items() if item is not None}
@@ -65,7 +65,7 @@ def without_nulls(value: Json) -> Json:
 
 
 def query_pairs(parameter: Parameter, value: Json) -> Iterable[str]:
-    """The `name=value` pairs of the query, encoded."""
+    """Yield the `name=value` pairs of the query, encoded."""
     name, safe = _encoded(parameter.name), _RESERVED if parameter.allow_reserved else ""
     if parameter.as_json:
         return [f"{name}={_encoded(codec.encode_text(value))}"]
@@ -83,7 +83,7 @@ def query_pairs(parameter: Parameter, value: Json) -> Iterable[str]:
 
 
 def header_value(parameter: Parameter, value: Json) -> str:
-    """The value of a header. It is not percent-encoded: headers are read as they are."""
+    """Return the value of a header. It is not percent-encoded: headers are read as they are."""
     if parameter.as_json:
         return codec.encode_text(value)
     if isinstance(value, dict) and parameter.explode:
@@ -92,7 +92,7 @@ def header_value(parameter: Parameter, value: Json) -> str:
 
 
 def cookie_pair(parameter: Parameter, value: Json) -> str:
-    """One `name=value` of the header Cookie."""
+    """Return one `name=value` of the header Cookie."""
     if isinstance(value, (list, dict)) and not parameter.as_json:
         return f"{parameter.name}={','.join(map(_encoded, flat_texts(value)))}"
     return f"{parameter.name}={_encoded(text_of(value), ',')}"
@@ -113,7 +113,7 @@ def flat_texts(value: list[Json] | dict[str, Json]) -> list[str]:
 
 
 def unambiguous(texts: list[str], delimiter: str) -> list[str]:
-    """The texts, where none of them holds what will stand between them. Raises AmbiguousValueError."""
+    """Return the texts, where none of them holds what will stand between them. Raises AmbiguousValueError."""
     for text in texts:
         if delimiter in text:
             raise AmbiguousValueError(text, delimiter)

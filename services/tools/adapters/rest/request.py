@@ -1,7 +1,7 @@
-"""From arguments that fit the contract to the request that is sent.
+"""Build the request of a call from arguments that fit the contract.
 
-No argument can change where a request goes: what a value would do to the path, a header's end or the
-host is encoded or refused. Credentials are not its business.
+No argument can change where a request goes: characters with a meaning in the path, the host or the end of a header
+are encoded or refused. Credentials are added elsewhere (auth.py).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Draft:
 def build_request(
     client: httpx.AsyncClient, endpoint: Endpoint, base_url: str, arguments: dict[str, Json], key: str
 ) -> httpx.Request:
-    """The request of one call.
+    """Return the request of one call.
 
     Raises:
         ToolFailure: `invalid_arguments`, where a value cannot stand where it belongs.
@@ -105,25 +105,25 @@ def _values(endpoint: Endpoint, arguments: dict[str, Json]) -> list[tuple[Parame
 
 
 def _filled(endpoint: Endpoint, in_path: dict[str, str]) -> str:
-    """The address, with the values in their places."""
+    """Return the address, with the values in their places."""
     missing = [name for name in _TEMPLATE.findall(endpoint.url) if name not in in_path]
     if missing:
-        raise _cannot_stand(missing[0], "it is missing")
+        raise _not_in_path(missing[0], "it is missing")
     filled = _TEMPLATE.sub(lambda found: in_path[found[1]], endpoint.url)
     if filled != endpoint.url and (problem := address.problem_of_path(filled.partition("?")[0])):
-        raise _cannot_stand(", ".join(in_path), problem)
+        raise _not_in_path(", ".join(in_path), problem)
     return filled
 
 
 def _check_in_path(parameter: Parameter, value: Json) -> None:
-    # Of an empty list nothing would stand there, and the address would be that of the whole collection.
+    # An empty list would leave nothing, and the address would be that of the whole collection.
     for text in list(_texts(value)) or [""]:
         if problem := address.problem_of_value(text):
-            raise _cannot_stand(parameter.argument, problem)
+            raise _not_in_path(parameter.argument, problem)
 
 
 def _texts(value: Json) -> Iterator[str]:
-    """Every text that a value puts into the path."""
+    """Yield every text that a value puts into the path."""
     match value:
         case dict():
             for name, item in value.items():
@@ -135,8 +135,8 @@ def _texts(value: Json) -> Iterator[str]:
             yield text_of(value)
 
 
-def _cannot_stand(argument: str, problem: str) -> ToolFailure:
-    message = f"arguments.{argument}: this cannot stand in a path: {problem}; give the thing's id"
+def _not_in_path(argument: str, problem: str) -> ToolFailure:
+    message = f"arguments.{argument}: this cannot be in a path: {problem}; give the thing's id"
     return ToolFailure(ErrorCode.INVALID_ARGUMENTS, message, undone=True)
 
 

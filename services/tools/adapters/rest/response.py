@@ -1,4 +1,4 @@
-"""From the answer of an upstream to data, with a limit on how much of it is read.
+"""Read the result of a call from the response of an upstream, with a limit on its size.
 
 What comes back is only given a form here; whether it keeps the contract is checked by the runtime.
 """
@@ -22,7 +22,7 @@ ANSWER_MAX_BYTES = 4 * 1_048_576
 ERROR_MAX_BYTES = 65_536
 _TEXTUAL = ("text/", "application/xml", "application/x-ndjson", "application/x-jsonl", "application/jsonl")
 NOTHING = "*/*"
-"""What is asked for where the upstream promises no content: whatever comes is no data."""
+"""The value of Accept where the upstream promises no content: an answer is never data."""
 
 BINARY_SCHEMA: dict[str, Json] = {
     "type": "object",
@@ -34,7 +34,7 @@ BINARY_SCHEMA: dict[str, Json] = {
 
 
 async def read_result(endpoint: Endpoint, response: httpx.Response) -> Json:
-    """The data of a successful answer; None where a read found nothing.
+    """Return the data of a successful answer; None where a read found nothing.
 
     Raises:
         ToolFailure: it failed, by its status or by its own account, or it is too large or not what it says it is.
@@ -55,7 +55,7 @@ async def read_result(endpoint: Endpoint, response: httpx.Response) -> Json:
         return None
     whole = await read_response(response, ANSWER_MAX_BYTES)
     kind = whole.headers.get("content-type", "").lower()
-    # A page that nobody asked for is no data, even where text would do.
+    # A web page that was not asked for is not data, even where text is accepted.
     is_stray = "html" in kind and "html" not in endpoint.accept
     if is_json(kind) or is_stray or all(map(is_json, endpoint.accept.split(","))):
         data = json_content(whole, endpoint.success)
@@ -65,7 +65,7 @@ async def read_result(endpoint: Endpoint, response: httpx.Response) -> Json:
 
 
 def is_text(media_type: str) -> bool:
-    """Whether this media type is text that can be handed on as it is."""
+    """Return whether this media type is text that can be handed on as it is."""
     return media_type.strip().lower().startswith(_TEXTUAL)
 
 
@@ -92,7 +92,7 @@ def _other(response: httpx.Response) -> Json:
 
 
 def _without_nothing(endpoint: Endpoint, data: Json) -> Json:
-    """None where a read answered a list with nothing in it, at the place where the list stands."""
+    """Return none where a read answered a list with nothing in it, at the place where the list stands."""
     found = data
     for part in endpoint.empty_at.split(".") if endpoint.empty_at else ():
         if not isinstance(found, dict) or part not in found:

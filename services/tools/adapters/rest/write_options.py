@@ -1,4 +1,4 @@
-"""What options say of a write: how its key travels, and how to find out what became of it."""
+"""The options of a write: how its key is sent, how its result is found, and how a callback completes it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class KeyOption(Options):
 
 
 class LookupOption(Options):
-    """How to find out what became of a write whose answer was lost."""
+    """How to find the result of a write whose answer was lost."""
 
     operation: str
     """A read of the same tool, by its name without the tool's."""
@@ -79,7 +79,7 @@ CALLBACK = frozenset({"body"})
 
 
 def completion_from(stated: CallbackOption, operation: str, key: str) -> Completion:
-    """How an operation is completed by the callback that an option describes; `key` is the option's.
+    """Return how an operation is completed by the callback that an option describes; `key` is the option's.
 
     Raises:
         ConfigurationError: an expression could never work.
@@ -111,7 +111,7 @@ def completion_from(stated: CallbackOption, operation: str, key: str) -> Complet
 
 
 def lookup_from(stated: LookupOption, endpoints: Mapping[str, Endpoint], key: str) -> Lookup:
-    """The lookup that an option describes. `endpoints` are those of the tool, by name; `key` is the option's.
+    """Return the lookup that an option describes. `endpoints` are those of the tool, by name; `key` is the option's.
 
     Raises:
         ConfigurationError: it could never work.
@@ -120,7 +120,7 @@ def lookup_from(stated: LookupOption, endpoints: Mapping[str, Endpoint], key: st
     if endpoint is None:
         raise ConfigurationError(f"{key}.operation: there is no {stated.operation} here; include it as well")
     if endpoint.contract.effect.writes:
-        raise ConfigurationError(f"{key}.operation: {stated.operation} is no read, and asking must change nothing")
+        raise ConfigurationError(f"{key}.operation: {stated.operation} is not a read, and a lookup must change nothing")
     try:
         for expression in expressions.expressions(stated.arguments):
             expressions.check(expression, LOOKUP_ARGUMENTS)

@@ -48,7 +48,7 @@ class StatementExecutor:
     prepared: PreparedStatement
 
     async def __call__(self, arguments: dict[str, Json], call: Call[asyncpg.Pool]) -> Json:
-        """One attempt, in one transaction."""
+        """Make one attempt, in one transaction."""
         statement = self.prepared.statement
         values = _values(self.prepared, arguments, call)
         committing = False
@@ -86,7 +86,7 @@ class StatementExecutor:
     async def _write_once(
         self, connection: _Connection, values: Sequence[Any], arguments: dict[str, Json], call: Call[asyncpg.Pool]
     ) -> Json:
-        """The write and its key in one commit; what is there already is the answer."""
+        """Return the write and its key in one commit; what is there already is the answer."""
         fingerprint = hashlib.sha256(codec.encode(arguments, sort_keys=True)).hexdigest()
         key = call.idempotency_key
         if not await connection.fetchval(SQL["begin"], key, self.operation, call.tenant, fingerprint):
@@ -100,7 +100,7 @@ class StatementExecutor:
 
 
 async def _read(connection: _Connection, prepared: PreparedStatement, values: Sequence[Any]) -> Json:
-    """As many rows as are allowed, and whether there were more. The server computes no others."""
+    """Return the allowed number of rows, and whether there were more. The server computes no others."""
     limit = prepared.statement.header.max_rows
     cursor = await connection.cursor(prepared.statement.text, *values)
     rows = await cursor.fetch(limit + 1)
@@ -135,7 +135,7 @@ def _values(prepared: PreparedStatement, arguments: dict[str, Json], call: Call[
 
 
 def _plain(rows: Sequence[asyncpg.Record], prepared: PreparedStatement) -> list[Json]:
-    """The rows as JSON, with the columns of the contract: a table may have got others since the tool was started.
+    """Return the rows as JSON, with the columns of the contract. A table may have new columns since the start.
 
     Raises:
         ToolFailure: one of them is gone. It is raised before anything is committed.
@@ -145,7 +145,7 @@ def _plain(rows: Sequence[asyncpg.Record], prepared: PreparedStatement) -> list[
         raise ToolFailure(
             ErrorCode.CONTRACT_VIOLATION,
             f"{prepared.statement.name}: the database does not give {', '.join(sorted(gone))} any more; nothing was "
-            "changed. Start the tool again, so that its contract is made anew",
+            "changed. Start the tool again, so that it makes a new contract",
             undone=True,
         )
     return [{name: from_postgres(row[name]) for name in names} for row in rows]

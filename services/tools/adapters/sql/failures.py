@@ -45,7 +45,7 @@ GONE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
 def failure_of_postgres(
     error: Exception, operation: str, *, undone: bool, parameters: Sequence[str] = ()
 ) -> ToolFailure | None:
-    """The failure that an error means; None when it does not come from Postgres.
+    """Return the failure that an error means; None when it does not come from Postgres.
 
     Args:
         error: What was raised.
@@ -59,7 +59,7 @@ def failure_of_postgres(
             return ToolFailure(ErrorCode.INVALID_ARGUMENTS, f"{operation}: {_named(error, parameters)}", undone=True)
         case asyncpg.InvalidCachedStatementError() | asyncpg.OutdatedSchemaCacheError():
             # It comes once after a change of the schema.
-            told = f"{operation}: the schema has changed since the statement was prepared; it is prepared anew"
+            told = f"{operation}: the schema has changed since the statement was prepared; it is prepared again"
             return ToolFailure(ErrorCode.UNAVAILABLE, told, undone=undone)
         case (
             asyncpg.UnsupportedClientFeatureError()
@@ -81,7 +81,7 @@ def failure_of_postgres(
 
 
 def _named(error: asyncpg.DataError, parameters: Sequence[str]) -> str:
-    """What is wrong with a value. Of one that the driver does not take, it names the argument, and not the value."""
+    """Return what is wrong with a value. It names the argument, and not a value that the driver refuses."""
     found = _ARGUMENT.match(str(error))
     if found is None or error.__cause__ is None or int(found[1]) > len(parameters):
         return str(error)

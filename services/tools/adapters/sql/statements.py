@@ -54,7 +54,7 @@ class Repeat(StrEnum):
 
 
 class Header(BaseModel):
-    """What stands in front of a statement."""
+    """The header before a statement."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -108,7 +108,7 @@ class StatementError(ConfigurationError):
 
 
 def read_statements(file: Path) -> tuple[Statement, ...]:
-    """The statements of a file, in order.
+    """Return the statements of a file, in order.
 
     Raises:
         StatementError: with the block and what is wrong with it.
@@ -153,7 +153,7 @@ def _statement(file: Path, name: str, block: str) -> Statement:
 
 
 def _numbered(file: Path, statement: str, text: str, parameters: list[str]) -> Iterator[str]:
-    """The text with numbers for names, which are collected in `parameters`."""
+    """Yield the text with numbers for names, which are collected in `parameters`."""
     end = 0
     for part in _PARTS.finditer(text):
         if part["escapes"] or part["position"]:

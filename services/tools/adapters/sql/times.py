@@ -37,12 +37,12 @@ Numbers = tuple[int, ...]
 
 
 def date_text(value: Numbers) -> str:
-    """A date, such as `2026-01-31`, `0044-03-15 BC` or `infinity`."""
+    """Return a date, such as `2026-01-31`, `0044-03-15 BC` or `infinity`."""
     return _endless(value, _DAY) or "".join(_day_text(value[0]))
 
 
 def timestamp_text(value: Numbers, zone: str = "") -> str:
-    """A timestamp without a time zone, such as `2026-01-31T12:00:00`."""
+    """Return a timestamp without a time zone, such as `2026-01-31T12:00:00`."""
     if endless := _endless(value, _STAMP):
         return endless
     days, us = divmod(value[0], DAY_US)
@@ -51,17 +51,17 @@ def timestamp_text(value: Numbers, zone: str = "") -> str:
 
 
 def timestamptz_text(value: Numbers) -> str:
-    """A timestamp, such as `2026-01-31T12:00:00Z`."""
+    """Return a timestamp, such as `2026-01-31T12:00:00Z`."""
     return timestamp_text(value, "Z")
 
 
 def time_text(value: Numbers) -> str:
-    """A time of day, such as `12:00:00`."""
+    """Return a time of day, such as `12:00:00`."""
     return _clock(value[0])
 
 
 def timetz_text(value: Numbers) -> str:
-    """A time of day with its offset, such as `12:00:00+02:00`. Postgres counts offsets towards the west."""
+    """Return a time of day with its offset, such as `12:00:00+02:00`. Postgres counts offsets towards the west."""
     us, west_s = value
     if not west_s:
         return f"{_clock(us)}Z"
@@ -71,7 +71,7 @@ def timetz_text(value: Numbers) -> str:
 
 
 def interval_text(value: Numbers) -> str:
-    """An interval as Postgres writes it in ISO 8601: `P1Y2M3DT4H5M6.5S`, each part with a sign of its own."""
+    """Return an interval as Postgres writes it in ISO 8601: `P1Y2M3DT4H5M6.5S`, each part with a sign of its own."""
     if endless := _endless(value, _SPAN):
         return endless
     months, days, us = value
@@ -166,7 +166,7 @@ def _least(most: Numbers) -> Numbers:
 
 
 def _day_text(days: int) -> tuple[str, str]:
-    """A day, and its era where that is not ours."""
+    """Return a day, and its era where that is not ours."""
     cycles, rest = divmod(days, _CYCLE_DAYS)
     day = _EPOCH + timedelta(rest)
     year = day.year + cycles * _CYCLE_YEARS
@@ -174,7 +174,7 @@ def _day_text(days: int) -> tuple[str, str]:
 
 
 def _in_cycle(text: str) -> tuple[str, int]:
-    """The same day in the years from 2000 to 2399, and how many cycles of the calendar it lies after them."""
+    """Return the same day in the years from 2000 to 2399, and how many cycles of the calendar it lies after them."""
     found = _YEAR.fullmatch(text)
     if found is None or (not int(found[1])):
         return text, 0

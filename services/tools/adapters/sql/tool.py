@@ -26,7 +26,7 @@ from triptych.tools.sdk.tool import Tool
 
 CONNECT_WITHIN_S = 10.0
 STALLED_TRANSACTION_MS = 30_000
-"""A process of ours that stands still in a transaction holds no lock for longer."""
+"""A paused process of ours holds a lock in a transaction no longer than this."""
 ROUND_TRIPS_MS = 1_000
 """A call may take so much longer than its statement."""
 
@@ -40,7 +40,7 @@ class SqlOptions(Options):
 
 
 def tool(source: Source) -> Tool:
-    """The tool that a table of triptych.toml describes.
+    """Return the tool that a table of triptych.toml describes.
 
     Raises:
         ConfigurationError: an option, a file or a statement cannot be used as it is, or the database refuses it.
@@ -144,7 +144,7 @@ def _contract(tool_name: str, prepared: PreparedStatement) -> Contract:
 
 
 def _arguments(prepared: PreparedStatement) -> dict[str, Json]:
-    """The declared schemas, with the types that the database knows where a schema says none."""
+    """Return the declared schemas, with the types that the database knows where a schema says none."""
     oids = dict(prepared.parameters)
     properties: dict[str, Json] = {}
     for name, declared in prepared.statement.header.parameters.items():

@@ -60,7 +60,7 @@ class Types(dict[int, PgType]):
 
     @classmethod
     async def ask(cls, connection: asyncpg.Connection, oids: Iterable[int]) -> Types:
-        """What the database says of these types."""
+        """Return what the database says of these types."""
         rows = await connection.fetch(SQL["types"], list(oids))
         return cls(
             {
@@ -78,14 +78,14 @@ class Types(dict[int, PgType]):
         )
 
     def base(self, oid: int) -> PgType:
-        """The type that a value of this one has: a domain is what it is made of."""
+        """Return the type that a value of this one has: a domain is what it is made of."""
         found = self[oid]
         while found.kind == "domain":
             found = self[found.element]
         return found
 
     def places(self, oid: int, place: str, within: tuple[int, ...] = ()) -> Iterator[tuple[str, PgType]]:
-        """The types that a value is made of, each with the place of its first occurrence."""
+        """Yield the types that a value is made of, each with the place of its first occurrence."""
         found = self.base(oid)
         if found.oid in within:
             return
@@ -109,7 +109,7 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _float4(value: bytes) -> float:
-    """The number with the fewest digits that is this one in four bytes: 0.1, and not 0.10000000149011612."""
+    """Return the number with the fewest digits that is this one in four bytes: 0.1, and not 0.10000000149011612."""
     (exact,) = struct.unpack("!f", value)
     shortest = (float(f"{exact:.{digits}g}") for digits in range(_FLOAT4_MIN_DIGITS, _FLOAT4_MAX_DIGITS + 1))
     # The largest number, rounded up, does not fit into four bytes. Nine digits are always exact.
@@ -167,7 +167,7 @@ class StatementTypes:
     """Types that the driver cannot read within a row."""
 
     def odd(self, oid: int, name: str) -> Iterator[str]:
-        """What cannot be read in a value of this type, and where in it."""
+        """Yield what cannot be read in a value of this type, and where in it."""
         for place, found in self.types.places(oid, name):
             if found.name == RECORD:
                 yield f"{place} is a row whose fields have no names"
@@ -176,7 +176,7 @@ class StatementTypes:
 
 
 async def describe(connection: asyncpg.Connection, statement: str) -> StatementTypes:
-    """Ask the database for the types of a statement. Use the connection for nothing else afterwards.
+    """Ask the database for the types of a statement. Do not use the connection afterwards.
 
     Raises:
         asyncpg.PostgresError: the database does not take the statement.

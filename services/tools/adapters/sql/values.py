@@ -116,7 +116,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 
 def schema_of(types: Types, oid: int, within: tuple[int, ...] = ()) -> Schema:
-    """The JSON Schema of a parameter of this type. Unknown types may be anything, and so may a type within itself."""
+    """Return the JSON Schema of a parameter of this type. Unknown and recursive types take any value."""
     own = types.base(oid)
     if own.oid in within:
         return {}
@@ -137,7 +137,7 @@ def schema_of(types: Types, oid: int, within: tuple[int, ...] = ()) -> Schema:
 
 
 def column_schema(types: Types, oid: int, within: tuple[int, ...] = ()) -> Schema:
-    """What a column may hold. Postgres does not say whether a column of a result may be null, so each may."""
+    """Return what a column may hold. Postgres does not say whether a column of a result may be null, so each may."""
     own = types.base(oid)
     if own.oid in within:
         return {}
@@ -183,7 +183,7 @@ def _range(bound: Schema) -> Schema:
 
 
 def type_mismatch(declared: Schema, types: Types, oid: int) -> str | None:
-    """What a declared JSON Schema says that the statement cannot take, or None."""
+    """Return what a declared JSON Schema says that the statement cannot take, or None."""
     name = types.base(oid).name
     own = schema_of(types, oid).get("type")
     stated = declared.get("type", own)
@@ -193,7 +193,7 @@ def type_mismatch(declared: Schema, types: Types, oid: int) -> str | None:
 
 
 def to_postgres(value: Json, types: Types, oid: int, place: str) -> Any:
-    """An argument as asyncpg wants it.
+    """Return an argument as asyncpg wants it.
 
     Raises:
         ToolFailure: `invalid_arguments`, with the place and what is wrong.
@@ -215,7 +215,7 @@ def to_postgres(value: Json, types: Types, oid: int, place: str) -> Any:
                 raise _invalid(f"{place}: it has no field {', '.join(sorted(unknown))}", own)
             return {name: to_postgres(each, types, kinds[name], f"{place}.{name}") for name, each in value.items()}
         case (("array" | "multirange" | "composite"), _):
-            raise _invalid(f"{place}: it is to be {'an object' if own.kind == 'composite' else 'a list'}", own)
+            raise _invalid(f"{place}: it must be {'an object' if own.kind == 'composite' else 'a list'}", own)
         case _:
             return _read(value, own, place)
 
@@ -225,7 +225,7 @@ def _read(value: Json, own: PgType, place: str) -> Any:
     if reader is None:
         return value
     if not isinstance(value, str) and own.name not in _NUMBERS:
-        raise _invalid(f"{place}: it is to be text", own)
+        raise _invalid(f"{place}: it must be text", own)
     try:
         return reader(value)
     except ValidationError as error:
@@ -237,7 +237,7 @@ def _read(value: Json, own: PgType, place: str) -> Any:
 
 def _to_range(value: Json, types: Types, own: PgType, place: str) -> Range[Any]:
     if not isinstance(value, dict):
-        raise _invalid(f"{place}: it is to be an object with lower, upper and bounds", own)
+        raise _invalid(f"{place}: it must be an object with lower, upper and bounds", own)
     if value.get("empty"):
         return Range(empty=True)
     bounds = value.get("bounds", "[)")
