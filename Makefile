@@ -2,9 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= .triptych
-# Where each class name has one meaning already; `checks/homonyms.py` shows the rest.
-HOMONYMS := triptych/contracts triptych/json_schema triptych/models triptych/client triptych/kernel/decider \
-	triptych/kernel/worker triptych/kernel/postgres triptych/kernel/process
 # Where the prose is plain already, `make check` keeps it so; `make prose` shows the rest.
 PROSE := checks README.md docs/index.md docs/quickstart.md docs/glossary.md docs/where-to-change.md docs/discussions/architecture.md docs/discussions/patterns.md docs/how-to docs/reference/playbooks.md changes CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md
 PROSE += triptych/kernel triptych/contracts triptych/json_schema triptych/models triptych/client
@@ -82,12 +79,12 @@ simulate: .venv/.ready  ## play schedules of faults on simulated servers (SEEDS=
 chaos: .venv/.ready  ## strike a stack under load with a seeded sequence of faults (MINUTES=60 SEED=7)
 	@PYTHONPATH=chaos $(BIN)/python -m triptych_chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) $(ARGS)
 
-check: .venv/.ready  ## format, lint, types, import rules, prose and workflows
+check: .venv/.ready  ## format, lint, types, import rules, prose, class names and workflows
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/mypy triptych bench chaos checks docs tests/typing
 	@$(BIN)/lint-imports
 	@PYTHONPATH=checks $(BIN)/python -m prose $(PROSE)
-	@$(BIN)/python checks/homonyms.py $(HOMONYMS)
+	@$(BIN)/python checks/homonyms.py
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-actions .github/actions/*/action.yml
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))

@@ -13,7 +13,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Plan(StrEnum):
+class SupportPlan(StrEnum):
     STARTER = "starter"
     SCALE = "scale"
     ENTERPRISE = "enterprise"
@@ -26,7 +26,7 @@ class Customer(Record):
     name: str
     email: str
     account: str
-    plan: Plan
+    plan: SupportPlan
     seats: Annotated[int, Field(ge=1)]
     timezone: Annotated[str, Field(description="IANA name, such as Europe/Vienna.")]
     account_manager: str
@@ -62,7 +62,9 @@ class Notes(Record):
     notes: list[Note]
 
 
-def _customer(number: int, name: str, email: str, *, account: str, plan: Plan, seats: int, timezone: str) -> Customer:
+def _customer(
+    number: int, name: str, email: str, *, account: str, plan: SupportPlan, seats: int, timezone: str
+) -> Customer:
     return Customer(
         id=f"C-{number}",
         name=name,
@@ -82,7 +84,7 @@ CUSTOMERS = (
         "Ana Petrescu",
         "ana.petrescu@acme.example",
         account="Acme",
-        plan=Plan.SCALE,
+        plan=SupportPlan.SCALE,
         seats=40,
         timezone="Europe/Bucharest",
     ),
@@ -91,7 +93,7 @@ CUSTOMERS = (
         "Jonas Weidmann",
         "jonas@acme.example",
         account="Acme",
-        plan=Plan.SCALE,
+        plan=SupportPlan.SCALE,
         seats=40,
         timezone="Europe/Zurich",
     ),
@@ -100,7 +102,7 @@ CUSTOMERS = (
         "Mirela Dobos",
         "m.dobos@globex.example",
         account="Globex",
-        plan=Plan.STARTER,
+        plan=SupportPlan.STARTER,
         seats=5,
         timezone="Europe/Budapest",
     ),
@@ -109,7 +111,7 @@ CUSTOMERS = (
         "Dana Osterfeld",
         "dana@osterfeld.example",
         account="Osterfeld",
-        plan=Plan.ENTERPRISE,
+        plan=SupportPlan.ENTERPRISE,
         seats=220,
         timezone="America/New_York",
     ),
@@ -118,7 +120,7 @@ CUSTOMERS = (
         "Ravi Menon",
         "ravi@quillfeather.example",
         account="Quillfeather",
-        plan=Plan.SCALE,
+        plan=SupportPlan.SCALE,
         seats=75,
         timezone="Asia/Kolkata",
     ),

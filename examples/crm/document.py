@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from triptych.examples.crm.customers import Customer, Customers, NewNote, Note, Notes, Plan
+from triptych.examples.crm.customers import Customer, Customers, NewNote, Note, Notes, SupportPlan
 
 KEY_HEADER = "X-Api-Key"
 MODELS = (Customer, Customers, NewNote, Note, Notes)
@@ -36,7 +36,7 @@ def document() -> dict[str, Any]:
                             "name": "plan",
                             "in": "query",
                             "description": "Any of these.",
-                            "schema": {"type": "array", "items": {"enum": [plan.value for plan in Plan]}},
+                            "schema": {"type": "array", "items": {"enum": [plan.value for plan in SupportPlan]}},
                         },
                     ],
                     "responses": _answer("The customers that fit.", "Customers"),

@@ -50,7 +50,7 @@ class KeyReusedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Effect:
+class StoredWrite:
     """A write that took effect."""
 
     seq: int
@@ -88,7 +88,7 @@ class Store:
         (total,) = self._arrivals.execute("SELECT sum(requests) FROM arrivals WHERE ticket = ?", (ticket,)).fetchone()
         return int(total)
 
-    def apply(self, key: str, operation: str, ticket: str, body: dict[str, Any]) -> tuple[Effect, bool]:
+    def apply(self, key: str, operation: str, ticket: str, body: dict[str, Any]) -> tuple[StoredWrite, bool]:
         """Write once; returns the effect and whether it had happened before. Raises KeyReusedError."""
         fingerprint = _fingerprint(operation, ticket, body)
         with _transaction(self._effects):
@@ -107,12 +107,12 @@ class Store:
             ).fetchone()
             return _effect(row), False
 
-    def effect(self, key: str) -> Effect | None:
+    def effect(self, key: str) -> StoredWrite | None:
         """What became of a key, for a client that has to reconcile."""
         row = self._effects.execute("SELECT * FROM effects WHERE key = ?", (key,)).fetchone()
         return None if row is None else _effect(row)
 
-    def effects(self, ticket: str | None = None) -> list[Effect]:
+    def effects(self, ticket: str | None = None) -> list[StoredWrite]:
         """All effects in the order they happened, or those of one ticket."""
         rows = self._effects.execute(
             "SELECT * FROM effects WHERE :ticket IS NULL OR ticket = :ticket ORDER BY seq", {"ticket": ticket}
@@ -143,8 +143,8 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def _effect(row: sqlite3.Row) -> Effect:
-    return Effect(
+def _effect(row: sqlite3.Row) -> StoredWrite:
+    return StoredWrite(
         seq=row["seq"],
         key=row["key"],
         operation=row["operation"],

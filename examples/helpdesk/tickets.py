@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from triptych.examples.faults import Fault, FaultKind
-from triptych.examples.helpdesk.store import Effect
+from triptych.examples.helpdesk.store import StoredWrite
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -24,7 +24,7 @@ class Acknowledgement(Body):
     text: Text
 
 
-class Reply(Body):
+class ReplyBody(Body):
     subject: Annotated[str, StringConstraints(min_length=1, max_length=300)]
     body: Text
 
@@ -40,14 +40,14 @@ class Assignment(Body):
 
 WRITES: dict[str, type[Body]] = {
     "acknowledgements": Acknowledgement,
-    "replies": Reply,
+    "replies": ReplyBody,
     "tags": Tags,
     "assignments": Assignment,
 }
 """The last part of a write's path, and what its body must be."""
 
 
-def view(ticket: str, effects: Iterable[Effect]) -> dict[str, Any]:
+def view(ticket: str, effects: Iterable[StoredWrite]) -> dict[str, Any]:
     """A ticket as its effects left it. A tag that was given twice is there once."""
     seen: dict[str, Any] = {"ticket_id": ticket, "tags": [], "replies": [], "acknowledgements": [], "assignments": []}
     for effect in effects:

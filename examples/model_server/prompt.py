@@ -54,7 +54,7 @@ class Function(BaseModel):
     parameters: dict[str, Any] = {}
 
 
-class Tool(BaseModel):
+class OfferedTool(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     function: Function
@@ -67,7 +67,7 @@ class ChatRequest(BaseModel):
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
-    tools: list[Tool] = []
+    tools: list[OfferedTool] = []
     tool_choice: str | dict[str, Any] = "auto"
     response_format: dict[str, Any] | None = None
     max_tokens: int | None = Field(default=None, ge=1)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from triptych.examples.faults import Fault, FaultBook, FaultKind
-from triptych.examples.helpdesk.store import Effect, KeyReusedError, Store
+from triptych.examples.helpdesk.store import KeyReusedError, Store, StoredWrite
 from triptych.examples.helpdesk.tickets import habitual_fault, view
 from triptych.examples.model_server.classify import classify
 from triptych.examples.model_server.draft import answer, draft
@@ -276,8 +276,8 @@ def test_the_store_applies_a_key_once_and_refuses_it_for_another_write(tmp_path:
 
 
 def test_a_ticket_is_what_its_effects_add_up_to() -> None:
-    def effect(seq: int, operation: str, body: dict[str, Any]) -> Effect:
-        return Effect(seq, f"k{seq}", operation, "T-1", body, {"id": f"{operation}-{seq}"}, "2026-01-01")
+    def effect(seq: int, operation: str, body: dict[str, Any]) -> StoredWrite:
+        return StoredWrite(seq, f"k{seq}", operation, "T-1", body, {"id": f"{operation}-{seq}"}, "2026-01-01")
 
     seen = view("T-1", [effect(1, "tags", {"tags": ["a", "b"]}), effect(2, "tags", {"tags": ["b"]})])
     assert seen["tags"] == ["a", "b"]
