@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -25,24 +26,25 @@ from starlette.routing import Route
 import triptych.examples
 import triptych.tools
 from pdfs import pdf, pdf_of_pages, pdf_that_doubles
+from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.postgres.database import connect
 from triptych.kernel.postgres.migrate import WORKER
 from triptych.models import ModelFailure
 from triptych.models.embeddings import Embedder, EmbeddingSettings, LocalEmbedder, Vector, open_embedder
 from triptych.schemas import ErrorCode, Result, ResultStatus
 from triptych.tools import Source, Tool
+from triptych.tools.adapters.kb import ingest
 from triptych.tools.adapters.kb import tool as kb_tool
-from triptych.tools.adapters.kb.articles import shipped_articles
 from triptych.tools.adapters.kb.calibration import THRESHOLD, Calibration, Judged, fit, quality
 from triptych.tools.adapters.kb.chunks import Document
 from triptych.tools.adapters.kb.reading import Unreadable, read_folder
-from triptych.tools.adapters.kb.store import EVERYBODY, SHIPPED, WORDS_ALONE, KnowledgeBase
-from triptych.tools.adapters.kb.tool import SHIPPED_COLLECTION
+from triptych.tools.adapters.kb.store import DEFAULT_CALIBRATIONS, EVERYBODY, WORDS_ALONE, KnowledgeBase
 from triptych.tools.testing import call
 
 MIGRATIONS = Path(triptych.tools.__file__).with_name("migrations")
 QUESTIONS = Path(__file__).parents[1] / "knowledge" / "questions.jsonl"
-TICKETS = Path(triptych.examples.__file__).with_name("demo") / "tickets.jsonl"
+DEMO = Path(triptych.examples.__file__).with_name("demo")
+TICKETS = DEMO / "tickets.jsonl"
 LOCAL = LocalEmbedder()
 FOLDER = {
     "leave.md": "# Parental leave\n\nParents may take leave for fourteen months.\n\nTell your manager eight weeks before.",
@@ -56,7 +58,9 @@ def schemas(database) -> dict[str, str]:
     """Schemas with vectors, and one without: `tool_old`."""
     without = (WORKER, MIGRATIONS / "kb")
     vectors = (*without, MIGRATIONS / "kb_vector")
-    prepared = database.prepare({"tool_kb": vectors, "tool_own": vectors, "tool_cli": vectors, "tool_old": without})
+    prepared = database.prepare(
+        {"tool_kb": vectors, "tool_own": vectors, "tool_cli": vectors, "tool_folders": vectors, "tool_old": without}
+    )
     assert prepared.postponed == ()
     return prepared.services
 
@@ -77,7 +81,17 @@ async def own(schemas) -> AsyncIterator[KnowledgeBase]:
 
 
 @pytest.fixture(scope="module")
-def kb() -> Tool:
+def articles() -> ingest.FolderContent:
+    """The articles of the demo, as any folder is read."""
+    content = ingest.read(DEMO / "articles")
+    assert not content.unreadable
+    return content
+
+
+@pytest.fixture(scope="module")
+async def kb(pool, articles) -> Tool:
+    """The tool without options, on the articles of the demo."""
+    await with_articles(pool, articles)
     return kb_tool(Source("kb"))
 
 
@@ -85,9 +99,9 @@ async def search(kb: Tool, pool: asyncpg.Pool, query: str) -> Result:
     return await call(kb, "search", {"query": query}, pool=pool, settings=EmbeddingSettings())
 
 
-async def shipped(pool: asyncpg.Pool) -> KnowledgeBase:
+async def with_articles(pool: asyncpg.Pool, articles: ingest.FolderContent) -> KnowledgeBase:
     knowledge = await KnowledgeBase.open(pool, LOCAL)
-    await knowledge.load(EVERYBODY, SHIPPED_COLLECTION, shipped_articles())
+    await ingest.load(knowledge, EVERYBODY, "articles", articles)
     return knowledge
 
 
@@ -119,10 +133,10 @@ async def test_it_finds_by_meaning_what_shares_hardly_a_word(kb, pool) -> None:
     assert "kb-013" in [hit["id"] for hit in found.data["hits"]]
 
 
-async def test_the_threshold_is_where_the_labelled_questions_put_it(pool) -> None:
-    knowledge = await shipped(pool)
+async def test_the_threshold_is_where_the_labelled_questions_put_it(pool, articles) -> None:
+    knowledge = await with_articles(pool, articles)
     measured = await judged(knowledge)
-    assert near(fit(measured), SHIPPED[LOCAL.name])
+    assert near(fit(measured), DEFAULT_CALIBRATIONS[LOCAL.name])
     found = quality(measured, knowledge.calibration)
     assert found.precision >= 0.9
     assert found.recall >= 0.9
@@ -143,14 +157,93 @@ async def test_the_tickets_of_the_demo_are_told_apart(kb, pool) -> None:
     assert {ticket for ticket, score in scores.items() if score < THRESHOLD} == unanswered
 
 
-async def test_without_vectors_it_goes_by_words_alone_and_its_scores_are_fitted_to_that(schemas) -> None:
+async def test_without_vectors_it_goes_by_words_alone_and_its_scores_are_fitted_to_that(schemas, articles) -> None:
     async with await connect(schemas["tool_old"], "test") as pool:
-        knowledge = await shipped(pool)
+        knowledge = await with_articles(pool, articles)
         assert not knowledge.knows_meaning
         measured = await judged(knowledge)
         assert near(fit(measured), WORDS_ALONE)
         found = quality(measured, knowledge.calibration)
         assert min(found.precision, found.recall) >= 0.8
+
+
+async def test_it_ingests_the_folders_that_an_option_names_and_searches_nothing_else(schemas, tmp_path) -> None:
+    write_folder(tmp_path / "handbook")
+    (tmp_path / "handbook" / "broken.md").write_text("---\ntitle: Rule 1: eat\n---\nLunch is at noon.")
+    folders = Source("kb", {"folders": ["handbook"]}, tmp_path)
+    async with await connect(schemas["tool_folders"], "test") as pool:
+        assert await search(kb_tool(Source("kb")), pool, "refund of a payment by card") == Result.empty()
+        found = await search(kb_tool(folders), pool, "I lost my badge")
+        assert (found.data["hits"][0]["id"], found.data["hits"][0]["collection"]) == ("security.md", "handbook")
+        before = await pool.fetch("select id, loaded_at from documents order by id")
+        (tmp_path / "handbook" / "leave.md").unlink()
+        (tmp_path / "handbook" / "security.md").write_text("---\n id: badges\ntitle: [\n---\nBadges are blue.")
+        (tmp_path / "handbook" / "broken.md").write_text("---\nid: rules\ntitle: Rules\n---\nLunch is at noon.")
+        assert (await search(kb_tool(folders), pool, "lunch")).data["hits"][0]["id"] == "rules"
+        after = await pool.fetch("select id, loaded_at from documents order by id")
+        assert {*after} - {*before} == {row for row in after if row["id"] == "rules"}
+        assert {row["id"] for row in before} - {row["id"] for row in after} == {"leave.md"}
+
+
+@pytest.mark.parametrize(
+    ("folders", "problem"),
+    [
+        (["nowhere"], "the folder does not exist"),
+        (["empty"], "no Markdown, text or PDF file"),
+        (["My Files"], "a collection cannot be named 'My Files'"),
+        (["empty", "other/empty"], "have the same name"),
+    ],
+)
+async def test_a_folder_that_cannot_be_ingested_is_named_with_the_cure(own, tmp_path, folders, problem) -> None:
+    for name in ("empty", "other/empty", "My Files"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match=problem):
+        await search(kb_tool(Source("kb", {"folders": folders}, tmp_path)), own._pool, "anything")
+
+
+async def test_what_an_earlier_version_had_loaded_for_everybody_is_forgotten(database, tmp_path) -> None:
+    earlier = tmp_path / "kb"
+    shutil.copytree(MIGRATIONS / "kb", earlier, ignore=shutil.ignore_patterns("0004*"))
+    shutil.copy(MIGRATIONS / "terms.sql", tmp_path)
+    vectors = MIGRATIONS / "kb_vector"
+    dsn = database.prepare({"tool_upgraded": (earlier, vectors)}).services["tool_upgraded"]
+    insert = """with stored as (
+        insert into documents (tenant, collection, id, title, category, content_hash)
+        values ($1, $2, $3, 'Plans', '', 'd') returning tenant, collection, id
+    ) insert into chunks (tenant, collection, document, position, title, body, content_hash)
+        select tenant, collection, id, 0, 'Plans', 'The starter plan costs nothing.', 'c' from stored"""
+    async with await connect(dsn, "test") as pool:
+        for row in (("*", "shipped", "kb-001"), ("*", "own", "a.md"), ("acme", "shipped", "b.md")):
+            await pool.execute(insert, *row)
+    database.prepare({"tool_upgraded": (MIGRATIONS / "kb", vectors)})
+    async with await connect(dsn, "test") as pool:
+        found = await search(kb_tool(Source("kb")), pool, "What does the starter plan cost?")
+        assert [hit["id"] for hit in found.data["hits"]] == ["a.md"]
+        assert await pool.fetchval("select count(*) from chunks") == 2
+
+
+async def test_a_document_whose_file_cannot_be_read_any_more_stays_under_the_id_that_it_stated(own, tmp_path) -> None:
+    (tmp_path / "a.md").write_text("---\nid: rule-1\ntitle: Lunch\ncategory: food\n---\nLunch is at noon.")
+    (tmp_path / "b.md").write_text("# Dinner\n\nDinner is at six.")
+    await ingest.load(own, EVERYBODY, "rules", ingest.read(tmp_path))
+    (hit,) = await own.search("acme", "When is lunch?", 1)
+    assert (hit["id"], hit["title"], hit["category"]) == ("rule-1", "Lunch", "food")
+    (tmp_path / "a.md").write_bytes(b"\xff")
+    report = await ingest.load(own, EVERYBODY, "rules", ingest.read(tmp_path))
+    assert (report.unchanged, report.removed) == (1, [])
+    (tmp_path / "a.md").rename(tmp_path / "c.md")
+    report = await ingest.load(own, EVERYBODY, "rules", ingest.read(tmp_path))
+    assert report.removed == ["rule-1"], "its file is gone"
+
+
+async def test_a_document_that_moves_to_another_file_is_not_embedded_again(own, tmp_path) -> None:
+    (tmp_path / "a.md").write_text("---\nid: rule-1\ntitle: Lunch\n---\nLunch is at noon.")
+    await ingest.load(own, EVERYBODY, "rules", ingest.read(tmp_path))
+    (tmp_path / "a.md").rename(tmp_path / "b.md")
+    report = await ingest.load(own, EVERYBODY, "rules", ingest.read(tmp_path))
+    assert (report.changed, report.chunks_embedded) == (["rule-1"], 0)
+    (tmp_path / "b.md").write_bytes(b"\xff")
+    assert (await ingest.load(own, EVERYBODY, "rules", ingest.read(tmp_path))).removed == []
 
 
 async def test_only_what_changed_is_embedded_again_and_what_is_gone_is_removed(own) -> None:
@@ -327,7 +420,7 @@ async def test_a_folder_is_ingested_searched_and_calibrated_from_the_command_lin
     assert [one["id"] for one in told["unreadable"]] == ["parking.pdf", "travel/hotels.txt"]
     assert [one["id"] for one in told["left_out"]] == ["plan.docx"]
     assert [(one["id"], one["note"][:6]) for one in told["notes"]] == [("scan.pdf", "1 of 2")]
-    own = kb_tool(Source("handbook", {"shipped": False, "collections": ["handbook"]}))
+    own = kb_tool(Source("handbook", {"collections": ["handbook"]}))
     async with await connect(dsn, "test") as pool:
         parking = await search(own, pool, "Where can visitors park their car?")
         assert parking.data["hits"][0]["id"] == "parking.pdf"

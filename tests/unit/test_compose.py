@@ -84,7 +84,7 @@ def test_every_tool_gets_the_options_that_the_stack_names(compose: dict[str, Any
             environment = compose["services"][f"tool-{name}"]["environment"]
             told = environment["TRIPTYCH_TOOL_OPTIONS"].replace('": "', '": "tools/', 1)
             assert (environment["TRIPTYCH_TOOL_NAME"], json.loads(told)) == (name, tool["options"])
-            assert set(tool["env"]) <= {
+            assert set(tool.get("env", ())) <= {
                 *environment, *(secret["target"] for secret in compose["services"][f"tool-{name}"]["secrets"])
             }  # fmt: skip
 

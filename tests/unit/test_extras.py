@@ -138,12 +138,6 @@ def test_triptych_is_not_served_over_mcp_without_the_extra(without):
     assert re.search(cure("mcp"), str(ran.exception))
 
 
-def test_documents_are_not_ingested_without_the_extra(tmp_path, without):
-    without("pypdf")
-    ran = CliRunner().invoke(app, ["kb", "ingest", str(tmp_path)])
-    assert re.search(cure("kb"), str(ran.exception))
-
-
 def test_a_model_of_bedrock_names_its_extra(without):
     without("boto3")
     with pytest.raises(MissingExtraError, match=cure("bedrock")):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from pdfs import FONT, pdf, pdf_of, pdf_of_pages, pdf_that_doubles, stream
 from triptych.tools.adapters.kb import reading
-from triptych.tools.adapters.kb.reading import NoText, NotText
+from triptych.tools.adapters.kb.chunks import Document
+from triptych.tools.adapters.kb.reading import NoText, NotText, Unreadable, read_folder
+
+ARTICLES = Path(__file__).parents[2] / "examples/demo/articles"
 
 
 def form(more: bytes) -> bytes:
@@ -50,6 +54,13 @@ def test_a_pdf_whose_fonts_say_nothing_of_their_characters_is_told(tmp_path: Pat
         read(tmp_path, "a.pdf", pdf_of(page, [], font=font))
 
 
+def test_a_pdf_without_the_extra_is_told_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pypdf", None)
+    with pytest.raises(NotText, match=r"pip install 'triptych\[kb\]'"):
+        read(tmp_path, "a.pdf", pdf("Hello"))
+    assert read(tmp_path, "a.md", b"Hello") == "Hello"
+
+
 def test_pages_without_text_are_noted(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(pdf_of_pages(["One", "", "Three", ""]))
     document = reading._read(tmp_path / "a.pdf", "a.pdf")
@@ -77,6 +88,68 @@ def test_text_of_each_encoding_that_says_its_name_is_read(tmp_path: Path, encodi
     assert (document.title, document.body) == ("Größe", "Preis: 3 €\n\nEnde")
     with pytest.raises(NotText, match=r"at byte 2.*save it as UTF-8"):
         read(tmp_path, "a.txt", "Grüße".encode("latin-1"))
+
+
+def markdown(folder: Path, text: str) -> Document:
+    (folder / "the-file.md").write_text(text, "utf-8")
+    return reading._read(folder / "the-file.md", "the-file.md")
+
+
+@pytest.mark.parametrize(
+    ("text", "id_title_category", "body"),
+    [
+        ("---\nid: 007\ntitle: 'A: b'\ncategory: tax\nby: [us]\n---\nText.", ("007", "A: b", "tax"), "Text."),
+        ("---\ntitle: 2026-11-30\n---\n# Heading\n\nText.", ("the-file.md", "2026-11-30", ""), "# Heading\n\nText."),
+        ("---\nid: a\n---  \n# Heading #\nText.", ("a", "Heading", ""), "Text."),
+        ("---\n---\nText.", ("the-file.md", "the file", ""), "Text."),
+        ("Text.\n---\nid: a\n---\n", ("the-file.md", "the file", ""), "Text.\n---\nid: a\n---"),
+        ("---\nBetween rules.\n---\nText.", ("the-file.md", "the file", ""), "---\nBetween rules.\n---\nText."),
+        ("---\nBelow one rule.", ("the-file.md", "the file", ""), "---\nBelow one rule."),
+        ("---\nid: a\n---\nText.\n\n---\nMore.", ("a", "the file", ""), "Text.\n\n---\nMore."),
+    ],
+)
+def test_front_matter_states_id_title_and_category(
+    tmp_path: Path, text: str, id_title_category: tuple[str, str, str], body: str
+) -> None:
+    document = markdown(tmp_path, text)
+    assert (document.id, document.title, document.category) == id_title_category
+    assert (document.path, document.body) == ("the-file.md", body)
+
+
+@pytest.mark.parametrize(
+    ("front", "problem"),
+    [
+        ("owner: me\ntitle: Rule 1: eat", r"line 3 of the file .*mapping values.*in quotes"),
+        ("title: [a, b]", "`title` in its front matter is not one text; write `title: value`"),
+        ("id: {a: b}", "`id` in its front matter is not one text"),
+        ("id: 'a\tb'", "the id in its front matter has control characters"),
+        (f"id: {'a' * 1_001}", "the id in its front matter has 1,001 bytes"),
+        ('id: "\\uD835"', "the id in its front matter is not UTF-8"),
+        ("title: *nowhere", "undefined alias"),
+        ("[" * 9_000, "its front matter is not YAML"),
+        (f"note: {'a' * 60_000}", "at most 10,000 are read"),
+    ],
+)
+def test_bad_front_matter_is_told_with_the_place_and_the_cure(tmp_path: Path, front: str, problem: str) -> None:
+    with pytest.raises(NotText, match=problem):
+        markdown(tmp_path, f"---\n{front}\n---\nText.")
+
+
+def test_a_file_with_bad_front_matter_or_an_id_twice_stops_no_other(tmp_path: Path) -> None:
+    for name, front in {"a": "id: one", "b": "id: one", "c": "id: [", "d": "id: two"}.items():
+        (tmp_path / f"{name}.md").write_text(f"---\n{front}\n---\nText.")
+    a, b, c, d = read_folder(tmp_path)
+    assert (a.id, d.id) == ("one", "two")
+    assert b == Unreadable("b.md", "its id one is that of a.md too; write another in one of them")
+    assert isinstance(c, Unreadable)
+    assert c.id == "c.md"
+
+
+def test_all_articles_of_the_demo_are_read() -> None:
+    read = [reading._read(path, path.name) for path in reading.files_of(ARTICLES)]
+    assert len(read) >= 60
+    assert len({document.id for document in read}) == len(read)
+    assert all(document.id.startswith("kb-") and document.category for document in read)
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.md", b" \n"), ("a.txt", b"\xef\xbb\xbf"), ("a.pdf", pdf(""))])

@@ -15,7 +15,6 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.worker import Finished, JobAttempt
 from triptych.schemas import CallAnswer, CallRequest, ErrorCode, Grant, Result, ResultStatus, Spend
 from triptych.tools import Call, Cost, Effect, Tool, ToolFailure
-from triptych.tools.adapters.kb.articles import parse_article, shipped_articles
 from triptych.tools.adapters.sql.failures import failure_of_postgres
 from triptych.tools.http.errors import check_status, failure_of_request, json_content
 from triptych.tools.runtime import attempt as runtime
@@ -457,17 +456,6 @@ def test_a_reference_that_leads_to_no_tool_says_what_is_wrong():
     }.items():
         with pytest.raises(ConfigurationError, match=told):
             load_tool(reference)
-
-
-def test_all_shipped_articles_are_read():
-    articles = shipped_articles()
-    assert len(articles) >= 60
-    assert len({article.id for article in articles}) == len(articles)
-
-
-def test_an_article_without_front_matter_names_the_file_and_the_cure():
-    with pytest.raises(ConfigurationError, match=r"knowledge/kb-1.md.*front matter"):
-        parse_article("kb-1.md", "Just text")
 
 
 def test_a_scaffolded_tool_is_written_once_and_its_name_is_checked(tmp_path):

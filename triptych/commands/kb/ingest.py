@@ -14,22 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from triptych.commands.common.knowledge_tool import Postgres, Tenant, Tool, opened
 from triptych.commands.common.options import DEFAULT_DATA, AsJson, DataDir, tool_role
 from triptych.commands.common.output import err, out, print_json
-from triptych.kernel.errors import TriptychError
-from triptych.kernel.process.extras import require_extra
 
 LEFT_OUT_SHOWN = 20
 
-_SHIPPED = "shipped"
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _TENANT = re.compile(r"\*|[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
-
-
-class FolderError(TriptychError):
-    """There is nothing to load."""
-
-    def __init__(self, folder: Path, problem: str) -> None:
-        self.folder = folder
-        super().__init__(f"{folder}: {problem}")
 
 
 def ingest(
@@ -46,64 +34,43 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Make a collection say what a folder says. Only what changed is embedded again; what is gone is removed."""
-    require_extra("kb", "`triptych kb ingest`")
-    # pypdf takes its time.
-    from triptych.tools.adapters.kb.reading import Unreadable, files_of, left_out_of, read_folder  # noqa: PLC0415
+    # What reads and stores takes a second to import, and the other commands do without.
+    from triptych.tools.adapters.kb import ingest as ingestion  # noqa: PLC0415
 
-    _check_names(collection, tenant)
-    if not folder.is_dir():
-        raise FolderError(folder, "there is no such folder")
-    found, left_out = files_of(folder), left_out_of(folder)
-    if not found and not allow_empty:
-        raise FolderError(
-            folder,
-            "there is no Markdown, text or PDF file in it; with --allow-empty, the collection forgets all that it says",
-        )
+    if not ingestion.is_collection(collection):
+        raise typer.BadParameter(f"{collection!r}: write a name like handbook-2026", param_hint="--collection")
+    if not _TENANT.fullmatch(tenant):
+        raise typer.BadParameter(f"{tenant!r} is not the name of a tenant", param_hint="--tenant")
+    found = ingestion.find_files(folder, allow_empty=allow_empty)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         reading = bar.add_task("reading", total=len(found))
-        read = []
-        for one in read_folder(folder):
-            read.append(one)
-            bar.advance(reading)
-        documents = [one for one in read if not isinstance(one, Unreadable)]
-        unreadable = [one for one in read if isinstance(one, Unreadable)]
-        loading = bar.add_task("loading", total=len(documents))
+        content = ingestion.read(folder, lambda done: bar.advance(reading, done))
+        loading = bar.add_task("loading", total=len(content.documents))
 
         async def load() -> tuple[dict[str, Any], bool]:
             async with opened(tool_role(data, postgres, tool)) as knowledge:
-                # A file that cannot be read today keeps what it said yesterday; one that is empty now says nothing.
-                keep = [one.id for one in unreadable if not one.is_empty]
-                report = await knowledge.load(
-                    tenant, collection, documents, keep=keep, progress=lambda done: bar.advance(loading, done)
+                report = await ingestion.load(
+                    knowledge, tenant, collection, content, lambda done: bar.advance(loading, done)
                 )
                 return asdict(report), knowledge.knows_meaning
 
         report, knows_meaning = asyncio.run(load())
-    unreadable += [Unreadable(name, reason) for name, reason in report.pop("refused").items()]
+    del report["refused"]  # among the unreadable
     told = {
         "tenant": tenant,
         "collection": collection,
         **report,
-        "unreadable": [{"id": one.id, "reason": one.reason} for one in unreadable],
-        "left_out": [{"id": one.id, "reason": one.reason} for one in left_out],
-        "notes": [{"id": one.id, "note": one.note} for one in documents if one.note],
+        "unreadable": [{"id": one.id, "reason": one.reason} for one in content.unreadable],
+        "left_out": [{"id": one.id, "reason": one.reason} for one in content.left_out],
+        "notes": [{"id": one.id, "note": one.note} for one in content.documents if one.note],
     }
     if as_json:
         print_json(told | {"by_meaning": knows_meaning})
     else:
         _tell(told, by_meaning=knows_meaning)
-    if unreadable:
+    if content.unreadable:
         raise typer.Exit(1)
-
-
-def _check_names(collection: str, tenant: str) -> None:
-    if not _NAME.fullmatch(collection) or collection == _SHIPPED:
-        raise typer.BadParameter(
-            f"{collection!r}: a name like handbook-2026, and not {_SHIPPED!r}", param_hint="--collection"
-        )
-    if not _TENANT.fullmatch(tenant):
-        raise typer.BadParameter(f"{tenant!r} is no tenant", param_hint="--tenant")
 
 
 def _tell(told: dict[str, Any], *, by_meaning: bool) -> None:

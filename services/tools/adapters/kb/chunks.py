@@ -31,6 +31,8 @@ class Document:
     title: str
     body: str
     category: str = ""
+    path: str = ""
+    """The file that says it, in its folder. Empty means that it is the id."""
     note: str = ""
     """What people should know of how it was read. It is not stored."""
 

@@ -2,15 +2,16 @@
 select to_regclass('embeddings') is not null
 
 -- name: known
-select id, content_hash from documents where tenant = $1 and collection = $2
+select id, content_hash, coalesce(path, id) as path from documents where tenant = $1 and collection = $2
 
 -- name: upsert_documents
-insert into documents (tenant, collection, id, title, category, content_hash)
-select $1, $2, id, title, category, content_hash
-from unnest($3::text[], $4::text[], $5::text[], $6::text[]) as t (id, title, category, content_hash)
+insert into documents (tenant, collection, id, title, category, content_hash, path)
+select $1, $2, id, title, category, content_hash, path
+from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) as t (id, title, category, content_hash, path)
 order by id
 on conflict (tenant, collection, id) do update set
-    title = excluded.title, category = excluded.category, content_hash = excluded.content_hash, loaded_at = now()
+    title = excluded.title, category = excluded.category, content_hash = excluded.content_hash, path = excluded.path,
+    loaded_at = now()
 
 -- name: upsert_chunks
 insert into chunks (tenant, collection, document, position, title, body, content_hash)
@@ -26,7 +27,9 @@ delete from chunks using unnest($3::text[], $4::int[]) as t (document, length)
 where tenant = $1 and collection = $2 and chunks.document = t.document and chunks.position >= t.length
 
 -- name: prune
-delete from documents where tenant = $1 and collection = $2 and id <> all ($3::text[]) returning id
+delete from documents
+where tenant = $1 and collection = $2 and id <> all ($3::text[]) and coalesce(path, id) <> all ($4::text[])
+returning id
 
 -- name: embedded
 select distinct content_hash from embeddings where model = $1 and content_hash = any ($2::text[])

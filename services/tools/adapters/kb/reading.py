@@ -15,14 +15,15 @@ import resource
 import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+import yaml
+from frontmatter.default_handlers import YAMLHandler
 from pebble import ProcessExpired, ProcessPool
-from pypdf import PdfReader
-from pypdf.errors import FileNotDecryptedError
 
+from triptych.kernel.process.extras import MissingExtraError, require_extra
 from triptych.tools.adapters.kb.chunks import Document
 
 SUFFIXES = {".md", ".markdown", ".txt", ".pdf"}
@@ -30,8 +31,11 @@ FILE_MAX_BYTES = 50_000_000
 PAGES_MAX = 5_000
 TEXT_MAX_CHARS = 20_000_000
 TITLE_MAX_CHARS = 300
-NAME_MAX_BYTES = 1_000
-"""The path of a file in its folder is the id of its document, and Postgres indexes it."""
+ID_MAX_BYTES = 1_000
+"""The id of a document is one that the file states, or the path of the file. Postgres indexes it."""
+FRONT_MATTER_MAX_CHARS = 10_000
+_FIELDS = ("id", "title", "category")
+"""Of the front matter; all others are passed over."""
 READ_MAX_S = 30.0
 READ_MAX_MEMORY_BYTES = 2 * 1024**3
 REASON_MAX_CHARS = 300
@@ -45,9 +49,8 @@ _GLYPHS = re.compile(
 _GARBLED_SHARE = 0.3
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
-_FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+_FRONT_MATTER = YAMLHandler()
 _HEADING = re.compile(r"^# +([^\n]+)$", re.MULTILINE)
-_TITLE = re.compile(r"^title:([^\n]*)$", re.MULTILINE)
 
 
 class NotText(ValueError):
@@ -108,23 +111,29 @@ def _leads_out(path: Path, inside: Path) -> bool:
 def read_folder(
     folder: Path, *, read_max_s: float = READ_MAX_S, memory_max_bytes: int = READ_MAX_MEMORY_BYTES
 ) -> Iterator[Document | Unreadable]:
-    """Read every file as a document whose id is its path in the folder.
+    """Read every file as a document. Its id is the one that its front matter states, else its path in the folder.
 
     Args:
         folder: Where the files are.
         read_max_s: Seconds after which the reading of one file is stopped, and the file is unreadable.
         memory_max_bytes: Memory of the process that reads; a file that needs more is unreadable.
     """
+    by_id: dict[str, str] = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPool(max_workers=1, initializer=_bound_memory, initargs=(memory_max_bytes,), context=context) as pool:
         for path in files_of(folder):
             name = path.relative_to(folder).as_posix()
             try:
-                _check_name(name)
-                yield _read_apart(pool, path, name, read_max_s)
+                _check_id(name, "its path", "rename it")
+                document = _read_apart(pool, path, name, read_max_s)
             except NotText as error:
                 reason = _printable(str(error))[:REASON_MAX_CHARS]
                 yield Unreadable(_printable(name), reason, is_empty=isinstance(error, NoText))
+                continue
+            if (first := by_id.setdefault(document.id, name)) == name:
+                yield document
+            else:
+                yield Unreadable(name, f"its id {document.id} is that of {first} too; write another in one of them")
 
 
 def _read_apart(pool: ProcessPool, path: Path, name: str, read_max_s: float) -> Document:
@@ -148,7 +157,7 @@ def _read_apart(pool: ProcessPool, path: Path, name: str, read_max_s: float) -> 
             f"it ended the process that read it (code {error.exitcode}); save it anew, or split it"
         ) from error
     except Exception as error:
-        if isinstance(error, FileNotDecryptedError) or "encryption" in str(error).lower():
+        if type(error).__name__ == "FileNotDecryptedError" or "encryption" in str(error).lower():
             raise NotText(f"it is encrypted ({error}); save it without a password") from error
         raise NotText(f"{type(error).__name__}: {error}; save it anew") from error
     return document
@@ -185,35 +194,36 @@ def _peak_bytes() -> int:
     return int(peak[1]) * 1024 if peak else 0
 
 
-def _check_name(name: str) -> None:
+def _check_id(text: str, what: str, cure: str) -> None:
     try:
-        size = len(name.encode())
+        size = len(text.encode())
     except UnicodeEncodeError:
-        raise NotText("its name is not UTF-8; rename it") from None
-    if size > NAME_MAX_BYTES:
-        raise NotText(f"its path has {size:,} bytes, and at most {NAME_MAX_BYTES:,} are kept; rename it")
-    if any(unicodedata.category(character) == "Cc" for character in name):
-        raise NotText("its name has control characters; rename it")
+        raise NotText(f"{what} is not UTF-8; {cure}") from None
+    if size > ID_MAX_BYTES:
+        raise NotText(f"{what} has {size:,} bytes, and at most {ID_MAX_BYTES:,} are kept; {cure}")
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise NotText(f"{what} has control characters; {cure}")
 
 
 def _read(path: Path, name: str) -> Document:
     if (size := path.stat().st_size) > FILE_MAX_BYTES:
         raise NotText(f"it has {size:,} bytes, and at most {FILE_MAX_BYTES:,} are read; split it")
-    note = ""
+    document = Document(name, "", "", path=name)
     match path.suffix.lower():
         case ".pdf":
             title, body, note = _pdf(path)
+            document = replace(document, title=title, body=body, note=note)
         case ".txt":
-            title, body = "", _decoded(path.read_bytes())
+            document = replace(document, body=_decoded(path.read_bytes()))
         case _:
-            title, body = _markdown(_decoded(path.read_bytes()))
-    body = _storable(body).replace("\r\n", "\n").strip()
+            document = _markdown(document, _decoded(path.read_bytes()))
+    body = _storable(document.body).replace("\r\n", "\n").strip()
     if not body:
         raise NoText("there is no text in it; scanned pages need OCR first")
     if len(body) > TEXT_MAX_CHARS:
         raise NotText(f"its text has {len(body):,} characters, and at most {TEXT_MAX_CHARS:,} are read; split it")
-    title = " ".join(_storable(title).split()) or path.stem.replace("-", " ").replace("_", " ")
-    return Document(name, title[:TITLE_MAX_CHARS], body, note=note)
+    title = " ".join(_storable(document.title).split()) or path.stem.replace("-", " ").replace("_", " ")
+    return replace(document, title=title[:TITLE_MAX_CHARS], body=body)
 
 
 def _decoded(raw: bytes) -> str:
@@ -232,22 +242,72 @@ def _storable(text: str) -> str:
 
 def _printable(name: str) -> str:
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:NAME_MAX_BYTES]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:ID_MAX_BYTES]
 
 
-def _markdown(text: str) -> tuple[str, str]:
-    """Title and body: the title of the front matter, else the first heading."""
-    front = _FRONT.match(text)
-    body = text[front.end() :] if front else text
-    stated = _TITLE.search(front[1]) if front else None
-    heading = _HEADING.search(body)
-    if stated:
-        return stated[1].strip().strip("\"'"), body
-    return (heading[1].rstrip("# "), body[: heading.start()] + body[heading.end() :]) if heading else ("", body)
+def _markdown(document: Document, text: str) -> Document:
+    """Read id, title and category from the front matter. Without a title there, the first heading is the title.
+
+    Raises:
+        NotText: the front matter is not YAML, or a field in it is not one text.
+    """
+    fields, body = _front_matter(text)
+    heading = None if fields["title"] else _HEADING.search(body)
+    if heading:
+        fields["title"] = heading[1].rstrip("# ")
+        body = body[: heading.start()] + body[heading.end() :]
+    if fields["id"]:
+        _check_id(fields["id"], "the id in its front matter", "write a shorter one in plain text")
+    category = _storable(fields["category"])[:TITLE_MAX_CHARS]
+    return replace(document, id=fields["id"] or document.id, title=fields["title"], category=category, body=body)
+
+
+def _front_matter(text: str) -> tuple[dict[str, str], str]:
+    """Split a text in the fields of its front matter and what follows. A field that it does not state is empty.
+
+    Text between two rules (`---`) that states no fields belongs to the document. `frontmatter.parse` would drop it.
+    """
+    fields = dict.fromkeys(_FIELDS, "")
+    if not _FRONT_MATTER.detect(text):
+        return fields, text
+    try:
+        front, body = _FRONT_MATTER.split(text)
+    except ValueError:  # one rule alone
+        return fields, text
+    if len(front) > FRONT_MATTER_MAX_CHARS:
+        raise NotText(
+            f"its front matter has {len(front):,} characters, and at most {FRONT_MATTER_MAX_CHARS:,} are read"
+        )
+    try:
+        # Of this loader every value is text: an id 007 stays 007, and 2026-11-30 is not a date.
+        stated = _FRONT_MATTER.load(front, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise NotText(
+            f"its front matter is not YAML: line {line} of the file ({error.problem}). "
+            "Write each field as `name: value`, with the value in quotes where it has a colon"
+        ) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise NotText(f"its front matter is not YAML ({error}); write each field as `name: value`") from None
+    if stated is None:
+        return fields, body
+    if not isinstance(stated, dict):
+        return fields, text
+    for name in _FIELDS:
+        if not isinstance(value := stated.get(name, ""), str):
+            raise NotText(f"`{name}` in its front matter is not one text; write `{name}: value`")
+        fields[name] = value.strip()
+    return fields, body
 
 
 def _pdf(path: Path) -> tuple[str, str, str]:
-    """Title, body, and what is missing in it."""
+    """Read title and body, and say what is missing in the body."""
+    try:
+        require_extra("kb", "reading a PDF file")
+    except MissingExtraError as error:
+        raise NotText(str(error)) from None
+    from pypdf import PdfReader  # noqa: PLC0415 - it is of the extra, and takes its time
+
     with _Skipped() as skipped, PdfReader(path) as reader:
         if len(reader.pages) > PAGES_MAX:
             raise NotText(f"it has {len(reader.pages):,} pages, and at most {PAGES_MAX:,} are read; split it")

@@ -30,7 +30,7 @@ DOCUMENTS_AT_ONCE = 32
 CHUNKS_AT_ONCE = 256
 
 WORDS_ALONE = Calibration(words=16.279, meaning=0.0, base=-5.461)
-SHIPPED = {LOCAL: Calibration(words=11.708, meaning=11.342, base=-7.592)}
+DEFAULT_CALIBRATIONS = {LOCAL: Calibration(words=11.708, meaning=11.342, base=-7.592)}
 """By embedding model, as fitted to the questions in tests/knowledge; a test holds them to it."""
 
 
@@ -74,8 +74,8 @@ class KnowledgeBase:
         if not await pool.fetchval(sql["has_vectors"]):
             return cls(pool, None, WORDS_ALONE)
         fitted = await pool.fetchrow(sql["calibration"], embedder.name)
-        shipped = SHIPPED.get(embedder.name, SHIPPED[LOCAL])
-        return cls(pool, embedder, Calibration(**dict(fitted)) if fitted else shipped)
+        default = DEFAULT_CALIBRATIONS.get(embedder.name, DEFAULT_CALIBRATIONS[LOCAL])
+        return cls(pool, embedder, Calibration(**dict(fitted)) if fitted else default)
 
     @property
     def knows_meaning(self) -> bool:
@@ -138,20 +138,26 @@ class KnowledgeBase:
         keep: Sequence[str] = (),
         progress: Callable[[int], None] = lambda _done: None,
     ) -> Report:
-        """Make a collection say what these documents say. `keep`: others that stay although they are not given.
+        """Make a collection say what these documents say, and remove all others from it.
+
+        Args:
+            tenant: Who may find them; `EVERYBODY` for all.
+            collection: What they are called together.
+            documents: Each with an id of its own.
+            keep: Paths of files whose documents stay although they are not given.
+            progress: Called with the number of documents that have been dealt with since the last call.
 
         Raises:
             ModelFailure: the provider of embeddings does not answer. What was loaded until then stays.
         """
-        known = {
-            row["id"]: row["content_hash"] for row in await self._pool.fetch(self._sql["known"], tenant, collection)
-        }
+        rows = await self._pool.fetch(self._sql["known"], tenant, collection)
+        known = {row["id"]: (row["content_hash"], row["path"]) for row in rows}
         report = Report()
         news: list[Document] = []
         for document in documents:
             if document.id not in known:
                 report.added.append(document.id)
-            elif known[document.id] != document.content_hash:
+            elif known[document.id] != (document.content_hash, document.path or document.id):
                 report.changed.append(document.id)
             else:
                 report.unchanged += 1
@@ -165,8 +171,8 @@ class KnowledgeBase:
             }
             await self._load_batch(tenant, collection, batch, report)
             progress(len(batch))
-        staying = [document.id for document in documents] + list(keep)
-        gone = await self._pool.fetch(self._sql["prune"], tenant, collection, staying)
+        staying = [document.id for document in documents]
+        gone = await self._pool.fetch(self._sql["prune"], tenant, collection, staying, list(keep))
         report.removed = [row["id"] for row in gone]
         if self._embedder is not None:
             await self._pool.execute(self._sql["forget"], tenant)
@@ -176,8 +182,8 @@ class KnowledgeBase:
         self, tenant: str, collection: str, batch: Mapping[str, tuple[Document, list[Chunk]]], report: Report
     ) -> None:
         """Embed and store documents. When the database refuses them for what they say, store each by itself."""
-        cut = [chunk for _, its_chunks in batch.values() for chunk in its_chunks]
         try:
+            cut = {chunk.content_hash: chunk for _, its_chunks in batch.values() for chunk in its_chunks}
             # Vectors first: a document that has its new hash has its vectors too.
             report.chunks_embedded += await self._embed(tenant, cut)
             await self._store(tenant, collection, batch)
@@ -200,7 +206,12 @@ class KnowledgeBase:
             if not rows:
                 break
             for tenant in {row["tenant"] for row in rows}:
-                missing = [Chunk(tenant, 0, row["title"], row["body"]) for row in rows if row["tenant"] == tenant]
+                # By the hash that is stored: rules of today may make another of the same text.
+                missing = {
+                    row["content_hash"]: Chunk(tenant, 0, row["title"], row["body"])
+                    for row in rows
+                    if row["tenant"] == tenant
+                }
                 embedded += await self._embed(tenant, missing)
         return embedded
 
@@ -215,11 +226,10 @@ class KnowledgeBase:
         """What is there: tenant, collection, and how much."""
         return [dict(row) for row in await self._pool.fetch(self._sql["collections"])]
 
-    async def _embed(self, tenant: str, cut: Sequence[Chunk]) -> int:
-        """Embed those of these chunks that have no vector; gives how many they were."""
+    async def _embed(self, tenant: str, by_hash: Mapping[str, Chunk]) -> int:
+        """Embed those of these chunks that have no vector, and return how many they were."""
         if self._embedder is None:
             return 0
-        by_hash = {chunk.content_hash: chunk for chunk in cut}
         rows = await self._pool.fetch(self._sql["embedded"], self._embedder.name, list(by_hash))
         done = {row["content_hash"] for row in rows}
         passages = [
@@ -253,6 +263,7 @@ class KnowledgeBase:
                 [document.title for document in documents],
                 [document.category for document in documents],
                 [document.content_hash for document in documents],
+                [document.path or document.id for document in documents],
             )
             await connection.execute(
                 self._sql["upsert_chunks"],

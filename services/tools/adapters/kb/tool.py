@@ -1,9 +1,11 @@
-"""The tool: one operation, `search`, over what was loaded and, unless told otherwise, the articles that ship."""
+"""The tool: one operation, `search`, over what `triptych kb ingest` loaded and the folders that an option names."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated
 
 import structlog
@@ -14,8 +16,8 @@ from triptych.kernel.errors import ConfigurationError
 from triptych.models import ModelFailure
 from triptych.models.embeddings import LOCAL, Embedder, EmbeddingSettings, open_embedder
 from triptych.schemas.contract import Effect
-from triptych.tools.adapters.kb.articles import shipped_articles
-from triptych.tools.adapters.kb.store import EVERYBODY, SHIPPED, KnowledgeBase
+from triptych.tools.adapters.kb import ingest
+from triptych.tools.adapters.kb.store import DEFAULT_CALIBRATIONS, EVERYBODY, KnowledgeBase
 from triptych.tools.sdk.call import Call, Resources
 from triptych.tools.sdk.failure import ToolFailure
 from triptych.tools.sdk.source import Options, Source
@@ -23,13 +25,15 @@ from triptych.tools.sdk.tool import Tool
 
 MAX_HITS = 10
 QUERY_MAX_CHARS = 40_000
-SHIPPED_COLLECTION = "shipped"
 
 
 class KnowledgeOptions(Options):
     """What stands under `[tools.NAME.options]`."""
 
-    shipped: Annotated[bool, Field(description="Whether the articles that ship are among what is searched.")] = True
+    folders: Annotated[
+        tuple[str, ...],
+        Field(description="Folders to ingest at every start, each as a collection of the folder's name."),
+    ] = ()
     collections: Annotated[tuple[str, ...], Field(description="Search these alone; none named means all.")] = ()
 
 
@@ -59,6 +63,7 @@ def tool(source: Source) -> Tool:
         ConfigurationError: an option is wrong.
     """
     options = source.read(KnowledgeOptions)
+    folders = _by_collection(source, options.folders)
 
     @asynccontextmanager
     async def lifespan(resources: Resources) -> AsyncIterator[KnowledgeBase]:
@@ -67,7 +72,11 @@ def tool(source: Source) -> Tool:
         async with open_embedder(resources.settings) as model:
             knowledge = await KnowledgeBase.open(resources.pool, model)
             _say_what_is_missing(knowledge, model)
-            await knowledge.load(EVERYBODY, SHIPPED_COLLECTION, shipped_articles() if options.shipped else [])
+            for collection, folder in folders.items():
+                try:
+                    await _ingest(knowledge, collection, folder)
+                except ingest.FolderError as error:
+                    raise ConfigurationError(f"tools.{source.name}.options.folders: {error}") from error
             await knowledge.complete()
             yield knowledge
 
@@ -92,6 +101,54 @@ def tool(source: Source) -> Tool:
     return made
 
 
+def _by_collection(source: Source, folders: tuple[str, ...]) -> dict[str, Path]:
+    """Name the collection of each folder.
+
+    Raises:
+        ConfigurationError: the name of a folder cannot be one of a collection, or two folders have the same.
+    """
+    key = f"tools.{source.name}.options.folders"
+    named: dict[str, Path] = {}
+    for text in folders:
+        folder = source.path(text)
+        name = folder.resolve().name
+        if not ingest.is_collection(name):
+            raise ConfigurationError(
+                f"{key}: {text}: a collection cannot be named {name!r}. "
+                "Name the folder with small letters, digits, - and _, beginning with a letter, such as handbook-2026"
+            )
+        if name in named:
+            raise ConfigurationError(f"{key}: {named[name]} and {folder} have the same name. Rename one of them")
+        named[name] = folder
+    return named
+
+
+async def _ingest(knowledge: KnowledgeBase, collection: str, folder: Path) -> None:
+    """Make a collection say what a folder says.
+
+    Raises:
+        FolderError: the folder does not exist, or has no file that can be read.
+    """
+    log = structlog.get_logger().bind(collection=collection)
+    ingest.find_files(folder)
+    content = await asyncio.to_thread(ingest.read, folder)
+    report = await ingest.load(knowledge, EVERYBODY, collection, content)
+    for one in content.unreadable:
+        log.warning("a file of the knowledge base cannot be read", file=one.id, reason=one.reason)
+    for document in content.documents:
+        if document.note:
+            log.warning("a file of the knowledge base was read in part", file=document.path, reason=document.note)
+    log.info(
+        "folder ingested",
+        folder=str(folder),
+        added=len(report.added),
+        changed=len(report.changed),
+        removed=len(report.removed),
+        unchanged=report.unchanged,
+        left_out=len(content.left_out),
+    )
+
+
 def _say_what_is_missing(knowledge: KnowledgeBase, model: Embedder) -> None:
     log = structlog.get_logger()
     if not knowledge.knows_meaning:
@@ -99,5 +156,5 @@ def _say_what_is_missing(knowledge: KnowledgeBase, model: Embedder) -> None:
             "the database has no extension vector: the knowledge base searches by words alone; "
             "install pgvector and start the stack again"
         )
-    elif model.name not in SHIPPED and knowledge.calibration == SHIPPED[LOCAL]:
+    elif model.name not in DEFAULT_CALIBRATIONS and knowledge.calibration == DEFAULT_CALIBRATIONS[LOCAL]:
         log.warning("scores are not calibrated for this model; run `triptych kb calibrate`", model=model.name)
