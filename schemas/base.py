@@ -36,14 +36,14 @@ _SENTENCE_END_CHARS = 1_000
 
 
 def shortened(text: str) -> str:
-    """A sentence for people, with its middle left out where it quotes something long."""
+    """Shorten a sentence for people: leave out its middle where it quotes something long."""
     if len(text) <= SENTENCE_MAX_CHARS:
         return text
     return f"{text[: SENTENCE_MAX_CHARS - _SENTENCE_END_CHARS - 3]} … {text[-_SENTENCE_END_CHARS:]}"
 
 
 def newer(default: object) -> Callable[[object], bool]:
-    """For `exclude_if` of a field that is newer than some hashes and readers: it is left out while it says nothing."""
+    """Make an `exclude_if` for a field that is newer than some hashes and readers: its default is left out."""
     return lambda value: value == default
 
 
@@ -53,7 +53,7 @@ class Message(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
     def to_bytes(self) -> bytes:
-        """The JSON encoding that goes on the wire: UTF-8, fields that are None left out.
+        """Return the JSON encoding that goes on the wire: UTF-8, fields that are None left out.
 
         Raises:
             InvalidJson: it holds what JSON cannot say.
@@ -67,7 +67,7 @@ class Authored(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     def to_bytes(self) -> bytes:
-        """The JSON encoding that goes on the wire: UTF-8, fields that are None left out.
+        """Return the JSON encoding that goes on the wire: UTF-8, fields that are None left out.
 
         Raises:
             InvalidJson: it holds what JSON cannot say.
@@ -96,7 +96,7 @@ class ModelCall(Message):
     tokens_out: Annotated[int, Field(ge=0)] = 0
     usd_micros: Annotated[int, Field(ge=0, description="Cost in millionths of a US dollar.")] = 0
     duration_ms: Annotated[int, Field(ge=0)] = 0
-    cached: Annotated[bool, Field(description="Nobody was asked: the answer was there.")] = False
+    cached: Annotated[bool, Field(description="No provider was asked: the answer was in the cache.")] = False
     failed: Annotated[str, Field(description="Why there was no usable answer; empty when there was one.")] = ""
 
 
@@ -127,7 +127,7 @@ class Grant(Message):
         return not (self.tokens or self.usd_micros or self.tool_calls)
 
     def plus(self, other: Grant) -> Grant:
-        """Both together."""
+        """Add two grants."""
         return Grant(
             tokens=self.tokens + other.tokens,
             usd_micros=self.usd_micros + other.usd_micros,
@@ -142,7 +142,9 @@ class Request(Message):
     run_id: RunId
     tenant: Tenant
     partition: Annotated[int, Field(ge=0, description="The run's partition; the answer goes back on it.")]
-    deadline_at: Annotated[Timestamp, Field(description="After this moment nobody waits for the answer.")]
+    deadline_at: Annotated[
+        Timestamp, Field(description="After this moment the executor no longer waits for the answer.")
+    ]
     grant: Grant = Grant()
     task_id: Annotated[
         str | None, Field(exclude_if=newer(None), description="The client's name for the run, for logs.")

@@ -57,24 +57,24 @@ MESSAGE = JsonLimits(max_bytes=2**28, max_depth=160, max_values=2**28)
 """What services send to each other and keep: values, and answers with many of them, in their envelopes."""
 
 STORED = JsonLimits(max_bytes=2**30, max_depth=254, max_values=2**30, max_digits=4_300)
-"""What lies in a table already: whatever an older version could write."""
+"""What is in a table already: all that an older version could write."""
 
 DOCUMENT = JsonLimits(max_bytes=2**28, max_values=5_000_000)
-"""A file that an operator names, such as an OpenAPI document. Whoever fetches one bounds its bytes."""
+"""A file that an operator names, such as an OpenAPI document. The code that fetches one bounds its bytes."""
 
 _T_co = TypeVar("_T_co", covariant=True)
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 _DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _MANY = b"0" * 16
-"""So many digits have all numbers that need a closer look, but for those with an exponent."""
+"""A number with fewer digits needs no closer look, unless it has an exponent."""
 
 _LONG = b"0" * 19
-"""Digits that may not fit into 64 bits."""
+"""So many digits can be too many for 64 bits."""
 
 _LONG_FRACTION = b"." + _LONG
 _LONG_WHOLE = _MANY + b"."
-"""Digits before a point that a double may not hold."""
+"""So many digits before a point can be too many for a double."""
 
 _EXTREME = re.compile(rb"0e[+-]?0{3,}\s*(?:[,\]}]|$)")
 """The end of a number that may be too large or too small for a double."""
@@ -112,7 +112,7 @@ class InvalidJson(ValueError):
 
 
 class NotJson(InvalidJson):
-    """A text is not JSON at all, whoever reads it."""
+    """A text is not JSON for any reader."""
 
 
 class Readable(Protocol[_T_co]):
@@ -179,11 +179,11 @@ def encode(
     """Write a value as JSON in UTF-8. Sorted, equal values give equal bytes. Times in UTC end in Z.
 
     Args:
-        value: null, booleans, numbers, text, lists, tuples, and mappings with names; dates, UUIDs and enums as text.
+        value: null, a boolean, a number, text, a list, a tuple, or a mapping. Dates, UUIDs and enums become text.
         sort_keys: whether the names of objects are in order.
-        indent: whether people will read it; it then ends in a line break.
+        indent: whether people will read it. It then ends in a line break.
         limits: how deep, and how many digits.
-        default: the JSON of anything else.
+        default: what gives the JSON of any other type.
 
     Raises:
         InvalidJson: it holds what JSON cannot say, or is beyond the limits.
@@ -273,14 +273,14 @@ def written(serializer: SchemaSerializer, message: BaseModel) -> bytes:
 
 
 def for_jsonb(written: bytes) -> bytes:
-    """The same JSON with large doubles in full, as `1e22` becomes an integer in a jsonb column of Postgres."""
+    """Return the same JSON with large doubles in full, as `1e22` becomes an integer in a jsonb column of Postgres."""
     if b"e+" not in written:
         return written
     return _STRING_OR_LARGE.sub(lambda found: _in_full(found.group()), written)
 
 
 def repaired_text(token: bytes) -> str:
-    """What a JSON text in quotes says, with U+FFFD for what is not a character: of what is refused, for people."""
+    """Decode a refused JSON text for people, with U+FFFD for what is not a character."""
     written = token.decode(errors="replace")
     try:
         text = str(json.loads(written, strict=False))
@@ -290,7 +290,7 @@ def repaired_text(token: bytes) -> str:
 
 
 def fits_64_bits(value: Json) -> bool:
-    """Whether every integer in a value certainly fits into 64 bits, for libraries that would make doubles of others."""
+    """Return whether every integer in a value fits into 64 bits, for libraries that make doubles of larger ones."""
     try:
         orjson.dumps(value)
     except orjson.JSONEncodeError:
@@ -307,7 +307,7 @@ def _small(text: bytes, limits: JsonLimits) -> bytes:
 
 
 def _body(raw: bytes | str, limits: JsonLimits) -> bytes:
-    """The text's bytes, without a byte order mark."""
+    """Return the text's bytes, without a byte order mark."""
     if isinstance(raw, str):
         try:
             raw = raw.encode()
@@ -320,7 +320,7 @@ def _body(raw: bytes | str, limits: JsonLimits) -> bytes:
 
 
 def _is_plain(body: bytes, limits: JsonLimits) -> bool:
-    """Whether orjson and pydantic read it exactly, as far as bytes tell. False where a closer look is needed."""
+    """Return whether orjson and pydantic read it exactly, as far as bytes tell. False where a closer look is needed."""
     digits = body.translate(_DIGITS)
     if _MANY in digits and (_LONG_WHOLE in digits or digits.count(_LONG) != digits.count(_LONG_FRACTION)):
         return False
@@ -339,7 +339,7 @@ def _is_shallow(text: bytes, limits: JsonLimits) -> bool:
 
 
 def _is_small(text: bytes, limits: JsonLimits) -> bool:
-    """Whether it has no more values than it may. Each but the first follows a comma or opens what it is in."""
+    """Return whether it has at most as many values as it may. Each after the first follows a comma, `[` or `{`."""
     if len(text) <= limits.max_values or _marks(text) < limits.max_values:
         return True
     return _marks(_STRING.sub(b"", text)) < limits.max_values
@@ -350,7 +350,7 @@ def _marks(text: bytes) -> int:
 
 
 def _has_unique_names(body: bytes, value: Json) -> bool:
-    """Whether every name is in the value: each has its colon, as has every text that holds one."""
+    """Return whether every name is in the value: each has its colon, as has every text that holds one."""
     if b":" not in body:
         return True
     is_escaped = b"\\u003a" in body or b"\\u003A" in body
@@ -358,7 +358,7 @@ def _has_unique_names(body: bytes, value: Json) -> bool:
 
 
 def _holds_no_infinity(value: Json) -> bool:
-    """Whether orjson wrote null only for null."""
+    """Return whether orjson wrote null only for null."""
     try:
         written = to_json(value, inf_nan_mode="constants")
     except ValueError:
@@ -371,7 +371,7 @@ def _holds_no_infinity(value: Json) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """Stands in a value where something was refused, until its place is known."""
+    """Marks the part of a value that was refused, until its place is known."""
 
     reason: str
 
@@ -414,7 +414,7 @@ def _decoded(body: bytes, limits: JsonLimits, *, unique_names: bool) -> Json:
 
 
 def _double(text: str) -> object:
-    """The nearest double. A number without an exponent must not have more digits before its point than that holds."""
+    """Return the nearest double. Without an exponent, a number must not have more digits before its point than fit."""
     double = float(text)
     if math.isinf(double):
         return _Refused("a number is too large for a double")
@@ -459,7 +459,7 @@ def _refuse_marked(value: object) -> None:
 
 
 def _plain(value: object, limits: JsonLimits, depth_left: int, default: Callable[[object], bytes] | None) -> Json:
-    """The same value of nothing but JSON's types, or InvalidJson with the place of what cannot be written."""
+    """Return the same value of JSON's types alone. Raises InvalidJson with the place of what cannot be written."""
     match value:
         case None | bool():
             return value
@@ -574,7 +574,7 @@ def _escaped(part: str | int) -> str:
 
 
 def _shown(name: str) -> str:
-    """A name that can be printed, not all of a long one."""
+    """Make a name printable, and shorten it."""
     printable = name.encode(errors="replace").decode()
     return printable if len(printable) <= _MAX_NAME_CHARS else f"{printable[:_MAX_NAME_CHARS]}…"
 

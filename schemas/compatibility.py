@@ -1,8 +1,8 @@
 """What in a changed JSON Schema breaks those who still speak the previous version. Pure.
 
-Messages are read by services that were deployed earlier, and were written by services that were
-deployed earlier: so nothing that was required may go, and nothing new may be demanded. A closed
-object (unknown fields are errors) is one that people and clients write, so none of its fields may go.
+A service that was deployed earlier reads new messages, and its messages are still read. So a required field stays,
+and a new field is never required. People and clients write closed objects (unknown fields are errors), so these keep
+all their fields.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Break:
 
 
 def breaks(old: Schema, new: Schema) -> list[Break]:
-    """Everything in `new` that breaks a reader or a writer of `old`. Both stand on their own."""
+    """Return everything in `new` that breaks a reader or a writer of `old`. Both stand on their own."""
     return list(_Comparison(old, new).compare(old, new, ""))
 
 
@@ -76,7 +76,7 @@ class _Comparison:
                 yield Break(at, "the field has become optional, and those who still read it require it")
             yield from self.compare(field, new_fields[name], at)
         for name in sorted(new_required - set(old_fields)):
-            yield Break(f"{path}.{name}".removeprefix("."), "the field is new and required; nobody sends it yet")
+            yield Break(f"{path}.{name}".removeprefix("."), "the field is new and required; no sender has it yet")
 
 
 def _compare_values(old: Schema, new: Schema, path: str) -> Iterator[Break]:
@@ -104,7 +104,7 @@ def _compare_bounds(old: Schema, new: Schema, path: str) -> Iterator[Break]:
 
 
 def _variants(node: Schema, document: Schema) -> dict[str, Schema]:
-    """The alternatives of a node, by what tells them apart: the kind of value or, for models, the name."""
+    """Return the alternatives of a node, by what tells them apart: the kind of value or, for models, the name."""
     if reference := node.get("$ref"):
         name = str(reference).rpartition("/")[2]
         definition = document["$defs"][name]

@@ -30,22 +30,22 @@ class Effect(StrEnum):
 
     @property
     def may_be_repeated(self) -> bool:
-        """Whether the same call may be made again under its key when nobody knows what became of it."""
+        """Whether the same call may be made again under its key when its outcome is unknown."""
         return self is not Effect.ONCE
 
     @property
     def must_be_reconciled(self) -> bool:
-        """Whether the tool has to find out what became of a call before the call is made again."""
+        """Whether the tool has to find out the outcome of a call before the call is made again."""
         return self is Effect.ONCE
 
 
 class Reading(StrEnum):
-    """What becomes of a result that does not fit its schema."""
+    """How a result that does not fit its schema is handled."""
 
     STRICT = "strict"
     """The call fails as `contract_violation`."""
     LENIENT = "lenient"
-    """It is data with warnings. What a playbook uses of it must be there and of its type all the same."""
+    """It is data with warnings. What a playbook uses of it must still be there and have its type."""
 
 
 TIMEOUT_MAX_MS = 7 * 24 * 3_600_000
@@ -88,7 +88,7 @@ KEY_FOR_MAX_MS = 400 * _UNITS_MS["d"]
 class BusinessKey(Authored):
     """What makes two writes the same to the business, for example `refund:${{ arguments.invoice }}`.
 
-    In a tenant, for a time, only one write under a key takes effect, whichever run or step makes it.
+    In a tenant, for a time, only one write under a key takes effect, in all runs and steps together.
     """
 
     value: Annotated[
@@ -102,7 +102,7 @@ class BusinessKey(Authored):
     @model_validator(mode="before")
     @classmethod
     def _as_written(cls, written: object) -> object:
-        """A text is the key; `for` is a number and a unit (s, m, h, d)."""
+        """Read the written form: a text is the key; `for` is a number and a unit (s, m, h, d)."""
         if isinstance(written, str):
             return {"value": written}
         if not isinstance(written, dict) or "for" not in written:
@@ -125,7 +125,7 @@ class Contract(Message):
     effect: Effect
     timeout_ms: Annotated[int, Field(gt=0, le=TIMEOUT_MAX_MS)] = 10_000
     reading: Annotated[
-        Reading, Field(exclude_if=newer(Reading.STRICT), description="What becomes of a result that does not fit.")
+        Reading, Field(exclude_if=newer(Reading.STRICT), description="How a result that does not fit is handled.")
     ] = Reading.STRICT
     cost: Cost = Cost()
     compensate: Annotated[
@@ -174,7 +174,8 @@ class Pin(Message):
     timeout_ms: Annotated[int, Field(gt=0)]
     cost: Cost = Cost()
     undo: Annotated[
-        Undo | None, Field(exclude_if=newer(None), description="Absent where nothing undoes it, or may not.")
+        Undo | None,
+        Field(exclude_if=newer(None), description="Absent where no operation undoes it, or where none is allowed to."),
     ] = None
     business_key: Annotated[
         BusinessKey | None, Field(exclude_if=newer(None), description="The step's own, or the contract's.")

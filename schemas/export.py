@@ -26,12 +26,12 @@ _CLIENT_SIDE = (t.TASKS,)
 
 
 def json_schemas() -> dict[str, Schema]:
-    """By model name, a JSON Schema that stands on its own."""
+    """Return, by model name, a JSON Schema without references to others."""
     return {model.__name__: {"$schema": _DIALECT, **model.model_json_schema()} for model in _DESCRIBED}
 
 
 def asyncapi(version: str) -> Schema:
-    """The AsyncAPI 3.0 document of all topics; `version` is that of the package that publishes it."""
+    """Return the AsyncAPI 3.0 document of all topics; `version` is that of the package that publishes it."""
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -79,7 +79,7 @@ def _channel(topic: t.Topic) -> Schema:
 
 
 def _operations(topic: t.Topic) -> list[tuple[str, Schema]]:
-    """Both ends of a topic, each named after what happens there."""
+    """Describe both ends of a topic, each named after what happens there."""
     channel = f"#/channels/{_channel_name(topic)}"
     message = [{"$ref": f"{channel}/messages/{topic.message.__name__}"}]
     ends = (("send", topic.producer), ("receive", topic.consumer))
@@ -139,7 +139,7 @@ def _headers(topic: t.Topic) -> Schema:
 
 
 def _component_schemas() -> Schema:
-    """Every model that a message uses, once."""
+    """Return every model that a message uses, once."""
     models = [(topic.message, "validation") for topic in t.CATALOG]
     _refs, schema = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     definitions: Schema = schema["$defs"]
@@ -147,7 +147,7 @@ def _component_schemas() -> Schema:
 
 
 def _in_asyncapi(node: Any) -> Any:
-    """A schema as AsyncAPI wants it: a discriminator is the name of a property there, as in OpenAPI 2."""
+    """Return a schema in the form of AsyncAPI: a discriminator is the name of a property there, as in OpenAPI 2."""
     if isinstance(node, dict):
         return {
             key: value["propertyName"] if key == "discriminator" and "propertyName" in value else _in_asyncapi(value)

@@ -29,7 +29,7 @@ class OtherPlaybook(Message):
 
 
 def handoff_contract(playbooks: Iterable[str], others: Sequence[OtherPlaybook] = ()) -> Contract:
-    """The contract of `playbook.run` for a playbook that may hand over to these.
+    """Return the contract of `playbook.run` for a playbook that may hand over to these.
 
     Runs that began before `others` was told know none; they reserve what was reserved then.
     """
@@ -80,7 +80,7 @@ def _arguments(names: list[str], others: Sequence[OtherPlaybook]) -> dict[str, J
 
 
 def _of(other: OtherPlaybook) -> dict[str, Json]:
-    """That the input is what this playbook asks for, if it is this one that is named."""
+    """Return a condition: if this playbook is named, the input must be what it asks for."""
     then: dict[str, Json] = {"properties": {"input": {"$ref": f"#/$defs/{other.name}"}}}
     if _asked(other.input).get("required"):
         then["required"] = ["input"]
@@ -88,7 +88,7 @@ def _of(other: OtherPlaybook) -> dict[str, Json]:
 
 
 def _asked(schema: dict[str, Json]) -> dict[str, Json]:
-    """The schema of an input as it is told: what has a default need not be given."""
+    """Return the schema of an input as it is told: what has a default need not be given."""
     required, properties = schema.get("required"), schema.get("properties")
     if not isinstance(required, list) or not isinstance(properties, dict):
         return schema
@@ -101,7 +101,7 @@ _BY_NAME = frozenset({"$defs", "definitions", "dependentSchemas", "patternProper
 
 
 def _embedded(schema: Json, place: str) -> Json:
-    """A schema as a part of another: what it refers to in itself is there now."""
+    """Make a schema a part of another: its references point to their new places."""
     if isinstance(schema, list):
         return [_embedded(item, place) for item in schema]
     if not isinstance(schema, dict):

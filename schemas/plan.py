@@ -1,7 +1,7 @@
 """The plan: a DAG of steps, each with one tool call and an expected outcome.
 
 Arguments may refer to the input and to earlier steps with `${{ expression }}`. An argument that is
-nothing but one such reference keeps the type of the value; inside a longer text it is printed.
+only one such reference keeps the type of the value; inside a longer text it is printed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ Origin = Annotated[
 
 
 def _several(written: object) -> object:
-    """One may be written without brackets. What comes before a strict tuple has to make one of a JSON list itself."""
+    """Read one item without brackets, and a JSON list, since a strict tuple takes neither."""
     if isinstance(written, str):
         return (written,)
     return tuple(written) if isinstance(written, list) else written
@@ -106,12 +106,12 @@ Origins = Annotated[
 
 
 class Fallback(Authored):
-    """What stands in when an operation stays unavailable. Exactly one of `operation`, `cached_ms` and `data`."""
+    """What replaces an operation that stays unavailable. Exactly one of `operation`, `cached_ms` and `data`."""
 
     operation: Annotated[OperationName | None, Field(description="Another operation.")] = None
     arguments: Annotated[dict[str, Json] | None, Field(description="Its arguments; the step's own when absent.")] = None
     cached_ms: Annotated[
-        int | None, Field(ge=1, description="The last good answer to the same call, if it is no older.")
+        int | None, Field(ge=1, description="The last good answer to the same call, if it is at most so old.")
     ] = None
     data: Annotated[Json, Field(description="A result that is good enough to go on with.")] = None
 
@@ -212,7 +212,7 @@ class Step(Message):
         return self.to_bytes()
 
     def __copy__(self) -> Self:
-        """A copy is made to be changed, so it does not keep the JSON."""
+        """Copy without the kept JSON, since a copy is made to be changed."""
         copy = super().__copy__()
         copy.__dict__.pop("encoded", None)
         return copy

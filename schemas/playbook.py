@@ -93,7 +93,7 @@ class ModelPlan(PlanByModel):
 
 
 class PlanByTurns(PlanByModel):
-    """A model plans a little, sees what comes of it, and goes on until it can answer."""
+    """A model plans a little, sees the results, and goes on until it can answer."""
 
     max_turns: Annotated[int, Field(ge=1, le=100, description="So often it may plan; then it has to answer.")] = 10
     max_stalls: Annotated[
@@ -120,7 +120,7 @@ AnyPlan = Annotated[FixedPlan | ModelPlan | ReactPlan | ManagerPlan, Field(discr
 SAME_CALL = 3
 
 TASK_MAX_BYTES = 1_048_576
-"""No task may be larger, whatever a playbook allows: what Kafka takes in one record unless it is told otherwise."""
+"""The largest task that a playbook can allow: what Kafka takes in one record by default."""
 SAME_WRITE = 1
 
 
@@ -128,7 +128,8 @@ class Limits(Authored):
     """What all runs of a playbook together may take up, and how often one may repeat itself."""
 
     active_runs: Annotated[
-        int | None, Field(ge=1, description="So many may be active at once, in all processes; the others are queued.")
+        int | None,
+        Field(ge=1, description="So many may be active at the same time, in all processes; the others are queued."),
     ] = None
     input_bytes: Annotated[
         int | None,
@@ -154,7 +155,7 @@ class Limits(Authored):
     ] = {}
 
     def same_write(self, operation: str) -> int:
-        """How often a run may make the same write."""
+        """Return how often a run may make the same write."""
         return self.same_call_of.get(operation, self.same_call or SAME_WRITE)
 
 
@@ -175,7 +176,7 @@ class Playbook(Authored):
     limits: Annotated[Limits | None, Field(exclude_if=newer(None))] = None
     on_abort: Annotated[
         Literal["keep", "undo"],
-        Field(exclude_if=newer("keep"), description="What becomes of the writes of a run that a person aborts."),
+        Field(exclude_if=newer("keep"), description="Whether the writes of a run that a person aborts are undone."),
     ] = "keep"
     retry: Annotated[RetryPolicy, Field(description="For steps that bring none of their own.")] = RetryPolicy()
     tier: Annotated[
@@ -189,7 +190,7 @@ class Playbook(Authored):
             description="Which answers of models may be given again to the same question.",
         ),
     ] = Caching.READS
-    parallel: Annotated[int, Field(ge=1, le=100, description="How many steps may run at once.")] = 4
+    parallel: Annotated[int, Field(ge=1, le=100, description="How many steps may run at the same time.")] = 4
     output: Annotated[
         dict[str, Json], Field(description="The outcome's output; may refer to `input` and `steps`.")
     ] = {}
@@ -198,7 +199,7 @@ class Playbook(Authored):
     def version(self) -> str:
         """A content hash: the same text is the same version everywhere.
 
-        Fields that are newer than some deployed versions are left out (`exclude_if`) where nobody has set them.
+        Fields that are newer than some deployed versions are left out (`exclude_if`) where they are not set.
         """
         canonical = codec.encode(self.model_dump(mode="json"), sort_keys=True, limits=codec.STORED)
         return hashlib.sha256(canonical).hexdigest()[:12]
@@ -221,16 +222,16 @@ class Playbook(Authored):
         return OtherPlaybook(name=self.name, goal=self.goal, input=self.input, cost=cost)
 
     def same_call(self, operation: str) -> int:
-        """How many steps that a model planned may make the same call."""
+        """Return how many steps that a model planned may make the same call."""
         limits = self.limits or Limits()
         return limits.same_call_of.get(operation, limits.same_call or SAME_CALL)
 
     def same_write(self, operation: str) -> int:
-        """How often a run may make the same write."""
+        """Return how often a run may make the same write."""
         return (self.limits or Limits()).same_write(operation)
 
     def allows(self, operation: str) -> bool:
-        """Whether a plan of this playbook may call `operation`."""
+        """Return whether a plan of this playbook may call `operation`."""
         if operation == HANDOFF:
             return bool(self.handoffs)
         return operation in self.tools or f"{operation.partition('.')[0]}.*" in self.tools

@@ -11,7 +11,7 @@ from triptych.schemas.base import Json, Message, newer
 
 
 class ErrorCode(StrEnum):
-    """Everything that can go wrong in a call. What each leads to stands in one table, in the executor."""
+    """Everything that can go wrong in a call. A table in the executor says what each leads to."""
 
     INVALID_ARGUMENTS = "invalid_arguments"
     UNAUTHENTICATED = "unauthenticated"

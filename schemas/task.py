@@ -76,7 +76,7 @@ class Usage(Message):
 
 
 class FallbackUse(Message):
-    """A step that something else stood in for."""
+    """A step whose operation a fallback replaced."""
 
     step: str
     used: Annotated[str, Field(description="An operation, `cached answer` or `degraded result`.")]
@@ -84,7 +84,7 @@ class FallbackUse(Message):
 
 
 class UnderWay(Message):
-    """A write of which nobody knew at the end of its run whether it takes effect."""
+    """A write whose effect was unknown at the end of its run."""
 
     step: str
     operation: str
@@ -124,7 +124,7 @@ class Outcome(Message):
     parent_run_id: ParentRunId = None
     """The run that started this one, if it is a child."""
     fallbacks: Annotated[
-        tuple[FallbackUse, ...], Field(exclude_if=newer(()), description="Where the output rests on what stood in.")
+        tuple[FallbackUse, ...], Field(exclude_if=newer(()), description="Where the output rests on a fallback.")
     ] = ()
     record: Annotated[
         str | None,
@@ -178,7 +178,7 @@ class BreakerMode(StrEnum):
     OPEN = "open"
     """Nothing is called, until a person says otherwise."""
     CLOSED = "closed"
-    """Everything is called, whatever fails."""
+    """All are called, even if some fail."""
 
 
 class ToolControl(Authored):

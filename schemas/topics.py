@@ -39,7 +39,7 @@ EXECUTOR_INPUTS = (TASKS, CHILD_TASKS, PLANS, RESULTS, VERDICTS, CONTROL)
 
 
 def calls(tool: str) -> str:
-    """The noun of the topic on which a tool is asked, for example `calls.helpdesk`."""
+    """Return the noun of the topic on which a tool is asked, for example `calls.helpdesk`."""
     return f"{CALLS}.{tool}"
 
 
@@ -67,17 +67,22 @@ CATALOG: tuple[Topic, ...] = (
         "A run starts another, or withdraws it. Clients need no right to write here.",
     ),
     Topic(PLAN_REQUESTS, PlanRequest, "triptych.plan-request", "executor", "planner", "Asks for a plan."),
-    Topic(PLANS, PlanAnswer, "triptych.plan", "planner", "executor", "A plan, or why there is none."),
+    Topic(PLANS, PlanAnswer, "triptych.plan", "planner", "executor", "A plan, or why the planner gives no plan."),
     Topic(CALLS, CallRequest, "triptych.call", "executor", "one tool", "Asks a tool for one attempt."),
-    Topic(RESULTS, CallAnswer, "triptych.result", "tools", "executor", "What became of one attempt."),
+    Topic(RESULTS, CallAnswer, "triptych.result", "tools", "executor", "The result of one attempt."),
     Topic(REVIEWS, ReviewRequest, "triptych.review", "executor", "critic", "Asks for a verdict."),
     Topic(VERDICTS, VerdictAnswer, "triptych.verdict", "critic", "executor", "Continue, retry, replan or escalate."),
     Topic(WITHDRAWALS, Withdrawal, "triptych.withdrawal", "executor", "every worker", "Calls off what has not begun."),
     Topic(CONTROL, Control, "triptych.control", "operators", "executor", "Cancel, resume, skip or abort a run."),
-    Topic(OUTCOMES, Outcome, "triptych.outcome", "executor", "clients", "Egress: what became of a task."),
+    Topic(OUTCOMES, Outcome, "triptych.outcome", "executor", "clients", "Egress: the outcome of a task."),
     Topic(ESCALATIONS, Escalation, "triptych.escalation", "executor", "people", "A run that needs a person."),
     Topic(
-        DEAD_LETTERS, DeadLetter, "triptych.dead-letter", "every service", "operators", "A record nobody could read."
+        DEAD_LETTERS,
+        DeadLetter,
+        "triptych.dead-letter",
+        "every service",
+        "operators",
+        "A record that could not be read.",
     ),
     Topic(
         CONTRACTS,

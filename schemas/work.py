@@ -32,7 +32,7 @@ class Recall(StrEnum):
     NO = "no"
     YES = "yes"
     RENEW = "renew"
-    """Ask anew, and keep the new answer instead: the one before was not good enough."""
+    """Ask again, and keep the new answer instead: the one before was not good enough."""
 
 
 class StepRecord(Message):
@@ -87,20 +87,20 @@ class PlanRequest(Request):
         int, Field(ge=0, exclude_if=newer(0), description="How many more plans may follow; at 0 it has to answer.")
     ] = 0
     ledger: Annotated[TaskLedger | None, Field(exclude_if=newer(None))] = None
-    repair: Annotated[Slug | None, Field(description="The step whose arguments alone are to be mended.")] = None
+    repair: Annotated[Slug | None, Field(description="The step whose arguments alone must be mended.")] = None
     limits: Annotated[
         Limits | None, Field(exclude_if=newer(None), description="How often a plan may make the same write.")
     ] = None
 
 
 class PlanAnswer(Answer):
-    """A plan, or why there is none. Topic `plans`."""
+    """A plan, or why the planner gives no plan. Topic `plans`."""
 
     plan: Plan | None = None
     error: ToolError | None = None
     code: Annotated[str | None, Field(description="`plan_invalid` when repairs were used up.")] = None
     answer: Annotated[
-        dict[str, Json] | None, Field(exclude_if=newer(None), description="The goal is reached; this came of it.")
+        dict[str, Json] | None, Field(exclude_if=newer(None), description="The goal is reached; this is the result.")
     ] = None
     ledger: Annotated[TaskLedger | None, Field(exclude_if=newer(None))] = None
 
@@ -113,13 +113,11 @@ class CallRequest(Request):
     operation: OperationName
     arguments: dict[str, Json]
     attempt: Annotated[int, Field(ge=1)]
-    idempotency_key: Annotated[str, Field(description="The same for all attempts of a call, whatever crashes.")]
+    idempotency_key: Annotated[str, Field(description="The same for all attempts of a call, also after a crash.")]
     contract_hash: str
     keep: Annotated[
         bool,
-        Field(
-            exclude_if=newer(default=False), description="Keep a good answer: it may have to stand in for a later one."
-        ),
+        Field(exclude_if=newer(default=False), description="Keep a good answer: a later call may have to use it."),
     ] = False
     cached_ms: Annotated[
         int | None,
@@ -143,7 +141,7 @@ class Withdrawal(Request):
 
 
 class CallAnswer(Answer):
-    """What became of one attempt. Topic `results`."""
+    """The result of one attempt. Topic `results`."""
 
     result: Result
     child: Annotated[RunId | None, Field(exclude_if=newer(None), description="The run that answers, if it is one.")] = (

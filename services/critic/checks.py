@@ -31,14 +31,14 @@ MAX_EXPECTATIONS = 1_024
 
 @expressions.metered()
 def check_step(request: ReviewRequest, step: Step, result: Result, offer: CompiledContract | None) -> Verdict:
-    """The verdict on a step as far as code can tell. `offer` is what the step's operation offers today."""
+    """Return the verdict on a step as far as code can tell. `offer` is what the step's operation offers today."""
     if (verdict := _against_schema(step, result, offer)) is not None:
         return verdict
     return _against_expectation(step, result, scope(request, result))
 
 
 def scope(request: ReviewRequest, result: Result) -> dict[str, Json]:
-    """The variables that an expectation can see."""
+    """Return the variables that an expectation can see."""
     own = {} if request.index is None else {"item": request.item, "index": request.index}
     return {
         **own,
@@ -67,14 +67,14 @@ def _against_schema(step: Step, result: Result, offer: CompiledContract | None) 
         return None
     place = ".".join(("result.data", *map(str, error.place)))
     message = f"step {step.id}: {step.operation} broke its contract at {place}: {shortened(error.message)}"
-    # A read can simply be asked again; a write has happened, whatever it answered.
+    # A read can be asked again. A write has happened, even if its answer is wrong.
     decision = Decision.ESCALATE if step.pin.effect.writes else Decision.RETRY
     return Verdict(decision, Reason(code="contract_violation", message=message), (f"contract {offer.hash}",))
 
 
 def _against_expectation(step: Step, result: Result, variables: Mapping[str, Json]) -> Verdict:
     if step.expect is None:
-        what = "found nothing, which is no failure" if result.status is ResultStatus.EMPTY else "answered"
+        what = "found nothing, which is not a failure" if result.status is ResultStatus.EMPTY else "answered"
         return Verdict.go_on(f"step {step.id}: {step.operation} {what}")
     evidence = (f"expected: {shortened(step.expect)}", *_values(step.expect, variables))
     try:
@@ -98,7 +98,7 @@ def _operands(expression: str) -> tuple[str, ...]:
 
 
 def _values(expression: str, variables: Mapping[str, Json]) -> Iterable[str]:
-    """What the paths in an expression were, so that nobody has to look them up."""
+    """Return the values of the paths in an expression, so that a reader need not look them up."""
     for path in _operands(expression):
         try:
             value = codec.encode_text(expressions.evaluate(path, variables))

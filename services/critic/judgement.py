@@ -34,7 +34,7 @@ GOAL_UNMET: Final = Unmet(decision=Decision.REPLAN, code="goal_unmet")
 
 
 def question(request: ReviewRequest, judge: Judge) -> dict[str, Json]:
-    """What the model is told. For a step its sources are the results that it was made from."""
+    """Return the question to the model. For a step its sources are the results that it was made from."""
     if request.step is not None:
         answer: Json = request.result.data if request.result else None
         sources = [record for record in request.steps if record.id in request.step.depends_on]
@@ -55,7 +55,7 @@ def question(request: ReviewRequest, judge: Judge) -> dict[str, Json]:
 
 
 def verdict(output: dict[str, Json], judge: Judge, step: Step | None) -> Verdict:
-    """What a judgement leads to."""
+    """Make a verdict from the answer of the model."""
     passed, confidence = bool(output["pass"]), float(output["confidence"])
     evidence = tuple(shortened(str(item)) for item in output["evidence"][:MAX_EVIDENCE])
     what = f"step {step.id}" if step else "the run"

@@ -21,20 +21,20 @@ class Verdict:
 
     @classmethod
     def go_on(cls, message: str, *evidence: str, confidence: float | None = None) -> Verdict:
-        """All is as expected."""
+        """Make a verdict that all is as expected."""
         return cls(Decision.CONTINUE, Reason(code="as_expected", message=message), evidence, confidence)
 
     @classmethod
     def escalate(cls, code: str, message: str, *evidence: str, confidence: float | None = None) -> Verdict:
-        """A person has to look at this."""
+        """Make a verdict that hands this to a person."""
         return cls(Decision.ESCALATE, Reason(code=code, message=message), evidence, confidence)
 
     @classmethod
     def unmet(cls, unmet: Unmet, message: str, *evidence: str, confidence: float | None = None) -> Verdict:
-        """An expectation does not hold; its author said what follows, and may have said why."""
+        """Make a verdict on an expectation that does not hold: its author said what follows, and may have said why."""
         return cls(unmet.decision, Reason(code=unmet.code, message=unmet.message or message), evidence, confidence)
 
 
 def shortened(text: str) -> str:
-    """A piece of evidence, cut to a length that people read."""
+    """Cut a piece of evidence to a length that people read."""
     return text if len(text) <= MAX_EVIDENCE_CHARS else f"{text[:MAX_EVIDENCE_CHARS]}…"

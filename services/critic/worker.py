@@ -60,7 +60,7 @@ class Critic:
         return self.failed(request, ToolError(code=ErrorCode.CONTRACT_VIOLATION, message=message), answer.spend)
 
     def may_repeat(self, request: ReviewRequest) -> bool:
-        """What is checked without a model can be checked again."""
+        """Return whether the review needs no model: such a review can be made again."""
         return request.judge is None
 
     def _checked(self, request: ReviewRequest) -> Verdict:
@@ -88,7 +88,7 @@ class Critic:
 
 
 def _has_something_to_judge(request: ReviewRequest) -> bool:
-    """A step that found nothing has no answer to judge; its expectation has said whether that is fine."""
+    """Return False for a step that found nothing: its expectation has said whether that is fine."""
     return request.result is None or request.result.status is ResultStatus.OK
 
 

@@ -1,7 +1,7 @@
-"""Where an argument has to come from: a plausible id that nobody has given is refused before the call.
+"""Argument origins: refuse an argument, such as a plausible id, that does not come from where it has to. Pure.
 
-Pure. A value must have been in the result of a step, of an operation, or in the run's input; that it is written
-out in the plan, rather than referred to, is no fault.
+A value must have been in the result of a step, in that of an operation, or in the run's input. The plan may write it
+out instead of referring to it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STEPS = "steps."
 
 
 def invented_argument(run: Run, origins: Mapping[str, tuple[str, ...]], arguments: Json) -> Reason | None:
-    """Why these arguments may not be sent, or None when everything comes from where it has to.
+    """Return why these arguments must not be sent, or None when everything comes from where it has to.
 
     `origins` is by dotted path: `input`, `steps.ID`, or an operation.
     """
@@ -40,7 +40,7 @@ def _reason(path: str, value: Json, sources: tuple[str, ...], known: list[tuple[
 
 
 def _values(run: Run, source: str) -> Iterator[tuple[str, Json]]:
-    """Every text and number that a source has given, with the name it has there."""
+    """Yield every text and number that a source has given, with the name it has there."""
     if source == INPUT:
         yield from _leaves("", run.input)
         return
@@ -65,7 +65,7 @@ def _leaves(name: str, value: Json) -> Iterator[tuple[str, Json]]:
 
 
 def _at(value: Json, path: list[str]) -> Iterator[Json]:
-    """The values at a path; through lists, all of them. What is not there cannot be invented."""
+    """Yield the values at a path, through lists all of them. An argument that is missing cannot be invented."""
     match value:
         case list():
             for item in value:

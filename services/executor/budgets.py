@@ -11,7 +11,7 @@ from triptych.kernel.values import changed
 from triptych.schemas import Grant, Reason, Spend
 
 MOST, MOST_CALLS = 2**63 - 1, 2**31 - 1
-"""The columns of `runs` hold no more, so more is not counted, whatever an answer says that it cost."""
+"""The columns of `runs` hold no more, so a higher cost is counted as this."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _short(name: str, needed: float, limit: float) -> Reason:
 
 
 def overspent(grant: Grant, spend: Spend) -> Reason | None:
-    """Why a run stops whose request was granted less than it has cost, or None when it was within."""
+    """Return why a run stops when its request cost more than its grant, or None when it did not."""
     over = [
         f"{name}: {spent:,} of {granted:,}"
         for name, spent, granted in (
@@ -134,7 +134,7 @@ def overspent(grant: Grant, spend: Spend) -> Reason | None:
 
 
 def replans_exhausted(ledger: BudgetLedger, cause: Reason) -> Reason | None:
-    """Why the planner may not be asked again, or None when it may."""
+    """Return why the planner must not be asked again, or None when it may."""
     if ledger.replans < ledger.max_replans:
         return None
     return Reason(

@@ -1,7 +1,7 @@
 """Whether the answer of a model may come from, or go to, the cache of the service that asks it. Pure.
 
-By default (`cache: reads`) it may not where a write waits for it: what a run does to the world is never
-decided by an answer that was given to another run.
+By default (`cache: reads`), no cache is used where a write waits for the answer. An answer to another run never
+decides what this run does to the world.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from triptych.schemas import Caching, Recall
 
 
 def recall_of_call(run: Run, step_id: str, call: int) -> Recall:
-    """What a call of this step may take from the cache. From the second call on, the answer was not good enough."""
+    """Return what a call of this step may take from the cache. A second call means that the first answer was bad."""
     if not _may_be_kept(run, step_id):
         return Recall.NO
     return Recall.YES if call == 1 else Recall.RENEW
 
 
 def recall_of_review(run: Run, step_id: str | None) -> Recall:
-    """What a judgement of this step, or of the whole run, may take from the cache."""
+    """Return what a judgement of this step, or of the whole run, may take from the cache."""
     return Recall.YES if _may_be_kept(run, step_id) else Recall.NO
 
 
@@ -31,12 +31,12 @@ def _may_be_kept(run: Run, step_id: str | None) -> bool:
         case Caching.OFF:
             return False
         case Caching.READS:
-            # Nobody knows what a later plan of a model will do with an answer.
+            # A later plan of a model may do anything with an answer.
             return not run.playbook.is_planned_by_model and not _leads_to_write(run, step_id)
 
 
 def _leads_to_write(run: Run, step_id: str | None) -> bool:
-    """Whether the step writes, or any step that waits for it, directly or not; for the whole run, whether any does."""
+    """Return whether the step, or one that waits for it, writes. For the whole run: whether any step writes."""
     writes = {name for name, state in run.steps.items() if state.step.pin.effect.writes}
     if step_id is None or not writes:
         return bool(writes)

@@ -41,7 +41,7 @@ class ChildWithdrawal:
 
 
 def asked_task(parent: Run | None, told: ChildTask, child: UUID, partition: int) -> ChildTask | None:
-    """The task of a child run as its parent asked for it, or None when the parent waits for it no longer.
+    """Return the task of a child run as its parent asked for it, or None when the parent no longer waits for it.
 
     Raises:
         ForgedRecord: the parent has not asked for this run, or not in these words.
@@ -62,7 +62,7 @@ def asked_task(parent: Run | None, told: ChildTask, child: UUID, partition: int)
 
 
 def withdrawal(child: Run | None, parent: Run | None, told: ChildTask) -> Control | None:
-    """The command that cancels a child run whose parent has ended; None when the child never began.
+    """Return the command that cancels a child run whose parent has ended; None when the child never began.
 
     Raises:
         ForgedRecord: the parent has not ended, or it is not the parent.
@@ -86,7 +86,7 @@ def withdrawal(child: Run | None, parent: Run | None, told: ChildTask) -> Contro
 
 
 def child_refusal(parent: Run, child: Run | None, told: ChildRefusal) -> CallAnswer | None:
-    """What the parent hears of a task that no run can be made of. If it was fit once, the run is there and answers.
+    """Return the answer to a parent whose task cannot become a run. If the run exists already, that run answers.
 
     Raises:
         ForgedRecord: the parent has not asked for this run, or not in these words.
@@ -100,7 +100,7 @@ def child_refusal(parent: Run, child: Run | None, told: ChildRefusal) -> CallAns
 
 
 def child_answer(parent: Run, child: Run | None, told: CallAnswer) -> CallAnswer:
-    """What a child run ended with, from its own record.
+    """Return the answer of a child run, from its own record.
 
     Raises:
         ForgedRecord: it is not the parent's child, or it has not ended.
@@ -112,7 +112,7 @@ def child_answer(parent: Run, child: Run | None, told: CallAnswer) -> CallAnswer
 
 
 def child_notice(parent: Run, child: Run | None, told: Control) -> Control:
-    """How a child run stands, from its own record.
+    """Return the notice of a child run to its parent, from its own record.
 
     Raises:
         ForgedRecord: it is not the parent's child.
@@ -129,7 +129,7 @@ def _child_of(parent: Run, child: Run | None, told: object) -> Run:
 
 
 def _may_have_asked(parent: Run, request_id: str) -> bool:
-    """Whether a request that is not open was open once. A run that has planned again does not know all of them."""
+    """Return whether a request may have been open once. A run that has planned again does not know all of them."""
     name, _, rest = request_id.partition(":")
     if name != parent.name or not rest.endswith(child_runs.CHILD):
         return False
@@ -137,9 +137,9 @@ def _may_have_asked(parent: Run, request_id: str) -> bool:
 
 
 def _differences(told: ChildTask, asked: ChildTask) -> list[str]:
-    """The fields in which a task is not the one that was asked for.
+    """Return the fields in which a task is not the one that was asked for.
 
-    It may be older, so nobody looks at its deadline.
+    It may be older, so its deadline is not compared.
     """
     fields = [name for name in ("tenant", "task_id", "principal", "playbook", "input") if _differ(told, asked, name)]
     return fields + [f"parent.{name}" for name in ("grant", "ancestors") if _differ(told.parent, asked.parent, name)]

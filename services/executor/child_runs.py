@@ -1,7 +1,7 @@
-"""Handing over: a step that starts a run of another playbook, and what parent and child tell each other.
+"""Child runs: a step that starts a run of another playbook, and the messages between parent and child. Pure.
 
-The child is asked for like a tool, by a message with an id that follows from the call, and answers like
-one: so a crash loses no child and makes none twice. Pure.
+A parent asks for a child as it asks for a tool, by a message with an id that follows from the call, and the child
+answers like a tool. So a crash neither loses a child nor makes one twice.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ CHILD = ":child"
 
 
 def refusal(run: Run, arguments: dict[str, Json]) -> Reason | None:
-    """Why a run may not hand over as these arguments say, or None when it may."""
+    """Return why a run must not hand over as these arguments say, or None when it may."""
     playbook = arguments.get("playbook")
     above = run.parent.ancestors if run.parent else ()
     if playbook not in run.playbook.handoffs:
         allowed = ", ".join(run.playbook.handoffs) or "none"
-        message = f"it may not hand over to {playbook!r}; `handoffs` of {run.playbook.name} allows: {allowed}"
+        message = f"it must not hand over to {playbook!r}; `handoffs` of {run.playbook.name} allows: {allowed}"
         return Reason(code="invalid_arguments", message=message)
     if playbook in (*above, run.playbook.name) or len(above) >= MAX_HANDOFFS:
         chain = " -> ".join((*above, run.playbook.name, str(playbook)))
@@ -59,7 +59,7 @@ def refusal(run: Run, arguments: dict[str, Json]) -> Reason | None:
 
 
 def grant_of(run: Run, step: Step) -> Grant:
-    """What is reserved for a child run: what the step says, or the budgets of the child as far as this run has them."""
+    """Return the grant of a child run: what the step says, or the child's budgets as far as this run has them."""
     own, budgets, left = step.pin.cost, _budgets(run, step), _left(run)
     return Grant(
         tokens=_capped(own.tokens, budgets.tokens, left.tokens),
@@ -69,7 +69,7 @@ def grant_of(run: Run, step: Step) -> Grant:
 
 
 def waits_for_room(run: Run, step: Step) -> bool:
-    """Whether a step waits for other child runs of this run, for what they do not use may be enough for it."""
+    """Return whether a step waits for other child runs: what they leave of their grants may be enough for it."""
     if not any(children_of(run, request_id) for request_id in run.requests):
         return False
     own, budgets, left = step.pin.cost, _budgets(run, step), _left(run)
@@ -81,7 +81,7 @@ def waits_for_room(run: Run, step: Step) -> bool:
 
 
 def _budgets(run: Run, step: Step) -> Cost:
-    """The budgets of the child that a step starts, or nothing where they are not known."""
+    """Return the budgets of the child that a step starts, or nothing where they are not known."""
     known = [other.as_other for other in run.others]
     if not known:
         return Cost()
@@ -91,7 +91,7 @@ def _budgets(run: Run, step: Step) -> Cost:
 
 
 def _left(run: Run) -> Cost:
-    """What nothing is reserved for, besides the call that starts the child."""
+    """Return what is left in the budgets after all reservations and the call that starts the child."""
     ledger = run.ledger
     return Cost(
         tokens=max(0, ledger.max_tokens - ledger.tokens - ledger.reserved_tokens),
@@ -101,12 +101,12 @@ def _left(run: Run) -> Cost:
 
 
 def _capped(own: int, budget: int, left: int) -> int:
-    """What the author of a step has stated is not less; where nothing is left, the run is told what it lacks."""
+    """Return the smaller of budget and rest, but never less than a step states. With no rest, `shortfall` names it."""
     return own if own != budget or not left else min(own, left)
 
 
 def child_of(run: Run, key: str) -> UUID:
-    """The id of the run that a call with this key starts, whenever it is asked for.
+    """Return the id of the run that a call with this key starts; it is always the same.
 
     When the database comes back with an older state, the parent asks for its child again. Under another id it would
     wait for a run that cannot begin, since its task is known. So the time in the id is that of the parent.
@@ -115,13 +115,13 @@ def child_of(run: Run, key: str) -> UUID:
 
 
 def start(run: Run, event: ev.CallRequested, child: UUID) -> Send:
-    """The task that starts a child run, in the same words however often it is sent."""
+    """Return the task that starts a child run: the same task each time it is sent."""
     task = task_of(run, event, child)
     return Send(topics.CHILD_TASKS, "triptych.child-task", event.request_id, task, to=child)
 
 
 def task_of(run: Run, event: ev.CallRequested, child: UUID) -> ChildTask:
-    """What a run asks of its child."""
+    """Return the task of a child run."""
     return ChildTask(
         task_id=event.idempotency_key,
         playbook=event.arguments["playbook"],
@@ -133,7 +133,7 @@ def task_of(run: Run, event: ev.CallRequested, child: UUID) -> ChildTask:
 
 
 def withdraw(run: Run, state: StepState) -> Send:
-    """The task of a child run, withdrawn. It follows the task on its way, so it cannot come before it."""
+    """Return the task of a child run as withdrawn. It takes the way of the task, so it cannot come before the task."""
     assert state.child is not None  # noqa: S101 - only child runs are withdrawn
     key = f"{run.run_id}:{state.id}:{state.call}"
     parent = _parent(run, request_id(key), state.child, Grant(), run.deadline_at)
@@ -148,7 +148,7 @@ def withdraw(run: Run, state: StepState) -> Send:
 
 
 def request_id(key: str) -> str:
-    """The request that a child run answers: there is one for each child, whatever is sent again."""
+    """Return the id of the request that a child run answers: one for each child, also when it is sent again."""
     return f"{key}{CHILD}"
 
 
@@ -168,13 +168,13 @@ def _parent(run: Run, request: str, child: UUID, grant: Grant, deadline_at: date
 
 
 def answer(run: Run, parent: Parent) -> Send:
-    """What a child run ended with, on its way to its parent: the same whenever it is made."""
+    """Return the message with a child run's answer to its parent: the same each time it is made."""
     reply = answer_of(run, parent)
     return Send(topics.RESULTS, "triptych.result", f"{run.run_id}:answer", reply, to=parent.run_id)
 
 
 def answer_of(run: Run, parent: Parent) -> CallAnswer:
-    """What a child run ended with, for its parent."""
+    """Return a child run's answer to its parent."""
     assert run.reason is not None  # noqa: S101 - a run that has ended has a reason
     if run.status is RunStatus.SUCCEEDED:
         result = Result.ok({"run_id": str(run.run_id), "playbook": run.playbook.name, "output": run.output})
@@ -193,7 +193,7 @@ def answer_of(run: Run, parent: Parent) -> CallAnswer:
         run_id=parent.run_id,
         tenant=run.tenant,
         result=result,
-        # What was under way at its end is still done, and nobody hears what it cost: all that it may cost counts.
+        # What was under way at its end is still done, and its cost stays unknown: all that it may cost counts.
         spend=Spend(
             tokens=ledger.tokens + ledger.reserved_tokens,
             usd_micros=ledger.usd_micros + ledger.reserved_usd_micros,
@@ -220,7 +220,7 @@ def _admission(run: Run) -> ev.RunAdmitted:
 
 
 def refused(task: ChildTask, child: UUID, reason: Reason) -> CallAnswer:
-    """What the parent hears of a child that never became a run."""
+    """Return the answer to a parent whose child never became a run."""
     error = ToolError(
         code=ErrorCode.INVALID_ARGUMENTS, message=reason.message, details={"effect": "none", "reason": reason.code}
     )
@@ -240,7 +240,7 @@ def notice(run: Run, parent: Parent, status: str, reason: Reason | None) -> Send
 
 
 def notice_of(run: Run, parent_id: UUID, status: str, reason: Reason | None) -> Control:
-    """How a child run stands, as a command to its parent."""
+    """Return the notice of a child run as a command to its parent."""
     waits = f".{run.child_waits}" if run.child_waits else ""
     command_id = f"{run.run_id}:{status}:{run.escalations}{waits}"
     told = {"run_id": str(run.run_id), "status": status, "reason": reason.model_dump(mode="json") if reason else None}
@@ -254,7 +254,7 @@ def notice_of(run: Run, parent_id: UUID, status: str, reason: Reason | None) -> 
 
 
 def on_notice(transition: RunTransition, command: Control) -> None:
-    """A child run says how it stands. What no open request is about changes nothing."""
+    """Record whether a child run waits for a person. A notice from a run that was not asked changes nothing."""
     told = command.data if isinstance(command.data, dict) else {}
     for request in transition.run.requests.values():
         event = request.event
@@ -268,11 +268,11 @@ def on_notice(transition: RunTransition, command: Control) -> None:
 
 
 def children_of(run: Run, request_id: str) -> tuple[str, ...]:
-    """The step whose child run an open request has asked for, if it has."""
+    """Return the step whose child run an open request has asked for, if it has."""
     event = run.requests[request_id].event
     return (event.step,) if isinstance(event, ev.CallRequested) and event.child is not None else ()
 
 
 def open_children(run: Run) -> tuple[str, ...] | None:
-    """The steps whose child runs have not answered; None when there are none."""
+    """Return the steps whose child runs have not answered; None without such a step."""
     return tuple(step for request_id in run.requests for step in children_of(run, request_id)) or None

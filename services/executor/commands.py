@@ -1,4 +1,4 @@
-"""What people tell a run: cancel, abort, resume, skip. A command that does not fit changes nothing but the journal."""
+"""What people tell a run: cancel, abort, resume, skip. One that does not fit is journaled and changes nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def on_command(transition: RunTransition, told: Control | UnfitCommand) -> None:
 
 
 def step_to_skip(run: Run, command: Control) -> StepState | None:
-    """The step that a person means; without a name, the one that has stopped the run."""
+    """Return the step that a command names, or else the step that has stopped the run."""
     step_id = command.step or (step_of(run.stopped_step) if run.stopped_step else None)
     return run.steps.get(step_id) if step_id else None
 
@@ -69,7 +69,7 @@ def _on_control(transition: RunTransition, command: Control) -> None:
 
 
 def _fractions(command: Control) -> str:
-    """The budgets that are counted, and would get less than one more or lose a part of what is given."""
+    """Name the budgets of whole numbers that a command extends by a fraction."""
     return ", ".join(name for name, more in command.extend.items() if name != "usd" and not more.is_integer())
 
 

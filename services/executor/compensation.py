@@ -1,7 +1,6 @@
-"""Undoing: what an aborted run has written is compensated, the latest write first, each under a key of its own.
+"""Compensation: undo the writes of an aborted run, the latest first, each under a key of its own. Pure.
 
-It costs nothing of the run's budgets: those are often what ended it, and there is at most one undo for
-each write. Pure.
+It is not charged to the run's budgets: those are often why the run ended, and each write is compensated at most once.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ UNDO_WITHIN = timedelta(minutes=10)
 
 
 def begin(transition: RunTransition, command: Control) -> None:
-    """A person wants it undone. What is under way is waited for, since it may be a write."""
+    """Begin to undo a run. Calls under way are waited for, since they may be writes."""
     transition.record(
         ev.UndoStarted(command.command_id, command.principal, command.note, open_children(transition.run))
     )
@@ -65,7 +64,7 @@ def request(transition: RunTransition, state: StepState, undo: Undo) -> None:
 
 
 def on_answer(transition: RunTransition, answer: CallAnswer, step_id: str) -> None:
-    """What became of one attempt."""
+    """Record the answer of one attempt, and decide what follows."""
     transition.record(ev.UndoAnswered(answer.request_id, step_id, answer.result))
     state, error = transition.run.state(step_id), answer.result.error
     if transition.run.status is not RunStatus.UNDOING or error is None or state.step.pin.undo is None:
@@ -76,7 +75,7 @@ def on_answer(transition: RunTransition, answer: CallAnswer, step_id: str) -> No
 
 
 def ask_again(transition: RunTransition, step_id: str) -> None:
-    """The time of a retry has come."""
+    """Ask again to undo a step, when its retry is due."""
     state = transition.run.state(step_id)
     if state.step.pin.undo is not None:
         request(transition, state, state.step.pin.undo)
@@ -88,7 +87,7 @@ def _fail(transition: RunTransition, state: StepState, why: str) -> None:
 
 
 def _writes(run: Run) -> list[StepState]:
-    """What the run has written and not undone, the latest first."""
+    """Return what the run has written and not undone, the latest first."""
     found = [
         state
         for state in (*run.steps.values(), *run.branches.values())
@@ -102,7 +101,7 @@ def _next(run: Run) -> StepState | None:
 
 
 def _can_be_undone(state: StepState) -> bool:
-    """What a stand-in did is undone by nobody: the undo is that of the operation in whose place it was done."""
+    """Return False for the write of a fallback: the step's compensation belongs to the operation that it replaced."""
     return state.answer_to_keep is not None and state.step.pin.undo is not None and state.stand_in is None
 
 
@@ -120,8 +119,8 @@ def _end(transition: RunTransition) -> None:
     parts = [f"aborted by {run.undo.principal}" + (f": {run.undo.note}" if run.undo.note else "")]
     parts.append(f"undone: {', '.join(undone) or 'nothing'}")
     if left:
-        parts.append(f"written and not undone, for nothing declares how: {', '.join(left)}")
+        parts.append(f"written and not undone, since no compensation is declared: {', '.join(left)}")
     if unknown:
-        parts.append(f"nobody knows whether these were written, so they are not undone: {', '.join(unknown)}")
+        parts.append(f"not undone, since it is unknown whether they were written: {', '.join(unknown)}")
     reason = Reason(code="aborted", message="; ".join(parts))
     end(transition, RunStatus.FAILED, reason, principal=run.undo.principal)

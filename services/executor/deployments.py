@@ -35,7 +35,7 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class InvalidPlaybook:
-    """A file of the folder that is no playbook that could run, and why."""
+    """A file of the folder that cannot run as a playbook, and why."""
 
     name: str
     """Of the playbook that it would be, as far as that can be told."""
@@ -57,7 +57,7 @@ class PlaybookFolder:
 
 
 def load_playbooks(folder: Path) -> PlaybookFolder:
-    """All playbooks of a folder, `*.yaml`, each checked by itself.
+    """Read all playbooks of a folder, `*.yaml`, each checked by itself.
 
     Raises:
         ConfigurationError: the folder has no such file.
@@ -70,7 +70,7 @@ def load_playbooks(folder: Path) -> PlaybookFolder:
             playbook = load_playbook(path)
         except PlaybookErrors as error:
             left_out.append(InvalidPlaybook(_name_of(path), path, str(error)))
-        except Exception as error:  # noqa: BLE001 - a file that nobody foresaw stops no other
+        except Exception as error:  # noqa: BLE001 - an unforeseen fault of a file must not stop the others
             left_out.append(InvalidPlaybook(_name_of(path), path, f"{path}: {type(error).__name__}: {error}"))
         else:
             found.setdefault(playbook.name, []).append((path, playbook))
@@ -88,18 +88,18 @@ def load_playbooks(folder: Path) -> PlaybookFolder:
 
 
 def shown(text: object) -> str:
-    """A text that every reader can take; the name of a file may be any bytes."""
+    """Make a text printable for every reader; the name of a file may be any bytes."""
     return str(text).encode(errors="backslashreplace").decode()[:_SHOWN_MAX_CHARS]
 
 
 def _strange(path: Path, playbook: Playbook, known: Collection[str]) -> str | None:
-    """What a playbook hands over to that is not in the folder."""
+    """Return which handoffs of a playbook are not in the folder."""
     strange = ", ".join(sorted(set(playbook.handoffs) - set(known)))
     return f"{path}: handoffs: the folder has no playbook {strange}. Add it, or take it out." if strange else None
 
 
 def _name_of(path: Path) -> str:
-    """The name that a file gives its playbook, or else its own."""
+    """Return the name that a file gives its playbook, or else its own."""
     try:
         named = _NAME.search(load_text(path))
     except YamlError:

@@ -23,7 +23,7 @@ class Fields:
 
 
 def encoded(fields: Mapping[str, Json]) -> bytes:
-    """The JSON of an object: times in UTC end in Z. Models write themselves.
+    """Encode an object as JSON: times in UTC end in Z. Models write themselves.
 
     Raises:
         InvalidJson: a value cannot be written; the edge that let it in is wrong.
@@ -32,25 +32,25 @@ def encoded(fields: Mapping[str, Json]) -> bytes:
 
 
 def given(**fields: Json) -> dict[str, Json]:
-    """Those that are not None."""
+    """Leave out the fields that are None."""
     return {name: content for name, content in fields.items() if content is not None}
 
 
 def grant(of: Grant) -> Mapping[str, Json]:
-    """What may be spent."""
+    """Encode a grant."""
     amounts = {"tokens": of.tokens, "usd_micros": of.usd_micros}
     return amounts | {"tool_calls": of.tool_calls} if of.tool_calls else amounts
 
 
 def spend(of: Spend) -> Json:
-    """What was spent; of most calls nothing."""
+    """Encode what was spent; most calls cost nothing."""
     if of.model_calls or of.tool_calls:
         return of
     return {"tokens": of.tokens, "usd_micros": of.usd_micros, "model_calls": ()}
 
 
 def result(of: Result) -> Json:
-    """What a tool gave."""
+    """Encode the result of a tool."""
     if of.error is not None or of.age_ms is not None or of.data is None or of.warnings:
         return of
     return {"status": of.status, "data": of.data}

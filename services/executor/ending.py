@@ -52,7 +52,7 @@ def _under_way(run: Run) -> Iterator[UnderWay]:
 
 
 def _write(run: Run, request: OpenRequest) -> UnderWay | None:
-    """The write that an open request asks for, if it is one."""
+    """Return the write that an open request asks for, if it is one."""
     match request.event:
         case ev.CallRequested(step=step, idempotency_key=key):
             acting = run.state(step).acting
@@ -67,7 +67,7 @@ def _write(run: Run, request: OpenRequest) -> UnderWay | None:
 
 
 def record_late_answer(transition: RunTransition, answer: CallAnswer | PlanAnswer | VerdictAnswer) -> None:
-    """An answer to what a run had left open when it ended. What was never asked for changes nothing."""
+    """Record an answer to a request that was open when the run ended. Any other answer changes nothing."""
     request = transition.run.left_open.get(answer.request_id)
     if request is None or not _fits(request, answer):
         return

@@ -53,7 +53,7 @@ class RunAdmitted:
     parent: Parent | None = None
     """The run that handed over to this one."""
     queued: bool = False
-    """There was no room, so it waits for `RunStarted`, which sets the deadline anew."""
+    """There was no room, so it waits for `RunStarted`, which sets a new deadline."""
     traceparent: str | None = None
     """What the run goes on from: the client's span, or that of the run that handed over."""
     others: tuple[Playbook, ...] = ()
@@ -95,7 +95,7 @@ class PlanAccepted:
 
 @value
 class GoalReached:
-    """The planner answered that nothing more is to be done, and what came of it."""
+    """The planner answered that the goal is reached, and with what result."""
 
     request_id: str
     answer: dict[str, Json]
@@ -142,7 +142,7 @@ class CallRequested:
     deadline_at: datetime
     reissue_at: datetime
     child: UUID | None = None
-    """The run that is started for it, when it is no tool that is asked but another playbook."""
+    """The run that is started for it, when the step asks another playbook instead of a tool."""
     business_key: str | None = None
     """The key that was granted for it."""
 
@@ -196,7 +196,7 @@ class CallAnswered:
 
 @value
 class ChildEscalated:
-    """A child run waits for a person. The wall clock of this run stands still as long."""
+    """A child run waits for a person. The wall clock of this run is paused meanwhile."""
 
     command_id: str
     step: str
@@ -224,7 +224,7 @@ class CallReused:
 
 @value
 class FallbackTaken:
-    """A step's operation stays unavailable: from here on its `number`-th fallback (from 1) stands in."""
+    """A step's operation stays unavailable: from here on its `number`-th fallback (from 1) replaces it."""
 
     step: str
     number: int
@@ -300,7 +300,7 @@ class RoundStarted:
 
 @value
 class StepEnded:
-    """A step is settled: `succeeded`, `failed` or `skipped`."""
+    """A step has ended: `succeeded`, `failed` or `skipped`."""
 
     step: str
     status: str
@@ -340,7 +340,7 @@ class RunResumed:
 
 @value
 class StepOverridden:
-    """A person settled a step by hand and gave what it is taken to have answered."""
+    """A person ended a step by hand and gave the result that it counts with."""
 
     command_id: str
     principal: str
@@ -381,7 +381,7 @@ class AnsweredLate:
     request_id: str
     step: MaybeStep
     result: Result | None = None
-    """What became of a call."""
+    """The result of a call."""
     error: ToolError | None = None
     """Why a planner or a critic gave nothing."""
     spend: Spend = field(default_factory=Spend)
@@ -454,7 +454,7 @@ _ADMITTED = tuple(each.name for each in fields(RunAdmitted))
 
 
 def encode(event: Event) -> tuple[str, str]:
-    """The journal's columns `type` and `data` for an event.
+    """Encode an event as the journal's columns `type` and `data`.
 
     What a message could hold can be written, and is the same when it is read again.
 
@@ -544,7 +544,7 @@ _WRITERS: dict[str, Callable[[Any], bytes]] = {
 
 
 def decode(event_type: str, data: str, playbooks: PlaybookLookup) -> Event:
-    """The event behind a journal row.
+    """Decode a journal row.
 
     Raises:
         KeyError: the type is unknown here; a newer version of the executor wrote this journal.
@@ -606,7 +606,7 @@ class PlaybookLookup:
         self._by_version = {(playbook.name, playbook.version): playbook for playbook in playbooks}
 
     def get(self, name: str, version: str) -> Playbook:
-        """One version of a playbook; LookupError when it was never deployed here."""
+        """Return one version of a playbook; LookupError when it was never deployed here."""
         try:
             return self._by_version[name, version]
         except KeyError:

@@ -1,4 +1,4 @@
-"""What follows when a step has failed for good: other arguments, another plan, or a person. Pure.
+"""What follows when a step has failed and is not tried again: other arguments, another plan, or a person. Pure.
 
 Whether something is tried again before that is decided in `retries.py`.
 """
@@ -56,12 +56,12 @@ def replan_or_escalate(transition: RunTransition, step_id: str | None, reason: R
 
 
 def _has_turns(run: Run) -> bool:
-    """Whether the planner uses up turns, and no replans."""
+    """Return whether the planner uses up turns, and no replans."""
     return isinstance(run.playbook.plan, PlanByTurns)
 
 
 def has_begun_writes(run: Run) -> bool:
-    """Whether a step with many branches is in the middle of its writes."""
+    """Return whether a step with many branches is in the middle of its writes."""
     return any(
         state.fan is not None and state.status is StepStatus.RUNNING and state.step.pin.effect.writes
         for state in run.steps.values()

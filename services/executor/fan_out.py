@@ -55,7 +55,7 @@ def _unfit(state: StepState, items: Json) -> Reason | None:
 
 
 def branch_to_start(run: Run, state: StepState) -> StepState | None:
-    """The first branch that waits. Those before it have started, so few are looked at."""
+    """Return the first branch that waits. Those before it have started, so few are looked at."""
     assert state.fan is not None  # noqa: S101 - only a step that has fanned out is asked
     if state.is_handoff and waits_for_room(run, state.step):
         return None
@@ -83,7 +83,7 @@ def fan_in(transition: RunTransition, state: StepState) -> None:
 
 
 def _action(first: StepState) -> FailureAction:
-    """Only reads are planned anew: another plan could not know which of the writes were done."""
+    """Plan again for reads alone: another plan could not know which of the writes were done."""
     if first.step.pin.effect.writes:
         return FailureAction.ESCALATE
     error = first.result.error if first.result else None

@@ -1,6 +1,6 @@
 """What makes two JSON values the same: what they say, and not how they are written. Pure.
 
-The order of names is nothing, and `1.0` is `1`, as it is to JSON Schema and to Postgres. Everything else counts.
+The order of names does not count, and `1.0` is `1`, as in JSON Schema and in Postgres. Everything else counts.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ SIZE_BYTES = 12
 
 
 def fingerprint(*values: Json) -> bytes:
-    """The same for values that say the same."""
+    """Return a hash that is the same for values with the same meaning."""
     written = codec.encode(canonical(values), sort_keys=True)
     return hashlib.blake2b(written, digest_size=SIZE_BYTES).digest()
 
 
 def fingerprint_of(task: Task) -> bytes:
-    """What makes a repeat of a task one: playbook, principal and input. Tenant and id are its key."""
+    """Hash what a repeat of a task has in common with it: playbook, principal and input. Tenant and id are its key."""
     return fingerprint(task.playbook, task.principal, task.input)
 
 
 def canonical(value: Json) -> Json:
-    """The same for a value and for what Postgres makes of it."""
+    """Return a form that is the same for a value and for what Postgres makes of it."""
     match value:
         case dict():
             return {name: canonical(item) for name, item in value.items()}

@@ -2,7 +2,7 @@
 
 `record` does the same to a copy that the caller has made, once for many events.
 
-Whoever reads a journal back gets the run that wrote it. What is decided when is in `machine.py`.
+A process that reads a journal gets the run that wrote it. What is decided when is in `machine.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from triptych.schemas import Json, PlanByTurns, Reason, Result, ResultStatus, Sp
 
 
 def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
-    """The first event makes the run."""
+    """Make a run from its first event."""
     budgets = event.playbook.budgets
     ledger = BudgetLedger(
         max_steps=budgets.steps,
@@ -64,14 +64,14 @@ def admit(run_id: UUID, event: ev.RunAdmitted, at: datetime) -> Run:
 
 
 def evolve(run: Run, event: ev.Event, at: datetime) -> Run:
-    """The run after one more event. `at` is when the event was recorded."""
+    """Return the run after one more event. `at` is when the event was recorded."""
     run = run.copy()
     record(run, event, at)
     return run
 
 
 def record(run: Run, event: ev.Event, at: datetime) -> None:
-    """Fold one event into a run that nobody else holds."""
+    """Fold one event into a run that only the caller holds."""
     _apply(run, event, at)
     run.seq += 1
     run.updated_at = at
@@ -175,7 +175,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
                 run.ledger = changed(run.ledger, replans=run.ledger.replans + 1)
         case ev.RunEscalated(reason, step):
             _drop_retries(run)
-            _stop_waiting(run, at)  # a person has this run too from here, and gives the time back at once
+            _stop_waiting(run, at)  # from here a person has this run too: the time of both is given back together
             run.status = RunStatus.ESCALATED
             run.reason = reason
             run.stopped_step = step
@@ -212,7 +212,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             has_failed = result.status is ResultStatus.ERROR
             _change_step(run, step, compensation=CompensationStatus.FAILED if has_failed else CompensationStatus.DONE)
         case ev.Overspent():
-            pass  # the answer that follows is settled with all that it cost
+            pass  # the answer that follows is charged with all that it cost
         case ev.RunAdmitted():
             raise ValueError(f"run {run.run_id} was admitted twice")
         case _:
@@ -220,7 +220,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
 
 
 def _answered_late(run: Run, event: ev.AnsweredLate, at: datetime) -> None:
-    """What was done is known, and what it cost. How the run ended stays as it is."""
+    """Record what was done and what it cost. How the run ended stays as it is."""
     request = run.left_open.pop(event.request_id)
     if event.extended is not None:
         run.ledger = run.ledger.widen(event.extended)
@@ -235,7 +235,7 @@ def _answered_late(run: Run, event: ev.AnsweredLate, at: datetime) -> None:
 
 
 def _undo_started(run: Run, event: ev.UndoStarted) -> None:
-    """What is under way is waited for; what failed to be undone before is tried again, under the same key."""
+    """Wait for what is under way, and try again, under the same key, what could not be undone before."""
     _drop_retries(run)
     run.status = RunStatus.UNDOING
     run.undo = event
@@ -354,7 +354,7 @@ def _key_answered(run: Run, event: ev.KeyAnswered, at: datetime) -> None:
 
 
 def _fallback_taken(run: Run, event: ev.FallbackTaken, at: datetime) -> None:
-    """The step begins anew with what stands in; a result that is written down in the plan is there at once."""
+    """Begin a step again with its fallback; a result that the plan itself holds is its answer already."""
     data = run.state(event.step).step.fallback[event.number - 1].fallback.data
     result = None if data is None else Result.ok(data)
     _change_step(
@@ -381,7 +381,7 @@ def _review_requested(run: Run, event: ev.ReviewRequested) -> None:
 
 
 def _child_goes_on(run: Run, step_id: str, at: datetime) -> None:
-    """The wall clock goes on when no child run waits for a person any more."""
+    """Let the wall clock go on when the last child run no longer waits for a person."""
     if step_id not in run.children_waiting:
         return
     run.children_waiting = {step: reason for step, reason in run.children_waiting.items() if step != step_id}
@@ -423,7 +423,7 @@ def _call_answered(run: Run, event: ev.CallAnswered, at: datetime) -> None:
 
 
 def _written(state: StepState, result: Result, key: str, at: datetime) -> WriteRecord | None:
-    """What is known of a write after an answer. One that says nothing for certain takes nothing of it away."""
+    """Return what is known of a write after an answer. An uncertain answer takes nothing away."""
     if not state.step.pin.effect.writes:
         return state.written
     if result.status is not ResultStatus.ERROR:
@@ -436,7 +436,7 @@ def _written(state: StepState, result: Result, key: str, at: datetime) -> WriteR
 
 
 def _is_known_undone(state: StepState, result: Result) -> bool:
-    """Whether a tool says for certain that its call changed nothing. A timeout, for one, leaves that open.
+    """Return whether a tool says for certain that its call changed nothing. A timeout, for one, leaves that open.
 
     A child run that failed did what its own journal says, and may be followed by another one.
     """
@@ -459,7 +459,7 @@ def _retry_scheduled(run: Run, kind: RequestKind, step: str | None, due_at: date
 
 
 def _drop_retries(run: Run) -> None:
-    """Nothing is asked again by itself from here: what waited for its retry waits for its turn instead."""
+    """Drop all retries: a step that waited for its retry waits to be started instead."""
     run.retries = {}
     for state in (*run.steps.values(), *run.branches.values()):
         if state.status is StepStatus.RETRYING:
@@ -484,12 +484,12 @@ def _revised(run: Run, planned: tuple[Step, ...], revision: int) -> dict[str, St
 
 
 def _is_superseded(before: StepState, step: Step) -> bool:
-    """Whether a plan gives the name of a write that took effect to another operation."""
+    """Return whether a plan gives the name of a write that took effect to another operation."""
     return before.took_effect and before.acting.operation != step.operation
 
 
 def _superseded(run: Run, planned: tuple[Step, ...]) -> dict[str, StepState]:
-    """What was written stays known when a plan gives its name to something else: it is not done again, and undone."""
+    """Keep a write whose name a new plan gives to something else: it is not made again, and can be undone."""
     found = (
         changed(state, status=StepStatus.SKIPPED, is_superseded=True)
         for step in planned
@@ -499,7 +499,7 @@ def _superseded(run: Run, planned: tuple[Step, ...]) -> dict[str, StepState]:
 
 
 def _again(run: Run, step_id: str, state: StepState) -> None:
-    """A failed step begins again; of one with branches those that failed, for the others are done."""
+    """Begin a failed step again; of a step with branches, those that failed."""
     run.steps[step_id] = state.again()
     if state.fan is not None:
         _change_step(run, step_id, status=StepStatus.RUNNING)
@@ -509,7 +509,7 @@ def _again(run: Run, step_id: str, state: StepState) -> None:
 
 
 def _next_round(run: Run, state_id: str, number: int, reason: Reason, evidence: tuple[str, ...]) -> None:
-    """What was made is made again, as another call, with what was wrong with it."""
+    """Make the same again, as another call, which is told what was wrong."""
     state = run.state(state_id)
     feedback = {
         "round": number - 1,
@@ -532,10 +532,10 @@ def _next_round(run: Run, state_id: str, number: int, reason: Reason, evidence: 
 
 
 def _observed(run: Run) -> dict[str, StepState]:
-    """What is over though it did not end well, and stays known unless the new plan names it.
+    """Return the steps that did not end well and stay known, unless the new plan names them.
 
     Writes that may have happened, so that no later plan does them again under another name, and an abort still finds
-    what is to be undone. Who plans by turns goes on from whatever failed.
+    what it has to undo. A planner by turns goes on from any failure.
     """
     by_turns = isinstance(run.playbook.plan, PlanByTurns)
     return {

@@ -1,4 +1,4 @@
-"""What comes in: from a record's bytes to a message for one run, and the refusal of what is no such thing.
+"""Intake: from a record's bytes to a message for one run, or to a refusal.
 
 A task becomes a run here; an answer or a command is handed to the machine. Nothing here knows Kafka's
 offsets or Postgres: the loop around it does.
@@ -123,7 +123,7 @@ class UnverifiedMessage:
 
     content: object
     rejection: UndecodableRecord
-    """What becomes of it when no run's record bears it out."""
+    """The refusal, when the record of a run does not confirm it."""
 
 
 class Executor:
@@ -143,7 +143,7 @@ class Executor:
         *,
         left_out: Mapping[str, InvalidPlaybook] | None = None,
     ) -> None:
-        """Without `contracts`, plans and results are not held to any: for tests of what has nothing to do with them."""
+        """Take the playbooks. Without `contracts`, plans and results are not checked: for tests of other things."""
         self._trust = Trust(contracts)
         self._input_max_bytes = input_max_bytes
         self._plans = PlanReader()
@@ -162,14 +162,14 @@ class Executor:
                 self._active_runs[name] = playbook.limits.active_runs
 
     def given_up(self, cause: str) -> GivenUp:
-        """The message that hands a run over to a person."""
+        """Return the message that hands a run over to a person."""
         return GivenUp(Reason(code="deadly_run", message=cause))
 
     def check_size(self, noun: str, record: Record[Any, Any]) -> None:
-        """Refuse what cannot be read at all, or is too large to be unpacked, of whatever content.
+        """Refuse a record that cannot be read at all, or is too large to be unpacked.
 
         Raises:
-            UndecodableRecord: it is no message that any service of ours would have sent.
+            UndecodableRecord: no service of ours would have sent it.
             RejectedRecord: it is a task, larger than any playbook allows.
         """
         if isinstance(record, UnreadableRecord):
@@ -185,7 +185,7 @@ class Executor:
     def unread(
         self, noun: str, record: Record[Any, Any], error: UndecodableRecord, task: TaskKey | None = None
     ) -> UnreadRecord:
-        """What is told of a record that nobody may read. Our own messages say in their headers what they answer."""
+        """Refuse a record that must not be read. The headers of our own messages say what they answer."""
         event_id, tenant = cloudevents.event_id(record.headers) or "", stated_tenant(record)
         reason = Reason(code=error.code, message=error.message)
         if noun == topics.TASKS:
@@ -196,7 +196,7 @@ class Executor:
         return UnreadRecord(error, RunMessage(as_in_rows(answer.run_id), answer) if answer is not None else None)
 
     def _unparsed(self, noun: str, record: UnreadableRecord) -> UndecodableRecord:
-        """Why a record that cannot be read is refused. If its value is a task, whoever sent that is told."""
+        """Return why a record that cannot be read is refused. If its value is a task, its sender gets an outcome."""
         body, is_batch = record.value or b"", record.first_offset < record.offset
         if noun != topics.TASKS or is_batch or not self._sizes.may_be_read(body):
             return record.error
@@ -205,7 +205,7 @@ class Executor:
         return _rejection(sender, _derived_id(record), record.error.code, record.error.message, may_be_known=True)
 
     def read(self, inbound: InboundRecord) -> RunMessage:
-        """What a record says.
+        """Read a record.
 
         Raises:
             UndecodableRecord: it is not JSON, or not the message that its topic carries.
@@ -237,11 +237,11 @@ class Executor:
         return self._limits
 
     def limit_key(self, state: Run) -> LimitKey:
-        """What limits go by."""
+        """Return the tenant and the playbook, by which runs are limited."""
         return LimitKey(state.tenant, state.playbook.name)
 
     def admission_state(self, state: Run) -> AdmissionState:
-        """Whether it takes room, wants some, or neither."""
+        """Return whether the run takes room, waits for some, or neither."""
         if state.waits_because:
             return AdmissionState.AWAY
         if state.status.is_active or state.status is RunStatus.UNDOING:
@@ -249,11 +249,11 @@ class Executor:
         return AdmissionState.WAITING if state.status is RunStatus.QUEUED else AdmissionState.AWAY
 
     def partition(self, state: Run) -> int:
-        """The run's partition, chosen once."""
+        """Return the run's partition, chosen once."""
         return state.partition
 
     def wake_at(self, state: Run) -> datetime | None:
-        """When time alone may next change this run."""
+        """Return when time alone may next change this run."""
         return state.wake_at()
 
     def apply(
@@ -266,7 +266,7 @@ class Executor:
         has_room: bool = True,
         witness: Run | None = None,
     ) -> Transition[Run] | None:
-        """What follows from a message; None when it answers nothing open. A new run is queued unless there is room.
+        """Apply a message to a run; None when it answers no open request. A new run is queued unless there is room.
 
         Raises:
             RejectedRecord: a client's task says that a run has sent it.
@@ -306,11 +306,11 @@ class Executor:
         return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
 
     def task(self, state: Run) -> TaskKey:
-        """The task of which it came."""
+        """Return the task that the run came from."""
         return TaskKey(state.tenant, state.task_id)
 
     def conflict(self, submission: Submission) -> RejectedRecord:
-        """The refusal of a task whose id belongs to another one. It is no final outcome: the id has one already."""
+        """Refuse a task whose id belongs to another one. The outcome is not final: the id has a final one already."""
         tenant, task_id = submission.task
         message = (
             f"task id {task_id!r} of tenant {tenant} belongs to a task with another playbook, principal or input; "
@@ -329,7 +329,7 @@ class Executor:
         return RejectedRecord(CONFLICT, message, tenant=tenant, replies=(reply,))
 
     def again(self, state: Run) -> Transition[Run]:
-        """The final outcome once more, under the same id and with the same body."""
+        """Send the final outcome once more, under the same id and with the same body."""
         return Transition(
             state=state,
             name=state.name,
@@ -367,7 +367,7 @@ class Executor:
         )
 
     def _fit(self, task: Task, size_bytes: int) -> Playbook | Reason:
-        """The playbook that a task is fit for, or why no run can be made of it."""
+        """Return the playbook that a task is fit for, or why no run can be made of it."""
         deployment = self._deployments.get(task.playbook)
         if deployment is None:
             if (left_out := self._left_out.get(task.playbook)) is not None:
@@ -382,12 +382,12 @@ class Executor:
         return Reason(code="invalid_input", message=told(errors, "input")) if errors else deployment.playbook
 
     def _others(self, playbook: Playbook) -> tuple[Playbook, ...]:
-        """The playbooks that runs of this one may hand over to, as they are deployed."""
+        """Return the playbooks that runs of this one may hand over to, as they are deployed."""
         deployed = (self._deployments.get(name) for name in playbook.handoffs)
         return tuple(each.playbook for each in deployed if each is not None)
 
     def _read_child_task(self, task: ChildTask, size_bytes: int) -> RunMessage:
-        """What one run says to another that it starts, or withdraws. The parent's record is the witness."""
+        """Read the task of a child run, or its withdrawal. The parent's record is the witness."""
         # A child's id is known to its parent before the broker has seen its task.
         child = as_in_rows(derive_run_id(task.tenant, task.task_id, task.parent.asked_at_ms))
         parent = as_in_rows(task.parent.run_id)
@@ -405,14 +405,14 @@ class Executor:
         )
 
     def _read_claim(self, body: bytes, derived_id: str, task: ChildTask) -> RunMessage:
-        """A child's task on the topic of the clients: runs sent them there before they had a topic of their own."""
+        """Read a child's task on the topic of the clients: runs sent them there before they had their own topic."""
         message = "parent: only a run hands over to another one, and no run has sent this; leave `parent` out"
         addressed = self._read_child_task(task, len(body))
         claimed = UnverifiedMessage(addressed.content, _rejected(body, derived_id, "invalid_task", message, task))
         return replace(addressed, content=claimed)
 
     def _too_large(self, record: Record[Any, Any], body: bytes) -> RejectedRecord:
-        """The refusal of a task that is not read: whose it is, is told from its names alone."""
+        """Refuse a task without reading it: only its names say whose it is."""
         sender = task_sizes.sender(body)
         playbook = sender.playbook
         tenant = _name(_TENANT, sender.tenant) or stated_tenant(record)
@@ -422,7 +422,7 @@ class Executor:
     def _too_large_reason(self, playbook: object, size_bytes: int) -> Reason:
         return Reason(
             code="input_too_large",
-            message=f"the task has {size_bytes:,} bytes, and may have {self._sizes.of(playbook):,}; put what is large "
+            message=f"the task has {size_bytes:,} bytes, and may have {self._sizes.of(playbook):,}. Put what is large "
             "where a tool can read it and send its address, or raise `limits.input_bytes` of the playbook (at most "
             f"{TASK_MAX_BYTES:,})",
         )
@@ -431,7 +431,7 @@ class Executor:
 def _refusal(
     record: Record[Any, Any], task_id: str | None, tenant: str, playbook: str, reason: Reason
 ) -> RejectedRecord:
-    """The refusal of a task that was not parsed. Without an id of its own it is told by its place."""
+    """Refuse a task that was not parsed. Without its own id, its place in Kafka names it."""
     derived_id = _derived_id(record)
     reply = rejection(
         task_id=task_id or derived_id,
@@ -447,7 +447,7 @@ def _refusal(
 def _answer_in_place(
     noun: str, record: Record[Any, Any], request_id: str, tenant: str, reason: Reason
 ) -> Answer | None:
-    """An error in place of an answer that nobody may read; None where nobody knows what it answered."""
+    """Make an error in place of an answer that must not be read; None where its request is unknown."""
     error = ToolError(code=ErrorCode.CONTRACT_VIOLATION, message=reason.message, details={"reason": reason.code})
     try:
         known: dict[str, Any] = {
@@ -473,14 +473,14 @@ def _traceparent(record: Record[Any, Any]) -> str | None:
 
 
 def _derived_id(record: Record[Any, Any]) -> str:
-    """The id of a task that brings none: the place where it first came in."""
+    """Return the id of a task without one: the place where it first came in."""
     forwarded = cloudevents.header(record.headers, FORWARDED)
     origin = _ORIGIN.fullmatch(forwarded or b"")
     return origin[0].decode() if origin else place(record)
 
 
 def _name(kind: TypeAdapter[str], content: object) -> str | None:
-    """A name of this kind, if it is one."""
+    """Return the text if it is a name of this kind, or None."""
     try:
         return kind.validate_python(content)
     except ValidationError:
@@ -488,7 +488,7 @@ def _name(kind: TypeAdapter[str], content: object) -> str | None:
 
 
 def _opening(state: Run | None, message: RunMessage, partition: int, witness: Run | None) -> TaskAdmission | None:
-    """The task that a message begins a run with; None when it begins none."""
+    """Return the task that a message begins a run with; None when it does not begin a run."""
     match message.content:
         case TaskAdmission() if state is None:
             return message.content
@@ -501,12 +501,12 @@ def _opening(state: Run | None, message: RunMessage, partition: int, witness: Ru
 
 
 def _input(task: Task, playbook: Playbook) -> dict[str, Json]:
-    """The input of a run: what its task says, and the defaults of the playbook's schema."""
+    """Return the input of a run: what its task says, and the defaults of the playbook's schema."""
     return with_defaults(playbook.input, task.input) if playbook.has_defaults else task.input
 
 
 def _believed(state: Run | None, message: RunMessage, witness: Run | None) -> Message | None:
-    """What a message tells a run, as far as the records bear it out; None when there is nothing to tell."""
+    """Return the message as far as the records of runs confirm it; None when no message is left."""
     content = message.content
     if isinstance(content, TaskAdmission | ChildAdmission) or (state is None and isinstance(content, Tick | Start)):
         return None
@@ -525,7 +525,7 @@ def _believed(state: Run | None, message: RunMessage, witness: Run | None) -> Me
 
 
 def _child_that_speaks(message: Answer | Control) -> UUID | None:
-    """The child run that an answer or a notice is from, if it is from one."""
+    """Return the child run that an answer or a notice is from, if it is from one."""
     match message:
         case CallAnswer(child=UUID() as child):
             return as_in_rows(child)
@@ -569,7 +569,7 @@ def _transition(decided: Decided, first_seq: int, now: datetime) -> Transition[R
 
 
 def _unreadable(body: bytes, derived_id: str, error: InvalidJson) -> UndecodableRecord:
-    """What is not JSON cannot be answered, unless it says itself whose it is."""
+    """Refuse a record that is not JSON: without an answer, unless it says whose it is."""
     sender = sender_of(body)
     if not isinstance(error, NotJson):
         return _rejection(sender, derived_id, "invalid_json", str(error), may_be_known=True)
@@ -586,7 +586,7 @@ def _rejected(  # noqa: PLR0917
     task: Task | None = None,
     fingerprint: bytes | None = None,
 ) -> UndecodableRecord:
-    """A dead letter, and a `rejected` outcome when the record is JSON enough to say whose it was."""
+    """Make a dead letter, and a `rejected` outcome when the record says whose it was."""
     sender = sender_of(body)
     told = sender.hint if sender and sender.hint else message
     return _rejection(sender, derived_id, code, told, may_be_known=task is not None, fingerprint=fingerprint)

@@ -1,8 +1,7 @@
-"""Business keys: in a tenant, for a time, only one write under a key takes effect, whichever run makes it.
+"""Business keys: in a tenant, for a time, only one write under a key takes effect, in all runs together. Pure.
 
-The table `business_keys` says who has a key, and the journal of that run says what became of its write: so there is one
-truth, and a crash leaves nothing to be mended. Who is known to have done nothing has no key any more and asks anew.
-Pure.
+The table `business_keys` says which run has a key. The journal of that run says what its write did. So there is one
+truth, and a crash leaves nothing to be mended. A run whose write certainly did nothing loses the key and asks again.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Holding:
     """Its write certainly did nothing, or was undone: another may have the key."""
     is_under_way: bool = False
     result: Result | None = None
-    """What its write answered. None while it is under way, and where nobody knows."""
+    """What its write answered. None while it is under way, and where that is unknown."""
     answered_at: datetime | None = None
     """When its write was answered, in doubt or not: the time of the key begins no earlier."""
     step: str = ""
@@ -60,7 +59,7 @@ class Holding:
 
 
 def holding_under(run: Run, idempotency_key: str) -> Holding:
-    """What became of the call under this idempotency key."""
+    """Return what is known of the call under this idempotency key."""
     for request in (*run.requests.values(), *run.left_open.values()):
         event = request.event
         if isinstance(event, ev.KeyRequested | ev.CallRequested) and event.idempotency_key == idempotency_key:
@@ -87,7 +86,7 @@ def _written(run: Run, state: StepState) -> Holding:
 
 
 def reply_to(asked: ev.KeyRequested, operation: str, holder: UUID, held: Holding) -> KeyReply:
-    """What to tell a run that wants a key which another call has."""
+    """Answer a run that wants a key which another call has."""
     if held.is_under_way:
         standing, result = KeyState.HELD, None
     elif held.result is not None and asked.on_repeat is OnRepeat.RECEIPT and held.operation == operation:
@@ -137,7 +136,7 @@ def _conflict(state: StepState, asked: ev.KeyRequested, reply: KeyReply) -> Reas
     if reply.result is not None:
         what = f"step {reply.holder_step} of run {reply.holder} has done {reply.operation} under it"
     elif reply.holder_step:
-        what = f"nobody knows whether step {reply.holder_step} of run {reply.holder} has done it"
+        what = f"it is unknown whether step {reply.holder_step} of run {reply.holder} has done it"
     else:
         what = f"run {reply.holder} has it, and its journal is gone"
     message = (

@@ -29,7 +29,7 @@ Path = tuple[str | int, ...]
 
 
 def unfit_use(run: Run, state: StepState, schema: Json, data: Json) -> str | None:
-    """What of a step's answer is used and is not there, or not of its type, in words; None where all of it is well.
+    """Return, in words, a used part of a step's answer that is missing or not of its type; None without such a part.
 
     What is read inside a macro, of each element of a list, is not looked at: its expression fails by itself. So does
     what others read of the branches of a step with `map`, which come as a list.
@@ -44,7 +44,7 @@ def unfit_use(run: Run, state: StepState, schema: Json, data: Json) -> str | Non
 
 
 def _reads_of(run: Run, state: StepState) -> Iterator[tuple[Path, bool]]:
-    """The paths into the data of a step that the plan and the playbook read, and whether they only ask for them."""
+    """Yield the paths in the data of a step that plan and playbook read, and whether they only test for them."""
     for text in _written(run) if state.step.map is None else ():
         for path, is_tested in _reads(text):
             if path[:3] == ("steps", state.id, "data"):
@@ -55,7 +55,7 @@ def _reads_of(run: Run, state: StepState) -> Iterator[tuple[Path, bool]]:
 
 
 def _written(run: Run) -> Iterator[str | None]:
-    """Every expression of a run's plan and of its playbook's output."""
+    """Yield every expression of a run's plan and of its playbook's output."""
     templates: list[Json] = [run.playbook.output]
     for each in run.steps.values():
         step = each.step
@@ -87,7 +87,7 @@ class _Shape:
         self._known: dict[tuple[int, Path], frozenset[str]] = {}
 
     def problem(self, data: Json, path: Path) -> str | None:
-        """Why what is at a path cannot be used; None where it can."""
+        """Return why what is at a path cannot be used; None where it can."""
         value = data
         for depth in range(len(path) + 1):
             at = path[:depth]
@@ -106,7 +106,7 @@ class _Shape:
         return any(name in each.get("required", ()) for each in self._at(self._root, path, set()))
 
     def _kinds(self, schema: Json, path: Path) -> frozenset[str]:
-        """The types that a value at a path may have."""
+        """Return the types that a value at a path may have."""
         if not isinstance(schema, dict):
             return _KINDS
         key = (id(schema), path)
@@ -127,7 +127,7 @@ class _Shape:
         return kinds
 
     def _at(self, schema: Json, path: Path, seen: set[tuple[int, Path]]) -> Iterator[dict[str, Json]]:
-        """What must hold of a value at a path, branches aside: which of them is meant is not known."""
+        """Yield the schemas of a value at a path, except alternatives, since the one that is meant is unknown."""
         if not isinstance(schema, dict) or (id(schema), path) in seen:
             return
         seen.add((id(schema), path))
@@ -162,7 +162,7 @@ def _own_kinds(schema: dict[str, Json]) -> frozenset[str]:
 
 
 def _kinds_of(value: Json) -> frozenset[str]:
-    """The types that a value has: a whole number is an integer, however it is written."""
+    """Return the types that a value has: a whole number is an integer, however it is written."""
     if isinstance(value, float) and not value.is_integer():
         return frozenset({"number"})
     return frozenset({_NAMES[type(value)]})

@@ -1,7 +1,7 @@
-"""Repeats: a model that plans may go round in circles, and is stopped with the reason `loop`; no run repeats a write.
+"""Loop detection: stop a planner that repeats itself, with the reason `loop`, and never repeat a write. Pure.
 
-Counted in the run's state: how many steps have made the same call, whether anything was learnt since
-the last replan, and which writes may have happened. Attempts and retries of one call are no repeats. Pure.
+The run's state counts how many steps have made the same call, whether anything was learnt since the last replan,
+and which writes may have happened. Attempts and retries of one call do not count as repeats.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _BY_THE_PLANNER = frozenset(
 
 
 def _stopped(message: str, cause: Reason | None) -> Reason:
-    """Why a planner is stopped that gets no further: by what it cannot change, if that is why."""
+    """Return why a planner that makes no progress is stopped: by what it cannot change, if that is the cause."""
     if cause is None or cause.code in _BY_THE_PLANNER:
         return Reason(code=CODE, message=message)
     return Reason(code=cause.code, message=f"{cause.message}; {message}" if cause.message not in message else message)
 
 
 def call_of(operation: str, arguments: Json) -> str:
-    """What makes two calls the same."""
+    """Return what makes two calls the same."""
     return _hash(operation, arguments)
 
 
 def fact_of(state: StepState, result: Result) -> str:
-    """What a call has shown: the same call with another answer is another fact."""
+    """Return what a call has shown: the same call with another answer is another fact."""
     error = result.error.code.value if result.error else None
     return _hash(state.step.operation, state.arguments, result.status.value, result.data, error)
 
 
 def repeated_call(run: Run, operation: str, arguments: Json) -> Reason | None:
-    """Why this call may not be made by one more step, or None when it may."""
+    """Return why one more step must not make this call, or None when it may."""
     allowed, call = run.playbook.same_call(operation), call_of(operation, arguments)
     if not run.playbook.is_planned_by_model or run.progress.calls.get(call, 0) < allowed:
         return None
@@ -50,9 +50,9 @@ def repeated_call(run: Run, operation: str, arguments: Json) -> Reason | None:
 
 
 def repeated_write(run: Run, state: StepState, arguments: Json, key: str) -> Reason | None:
-    """Why this write may not be made under this idempotency key, or None when it may.
+    """Return why this write must not be made under this idempotency key, or None when it may.
 
-    The same write under another key is another effect, and nobody may want it. One that certainly did nothing is none.
+    The same write under another key would take effect once more. A write that certainly did nothing does not count.
     """
     operation = state.acting.operation
     allowed = run.playbook.same_write(operation)
@@ -62,27 +62,27 @@ def repeated_write(run: Run, state: StepState, arguments: Json, key: str) -> Rea
     done_by = ", ".join(sorted(run.writes[call_of(operation, arguments)][other] for other in others))
     message = (
         f"{operation} in step {state.id} repeats the same write as step {done_by}, with the same arguments, so it is "
-        f"not made: {allowed} may be made in a run; skip the step, or raise limits.same_call_of.{operation} in the "
+        f"not made: a run may make {allowed}. Skip the step, or raise limits.same_call_of.{operation} in the "
         f"playbook if the repeat is meant"
     )
     return Reason(code=REPEATED_WRITE, message=message)
 
 
 def note_write(run: Run, state: StepState, arguments: Json, key: str) -> None:
-    """For the fold: a write is asked for, under this idempotency key."""
+    """Note, for the fold, that a write is asked for under this idempotency key."""
     if state.acting.pin.effect.writes:
         call = call_of(state.acting.operation, arguments)
         run.writes[call] = run.writes.get(call, {}) | {key: state.id}
 
 
 def note_undone(run: Run, state: StepState, key: str) -> None:
-    """For the fold: the write with this key has certainly not happened."""
+    """Note, for the fold, that the write with this key has certainly not happened."""
     call = call_of(state.acting.operation, state.arguments)
     run.writes[call] = {other: step for other, step in run.writes.get(call, {}).items() if other != key}
 
 
 def circular_replan(run: Run, step_id: str | None, cause: Reason) -> Reason | None:
-    """Why another plan would be a circle, or None when something was learnt since the last one."""
+    """Return why another plan would be a circle, or None when something was learnt since the last one."""
     progress = run.progress
     if len(progress.facts | {_cause(run, step_id, cause)}) > progress.facts_at_replan:
         return None
@@ -94,14 +94,14 @@ def circular_replan(run: Run, step_id: str | None, cause: Reason) -> Reason | No
 
 
 def stalled(run: Run) -> Reason | None:
-    """What to tell a planner whose last turn has shown nothing new."""
+    """Return what to tell a planner whose last turn has shown nothing new."""
     if run.revision == 0 or len(run.progress.facts) > run.progress.facts_at_turn:
         return None
     return Reason(code="stalled", message="the last turn showed nothing new: plan something else, or answer")
 
 
 def endless_turns(run: Run, plan: PlanByTurns) -> Reason | None:
-    """Why the planner may have no further turn, or None when it may."""
+    """Return why the planner gets no further turn, or None when it gets one."""
     progress = run.progress
     if run.revision - progress.turns_from > plan.max_turns:
         message = f"the goal was not reached in {plan.max_turns} turns (plan.max_turns); resume to allow as many again"
@@ -116,27 +116,27 @@ def endless_turns(run: Run, plan: PlanByTurns) -> Reason | None:
 
 
 def note_turn(run: Run) -> None:
-    """For the fold: the planner is asked for its next turn."""
+    """Note, for the fold, that the planner is asked for its next turn."""
     if isinstance(run.playbook.plan, PlanByTurns) and run.plan_attempts == 0:
         stalls = run.progress.stalls + 1 if stalled(run) else 0
         run.progress = changed(run.progress, stalls=stalls, facts_at_turn=len(run.progress.facts))
 
 
 def note_call(run: Run, operation: str, arguments: Json) -> None:
-    """For the fold: a step makes its first call."""
+    """Note, for the fold, that a step makes its first call."""
     if run.playbook.is_planned_by_model:
         calls, call = run.progress.calls, call_of(operation, arguments)
         run.progress = changed(run.progress, calls={**calls, call: calls.get(call, 0) + 1})
 
 
 def note_result(run: Run, state: StepState, result: Result) -> None:
-    """For the fold: a call was answered."""
+    """Note, for the fold, that a call was answered."""
     if run.playbook.is_planned_by_model:
         run.progress = changed(run.progress, facts=run.progress.facts | {fact_of(state, result)})
 
 
 def note_replan(run: Run, step_id: str | None, cause: Reason) -> None:
-    """For the fold: the planner is to be asked again, with what is known by now."""
+    """Note, for the fold, that the planner will be asked again, with what is known by now."""
     facts, failed = run.progress.facts | {_cause(run, step_id, cause)}, run.progress.failed
     if step_id is not None and (state := run.steps[step_id]).attempts:
         failed = {**failed, call_of(state.step.operation, state.arguments): cause}
@@ -144,7 +144,7 @@ def note_replan(run: Run, step_id: str | None, cause: Reason) -> None:
 
 
 def _cause(run: Run, step_id: str | None, cause: Reason) -> str:
-    """A step that was answered has said what is new; of any other failure the sentence is all that is known."""
+    """Hash a failure. The result of an answered step is noted already; any other failure has only its sentence."""
     has_answer = step_id is not None and run.steps[step_id].result is not None
     return _hash(cause.code, None if has_answer else cause.message)
 

@@ -1,8 +1,8 @@
 """How a run moves: `decide(run, message, now)` gives the events that follow from a message.
 
-Pure and synchronous: no I/O, no clock, no randomness. The run moves only here. A message that
-answers nothing open changes nothing. Whatever happens, an active run is left with an open request, a
-retry that is due, or its deadline; it never waits for nothing.
+Pure and synchronous: no I/O, no clock, no randomness. The run moves only here. A message that answers no open
+request changes nothing. After every message, an active run has an open request, a retry that will be due, or its
+deadline: something always wakes it again.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def begin(
 
 @metered()
 def decide(run: Run, message: Message, now: datetime) -> Decided:
-    """What follows from a message. Answers to nothing open, and commands to a finished run, change nothing."""
+    """Decide what follows from a message. A stale answer, and a command to a finished run, change nothing."""
     transition = RunTransition(run, now)
     if run.status.is_final:
         if isinstance(message, CallAnswer | VerdictAnswer | PlanAnswer):
@@ -143,7 +143,7 @@ def _start_or_give_up(transition: RunTransition, message: Start | GivenUp) -> No
 
 
 def _is_asked_for(run: Run, answer: CallAnswer | VerdictAnswer | PlanAnswer, *kinds: RequestKind) -> bool:
-    """Whether an answer is to an open request of its kind, and by the run that was asked if one was."""
+    """Return whether an answer is to an open request of its kind, and from the child run if one was asked."""
     request = run.requests.get(answer.request_id)
     if request is None or request.kind not in kinds:
         return False
@@ -198,7 +198,7 @@ def _on_plan(transition: RunTransition, answer: PlanAnswer) -> None:
 
 
 def _leave_what_is_left(transition: RunTransition) -> None:
-    """The goal was reached without the steps that failed, and without those that waited for them."""
+    """Skip the steps that have not ended: the goal was reached without them."""
     unwanted = Reason(code="not_wanted", message="the goal was reached without it")
     for state in tuple(transition.run.steps.values()):
         if not state.status.has_ended:
@@ -292,7 +292,7 @@ def _request_again(transition: RunTransition, kind: RequestKind, step_id: str | 
 
 
 def _advance(transition: RunTransition) -> None:
-    """Start whatever can start now; when nothing is under way, plan again or finish."""
+    """Start all that can start now; when nothing is under way, plan again or finish."""
     while _start_one(transition):
         pass
     run = transition.run
@@ -345,7 +345,7 @@ def _start_first(transition: RunTransition) -> bool:
     if ready is None or under_way >= run.playbook.parallel:
         return False
     _start(transition, ready)
-    # When the only one that was ready is under way now, and no more has come of it, nothing else has become ready.
+    # When the only step that was ready is under way now, and has no other event, nothing else has become ready.
     return may_be_more or not isinstance(transition.events[-1], ev.CallRequested)
 
 
@@ -381,7 +381,7 @@ def _is_ready(run: Run, state: StepState) -> bool:
 
 
 def _is_reviewed_later(run: Run, state: StepState) -> bool:
-    """An answered step whose review is to be asked again at its time."""
+    """Return whether the review of an answered step will be asked for again later."""
     return bool(run.retries) and (RequestKind.REVIEW, state.id) in run.retries
 
 

@@ -34,7 +34,7 @@ from triptych.schemas import (
 
 
 def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
-    """The messages that these newest events of a run send out. `run` is the run after all of them."""
+    """Return the messages that these newest events of a run send out. `run` is the run after all of them."""
     sends: list[Send] = []
     for event in events:
         match event:
@@ -84,7 +84,7 @@ def _escalated(run: Run, reason: Reason, step: str | None, now: datetime) -> Ite
 def _waits_or_goes_on(
     run: Run, event: ev.ChildEscalated | ev.ChildResumed | ev.RunResumed, now: datetime
 ) -> Iterable[Send]:
-    """Word to client and parent that a child run waits for a person, and to the parent that no more of it waits."""
+    """Tell client and parent that a child run waits for a person, or tell the parent that this run goes on."""
     because = run.waits_because
     if because is None:
         yield from _goes_on(run, run.parent) if run.parent else ()
@@ -96,7 +96,7 @@ def _waits_or_goes_on(
 
 
 def _after_answers(run: Run, events: Iterable[ev.Event]) -> list[Send]:
-    """Word that a run goes on: the answer may be that of a child that a person has aborted, and that waits no more."""
+    """Tell the parent that a run goes on: the answer may come from a child that waited, and that a person aborted."""
     has_answer = run.child_waits and any(isinstance(event, ev.CallAnswered) for event in events)
     return list(_goes_on(run, run.parent)) if run.parent and has_answer else []
 
@@ -107,7 +107,7 @@ def _goes_on(run: Run, parent: Parent) -> Iterable[Send]:
 
 
 def _request_again(run: Run, request_id: str) -> list[Send]:
-    """Send an open request once more. Who has lost a request that was called off has lost that as well."""
+    """Send an open request once more. A worker that lost a withdrawn request has lost the withdrawal as well."""
     request = run.requests.get(request_id)
     if request is None or isinstance(request.event, ev.KeyRequested):
         return []  # it was answered meanwhile, or it asks the database, with the commit
@@ -123,7 +123,7 @@ def _withdrawals(run: Run, steps: Iterable[str] | None) -> list[Send]:
 
 
 def _called_off(run: Run, requests: Iterable[OpenRequest]) -> list[Send]:
-    """The withdrawals of open requests to workers. A child run is withdrawn by its task."""
+    """Withdraw open requests to workers. The task of a child run withdraws the child."""
     sends = []
     for request in requests:
         event = request.event
@@ -135,7 +135,7 @@ def _called_off(run: Run, requests: Iterable[OpenRequest]) -> list[Send]:
 
 
 def _noun(run: Run, event: ev.WorkerRequested) -> str:
-    """The topic on which a worker was asked."""
+    """Return the topic on which a worker was asked."""
     match event:
         case ev.PlanRequested():
             return topics.PLAN_REQUESTS
@@ -151,12 +151,12 @@ def _noun(run: Run, event: ev.WorkerRequested) -> str:
 
 
 def endings(run: Run) -> list[Send]:
-    """What a run that is over tells: its client, and its parent if it has one."""
+    """Return the messages of a run that is over: to its client, and to its parent if it has one."""
     return [final_outcome(run), *([child_runs.answer(run, run.parent)] if run.parent else [])]
 
 
 def final_outcome(run: Run) -> Send:
-    """The outcome of a run that is over: the same whenever, and from whichever memory of the run, it is made."""
+    """Return the outcome of a run that is over: the same each time it is made, also from a journal."""
     assert run.finished_at is not None and run.reason is not None  # noqa: S101, PT018 - `RunEnded` sets both
     outcome = _outcome(run, OutcomeStatus(run.status), run.reason, run.finished_at, final=True)
     return _outcome_send(f"{run.name}:outcome", outcome)
@@ -183,7 +183,7 @@ def rejection(
     final: bool = True,
     record: str | None = None,
 ) -> Send:
-    """The outcome of a task that never became a run."""
+    """Return the outcome of a task that never became a run."""
     outcome = Outcome(
         task_id=task_id,
         playbook=playbook,
@@ -211,7 +211,7 @@ def _request(run: Run, event: ev.WorkerRequested) -> Send:
 
 
 def _plan_request(run: Run, event: ev.PlanRequested) -> Fields:
-    """A `PlanRequest`."""
+    """Return the fields of a `PlanRequest`."""
     playbook = run.playbook
     return Fields(
         {
@@ -245,7 +245,7 @@ def _call_send(event_id: str, request: Fields) -> Send:
 
 
 def _call_request(run: Run, event: ev.CallRequested) -> Fields:
-    """A `CallRequest`."""
+    """Return the fields of a `CallRequest`."""
     state = run.state(event.step)
     step, stand_in = state.acting, state.stand_in
     recall = recall_of_call(run, step.id, event.call) if event.reserved.tokens else Recall.NO
@@ -263,7 +263,7 @@ def _call_request(run: Run, event: ev.CallRequested) -> Fields:
 
 
 def _undo_request(run: Run, event: ev.UndoRequested) -> Fields:
-    """A `CallRequest` for the operation that undoes a step."""
+    """Return the fields of a `CallRequest` for the operation that undoes a step."""
     state = run.state(event.step)
     how = state.step.pin.undo
     assert how is not None  # noqa: S101 - only what can be undone is asked for
@@ -273,7 +273,7 @@ def _undo_request(run: Run, event: ev.UndoRequested) -> Fields:
 def _call_fields(
     run: Run, event: ev.CallRequested | ev.UndoRequested, state: StepState, operation: str, pin: Pin | Undo
 ) -> dict[str, Json]:
-    """What every request to a tool says."""
+    """Return the fields of every request to a tool."""
     return {
         **_request_fields(run, event),
         "principal": run.principal,
@@ -289,7 +289,7 @@ def _call_fields(
 
 
 def _request_fields(run: Run, event: ev.WorkerRequested) -> dict[str, Json]:
-    """What every request says."""
+    """Return the fields of every request."""
     return {
         "request_id": event.request_id,
         "run_id": run.name,
@@ -302,7 +302,7 @@ def _request_fields(run: Run, event: ev.WorkerRequested) -> dict[str, Json]:
 
 
 def _review_request(run: Run, event: ev.ReviewRequested) -> Fields:
-    """A `ReviewRequest`."""
+    """Return the fields of a `ReviewRequest`."""
     state = run.state(event.step) if event.step is not None else None
     recall = recall_of_review(run, state.step.id if state else None) if event.reserved.tokens else Recall.NO
     return Fields(
@@ -325,7 +325,7 @@ def _review_request(run: Run, event: ev.ReviewRequested) -> Fields:
 
 
 def _record(state: StepState) -> dict[str, Json]:
-    """A `StepRecord`."""
+    """Return the fields of a `StepRecord`."""
     return {
         "id": state.step.id,
         "operation": state.acting.operation,
@@ -336,16 +336,16 @@ def _record(state: StepState) -> dict[str, Json]:
 
 
 def _input_for(run: Run, state: StepState | None) -> dict[str, Json]:
-    """What a reviewer may see of the input: for a branch not the list that it is one item of, unless it asks for it."""
+    """Return the input that a reviewer may see: for a branch without lists and objects, unless it refers to them."""
     if state is None or state.index is None or "input" in (state.step.expect or ""):
         return run.input
     return {name: value for name, value in run.input.items() if not isinstance(value, list | dict)}
 
 
 def _sources(run: Run, state: StepState | None) -> Iterable[StepState]:
-    """What a reviewer may see of other steps. For a branch that is its item, and what its expectation refers to:
+    """Return the other steps that a reviewer may see: for a branch, those that its expectation refers to.
 
-    with everything that its step was made from, a thousand reviews would carry the whole list a thousand times.
+    With every step that its own was made from, a thousand reviews would carry the whole list a thousand times.
     """
     if state is None or state.index is None:
         return (known for known in run.known_steps() if state is None or known.step.id != state.step.id)
@@ -374,7 +374,7 @@ def _outcome(run: Run, status: OutcomeStatus, reason: Reason, now: datetime, *, 
 
 
 def _fallbacks(run: Run) -> Iterable[FallbackUse]:
-    """The steps whose results are of what stood in for their operations."""
+    """Yield the steps whose results came from a fallback."""
     for state in (*run.steps.values(), *run.branches.values()):
         if state.stand_in is not None and state.status is StepStatus.SUCCEEDED:
             age_ms = state.result.age_ms if state.result else None

@@ -1,6 +1,6 @@
-"""What people who watch the log see of a run: a line for each escalation, failure, retry that counts and doubt. Pure.
+"""Notices: the log lines of a run, one for each escalation, failure, retry that counts and doubt. Pure.
 
-Which lines there are stands in docs/how-to/operations.md.
+docs/how-to/operations.md lists them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TOLD = frozenset(
 
 
 def notices(run: Run, events: Sequence[ev.Event]) -> list[Notice]:
-    """The lines that these newest events of a run are worth. `run` is the run after all of them."""
+    """Return the log lines for these newest events of a run. `run` is the run after all of them."""
     return [
         notice
         for number, event in enumerate(events)
@@ -70,12 +70,12 @@ def _ended(run: Run, event: ev.RunEnded) -> Iterator[Notice]:
 
 
 def _is_told(step: str, following: Sequence[ev.Event]) -> bool:
-    """Whether what follows from the failure of a step says the same of it."""
+    """Return whether the event after the failure of a step says the same of it."""
     return any(isinstance(each, ev.RunEscalated | ev.ReplanDecided) and each.step == step for each in following)
 
 
 def _operation(run: Run, step: str | None) -> dict[str, Json]:
-    """The operation of a step, or of a branch of one, if it is still in the plan."""
+    """Return the operation of a step, or of a branch of one, if it is still in the plan."""
     state = run.steps.get(step or "") or run.branches.get(step or "")
     return {} if state is None else {"operation": state.acting.operation}
 

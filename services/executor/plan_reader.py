@@ -1,7 +1,7 @@
-"""Reading plans. Those of a fixed playbook are all the same, and nothing is as dear to read as a plan.
+"""Read plans. All plans of a fixed playbook are equal, and to read a plan costs more than to read anything else.
 
-So the bytes of a plan that was once found good are known again, and give the same object: it is checked
-once, and its JSON for the journal is made once. What stands beside the plan is read every time.
+So the bytes of a valid plan are kept, and the same bytes give the same object. It is checked once, and its JSON for
+the journal is made once. The rest of the answer is read every time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PlanReader:
         """By what follows the key `plan` to the end of the answer."""
 
     def read(self, body: bytes) -> PlanAnswer:
-        """The answer. Raises InvalidJson and pydantic's ValidationError."""
+        """Read an answer. Raises InvalidJson and pydantic's ValidationError."""
         before, _, rest = body.partition(_PLAN)
         if (plan := self._known.get(rest)) is not None:
             self._known.move_to_end(rest)
@@ -46,7 +46,7 @@ class PlanReader:
 
 
 def _ends_with_plan(before: bytes, answer: PlanAnswer) -> bool:
-    """Whether the answer says nothing after its plan."""
+    """Return whether the plan is the last part of the answer."""
     try:
         alone = codec.read(PlanAnswer, before + _NO_PLAN, limits=codec.ANSWER)
     except (InvalidJson, ValidationError):

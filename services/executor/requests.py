@@ -26,9 +26,9 @@ REISSUE_AFTER_MS = 30_000
 """An open request is sent again after this and its timeout; workers drop what they have seen."""
 BUSINESS_KEY_MAX_CHARS = 300
 KEY_ASKED_AGAIN_AFTER = timedelta(seconds=5)
-"""The database answers at once; who asked may be gone by then."""
+"""The database answers immediately, but the process that asked may have ended by then."""
 REISSUE_TIMEOUT_MAX_MS = 600_000
-"""What somebody outside completes may take days, and a request that Kafka has lost should not lie as long."""
+"""A call that is completed from outside may take days, and a request that Kafka has lost should not wait as long."""
 
 
 def request_plan(transition: RunTransition) -> None:
@@ -79,7 +79,7 @@ def request_call(transition: RunTransition, state: StepState, granted: str | Non
     )
     if _is_refused(transition, state, arguments, grant):
         return
-    # A read that has already answered is asked anew under another key: its answer was not good enough.
+    # A read that has already answered is asked again under another key: its answer was not good enough.
     has_answer = state.result is not None and state.result.status is not ResultStatus.ERROR
     call = state.call + 1 if has_answer and not state.has_key_to_keep else state.call
     key = (is_again and _key_of_open(run, state, arguments)) or _key(run, state, call)
@@ -106,7 +106,7 @@ def request_call(transition: RunTransition, state: StepState, granted: str | Non
 
 
 def _is_refused(transition: RunTransition, state: StepState, arguments: dict[str, Json], grant: Grant) -> bool:
-    """Whether a call may not be asked for; then the turn says why, and what follows."""
+    """Return whether a call must not be asked for; then the transition has the reason, and what follows."""
     run, step = transition.run, state.acting
     if step.must_come_from and (made_up := invented_argument(run, step.must_come_from, arguments)):
         why = Reason(code=made_up.code, message=f"{step.operation} in step {state.id}: {made_up.message}")
@@ -128,7 +128,7 @@ def _is_refused(transition: RunTransition, state: StepState, arguments: dict[str
 def _wants_key(
     transition: RunTransition, state: StepState, arguments: dict[str, Json], call_key: str, granted: str | None
 ) -> bool:
-    """Whether a call has to wait for its business key, or fails for want of one; then the turn says so."""
+    """Return whether a call waits for its business key, or fails without one; then the transition has the event."""
     unique = state.acting.pin.business_key
     if unique is None or not state.acting.pin.effect.writes or state.business_key is not None:
         return False
@@ -167,19 +167,19 @@ def _key(run: Run, state: StepState, call: int) -> str:
 
 
 def _key_of_open(run: Run, state: StepState, arguments: dict[str, Json]) -> str | None:
-    """The key of the same write in an earlier plan, when nobody knows whether it happened: it must not happen twice."""
+    """Return the key of the same write in an earlier plan that may have happened: it must not happen twice."""
     if state.fallback or state.is_handoff:
         return None
     return next((_key(run, each, each.call) for each in _same_writes(run, state, arguments) if not each.fallback), None)
 
 
 def _done_before(run: Run, state: StepState, arguments: dict[str, Json]) -> str | None:
-    """The step of an earlier plan, or the branch of one, that did this write already, with the same arguments."""
+    """Return the step or branch of an earlier plan that made this write already, with the same arguments."""
     return next((each.id for each in _same_writes(run, state, arguments) if each.answer_to_keep is not None), None)
 
 
 def _same_writes(run: Run, state: StepState, arguments: dict[str, Json]) -> Iterator[StepState]:
-    """The steps of earlier plans, and the branches of these, whose write with the same arguments may have happened."""
+    """Yield the steps and branches of earlier plans whose write with the same arguments may have happened."""
     wanted = None
     for earlier in (*run.steps.values(), *run.branches.values()):
         written = earlier.written
@@ -245,7 +245,7 @@ def _judge_grant(judge: Judge | None) -> Grant:
 
 @lru_cache
 def _grant(tokens: int, usd_micros: int, tool_calls: int = 0) -> Grant:
-    """Most requests have the same grant as the one before."""
+    """Make a grant, or reuse it: most requests have the same grant as the one before."""
     return Grant(tokens=tokens, usd_micros=usd_micros, tool_calls=tool_calls)
 
 

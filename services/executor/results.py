@@ -48,7 +48,7 @@ def handle_result(transition: RunTransition, state: StepState) -> None:
 
 
 def _is_as_expected(run: Run, state: StepState) -> bool:
-    """Whether the step's own expectation holds. When it cannot be evaluated, the critic says what that means."""
+    """Return whether the step's own expectation holds. If it cannot be evaluated, the critic decides."""
     if state.step.expect is None or state.result is None:
         return True
     result = {"status": state.result.status, "data": state.result.data}
@@ -62,11 +62,11 @@ def _on_error(transition: RunTransition, state: StepState, error: ToolError) -> 
     acting = state.acting
     place = f"{acting.operation} in step {state.id}"
     if error.details.get("child"):
-        # Only people end a run as anything but succeeded.
+        # Only a person ends a run as failed or cancelled.
         reason = Reason(code="child_failed", message=f"{place}: {error.message}")
         fail_step(transition, state.id, FailureAction.ESCALATE, reason)
         return
-    # This attempt may have done nothing, and an earlier one of the same call all the same.
+    # This attempt may have done nothing, while an earlier one of the same call did.
     may_have_happened = state.took_effect or not may_fall_back(error, acting.pin.effect)
     has_fallback = state.fallback < len(acting.fallback) and not may_have_happened
     if has_fallback and refused_by(error) == "breaker":
@@ -93,12 +93,12 @@ def _final_message(transition: RunTransition, state: StepState, error: ToolError
         message += f"; {wait}"
     if _is_in_doubt(state) and error.details.get("effect") == "none":
         # A reader of the last attempt alone would make the write again elsewhere.
-        message += "; an earlier attempt may have taken effect all the same"
+        message += "; an earlier attempt may have taken effect"
     return message
 
 
 def _is_in_doubt(state: StepState) -> bool:
-    """Whether the step is a write that may have happened. Other arguments, or another plan, could do it once more."""
+    """Return whether the step is a write that may have happened. Other arguments, or another plan, could repeat it."""
     return state.written is not None and state.written.result is None
 
 
@@ -160,7 +160,7 @@ def on_failed_review(transition: RunTransition, step_id: str | None, error: Tool
 
 
 def finish(transition: RunTransition) -> None:
-    """All steps have ended: have the whole reviewed if the playbook wants it, else succeed."""
+    """Finish a run whose steps have all ended: ask for its review if the playbook wants one, or succeed."""
     run = transition.run
     try:
         output = render(run.playbook.output, run.scope())

@@ -1,7 +1,7 @@
 """Retries: what each error code leads to, and whether something is tried again. No other module decides that.
 
 A function here records the retry and returns True, or returns False when the caller has to give up. Pure, like
-everything around it. What follows when a step has failed for good is decided in `failures.py`.
+everything around it. What follows a step that is not tried again is decided in `failures.py`.
 """
 
 from __future__ import annotations
@@ -106,12 +106,12 @@ def worker_rule(error: ToolError) -> RetryRule:
 
 
 def may_fall_back(error: ToolError, effect: Effect) -> bool:
-    """Whether a fallback may follow this error. No fallback may follow a write that may have happened."""
+    """Return whether a fallback may follow this error. No fallback may follow a write that may have happened."""
     return error.code in FALLBACK_CODES and (not effect.writes or error.details.get("effect") == "none")
 
 
 def is_outage(error: ToolError) -> bool:
-    """Whether an upstream, or the way to it, is down, overloaded or too slow: another call cannot cure that."""
+    """Return whether an upstream, or the way to it, is down, overloaded or too slow: another call cannot cure that."""
     return worker_rule(error).reason == "tool_unavailable"
 
 

@@ -88,7 +88,7 @@ class Rollout:
         return True
 
     def _is_offered(self, active: Activation) -> bool:
-        """Whether the folder still holds it, or never did. What is left out there stays as it was."""
+        """Return whether the folder still holds it, or never did. What is left out there stays as it was."""
         known = {playbook.name for playbook in self._folder.playbooks} | {each.name for each in self._folder.left_out}
         return active.folder_version is None or active.name in known
 
@@ -121,7 +121,7 @@ class Rollout:
 
 
 def _stamp_of(folder: Path) -> Stamp:
-    """What tells that a file has changed; one that cannot be looked at is told when it is read."""
+    """Return the times and sizes of the files. The fault of an unreadable file is reported when it is read."""
     found = []
     for path in sorted(folder.glob("*.yaml")):
         try:

@@ -1,9 +1,9 @@
 """The run: everything that is known of one execution of one task. Without I/O.
 
-What a run consists of is immutable; the run itself is changed only by the fold, in a copy that it made.
+The parts of a run are immutable. Only the fold changes the run itself, in a copy that it made.
 
-Whatever `machine.decide` wants to know must stand here, because a run that is read back from the
-journal after a crash has nothing else.
+All that `machine.decide` needs must be in this state, because a run that is read from the journal after a crash has
+nothing else.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class CompensationStatus(StrEnum):
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """A request that nobody has answered yet, and what is reserved for it."""
+    """A request that has no answer yet, and what is reserved for it."""
 
     kind: RequestKind
     step: str | None
@@ -130,11 +130,11 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class WriteRecord:
-    """A write that happened, or may have. It stays known, whatever a critic, a person or a later plan says of it."""
+    """A write that happened, or may have. It stays known, also when a critic, a person or a later plan rejects it."""
 
     arguments: dict[str, Json]
     result: Result | None
-    """What it answered; None while nobody knows whether it happened."""
+    """What it answered; None while it is unknown whether it happened."""
     revision: int
     """The plan that wanted it."""
     idempotency_key: str
@@ -197,7 +197,7 @@ class StepState:
     written: WriteRecord | None = None
     """From then on it never gets another idempotency key."""
     business_key: str | None = None
-    """What it may do nobody else may, until it is known that it did nothing."""
+    """The key that no other write may use, until it is known that this one did nothing."""
     key_waits: int = 0
     """How often in a row its business key was held by a call under way."""
     is_superseded: bool = False
@@ -205,7 +205,7 @@ class StepState:
     postponed: int = 0
     """How often in a row a breaker refused the call without making it."""
     fallback: int = 0
-    """Which of the step's fallbacks stands in, from 1; 0: none."""
+    """Which of the step's fallbacks replaces its operation, from 1; 0: none."""
     arguments: dict[str, Json] = field(default_factory=dict)
     child: UUID | None = None
     """The run that was started for it, when it hands over to another playbook."""
@@ -235,19 +235,19 @@ class StepState:
 
     @property
     def answer_to_keep(self) -> Result | None:
-        """What a write has answered; of one that nobody knows of, what a person says that it did."""
+        """What a write has answered; where that is unknown, what a person says that it did."""
         if self.written is not None and self.written.result is not None:
             return self.written.result
         return self.result if self.result is not None and self.result.status is not ResultStatus.ERROR else None
 
     @property
     def stand_in(self) -> StandIn | None:
-        """What stands in for the step's own operation."""
+        """The fallback that replaces the step's own operation."""
         return self.step.fallback[self.fallback - 1] if self.fallback else None
 
     @property
     def acting(self) -> Step:
-        """The step as it is called now: by its own operation, or by the one that stands in for it."""
+        """The step as it is called now: by its own operation, or by the one that replaces it."""
         stand_in = self.stand_in
         if stand_in is None or stand_in.pin is None or stand_in.fallback.operation is None:
             return self.step
@@ -261,7 +261,7 @@ class StepState:
 
     @property
     def has_key_to_keep(self) -> bool:
-        """Whether a repeat must be known as one. Reads are asked anew, and another child run is another run."""
+        """Whether a repeat must be known as one. A read gets a new key, and another child run is another run."""
         return self.step.pin.effect.writes and not self.is_handoff
 
     @property
@@ -269,7 +269,7 @@ class StepState:
         return self.status is StepStatus.FAILED
 
     def record(self) -> StepRecord:
-        """What others may know of this step."""
+        """Return what others may know of this step."""
         return StepRecord(
             id=self.step.id,
             operation=self.acting.operation,
@@ -314,7 +314,7 @@ class Progress:
 
 @dataclass
 class Run:
-    """One execution of one task. Whoever holds it does not change it: `fold.evolve` gives another."""
+    """One execution of one task. Only the fold changes it: `fold.evolve` gives another run."""
 
     run_id: UUID
     tenant: str
@@ -343,7 +343,7 @@ class Run:
     retries: dict[tuple[RequestKind, str | None], Retry] = field(default_factory=dict)
     task_ledger: TaskLedger | None = None
     answer: dict[str, Json] | None = None
-    """What the planner says has come of it, once the goal is reached."""
+    """The result that the planner gives once the goal is reached."""
     plan_attempts: int = 0
     review_attempts: int = 0
     failure: Reason | None = None
@@ -359,7 +359,7 @@ class Run:
     reason: Reason | None = None
     stopped_step: str | None = None
     children_waiting: dict[str, Reason] = field(default_factory=dict)
-    """The steps whose child runs wait for a person, and why; the wall clock stands still."""
+    """The steps whose child runs wait for a person, and why; the wall clock is paused."""
     child_waits: int = 0
     """How often a child run has begun to wait for a person."""
     children_waiting_since: datetime | None = None
@@ -370,11 +370,11 @@ class Run:
     """What a person asked for who wants it undone."""
     output: dict[str, Json] = field(default_factory=dict)
     left_open: dict[str, OpenRequest] = field(default_factory=dict)
-    """What nobody had answered when it ended."""
+    """The requests without an answer when it ended."""
     ledger_at_end: BudgetLedger | None = None
     """What its outcome says that it used; late answers cost more."""
     under_way: tuple[UnderWay, ...] = ()
-    """The writes of which nobody knew when it ended whether they take effect."""
+    """The writes whose effect was unknown when it ended."""
     commands: frozenset[str] = frozenset()
     active_since: datetime | None = None
     """When it started: as it was admitted, or later, after it had been queued."""
@@ -418,7 +418,7 @@ class Run:
         return self.waits_because or self.reason
 
     def copy(self) -> Run:
-        """Another run that says the same, and shares nothing that the fold changes in place."""
+        """Return an equal run that shares nothing that the fold changes in place."""
         copy = object.__new__(Run)
         copy.__dict__ = self.__dict__.copy()
         copy.steps, copy.requests, copy.retries = self.steps.copy(), self.requests.copy(), self.retries.copy()
@@ -426,36 +426,36 @@ class Run:
         return copy
 
     def state(self, state_id: str) -> StepState:
-        """A step, or a branch of one."""
+        """Return a step, or a branch of one."""
         return self.steps.get(state_id) or self.branches[state_id]
 
     def branches_of(self, state: StepState) -> Iterator[StepState]:
-        """The branches of a step, in the order of its items."""
+        """Yield the branches of a step, in the order of its items."""
         for index in range(len(state.fan.items) if state.fan else 0):
             yield self.branches[branch_id(state.step.id, index)]
 
     def scope(self) -> dict[str, Any]:
-        """The variables that expressions in this run can see."""
+        """Return the variables that expressions in this run can see."""
         return {"input": self.input, "steps": _EndedSteps(self.steps), "answer": self.answer}
 
     def scope_of(self, state: StepState, **more: Json) -> dict[str, Any]:
-        """The same for a step, or for a branch of one, which sees its item too."""
+        """Return the variables for a step, or for a branch, which sees its item too."""
         more["feedback"] = state.feedback
         if state.index is not None:
             more |= {"item": self.item_of(state), "index": state.index}
         return self.scope() | more
 
     def merged(self, state: StepState) -> Result:
-        """What the branches of a step have given so far."""
+        """Return what the branches of a step have given so far."""
         return _merge(state.fan.items if state.fan else (), self.branches_of(state))
 
     def item_of(self, state: StepState) -> Json:
-        """What a branch is for; None for a step."""
+        """Return the item of a branch; None for a step."""
         fan = self.steps[state.step.id].fan
         return fan.items[state.index] if fan is not None and state.index is not None else None
 
     def known_steps(self) -> list[StepState]:
-        """The steps that something is known of, in plan order; of one with branches, what these have given so far."""
+        """Return the steps with a result or an end, in plan order; with branches, with their results so far."""
         known = (
             changed(state, result=self.merged(state)) if state.fan and not state.result else state
             for state in self.steps.values()
@@ -463,7 +463,7 @@ class Run:
         return [state for state in known if state.result or state.status.has_ended]
 
     def usage(self, now: datetime) -> Usage:
-        """What the run has used up to `now`."""
+        """Return what the run has used up to `now`."""
         until = self.finished_at or now
         since = self.active_since or until
         ledger = self.ledger_at_end or self.ledger
@@ -477,12 +477,12 @@ class Run:
         )
 
     def deadline(self, now: datetime) -> datetime:
-        """When the wall clock of this run is over, as far as is known `now`: it may be standing still."""
+        """Return when the wall clock of this run is over, as far as is known `now`: the clock may be paused."""
         since = self.children_waiting_since
         return self.deadline_at if since is None else self.deadline_at + (now - since)
 
     def wake_at(self) -> datetime | None:
-        """The earliest moment at which time alone may change this run; None when only a message can."""
+        """Return the earliest moment at which time alone may change this run; None when only a message can."""
         is_active = self.status.is_active
         moments = [request.reissue_at for request in self.requests.values()]
         if is_active and not self.children_waiting:
@@ -516,7 +516,7 @@ def _scope_status(state: StepState) -> str:
 
 
 def _merge(items: Iterable[Json], branches: Iterable[StepState]) -> Result:
-    """Merge the results of branches in the order of the items, in whatever order the branches ended."""
+    """Merge the results of branches in the order of the items, independent of the order in which they ended."""
     merged = [{"item": item, **_branch_result(state)} for item, state in zip(items, branches, strict=True)]
     counts = {name: sum(branch["status"] == name for branch in merged) for name in ("ok", "empty", "error")}
     data = {**counts, "branches": merged}

@@ -75,11 +75,11 @@ class ExecutorStore:
         await self._pool.execute(self._sql["activate_from_folder"], names, versions)
 
     async def activations(self) -> list[Activation]:
-        """Of each playbook, the version that new tasks get."""
+        """Return, for each playbook, the version that new tasks get."""
         return [Activation(*row) for row in await self._pool.fetch(self._sql["activations"])]
 
     async def playbook(self, name: str, version: str) -> Playbook | None:
-        """One version of a playbook; None if it cannot be read here."""
+        """Return one version of a playbook; None if it cannot be read here."""
         row = await self._pool.fetchrow(self._sql["playbook"], name, version)
         return self._read(row) if row is not None else None
 
@@ -88,7 +88,7 @@ class ExecutorStore:
         self._playbooks = ev.PlaybookLookup(tuple(each for row in rows if (each := self._read(row)) is not None))
 
     def _read(self, row: asyncpg.Record) -> Playbook | None:
-        """A version that runs may refer to. One that cannot be read stops its own runs alone."""
+        """Read a version that runs may refer to. One that cannot be read stops only its own runs."""
         try:
             return codec.read(Playbook, row["definition"], limits=codec.STORED)
         except (ValidationError, codec.InvalidJson) as error:
@@ -125,7 +125,7 @@ class ExecutorStore:
             try:
                 runs[run_id] = self._fold(run_id, events)
             except LookupError as error:
-                # A newer executor wrote this journal. It is that one's run; the others on this partition go on.
+                # A newer executor wrote this journal, and goes on with the run. Other runs go on here.
                 self._log.error("a journal cannot be read here", run_id=str(run_id), missing=str(error))
         return runs
 
@@ -227,7 +227,7 @@ class ExecutorStore:
         return reply_to(asked, run.state(asked.step).acting.operation, row["run_id"], held)
 
     async def _is_over(self, held: Holding, lasts: timedelta) -> bool:
-        """Whether the time of an expired key is over: of a call that took long it begins with the answer."""
+        """Return whether the time of an expired key is over: of a call that took long it begins with the answer."""
         if held.is_under_way or held.answered_at is None:
             return not held.is_under_way
         return bool(await self._pool.fetchval(self._sql["is_over"], held.answered_at, lasts))
@@ -252,7 +252,7 @@ def _queue_row(run: Run) -> tuple[Any, ...]:
 
 
 def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
-    """The arguments of `commit_batch`: a list of rows for each table, in the order of its columns."""
+    """Return the arguments of `commit_batch`: a list of rows for each table, in the order of its columns."""
     runs, touched = [batch.states[run_id] for run_id in sorted(batch.states, key=_INT)], touched_steps(batch)
     return (
         [
@@ -343,7 +343,7 @@ def _run_row(run: Run) -> tuple[Any, ...]:
 
 
 def touched_steps(batch: Batch[Run]) -> dict[UUID, set[str]]:
-    """The steps that some event of this batch is about, and still in the plan."""
+    """Return the steps that some event of this batch is about, and still in the plan."""
     touched: dict[UUID, set[str]] = {}
     for run_id, _, event in batch.events:
         steps, branches = batch.states[run_id].steps, batch.states[run_id].branches

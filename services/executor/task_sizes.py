@@ -28,15 +28,15 @@ class TaskSizes:
         self._largest = max((default, *self._own.values()))
 
     def of(self, playbook: object) -> int:
-        """The limit of a playbook; where nobody knows which one it is, that of the one that allows most."""
+        """Return the limit of a playbook; for an unknown playbook, the largest limit of all."""
         return self._own.get(playbook, self._default) if isinstance(playbook, str) else self._largest
 
     def may_be_read(self, body: bytes) -> bool:
-        """Whether any playbook allows a task of this size."""
+        """Return whether any playbook allows a task of this size."""
         return len(body) <= self._largest
 
     def may_be_unpacked(self, record_value: bytes) -> bool:
-        """Whether a record of this size can hold a task of an allowed size, whatever mode of CloudEvents it is in."""
+        """Return whether a record of this size can hold a task of an allowed size, in any mode of CloudEvents."""
         return len(record_value) <= self._largest * 4 // 3 + _ENVELOPE_BYTES
 
 
@@ -51,7 +51,7 @@ class _Names(BaseModel):
 
 
 def sender(body: bytes) -> Sender:
-    """Who sent a task that is too large, as far as it can be told cheaply.
+    """Return who sent a task that is too large, as far as a cheap look finds it.
 
     The names may stand before or behind the input. Beyond 1 MiB only the first 64 KiB are looked at.
     """

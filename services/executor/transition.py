@@ -1,6 +1,6 @@
 """A transition: what one message does to one run.
 
-Pure, like everything around it: what a transition records is folded in at once, so that the next decision
+Pure, like everything around it: what a transition records is folded in immediately, so that the next decision
 sees it.
 """
 

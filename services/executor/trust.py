@@ -1,7 +1,8 @@
-"""Answers, held to the run's own record and to the contracts. The executor believes nobody for the topic's sake.
+"""Trust: check answers against the run's own record and against the contracts. Pure.
 
-An answer is believed that is of the tenant, of the kind and from the tool that was asked, that is within the
-contract, and that an honest worker could have given. Any other is refused and leaves the run as it is. Pure.
+That a message came on a topic proves nothing. An answer is accepted if it has the tenant and the kind of its request,
+comes from the tool that was asked, and fits the contract. An honest worker must have been able to give it. Any other
+answer is refused and leaves the run as it is.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from triptych.schemas import (
 )
 
 SPEND_MAX = 2**53
-"""More tokens, calls or millionths of a dollar than this are no bill but a mistake."""
+"""More tokens, calls or millionths of a dollar than this are a mistake."""
 SHOWN_MAX = 5
 MAX_SOUND = 256
 
@@ -66,10 +67,10 @@ class Contracts(Protocol):
     """The contracts that tools have announced."""
 
     def get(self, operation: str) -> CompiledContract | None:
-        """What is offered under this name today."""
+        """Return the contract that has this name today."""
 
     def remembered(self, contract_hash: str) -> CompiledContract | None:
-        """The contract with this hash, also one that its tool has replaced."""
+        """Return the contract with this hash, also one that its tool has replaced."""
 
 
 class MisdirectedRecord(UndecodableRecord):
@@ -90,13 +91,13 @@ class Trust:
     """Decides which answers are believed."""
 
     def __init__(self, contracts: Contracts | None) -> None:
-        """Without contracts, nothing is held to them: for tests of what has nothing to do with them."""
+        """Take the contracts. Without them, answers are not checked against any: for tests of other things."""
         self._contracts = contracts
         self._sound: OrderedDict[tuple[int, str], Plan] = OrderedDict()
         """Plans that were found good for a playbook, by their identity: the same plan is that of thousands of runs."""
 
     def believed(self, run: Run, answer: AnyAnswer, source: str | None) -> AnyAnswer | None:
-        """The answer as the run may hear it; None when it answers no request that is open, or was when the run ended.
+        """Check an answer. None when it answers no request that is open, or was open when the run ended.
 
         `source` is who says that it has sent it, if anybody says so.
 
@@ -122,7 +123,7 @@ class Trust:
         return answer
 
     def unfit_answer(self, run: Run, command: Control) -> str | None:
-        """Why a step cannot be taken to have answered what a person says; None where it can, or no answer is given."""
+        """Return why a person's answer cannot be that of the step; None where it can, or without an answer."""
         state = step_to_skip(run, command)
         if command.data is None or command.action is not ControlAction.SKIP or state is None:
             return None
@@ -149,7 +150,9 @@ class Trust:
         if sum(part is not None for part in (answer.plan, answer.error, answer.answer)) != 1:
             raise ForgedRecord("a planner answers with one of plan, error and answer")
         if answer.answer is not None and not isinstance(run.playbook.plan, PlanByTurns):
-            raise ForgedRecord(f"nobody plans playbook {run.playbook.name} by turns, so nobody says that it is done")
+            raise ForgedRecord(
+                f"playbook {run.playbook.name} is not planned by turns, so no planner ends it with an answer"
+            )
         if answer.plan is None or self._contracts is None:
             return answer
         assert isinstance(request.event, ev.PlanRequested)  # noqa: S101 - of a request for a plan
@@ -170,7 +173,7 @@ class Trust:
     def _check_plan(self, run: Run, plan: Plan, contracts: Contracts) -> list[str]:
         """Make the plan again from what it says, and compare.
 
-        The answer names the operations of which the plan pins a contract that nobody here knows.
+        The answer names the operations whose pinned contracts are not known here.
         """
         offers, unknown = _offers(run, plan, contracts)
         if unknown:
@@ -212,7 +215,7 @@ class Trust:
         if source is not None and source.startswith(_FROM_A_TOOL) and source != _FROM_A_TOOL + tool:
             raise MisdirectedRecord(f"{source} answers a call of {operation}")
         if answer.extended is not None:
-            raise ForgedRecord("nobody but a child run has been given more than its grant")
+            raise ForgedRecord("only a child run can be given more than its grant")
         offer = self._check_result(operation, pin, answer.result)
         if offer is None or request.kind is not RequestKind.CALL or request.step is None:
             return answer
@@ -255,7 +258,7 @@ _MERGED: dict[str, Json] = {
 
 
 def _unfit_branches(offer: CompiledContract, answer: Json) -> list[SchemaError]:
-    """What is wrong with an answer in the place of those of all branches."""
+    """Return what is wrong with one answer in place of those of all branches."""
     if errors := JsonSchema.of(_MERGED).schema_errors(answer):
         return errors
     return [
@@ -278,7 +281,7 @@ def _check_spend(spend: Spend) -> None:
 
 
 def _offers(run: Run, plan: Plan, contracts: Contracts) -> tuple[dict[str, CompiledContract], list[str]]:
-    """The contracts that a plan pins, and the operations of which it pins one that nobody here has heard of."""
+    """Return the contracts that a plan pins, and the operations whose pinned contracts are not known here."""
     offers: dict[str, CompiledContract] = {}
     unknown: list[str] = []
     for operation, contract_hash in _pins(plan):
@@ -319,7 +322,7 @@ def _others(run: Run) -> tuple[OtherPlaybook, ...]:
 
 
 def _spec_of(step: Step) -> StepSpec:
-    """What a model may say of a step. Everything else follows from contract and playbook."""
+    """Return the part of a step that a model may decide. Everything else follows from contract and playbook."""
     return StepSpec(
         id=step.id,
         operation=step.operation,
@@ -338,13 +341,13 @@ def _differences(told: Step, honest: Step) -> list[str]:
 
 
 def _of_no_use(answer: CallAnswer, message: str) -> CallAnswer:
-    """A call has worked, and its answer is not what its step needs."""
+    """Make an error of a call that has worked, but whose answer its step cannot use."""
     error = ToolError(code=ErrorCode.CONTRACT_VIOLATION, message=message[:4_000], details={"effect": "done"})
     return answer.model_copy(update={"result": Result(status=ResultStatus.ERROR, error=error)})
 
 
 def _ask_again(answer: PlanAnswer, unknown: list[str]) -> PlanAnswer:
-    """The planner may know a contract that is not known here yet, or one that its tool has replaced meanwhile."""
+    """Refuse a plan for now: it pins a contract that is not known here yet, or that its tool has replaced meanwhile."""
     names = ", ".join(sorted(set(unknown)))
     message = f"the plan pins contracts of {names} that are not known here; another is asked for"
     error = ToolError(code=ErrorCode.UNAVAILABLE, message=message)
@@ -355,7 +358,7 @@ def _ask_again(answer: PlanAnswer, unknown: list[str]) -> PlanAnswer:
 
 
 def _asked(run: Run, request: OpenRequest) -> tuple[str, Pin | Undo]:
-    """The operation that a request has asked for, and the contract that it pins."""
+    """Return the operation that a request has asked for, and the contract that it pins."""
     assert request.step is not None  # noqa: S101 - a call is always a step's
     state = run.state(request.step)
     if request.kind is RequestKind.UNDO and state.step.pin.undo is not None:
@@ -364,7 +367,7 @@ def _asked(run: Run, request: OpenRequest) -> tuple[str, Pin | Undo]:
 
 
 def _has_found_nothing(run: Run, request: OpenRequest) -> bool:
-    """Whether a step has no answer that a model could judge."""
+    """Return whether a step has no answer that a model could judge."""
     result = run.state(request.step).result if request.step is not None else None
     return result is not None and result.status is ResultStatus.EMPTY
 

@@ -1,7 +1,7 @@
-"""Whose a task is that cannot be read, and what helps the client that sent it.
+"""Find the sender of a task that cannot be read, and a hint for that client.
 
 Refusing a task needs its id, tenant and playbook. They are texts near the beginning of the record, so they are looked
-for in its bytes, whatever else is wrong with them. Pure; the time is linear, and bounded.
+for in its bytes, even if these are not JSON. Pure; the time is linear, and bounded.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Sender:
 
 
 def sender_of(body: bytes) -> Sender | None:
-    """Who sent a record that is not a task; None where it is not an object at all."""
+    """Return who sent a record that is not a task; None where it is not an object at all."""
     text, hint = _as_object(body)
     if not text.lstrip().startswith(b"{"):
         return None
@@ -50,7 +50,7 @@ def sender_of(body: bytes) -> Sender | None:
 
 
 def _as_object(body: bytes) -> tuple[bytes, str]:
-    """The text in which a task may be found, and what is wrong with how it was sent."""
+    """Return the text in which a task may be found, and a hint on how it was sent wrongly."""
     body = body.removeprefix(b"\xef\xbb\xbf")
     if body.startswith(_UTF_16):
         return body.decode("utf-16", "replace").encode(), "the record is UTF-16; send JSON in UTF-8"
@@ -67,7 +67,7 @@ def _as_object(body: bytes) -> tuple[bytes, str]:
 
 
 def _texts(text: bytes) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """The texts in an object by their names, and those in the object that it calls `data`."""
+    """Return the texts in an object by their names, and those in the object that it calls `data`."""
     outer: dict[str, str] = {}
     inner: dict[str, str] = {}
     for names, value in _members(text):
@@ -80,7 +80,7 @@ def _texts(text: bytes) -> tuple[Mapping[str, str], Mapping[str, str]]:
 
 
 def _members(text: bytes) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The texts at most two objects deep, with the names on the way to them."""
+    """Yield the texts at most two objects deep, with the names on the way to them."""
     around: list[str] = []
     depth, name, last, ended = 0, "", b"", 0
     for found in islice(_TOKEN.finditer(text), _TOKENS_MAX_COUNT):
@@ -99,7 +99,7 @@ def _members(text: bytes) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _text(token: bytes) -> str:
-    """What a JSON text says, short, with U+FFFD for what is not a character."""
+    """Decode a JSON text, shortened, with U+FFFD for what is not a character."""
     if len(token) < 2 or not token.endswith(b'"'):  # noqa: PLR2004 - the record ends within it
         return ""
     is_long = len(token) > _MAX_TOKEN_BYTES

@@ -1,1 +1,1 @@
-"""The planner: turns a request for a plan into a checked plan, or says why there is none."""
+"""The planner: turns a request for a plan into a checked plan, or says why it cannot make one."""

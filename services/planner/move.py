@@ -1,6 +1,6 @@
-"""What a model answers that plans by turns: the next step or steps, or that the goal is reached.
+"""Moves: the answers of a model that plans by turns: the next step or steps, or that the goal is reached.
 
-The facts so far, and a manager's ledger, are told anew at each turn; nothing appends to a conversation.
+Each turn tells the facts so far, and a manager's ledger, again; nothing appends to a conversation.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ReactMove(Authored):
     missing: Gaps = ()
 
     def move(self) -> Move:
-        """As the checker takes it."""
+        """Return the move in the form of the checker."""
         return Move([self.step.spec()] if self.step else [], self.answer, missing=self.missing)
 
 
@@ -65,12 +65,12 @@ class ManagerMove(Authored):
     missing: Gaps = ()
 
     def move(self) -> Move:
-        """As the checker takes it."""
+        """Return the move in the form of the checker."""
         return Move([step.spec() for step in self.steps], self.answer, self.ledger, self.missing)
 
 
 def form_of(spec: PlanByModel) -> type[Proposal | ReactMove | ManagerMove]:
-    """What the model fills in."""
+    """Return the form that the model fills in."""
     match spec:
         case ReactPlan():
             return ReactMove
@@ -81,7 +81,7 @@ def form_of(spec: PlanByModel) -> type[Proposal | ReactMove | ManagerMove]:
 
 
 def prompts_of(spec: PlanByModel) -> tuple[str, ...]:
-    """The names of the prompts that the model is told, in their order."""
+    """Return the names of the prompts that the model is told, in their order."""
     match spec:
         case ReactPlan():
             return ("react", "steps")
@@ -92,7 +92,7 @@ def prompts_of(spec: PlanByModel) -> tuple[str, ...]:
 
 
 def read(output: bytes, spec: PlanByModel) -> Move:
-    """The move in a model's answer. Raises ValidationError."""
+    """Read the move in a model's answer. Raises ValidationError."""
     said = codec.read(form_of(spec), output)
     if isinstance(said, Proposal):
         return Move([step.spec() for step in said.steps], missing=said.missing)
@@ -100,7 +100,7 @@ def read(output: bytes, spec: PlanByModel) -> Move:
 
 
 def move_problems(move: Move, request: PlanRequest, context: PlanContext) -> list[Diagnostic]:
-    """Everything that is wrong with a move; nothing when it can be made."""
+    """Return everything that is wrong with a move; nothing when it can be made."""
     problems = list(_turn(move, request)) if isinstance(request.spec, PlanByTurns) else []
     if move.answer is not None and not move.specs:
         return problems

@@ -37,7 +37,7 @@ class ProposedStep(Authored):
     unmet: Annotated[Unmet, Field(description="What to do when `expect` is false.")] = Unmet()
 
     def spec(self) -> StepSpec:
-        """The step as the checker takes it."""
+        """Return the step in the form of the checker."""
         return StepSpec(
             id=self.id,
             operation=self.operation,
@@ -74,9 +74,9 @@ class Proposal(Authored):
 def question(
     request: PlanRequest, offers: Mapping[str, CompiledContract], errors: Sequence[str], max_tokens: int | None = None
 ) -> dict[str, Json]:
-    """What the model is told, built anew for each question. `max_tokens` is what there is for all of it.
+    """Build the question to the model, again for each turn. `max_tokens` is the limit for all of it.
 
-    What the run knows gets what the rest leaves, up to the playbook's `memory_tokens`.
+    What the run knows gets the tokens that the rest leaves, up to the playbook's `memory_tokens`.
     """
     asked: dict[str, Json] = {
         "goal": request.goal,
@@ -105,7 +105,7 @@ def question(
 
 
 def constraints(max_steps: int, *, is_repair: bool, repaired_step: str | None = None) -> list[str]:
-    """The limits of this plan, in words; code enforces them whatever the model makes of them."""
+    """Return the limits of this plan, in words; code enforces them, whether the model obeys or not."""
     limits = [
         f"At most {max_steps} steps, each with an id of its own, and no cycles.",
         "Only operations listed in `operations`, with arguments that fit their schemas.",
@@ -134,7 +134,7 @@ def _operation(offer: CompiledContract) -> dict[str, Json]:
 
 
 def _refused(request: PlanRequest, offers: Mapping[str, CompiledContract]) -> dict[str, Json] | None:
-    """The arguments that were refused, why, and the schema that they have to fit."""
+    """Return the arguments that were refused, why, and the schema that they have to fit."""
     record = next((record for record in request.known if record.id == request.repair), None)
     if record is None:
         return None

@@ -1,4 +1,4 @@
-"""The planner as a worker: one request, one plan or the reason why there is none.
+"""The planner as a worker: one request, one plan or the reason why it gives no plan.
 
 A fixed plan is checked and pinned. A model's plan is checked, and mended by the model a bounded
 number of times within the request's grant. What follows from a refusal is the executor's decision.
@@ -60,7 +60,7 @@ class Planner:
     def __init__(
         self, registry: ContractRegistry, models: ModelClient, *, model_timeout_ms: int, gaps: Gaps | None = None
     ) -> None:
-        """Without `gaps`, what plans want in vain is not counted."""
+        """Take what the planner needs. Without `gaps`, missing operations are not counted."""
         self._registry, self._models, self._model_timeout_ms = registry, models, model_timeout_ms
         self._gaps = gaps
         self._prompts = {name: load_prompt("triptych.planner", name) for name in PROMPTS}
@@ -84,7 +84,7 @@ class Planner:
         return self.failed(request, ToolError(code=ErrorCode.CONTRACT_VIOLATION, message=message), answer.spend)
 
     def may_repeat(self, request: PlanRequest) -> bool:
-        """A fixed plan follows from the playbook and the contracts; a model may say something else next time."""
+        """Return True for a fixed plan, which follows from playbook and contracts. A model may answer differently."""
         return isinstance(request.spec, FixedPlan)
 
     async def _fixed(self, request: PlanRequest, spec: FixedPlan) -> PlanAnswer:
@@ -107,7 +107,7 @@ class Planner:
         return await self._checked(request, spec, context)
 
     async def _first_fixed(self, request: PlanRequest, spec: FixedPlan, context: PlanContext) -> PlanAnswer:
-        """A fixed plan depends on the playbook and the contracts alone, so what was found good is remembered."""
+        """Make a fixed plan, or reuse it: it depends on the playbook and the contracts alone."""
         contracts = tuple(offer.hash for offer in context.offers.values())
         others = tuple(other.to_bytes() for other in context.others)
         key = (
@@ -211,7 +211,7 @@ class Planner:
         )
 
     async def _missing_tools(self, operations: set[str]) -> list[str]:
-        """The tools of these operations that have not announced themselves, after waiting for them a while."""
+        """Return the tools of these operations that have not announced themselves, after waiting for them a while."""
         tools = {operation.partition(".")[0] for operation in operations - {HANDOFF}}
         await self._registry.wait_for_tools(tools, CONTRACTS_WITHIN_S)
         return sorted(tool for tool in tools if not self._registry.knows_tool(tool))
@@ -226,7 +226,7 @@ class Planner:
 
 
 def _memo(request: PlanRequest, spec: PlanByModel, context: PlanContext) -> Memo:
-    """A plan is given again where nothing can be written by it or a later one; one with problems never is."""
+    """Let a plan be reused where neither it nor a later one can write; a plan with problems is never reused."""
     may_write = any(offer.contract.effect.writes for offer in context.offers.values())
     is_kept = request.cache is Caching.ALL or (request.cache is Caching.READS and not may_write)
     recall = Recall.YES if is_kept else Recall.NO

@@ -91,7 +91,7 @@ async def test_an_empty_result_is_not_a_failure() -> None:
     got = await verdict(step=step(), result=Result.empty())
     assert got.decision is Decision.CONTINUE
     assert got.reason is not None
-    assert "no failure" in got.reason.message
+    assert "not a failure" in got.reason.message
 
 
 async def test_an_expectation_may_compare_the_result_with_the_input_and_other_steps() -> None:

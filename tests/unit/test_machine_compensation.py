@@ -54,7 +54,7 @@ def test_an_abort_keeps_what_was_written_unless_it_is_asked_to_undo() -> None:
 
 def test_what_nothing_undoes_is_named() -> None:
     story = stuck(write("c", "b", n=3, undo=None)).result("c").control("abort", undo=True).undone("b").undone("a")
-    assert "written and not undone, for nothing declares how: c" in story.run.reason.message
+    assert "written and not undone, since no compensation is declared: c" in story.run.reason.message
 
 
 def test_an_undo_is_tried_again_under_the_same_key() -> None:
@@ -153,5 +153,5 @@ def test_a_write_that_was_asked_for_again_and_refused_is_still_undone() -> None:
 
 def test_what_nobody_knows_the_outcome_of_is_named_and_not_taken_for_written() -> None:
     story = Story(playbook()).plan(write("a")).fail("a", ErrorCode.IN_DOUBT).control("abort", undo=True)
-    assert "nobody knows whether these were written, so they are not undone: a" in story.run.reason.message
-    assert "for nothing declares how" not in story.run.reason.message
+    assert "not undone, since it is unknown whether they were written: a" in story.run.reason.message
+    assert "no compensation is declared" not in story.run.reason.message

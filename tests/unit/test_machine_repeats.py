@@ -30,7 +30,7 @@ def test_the_same_write_in_two_steps_is_made_once_and_the_second_is_refused_by_n
     assert asked(story) == ["a"]
     assert (story.run.status, reason_of(story)) == (RunStatus.ESCALATED, "repeated_write")
     message = story.run.reason.message
-    assert all(part in message for part in ("echo.echo in step b", "step a", "limits.same_call_of.echo.echo", "skip"))
+    assert all(part in message for part in ("echo.echo in step b", "step a", "limits.same_call_of.echo.echo", "Skip"))
 
 
 def test_a_plan_of_a_model_is_told_and_may_go_on_without_the_repeat() -> None:

@@ -1,4 +1,4 @@
-"""What a process has in hand is written down where it may end the process. The SQL stands beside this file."""
+"""Write down the record that a process works on where that record may end the process. The SQL is beside this file."""
 
 from __future__ import annotations
 

@@ -12,17 +12,17 @@ from triptych.client import StepRow
 from triptych.commands.common.story import StepCost, StoryLine
 
 MAX_SHOWN = 8
-"""So many branches of a step are shown whatever they did."""
+"""So many branches of a step are shown, even if all went well."""
 _CALM = ("", "green", "cyan", "dim")
 
 
 def step_of(name: str) -> str:
-    """The step that a branch such as `replies.3` belongs to."""
+    """Return the step that a branch such as `replies.3` belongs to."""
     return name.partition(".")[0]
 
 
 def folded(lines: Sequence[StoryLine]) -> list[StoryLine]:
-    """The lines without those of branches that went well, where a step has many; one line says how many they were."""
+    """Leave out the lines of branches that went well, where a step has many; one line counts them."""
     hidden = _calm(lines)
     shown: list[StoryLine] = []
     told: set[str] = set()
@@ -50,7 +50,7 @@ def _calm(lines: Sequence[StoryLine]) -> set[str]:
 
 
 def folded_steps(steps: Sequence[StepRow]) -> list[StepRow]:
-    """The steps, each with its branches below it in the order of its items; of many only those that failed."""
+    """Return the steps, each with its branches below it in the order of its items; of many only those that failed."""
     branches: dict[str, list[StepRow]] = defaultdict(list)
     for row in steps:
         if "." in row.step_id:
@@ -65,7 +65,7 @@ def folded_steps(steps: Sequence[StepRow]) -> list[StepRow]:
 
 
 def with_branches(costs: dict[str, StepCost]) -> dict[str, StepCost]:
-    """The costs, a step's with those of its branches."""
+    """Add the costs of branches to those of their step."""
     whole = {name: StepCost(cost.requests, cost.tokens, cost.usd_micros) for name, cost in costs.items()}
     for name, cost in costs.items():
         if "." in name:

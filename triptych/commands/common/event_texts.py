@@ -116,7 +116,7 @@ def _call(event: ev.CallEvent, operations: Operations) -> EventText:
             return EventText(text, "green", {"arguments": event.arguments})
         case ev.FallbackTaken():
             operation = _operation(event.step, operations)
-            text = f"fallback {event.number} stands in for {operation}{_because(event.reason)}"
+            text = f"fallback {event.number} replaces {operation}{_because(event.reason)}"
             return EventText(text, "yellow")
         case _:
             assert_never(event)
@@ -132,7 +132,7 @@ def _call_requested(event: ev.CallRequested, operations: Operations) -> EventTex
 
 
 def _operation(step: str, operations: Operations) -> str:
-    """The operation of a step, or of one of its branches (`replies.3`)."""
+    """Return the operation of a step, or of one of its branches (`replies.3`)."""
     return operations.get(step.partition(".")[0], "the tool")
 
 
@@ -236,7 +236,7 @@ def _child(event: ev.ChildEvent) -> EventText:
     match event:
         case ev.ChildEscalated():
             because = _because(event.reason)
-            return EventText(f"child run {event.child} waits for a person{because}; the clock stands still", "yellow")
+            return EventText(f"child run {event.child} waits for a person{because}; the clock is paused", "yellow")
         case ev.ChildResumed():
             return EventText(f"child run {event.child} goes on")
         case _:

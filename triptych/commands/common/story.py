@@ -114,7 +114,7 @@ def _between(start: datetime, end: datetime) -> str:
 
 
 def _step_of(event: ev.JournaledEvent) -> str:
-    """The column of an event: its step, or the phase that the run as a whole is in."""
+    """Return the column of an event: its step, or the phase that the run as a whole is in."""
     match event:
         case ev.PlanRequested() | ev.PlanAccepted() | ev.PlanRefused() | ev.GoalReached() | ev.ReplanDecided():
             return _PLAN
@@ -128,7 +128,7 @@ def _step_of(event: ev.JournaledEvent) -> str:
 
 
 def _model_text(call: ModelCall) -> str:
-    """The model that was asked, with what kept it from answering and what came from a cache."""
+    """Return the model that was asked, with what kept it from answering and what came from a cache."""
     notes = ["cached"] if call.cached else []
     if call.tokens_cached:
         notes.append(f"{call.tokens_cached:,} from its cache")
