@@ -145,7 +145,7 @@ ROWS = (
     Row("cut after the work", "stamp", (fault("drop_after"),), "succeeded", 1, 1),
     Row("cut after the work", "post", (fault("drop_after"),), "in_doubt", 1, 1),
     Row(
-        "down for long, with fallbacks",
+        "down for hours, with fallbacks",
         "lookup-other",
         (status(500, ALWAYS),),
         "succeeded",
@@ -153,7 +153,7 @@ ROWS = (
         used="helpdesk.peek",
     ),
     Row(
-        "down for long, with fallbacks",
+        "down for hours, with fallbacks",
         "lookup-cached",
         (fault("hang", hang_ms=0), status(500, ALWAYS)),
         "succeeded",
@@ -161,7 +161,7 @@ ROWS = (
         used="cached answer",
     ),
     Row(
-        "down for long, with fallbacks",
+        "down for hours, with fallbacks",
         "lookup-written",
         (status(500, ALWAYS),),
         "succeeded",
