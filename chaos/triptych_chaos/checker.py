@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from triptych_chaos.client import Observed
-from triptych_chaos.courier import Parcel
+from triptych_chaos.webhook_sender import Delivery
 
 MICROS = 1_000_000
 WRITES = {
-    "errand": {"acknowledge": "acknowledgements", "stamp": "tags", "post": "assignments"},
+    "calls": {"acknowledge": "acknowledgements", "stamp": "tags", "post": "assignments"},
     "review": {"assign": "assignments"},
 }
 """By playbook and step, the collection of the helpdesk that it writes to."""
 ABOUT_THE_TASK = frozenset({"acknowledge", "assign"})
 """The steps that write to the task's ticket; the others write to a ticket of the run's own."""
-DELIVERS, PARCELS = "deliver", "parcels"
-"""The step that some runs have, and what it has the courier do for the run."""
+DELIVERS, DELIVERIES = "deliver", "deliveries"
+"""The step that some runs have, and what it asks the sender of webhooks for."""
 NOBODY_CAN_TELL = frozenset({"post"})
 """The steps whose lost answer cannot be found out: the upstream honours no key and cannot be asked."""
 
@@ -55,10 +55,10 @@ class Run:
 
 @dataclass(slots=True)
 class Effects:
-    """What the helpdesk and the courier say took effect."""
+    """What the helpdesk and the sender of webhooks say took effect."""
 
     by_place: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By ticket and collection; a parcel counts for the ticket of the run's own."""
+    """By ticket and collection; a delivery counts for the ticket of the run's own."""
     by_key: Counter[str] = field(default_factory=Counter)
     """By idempotency key."""
 
@@ -101,14 +101,14 @@ def check_task(task_id: str, seen: Observed, runs: Sequence[Run]) -> Iterator[Vi
             yield violation("contradiction", message, deliveries)
 
 
-def check_run(run: Run, effects: Effects, *, has_parcel: bool) -> Iterator[Violation]:
-    """One run: its journal is whole, nothing spent that it had not, each effect once, and a parcel as it was wanted."""
+def check_run(run: Run, effects: Effects, *, has_delivery: bool) -> Iterator[Violation]:
+    """Check one run: its journal is whole, no budget exceeded, each effect once, and a delivery as it was wanted."""
     for check, message in (
         *_journal(run),
         *_budgets(run),
         *_doubts(run),
         *_effects(run, effects),
-        *_delivery(run, effects, has_parcel=has_parcel),
+        *_delivery(run, effects, has_delivery=has_delivery),
     ):
         yield Violation(check, message, run.task_id, run.run_id)
 
@@ -124,17 +124,17 @@ def check_effects(effects: Effects, runs: Iterable[tuple[str, str]]) -> Iterator
             yield Violation("stray effect", f"{collection} of ticket {ticket}, which belongs to no run")
 
 
-def check_parcel(key: str, parcel: Parcel) -> Iterator[Violation]:
-    """One parcel: its address stays, nobody refuses to hear of it, and what is heard counts once."""
+def check_delivery(key: str, delivery: Delivery) -> Iterator[Violation]:
+    """One delivery: its address stays, nobody refuses to hear of it, and what is heard counts once."""
 
     def violation(check: str, message: str) -> Violation:
-        return Violation(check, f"{message}; key {key}", "", parcel.run_id, tuple(parcel.lines))
+        return Violation(check, f"{message}; key {key}", "", delivery.run_id, tuple(delivery.lines))
 
-    if parcel.moved:
-        yield violation("moved callback", f"{parcel.callback} became {', '.join(parcel.moved)}")
-    if parcel.refused:
-        yield violation("refused callback", f"the courier was told {', '.join(sorted(set(parcel.refused)))}")
-    if (counted := [said for said in parcel.said if said != "known"])[1:]:
+    if delivery.moved:
+        yield violation("moved callback", f"{delivery.callback} became {', '.join(delivery.moved)}")
+    if delivery.refused:
+        yield violation("refused callback", f"the sender was told {', '.join(sorted(set(delivery.refused)))}")
+    if (counted := [said for said in delivery.said if said != "known"])[1:]:
         yield violation("callback twice", f"what was told once counted as {', '.join(counted)}")
 
 
@@ -219,19 +219,19 @@ def _effects(run: Run, effects: Effects) -> Iterator[tuple[str, str]]:
             yield "effect lost", f"step {step} counts as done and took no effect: {collection} of ticket {ticket}"
 
 
-def _delivery(run: Run, effects: Effects, *, has_parcel: bool) -> Iterator[tuple[str, str]]:
-    """A parcel was taken on once for a run that wanted one, and what the courier told about it is the answer."""
-    count = effects.by_place[run.run_id, PARCELS]
+def _delivery(run: Run, effects: Effects, *, has_delivery: bool) -> Iterator[tuple[str, str]]:
+    """A delivery was accepted once for a run that wanted one, and what the webhook said of it is the answer."""
+    count = effects.by_place[run.run_id, DELIVERIES]
     answers = [
         event.data["result"] for event in run.journal if event.type == "CallAnswered" and event.data["step"] == DELIVERS
     ]
     good = [answer for answer in answers if answer["status"] == "ok"]
-    if count > has_parcel:
-        yield "effect twice", f"{count} parcels were taken on, and the task wanted {int(has_parcel)}"
+    if count > has_delivery:
+        yield "effect twice", f"{count} deliveries were accepted, and the task wanted {int(has_delivery)}"
     if any(answer["data"] != {"run": run.run_id} for answer in good):
-        yield "wrong answer", f"step {DELIVERS} was answered with what the courier told about something else"
-    if has_parcel and run.status == "succeeded" and not (count and len(good) == 1):
-        yield "effect lost", f"it has succeeded with {count} parcels and {len(good)} good answers of step {DELIVERS}"
+        yield "wrong answer", f"step {DELIVERS} was answered with what a webhook said of something else"
+    if has_delivery and run.status == "succeeded" and not (count and len(good) == 1):
+        yield "effect lost", f"it has succeeded with {count} deliveries and {len(good)} good answers of step {DELIVERS}"
 
 
 def _ticket(task_id: str) -> str:

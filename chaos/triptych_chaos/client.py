@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 
 from triptych_chaos.history import History
 from triptych_chaos.services import PREFIX
+from triptych_chaos.workload import BODY, SUBJECT
 
 T = TypeVar("T")
 
@@ -39,8 +40,8 @@ REPEATED = 0.1
 """So many ask what others have asked before, so that the cache of answers has something to answer; no other does."""
 PLANNED = 0.15
 """So many have a model plan them; all others have a fixed plan."""
-PARCELS = 0.3
-"""So many runs wait until a courier has told that a parcel was delivered."""
+DELIVERIES = 0.3
+"""So many runs wait for a webhook that says that their delivery was made."""
 
 _SEND_TIMEOUT_S = 20.0
 _DEAF_AFTER_S = 25.0
@@ -48,8 +49,6 @@ _DEAF_AFTER_S = 25.0
 _ABANDONED: set[asyncio.Future[Any]] = set()
 _ACCOUNT = "Quuxly"
 """The knowledge base has nothing about it: who has planned to look it up has to plan again."""
-_SUBJECT = "How do I rotate an API key?"
-_BODY = "We have to rotate the API key of our integration without downtime. How do we do that?"
 
 
 @dataclass(slots=True)
@@ -59,7 +58,7 @@ class Observed:
     tenant: str
     task: bytes
     ask_again: bool
-    has_parcel: bool = False
+    has_delivery: bool = False
     published: list[int] = field(default_factory=list)
     acked: list[int] = field(default_factory=list)
     finals: dict[tuple[str, str], list[int]] = field(default_factory=dict)
@@ -116,20 +115,20 @@ class Client:
         mark = next((mark for share, mark in TROUBLED.items() if trouble < share), "-plain-")
         task_id, tenant = f"task{mark}{number}", f"tenant-{dice.randrange(TENANTS)}"
         is_planned = dice.random() < PLANNED
-        has_parcel = dice.random() < PARCELS and not is_planned
-        question = _BODY if dice.random() < REPEATED else f"{_BODY} ({task_id})"
-        errand = {"subject": _SUBJECT, "body": question, "judged": dice.random() < JUDGED, "parcel": has_parcel}
+        has_delivery = dice.random() < DELIVERIES and not is_planned
+        question = BODY if dice.random() < REPEATED else f"{BODY} ({task_id})"
+        calls = {"subject": SUBJECT, "body": question, "judged": dice.random() < JUDGED, "delivery": has_delivery}
         review = {"account": _ACCOUNT, "question": question}
         task = {
             "task_id": task_id,
-            "playbook": "review" if is_planned else "errand",
+            "playbook": "review" if is_planned else "calls",
             "tenant": tenant,
             "principal": "user:nemesis",
-            "input": {"ticket_id": f"T-{task_id}", **(review if is_planned else errand)},
+            "input": {"ticket_id": f"T-{task_id}", **(review if is_planned else calls)},
         }
         twice, again = dice.random() < DUPLICATED, dice.random() < ASKED_AGAIN
         self.tasks[task_id] = Observed(
-            tenant, json.dumps(task).encode(), again, has_parcel, first_published_s=time.monotonic()
+            tenant, json.dumps(task).encode(), again, has_delivery, first_published_s=time.monotonic()
         )
         for _ in range(1 + twice):
             self._publish(task_id)

@@ -6,35 +6,37 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import asyncpg
 import httpx
 
 from triptych_chaos.checker import (
+    DELIVERIES,
     MICROS,
-    PARCELS,
     Effects,
     Event,
     Run,
     Violation,
+    check_delivery,
     check_effects,
     check_leftovers,
-    check_parcel,
     check_run,
     check_task,
 )
 from triptych_chaos.client import Observed
-from triptych_chaos.courier import Courier
+from triptych_chaos.proxy import HOST
+from triptych_chaos.webhook_sender import WebhookSender
 
 _BATCH_RUNS = 300
 _INTERVAL_S = 1.0
 _FIRST = "00000000-0000-0000-0000-000000000000"
 _RUNS = """
 select run_id::text, tenant, task_id, status, playbook, playbook_version from executor.runs
-where run_id > $1::text::uuid order by run_id limit $2
+where run_id > $1::text::uuid and ($3::text[] is null or task_id = any($3)) order by run_id limit $2
 """
 _JOURNAL = """
 select run_id::text, seq, type, data::text from executor.journal
@@ -65,16 +67,24 @@ class Places:
     """Where to look."""
 
     dsn: str
-    """Of the role `operator`, past the proxy."""
+    """Of the role `operator`."""
     helpdesk: str
     helpdesk_token: str
 
+    @classmethod
+    def of(cls, stack: Path) -> Self:
+        """Read them from the data directory of a running stack."""
+        dsn: str = json.loads((stack / "stack.json").read_text("utf-8"))["postgres"]
+        port = json.loads((stack / "ports.json").read_text("utf-8"))["helpdesk-api"]
+        token = (stack / "secrets" / "helpdesk-token").read_text("utf-8").strip()
+        return cls(dsn, f"http://{HOST}:{port}", token)
 
-async def until_quiet(places: Places, courier: Courier, within_s: float) -> dict[str, int]:
+
+async def until_quiet(places: Places, sender: WebhookSender, within_s: float) -> dict[str, int]:
     """Wait until nothing is left behind; what is, when the time is up."""
     deadline = time.monotonic() + within_s
     while True:
-        left = {**await _leftovers(places), "callbacks that nobody heard": courier.untold}
+        left = {**await leftovers_of(places.dsn), "callbacks without an answer": sender.untold}
         if not any(left.values()) or time.monotonic() > deadline:
             return left
         await asyncio.sleep(_INTERVAL_S)
@@ -84,15 +94,15 @@ async def check(
     places: Places,
     tasks: Mapping[str, Observed],
     strangers: list[int],
-    courier: Courier,
+    sender: WebhookSender,
     leftovers: Mapping[str, int],
 ) -> Found:
     """Check everything."""
     found = Found()
-    effects = await _effects(places, courier)
+    effects = await effects_of(places, sender)
     found.effects = effects.by_place.total()
     by_task: dict[str, list[Run]] = {}
-    async for run in _runs(places):
+    async for run in runs_of(places.dsn):
         found.runs += 1
         found.events += len(run.journal)
         found.reissued += sum(event.type == "RequestReissued" for event in run.journal)
@@ -106,16 +116,16 @@ async def check(
             lines: tuple[int, ...] = ()
         else:
             lines = (*seen.published, *(line for many in seen.finals.values() for line in many))
-        has_parcel = seen is not None and seen.has_parcel
-        checked = check_run(run, effects, has_parcel=has_parcel)
+        has_delivery = seen is not None and seen.has_delivery
+        checked = check_run(run, effects, has_delivery=has_delivery)
         found.violations.extend(_with_lines(violation, lines) for violation in checked)
         by_task.setdefault(run.task_id, []).append(_without_journal(run))
     for task_id, seen in tasks.items():
         found.violations.extend(check_task(task_id, seen, by_task.get(task_id, [])))
     pairs = [(run.run_id, run.task_id) for runs in by_task.values() for run in runs]
     found.violations.extend(check_effects(effects, pairs))
-    for key, parcel in courier.parcels.items():
-        found.violations.extend(check_parcel(key, parcel))
+    for key, delivery in sender.deliveries.items():
+        found.violations.extend(check_delivery(key, delivery))
     found.violations.extend(check_leftovers(leftovers))
     found.violations.extend(
         Violation("stranger", "an outcome of a task that was not published", lines=(n,)) for n in strangers
@@ -123,9 +133,9 @@ async def check(
     return found
 
 
-async def _leftovers(places: Places) -> dict[str, int]:
-    """Rows that must be gone, or done with, when every run has ended."""
-    connection = await asyncpg.connect(places.dsn, timeout=10)
+async def leftovers_of(dsn: str) -> dict[str, int]:
+    """Count the rows that must be gone, or done with, when every run has ended."""
+    connection = await asyncpg.connect(dsn, timeout=10)
     try:
         left = {
             f"executor.{table}": await connection.fetchval(f"select count(*) from executor.{table}")  # noqa: S608
@@ -142,7 +152,8 @@ async def _leftovers(places: Places) -> dict[str, int]:
         await connection.close()
 
 
-async def _effects(places: Places, courier: Courier) -> Effects:
+async def effects_of(places: Places, sender: WebhookSender) -> Effects:
+    """Count what took effect, by the ledger of the helpdesk and what the sender has accepted."""
     headers = {"Authorization": f"Bearer {places.helpdesk_token}"}
     async with httpx.AsyncClient(headers=headers, timeout=120, trust_env=False) as http:
         ledger: dict[str, Any] = (await http.get(f"{places.helpdesk}/ledger")).raise_for_status().json()
@@ -150,21 +161,22 @@ async def _effects(places: Places, courier: Courier) -> Effects:
     for effect in ledger["effects"]:
         effects.by_place[effect["ticket"], effect["operation"]] += 1
         effects.by_key[effect["key"]] += 1
-    for key, parcel in courier.parcels.items():
-        effects.by_place[parcel.run_id, PARCELS] += 1
+    for key, delivery in sender.deliveries.items():
+        effects.by_place[delivery.run_id, DELIVERIES] += 1
         effects.by_key[key] += 1
     return effects
 
 
-async def _runs(places: Places) -> AsyncIterator[Run]:
-    connection = await asyncpg.connect(places.dsn, timeout=10)
+async def runs_of(dsn: str, task_ids: Sequence[str] | None = None) -> AsyncIterator[Run]:
+    """Read every run with its journal; with `task_ids`, only the runs of these tasks."""
+    connection = await asyncpg.connect(dsn, timeout=10)
     try:
         limits = {
             (row["name"], row["version"]): _limits(json.loads(row["definition"])["budgets"])
             for row in await connection.fetch("select name, version, definition::text from executor.playbooks")
         }
         after = _FIRST
-        while rows := await connection.fetch(_RUNS, after, _BATCH_RUNS):
+        while rows := await connection.fetch(_RUNS, after, _BATCH_RUNS, task_ids):
             after = rows[-1]["run_id"]
             journals: dict[str, list[Event]] = {row["run_id"]: [] for row in rows}
             for row in await connection.fetch(_JOURNAL, list(journals)):

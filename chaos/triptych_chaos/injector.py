@@ -14,17 +14,17 @@ import asyncpg
 
 from triptych.embedded.errors import StackError
 from triptych_chaos.client import Client
-from triptych_chaos.courier import Courier
 from triptych_chaos.history import History
 from triptych_chaos.plan import CALLBACKS, CALLED_BACK, SERVERS, Fault, Kind
 from triptych_chaos.proxy import Proxy
 from triptych_chaos.servers import Servers
 from triptych_chaos.services import SERVICES_SCALE_TIMEOUT_S, Services
+from triptych_chaos.webhook_sender import WebhookSender
 
 _MS = 1_000
 _BURST_ROWS = 20
 _BURST_LOOKS, _BURST_INTERVAL_S = 200, 0.01
-_PARCEL_LOOKS, _PARCEL_INTERVAL_S = 100, 0.1
+_DELIVERY_LOOKS, _DELIVERY_INTERVAL_S = 100, 0.1
 
 
 class Missed(Exception):
@@ -41,7 +41,7 @@ class Injector:
         services: Services,
         proxies: Mapping[str, Proxy],
         client: Client,
-        courier: Courier,
+        sender: WebhookSender,
         history: History,
         dice: random.Random,
         outbox_dsn: str,
@@ -49,10 +49,10 @@ class Injector:
         self.injected: Counter[Kind] = Counter()
         self.missed: Counter[Kind] = Counter()
         self.peak_outbox = 0
-        self.parcels_met: Counter[Kind] = Counter()
-        """How many parcels were waited for when something struck who is called back, or the servers it needs."""
+        self.deliveries_met: Counter[Kind] = Counter()
+        """How many deliveries were waited for when something struck who is called back, or the servers it needs."""
         self._servers, self._services, self._proxies = servers, services, proxies
-        self._client, self._courier = client, courier
+        self._client, self._sender = client, sender
         self._history, self._dice, self._outbox_dsn = history, dice, outbox_dsn
         self._held = {name: asyncio.Lock() for name in ("kafka", "postgres")}
         """Only one at a time does something to a server's process."""
@@ -67,8 +67,8 @@ class Injector:
                 under_way.create_task(self._inject(fault), name=f"fault {fault.number}")
 
     async def _inject(self, fault: Fault) -> None:
-        waiting = self._courier.waiting
-        self._history.write("fault", **asdict(fault), parcels=waiting)
+        waiting = self._sender.waiting
+        self._history.write("fault", **asdict(fault), deliveries=waiting)
         try:
             found = await self._strike(fault)
         except (Missed, StackError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -77,7 +77,7 @@ class Injector:
         else:
             self.injected[fault.kind] += 1
             if fault.target.startswith(CALLED_BACK) or fault.target in (*SERVERS, CALLBACKS):
-                self.parcels_met[fault.kind] += (found or {}).get("parcels", waiting)
+                self.deliveries_met[fault.kind] += (found or {}).get("deliveries", waiting)
             self._history.write("fault over", number=fault.number, kind=fault.kind, **(found or {}))
 
     async def _strike(self, fault: Fault) -> dict[str, int] | None:  # noqa: C901, PLR0912 - one arm a kind
@@ -85,7 +85,7 @@ class Injector:
             case Kind.KILL:
                 self._signal(fault.target, signal.SIGKILL)
             case Kind.CALLBACK_KILL:
-                return {"parcels": await self._kill_who_is_called_back()}
+                return {"deliveries": await self._kill_who_is_called_back()}
             case Kind.PAUSE:
                 self._signal(fault.target, signal.SIGSTOP)
                 try:
@@ -133,12 +133,12 @@ class Injector:
             raise Missed(f"{unit} was not running")
 
     async def _kill_who_is_called_back(self) -> int:
-        """All processes at once, as soon as there are parcels on their way. How many these were."""
-        for _ in range(_PARCEL_LOOKS):
-            if self._courier.waiting:
+        """All processes at once, as soon as there are deliveries on their way. How many these were."""
+        for _ in range(_DELIVERY_LOOKS):
+            if self._sender.waiting:
                 break
-            await asyncio.sleep(_PARCEL_INTERVAL_S)
-        waiting = self._courier.waiting
+            await asyncio.sleep(_DELIVERY_INTERVAL_S)
+        waiting = self._sender.waiting
         units = [unit for unit in self._services.pids_of(CALLED_BACK) if self._services.signal(unit, signal.SIGKILL)]
         if not units:
             raise Missed(f"no process of {CALLED_BACK} was running")

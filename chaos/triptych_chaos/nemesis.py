@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from triptych_chaos import courier, evidence, servers, services
+from triptych_chaos import evidence, servers, services, webhook_sender
+from triptych_chaos.approver import Approver
 from triptych_chaos.checker import Violation
-from triptych_chaos.clerk import Clerk
 from triptych_chaos.client import Client
 from triptych_chaos.evidence import Places
 from triptych_chaos.history import History
@@ -24,7 +23,8 @@ from triptych_chaos.plan import CALLBACKS, Fault, Kind, plan
 from triptych_chaos.proxy import HOST, Proxy
 from triptych_chaos.report import Report
 from triptych_chaos.servers import Servers
-from triptych_chaos.services import PREFIX, TOOLS, Services
+from triptych_chaos.services import PREFIX, Services
+from triptych_chaos.workload import TOOLS
 
 ENDED_WITHIN_S = 900.0
 """A run that has not ended so long after the last fault counts as lost."""
@@ -56,17 +56,17 @@ async def run(order: Order, folder: Path, history: History, say: Say) -> Report:
         await running_servers.create_topics()
         say("starting the services")
         front = running_servers.ports.of("callbacks")
-        office = courier.open_office(history, random.Random(order.seed), running_servers.ports.of("courier"))
+        opening = webhook_sender.open_sender(
+            history, random.Random(order.seed), running_servers.ports.of("webhook-sender")
+        )
         async with (
-            office as parcels,
-            services.running(
-                folder / "stack", running_servers, parcels.environment | _front(front)
-            ) as running_services,
+            opening as sender,
+            services.running(folder / "stack", running_servers, sender.environment | _front(front)) as running_services,
             Proxy(CALLBACKS, front, running_services.callback_port) as callbacks,
         ):
             places = _places(running_servers, running_services)
             client = Client(running_servers.kafka_address, history, random.Random(order.seed))
-            clerk = Clerk(running_servers.kafka_address, places.dsn, history)
+            approver = Approver(running_servers.kafka_address, places.dsn, history)
             injector = Injector(
                 servers=running_servers,
                 services=running_services,
@@ -76,25 +76,25 @@ async def run(order: Order, folder: Path, history: History, say: Say) -> Report:
                     CALLBACKS: callbacks,
                 },
                 client=client,
-                courier=parcels,
+                sender=sender,
                 history=history,
                 dice=random.Random(order.seed),
                 outbox_dsn=places.dsn,
             )
-            background = (client.collect(), client.publish_the_unanswered_again(), clerk.work())
+            background = (client.collect(), client.publish_the_unanswered_again(), approver.work())
             async with _tasks(*background, running_services.watch(history)):
                 async with _tasks(client.publish_constantly(order.rate)):
                     await injector.run(faults, _teller(say, client, injector, len(faults)))
                 await injector.put_right()
-                parcels.hurry()
+                sender.hurry()
                 ended_at = time.monotonic()
                 await _until_all_ended(client, say)
                 say("waiting until nothing is left behind")
-                leftovers = await evidence.until_quiet(places, parcels, QUIET_WITHIN_S)
+                leftovers = await evidence.until_quiet(places, sender, QUIET_WITHIN_S)
                 quiet_after_s = time.monotonic() - ended_at
             await client.close()
             say("checking")
-            found = await evidence.check(places, client.tasks, client.strangers, parcels, leftovers)
+            found = await evidence.check(places, client.tasks, client.strangers, sender, leftovers)
             say("triptych verify")
             for problem in await asyncio.to_thread(running_services.verify):
                 found.violations.append(
@@ -107,7 +107,16 @@ async def run(order: Order, folder: Path, history: History, say: Say) -> Report:
                 )
             took_s = time.monotonic() - began
             return Report(
-                order.seed, order.minutes, order.commit, took_s, quiet_after_s, client, clerk, parcels, injector, found
+                order.seed,
+                order.minutes,
+                order.commit,
+                took_s,
+                quiet_after_s,
+                client,
+                approver,
+                sender,
+                injector,
+                found,
             )
 
 
@@ -118,15 +127,10 @@ def _front(port: int) -> dict[str, str]:
 
 def _places(running_servers: Servers, running_services: Services) -> Places:
     """The operator's DSN as the stack gives it, but past the proxy."""
-    root = running_services.layout.root
-    dsn: str = json.loads((root / "stack.json").read_text("utf-8"))["postgres"]
-    ports = json.loads((root / "ports.json").read_text("utf-8"))
+    places = Places.of(running_services.layout.root)
     direct = running_servers.owner_dsn.rpartition(":")[2].partition("/")[0]
-    return Places(
-        dsn=dsn.replace(f":{running_servers.postgres_proxy.port}/", f":{direct}/"),
-        helpdesk=f"http://{HOST}:{ports['helpdesk-api']}",
-        helpdesk_token=(root / "secrets" / "helpdesk-token").read_text("utf-8").strip(),
-    )
+    proxied = f":{running_servers.postgres_proxy.port}/"
+    return replace(places, dsn=places.dsn.replace(proxied, f":{direct}/"))
 
 
 async def _until_all_ended(client: Client, say: Say) -> None:

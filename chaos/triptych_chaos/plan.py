@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-SERVICES = ("executor", "planner", "critic", "kb", "helpdesk", "model", "letterbox", "courier")
+SERVICES = ("executor", "planner", "critic", "kb", "helpdesk", "model", "inbox", "webhook")
 UPSTREAMS = ("helpdesk-api", "model-server")
 SERVERS = ("kafka", "postgres")
-CALLED_BACK = "courier"
+CALLED_BACK = "webhook"
 """The tool whose upstream calls back."""
 CALLBACKS = "callbacks"
 """The address in front of the processes that are called back."""

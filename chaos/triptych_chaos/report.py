@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from triptych_chaos.clerk import Clerk
+from triptych_chaos.approver import Approver
 from triptych_chaos.client import Client
-from triptych_chaos.courier import Courier
 from triptych_chaos.evidence import Found
 from triptych_chaos.injector import Injector
 from triptych_chaos.plan import Kind
+from triptych_chaos.webhook_sender import WebhookSender
 
 _SHOWN = 20
 
@@ -31,8 +31,8 @@ class Report:
     took_s: float
     quiet_after_s: float
     client: Client
-    clerk: Clerk
-    courier: Courier
+    approver: Approver
+    sender: WebhookSender
     injector: Injector
     found: Found
 
@@ -73,10 +73,10 @@ class Report:
             "effects": self.found.effects,
             "requests_sent_again": self.found.reissued,
             "models": {name: self.found.models[name] for name in ("asked", "from_cache")},
-            "parcels": {
-                "taken_on": len(self.courier.parcels),
-                "callbacks_answered": dict(self.courier.answers),
-                "waited_for_at_faults": {str(kind): met for kind, met in self.injector.parcels_met.items()},
+            "deliveries": {
+                "accepted": len(self.sender.deliveries),
+                "callbacks_answered": dict(self.sender.answers),
+                "waited_for_at_faults": {str(kind): met for kind, met in self.injector.deliveries_met.items()},
             },
             "escalations": dict(self.found.escalations),
             "most_outbox_rows": self.injector.peak_outbox,
@@ -108,9 +108,13 @@ def show(report: Report, console: Console) -> None:
     )
     models = written["models"]
     console.print(f"models asked {models['asked']:,} times, answers from the cache {models['from_cache']:,}")
-    parcels = written["parcels"]
-    console.print(f"{parcels['taken_on']:,} parcels; what callbacks were told: {parcels['callbacks_answered']}")
-    console.print(f"parcels waited for when who is called back was struck: {parcels['waited_for_at_faults']}")
+    deliveries = written["deliveries"]
+    console.print(
+        f"{deliveries['accepted']:,} deliveries; what callbacks were told: {deliveries['callbacks_answered']}"
+    )
+    console.print(
+        f"deliveries waited for when the tool that is called back was struck: {deliveries['waited_for_at_faults']}"
+    )
     console.print(f"escalations: {written['escalations'] or 'none'}; quiet after {written['quiet_after_s']:.0f} s")
     violations = report.found.violations
     for violation in violations[:_SHOWN]:

@@ -26,11 +26,9 @@ from triptych_chaos.errors import StackFailedError
 from triptych_chaos.history import History
 from triptych_chaos.plan import CALLED_BACK, instance_name
 from triptych_chaos.servers import Servers, resume_all
+from triptych_chaos.workload import CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "tests" / "chaos" / "errand" / "triptych.toml"
-PLAYBOOKS = ROOT / "chaos" / "playbooks"
-TOOLS = ("kb", "helpdesk", "model", "letterbox", "courier")
 PREFIX = "chaos"
 
 _COMMAND = Path(sys.executable).with_name("triptych")
@@ -132,8 +130,7 @@ async def running(data: Path, servers: Servers, environment: Mapping[str, str]) 
         up = await asyncio.to_thread(
             _triptych,
             *("up", "--data", str(layout.root), "--prefix", PREFIX, "--config", str(CONFIG)),
-            *("--playbooks", str(PLAYBOOKS), "--kafka", servers.proxied_kafka),
-            *("--postgres", servers.proxied_dsn(PREFIX)),
+            *("--kafka", servers.proxied_kafka, "--postgres", servers.proxied_dsn(PREFIX)),
             timeout_s=300,
             environment=environment,
         )

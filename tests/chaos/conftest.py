@@ -1,6 +1,6 @@
 """Two stacks for the modules that kill, stop and fault them; each is expected to outlive whatever is done to it.
 
-A module begins on a fresh one if a test failed since: what a failure leaves behind is nobody else's business.
+A module begins on a fresh one if a test failed since: what a failure leaves behind stays with it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
-from errands import Errands
+from crash_stack import CrashStack
 from support_desk import SupportDesk
 
 
@@ -24,37 +24,39 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SupportDesk]:
 
 
 class Shared:
-    """The stack of errands, as long as nothing has failed."""
+    """The stack of the modules that crash it, as long as nothing has failed."""
 
     def __init__(self, folders: pytest.TempPathFactory) -> None:
         self._folders, self._opened = folders, AsyncExitStack()
-        self._errands: Errands | None = None
+        self._crash_stack: CrashStack | None = None
         self._failed = 0
 
-    async def healthy(self, failed: int) -> Errands:
+    async def healthy(self, failed: int) -> CrashStack:
         """The stack of the module before, or a new one if more tests have failed meanwhile."""
-        if self._errands is None or failed > self._failed:
+        if self._crash_stack is None or failed > self._failed:
             with contextlib.suppress(Exception):  # whatever it was, that test has told it
                 await self.close()
             self._failed = failed
-            self._errands = await self._opened.enter_async_context(Errands.started(self._folders.mktemp("errands")))
-        return self._errands
+            self._crash_stack = await self._opened.enter_async_context(
+                CrashStack.started(self._folders.mktemp("crash_stack"))
+            )
+        return self._crash_stack
 
     async def close(self) -> None:
-        self._errands = None
+        self._crash_stack = None
         await self._opened.aclose()
 
 
 @pytest.fixture(scope="session")
-async def shared_errands(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shared]:
+async def shared_crash_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shared]:
     shared = Shared(tmp_path_factory)
     yield shared
     await shared.close()
 
 
 @pytest.fixture(scope="module")
-async def errands(request: pytest.FixtureRequest, shared_errands: Shared) -> Errands:
-    """A stack with fail points, and errands to run through it."""
-    errands = await shared_errands.healthy(request.session.testsfailed)
-    errands.disarm()
-    return errands
+async def crash_stack(request: pytest.FixtureRequest, shared_crash_stack: Shared) -> CrashStack:
+    """A stack with fail points, and runs to send through it."""
+    crash_stack = await shared_crash_stack.healthy(request.session.testsfailed)
+    crash_stack.disarm()
+    return crash_stack

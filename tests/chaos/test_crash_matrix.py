@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from errands import Errands, triptych, until
+from crash_stack import CrashStack, triptych, until
+
+from triptych_chaos.checker import DELIVERIES
 
 RUNS = 250
 JUDGED_EVERY = 4
@@ -111,8 +113,8 @@ POINTS = {
     "kb": READING + ANY_WORKER + SHARED,
     "helpdesk": STORING + ANY_WORKER + EFFECTFUL,
     "model": STORING + ANY_WORKER + COSTLY,
-    "letterbox": STORING + ANY_WORKER + EFFECTFUL,
-    "courier": PARKED,
+    "inbox": STORING + ANY_WORKER + EFFECTFUL,
+    "webhook": PARKED,
 }
 WITHDRAWING = (
     "worker.after_withdraw=kill:1",
@@ -122,14 +124,14 @@ WITHDRAWING = (
     "worker.before_withdraw=kill:1 worker.after_withdraw=kill:1",
 )
 """Only the requests of runs that are over are withdrawn, so these have rounds in which runs are cancelled."""
-STAGES = (("model", "critic"), ("kb", "helpdesk", "letterbox", "courier"), ("planner",))
+STAGES = (("model", "critic"), ("kb", "helpdesk", "inbox", "webhook"), ("planner",))
 """The services that wait for work of the same runs at the same time. Each stage needs fewer services than the one before."""
 ASKED = {
     "planner": ["PlanRequested"],
     "kb": ["CallRequested search"],
     "helpdesk": ["CallRequested acknowledge"],
-    "letterbox": ["CallRequested stamp"],
-    "courier": ["CallRequested deliver"],
+    "inbox": ["CallRequested stamp"],
+    "webhook": ["CallRequested deliver"],
     "model": ["CallRequested draft"],
     "critic": ["ReviewRequested", "ReviewRequested draft"],
 }
@@ -169,9 +171,9 @@ class Cell:
         return any(f"{point}={order}" in judging for point, order in self.strikes)
 
     @property
-    def needs_parcels(self) -> bool:
+    def needs_deliveries(self) -> bool:
         """Only runs that wait for a webhook come by."""
-        return self.service == "courier"
+        return self.service == "webhook"
 
 
 Round = tuple[Cell, ...]
@@ -204,88 +206,86 @@ def each_round(points: Mapping[str, tuple[str, ...]]) -> pytest.MarkDecorator:
 @pytest.mark.timeout(1800)
 @each_round(POINTS)
 async def test_whatever_point_a_service_dies_at_nothing_is_lost_and_nothing_happens_twice(
-    errands: Errands, number: int, cells: Round
+    crash_stack: CrashStack, number: int, cells: Round
 ) -> None:
     task_ids = [f"{number}-{index}" for index in range(RUNS)]
-    errands.disarm()
+    crash_stack.disarm()
     for cell in cells:
-        errands.arm(cell.service, *cell.strikes[0])
-    with at_rest(errands, cells) as rest:
-        with errands.paused({cell.service for cell in cells} - rest):
-            await errands.submit(
+        crash_stack.arm(cell.service, *cell.strikes[0])
+    with at_rest(crash_stack, cells) as rest:
+        with crash_stack.paused({cell.service for cell in cells} - rest):
+            await crash_stack.submit(
                 task_ids,
                 judged_every=1 if any(cell.needs_models for cell in cells) else JUDGED_EVERY,
-                parcels=any(cell.needs_parcels for cell in cells),
+                deliveries=any(cell.needs_deliveries for cell in cells),
             )
-        await every_point_struck(errands, [cell for cell in cells if cell.needs_rest])
-    await every_point_struck(errands, cells)
-    await every_run_ended(errands, task_ids)
+        await every_point_struck(crash_stack, [cell for cell in cells if cell.needs_rest])
+    await every_point_struck(crash_stack, cells)
+    await every_run_ended(crash_stack, task_ids)
 
     for cell in cells:
-        struck_at = errands.struck_at(cell.service, cell.strikes[0][0])
+        struck_at = crash_stack.struck_at(cell.service, cell.strikes[0][0])
         assert struck_at is not None
-        in_flight = RUNS - await errands.finished_by(task_ids, struck_at)
+        in_flight = RUNS - await crash_stack.finished_by(task_ids, struck_at)
         assert in_flight >= IN_FLIGHT, f"{cell} struck when {in_flight} runs were in flight"
-    await every_run_ended_once(errands, task_ids)
-    await every_write_took_effect_once(errands, task_ids)
-    if any(cell.needs_parcels for cell in cells):
-        await every_parcel_was_delivered_once(errands, task_ids)
-    await nothing_left_behind(errands)
+    await every_run_ended_once(crash_stack, task_ids)
+    has_delivery = any(cell.needs_deliveries for cell in cells)
+    assert await crash_stack.violations(task_ids, has_delivery=has_delivery) == []
+    await nothing_left_behind(crash_stack)
 
 
 @pytest.mark.timeout(1800)
 @each_round(dict.fromkeys(ASKED, WITHDRAWING))
 async def test_whatever_point_a_service_dies_at_what_is_called_off_ends_once_and_is_told_as_it_is(
-    errands: Errands, number: int, cells: Round
+    crash_stack: CrashStack, number: int, cells: Round
 ) -> None:
     kept: list[str] = []
     called_off: list[str] = []
-    errands.disarm()
+    crash_stack.disarm()
     for stage in STAGES:
         staged = [cell for cell in cells if cell.service in stage]
         if staged:
             going_on = [f"kept-{number}-{staged[0].service}-{index}" for index in range(KEPT)]
             over = [f"over-{number}-{staged[0].service}-{index}" for index in range(CALLED_OFF)]
-            await call_off_while_they_wait(errands, staged, over, going_on)
-            await every_point_struck(errands, staged)
+            await call_off_while_they_wait(crash_stack, staged, over, going_on)
+            await every_point_struck(crash_stack, staged)
             kept += going_on
             called_off += over
-    await every_run_ended(errands, kept)
+    await every_run_ended(crash_stack, kept)
 
-    await every_run_ended_once(errands, kept)
-    await every_write_took_effect_once(errands, kept)
-    await every_parcel_was_delivered_once(errands, kept)
-    await every_run_ended_once(errands, called_off, "cancelled")
-    await every_request_was_answered(errands, called_off)
-    await what_was_withdrawn_was_not_done(errands, called_off)
-    await nothing_left_behind(errands)
+    await every_run_ended_once(crash_stack, kept)
+    assert await crash_stack.violations(kept, has_delivery=True) == []
+    await every_run_ended_once(crash_stack, called_off, "cancelled")
+    await every_request_was_answered(crash_stack, called_off)
+    await what_was_withdrawn_was_not_done(crash_stack, called_off)
+    await nothing_left_behind(crash_stack)
 
 
-def test_every_journal_folds_to_its_projections_and_no_budget_was_exceeded(errands: Errands) -> None:
-    assert "all agree" in triptych("verify", "--data", str(errands.folder))
+def test_every_journal_folds_to_its_projections_and_no_budget_was_exceeded(crash_stack: CrashStack) -> None:
+    assert "all agree" in triptych("verify", "--data", str(crash_stack.folder))
 
 
 @contextmanager
-def at_rest(errands: Errands, cells: Round) -> Iterator[set[str]]:
+def at_rest(crash_stack: CrashStack, cells: Round) -> Iterator[set[str]]:
     """While a cell needs it, the executor has nothing to do and yet every run is in flight: the critic stands still."""
     services = {"critic"} if any(cell.needs_rest for cell in cells) else set()
-    with errands.paused(services):
+    with crash_stack.paused(services):
         yield services
 
 
-async def every_point_struck(errands: Errands, cells: list[Cell] | Round) -> None:
+async def every_point_struck(crash_stack: CrashStack, cells: list[Cell] | Round) -> None:
     """Wait until each cell has struck, and arm a second point as soon as the first one has struck."""
 
     def missing() -> list[tuple[Cell, tuple[str, str]]]:
         """The strike that each cell waits for."""
-        waiting = ((cell, [s for s in cell.strikes if not errands.struck_at(cell.service, s[0])]) for cell in cells)
+        waiting = ((cell, [s for s in cell.strikes if not crash_stack.struck_at(cell.service, s[0])]) for cell in cells)
         return [(cell, strikes[0]) for cell, strikes in waiting if strikes]
 
     async def struck() -> bool:
-        await errands.answer_doubts()
+        await crash_stack.answer_doubts()
         waiting = missing()
         for cell, strike in waiting:
-            errands.arm(cell.service, *strike)
+            crash_stack.arm(cell.service, *strike)
         return not waiting
 
     async def tell() -> str:
@@ -294,106 +294,89 @@ async def every_point_struck(errands: Errands, cells: list[Cell] | Round) -> Non
     await until(struck, 480, tell)
 
 
-async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
+async def every_run_ended(crash_stack: CrashStack, task_ids: list[str]) -> None:
     async def ended() -> bool:
-        await errands.answer_doubts()
-        return all(task_id in errands.finals for task_id in task_ids)
+        await crash_stack.answer_doubts()
+        return all(task_id in crash_stack.finals for task_id in task_ids)
 
     async def tell() -> str:
-        rows = await errands.database.fetch(
+        rows = await crash_stack.database.fetch(
             "select task_id, status, reason_code, reason_message from executor.runs "
             "where task_id = any($1) and finished_at is null limit 3",
             task_ids,
         )
-        missing = sum(task_id not in errands.finals for task_id in task_ids)
+        missing = sum(task_id not in crash_stack.finals for task_id in task_ids)
         return f"{missing} final outcomes are missing; for example {[dict(row) for row in rows]}"
 
     await until(ended, 480, tell)
 
 
-async def call_off_while_they_wait(errands: Errands, cells: list[Cell], called_off: list[str], kept: list[str]) -> None:
+async def call_off_while_they_wait(
+    crash_stack: CrashStack, cells: list[Cell], called_off: list[str], kept: list[str]
+) -> None:
     """Cancel runs when some have asked these services, which stand still until all these runs are over."""
     services = [cell.service for cell in cells]
-    with errands.paused(services):
+    with crash_stack.paused(services):
         for cell in cells:
-            errands.arm(cell.service, *cell.strikes[0])
+            crash_stack.arm(cell.service, *cell.strikes[0])
         for task_ids in (called_off, kept):
-            await errands.submit(task_ids, judged_every=2 if "critic" in services else 1, parcels=True)
+            await crash_stack.submit(task_ids, judged_every=2 if "critic" in services else 1, deliveries=True)
 
         async def enough_wait() -> bool:
-            await errands.answer_doubts()
-            asked = [await errands.have_asked(called_off, ASKED[service]) for service in services]
+            await crash_stack.answer_doubts()
+            asked = [await crash_stack.have_asked(called_off, ASKED[service]) for service in services]
             return min(asked) >= WAITING
 
         async def tell() -> str:
             return f"fewer than {WAITING} of these runs have asked one of {services}"
 
         await until(enough_wait, 120, tell)
-        await errands.cancel(called_off)
-        await every_run_ended(errands, called_off)
+        await crash_stack.cancel(called_off)
+        await every_run_ended(crash_stack, called_off)
 
 
-async def every_run_ended_once(errands: Errands, task_ids: list[str], as_status: str = "succeeded") -> None:
-    assert {len(errands.finals[task_id]) for task_id in task_ids} == {1}, "a run had two final outcomes"
-    ends = [errands.statuses[task_id] for task_id in task_ids]
+async def every_run_ended_once(crash_stack: CrashStack, task_ids: list[str], as_status: str = "succeeded") -> None:
+    assert {len(crash_stack.finals[task_id]) for task_id in task_ids} == {1}, "a run had two final outcomes"
+    ends = [crash_stack.statuses[task_id] for task_id in task_ids]
     assert {len(end) for end in ends} == {1}, "a task became two runs, or ended in two ways"
     assert {status for end in ends for _, status in end} == {as_status}
-    assert errands.other_escalations == {}, "only what is in doubt needs a person"
-    assert len(await errands.run_ids(task_ids)) == len(task_ids)
+    assert crash_stack.other_escalations == {}, "only what is in doubt needs a person"
+    assert len(await crash_stack.run_ids(task_ids)) == len(task_ids)
 
 
-async def every_write_took_effect_once(errands: Errands, task_ids: list[str]) -> None:
-    run_ids = await errands.run_ids(task_ids)
-    doubted = await errands.doubted(run_ids)
-    assert all(steps == ["post"] for steps in doubted.values()), "only a post cannot be reconciled"
-    effects = errands.effects({f"T-{task_id}" for task_id in task_ids} | {str(run_id) for run_id in run_ids})
-    assert max(effects.values()) == 1, "a write took effect twice"
-    assert all(effects[f"T-{task_id}", "acknowledgements"] for task_id in task_ids)
-    assert all(effects[str(run_id), "tags"] for run_id in run_ids)
-    unposted = {run_id for run_id in run_ids if not effects[str(run_id), "assignments"]}
-    assert unposted <= doubted.keys(), "a letter counts as posted that nobody posted or doubted"
-
-
-async def every_parcel_was_delivered_once(errands: Errands, task_ids: list[str]) -> None:
-    """And the courier was believed, whatever died while it told so."""
-    run_ids = {str(run_id) for run_id in await errands.run_ids(task_ids)}
-    delivered = {run_id: errands.office.deliveries[run_id] for run_id in run_ids}
-    assert set(delivered.values()) == {1}, "a parcel was taken on twice, or not at all"
-    assert errands.office.heard.keys() <= {"taken", "kept", "known", "try again", "nobody"}
-
-
-async def every_request_was_answered(errands: Errands, task_ids: list[str]) -> None:
+async def every_request_was_answered(crash_stack: CrashStack, task_ids: list[str]) -> None:
     """Also what was open when its run ended: either it was done, or somebody says that it was not."""
 
     async def answered() -> bool:
-        return not await errands.unanswered(task_ids)
+        return not await crash_stack.unanswered(task_ids)
 
     async def tell() -> str:
-        return f"not answered: {(await errands.unanswered(task_ids))[:3]}"
+        return f"not answered: {(await crash_stack.unanswered(task_ids))[:3]}"
 
     await until(answered, 300, tell)
 
 
-async def what_was_withdrawn_was_not_done(errands: Errands, task_ids: list[str]) -> None:
-    run_ids = await errands.run_ids(task_ids)
-    effects = errands.effects({f"T-{task_id}" for task_id in task_ids} | {str(run_id) for run_id in run_ids})
-    assert max(effects.values(), default=0) <= 1, "a write took effect twice"
-    assert max(errands.office.deliveries[str(run_id)] for run_id in run_ids) <= 1, "a parcel was taken on twice"
-    for task_id, run_id, step in await errands.withdrawn(task_ids):
+async def what_was_withdrawn_was_not_done(crash_stack: CrashStack, task_ids: list[str]) -> None:
+    effects = (await crash_stack.effects()).by_place
+    run_ids = [str(run_id) for run_id in await crash_stack.run_ids(task_ids)]
+    tickets = {*run_ids, *(f"T-{task_id}" for task_id in task_ids)}
+    counts = [count for (ticket, _collection), count in effects.items() if ticket in tickets]
+    assert max(counts, default=0) <= 1, "a write took effect twice, or a delivery was accepted twice"
+    for task_id, run_id, step in await crash_stack.withdrawn(task_ids):
         done = {
             "acknowledge": effects[f"T-{task_id}", "acknowledgements"],
             "stamp": effects[str(run_id), "tags"],
             "post": effects[str(run_id), "assignments"],
-            "deliver": errands.office.deliveries[str(run_id)],
+            "deliver": effects[str(run_id), DELIVERIES],
         }
         assert not done.get(step), f"{step} of {task_id} was done, and is told as withdrawn"
 
 
-async def nothing_left_behind(errands: Errands) -> None:
+async def nothing_left_behind(crash_stack: CrashStack) -> None:
     async def clean() -> bool:
-        return not errands.not_running() and not await errands.left_behind()
+        return not crash_stack.not_running() and not await crash_stack.left_behind()
 
     async def tell() -> str:
-        return f"left behind: {await errands.left_behind()}; not running: {errands.not_running()}"
+        return f"left behind: {await crash_stack.left_behind()}; not running: {crash_stack.not_running()}"
 
     await until(clean, 300, tell)

@@ -10,7 +10,7 @@ import signal
 import httpx
 import pytest
 from aiokafka.errors import KafkaError
-from errands import Errands, triptych, until
+from crash_stack import CrashStack, triptych, until
 
 from triptych.client.errors import ClientError
 
@@ -19,72 +19,74 @@ SERVERS = {"kafka", "postgres"}
 
 
 @pytest.mark.timeout(1_200)
-async def test_after_each_kill_of_kafka_every_service_works_again_without_being_started_again(errands: Errands) -> None:
-    before = services(errands)
+async def test_after_each_kill_of_kafka_every_service_works_again_without_being_started_again(
+    crash_stack: CrashStack,
+) -> None:
+    before = services(crash_stack)
     for number in range(ROUNDS):
         under_way = [f"killed-{number}-{n}" for n in range(A_ROUND)]
-        await errands.submit(under_way, judged_every=5)
-        killed = processes(errands)["kafka"]
+        await crash_stack.submit(under_way, judged_every=5)
+        killed = processes(crash_stack)["kafka"]
         os.kill(killed, signal.SIGKILL)
 
         async def is_back(killed: int = killed) -> bool:
-            return processes(errands)["kafka"] not in {killed, None}
+            return processes(crash_stack)["kafka"] not in {killed, None}
 
-        await until(is_back, 120, tell(errands))
+        await until(is_back, 120, tell(crash_stack))
         after = [f"back-{number}-{n}" for n in range(A_ROUND)]
-        await submitted(errands, after)
-        await every_run_ended(errands, under_way + after)
-        await everybody_is_alive_and_ready(errands)
-    assert services(errands) == before, "a service had to be started again"
-    assert not errands.other_escalations
-    for service in errands.stack["services"]:
-        log = errands.folder / "logs" / f"{service['name']}.log"
+        await submitted(crash_stack, after)
+        await every_run_ended(crash_stack, under_way + after)
+        await everybody_is_alive_and_ready(crash_stack)
+    assert services(crash_stack) == before, "a service had to be started again"
+    assert not crash_stack.other_escalations
+    for service in crash_stack.description["services"]:
+        log = crash_stack.folder / "logs" / f"{service['name']}.log"
         assert all(json.loads(line)["event"] for line in log.read_text().splitlines())
 
 
-def processes(errands: Errands) -> dict[str, int]:
-    status = json.loads(triptych("status", "--json", "--data", str(errands.folder)))
+def processes(crash_stack: CrashStack) -> dict[str, int]:
+    status = json.loads(triptych("status", "--json", "--data", str(crash_stack.folder)))
     return {each["name"]: each["pid"] for each in status["processes"]}
 
 
-def services(errands: Errands) -> dict[str, int]:
-    return {name: pid for name, pid in processes(errands).items() if name not in SERVERS}
+def services(crash_stack: CrashStack) -> dict[str, int]:
+    return {name: pid for name, pid in processes(crash_stack).items() if name not in SERVERS}
 
 
-def tell(errands: Errands) -> object:
+def tell(crash_stack: CrashStack) -> object:
     async def told() -> str:
-        return f"processes: {processes(errands)}"
+        return f"processes: {processes(crash_stack)}"
 
     return told
 
 
-async def submitted(errands: Errands, task_ids: list[str]) -> None:
+async def submitted(crash_stack: CrashStack, task_ids: list[str]) -> None:
     """Submit until Kafka has them; a repeat is the same run."""
 
     async def accepted() -> bool:
         try:
-            await errands.submit(task_ids, judged_every=5)
+            await crash_stack.submit(task_ids, judged_every=5)
         except (ClientError, KafkaError, OSError):
             await asyncio.sleep(0.5)
             return False
         return True
 
-    await until(accepted, 180, tell(errands))
+    await until(accepted, 180, tell(crash_stack))
 
 
-async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
+async def every_run_ended(crash_stack: CrashStack, task_ids: list[str]) -> None:
     async def ended() -> bool:
-        await errands.answer_doubts()
-        return all(task_id in errands.finals for task_id in task_ids)
+        await crash_stack.answer_doubts()
+        return all(task_id in crash_stack.finals for task_id in task_ids)
 
     async def missing() -> str:
-        return f"no outcome: {[task_id for task_id in task_ids if task_id not in errands.finals]}"
+        return f"no outcome: {[task_id for task_id in task_ids if task_id not in crash_stack.finals]}"
 
     await until(ended, 300, missing)
 
 
-async def everybody_is_alive_and_ready(errands: Errands) -> None:
-    ready = [each["health_url"] for each in errands.stack["services"]]
+async def everybody_is_alive_and_ready(crash_stack: CrashStack) -> None:
+    ready = [each["health_url"] for each in crash_stack.description["services"]]
     asked = [*ready, *(url.replace("/ready", "/live") for url in ready)]
 
     async def well() -> bool:
@@ -92,4 +94,4 @@ async def everybody_is_alive_and_ready(errands: Errands) -> None:
             answers = [await http.get(url) for url in asked]
         return all(answer.status_code == 200 for answer in answers)
 
-    await until(well, 120, tell(errands))
+    await until(well, 120, tell(crash_stack))

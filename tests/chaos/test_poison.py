@@ -13,7 +13,7 @@ from typing import Any
 
 import aiokafka
 import pytest
-from errands import CONFIG, POISON, WORKERS, Errands, everything_published, partitions_of, triptych, until
+from crash_stack import CONFIG, POISON, WORKERS, CrashStack, everything_published, partitions_of, triptych, until
 from poison import Brewer, Fate, Poison
 
 from triptych.embedded.topics import PARTITIONS
@@ -49,101 +49,103 @@ def test_no_topic_is_left_out() -> None:
 
 
 @pytest.mark.timeout(900)
-async def test_poison_on_every_topic_is_buried_with_its_bytes_and_harms_nobody(errands: Errands) -> None:
-    before = processes(errands)
+async def test_poison_on_every_topic_is_buried_with_its_bytes_and_harms_nobody(crash_stack: CrashStack) -> None:
+    before = processes(crash_stack)
     first = [f"first-{n}" for n in range(FIRST)]
-    await errands.submit(first, judged_every=JUDGED_EVERY, parcels=True)
-    await every_run_ended(errands, first)
-    await call_off_what_waits(errands)
-    await command_what_is_over(errands)
-    genuine = await everything_published(errands)
-    nouns = {*READERS, topics.CONTRACTS, topics.TOOL_CONTROLS} - {topics.CHILD_TASKS}  # no errand hands over
-    wanted = {f"{prefix(errands)}.{noun}" for noun in nouns}
+    await crash_stack.submit(first, judged_every=JUDGED_EVERY, deliveries=True)
+    await every_run_ended(crash_stack, first)
+    await call_off_what_waits(crash_stack)
+    await command_what_is_over(crash_stack)
+    genuine = await everything_published(crash_stack)
+    nouns = {*READERS, topics.CONTRACTS, topics.TOOL_CONTROLS} - {topics.CHILD_TASKS}  # no run here hands over
+    wanted = {f"{prefix(crash_stack)}.{noun}" for noun in nouns}
     assert genuine.keys() >= wanted, "a topic has nothing to be replayed"
 
     brewer = Brewer(SEED, genuine, PARTITIONS)
-    poison = [one for noun in (*READERS, *UNREAD) for one in brewer.brew(f"{prefix(errands)}.{noun}")]
+    poison = [one for noun in (*READERS, *UNREAD) for one in brewer.brew(f"{prefix(crash_stack)}.{noun}")]
     random.Random(SEED).shuffle(poison)  # noqa: S311 - not for secrets
     honest: list[str] = []
     places: dict[Place, Poison] = {}
     for wave in range(WAVES):
         task_ids = [f"wave-{wave}-{n}" for n in range(A_WAVE)]
-        await errands.submit(task_ids, judged_every=JUDGED_EVERY)
+        await crash_stack.submit(task_ids, judged_every=JUDGED_EVERY)
         honest += task_ids
-        places |= await published(errands, poison[wave::WAVES])
+        places |= await published(crash_stack, poison[wave::WAVES])
     last = [f"last-{n}" for n in range(FIRST)]
-    await errands.submit(last, judged_every=JUDGED_EVERY)
+    await crash_stack.submit(last, judged_every=JUDGED_EVERY)
 
-    await every_run_ended(errands, [*honest, *last])
-    assert all(len(errands.finals[task_id]) == 1 for task_id in (*first, *honest, *last))
-    assert {status for task_id in (*first, *honest, *last) for _, status in errands.statuses[task_id]} == {"succeeded"}
-    assert errands.other_escalations == {}
-    assert processes(errands) == before, "a process died of it"
-    await everything_read_is_buried(errands, places)
-    await every_tool_obeys(errands)
-    effects = errands.effects({f"T-{task_id}" for task_id in (*first, *honest, *last)})
+    await every_run_ended(crash_stack, [*honest, *last])
+    assert all(len(crash_stack.finals[task_id]) == 1 for task_id in (*first, *honest, *last))
+    assert {status for task_id in (*first, *honest, *last) for _, status in crash_stack.statuses[task_id]} == {
+        "succeeded"
+    }
+    assert crash_stack.other_escalations == {}
+    assert processes(crash_stack) == before, "a process died of it"
+    await everything_read_is_buried(crash_stack, places)
+    await every_tool_obeys(crash_stack)
+    effects = await crash_stack.effects_on((*first, *honest, *last))
     assert set(effects.values()) == {1}, "a write took effect twice"
-    assert "all agree" in triptych("verify", "--data", str(errands.folder))
+    assert "all agree" in triptych("verify", "--data", str(crash_stack.folder))
 
 
-def prefix(errands: Errands) -> str:
-    return json.loads((errands.folder / "stack.json").read_text())["topic_prefix"]
+def prefix(crash_stack: CrashStack) -> str:
+    return json.loads((crash_stack.folder / "stack.json").read_text())["topic_prefix"]
 
 
 def noun_of(topic: str) -> str:
     return topic.partition(".")[2]
 
 
-def processes(errands: Errands) -> dict[str, int]:
-    status = json.loads(triptych("status", "--json", "--data", str(errands.folder)))
+def processes(crash_stack: CrashStack) -> dict[str, int]:
+    status = json.loads(triptych("status", "--json", "--data", str(crash_stack.folder)))
     return {each["name"]: each["pid"] for each in status["processes"]}
 
 
-async def every_run_ended(errands: Errands, task_ids: list[str]) -> None:
+async def every_run_ended(crash_stack: CrashStack, task_ids: list[str]) -> None:
     async def ended() -> bool:
-        return all(task_id in errands.finals for task_id in task_ids)
+        return all(task_id in crash_stack.finals for task_id in task_ids)
 
     async def tell() -> str:
-        missing = [task_id for task_id in task_ids if task_id not in errands.finals]
-        return f"{len(missing)} have no final outcome, for example {missing[:3]}; processes: {processes(errands)}"
+        missing = [task_id for task_id in task_ids if task_id not in crash_stack.finals]
+        return f"{len(missing)} have no final outcome, for example {missing[:3]}; processes: {processes(crash_stack)}"
 
     await until(ended, 240, tell)
 
 
-async def call_off_what_waits(errands: Errands) -> None:
+async def call_off_what_waits(crash_stack: CrashStack) -> None:
     """So that the topic of withdrawals has something genuine on it, too."""
     over = [f"over-{n}" for n in range(CALLED_OFF)]
-    with errands.paused(["kb"]):
-        await errands.submit(over, judged_every=JUDGED_EVERY)
+    with crash_stack.paused(["kb"]):
+        await crash_stack.submit(over, judged_every=JUDGED_EVERY)
 
         async def asked() -> bool:
-            return await errands.have_asked(over, ["CallRequested search"]) == CALLED_OFF
+            return await crash_stack.have_asked(over, ["CallRequested search"]) == CALLED_OFF
 
         async def tell() -> str:
-            return f"{await errands.have_asked(over, ['CallRequested search'])} of {CALLED_OFF} runs have asked"
+            return f"{await crash_stack.have_asked(over, ['CallRequested search'])} of {CALLED_OFF} runs have asked"
 
         await until(asked, 120, tell)
-        await errands.cancel(over)
-        await every_run_ended(errands, over)
+        await crash_stack.cancel(over)
+        await every_run_ended(crash_stack, over)
 
 
-async def command_what_is_over(errands: Errands) -> None:
+async def command_what_is_over(crash_stack: CrashStack) -> None:
     """So that the topics of commands have something genuine on them, too."""
-    for row in await errands.database.fetch("select run_id, partition from executor.runs limit 6"):
-        await errands.client.control(row["run_id"], row["partition"], ControlAction.CANCEL, principal="user:late")
-    await every_tool_obeys(errands)
+    for row in await crash_stack.database.fetch("select run_id, partition from executor.runs limit 6"):
+        await crash_stack.client.control(row["run_id"], row["partition"], ControlAction.CANCEL, principal="user:late")
+    await every_tool_obeys(crash_stack)
 
 
-async def every_tool_obeys(errands: Errands) -> None:
+async def every_tool_obeys(crash_stack: CrashStack) -> None:
     """A command that is given now is written down by the tool that it is for."""
     waiting = {
-        tool: await errands.client.tell_tool(tool, None, BreakerMode.AUTO, principal="user:late") for tool in TOOLS
+        tool: await crash_stack.client.tell_tool(tool, None, BreakerMode.AUTO, principal="user:late") for tool in TOOLS
     }
 
     async def obeyed() -> bool:
         for tool, command_id in list(waiting.items()):
             found = f"select true from tool_{tool}.controls where command_id = $1"  # noqa: S608
-            if await errands.database.fetchval(found, command_id):
+            if await crash_stack.database.fetchval(found, command_id):
                 del waiting[tool]
         return not waiting
 
@@ -153,9 +155,9 @@ async def every_tool_obeys(errands: Errands) -> None:
     await until(obeyed, 60, tell)
 
 
-async def published(errands: Errands, poison: list[Poison]) -> dict[Place, Poison]:
+async def published(crash_stack: CrashStack, poison: list[Poison]) -> dict[Place, Poison]:
     """Publish it; gives where each piece lies."""
-    stack = json.loads((errands.folder / "stack.json").read_text())
+    stack = json.loads((crash_stack.folder / "stack.json").read_text())
     places: dict[Place, Poison] = {}
     async with AsyncExitStack() as producers:
         through: dict[str | None, aiokafka.AIOKafkaProducer] = {}
@@ -179,13 +181,13 @@ async def published(errands: Errands, poison: list[Poison]) -> dict[Place, Poiso
     return places
 
 
-async def everything_read_is_buried(errands: Errands, places: dict[Place, Poison]) -> None:
+async def everything_read_is_buried(crash_stack: CrashStack, places: dict[Place, Poison]) -> None:
     """What is read became a dead letter with the same bytes, or was dropped because it answers nothing."""
     dead: dict[Place, Any] = {}
 
     async def found() -> bool:
         for schema in ("executor", *WORKERS):
-            for row in await errands.database.fetch(
+            for row in await crash_stack.database.fetch(
                 f'select topic, partition, "offset", key, value, cut, code, message from {schema}.dead_letters'  # noqa: S608
             ):
                 dead[row["topic"], row["partition"], row["offset"]] = row

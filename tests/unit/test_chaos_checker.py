@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from triptych_chaos.checker import (
-    PARCELS,
+    DELIVERIES,
     Effects,
     Event,
     Run,
     Violation,
+    check_delivery,
     check_effects,
     check_leftovers,
-    check_parcel,
     check_run,
     check_task,
 )
 from triptych_chaos.client import Observed
-from triptych_chaos.courier import Parcel
+from triptych_chaos.webhook_sender import Delivery
 
 RUN_ID, TASK_ID, OUTCOME = "0190-run", "task-1", ("0190-run:outcome", "5f2a")
 LIMITS = {"steps": 3, "tool_calls": 4, "tokens": 1_000, "usd_micros": 500, "replans": 0, "wall_ms": 60_000}
@@ -45,7 +45,7 @@ WRITES = [each for step in ("acknowledge", "stamp", "post") for each in (asked(s
 
 
 def a_run(*events: tuple[str, dict[str, Any]], status: str = "succeeded") -> Run:
-    return Run(RUN_ID, "acme", TASK_ID, "errand", status, LIMITS, journal(*(events or (ADMITTED, *WRITES, ENDED))))
+    return Run(RUN_ID, "acme", TASK_ID, "calls", status, LIMITS, journal(*(events or (ADMITTED, *WRITES, ENDED))))
 
 
 def effects(**more: int) -> Effects:
@@ -60,8 +60,8 @@ def observed(**changes: Any) -> Observed:
     return replace(seen, status="succeeded", run_id=RUN_ID, **changes)
 
 
-def found_in(run: Run, seen: Effects, *, has_parcel: bool = False) -> list[str]:
-    return checks(check_run(run, seen, has_parcel=has_parcel))
+def found_in(run: Run, seen: Effects, *, has_delivery: bool = False) -> list[str]:
+    return checks(check_run(run, seen, has_delivery=has_delivery))
 
 
 def checks(violations: Any) -> list[str]:
@@ -191,14 +191,14 @@ def delivered(run_id: str = RUN_ID, status: str = "ok") -> tuple[str, dict[str, 
     return "CallAnswered", {"request_id": "deliver", "step": "deliver", "result": result}
 
 
-def with_parcels(count: int) -> Effects:
+def with_deliveries(count: int) -> Effects:
     seen = effects()
-    seen.by_place[RUN_ID, PARCELS] = count
+    seen.by_place[RUN_ID, DELIVERIES] = count
     return seen
 
 
 @pytest.mark.parametrize(
-    ("answers", "parcels", "has_parcel", "wrong"),
+    ("answers", "deliveries", "has_delivery", "wrong"),
     [
         ([delivered()], 1, True, []),
         ([delivered(status="error"), delivered()], 1, True, []),
@@ -211,13 +211,13 @@ def with_parcels(count: int) -> Effects:
     ],
     ids=["once", "after an error", "none", "twice", "unwanted", "not at all", "not told", "of another run"],
 )
-def test_a_parcel_is_taken_on_once_for_a_run_that_wants_one_and_the_run_is_told(
-    *, answers: Any, parcels: int, has_parcel: bool, wrong: list[str]
+def test_a_delivery_is_accepted_once_for_a_run_that_wants_one_and_the_run_is_told(
+    *, answers: Any, deliveries: int, has_delivery: bool, wrong: list[str]
 ) -> None:
     calls = [each for answer in answers for each in (asked("deliver", "deliver"), answer)]
     limits = LIMITS | {"steps": 4, "tool_calls": 6}
     run = replace(a_run(ADMITTED, *WRITES, *calls, ENDED), limits=limits)
-    assert found_in(run, with_parcels(parcels), has_parcel=has_parcel) == wrong
+    assert found_in(run, with_deliveries(deliveries), has_delivery=has_delivery) == wrong
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_parcel_is_taken_on_once_for_a_run_that_wants_one_and_the_run_is_told(
     ],
 )
 def test_a_callback_counts_once_is_never_refused_and_has_one_address(changes: Any, wrong: list[str]) -> None:
-    found = list(check_parcel("key-1", Parcel(RUN_ID, "http://here", lines=[4, 7], **changes)))
+    found = list(check_delivery("key-1", Delivery(RUN_ID, "http://here", lines=[4, 7], **changes)))
     assert checks(found) == wrong
     assert all((violation.run_id, violation.lines) == (RUN_ID, (4, 7)) for violation in found)
 

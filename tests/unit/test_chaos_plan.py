@@ -44,6 +44,6 @@ def test_only_processes_that_there_are_are_struck() -> None:
 
 
 def test_the_tool_that_is_called_back_is_struck_like_any_other_and_its_clock_stays_within_what_webhooks_allow() -> None:
-    faults = [fault for seed in range(10) for fault in plan(seed, 1_800, 3) if fault.target.startswith("courier")]
+    faults = [fault for seed in range(10) for fault in plan(seed, 1_800, 3) if fault.target.startswith("webhook")]
     assert {fault.kind for fault in faults} == {Kind.KILL, Kind.PAUSE, Kind.SCALE, Kind.CLOCK, Kind.CALLBACK_KILL}
     assert max(abs(fault.amount) for fault in faults if fault.kind is Kind.CLOCK) < 300

@@ -1,4 +1,4 @@
-"""A tool whose upstream takes a parcel on and calls back when it is delivered."""
+"""A tool whose upstream accepts a delivery and calls back when it is made."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from triptych.tools.http.errors import check_status
 
 @asynccontextmanager
 async def _client(_resources: Resources) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=os.environ["COURIER_URL"], timeout=10) as client:
+    async with httpx.AsyncClient(base_url=os.environ["WEBHOOK_SENDER_URL"], timeout=10) as client:
         yield client
 
 
-tool = Tool("courier", lifespan=_client)
+tool = Tool("webhook", lifespan=_client)
 
 
 class Delivered(BaseModel):
@@ -29,13 +29,13 @@ class Delivered(BaseModel):
 
 @tool.operation(effect=Effect.IDEMPOTENT, timeout_ms=90_000)
 async def deliver(call: Call[httpx.AsyncClient]) -> Delivered:
-    """Have a parcel delivered about the run."""
-    parcel = {"run": str(call.run_id), "key": call.idempotency_key, "callback": call.callback_url}
-    check_status(await call.state.post("/parcels", json=parcel))
+    """Have something delivered for the run."""
+    delivery = {"run": str(call.run_id), "key": call.idempotency_key, "callback": call.callback_url}
+    check_status(await call.state.post("/deliveries", json=delivery))
     raise Accepted
 
 
 @tool.completion(deliver, accept_within_ms=10_000)
 async def delivered(body: dict[str, Any]) -> Delivered:
-    """What the courier says when it is done."""
+    """Read what the webhook says when it is done."""
     return Delivered(run=body["run"])

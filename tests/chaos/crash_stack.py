@@ -1,6 +1,6 @@
-"""A stack with fail points, errands to run through it, and what can be seen of them from outside.
+"""A stack with fail points, the workload of the nemesis to run through it, and what can be seen of it from outside.
 
-It looks at Kafka, at the database and at the helpdesk's own file; it shares no code with the services.
+It looks at Kafka, at the database and at the ledgers of the upstreams; it shares no code with the services.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
-import sqlite3
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,19 +26,20 @@ from uuid import UUID
 import aiokafka
 import asyncpg
 from aiokafka import ConsumerRecord, TopicPartition
-from courier_office import CourierOffice, open_office
 
 from triptych.client import Client
 from triptych.embedded.topics import PARTITIONS
 from triptych.schemas import ControlAction, Task, topics
+from triptych_chaos import evidence
+from triptych_chaos.checker import Effects, Violation, check_delivery, check_run
+from triptych_chaos.history import recording
+from triptych_chaos.webhook_sender import PROMPT, WebhookSender, open_sender
+from triptych_chaos.workload import BODY, CALLS, CONFIG, SUBJECT
 
-CONFIG = Path(__file__).with_name("errand") / "triptych.toml"
 COMPACTED = {topic.noun for topic in topics.CATALOG if topic.compacted}
-WORKERS = ("planner", "critic", "tool_kb", "tool_helpdesk", "tool_model", "tool_letterbox", "tool_courier")
+WORKERS = ("planner", "critic", "tool_kb", "tool_helpdesk", "tool_model", "tool_inbox", "tool_webhook")
 POISON = "x-poison"
 """The header of what a test, and no service, has put among the outcomes."""
-SUBJECT = "How do I rotate an API key?"
-BODY = "We have to rotate the API key of our integration without downtime. How do we do that?"
 
 
 def triptych(*arguments: str, **environment: str) -> str:
@@ -56,13 +58,13 @@ def triptych(*arguments: str, **environment: str) -> str:
 
 
 @dataclass
-class Errands:
+class CrashStack:
     """The stack, and every outcome that it has ever sent."""
 
     folder: Path
     client: Client
     database: asyncpg.Connection
-    office: CourierOffice
+    sender: WebhookSender
     finals: dict[str, Counter[str]] = field(default_factory=dict)
     """By task id, how often each `ce_id` of a final outcome was seen."""
     statuses: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
@@ -73,26 +75,34 @@ class Errands:
 
     @classmethod
     @asynccontextmanager
-    async def started(cls, folder: Path) -> AsyncIterator[Errands]:
-        async with open_office() as (office, environment):
-            triptych("up", "--data", str(folder), "--config", str(CONFIG), **environment)
-            try:
-                stack = json.loads((folder / "stack.json").read_text())
-                database = await asyncpg.connect(stack["postgres"])
-                async with Client.from_stack(folder) as client:
-                    errands = cls(folder, client, database, office)
-                    async with errands.listening():
-                        yield errands
-                await errands.database.close()
-            finally:
-                triptych("down", "--data", str(folder))
+    async def started(cls, folder: Path) -> AsyncIterator[CrashStack]:
+        port, callback_port = _free_ports(2)
+        with recording(folder.with_name(f"{folder.name}-history.jsonl")) as history:
+            # Dice of the same seed; they are no secret.
+            async with open_sender(history, random.Random(1), port, PROMPT) as sender:  # noqa: S311
+                environment = sender.environment | {
+                    "TRIPTYCH_CALLBACK_URL": f"http://127.0.0.1:{callback_port}",
+                    "TRIPTYCH_CALLBACK_PORT": str(callback_port),
+                }
+                triptych("up", "--data", str(folder), "--config", str(CONFIG), **environment)
+                try:
+                    database = await asyncpg.connect(json.loads((folder / "stack.json").read_text())["postgres"])
+                    async with Client.from_stack(folder) as client:
+                        crash_stack = cls(folder, client, database, sender)
+                        async with crash_stack.listening():
+                            yield crash_stack
+                    await crash_stack.database.close()
+                finally:
+                    triptych("down", "--data", str(folder))
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Read the outcomes from their beginning while the body runs: the log may be another one than before."""
-        stack = self.stack
+        description = self.description
         outcomes = aiokafka.AIOKafkaConsumer(
-            f"{stack['topic_prefix']}.outcomes", bootstrap_servers=stack["kafka"], auto_offset_reset="earliest"
+            f"{description['topic_prefix']}.outcomes",
+            bootstrap_servers=description["kafka"],
+            auto_offset_reset="earliest",
         )
         await outcomes.start()
         reading = asyncio.create_task(self._read(outcomes))
@@ -107,7 +117,7 @@ class Errands:
     async def reconnected(self) -> bool:
         """Whether there is a new connection to a database that was away."""
         try:
-            database = await asyncpg.connect(self.stack["postgres"])
+            database = await asyncpg.connect(self.description["postgres"])
         except (OSError, asyncpg.PostgresError):
             return False
         self.database.terminate()
@@ -130,21 +140,21 @@ class Errands:
                 self.other_escalations[task_id] = f"{outcome['reason']}"
 
     @property
-    def stack(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """What stack.json says now."""
         return json.loads((self.folder / "stack.json").read_text())
 
     # --- crashes ----------------------------------------------------------------------------------
 
     def pid_of(self, service: str) -> int:
-        stack = self.stack
-        pid = next(each["pid"] for each in stack["services"] if each["name"] == service)
+        description = self.description
+        pid = next(each["pid"] for each in description["services"] if each["name"] == service)
         assert pid is not None, f"{service} is not running"
         return pid
 
     def not_running(self) -> list[str]:
         """The services that have died and are about to be started again."""
-        return [each["name"] for each in self.stack["services"] if each["pid"] is None]
+        return [each["name"] for each in self.description["services"] if each["pid"] is None]
 
     def disarm(self) -> None:
         """Take away every order, given or carried out."""
@@ -179,14 +189,14 @@ class Errands:
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
 
-    async def submit(self, task_ids: list[str], *, judged_every: int, parcels: bool = False) -> None:
-        """Submit errands, each so-manieth with a draft and its judgement, and return when Kafka has them.
+    async def submit(self, task_ids: list[str], *, judged_every: int, deliveries: bool = False) -> None:
+        """Submit tasks, one in `judged_every` with a draft and its judgement, and return when Kafka has them.
 
-        With `parcels`, each waits for a webhook, too.
+        With `deliveries`, each waits for a webhook, too.
         """
         await self.client.submit_many(
             Task(
-                playbook="errand",
+                playbook=CALLS,
                 task_id=task_id,
                 input={
                     "ticket_id": f"T-{task_id}",
@@ -194,7 +204,7 @@ class Errands:
                     # Another question each time: one that was answered before is answered from the cache of answers.
                     "body": f"{BODY} ({task_id})",
                     "judged": number % judged_every == 0,
-                    "parcel": parcels,
+                    "delivery": deliveries,
                 },
             )
             for number, task_id in enumerate(task_ids)
@@ -203,7 +213,7 @@ class Errands:
     # --- what a person does -----------------------------------------------------------------------
 
     async def answer_doubts(self) -> None:
-        """Whoever is in doubt is told that the letter counts as posted."""
+        """Tell each run in doubt that its letter counts as posted."""
         while self.in_doubt:
             _, run_id = self.in_doubt.popitem()
             partition = await self.database.fetchval("select partition from executor.runs where run_id = $1", run_id)
@@ -211,7 +221,7 @@ class Errands:
                 run_id,
                 partition,
                 ControlAction.SKIP,
-                principal="user:clerk",
+                principal="user:approver",
                 step="post",
                 data={"ticket_id": str(run_id)},
             )
@@ -221,7 +231,7 @@ class Errands:
         for row in await self.database.fetch(
             "select run_id, partition from executor.runs where task_id = any($1)", task_ids
         ):
-            await self.client.control(row["run_id"], row["partition"], ControlAction.CANCEL, principal="user:clerk")
+            await self.client.control(row["run_id"], row["partition"], ControlAction.CANCEL, principal="user:approver")
 
     # --- what can be seen -------------------------------------------------------------------------
 
@@ -268,44 +278,43 @@ class Errands:
         )
         return found
 
-    async def doubted(self, run_ids: list[UUID]) -> dict[UUID, list[str | None]]:
-        """The runs whose journal has an escalation `in_doubt`, with the steps it was about."""
-        rows = await self.database.fetch(
-            "select run_id, data ->> 'step' as step from executor.journal where run_id = any($1) "
-            "and type = 'RunEscalated' and data -> 'reason' ->> 'code' = 'in_doubt'",
-            run_ids,
-        )
-        doubts: dict[UUID, list[str | None]] = {}
-        for row in rows:
-            doubts.setdefault(row["run_id"], []).append(row["step"])
-        return doubts
-
     async def left_behind(self) -> dict[str, int]:
         """Rows that must be gone, or done with, when every run has ended."""
-        left = {
-            table: await self.database.fetchval(f"select count(*) from executor.{table}")  # noqa: S608
-            for table in ("outbox", "timers")
-        }
+        found = await evidence.leftovers_of(self.description["postgres"])
+        left = {name: count for name, count in found.items() if not name.endswith(".dead_letters")}
+        left["dead letters"] = sum(count for name, count in found.items() if name.endswith(".dead_letters"))
         for schema in WORKERS:
-            left[f"{schema}.jobs"] = await self.database.fetchval(
-                f"select count(*) from {schema}.jobs where state <> 'published'"  # noqa: S608
-            )
-            left[f"{schema}.leases"] = (
-                await self.database.fetchval(f"select count(*) from {schema}.leases") - 1  # noqa: S608
-            )
-        left["dead letters"] = await self.database.fetchval("select count(*) from executor.dead_letters")
+            leases = await self.database.fetchval(f"select count(*) from {schema}.leases")  # noqa: S608
+            left[f"{schema}.leases"] = leases - 1
         return {name: count for name, count in left.items() if count}
 
-    def effects(self, tickets: set[str]) -> Counter[tuple[str, str]]:
-        """How often each operation took effect on each of these tickets, by the helpdesk's own account."""
-        found: Counter[tuple[str, str]] = Counter()
-        # The server may be writing; reading waits for nobody.
-        with sqlite3.connect(f"file:{self.folder / 'helpdesk.sqlite'}?mode=ro", uri=True) as store:
-            wanted = "select ticket, operation, count(*) from effects where ticket in (select value from json_each(?)) group by 1, 2"
-            for ticket, operation, count in store.execute(wanted, [json.dumps(sorted(tickets))]):
-                found[ticket, operation] = count
-        store.close()
+    async def effects(self) -> Effects:
+        """Count what took effect, as the upstreams say."""
+        return await evidence.effects_of(evidence.Places.of(self.folder), self.sender)
+
+    async def effects_on(self, task_ids: Iterable[str]) -> dict[tuple[str, str], int]:
+        """Count the writes to the tickets of these tasks, by ticket and collection."""
+        tickets = {f"T-{task_id}" for task_id in task_ids}
+        return {place: count for place, count in (await self.effects()).by_place.items() if place[0] in tickets}
+
+    async def violations(self, task_ids: list[str], *, has_delivery: bool) -> list[Violation]:
+        """Check the runs of these tasks as the nemesis does, and what was delivered for them."""
+        effects, found, run_ids = await self.effects(), [], set()
+        async for run in evidence.runs_of(self.description["postgres"], task_ids):
+            run_ids.add(run.run_id)
+            found += check_run(run, effects, has_delivery=has_delivery)
+        for key, delivery in self.sender.deliveries.items():
+            if delivery.run_id in run_ids:
+                found += check_delivery(key, delivery)
         return found
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 async def until(condition: Any, within_s: float, what: Any) -> None:
@@ -321,13 +330,13 @@ def partitions_of(topic: str) -> int:
     return 1 if topic.partition(".")[2] in COMPACTED else PARTITIONS
 
 
-async def everything_published(errands: Errands) -> dict[str, list[ConsumerRecord[Any, Any]]]:
+async def everything_published(crash_stack: CrashStack) -> dict[str, list[ConsumerRecord[Any, Any]]]:
     """What lies on the topics now, by topic; the records of a partition are in order."""
-    stack = errands.stack
-    consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=stack["kafka"], auto_offset_reset="earliest")
+    description = crash_stack.description
+    consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=description["kafka"], auto_offset_reset="earliest")
     found: dict[str, list[ConsumerRecord[Any, Any]]] = defaultdict(list)
     async with consumer:
-        ours = [topic for topic in await consumer.topics() if topic.startswith(f"{stack['topic_prefix']}.")]
+        ours = [topic for topic in await consumer.topics() if topic.startswith(f"{description['topic_prefix']}.")]
         everywhere = [TopicPartition(topic, p) for topic in ours for p in range(partitions_of(topic))]
         consumer.assign(everywhere)
         ends = await consumer.end_offsets(everywhere)

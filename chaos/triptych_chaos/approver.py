@@ -29,7 +29,7 @@ from executor.runs where status = 'escalated'
 """
 
 
-class Clerk:
+class Approver:
     """Answers escalations for ever."""
 
     def __init__(self, kafka: str, dsn: str, history: History) -> None:
@@ -74,7 +74,7 @@ class Clerk:
         what = (
             {"action": "skip", "data": {"ticket_id": run_id}} if is_doubt else {"action": "resume", "extend": _EXTEND}
         )
-        command = {"command_id": command_id, "run_id": run_id, "principal": "user:clerk", **what}
+        command = {"command_id": command_id, "run_id": run_id, "principal": "user:approver", **what}
         await producer.send_and_wait(
             f"{PREFIX}.control", json.dumps(command).encode(), key=run_id.encode(), partition=row["partition"]
         )
@@ -94,4 +94,4 @@ class Clerk:
 
 def _command_id(row: asyncpg.Record) -> str:
     """One for each state of a run, so that a command which is said again is the same command."""
-    return f"clerk:{row['run_id']}:{row['updated_at']}"
+    return f"approver:{row['run_id']}:{row['updated_at']}"

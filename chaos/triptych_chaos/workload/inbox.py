@@ -28,7 +28,7 @@ async def _client(resources: Resources) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-tool = Tool("letterbox", settings=HelpdeskSettings, lifespan=_client)
+tool = Tool("inbox", settings=HelpdeskSettings, lifespan=_client)
 
 
 class Done(BaseModel):
