@@ -40,7 +40,12 @@ from triptych.tools import Tool
 from triptych.tools.testing import call
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "changes/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "changes/README.md",
+    ROOT / "examples/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 LINES_OF_A_TOOL = 30
 QUESTIONS_OF_NEWCOMERS = 16
 

@@ -145,9 +145,9 @@ def test_equal_items_of_a_list_are_the_same_write_unless_their_places_tell_them_
         ([search(arguments={"query": "abc", "limit": 50})], "step search, arguments.limit: 50 is greater"),
         ([search(arguments={"query": "abc", "limit": "n ${{ input.n }}"})], "arguments.limit: .*not of type"),
         ([search(arguments={"query": "${{ item }}"})], "step search, arguments.query: .*there is no variable `item`"),
-        ([search(map="every ${{ input.q }}")], "step search, map: a text is no list"),
+        ([search(map="every ${{ input.q }}")], "step search, map: a text is not a list"),
         ([search(map="${{ steps.nobody.data }}")], "step search, map: there is no step `nobody`"),
-        ([], "the plan, steps: there are none"),
+        ([], "the plan, steps: the plan has no steps"),
         ([search(id=f"s{n}") for n in range(6)], "6 steps are too many; at most 5 are left"),
     ],
 )
@@ -537,7 +537,7 @@ def test_only_a_read_stands_in_for_a_read() -> None:
 def test_another_playbook_stands_in_for_nothing() -> None:
     offers = {**OFFERS, HANDOFF: CompiledContract.of(handoff_contract(("other",)))}
     handing = reply(fallback=(Fallback(operation=HANDOFF, arguments={"playbook": "other", "input": {}}),))
-    assert "fallback[0].operation: `playbook.run` cannot stand in" in problems(search(), handing, offers=offers)
+    assert "fallback[0].operation: `playbook.run` cannot be a fallback" in problems(search(), handing, offers=offers)
 
 
 def test_an_undo_is_pinned_if_the_playbook_allows_it() -> None:

@@ -50,7 +50,7 @@ def good(name: str, arguments: str = "{query: hello}") -> str:
         (good("odd", "{d: 9999-99-99}"), ":5:77: this value cannot be read: month must be in 1..12"),
         (good("odd", "{d: 2020-01-01}"), ":5:74: plan.steps[0].arguments.d: a value of kind date has no form in JSON"),
         (good("odd", "{d: !!python/object:os.system x}"), "has no form in JSON"),
-        (good("odd", "{a: 1, a: 2}"), ":5:80: the key `a` stands here twice"),
+        (good("odd", "{a: 1, a: 2}"), ":5:80: the key `a` is here twice"),
         (good("odd", "{1: x}"), "the key 1 is not text"),
         (good("odd", "[" * 50_000), ":5:270: there are more than 200 brackets inside each other"),
         (good("odd", "{a: %s}" % ("[" * 90 + "]" * 90)), "64 levels"),

@@ -83,7 +83,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
     [
         ("goal: Answer the ticket", "goaal: Answer", 1, "", "`goal` is missing"),
         ("goal: Answer the ticket", "goal: a\ngoaal: b", 3, "goaal", "Did you mean `goal`?"),
-        ("goal: Answer the ticket", "goal: a\ngoal: b", 3, "", "the key `goal` stands here twice"),
+        ("goal: Answer the ticket", "goal: a\ngoal: b", 3, "", "the key `goal` is here twice"),
         ("goal: Answer the ticket", "goal: 2026-01-01", 2, "goal", "Put it in quotes"),
         ("goal: Answer the ticket", "goal: [a", 3, "", "not YAML"),
         ("goal: Answer the ticket", "goal: !!python/none x", 2, "goal", "no form in JSON"),
@@ -155,7 +155,7 @@ def test_a_step_with_a_map_sees_its_item_and_no_other_step_does() -> None:
 
 def test_a_map_that_can_be_no_list_is_a_mistake() -> None:
     (problem,) = problems(mapped("map: all ${{ input.subject }}"))
-    assert (problem.path, problem.message) == ("plan.steps[1].map", "a text is no list")
+    assert (problem.path, problem.message) == ("plan.steps[1].map", "a text is not a list")
     (unknown,) = problems(mapped("map: ${{ steps.serach.data }}"))
     assert "there is no step `serach`" in unknown.message
 
@@ -164,7 +164,7 @@ def test_a_map_that_can_be_no_list_is_a_mistake() -> None:
     ("line", "path", "message"),
     [
         ("fallback: [{operation: shop.find}]", "fallback[0].operation", "`shop.find` is not offered to this playbook"),
-        ("fallback: [{operation: playbook.run}]", "fallback[0].operation", "cannot stand in"),
+        ("fallback: [{operation: playbook.run}]", "fallback[0].operation", "cannot be a fallback"),
         ('fallback: [{operation: model.ask, arguments: {q: "${{ serach }}"}}]', "fallback[0].arguments.q", "serach"),
         ('fallback: [{operation: model.ask, arguments: {q: "${{ steps.no.data }}"}}]', "fallback[0].arguments.q", "no"),
         ("must_come_from: {articles: steps.serach}", "must_come_from", "there is no step `serach`"),

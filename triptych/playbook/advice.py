@@ -1,4 +1,4 @@
-"""What is well-formed in a playbook and probably not meant. It is told, and the playbook is used all the same. Pure."""
+"""Warnings about a playbook: what is well-formed and probably not meant. The playbook can be used anyway. Pure."""
 
 from __future__ import annotations
 

@@ -25,9 +25,9 @@ def check_playbook(
     """Find everything that is wrong with a playbook.
 
     Args:
-        playbook: well-formed.
-        tools: the names of all tools that there are; None where they are not known.
-        others: playbooks by name, as far as they are known: what this one hands over to them is checked.
+        playbook: A well-formed playbook.
+        tools: The names of all tools that there are; None where they are not known.
+        others: Known playbooks by name. What this one hands over to them is checked.
     """
     yield from _check_input(playbook.input)
     yield from _check_judge(playbook)
@@ -81,7 +81,7 @@ def _steps(playbook: Playbook) -> tuple[StepSpec, ...]:
 
 
 def _check_tools(playbook: Playbook, known: Collection[str] | None) -> Iterator[Diagnostic]:
-    """A call to a tool that is not there would never be answered."""
+    """Find tools that do not exist: a call to one would never get an answer."""
     for index, operation in enumerate(playbook.tools):
         tool = operation.partition(".")[0]
         if known is not None and tool not in known and operation != HANDOFF:

@@ -36,7 +36,7 @@ class Diagnostic:
 
 
 def dotted(place: Place) -> str:
-    """A place as text: `plan.steps[0].arguments.query`."""
+    """Write a place as text: `plan.steps[0].arguments.query`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     return text.removeprefix(".")
 

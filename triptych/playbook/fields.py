@@ -22,7 +22,7 @@ def field_diagnostics(details: list[ErrorDetails]) -> list[Diagnostic]:
 
 
 def _diagnostic(detail: ErrorDetails) -> Diagnostic:
-    """One of pydantic's errors, with a cure."""
+    """Convert one of pydantic's errors, and add a cure."""
     place, context = tuple(detail["loc"]), detail.get("ctx", {})
     # An item has no name of its own; it is known by its list.
     named = next((at for at in range(len(place), 0, -1) if isinstance(place[at - 1], str)), 0)
@@ -51,7 +51,7 @@ def _lowered(text: str) -> str:
 
 @cache
 def _field_names() -> tuple[str, ...]:
-    """Every field that a playbook can have at any depth."""
+    """List every field that a playbook can have at any depth."""
     schema = Playbook.model_json_schema()
     parts = [schema, *schema["$defs"].values()]
     return tuple(sorted({name for part in parts for name in part.get("properties", {})}))

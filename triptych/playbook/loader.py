@@ -18,7 +18,7 @@ from triptych.schemas import Playbook, codec
 
 @dataclass(frozen=True, slots=True)
 class LocatedDiagnostic:
-    """A mistake and where it stands in its file; line and column count from 1."""
+    """A mistake and its position in the file; line and column count from 1."""
 
     file: Path
     line: int

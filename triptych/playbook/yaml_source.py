@@ -1,6 +1,6 @@
-"""YAML that remembers where each value stands, so that an error can name its line and column.
+"""YAML that remembers the position of each value, so that an error can name its line and column.
 
-It gives plain JSON values only: what JSON cannot say (dates, tags, keys that are no text) is an error
+It gives plain JSON values only: what JSON cannot say (dates, tags, keys that are not text) is an error
 here, and never a surprise later. It must never build a Python object from a tag.
 """
 
@@ -38,7 +38,7 @@ _BRACKET = re.compile(r"[\[\]{}]")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """Where something stands in a file. Both count from 1, as editors do."""
+    """A position in a file. Line and column count from 1, as in editors."""
 
     line: int
     column: int
@@ -63,7 +63,7 @@ class YamlSource:
     positions: dict[Path, Position]
 
     def find(self, path: Path) -> Path:
-        """The part of `path` that exists here. Names that are not in the text (union tags) are left out."""
+        """Return the part of `path` that exists here, without names that are not in the text (union tags)."""
         found: Path = ()
         for part in path:
             if (*found, part) in self.positions:
@@ -71,7 +71,7 @@ class YamlSource:
         return found
 
     def position(self, path: Path) -> Position:
-        """Where the nearest existing part of `path` begins."""
+        """Return where the nearest existing part of `path` begins."""
         return self.positions[self.find(path)]
 
 
@@ -93,26 +93,26 @@ def parse(text: str) -> YamlSource:
         raise YamlError(error.position, (), message, "Write another value, or put it in quotes") from error
     except DuplicateKeyError as error:
         name = str(error.problem).partition('"')[2].partition('"')[0]
-        raise YamlError(_mark(error), (), f"the key `{name}` stands here twice", "Keep one of the two") from error
+        raise YamlError(_mark(error), (), f"the key `{name}` is here twice", "Keep one of the two") from error
     except MarkedYAMLError as error:
         context = f" {error.context}" if error.context else ""
         raise YamlError(_mark(error), (), f"this is not YAML: {error.problem}{context}", "Mend the syntax") from error
     except RecursionError as error:
         raise YamlError(START, (), f"the document has more than {MAX_DEPTH} levels", "Use fewer levels") from error
-    except Exception as error:  # the library raises much, and what it meant is no YAML in any case
+    except Exception as error:  # the library raises much, and and in each case the text is not YAML
         raise YamlError(START, (), f"this is not YAML: {str(error)[:200]}", "Mend the syntax") from error
     positions: dict[Path, Position] = {(): START}
     return YamlSource(_Plain(positions).convert(loaded, (), START), positions)
 
 
 def load_text(path: FilePath) -> str:
-    """The text of a file that is one: it has a size, it is UTF-8, and reading it waits for nothing.
+    """Read a regular file of UTF-8 text, without waiting for a writer.
 
     Raises:
         YamlError: it is something else, or too large.
     """
     try:
-        # A pipe that nobody writes to would wait for ever, and a device has no end.
+        # Reading a pipe without a writer would never return, and a device has no end.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise YamlError(START, (), "this is not a file", "Give a UTF-8 YAML file")
@@ -211,6 +211,6 @@ def _entries(mapping: CommentedMap, path: Path, position: Position) -> Iterator[
 
 
 def _at(container: CommentedMap | CommentedSeq, key: str | int, otherwise: Position) -> Position:
-    """Where an entry begins; what came in by a merge key stands where its container does."""
+    """Find where an entry begins. For what came in by a merge key, that is where its container begins."""
     place = (container.lc.data or {}).get(key)
     return Position(place[0] + 1, place[1] + 1) if place else otherwise

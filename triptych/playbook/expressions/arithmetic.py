@@ -21,7 +21,7 @@ _SUFFIXES: Final = frozenset(".([{")
 
 
 class _Term(NamedTuple):
-    """What is to be calculated, as the program that `calculated` takes; one operand when that is nothing."""
+    """A calculation, as the program that `calculated` takes; one operand where nothing is calculated."""
 
     program: str
     operands: tuple[str, ...]
@@ -36,7 +36,7 @@ class _Term(NamedTuple):
 
 
 def with_own_arithmetic(expression: str, tokens: Sequence[Token]) -> str:
-    """The expression as it is compiled. It has to be one that compiles."""
+    """Rewrite an expression that compiles so that its arithmetic is ours."""
     if not any(token.text in _OPERATORS for token in tokens):
         return expression
     return "".join(map(str, _Rewriter(expression, tokens).sequence()))
@@ -49,7 +49,7 @@ class _Rewriter:
         self._expression, self._tokens, self._at = expression, tokens, 0
 
     def sequence(self) -> list[str | _Term]:
-        """What stands here up to a closing bracket, or the end."""
+        """Read up to a closing bracket, or to the end."""
         found: list[str | _Term] = []
         while self._next() is not None and self._next() not in _CLOSING:
             found.append(self._take() if self._next() in _BETWEEN or self._next() == "in" else self._sum())
@@ -59,7 +59,7 @@ class _Rewriter:
         return self._tokens[self._at].text if self._at < len(self._tokens) else None
 
     def _take(self) -> str:
-        """The next token, with a space before it where it has one."""
+        """Take the next token, with the space before it."""
         token = self._tokens[self._at]
         before = self._tokens[self._at - 1] if self._at else None
         self._at += 1
@@ -108,5 +108,5 @@ class _Rewriter:
         return _Term(OPERAND, (text,))
 
     def _rest(self) -> str:
-        """What stands in brackets, and the closing one."""
+        """Read what is in brackets, and the closing bracket."""
         return "".join(map(str, self.sequence())) + self._take()

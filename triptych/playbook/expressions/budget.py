@@ -16,7 +16,7 @@ from triptych.playbook.expressions.error import ExpressionError
 from triptych.schemas import Json
 
 QUICK_MAX_US: Final = 20_000.0
-"""Estimate of an expression that runs at once."""
+"""The largest estimate of an expression that runs in this process."""
 QUICK_MAX_S: Final = 0.08
 """Of all quick expressions of a message, by the processor's time."""
 KILLABLE_MAX_S: Final = 0.12
@@ -49,7 +49,7 @@ class Budget:
         self._sizes: dict[int, tuple[Json, Size]] = {}
 
     def is_quick(self, estimated_us: float) -> bool:
-        """Whether an expression may run at once. Then it runs within `counted`."""
+        """Tell whether an expression may run in this process. Then it runs within `counted`."""
         return estimated_us <= QUICK_MAX_US and self._quick_left_s > 0
 
     def counted(self, run: Callable[[], ResultT], estimated_us: float) -> ResultT:
@@ -64,7 +64,7 @@ class Budget:
             self._quick_left_s -= time.thread_time() - began_s
 
     def size_of(self, value: Json) -> Size:
-        """The size of a value, measured once."""
+        """Return the size of a value, measured once."""
         if not isinstance(value, dict | list):
             return _size(value)
         known = self._sizes.get(id(value))
@@ -110,7 +110,7 @@ def metered() -> Iterator[Budget]:
 
 
 def current() -> Budget:
-    """What is left for this message; outside of any, what one expression may take."""
+    """Return what is left for this message. Outside of any message, it is what one expression may take."""
     return _current.get() or Budget()
 
 

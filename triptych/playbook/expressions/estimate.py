@@ -37,7 +37,7 @@ class Shape(NamedTuple):
 
 
 def shape_of(tokens: Sequence[Token], macros: Macros, pattern_us_per_char: float) -> Shape:
-    """The shape of an expression."""
+    """Measure the shape of an expression."""
     repeats = sum(token.text in {"+", ",", ":"} for token in tokens)
     return Shape(
         tokens=len(tokens),
@@ -52,12 +52,12 @@ def shape_of(tokens: Sequence[Token], macros: Macros, pattern_us_per_char: float
 
 
 def estimate_us(shape: Shape, outside: Iterable[Size], inside: Iterable[Size]) -> float:
-    """At most so many microseconds.
+    """Estimate how many microseconds an expression takes at most.
 
     Args:
         shape: of the expression.
         outside: sizes of what is referred to where it is evaluated once.
-        inside: sizes of what is referred to within macros, for each element anew.
+        inside: sizes of what is referred to within macros, again for each element.
     """
     outer, inner = _sum(outside), _sum(inside)
     values, chars = outer.values + inner.values, outer.chars + inner.chars + shape.literal_chars
@@ -74,7 +74,7 @@ def estimate_us(shape: Shape, outside: Iterable[Size], inside: Iterable[Size]) -
 
 
 def handing_us(sizes: Iterable[Size]) -> float:
-    """What it takes to hand values to the library and back."""
+    """Estimate what it takes to pass values to the library and back."""
     values, chars, _ = _sum(sizes)
     return 2 * (values * _VALUE_US + chars / _CHARS_PER_US)
 

@@ -1,6 +1,6 @@
 """Integers beyond 64 bits within CEL, which would make doubles of them, and so equal numbers of different ones.
 
-While an expression runs, such an integer is an object that nothing but equality can look into. So it is passed on
+While an expression runs, such an integer is an object that only equality can look into. So it is passed on
 exactly, and an expression that counts with it or compares it by size fails instead of being wrong.
 """
 
@@ -17,14 +17,14 @@ _LEAST, _MOST = -(2**63), 2**64 - 1
 
 
 def hidden(variables: dict[str, Json]) -> dict[str, Json]:
-    """The variables as CEL may see them; the very same where all integers fit."""
+    """Return the variables as CEL may see them: unchanged where all integers fit."""
     if codec.fits_64_bits(variables):
         return variables
     return {name: _hidden(each) for name, each in variables.items()}
 
 
 def restored(value: dict[str, Any]) -> int | None:
-    """The integer that an object in a result stands for, if it does."""
+    """Return the integer that an object in a result represents, or None."""
     return int(value[_NAME]) if value.keys() == {_NAME} else None
 
 

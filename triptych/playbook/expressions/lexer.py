@@ -1,4 +1,4 @@
-"""The words of an expression, and what can be told from them without running it.
+"""The tokens of an expression, and what they show without running it.
 
 The CEL library parses, but does not show what it parsed. Which steps an expression refers to, how
 deep its macros are nested and where a template ends are read from its tokens here.
@@ -29,7 +29,7 @@ VARIABLES: Final = frozenset({"input", "steps", "result"}) | BRANCH | FEEDBACK |
 OPEN: Final = "${{"
 """Where a template begins."""
 OPERAND: Final = "operand_"
-"""How the variables of a flattened expression are called."""
+"""The beginning of the names of variables in a flattened expression."""
 
 _MACROS = frozenset({"all", "exists", "exists_one", "filter", "map"})
 _WORDS = frozenset({"false", "in", "null", "true"})
@@ -61,7 +61,7 @@ class Operand(NamedTuple):
     """Whether it stands inside a macro, which meets it for each element."""
 
     def within(self, variables: Mapping[str, Json]) -> Json:
-        """What is there, or around what is not there."""
+        """Return the value at the path, or the value around it where the path leads nowhere."""
         value: Json = variables
         for part in self.path:
             if not isinstance(value, Mapping) or part not in value:
@@ -89,14 +89,14 @@ class Macros:
 
 
 def tokens_of(expression: str) -> list[Token]:
-    """The tokens, without spaces and comments. Raises ExpressionError where it is longer than any may be."""
+    """Split an expression into tokens, without spaces and comments. Raises ExpressionError where it is too long."""
     if len(expression) > MAX_EXPRESSION_CHARS:
         raise ExpressionError(expression, f"longer than {MAX_EXPRESSION_CHARS} characters; split it over steps")
     return tokens_in(expression)
 
 
 def tokens_in(source: str) -> list[Token]:
-    """The tokens of what was made of an expression, however long it has become."""
+    """Split text made from an expression into tokens, however long it has become."""
     return [
         Token(match.lastgroup or "", match.group(), match.start())
         for match in _TOKEN.finditer(source)
@@ -105,7 +105,7 @@ def tokens_in(source: str) -> list[Token]:
 
 
 def macros_of(expression: str, tokens: Sequence[Token]) -> Macros:
-    """The macros of an expression. Raises ExpressionError when there are too many, or nested too deep."""
+    """Find the macros of an expression. Raises ExpressionError when they are too many, or nested too deep."""
     bound: set[str] = set()
     brackets: list[bool] = []
     count = deepest = 0
@@ -128,7 +128,7 @@ def macros_of(expression: str, tokens: Sequence[Token]) -> Macros:
 
 
 def step_names(expression: str, tokens: Sequence[Token]) -> Iterator[str]:
-    """The steps that are referred to. They must be named, because a plan's order follows from it."""
+    """Find the steps that an expression refers to. It must name them, because the order of a plan follows from them."""
     for index, token in enumerate(tokens):
         if token.text != "steps" or (index and tokens[index - 1].text == "."):
             continue
@@ -143,7 +143,7 @@ def step_names(expression: str, tokens: Sequence[Token]) -> Iterator[str]:
 
 
 def operands_of(tokens: Sequence[Token], known: Collection[str]) -> Iterator[Operand]:
-    """Each path into these variables, as often as it stands there."""
+    """Find each path into these variables, once for each occurrence."""
     inside = _indexes_in_macros(tokens)
     for start, end in _paths(tokens, known):
         yield Operand(tuple(token.text for token in tokens[start:end:2]), start in inside)
@@ -163,12 +163,12 @@ def _indexes_in_macros(tokens: Sequence[Token]) -> set[int]:
 
 
 def _begins_macro(tokens: Sequence[Token], index: int) -> bool:
-    """Whether the bracket at this index holds what a macro does."""
+    """Tell whether the bracket at this index holds the arguments of a macro."""
     return index > 1 and tokens[index - 1].text in _MACROS and tokens[index - 2].text == "."
 
 
 def operands(expression: str) -> list[str]:
-    """The paths into `input`, `steps` and `result` in an expression, for showing what their values were."""
+    """Find the paths into `input`, `steps` and `result`, to show what their values were."""
     tokens = tokens_of(expression)
     known = VARIABLES - macros_of(expression, tokens).bound
     paths = ("".join(token.text for token in tokens[start:end]) for start, end in _paths(tokens, known))
@@ -177,7 +177,7 @@ def operands(expression: str) -> list[str]:
 
 @lru_cache(maxsize=MAX_READS_CACHED)
 def reads(expression: str) -> tuple[Read, ...]:
-    """What an expression reads of `input`, `steps` and `result`. What a macro reads of each element is not told."""
+    """Find what an expression reads of `input`, `steps` and `result`, without what a macro reads of each element."""
     tokens = tokens_of(expression)
     known = VARIABLES - macros_of(expression, tokens).bound
     found = []
@@ -203,7 +203,7 @@ def reads(expression: str) -> tuple[Read, ...]:
 
 
 def _index(tokens: Sequence[Token], at: int) -> str | int | None:
-    """The name or the number in the square brackets that begin here."""
+    """Read the name or the number in the square brackets that begin here."""
     if [token.text for token in tokens[at : at + 3 : 2]] != ["[", "]"]:
         return None
     token = tokens[at + 1]
@@ -213,10 +213,10 @@ def _index(tokens: Sequence[Token], at: int) -> str | int | None:
 
 
 def flattened(expression: str, tokens: Sequence[Token]) -> tuple[str, dict[str, tuple[str, ...]]] | None:
-    """The same expression with a variable for each path, and the paths by these variables.
+    """Write the same expression with a variable for each path, and return the paths by these variables.
 
-    None where that may be another expression: macros bind names of their own, `has` wants a path, and the steps
-    that are meant by `steps[...]` are not known from the path.
+    None where that may change the meaning. Macros bind names of their own, `has` needs a path, and a path does not
+    show the steps of `steps[...]`.
     """
     if any(token.text in _MACROS or token.text == "has" or token.text.startswith(OPERAND) for token in tokens):
         return None
@@ -233,9 +233,9 @@ def flattened(expression: str, tokens: Sequence[Token]) -> tuple[str, dict[str, 
 
 
 def misread_name(tokens: Sequence[Token], at: int | None = None) -> tuple[str, int] | None:
-    """A name that the language reads otherwise, as it must be written, and where it stands.
+    """Find a name that the language reads as something else. Return how to write it, and its offset.
 
-    A name with a hyphen is a subtraction, and a word of the language is no name. What follows `steps.` is looked at
+    A name with a hyphen is a subtraction, and a word of the language is not a name. What follows `steps.` is looked at
     anywhere, other names only where something is wrong: at the token that stands at the offset `at`.
     """
     for index, token in enumerate(tokens[2:], 2):
@@ -255,14 +255,14 @@ def misread_name(tokens: Sequence[Token], at: int | None = None) -> tuple[str, i
 
 
 def _is_joined(tokens: Sequence[Token]) -> bool:
-    """Whether these are a name, a hyphen and more of a name, with nothing between them."""
+    """Tell whether these are a name, a hyphen and more of a name, with nothing between them."""
     name, hyphen, more = tokens
     has_no_space = name.start + len(name.text) == hyphen.start and hyphen.start + 1 == more.start
     return hyphen.text == "-" and more.kind in {"name", "number"} and has_no_space
 
 
 def _paths(tokens: Sequence[Token], known: Collection[str]) -> Iterator[tuple[int, int]]:
-    """Where the paths into these variables begin and end among the tokens."""
+    """Find where the paths into these variables begin and end among the tokens."""
     for index, token in enumerate(tokens):
         if token.text not in known or (index and tokens[index - 1].text == "."):
             continue
@@ -275,7 +275,7 @@ def _paths(tokens: Sequence[Token], known: Collection[str]) -> Iterator[tuple[in
 
 
 def closing(text: str, start: int) -> int:
-    """Where the `}}` stands that closes the template at `start`; map literals and strings may hold braces."""
+    """Find the `}}` that closes the template at `start`. Map literals and strings may hold braces."""
     depth = 0
     # An expression that is longer than any may be is not searched: quotes that are not closed take the square.
     for match in _TOKEN.finditer(text, start + len(OPEN), start + len(OPEN) + MAX_EXPRESSION_CHARS + len("}}")):

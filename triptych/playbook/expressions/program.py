@@ -1,6 +1,6 @@
 """Compiling and evaluating expressions, within limits.
 
-CEL cannot loop for ever, but nested macros over long lists take minutes, hold the interpreter lock
+CEL cannot loop without end, but nested macros over long lists take minutes, hold the interpreter lock
 and cannot be interrupted. So the cost is estimated before an expression runs, from its shape and the
 sizes of what it would see. What cannot be shown to be quick runs in a process that can be killed.
 """
@@ -78,7 +78,7 @@ class _Compiled(NamedTuple):
     steps: frozenset[str]
     compiled_source: str
     calls_ours: bool
-    """Whether functions of ours stand in for what the language has."""
+    """Whether our functions replace those of the language."""
     shape: Shape
     operands: tuple[Operand, ...]
     flat: _Flat | None
@@ -102,7 +102,7 @@ def check(expression: str, variables: frozenset[str] = VARIABLES) -> None:
 
 
 def evaluate(expression: str, scope: Scope) -> Json:
-    """The JSON value of an expression.
+    """Evaluate an expression to a JSON value.
 
     Raises:
         ExpressionError: it does not compile, refers to what is not there, or costs too much.
@@ -111,7 +111,7 @@ def evaluate(expression: str, scope: Scope) -> Json:
 
 
 def holds(expression: str, scope: Scope) -> bool:
-    """Whether a condition is true.
+    """Tell whether a condition is true.
 
     Raises:
         ExpressionError: as for `evaluate`, or the value is neither true nor false.
@@ -124,7 +124,7 @@ def holds(expression: str, scope: Scope) -> bool:
 
 
 def references_of(expression: str | None) -> set[str]:
-    """The ids of the steps that an expression (a `when` or an `expect`) refers to.
+    """Find the ids of the steps that an expression (a `when` or an `expect`) refers to.
 
     Raises:
         ExpressionError: the expression does not compile.
@@ -189,7 +189,7 @@ def _at(scope: Scope, path: tuple[str, ...]) -> Any:
 
 
 def _evaluate_flat(compiled: _Compiled, flat: _Flat, scope: Scope, budget: Budget) -> tuple[Json] | None:
-    """The value, or None where it may take long."""
+    """Evaluate the flattened program; None where it may take long."""
     variables = {name: _at(scope, path) for name, path in flat.paths.items()}
     if not compiled.shape.pattern_us_per_char and all(map(_is_small, variables.values())):
         # Without macros nothing is done twice, so that this takes microseconds, as most expectations do.
@@ -235,7 +235,7 @@ def _evaluate(compiled: _Compiled, scope: Scope) -> Json:
 
 
 def _value(compiled: _Compiled, variables: Mapping[str, Json], seen: dict[str, Any], budget: Budget) -> Any:
-    """The value as the library gives it."""
+    """Evaluate to a value of the library."""
     sizes = [(operand.is_repeated, budget.size_of(operand.within(variables))) for operand in compiled.operands]
     outside = [size for is_repeated, size in sizes if not is_repeated]
     estimated_us = estimate_us(compiled.shape, outside, [size for is_repeated, size in sizes if is_repeated])
@@ -255,7 +255,7 @@ def _context(compiled: _Compiled, variables: dict[str, Any]) -> dict[str, Any] |
 
 
 def _json(expression: str, value: Any) -> Json:  # noqa: PLR0911 - one for each kind of value
-    """The JSON form of what CEL gave back; times become RFC 3339 text and durations seconds, as in protobuf."""
+    """Convert a value of CEL to JSON. Times become RFC 3339 text and durations seconds, as in protobuf."""
     match value:
         case None | bool() | int() | str():
             return value

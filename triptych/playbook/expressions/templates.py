@@ -1,6 +1,6 @@
 """Templates: JSON values with `${{ expression }}` in their strings.
 
-What a template puts in is data: it is never rendered again, whatever it looks like.
+What a template inserts is data: it is never rendered again, even if it looks like a template.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ class _Placeholder:
 def render(value: Json, scope: Scope) -> Json:
     """`value` with every template replaced.
 
-    A string that is one reference and nothing else keeps the type of what it refers to; inside a
-    longer text strings are printed as they are and everything else as JSON. What is put in is not
-    rendered again.
+    A string that is only one reference keeps the type of what it refers to. Inside a longer text, strings
+    are inserted unchanged and other values as JSON. What is inserted is not rendered again.
 
     Raises:
         ExpressionError: a template is malformed, cannot be evaluated, or the whole becomes too large.
@@ -42,7 +41,7 @@ def render(value: Json, scope: Scope) -> Json:
 
 
 def references(value: Json) -> set[str]:
-    """The ids of the steps that the templates in `value` refer to. For an expression: `references_of`.
+    """Find the ids of the steps that the templates in `value` refer to. For an expression: `references_of`.
 
     Raises:
         ExpressionError: a template is malformed.
@@ -51,7 +50,7 @@ def references(value: Json) -> set[str]:
 
 
 def expressions(value: Json) -> list[str]:
-    """The expressions in the templates of `value`, in order, for checking them one by one.
+    """List the expressions in the templates of `value`, in order.
 
     Raises:
         ExpressionError: a template is malformed.
@@ -78,7 +77,7 @@ def refuse_volume(conditions: Iterable[str | None], templates: Iterable[Json]) -
 
 
 def is_reference(text: str) -> bool:
-    """Whether a text is one template and nothing else, so that it keeps the type of what it refers to.
+    """Tell whether a text is only one template, so that it keeps the type of what it refers to.
 
     Raises:
         ExpressionError: a template is malformed.
@@ -88,7 +87,7 @@ def is_reference(text: str) -> bool:
 
 
 def has_templates(value: Json) -> bool:
-    """Whether anything in `value` is a template."""
+    """Tell whether anything in `value` is a template."""
     return any(True for _text in _templates(value, 0))
 
 
@@ -135,7 +134,7 @@ class _Renderer:
 
 
 def _templates(value: Json, depth: int) -> Iterator[str]:
-    """The strings in a value that contain a template."""
+    """Find the strings in a value that contain a template."""
     if isinstance(value, str):
         if OPEN in value:
             yield value
@@ -151,7 +150,7 @@ def _templates(value: Json, depth: int) -> Iterator[str]:
 
 @lru_cache(maxsize=MAX_CACHED)
 def _parse(text: str) -> tuple[str | _Placeholder, ...]:
-    """A text as alternating plain parts and placeholders."""
+    """Split a text into plain parts and placeholders."""
     parts: list[str | _Placeholder] = []
     at = 0
     while (start := text.find(OPEN, at)) >= 0:

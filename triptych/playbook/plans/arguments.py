@@ -1,7 +1,7 @@
 """Whether the arguments of a step fit the contract of its operation, before any of them is known.
 
-What a template will give cannot be known yet, so it fits everywhere; everything written out is held
-to the JSON Schema. Pure.
+The value of a template is not known yet, so it fits everywhere. Everything else is checked against the JSON Schema.
+Pure.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def schema_errors(arguments: Mapping[str, Json], offer: CompiledContract) -> Ite
 
 
 def _closed_names(schema: Mapping[str, Json]) -> set[str] | None:
-    """The names that a schema of arguments knows, or None when it says that others are welcome."""
+    """List the names that a schema of arguments knows, or None when it allows others."""
     is_open = bool(schema.get("additionalProperties", "properties" not in schema)) or "patternProperties" in schema
     return None if is_open else set(schema.get("properties", {}))
 
@@ -63,7 +63,7 @@ def _suggestion(name: str, known: set[str]) -> str:
 
 
 def _hangs_on(path: Place, keyword: str, unknowable: Mapping[Place, bool]) -> bool:
-    """Whether a verdict may change once the templates have been replaced."""
+    """Tell whether a verdict may change once the templates have been replaced."""
     for place, is_text in unknowable.items():
         if path[: len(place)] == place:
             # The verdict is on the template itself. A template inside a longer text gives a text.
@@ -74,7 +74,7 @@ def _hangs_on(path: Place, keyword: str, unknowable: Mapping[Place, bool]) -> bo
 
 
 def _templated(value: Json, path: Place) -> Iterator[tuple[Place, bool]]:
-    """The places of templates, and whether each is certain to become a text."""
+    """Find the places of templates, and whether each is certain to become a text."""
     if isinstance(value, str):
         if expressions.has_templates(value):
             yield path, not expressions.is_reference(value)

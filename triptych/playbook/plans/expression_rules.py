@@ -17,11 +17,8 @@ def check_templates(
 ) -> Iterator[Mistake]:
     """Check each template in a value.
 
-    Args:
-        value: may hold templates at any depth.
-        variables: what they can use.
-        steps: the ids that they can name; None where they are not known yet.
-        own: the id of the step that the value belongs to, which cannot wait for itself.
+    The templates can use `variables`, and can name `steps`, which are None where the ids are not known yet. The value
+    belongs to the step `own`, which cannot wait for itself.
     """
     for place, text in _texts(value, ()):
         try:

@@ -88,7 +88,7 @@ def _stand_in(fallback: Fallback, own: BusinessKey | None, context: PlanContext)
 
 
 def _undo(contract: Contract, context: PlanContext) -> Undo | None:
-    """What undoes a write, if the playbook allows that operation too."""
+    """Find what undoes a write, if the playbook allows that operation too."""
     how = contract.compensate
     offer = context.offers.get(how.operation) if how else None
     if how is None or offer is None:

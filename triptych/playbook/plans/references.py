@@ -26,7 +26,7 @@ def waits_for(spec: StepSpec) -> tuple[str, ...]:
 
 
 def operations_of(spec: StepSpec) -> Iterator[str]:
-    """List the operation of a step, and those that stand in for it."""
+    """List the operation of a step, and those of its fallbacks."""
     yield spec.operation
     yield from (each.operation for each in spec.fallback if each.operation is not None)
 

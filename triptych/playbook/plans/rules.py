@@ -1,7 +1,7 @@
 """The rules for the steps of a plan. To add one, write a function here and put it in `STEP_RULES` or `PLAN_RULES`.
 
-`triptych playbook check`, the planner and the executor all call `check_steps`, so that they agree. It finds everything
-at once, so that one repair can correct everything. Pure: it trusts neither the author of a playbook nor a model.
+`triptych playbook check`, the planner and the executor all call `check_steps`, so that they agree. It finds all
+mistakes in one pass, so that one repair can correct them all. Pure: it trusts neither an author nor a model.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def check_steps(specs: Sequence[StepSpec], context: PlanContext) -> list[Diagnos
 
 
 def steps_at_once(spec: PlanByModel) -> int:
-    """How many steps one answer may have."""
+    """Return how many steps one answer may have."""
     return spec.max_steps if isinstance(spec, ModelPlan | ManagerPlan) else 1
 
 
@@ -78,7 +78,7 @@ def check_volume(specs: Sequence[StepSpec], more: Iterable[Json] = ()) -> Iterat
 
 def _number_of_steps(specs: Sequence[StepSpec], context: PlanContext) -> Iterator[Diagnostic]:
     if not specs:
-        yield Diagnostic(STEPS, "there are none", "Name at least one step")
+        yield Diagnostic(STEPS, "the plan has no steps", "Name at least one step")
     fresh = sum(spec.id not in context.ended for spec in specs)
     if fresh > context.max_steps:
         message = f"{fresh} steps are too many; at most {context.max_steps} are left"
@@ -95,7 +95,7 @@ def _unique_ids(specs: Sequence[StepSpec], _context: PlanContext) -> Iterator[Di
 
 
 def _repeated_writes(specs: Sequence[StepSpec], context: PlanContext) -> Iterator[Diagnostic]:
-    """Writes that are the same before anything is known; the executor finds those that become the same."""
+    """Find writes that are the same before anything is known. The executor finds those that become the same."""
 
     def writes(spec: StepSpec) -> bool:
         offer = context.offers.get(spec.operation)
@@ -110,7 +110,7 @@ def _repeated_writes(specs: Sequence[StepSpec], context: PlanContext) -> Iterato
 
 
 def _cycle(specs: Sequence[StepSpec], _context: PlanContext) -> Iterator[Diagnostic]:
-    """Steps that wait for each other. What they wait for is known only if their expressions compile."""
+    """Find steps that wait for each other. What they wait for is known only if their expressions compile."""
     try:
         TopologicalSorter({spec.id: waits_for(spec) for spec in specs}).prepare()
     except CycleError as error:
@@ -168,7 +168,7 @@ class CheckedStep:
         return branch | (expressions.FEEDBACK if self.spec.rounds > 1 else frozenset())
 
     def mistake(self, place: Place, message: str, cure: str) -> Diagnostic:
-        """A mistake at a place inside the step."""
+        """Name a mistake at a place inside the step."""
         return Diagnostic((*STEPS, self.index, *place), message, cure, self.spec.id)
 
 
@@ -176,7 +176,7 @@ Found = Iterator[Diagnostic]
 
 
 def _operation(step: CheckedStep) -> Found:
-    """The playbook allows the operation, and a step that has ended keeps its own."""
+    """Check that the playbook allows the operation, and that a step that has ended keeps its own."""
     spec = step.spec
     earlier = step.context.ended.get(spec.id)
     if earlier is not None and earlier.operation != spec.operation:
@@ -191,7 +191,7 @@ def _tool_calls(step: CheckedStep) -> Found:
 
 
 def _conditions(step: CheckedStep) -> Found:
-    """`when` and `expect` compile, and the steps that they name exist."""
+    """Check that `when` and `expect` compile, and that the steps they name exist."""
     spec = step.spec
     for name, written, variables in (("when", spec.when, BEFORE), ("expect", spec.expect, _AFTER | step.own_variables)):
         if written is not None:
@@ -200,7 +200,7 @@ def _conditions(step: CheckedStep) -> Found:
 
 
 def _arguments(step: CheckedStep) -> Found:
-    """Arguments fit the contract, and their templates compile."""
+    """Check that arguments fit the contract, and that their templates compile."""
     arguments = step.spec.arguments
     yield from _templates(step, ("arguments",), arguments, BEFORE | step.own_variables)
     yield from _fit(step, ("arguments",), arguments, step.offer)
@@ -214,7 +214,7 @@ def _map(step: CheckedStep) -> Found:
     except ExpressionError:
         return  # a malformed template is found with the others
     if is_text:
-        yield step.mistake(("map",), "a text is no list", "Give a list, or one `${{ }}` and nothing else")
+        yield step.mistake(("map",), "a text is not a list", "Give a list, or a text that is only one `${{ }}`")
 
 
 def _dependencies(step: CheckedStep) -> Found:
@@ -238,17 +238,17 @@ def _business_key(step: CheckedStep) -> Found:
     if unique is None:
         return
     if step.reads or spec.operation == HANDOFF:
-        message = f"{spec.operation} writes nothing itself, so it has no business key"
+        message = f"{spec.operation} writes nothing itself, so it cannot have a business key"
         yield step.mistake(("business_key",), message, "Remove `business_key`")
     yield from _templates(step, ("business_key",), unique.value, _OF_A_KEY)
 
 
 def _fallbacks(step: CheckedStep) -> Found:
-    """What stands in for the operation has the same rules as the operation, and is no more of a write than it is."""
+    """Check each fallback by the rules of the operation. A fallback of a read must not write."""
     for number, fallback in enumerate(step.spec.fallback):
         place: Place = ("fallback", number)
         if fallback.operation == HANDOFF:
-            message = f"`{HANDOFF}` cannot stand in for an operation"
+            message = f"`{HANDOFF}` cannot be a fallback"
             yield step.mistake((*place, "operation"), message, "Make it a step of its own")
             continue
         if fallback.operation is not None:
@@ -270,11 +270,11 @@ def _fallbacks(step: CheckedStep) -> Found:
 def _fallback_effect(step: CheckedStep, place: Place, fallback: Fallback) -> Found:
     offer = step.context.offers.get(fallback.operation) if fallback.operation is not None else None
     if step.writes and fallback.operation is None:
-        message = f"{step.spec.operation} writes, and only another operation can stand in for a write"
+        message = f"{step.spec.operation} writes, and only another operation can replace a write"
         yield step.mistake(place, message, "Name an `operation`, or remove this fallback")
     if step.reads and offer is not None and offer.contract.effect.writes:
         # A step that reads has a new key for each call, and nothing undoes it.
-        message = f"{fallback.operation} writes, and only a read can stand in for a read"
+        message = f"{fallback.operation} writes, and only a read can replace a read"
         yield step.mistake(place, message, "Name an operation that reads")
 
 
@@ -309,7 +309,7 @@ def _offered(step: CheckedStep, place: Place, operation: str) -> Found:
 
 
 def _fit(step: CheckedStep, place: Place, arguments: dict[str, Json], offer: CompiledContract | None) -> Found:
-    """Arguments fit the contract of the operation, as far as they are written out."""
+    """Check that arguments fit the contract of the operation, except for templates."""
     if offer is None:
         return
     try:
