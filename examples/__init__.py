@@ -1,4 +1,4 @@
 """Servers and data for the demo and the tests: a helpdesk, a scripted model, and support tickets.
 
-They stand in for what a company already has. No service imports them; they are reached over HTTP.
+They represent systems that a company already has. No service imports them; they are reached over HTTP.
 """

@@ -35,15 +35,15 @@ class FaultKind(StrEnum):
     PAGE = "page"
     """Answer with `status` and a web page that tells too much, and do nothing."""
     ERROR_IN_BODY = "error_in_body"
-    """Do nothing and answer 200; that it failed stands in the body."""
+    """Do nothing and answer 200; only the body says that it failed."""
     SHAPE = "shape"
     """Do the work and answer in another shape."""
     HALF = "half"
     """Do the work, send half of the answer and cut the connection."""
     HANG = "hang"
-    """Answer late; the work is done all the same, as a slow server would."""
+    """Answer late, and do the work anyway, as a slow server would."""
     STALL = "stall"
-    """Do the work at once, and answer late."""
+    """Do the work immediately, and answer late."""
     DROP_BEFORE = "drop_before"
     """Cut the connection and do nothing."""
     DROP_AFTER = "drop_after"
@@ -96,7 +96,7 @@ class FaultBook:
         try:
             fault = Fault.model_validate_json(await request.body())
         except ValidationError as error:
-            return problem(422, f"This is no fault: {error}")
+            return problem(422, f"This is not a fault: {error}")
         self.arm(fault)
         return JSONResponse(fault.model_dump(mode="json"), 201)
 
@@ -116,7 +116,7 @@ async def under(fault: Fault | None, work: Callable[[], Awaitable[Response]]) ->
 
 
 def _instead(fault: Fault) -> Response | None:
-    """What is answered without any work; None when the fault does the work."""
+    """Return the answer of a fault that does no work; None when the fault does the work."""
     match fault.fault:
         case FaultKind.DROP_BEFORE:
             return SeveredResponse()
@@ -133,7 +133,7 @@ def _instead(fault: Fault) -> Response | None:
 
 
 async def _spoilt(fault: Fault, work: Callable[[], Awaitable[Response]]) -> Response:
-    """The work is done, and its answer is late, in another shape, or gets lost."""
+    """Do the work, and answer late, in another shape, or not at all."""
     if fault.fault is FaultKind.HANG:
         await asyncio.sleep(fault.hang_ms / 1_000)
     answer = await work()

@@ -63,19 +63,19 @@ class HalfResponse(Response):
 
 
 def problem(status: int, detail: str, *, retry_after_s: float | None = None) -> JSONResponse:
-    """An error as RFC 9457 writes it."""
+    """Answer with an error as RFC 9457 writes it."""
     headers = {} if retry_after_s is None else {"Retry-After": f"{retry_after_s:g}"}
     return JSONResponse({"status": status, "detail": detail}, status, headers, media_type="application/problem+json")
 
 
 def bearer(request: Request) -> str | None:
-    """The token of the Authorization header, if it is a bearer token."""
+    """Return the token of the Authorization header, if it is a bearer token."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """The options that every example server has."""
+    """Parse the options that every example server has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, required=True, help="port to listen on")

@@ -1,4 +1,4 @@
-"""`python -m triptych_chaos`: strike a stack under load, check what became of it, and leave nothing running."""
+"""`python -m triptych_chaos`: strike a stack under load, check the result, and leave nothing running."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def chaos(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the data and the logs even if all is well.")] = False,
 ) -> None:
     """Strike a stack with a seeded sequence of faults, under constant load, and check every guarantee from outside."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker goes away is no news here
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # here the broker goes away all the time
     folder = (out / f"{seed}-{datetime.now(UTC):%Y%m%dT%H%M%S}").resolve()
     folder.mkdir(parents=True)
     order = Order(minutes, seed, rate, interval, _commit())
@@ -96,7 +96,7 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _commit() -> str:
-    """The commit of the tree, with a `+` when the tree holds more than that; empty outside of a repository."""
+    """Return the commit of the tree, with a `+` when the tree has changes. Empty outside of a repository."""
     described = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=9"], capture_output=True, check=False
     )

@@ -93,5 +93,5 @@ class Approver:
 
 
 def _command_id(row: asyncpg.Record) -> str:
-    """One for each state of a run, so that a command which is said again is the same command."""
+    """Return one id for each state of a run, so that a repeated command is the same command."""
     return f"approver:{row['run_id']}:{row['updated_at']}"

@@ -75,7 +75,7 @@ class Violation:
 
 
 def check_task(task_id: str, seen: Observed, runs: Sequence[Run]) -> Iterator[Violation]:
-    """One task: accepted, it is one run with one final outcome, however often both were published."""
+    """Check one task: once accepted, it is one run with one final outcome, however often both were published."""
 
     def violation(check: str, message: str, lines: Iterable[int]) -> Violation:
         return Violation(check, message, task_id, seen.run_id, tuple(lines))
@@ -114,7 +114,7 @@ def check_run(run: Run, effects: Effects, *, has_delivery: bool) -> Iterator[Vio
 
 
 def check_effects(effects: Effects, runs: Iterable[tuple[str, str]]) -> Iterator[Violation]:
-    """The helpdesk: one effect a key, and none that belongs to no run. `runs` are pairs of run and task id."""
+    """Check the helpdesk: one effect for each key, and each belongs to a run. `runs` are pairs of run and task id."""
     for key, count in effects.by_key.items():
         if count > 1:
             yield Violation("effect twice", f"{count} effects under the idempotency key {key}")
@@ -125,7 +125,7 @@ def check_effects(effects: Effects, runs: Iterable[tuple[str, str]]) -> Iterator
 
 
 def check_delivery(key: str, delivery: Delivery) -> Iterator[Violation]:
-    """One delivery: its address stays, nobody refuses to hear of it, and what is heard counts once."""
+    """Check one delivery: its address stays, no callback is refused, and one callback counts."""
 
     def violation(check: str, message: str) -> Violation:
         return Violation(check, f"{message}; key {key}", "", delivery.run_id, tuple(delivery.lines))
@@ -139,7 +139,7 @@ def check_delivery(key: str, delivery: Delivery) -> Iterator[Violation]:
 
 
 def check_leftovers(leftovers: Mapping[str, int]) -> Iterator[Violation]:
-    """When all is quiet nothing waits to be sent, answered or woken."""
+    """Check that nothing waits to be sent, answered or fired when every run has ended."""
     for name, count in leftovers.items():
         if count:
             yield Violation("left behind", f"{count} rows: {name}")
@@ -168,7 +168,7 @@ def _journal(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _budgets(run: Run) -> Iterator[tuple[str, str]]:  # noqa: C901 - one branch for each kind of event
-    """Used and reserved together never exceed what there is, at no event of the journal."""
+    """Check that used and reserved together stay within the budget at each event of the journal."""
     limits, held = Counter(dict(run.limits)), dict[str, Mapping[str, int]]()
     used: Counter[str] = Counter()
     steps: set[str] = set()
@@ -208,7 +208,7 @@ def _doubts(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _effects(run: Run, effects: Effects) -> Iterator[tuple[str, str]]:
-    """A write took effect once; not at all only where the run did not get there, or a person took it for done."""
+    """Check that a write took effect once, or not at all where the run did not reach it or a person skipped it."""
     overridden = {event.data["step"] for event in run.journal if event.type == "StepOverridden"}
     for step, collection in WRITES[run.playbook].items():
         ticket = _ticket(run.task_id) if step in ABOUT_THE_TASK else run.run_id
@@ -220,7 +220,7 @@ def _effects(run: Run, effects: Effects) -> Iterator[tuple[str, str]]:
 
 
 def _delivery(run: Run, effects: Effects, *, has_delivery: bool) -> Iterator[tuple[str, str]]:
-    """A delivery was accepted once for a run that wanted one, and what the webhook said of it is the answer."""
+    """Check that a delivery was accepted once for a run that asked for one, and that its webhook gave the answer."""
     count = effects.by_place[run.run_id, DELIVERIES]
     answers = [
         event.data["result"] for event in run.journal if event.type == "CallAnswered" and event.data["step"] == DELIVERS

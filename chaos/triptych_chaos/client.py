@@ -1,7 +1,7 @@
 """The load: a plain Kafka client that publishes tasks and collects outcomes, as any client in any language would.
 
-It does what the guarantees tell clients to do, and nothing more: it knows an outcome by its `ce_id`, and it
-publishes a task again, under the same id, when nothing has come back.
+It does only what the guarantees tell clients to do. It knows an outcome by its `ce_id`. When no outcome comes, it
+publishes the task again under the same id.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AGAIN_AFTER_S = 40.0
 """A client waits so long for an outcome before it publishes the task again."""
 TENANTS = 5
 DUPLICATED = 0.05
-"""So many tasks are published twice at once."""
+"""The share of tasks that is published twice at the same time."""
 ASKED_AGAIN = 0.02
 """So many are published again when their outcome is there."""
 TROUBLED = {0.03: "-drop-", 0.06: "-flaky-"}
@@ -76,7 +76,7 @@ class Client:
     def __init__(self, kafka: str, history: History, dice: random.Random) -> None:
         self.tasks: dict[str, Observed] = {}
         self.strangers: list[int] = []
-        """Lines of final outcomes of tasks that nobody published."""
+        """Lines of final outcomes of tasks that this client did not publish."""
         self.deliveries = 0
         self.published_again = 0
         self._kafka, self._history, self._dice = kafka, history, dice
@@ -96,13 +96,13 @@ class Client:
             await _quietly_stop(self._producer)
 
     def kafka_is_another(self) -> None:
-        """The cluster is a new one: what was read of the old one says nothing about where to read."""
+        """Read from the beginning: the cluster is a new one, and offsets of the old one mean nothing."""
         self._start_over.set()
 
     # --- tasks ------------------------------------------------------------------------------------
 
     async def publish_constantly(self, rate: float) -> None:
-        """So many new tasks a second, for ever."""
+        """Publish `rate` new tasks a second until cancelled."""
         due = time.monotonic()
         while True:
             self.publish_new()
@@ -134,7 +134,7 @@ class Client:
             self._publish(task_id)
 
     async def publish_the_unanswered_again(self) -> None:
-        """For ever, whatever has had no outcome for too long."""
+        """Publish tasks again that have had no outcome for too long, until cancelled."""
         while True:
             await asyncio.sleep(2.0)
             late = time.monotonic() - AGAIN_AFTER_S
@@ -246,10 +246,10 @@ class Client:
 
 
 async def within(seconds: float, waited_for: Coroutine[Any, Any, T]) -> T:
-    """The result, or TimeoutError. What does not end when it is cancelled, as aiokafka at times, is left alone.
+    """Return the result, or raise TimeoutError. A call of aiokafka that does not end when cancelled is left alone.
 
-    What is cancelled from within, as by aiokafka when it loses its broker, is an OSError: to pass that on would end
-    whoever waits without a word.
+    A call that aiokafka cancels itself, as when it loses its broker, raises OSError here: a CancelledError would end
+    the waiting task silently.
     """
     task = asyncio.ensure_future(waited_for)
     try:
@@ -268,13 +268,13 @@ async def within(seconds: float, waited_for: Coroutine[Any, Any, T]) -> T:
 
 
 def _forget(task: asyncio.Future[Any]) -> None:
-    """Take note of how it ended, so that nobody is told of an error that nobody looked at."""
+    """Read the exception, so that asyncio does not log it as never retrieved."""
     _ABANDONED.discard(task)
     if not task.cancelled():
         task.exception()
 
 
 async def _quietly_stop(client: aiokafka.AIOKafkaProducer | aiokafka.AIOKafkaConsumer) -> None:
-    """Stop it in the time there is; whoever it wanted to say goodbye to may be gone."""
+    """Stop a client within a few seconds; its broker may be gone."""
     with contextlib.suppress(KafkaError, TimeoutError, OSError):
         await within(5.0, client.stop())

@@ -34,7 +34,7 @@ class History:
 
 @contextmanager
 def recording(path: Path) -> Iterator[History]:
-    """A history in `path`, closed at the end."""
+    """Open a history in `path`, and close it at the end."""
     history = History(path)
     try:
         yield history

@@ -133,7 +133,7 @@ class Injector:
             raise Missed(f"{unit} was not running")
 
     async def _kill_who_is_called_back(self) -> int:
-        """All processes at once, as soon as there are deliveries on their way. How many these were."""
+        """Kill all processes together, as soon as deliveries are on their way. Return how many these were."""
         for _ in range(_DELIVERY_LOOKS):
             if self._sender.waiting:
                 break
@@ -161,7 +161,7 @@ class Injector:
             proxy.stall(on=False)
 
     async def _fill_outbox(self, fault: Fault) -> int:
-        """A burst that Kafka takes, and then Kafka takes nothing more. The most rows that the outbox had."""
+        """Publish a burst, then suspend Kafka. Return the most rows that the outbox had."""
         async with self._held["kafka"]:
             for _ in range(int(fault.amount)):
                 self._client.publish_new()
@@ -179,7 +179,7 @@ class Injector:
             return most
 
     async def _until_the_burst_arrives(self) -> None:
-        """It is in the outbox as soon as it is admitted; or others keep the executor from that, and so be it."""
+        """Wait until the burst is in the outbox, or until other faults have kept the executor from it for too long."""
         for _ in range(_BURST_LOOKS):
             if await self._outbox_rows() >= _BURST_ROWS:
                 return
@@ -198,7 +198,7 @@ class Injector:
             return 0
 
     async def put_right(self) -> None:
-        """Let everything run as it should: no clock is off, nobody stands still, bytes flow."""
+        """Let everything run as it should: clocks are right, processes run, bytes flow."""
         for proxy in self._proxies.values():
             proxy.delay_s = 0.0
             proxy.stall(on=False)

@@ -121,12 +121,12 @@ async def run(order: Order, folder: Path, history: History, say: Say) -> Report:
 
 
 def _front(port: int) -> dict[str, str]:
-    """The address in front of the processes that are called back, each of which takes a free port."""
+    """Set the address in front of the processes that are called back. Each process takes a free port."""
     return {"TRIPTYCH_CALLBACK_URL": f"http://{HOST}:{port}", "TRIPTYCH_CALLBACK_PORT": "0"}
 
 
 def _places(running_servers: Servers, running_services: Services) -> Places:
-    """The operator's DSN as the stack gives it, but past the proxy."""
+    """Read the places of the stack, with a DSN past the proxy."""
     places = Places.of(running_services.layout.root)
     direct = running_servers.owner_dsn.rpartition(":")[2].partition("/")[0]
     proxied = f":{running_servers.postgres_proxy.port}/"
@@ -166,7 +166,7 @@ async def _tasks(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def _for_ever(coroutine: Coroutine[Any, Any, None]) -> None:
-    """A task group takes a task that was cancelled for one that has done its work; unless we did it, it has not."""
+    """Raise if the coroutine ends or cancels itself: a task group takes a cancelled task for one that has finished."""
     task = asyncio.current_task()
     try:
         await coroutine

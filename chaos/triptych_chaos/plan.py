@@ -38,7 +38,7 @@ class Kind(StrEnum):
     DELAY = "delay"
     """Bytes to and from a server arrive late."""
     STALL = "stall"
-    """Bytes to and from a server do not arrive, and nobody is told."""
+    """Bytes to and from a server do not arrive, and connections stay open."""
     KAFKA_RESTART = "kafka-restart"
     KAFKA_KILL = "kafka-kill"
     KAFKA_LOST = "kafka-lost"
@@ -46,11 +46,11 @@ class Kind(StrEnum):
     POSTGRES_RESTART = "postgres-restart"
     POSTGRES_KILL = "postgres-kill"
     FULL_OUTBOX = "full-outbox"
-    """A burst of tasks, and Kafka stands still: what is committed cannot be published."""
+    """A burst of tasks, and Kafka is suspended: what is committed cannot be published."""
     SLOW_COMMITS = "slow-commits"
     """Every flush of Postgres' write-ahead log takes longer, as on a slow disk."""
     STUTTER = "stutter"
-    """A server runs for a moment and stands still for a moment, over and over."""
+    """A server is suspended and resumed, over and over."""
     CALLBACK_KILL = "callback-kill"
     """SIGKILL of every process of a tool while its upstream is about to call back."""
 
@@ -115,7 +115,7 @@ class _Drawing:
         return self.busy_until_s.get(name, 0.0) <= at_s
 
     def draw(self, number: int, at_s: float, kind: Kind, ends_s: float) -> Fault | None:
-        """One fault of this kind, or None when nothing that it could strike is free."""
+        """Draw one fault of this kind, or None when no target is free."""
         target = self._target(kind, at_s)
         if target is None:
             return None
@@ -153,7 +153,7 @@ class _Drawing:
         return self.dice.choice(free) if free else None
 
     def _parameters(self, kind: Kind, target: str) -> tuple[float, float]:  # noqa: PLR0911 - one arm a kind
-        """How long, and how much."""
+        """Draw how long the fault lasts, and its amount."""
         dice = self.dice
         match kind:
             case Kind.PAUSE:
@@ -187,17 +187,17 @@ class _Drawing:
 
 
 def unit_name(service: str, index: int) -> str:
-    """What the supervisor calls the index-th process (from 1) of a service."""
+    """Return the supervisor's name of the index-th process (from 1) of a service."""
     return service if index == 1 else f"{service}-{index}"
 
 
 def instance_name(unit: str) -> str:
-    """What a process of a service calls itself."""
+    """Return the name that a process gives itself."""
     return unit if unit[-1].isdigit() else f"{unit}-1"
 
 
 def plan(seed: int, seconds: float, interval_s: float, weights: Mapping[Kind, float] = _WEIGHTS) -> list[Fault]:
-    """All faults of a run of `seconds`, in order; one every `interval_s` on average."""
+    """Draw all faults of a run of `seconds`, in order; one every `interval_s` on average."""
     dice = random.Random(seed)
     drawing = _Drawing(dice)
     first = list(weights)

@@ -14,7 +14,7 @@ _CHUNK_BYTES = 65_536
 class Proxy:
     """Listens on one port and connects each client to another. Async context manager.
 
-    Which one is asked for each client; an OSError says that there is none.
+    `target_port` is asked for each client; an OSError means that no server is there.
     """
 
     def __init__(self, name: str, port: int, target_port: Callable[[], int]) -> None:

@@ -85,7 +85,7 @@ class Report:
 
 
 def show(report: Report, console: Console) -> None:
-    """Everything, for a person."""
+    """Print everything for a person."""
     written = report.as_json()
     faults = Table(title=f"Faults, seed {report.seed}", header_style="bold", box=None)
     faults.add_column("kind")

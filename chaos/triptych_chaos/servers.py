@@ -36,7 +36,7 @@ _PERIOD_S = 0.25
 
 
 class Managed:
-    """A server and its process, started again by whoever killed it."""
+    """A server and its process. The part that kills it starts it again."""
 
     def __init__(self, server: EmbeddedServer, layout: Layout, amend: Callable[[], None]) -> None:
         self._server, self._layout, self._amend = server, layout, amend
@@ -82,7 +82,7 @@ class Managed:
         self._signal(signal.SIGCONT)
 
     async def stutter(self, seconds: float, share: float) -> None:
-        """Stand still for this share of the time."""
+        """Suspend the server for this share of the time."""
         deadline = asyncio.get_running_loop().time() + seconds
         try:
             while asyncio.get_running_loop().time() < deadline:
@@ -144,7 +144,7 @@ class Servers:
         await self.create_topics()
 
     async def slow_commits(self, milliseconds: float) -> None:
-        """Each flush of the write-ahead log waits for so long first (at most 100 ms); 0 as it was."""
+        """Delay each flush of the write-ahead log by this much (at most 100 ms); 0 removes the delay."""
         connection = await asyncpg.connect(self.owner_dsn, timeout=10)
         try:
             for name, value in (("commit_delay", round(milliseconds * 1_000)), ("commit_siblings", 0)):
@@ -157,7 +157,7 @@ class Servers:
 
 @asynccontextmanager
 async def running(data: Path, prefix: str, tools: tuple[str, ...]) -> AsyncIterator[Servers]:
-    """Start both in `data`, with their proxies, and stop them at the end, whatever state they are in."""
+    """Start both in `data`, with their proxies, and stop them at the end, in any state."""
     layout = Layout.at(data)
     ports = Ports(layout)
     postgres = EmbeddedPostgres.of(layout, ports)
@@ -196,7 +196,7 @@ def _end(layout: Layout) -> None:
 
 
 def _advertise(layout: Layout, address: str, proxied: int, advertised: int) -> None:
-    """A second listener for those who come through the proxy, which sends them back to the proxy."""
+    """Add a second listener for clients that come through the proxy; it sends them back to the proxy."""
     file = layout.kafka / "server.properties"
     lines = []
     for line in file.read_text().splitlines():

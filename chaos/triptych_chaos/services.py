@@ -33,7 +33,7 @@ PREFIX = "chaos"
 
 _COMMAND = Path(sys.executable).with_name("triptych")
 SERVICES_SCALE_TIMEOUT_S = 40.0
-"""A process that stands still is given ten seconds to end before it is killed."""
+"""A suspended process gets ten seconds to end before it is killed."""
 _WATCH_INTERVAL_S = 0.5
 
 
@@ -44,7 +44,7 @@ class Services:
     layout: Layout
 
     def pids(self) -> dict[str, int]:
-        """The process id of every process that runs now, by its name."""
+        """Return the process id of every process that runs now, by its name."""
         try:
             described = json.loads((self.layout.root / "stack.json").read_text("utf-8"))
         except FileNotFoundError:
@@ -52,11 +52,11 @@ class Services:
         return {each["name"]: each["pid"] for each in (*described["services"], *described["processes"]) if each["pid"]}
 
     def pids_of(self, service: str) -> dict[str, int]:
-        """The same for the processes of one service."""
+        """Return the same for the processes of one service."""
         return {unit: pid for unit, pid in self.pids().items() if instance_name(unit).rpartition("-")[0] == service}
 
     def signal(self, unit: str, number: signal.Signals) -> bool:
-        """Send a signal to a process; False when there is none just now."""
+        """Send a signal to a process; False when it does not run now."""
         pid = self.pids().get(unit)
         if pid is None:
             return False
@@ -70,12 +70,12 @@ class Services:
         await asyncio.to_thread(ask, self.layout, {"do": "scale", "service": service, "count": count})
 
     def callback_port(self) -> int:
-        """The port at which one of the processes that are called back listens for that.
+        """Return the callback port of one of the processes that are called back.
 
-        Each has taken a free one, and the address in front of them all asks here for each callback.
+        Each has taken a free port. The proxy in front of them asks here for each callback.
 
         Raises:
-            ConnectionRefusedError: There is none.
+            ConnectionRefusedError: No such process listens.
         """
         known = set(json.loads((self.layout.root / "ports.json").read_text("utf-8")).values())
         listened = (port for pid in self.pids_of(CALLED_BACK).values() for port in _listened_on_by(pid))
@@ -85,13 +85,13 @@ class Services:
         return random.choice(ports)
 
     def set_clock(self, unit: str, error_s: float) -> None:
-        """From its next start on the process has a clock that is off by so much."""
+        """Make the clock of a process wrong by this much, from its next start on."""
         folder = self.layout.root / "failpoints" / instance_name(unit)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "clock").write_text(f"{error_s}")
 
     def right_clocks(self) -> list[str]:
-        """Take away what made clocks wrong; the processes that have to start again for it."""
+        """Remove what made clocks wrong. Return the processes that have to start again for it."""
         wrong = list((self.layout.root / "failpoints").glob("*/clock"))
         for file in wrong:
             file.unlink()
@@ -110,7 +110,7 @@ class Services:
             await asyncio.sleep(_WATCH_INTERVAL_S)
 
     def verify(self) -> list[dict[str, Any]]:
-        """What `triptych verify` says is wrong."""
+        """Return what `triptych verify` says is wrong."""
         done = _triptych("verify", "--json", "--data", str(self.layout.root), timeout_s=3_600)
         try:
             problems: list[dict[str, Any]] = json.loads(done.stdout)["problems"]
@@ -121,7 +121,7 @@ class Services:
 
 @asynccontextmanager
 async def running(data: Path, servers: Servers, environment: Mapping[str, str]) -> AsyncIterator[Services]:
-    """Start the services in `data` and stop them at the end, whatever state they are in. Raises StackFailedError.
+    """Start the services in `data` and stop them at the end, in any state. Raises StackFailedError.
 
     The environment is what the services find there beside what their configuration gives them.
     """
@@ -142,7 +142,7 @@ async def running(data: Path, servers: Servers, environment: Mapping[str, str]) 
 
 
 def _end(layout: Layout) -> None:
-    """Not a coroutine: nothing that is cancelled meanwhile may keep it from its end."""
+    """Stop everything. It is not a coroutine, because a cancellation must not interrupt it."""
     resume_all(layout.root)
     supervisor = _supervisor(layout)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -157,7 +157,7 @@ def _end(layout: Layout) -> None:
 def _supervisor(layout: Layout) -> psutil.Process | None:
     try:
         return psutil.Process(ask(layout, {"do": "status"})["pid"])
-    except Exception:  # noqa: BLE001 - whatever keeps it from answering, the way to stop it follows
+    except Exception:  # noqa: BLE001 - without an answer, `_end` stops it another way
         return None
 
 

@@ -1,7 +1,7 @@
 """The sender of webhooks: an upstream that accepts deliveries and says by webhook when each is made.
 
 It stands for the world outside, so it lives with who strikes and outlives what is struck. Like real ones it accepts a
-delivery once for each key, calls back at once, later or too late, at times twice, and again until it has an answer.
+delivery once for each key, calls back immediately, later or too late, at times twice, and again until it has an answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from triptych_chaos.webhooks import secret_of, signed
 AT_ONCE_WITHIN_S = 1.0
 HEARD_WITHIN_S = 5.0
 NOBODY = "nobody"
-"""What is counted for a callback that nobody answered."""
+"""Counted for a callback without an answer."""
 _TLS: Final = ssl.create_default_context()
 """Made once: to make one for each connection would keep the loop busy for 20 ms each time."""
 _KEY = b"the seal of the sender, for tests"
@@ -106,7 +106,7 @@ class WebhookSender:
         return len(self._telling)
 
     def hurry(self) -> None:
-        """From now on everything is delivered at once."""
+        """Make all deliveries immediately from now on."""
         self._hurrying.set()
 
     async def accept(self, request: Request) -> JSONResponse:

@@ -9,7 +9,7 @@ import time
 
 
 def signed(key: bytes, message_id: str, body: bytes, *, at_s: float | None = None) -> dict[str, str]:
-    """The headers of a message; `at_s` (seconds since 1970) is when it says that it was signed, else now."""
+    """Sign a message and return its headers. `at_s` (seconds since 1970) is the time of signing; else now."""
     stated = str(int(time.time() if at_s is None else at_s))
     digest = hmac.digest(key, b".".join((message_id.encode(), stated.encode(), body)), hashlib.sha256)
     signature = f"v1,{base64.b64encode(digest).decode()}"
@@ -17,5 +17,5 @@ def signed(key: bytes, message_id: str, body: bytes, *, at_s: float | None = Non
 
 
 def secret_of(key: bytes) -> str:
-    """A key as it is written in a configuration."""
+    """Write a key as in a configuration."""
     return f"whsec_{base64.b64encode(key).decode()}"

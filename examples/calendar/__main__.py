@@ -30,7 +30,7 @@ def find_slot(
     timezone: Annotated[str, Field(description="The customer's, as an IANA name such as Europe/Vienna.")],
     minutes: Annotated[int, Field(ge=10, le=30)] = 30,
 ) -> Slot:
-    """The next time at which the customer can be called back, in their office hours."""
+    """Find the next time at which the customer can be called back, in their office hours."""
     try:
         return Slot(starts_at=next_slot(datetime.now(UTC), timezone), minutes=minutes)
     except ValueError as error:

@@ -8,12 +8,12 @@ from zoneinfo import ZoneInfo
 OPENS, CLOSES = time(9), time(17)
 STEP = timedelta(minutes=30)
 NOTICE = timedelta(hours=2)
-"""Nobody is called sooner than this after they have asked."""
+"""The shortest time between a request and its call."""
 _SATURDAY = 5
 
 
 def next_slot(now: datetime, timezone: str) -> datetime:
-    """The first slot after `now`, with the offset of the customer's timezone.
+    """Find the first slot after `now`, with the offset of the customer's timezone.
 
     Raises:
         ValueError: there is no such timezone.

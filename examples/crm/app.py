@@ -73,7 +73,7 @@ class Crm:
         try:
             wanted = NewNote.model_validate_json(await request.body())
         except ValidationError as error:
-            return problem(422, f"This is no note: {error}")
+            return problem(422, f"This is not a note: {error}")
         known = self._notes.get(key)
         if known is not None:
             same = known.customer_id == customer.id and NewNote.model_validate(_body(known)) == wanted

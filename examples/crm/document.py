@@ -16,7 +16,7 @@ _KEY = {"name": "Idempotency-Key", "in": "header", "required": True, "schema": {
 
 
 def document() -> dict[str, Any]:
-    """The document at /openapi.json."""
+    """Build the document at /openapi.json."""
     _, schemas = models_json_schema(
         [(model, "validation") for model in MODELS], ref_template="#/components/schemas/{model}"
     )

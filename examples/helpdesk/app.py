@@ -76,7 +76,7 @@ class Helpdesk:
         return JSONResponse(view(ticket, effects)) if effects else problem(404, f"There is no ticket {ticket}.")
 
     async def tickets(self, request: Request) -> Response:
-        """All tickets by name, or those with `?tag=` and `?team=`."""
+        """List all tickets by name, or those with `?tag=` and `?team=`."""
         tag, team = request.query_params.get("tag"), request.query_params.get("team")
         names = sorted({effect.ticket for effect in self._store.effects()})
         views = [view(name, self._store.effects(name)) for name in names]
@@ -89,7 +89,7 @@ class Helpdesk:
         return JSONResponse({"tickets": found[:MAX_TICKETS], "total": len(found)})
 
     async def effect(self, request: Request) -> Response:
-        """What happened to a key: for a client that lost the answer."""
+        """Show the result of a key, for a client that lost the answer."""
         key = request.query_params.get("key", "")
         effect = self._store.effect(key)
         return (
@@ -97,7 +97,7 @@ class Helpdesk:
         )
 
     async def ledger(self, _: Request) -> Response:
-        """Every write that took effect, and how many requests came in with each key."""
+        """List every write that took effect, and how many requests came in with each key."""
         return JSONResponse(
             {"effects": [asdict(effect) for effect in self._store.effects()], "requests": self._store.arrivals()}
         )

@@ -69,7 +69,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._effects = _connect(path, synchronous="FULL")
         self._effects.executescript(SCHEMA)
-        # Counts survive the process but need no sync to disk: nobody is promised them.
+        # Counts survive the process but need no sync to disk: nothing promises them.
         self._arrivals = _connect(path, synchronous="NORMAL")
 
     def __enter__(self) -> Self:
@@ -80,7 +80,7 @@ class Store:
         self._effects.close()
 
     def arrive(self, key: str, operation: str, ticket: str) -> int:
-        """Count a request for a write, whatever becomes of it; returns the ticket's count so far."""
+        """Count a request for a write, with any result. Return the ticket's count so far."""
         self._arrivals.execute(
             "INSERT INTO arrivals VALUES (?, ?, ?, 1) ON CONFLICT (key) DO UPDATE SET requests = requests + 1",
             (key, operation, ticket),
@@ -108,19 +108,19 @@ class Store:
             return _effect(row), False
 
     def effect(self, key: str) -> StoredWrite | None:
-        """What became of a key, for a client that has to reconcile."""
+        """Return the result of a key, for a client that has to reconcile."""
         row = self._effects.execute("SELECT * FROM effects WHERE key = ?", (key,)).fetchone()
         return None if row is None else _effect(row)
 
     def effects(self, ticket: str | None = None) -> list[StoredWrite]:
-        """All effects in the order they happened, or those of one ticket."""
+        """List all effects in the order they happened, or those of one ticket."""
         rows = self._effects.execute(
             "SELECT * FROM effects WHERE :ticket IS NULL OR ticket = :ticket ORDER BY seq", {"ticket": ticket}
         )
         return [_effect(row) for row in rows]
 
     def arrivals(self) -> dict[str, int]:
-        """How many requests came in with each idempotency key."""
+        """Count the requests that came in with each idempotency key."""
         return {row["key"]: row["requests"] for row in self._arrivals.execute("SELECT key, requests FROM arrivals")}
 
 

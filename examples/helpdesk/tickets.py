@@ -48,7 +48,7 @@ WRITES: dict[str, type[Body]] = {
 
 
 def view(ticket: str, effects: Iterable[StoredWrite]) -> dict[str, Any]:
-    """A ticket as its effects left it. A tag that was given twice is there once."""
+    """Build a ticket from its effects. A tag that was given twice is there once."""
     seen: dict[str, Any] = {"ticket_id": ticket, "tags": [], "replies": [], "acknowledgements": [], "assignments": []}
     for effect in effects:
         if effect.operation == "tags":
@@ -78,5 +78,5 @@ HABITS = (
 
 
 def habitual_fault(ticket: str, requests: float) -> Fault | None:
-    """The fault of a ticket's write; `requests` counts the writes that came in for it, this one included."""
+    """Choose the fault of a ticket's write. `requests` counts the writes that came in for it, including this one."""
     return next((habit.fault for habit in HABITS if habit.mark in ticket and requests <= habit.requests), None)

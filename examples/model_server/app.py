@@ -72,7 +72,7 @@ class ModelServer:
         except PromptError as error:
             return _error(400, str(error), param=error.param)
         except ValueError as error:
-            return _error(400, f"This is no request of the {dialect.name} API: {error}")
+            return _error(400, f"This is not a request of the {dialect.name} API: {error}")
         if dialect.is_ours and asked.model not in MODELS:
             return _error(404, f"There is no model {asked.model!r}; there are {', '.join(MODELS)}.", param="model")
         fault = self._faults.take(prompt.task, lambda ticket: ticket in prompt.text)
@@ -94,7 +94,7 @@ class ModelServer:
 
 
 def _provoked(misbehaviour: Misbehaviour, reply: Reply, answer: dict[str, Any]) -> Reply:  # noqa: PLR0911 - a table
-    """The reply of a model that misbehaves."""
+    """Reply as a model that misbehaves."""
     said = reply.said
     match misbehaviour:
         case Misbehaviour.REFUSE:
@@ -117,12 +117,12 @@ def _provoked(misbehaviour: Misbehaviour, reply: Reply, answer: dict[str, Any]) 
 
 
 def create_app() -> Starlette:
-    """The application. It asks for no key: it runs on the machine that asks."""
+    """Build the application. It asks for no key: it runs on the machine that asks."""
     return Starlette(routes=ModelServer().routes())
 
 
 def _reply(prompt: Prompt) -> dict[str, Any]:
-    """The answer by the rules of the prompt's task."""
+    """Answer by the rules of the prompt's task."""
     material = json.loads(without_markers(json.dumps(prompt.material)))
     subject = json.loads(without_markers(json.dumps(prompt.input)))
     match prompt.task:
@@ -143,7 +143,7 @@ def _mistyped(value: Any) -> Any:
 
 
 def _fit(reply: dict[str, Any], schema: dict[str, Any] | None) -> Any:
-    """The reply in the wanted form: fields the schema does not know fall away, a bare list is wrapped as asked."""
+    """Put the reply into the wanted form: unknown fields are removed, and a bare list is wrapped as asked."""
     known = (schema or {}).get("properties")
     if not isinstance(known, dict):
         return reply

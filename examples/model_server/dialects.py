@@ -1,4 +1,4 @@
-"""How each provider's API asks and answers: OpenAI and whoever is compatible, Anthropic, Google, Bedrock, Azure.
+"""How each provider's API asks and answers: OpenAI and compatible APIs, Anthropic, Google, Bedrock, Azure.
 
 Each request is read as the chat completion request that it amounts to, and each answer is written in
 the provider's own words. Only the part of each API that a client with one tool uses is spoken.
@@ -38,7 +38,7 @@ class Reply:
     model: str
     finish: Finish = Finish.STOP
     calls: str | None = None
-    """A tool that nobody offered."""
+    """A tool that the request did not offer."""
 
     @property
     def identity(self) -> str:
@@ -54,7 +54,7 @@ class Reply:
 
     @property
     def arguments(self) -> Any:
-        """What is said, as the value that some APIs want; what is no JSON stays a text."""
+        """Return what is said as the value that some APIs want. Text that is not JSON stays a text."""
         try:
             return json.loads(self.said)
         except ValueError:
@@ -69,7 +69,7 @@ class Reply:
         return _tokens(self.said)
 
     def within_its_limit(self) -> Reply:
-        """The reply as far as the question's limit allows."""
+        """Cut the reply to the question's limit."""
         limit = self.prompt.max_tokens
         if limit is None or self.tokens_out <= limit:
             return self

@@ -21,7 +21,7 @@ LEAST_RATING = 0.3
 
 
 def draft(ticket: dict[str, Any]) -> dict[str, Any]:
-    """A reply: subject, body and the ids of the articles it rests on."""
+    """Write a reply: subject, body and the ids of the articles that support it."""
     subject = str(ticket.get("subject") or "your question")
     asked = set(words(f"{subject} {ticket.get('body', '')}"))
     cited = _fitting(asked, ticket.get("articles") or [])
@@ -41,7 +41,7 @@ def draft(ticket: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer(material: dict[str, Any]) -> dict[str, Any]:
-    """An answer to `question` out of `articles` or `sources`."""
+    """Answer `question` out of `articles` or `sources`."""
     question = str(material.get("question") or material.get("text") or "")
     asked = set(words(question))
     cited = _fitting(asked, material.get("articles") or material.get("sources") or [])
@@ -53,7 +53,7 @@ def answer(material: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fitting(asked: set[str], articles: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The article that fits best, and a second one when it fits nearly as well."""
+    """Choose the article that fits best, and a second one when it fits nearly as well."""
     known = [article for article in articles if isinstance(article, dict) and article.get("id")]
     rated = sorted(((_rating(asked, article), article) for article in known), key=lambda pair: -pair[0])
     least = max(LEAST_RATING, SECOND_ARTICLE_SHARE * rated[0][0]) if rated else LEAST_RATING
@@ -61,7 +61,7 @@ def _fitting(asked: set[str], articles: list[dict[str, Any]]) -> list[dict[str, 
 
 
 def _rating(asked: set[str], article: dict[str, Any]) -> float:
-    """The share of what is asked that the article speaks of, and of its title that is asked for."""
+    """Measure how much of the question the article covers, and how much of its title the question has."""
     title, body = set(words(str(article.get("title", "")))), set(words(str(article.get("body", ""))))
     if not asked:
         return 0.0

@@ -17,7 +17,7 @@ MENTION = re.compile(r'must mention "([^"]+)"')
 
 
 def judge(material: dict[str, Any]) -> dict[str, Any]:
-    """Whether the answer rests on the sources, how sure that is, and the sentences that say so."""
+    """Judge whether the sources support the answer, with a confidence and the sentences that show it."""
     said = flatten(material.get("answer") or material.get("output"))
     if missing := [phrase for phrase in MENTION.findall(str(material.get("criteria"))) if phrase not in said]:
         return {"pass": False, "confidence": 0.95, "evidence": [f'It does not mention "{one}".' for one in missing]}

@@ -43,7 +43,7 @@ class Temper:
         self._struck: set[str] = set()
 
     def provoked(self, prompt: Prompt) -> Misbehaviour | None:
-        """The misbehaviour this prompt provokes now, if any."""
+        """Return the misbehaviour this prompt provokes now, if any."""
         material = json.dumps(prompt.input, sort_keys=True)
         for marker in MARKER.finditer(material):
             if marker["task"] in (None, prompt.task) and marker["what"] in set(Misbehaviour):
@@ -60,5 +60,5 @@ class Temper:
 
 
 def without_markers(text: str) -> str:
-    """The text as the rules should read it."""
+    """Return the text as the rules should read it."""
     return MARKER.sub("", text)

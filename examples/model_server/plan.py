@@ -16,7 +16,7 @@ ORDER = re.compile(r"call the operation ([a-z_]+\.[a-z_]+)")
 
 
 def plan(material: dict[str, Any], subject: dict[str, Any]) -> dict[str, Any]:
-    """A list of steps out of the operations that are on offer; steps whose operation is missing are left out."""
+    """Plan steps out of the operations that are on offer, without steps whose operation is missing."""
     on_offer = {offer["operation"] for offer in material.get("operations", []) if isinstance(offer, dict)}
     second = bool(material.get("failure")) or int(material.get("revision") or 1) > 1
     search = _search_by_topic(subject) if second else _search_by_name(subject)
@@ -27,7 +27,7 @@ def plan(material: dict[str, Any], subject: dict[str, Any]) -> dict[str, Any]:
 
 
 def _obeyed(material: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a text in an earlier result orders is done, on offer or not: a model can be talked into anything."""
+    """Plan what a text in an earlier result orders, on offer or not: a model can be talked into anything."""
     ordered = ORDER.findall(flatten(material.get("known", [])))
     return [
         {"id": f"ordered_{at}", "operation": operation, "arguments": {"ticket_id": "${{ input.ticket_id }}"}}

@@ -120,7 +120,7 @@ def understand(request: ChatRequest) -> Prompt:
 
 
 def _chosen(request: ChatRequest) -> Function | None:
-    """The tool that carries the answer: the one the client names, else the first."""
+    """Choose the tool that carries the answer: the one the client names, else the first."""
     if not request.tools or request.tool_choice == "none":
         return None
     if isinstance(request.tool_choice, dict):

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def next_turn(material: dict[str, Any], subject: dict[str, Any]) -> dict[str, Any]:
-    """The next move, in the form of the pattern that is asked for."""
+    """Choose the next move, in the form of the pattern that is asked for."""
     known = {record["id"]: record for record in material.get("known", []) if isinstance(record, dict)}
     if material.get("pattern") == "manager":
         return _managed(known, subject)

@@ -20,7 +20,7 @@ SHORTEST_STEM = 3
 
 
 def stem(word: str) -> str:
-    """A word without its ending, roughly: `invoices`, `invoicing` and `invoiced` are one."""
+    """Remove the ending of a word, roughly: `invoices`, `invoicing` and `invoiced` are one."""
     for ending in ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= SHORTEST_STEM:
             return word.removesuffix(ending)
@@ -28,13 +28,13 @@ def stem(word: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text that carry meaning, as stems, in order."""
+    """List the words of a text that carry meaning, as stems, in order."""
     found = (match.group().lower() for match in WORD.finditer(text))
     return [stem(word) for word in found if word not in MEANINGLESS and len(word) > 1]
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a Markdown text: headings fall away, list items count as sentences."""
+    """List the sentences of a Markdown text, without headings. Items of lists count as sentences."""
     parts: list[str] = []
     for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.)\s)", text):
         line = " ".join(paragraph.split())
@@ -44,7 +44,7 @@ def sentences(text: str) -> list[str]:
 
 
 def flatten(value: Any) -> str:
-    """All text inside a JSON value."""
+    """Collect all text inside a JSON value."""
     match value:
         case str():
             return value

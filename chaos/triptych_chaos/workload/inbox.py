@@ -1,6 +1,6 @@
 """A tool whose upstream honours no key: what is posted twice is there twice. It stands for the class `once`.
 
-`stamp` can be asked what became of an attempt, `post` cannot. Both write to a ticket of the run's own.
+`stamp` can be asked for the result of an attempt, `post` cannot. Both write to a ticket of the run's own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from triptych.tools.http.errors import check_status
 async def _client(resources: Resources) -> AsyncIterator[httpx.AsyncClient]:
     settings: HelpdeskSettings = resources.settings
     headers = {"Authorization": f"Bearer {settings.token.get_secret_value()}"}
-    # A server that closes an idle connection just as the next request goes out leaves a doubt where none need be.
+    # A server that closes an idle connection just as the next request goes out would leave a needless doubt.
     limits = httpx.Limits(keepalive_expiry=1.0)
     async with httpx.AsyncClient(base_url=str(settings.url), headers=headers, timeout=10, limits=limits) as client:
         yield client
@@ -43,7 +43,7 @@ async def stamp(call: Call[httpx.AsyncClient]) -> Done:
 
 @tool.reconcile(stamp)
 async def stamped(call: Call[httpx.AsyncClient]) -> Done | None:
-    """Whether the stamp is there."""
+    """Look whether the stamp is there."""
     response = await call.state.get(f"/tickets/{call.run_id}")
     if response.status_code == HTTPStatus.NOT_FOUND or not check_status(response).json()["tags"]:
         return None
@@ -52,7 +52,7 @@ async def stamped(call: Call[httpx.AsyncClient]) -> Done | None:
 
 @tool.operation(effect=Effect.ONCE, timeout_ms=10_000)
 async def post(call: Call[httpx.AsyncClient]) -> Done:
-    """Post a letter about the run. Nobody can say later whether it was done."""
+    """Post a letter about the run. Nothing shows later whether it was done."""
     return await _write(call, "assignments", {"team": "post-room", "note": ""})
 
 
