@@ -1,4 +1,4 @@
-"""`python -m triptych_bench`: start what is to be measured, measure it, report, and leave nothing running."""
+"""`python -m triptych_bench`: start a stack, measure it, report, and leave nothing running."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def bench(
 
 
 def _trees(compare: str | None, scratch: Path) -> list[Tree]:
-    """What is measured; of two, the one that is compared with first."""
+    """Return the trees to measure: first the one to compare with, if there are two."""
     if compare is None:
         return [working_tree()]
     base, _, head = compare.partition("..")

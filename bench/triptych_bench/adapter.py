@@ -1,6 +1,6 @@
 """What the adapter adds to a call over HTTP: calls through the tool runtime, and those of a bare httpx client.
 
-Both are made in this process to the upstream of the stack, in turn by each caller, so that whatever else
+Both are made in this process to the upstream of the stack, in turn by each caller, so that everything else
 is under way is in both. The stack's own tool is left alone.
 """
 
@@ -43,7 +43,7 @@ class Adapter:
         declared = StackConfig.load(CONFIG).table.tools[_NAME].options
         options = {name: value for name, value in declared.items() if name != "base_url_env"}
         self._tool = http_tool(Source(_NAME, {**options, "base_url": self._upstream}, Path()))
-        # Nobody looks at its deadline here: that is for the loop which gives out jobs.
+        # The deadline is not checked here: the loop that hands out jobs does that.
         self._request = request_for(self._tool, _OPERATION, _ARGUMENTS).to_bytes()
         self._opened = AsyncExitStack()
         self._client: httpx.AsyncClient
@@ -51,7 +51,7 @@ class Adapter:
 
     @property
     def at_once(self) -> tuple[int, ...]:
-        """How many calls are under way: one, and as many as the tool makes at once however many runs there are."""
+        """Return how many calls are under way: one, or as many as the tool makes in parallel."""
         return 1, self._tool.concurrency
 
     async def __aenter__(self) -> Self:
@@ -83,14 +83,14 @@ class Adapter:
         return HttpCost(percentile(bare_ms, 50), percentile(adapter_ms, 50))
 
     async def _bare(self) -> None:
-        """The same request, and its answer as data."""
+        """Make the same request, and return its answer as data."""
         response = await self._client.get(self._upstream + _PATH)
         if not response.is_success:
             raise CallFailedError(f"GET {_PATH}", self._upstream, str(response.status_code))
         orjson.loads(response.content)
 
     async def _through_runtime(self) -> None:
-        """From the request as it lies in the table of jobs to the answer as it is written there."""
+        """Make a call from the request in the table of jobs to the answer that is written there."""
         request = CallRequest.model_validate_json(self._request)
         answer = await self._worker.execute(request, JobAttempt(lease=0))
         if answer is None or answer.result.status is not ResultStatus.OK:

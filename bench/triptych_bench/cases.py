@@ -59,5 +59,5 @@ IN_FLIGHT = (1, 50, 200, 1_000)
 
 
 def cases(in_flight: Sequence[int]) -> tuple[Case, ...]:
-    """Each way to review, with each number of runs in flight, in the order of the tables."""
+    """List each way to review with each number of runs in flight, in the order of the tables."""
     return tuple(Case(review, count) for review in REVIEWS for count in in_flight if count <= review.most_in_flight)

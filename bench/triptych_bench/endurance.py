@@ -37,7 +37,7 @@ MAX_GROWTH = 1.2
 """Of memory, from the end of the second tenth, since caches fill before that; and of tables, from the largest that
 they were in the first half. Autovacuum comes by once a minute, and until then a table takes what goes through it."""
 MIN_TABLE_MB = 8.0
-"""A table smaller than this has not bloated, whatever it was before."""
+"""A table smaller than this has not bloated."""
 KEPT = "jobs"
 """Rows of this table stay until retention removes them, so what counts is what each of them takes."""
 _TABLES = """
@@ -59,7 +59,7 @@ class Tenth:
     dead_rows: dict[str, int]
 
     def size(self, table: str) -> float:
-        """What should stay as it is: MB of a table, or of a thousand rows where rows are kept."""
+        """Return what should not grow: MB of a table, or of a thousand rows where rows are kept."""
         mb = self.table_mb[table]
         return mb / max(1, self.live_rows[table]) * 1_000 if table.endswith(f".{KEPT}") else mb
 
@@ -75,7 +75,7 @@ async def endure(stack: Stack, runs: int) -> list[Tenth]:
     )
     tenths: list[Tenth] = []
     async with Load(stack) as load:
-        await load.hold(case, settle_s=0, window_s=5, generations=1)  # what is cold at the start is no part of it
+        await load.hold(case, settle_s=0, window_s=5, generations=1)  # the cold start is not part of it
         for _ in range(TENTHS):
             window = await load.hold(case, settle_s=0, window_s=0, generations=generations)
             tables = await database.fetch(_TABLES)
@@ -94,7 +94,7 @@ async def endure(stack: Stack, runs: int) -> list[Tenth]:
 
 
 def complaints(tenths: Sequence[Tenth]) -> list[str]:
-    """What did not stay as it was."""
+    """List what has grown or slowed down."""
     first, second, last = tenths[0], tenths[1], tenths[-1]
     found = []
     if last.steps_per_s < MIN_SPEED * first.steps_per_s:
@@ -111,7 +111,7 @@ def complaints(tenths: Sequence[Tenth]) -> list[str]:
 
 
 def show(tenths: Sequence[Tenth], console: Console) -> None:
-    """One line for each tenth."""
+    """Print one line for each tenth."""
     table = Table("runs", "steps/s", "memory, MB", "tables, MB (dead rows)")
     for each in tenths:
         memory = ", ".join(f"{name} {mb:.0f}" for name, mb in each.memory_mb.items() if name != CLIENT)

@@ -1,6 +1,6 @@
 """From what was measured to what is reported: percentiles, medians over rounds, ratios. Pure arithmetic.
 
-Nothing is thrown away on the way: whoever wants the rounds finds them beside the medians.
+Nothing is thrown away: the rounds are beside the medians.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Sample:
     run_p50_ms: float
     run_p99_ms: float
     ms_a_step: float
-    """The p50 of a run, by the steps it has: what a step takes for whoever waits."""
+    """Divide the p50 of a run by its steps: the time of a step for a waiting client."""
     cpu_ms_a_step: Mapping[str, float]
     """Processor time of each process."""
     memory_mb: Mapping[str, float]
@@ -63,7 +63,7 @@ class BranchCost:
     """Of all processes that are part of the pipeline."""
 
     def over(self, other: BranchCost) -> BranchCost:
-        """How many times the other one this is."""
+        """Return this figure divided by the other."""
         return BranchCost(self.wall_ms / other.wall_ms, self.cpu_ms / other.cpu_ms)
 
 
@@ -90,7 +90,7 @@ class Floor:
     """100,000 calls of a small method: builds of one version of Python differ in this by a third and more."""
 
     def step_ms(self, review: Review) -> float:
-        """What a step would take if nothing but its hops and commits took any time."""
+        """Return the time of a step if only its hops and commits took time."""
         return review.hops_per_step * self.hop_ms + review.commits_per_step * self.commit_ms
 
 
@@ -107,7 +107,7 @@ class Ratios:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile: a value that was measured, never one in between."""
+    """Return the nearest-rank percentile: a measured value, never one in between."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
@@ -131,7 +131,7 @@ def sample(
 
 
 def median_sample(rounds: Sequence[Sample]) -> Sample:
-    """The median of each figure by itself."""
+    """Return the median of each figure by itself."""
     return Sample(
         runs=round(statistics.median(each.runs for each in rounds)),
         steps_per_s=statistics.median(each.steps_per_s for each in rounds),
@@ -150,7 +150,7 @@ def median_floor(rounds: Sequence[Floor]) -> Floor:
 
 
 def branch_ratio(narrow: Sequence[BranchCost], wide: Sequence[BranchCost]) -> BranchCost:
-    """A branch of a wide fan-out by one of a narrow one: the median of the ratios of each round."""
+    """Divide a branch of a wide fan-out by one of a narrow one: the median of the ratios of each round."""
     return median_branch([after.over(before) for before, after in zip(narrow, wide, strict=True)])
 
 
@@ -165,7 +165,7 @@ def median_added_ms(rounds: Sequence[HttpCost]) -> float:
 
 
 def spread(rounds: Sequence[Sample]) -> float:
-    """How far the rounds lie apart, in steps/s: the widest difference by the median."""
+    """Return how far the rounds differ, in steps/s: the widest difference divided by the median."""
     speeds = [each.steps_per_s for each in rounds]
     return (max(speeds) - min(speeds)) / statistics.median(speeds)
 
@@ -180,14 +180,14 @@ def ratios(case: Case, of: Sample, floor: Floor) -> Ratios:
 
 
 def figure(of: Sample, name: str) -> float:
-    """One of the figures in PAIRED; processor time as that of the pipeline."""
+    """Return one of the figures in PAIRED; processor time is that of the pipeline."""
     if name == "cpu_ms_a_step":
         return pipeline_ms(of.cpu_ms_a_step)
     return float(getattr(of, name))
 
 
 def pipeline_ms(spent_ms: Mapping[str, float]) -> float:
-    """The processor time of all processes that are part of the pipeline."""
+    """Return the processor time of all processes of the pipeline."""
     return sum(spent for process, spent in spent_ms.items() if process not in BESIDE)
 
 

@@ -92,7 +92,7 @@ class Ground:
         )
 
     async def _repeat(self, once: Callable[[], Awaitable[None]], seconds: float) -> list[float]:
-        """How long each took; the first, which may have to warm up, is left out."""
+        """Return how long each took, without the first, which may have to warm up."""
         await once()
         taken_ms: list[float] = []
         end = time.perf_counter() + seconds
@@ -111,7 +111,7 @@ class Ground:
         await self._connection.execute(_ONE, uuid.uuid4())
 
     async def _batch(self) -> None:
-        """As the executor writes its journal: all rows of a batch in one statement."""
+        """Write rows as the executor writes its journal: all rows of a batch in one statement."""
         self._batches += 1
         await self._connection.execute(_BATCH, self._run_ids, [self._batches] * BATCH_ROWS, *_COLUMNS)
 

@@ -90,7 +90,7 @@ class Load:
             await self._arrivals()
 
     async def messages(self) -> int:
-        """How many records there are on all topics of the stack."""
+        """Count the records on all topics of the stack."""
         return sum((await self._consumer.end_offsets(self._partitions)).values())
 
     async def _all_partitions(self) -> list[aiokafka.TopicPartition]:
@@ -126,7 +126,7 @@ class Load:
             await self._producer.send(self._tasks, task.encode())
 
     async def _arrivals(self) -> list[tuple[float, int]]:
-        """The latency and the steps of each of our runs that has ended, as soon as there are any."""
+        """Return the latency and the steps of each of our runs that has ended, as soon as one has."""
         patient_until = time.perf_counter() + PATIENCE_S
         while time.perf_counter() < patient_until:
             polled = await self._consumer.getmany(timeout_ms=_POLL_MS)

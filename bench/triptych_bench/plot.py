@@ -54,7 +54,7 @@ def save(report: Report, file: Path) -> None:
 
 
 def _shares(axes: Any, result: Result) -> None:
-    """One bar a case, one colour a process. Sums lie too far apart to be bars, so they are written."""
+    """Draw a bar for each case, with a colour for each process. Sums differ too much for bars, so they are written."""
     spent = [
         {name: ms for name, ms in result.median(case).cpu_ms_a_step.items() if name not in f.BESIDE}
         for case in result.cases

@@ -70,7 +70,7 @@ class Report:
         return f.median_floor(self.floors)
 
     def pairs(self, case: Case, name: str) -> list[float]:
-        """The second tree by the first, round by round."""
+        """Divide the second tree by the first, round by round."""
         base, head = self.results
         return f.pair_ratios(base.rounds[case], head.rounds[case], name)
 
@@ -80,7 +80,7 @@ class Report:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the figures depend on. The load is that of the minute before anything was started."""
+    """List what the figures depend on. The load is that of the minute before anything was started."""
     return {
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
@@ -155,7 +155,7 @@ def _case_json(result: Result, case: Case, floor: f.Floor) -> dict[str, Any]:
 
 
 def show(report: Report, console: Console) -> None:
-    """Everything, for a person."""
+    """Print everything for a person."""
     console.print(_heading(report))
     for result in report.results:
         _titled(console, f"Runs of five steps, {result.tree.name}", _speeds(result, report.floor))
@@ -293,7 +293,7 @@ def _http(report: Report) -> Table:
 
 
 def _held(value: float, limit: float) -> str:
-    """A figure that has a target, red where it misses it."""
+    """Print a figure that has a target, red where it misses it."""
     return f"[red]{value:.2f}[/]" if value > limit else f"[bold]{value:.2f}[/]"
 
 

@@ -34,7 +34,7 @@ class Schedule:
     window_s: float
     floor_s: float
     http_s: float
-    """So long calls are made with each number of them at once."""
+    """How long calls are made with each number of parallel calls."""
     fans: int
     """So often as many branches are made as the widest fan-out has."""
     in_flight: tuple[int, ...] = IN_FLIGHT
@@ -59,7 +59,7 @@ class Measured:
 
     floors: Sequence[Floor]
     http: Mapping[int, Sequence[HttpCost]]
-    """Each round of calls over HTTP, by how many there were at once."""
+    """Each round of calls over HTTP, by the number of parallel calls."""
     samples: Sequence[Mapping[Case, Sequence[Sample]]]
     fans: Sequence[Mapping[Fan, Sequence[BranchCost]]]
 
@@ -121,7 +121,7 @@ class _Bed:
         self.samples[case].append(sample(window, messages / runs, cpu_ms, self._processes.memory_mb()))
 
     async def fan_out(self, fan: Fan) -> None:
-        """Of each width equally many branches, with equally many under way."""
+        """Play equally many branches of each width, with equally many under way."""
         branches = self._schedule.fans * WIDE.branches
         cpu_ms = self._processes.cpu_ms()
         span_s = await self._load.fan_out(fan, branches)

@@ -25,7 +25,7 @@ _COMMAND = (sys.executable, "-P", "-m", "triptych")
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """How to reach Postgres as the owner of the cluster, to make a database that is nobody's."""
+    """Return the DSN of the owner of the cluster, to make a database that no service uses."""
 
     host: str
     port: int

@@ -30,9 +30,9 @@ class Tree:
     """It holds what no commit does."""
 
     def environment(self) -> dict[str, str]:
-        """The environment in which Python finds the code of this tree before any that is installed.
+        """Make an environment in which Python finds the code of this tree before installed code.
 
-        What the tool calls over HTTP is always of this file's tree: it is no part of what is measured.
+        The server that the tool calls over HTTP is always of this file's tree: it is not measured.
         """
         return {**os.environ, "PYTHONPATH": os.pathsep.join((str(self.root), str(ROOT / "bench")))}
 
@@ -47,7 +47,7 @@ class Tree:
 
 
 def working_tree() -> Tree:
-    """The tree that this file lies in, as it is now."""
+    """Return the tree of this file, as it is now."""
     commit = _git("rev-parse", "HEAD").decode().strip()
     changed = bool(_git("status", "--porcelain", "--untracked-files=no").strip())
     return Tree(f"{commit[:9]}{'+' if changed else ''}", ROOT, commit, changed)

@@ -1,4 +1,4 @@
-"""Two stacks for the modules that kill, stop and fault them; each is expected to outlive whatever is done to it.
+"""Two stacks for the modules that kill, stop and fault them; each must outlive every fault.
 
 A module begins on a fresh one if a test failed since: what a failure leaves behind stays with it.
 """
@@ -16,7 +16,7 @@ from support_desk import SupportDesk
 
 @pytest.fixture(scope="session")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SupportDesk]:
-    """The whole embedded stack, started and stopped from the command line."""
+    """Start the whole embedded stack from the command line, and stop it at the end."""
     desk = SupportDesk(tmp_path_factory.mktemp("desk"))
     desk.up()
     yield desk
@@ -32,9 +32,9 @@ class Shared:
         self._failed = 0
 
     async def healthy(self, failed: int) -> CrashStack:
-        """The stack of the module before, or a new one if more tests have failed meanwhile."""
+        """Return the stack of the module before, or a new one if more tests have failed meanwhile."""
         if self._crash_stack is None or failed > self._failed:
-            with contextlib.suppress(Exception):  # whatever it was, that test has told it
+            with contextlib.suppress(Exception):  # the test that failed has reported it
                 await self.close()
             self._failed = failed
             self._crash_stack = await self._opened.enter_async_context(
@@ -56,7 +56,7 @@ async def shared_crash_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncI
 
 @pytest.fixture(scope="module")
 async def crash_stack(request: pytest.FixtureRequest, shared_crash_stack: Shared) -> CrashStack:
-    """A stack with fail points, and runs to send through it."""
+    """Give a stack with fail points, and runs to send through it."""
     crash_stack = await shared_crash_stack.healthy(request.session.testsfailed)
     crash_stack.disarm()
     return crash_stack

@@ -78,7 +78,7 @@ class CrashStack:
     async def started(cls, folder: Path) -> AsyncIterator[CrashStack]:
         port, callback_port = _free_ports(2)
         with recording(folder.with_name(f"{folder.name}-history.jsonl")) as history:
-            # Dice of the same seed; they are no secret.
+            # The same seed each time; it does not protect anything.
             async with open_sender(history, random.Random(1), port, PROMPT) as sender:  # noqa: S311
                 environment = sender.environment | {
                     "TRIPTYCH_CALLBACK_URL": f"http://127.0.0.1:{callback_port}",
@@ -115,7 +115,7 @@ class CrashStack:
             await asyncio.wait({asyncio.create_task(outcomes.stop())}, timeout=30)
 
     async def reconnected(self) -> bool:
-        """Whether there is a new connection to a database that was away."""
+        """Connect to a database that was away; tell whether that worked."""
         try:
             database = await asyncpg.connect(self.description["postgres"])
         except (OSError, asyncpg.PostgresError):
@@ -153,7 +153,7 @@ class CrashStack:
         return pid
 
     def not_running(self) -> list[str]:
-        """The services that have died and are about to be started again."""
+        """List the services that have died and will be started again."""
         return [each["name"] for each in self.description["services"] if each["pid"] is None]
 
     def disarm(self) -> None:
@@ -170,7 +170,7 @@ class CrashStack:
             draft.rename(file)
 
     def struck_at(self, service: str, point: str) -> datetime | None:
-        """When the fail point struck: the moment at which its file was put away."""
+        """Return when the fail point struck: the moment at which its file was moved."""
         try:
             moved = (self.folder / "failpoints" / f"{service}-1" / "struck" / point).stat().st_ctime
         except FileNotFoundError:
@@ -179,7 +179,7 @@ class CrashStack:
 
     @contextmanager
     def paused(self, services: Iterable[str]) -> Iterator[None]:
-        """Services stand still while the body runs."""
+        """Suspend services while the body runs."""
         pids = [self.pid_of(service) for service in services]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -227,7 +227,7 @@ class CrashStack:
             )
 
     async def cancel(self, task_ids: list[str]) -> None:
-        """The work of these is not wanted any more."""
+        """Cancel the runs of these tasks."""
         for row in await self.database.fetch(
             "select run_id, partition from executor.runs where task_id = any($1)", task_ids
         ):
@@ -240,7 +240,7 @@ class CrashStack:
         return [row["run_id"] for row in rows]
 
     async def have_asked(self, task_ids: list[str], asked: list[str]) -> int:
-        """How many have one of these in their journal: the type of an event, and its step if it has one."""
+        """Count the runs whose journal has one of these: the type of an event, and its step if it has one."""
         found: int = await self.database.fetchval(
             "select count(distinct run_id) from executor.journal join executor.runs using (run_id) "
             "where task_id = any($1) and type || coalesce(' ' || (data ->> 'step'), '') = any($2)",
@@ -250,7 +250,7 @@ class CrashStack:
         return found
 
     async def unanswered(self, task_ids: list[str]) -> list[tuple[str, str]]:
-        """The requests of these that nobody has answered, by task."""
+        """List the requests of these that have no answer, by task."""
         rows = await self.database.fetch(
             "select task_id, asked.data ->> 'request_id' as request_id "
             "from executor.journal as asked join executor.runs using (run_id) where task_id = any($1) "
@@ -262,7 +262,7 @@ class CrashStack:
         return [(row["task_id"], row["request_id"]) for row in rows]
 
     async def withdrawn(self, task_ids: list[str]) -> list[tuple[str, UUID, str]]:
-        """The calls of these that were answered as not made, since their runs were over: task, run and step."""
+        """List the calls that were answered as not made, since their runs were over: task, run and step."""
         rows = await self.database.fetch(
             "select task_id, run_id, data ->> 'step' as step from executor.journal join executor.runs using (run_id) "
             "where task_id = any($1) and type = 'AnsweredLate' "
@@ -272,7 +272,7 @@ class CrashStack:
         return [(row["task_id"], row["run_id"], row["step"]) for row in rows]
 
     async def finished_by(self, task_ids: list[str], moment: datetime) -> int:
-        """How many had ended by then."""
+        """Count the runs that had ended by then."""
         found: int = await self.database.fetchval(
             "select count(*) from executor.runs where task_id = any($1) and finished_at <= $2", task_ids, moment
         )
@@ -326,12 +326,12 @@ async def until(condition: Any, within_s: float, what: Any) -> None:
 
 
 def partitions_of(topic: str) -> int:
-    """How many the embedded stack gives it."""
+    """Return how many partitions the embedded stack gives a topic."""
     return 1 if topic.partition(".")[2] in COMPACTED else PARTITIONS
 
 
 async def everything_published(crash_stack: CrashStack) -> dict[str, list[ConsumerRecord[Any, Any]]]:
-    """What lies on the topics now, by topic; the records of a partition are in order."""
+    """Read what is on the topics now, by topic; the records of a partition are in order."""
     description = crash_stack.description
     consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=description["kafka"], auto_offset_reset="earliest")
     found: dict[str, list[ConsumerRecord[Any, Any]]] = defaultdict(list)

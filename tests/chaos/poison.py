@@ -20,7 +20,7 @@ LIMIT_BYTES = 8 * 1_048_576
 OVERHEAD_BYTES = 200
 """Room for the frame around a record and its headers."""
 WEEK_MS = 7 * 24 * 3_600_000
-NOBODY = "01900000-0000-7000-8000-000000000000"
+UNKNOWN_RUN = "01900000-0000-7000-8000-000000000000"
 """A run that does not exist."""
 FORWARDED = "triptych_forwarded"
 
@@ -28,7 +28,7 @@ Headers = list[tuple[str, bytes | None]]
 
 
 class Fate(Enum):
-    """What must become of a record on a topic that a service reads."""
+    """What must happen to a record on a topic that a service reads."""
 
     DEAD = "a dead letter with its bytes"
     DROPPED = "dropped, for it answers nothing that is open"
@@ -37,7 +37,7 @@ class Fate(Enum):
 
 @dataclass(frozen=True)
 class Poison:
-    """A record to be published, and what must become of it."""
+    """A record to publish, and what must happen to it."""
 
     kind: str
     topic: str
@@ -72,7 +72,7 @@ class Brewer:
         return replace(poison, partition=self._random.randrange(self._partitions))
 
     def _noise(self, topic: str) -> Iterator[Poison]:
-        """Values that are no message at all."""
+        """Make values that are not messages."""
         bodies: dict[str, bytes | None] = {
             "tombstone": None,
             "nothing": b"",
@@ -89,7 +89,7 @@ class Brewer:
             "NUL": b'{"run_id": "\\u0000", "\\u0000": "\\u0000"}',
             "a raw NUL": b'{"run_id": "\x00"}',
             "a field a megabyte long": b'{"' + b"n" * 1_000_000 + b'": 1}',
-            "a version nobody knows": b'{"version": 99, "schema_version": "99.0", "payload": {}}',
+            "an unknown version": b'{"version": 99, "schema_version": "99.0", "payload": {}}',
         }
         for kind, body in bodies.items():
             yield self._anywhere(Poison(kind, topic, Fate.DEAD, body, key=self._random.choice([None, b"", b"\xff"])))
@@ -97,8 +97,8 @@ class Brewer:
             yield self._anywhere(Poison("random bytes", topic, Fate.DEAD, b"\x80" + self._random.randbytes(length)))
 
     def _headers(self, topic: str) -> Iterator[Poison]:
-        """Headers that mislead whoever reads them."""
-        reference = f"claim:{NOBODY}/".encode()
+        """Make headers that mislead their reader."""
+        reference = f"claim:{UNKNOWN_RUN}/".encode()
         structured = (("content-type", b"application/cloudevents+json"),)
         cases: dict[str, Headers] = {
             "headers without values": [
@@ -111,8 +111,8 @@ class Brewer:
             "a header name with NUL": [("x\x00y", b"1")],
             "an empty header name": [("", b"")],
             "ten thousand headers": [(f"x-{n}", b"1") for n in range(10_000)],
-            "a specversion nobody knows": [("ce_specversion", b"9.9")],
-            "a type nobody knows": [("ce_specversion", b"1.0"), ("ce_type", b"triptych.nothing.v99")],
+            "an unknown specversion": [("ce_specversion", b"9.9")],
+            "an unknown type": [("ce_specversion", b"1.0"), ("ce_type", b"triptych.nothing.v99")],
             "a trace that is none": [("traceparent", b"\x00\xff")],
             "a reference to nothing": [("ce_dataref", reference + b"0" * 64)],
             "a reference with NUL": [("ce_dataref", reference + b"\x00")],
@@ -127,7 +127,7 @@ class Brewer:
             yield self._anywhere(Poison(kind, topic, Fate.DEAD, envelope, headers=structured))
 
     def _huge(self, topic: str) -> Iterator[Poison]:
-        """As large as the broker takes, in each part of a record."""
+        """Make records as large as the broker takes, in each part of a record."""
         size = LIMIT_BYTES - OVERHEAD_BYTES
         yield self._anywhere(Poison("a huge value", topic, Fate.DEAD, b"\x80" * size))
         yield self._anywhere(Poison("a huge string", topic, Fate.DEAD, b'{"run_id": "' + b"x" * (size - 14) + b'"}'))
@@ -136,7 +136,7 @@ class Brewer:
         yield self._anywhere(Poison("swells", topic, Fate.DEAD, b"\x80" * (4 * LIMIT_BYTES), compression="gzip"))
 
     def _made_of(self, topic: str, record: ConsumerRecord[Any, Any]) -> Iterator[Poison]:
-        """What a record of a run that is over can be turned into."""
+        """Make variants of a record of a run that is over."""
         value, headers = record.value, list(record.headers)
         other = (record.partition + 1) % self._partitions
         genuine = Poison("replayed", topic, Fate.DROPPED, value, record.key, headers, record.partition)
@@ -157,9 +157,11 @@ class Brewer:
             yield replace(genuine, kind="without its run", fate=Fate.DEAD, value=_without(fields, "run_id"))
             newer = _with(fields, newer={"schema": 99})
             yield replace(genuine, kind="a field of a newer version", fate=Fate.EITHER, value=newer)
-            # A worker asks nobody whether a run exists: it does what it is asked, once. Whoever decides knows.
+            # A worker does not ask whether a run exists: it does what it is asked, once. The executor knows.
             if not topic.partition(".")[2].startswith(("calls.", "plan-requests", "reviews", "withdrawals")):
-                yield replace(genuine, kind="of nobody's run", fate=Fate.DEAD, value=_with(fields, run_id=NOBODY))
+                yield replace(
+                    genuine, kind="of an unknown run", fate=Fate.DEAD, value=_with(fields, run_id=UNKNOWN_RUN)
+                )
                 yield replace(
                     genuine,
                     kind="said to be forwarded to the wrong partition",
@@ -180,8 +182,10 @@ class Brewer:
             # Who writes a command down must outlive what no row can hold.
             yield replace(genuine, kind="a command with NUL", value=_command(fields, note="\0", principal="x\0y"))
             yield replace(genuine, kind="a command of no time", value=_command(fields, at="0001-01-01T00:00:00+14:00"))
-            yield replace(genuine, kind="a command for nothing", value=_command(fields, operation="none.nothing"))
-            yield replace(genuine, kind="a command for nobody", value=_command(fields, tool="none"))
+            yield replace(
+                genuine, kind="a command for an unknown operation", value=_command(fields, operation="none.nothing")
+            )
+            yield replace(genuine, kind="a command for an unknown tool", value=_command(fields, tool="none"))
         elif "playbook" in fields:
             yield replace(genuine, kind="a task with a typing error", fate=Fate.DEAD, value=_task(fields, inptu={}))
             yield replace(genuine, kind="a task of no playbook", fate=Fate.DEAD, value=_task(fields, playbook="none"))

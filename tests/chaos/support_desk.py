@@ -55,7 +55,7 @@ class SupportDesk:
         return next(each["pid"] for each in self.described()["services"] if each["name"] == name)
 
     def processes(self) -> list[psutil.Process]:
-        """Every process of this stack: who watches over it, and all that bear its mark, servers and services."""
+        """List every process of this stack: its supervisor, and all servers and services with its mark."""
         found = [psutil.Process(json.loads(triptych("status", "--json", "--data", str(self.folder)))["pid"])]
         for process in psutil.process_iter():
             try:
@@ -66,7 +66,7 @@ class SupportDesk:
         return found
 
     async def in_flight(self, task_ids: list[str]) -> int:
-        """How many of these runs have begun a step and not ended."""
+        """Count the runs that have begun a step and not ended."""
         database = await asyncpg.connect(self.described()["postgres"])
         try:
             found: int = await database.fetchval(
@@ -79,7 +79,7 @@ class SupportDesk:
             await database.close()
 
     async def left_behind(self) -> dict[str, int]:
-        """What the executor has of runs when all have ended: nothing, it is hoped."""
+        """Count what the executor still has of runs when all have ended."""
         database = await asyncpg.connect(self.described()["postgres"])
         try:
             row = await database.fetchrow(
@@ -91,7 +91,7 @@ class SupportDesk:
             await database.close()
 
     def writes(self, task_ids: list[str]) -> int:
-        """How many writes took effect for the tickets of these tasks: none twice, by the helpdesk's own record."""
+        """Count the writes to the tickets of these tasks in the helpdesk's ledger, and check that none happened twice."""
         tickets = {ticket_of(task_id) for task_id in task_ids}
         answer = self.helpdesk("GET", "/ledger")
         effects = [effect for effect in answer["effects"] if effect["ticket"] in tickets]
@@ -126,7 +126,7 @@ async def submit_tickets(client: Client, name: str, count: int) -> list[str]:
 
 
 async def outcomes_of(client: Client, task_ids: list[str], within_s: float) -> list[Outcome]:
-    """Every outcome of these tasks, until each has a final one."""
+    """Collect the outcomes of these tasks, until each has a final one."""
     waiting, seen = set(task_ids), []
     async with asyncio.timeout(within_s):
         async for outcome in client.follow(from_start=True):

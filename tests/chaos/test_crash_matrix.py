@@ -164,7 +164,7 @@ class Cell:
 
     @property
     def needs_models(self) -> bool:
-        """Only runs with a draft come by, so every run needs one, lest the others end before the strike."""
+        """Tell whether only runs with a draft reach this point. Then every run needs one, or the others end too early."""
         if self.service == "model":
             return True
         judging = COSTLY + STORING + PUBLISHING if self.service == "critic" else COSTLY
@@ -172,7 +172,7 @@ class Cell:
 
     @property
     def needs_deliveries(self) -> bool:
-        """Only runs that wait for a webhook come by."""
+        """Tell whether only runs that wait for a webhook reach this point."""
         return self.service == "webhook"
 
 
@@ -180,7 +180,7 @@ Round = tuple[Cell, ...]
 
 
 def rounds(points: Mapping[str, tuple[str, ...]]) -> list[Round]:
-    """The services take turns, so that whoever has just died has time to settle before it dies again."""
+    """Make rounds in which the services take turns, so that one that has just died can recover before it dies again."""
     columns = [[Cell.of(service, strikes) for strikes in each] for service, each in points.items()]
     rows = [tuple(cell for cell in row if cell is not None) for row in itertools.zip_longest(*columns)]
     match os.environ.get("TRIPTYCH_TEST_CRASH"):
@@ -193,7 +193,7 @@ def rounds(points: Mapping[str, tuple[str, ...]]) -> list[Round]:
 
 
 def each_round(points: Mapping[str, tuple[str, ...]]) -> pytest.MarkDecorator:
-    """Run a test for every round that is to be played."""
+    """Run a test for every round."""
     return pytest.mark.parametrize(
         ("number", "cells"),
         [
@@ -267,7 +267,7 @@ def test_every_journal_folds_to_its_projections_and_no_budget_was_exceeded(crash
 
 @contextmanager
 def at_rest(crash_stack: CrashStack, cells: Round) -> Iterator[set[str]]:
-    """While a cell needs it, the executor has nothing to do and yet every run is in flight: the critic stands still."""
+    """Suspend the critic where a cell needs an idle executor with every run in flight."""
     services = {"critic"} if any(cell.needs_rest for cell in cells) else set()
     with crash_stack.paused(services):
         yield services
@@ -277,7 +277,7 @@ async def every_point_struck(crash_stack: CrashStack, cells: list[Cell] | Round)
     """Wait until each cell has struck, and arm a second point as soon as the first one has struck."""
 
     def missing() -> list[tuple[Cell, tuple[str, str]]]:
-        """The strike that each cell waits for."""
+        """List the strike that each cell waits for."""
         waiting = ((cell, [s for s in cell.strikes if not crash_stack.struck_at(cell.service, s[0])]) for cell in cells)
         return [(cell, strikes[0]) for cell, strikes in waiting if strikes]
 
@@ -314,7 +314,7 @@ async def every_run_ended(crash_stack: CrashStack, task_ids: list[str]) -> None:
 async def call_off_while_they_wait(
     crash_stack: CrashStack, cells: list[Cell], called_off: list[str], kept: list[str]
 ) -> None:
-    """Cancel runs when some have asked these services, which stand still until all these runs are over."""
+    """Cancel runs when some have asked these services, which stay suspended until all these runs are over."""
     services = [cell.service for cell in cells]
     with crash_stack.paused(services):
         for cell in cells:

@@ -1,4 +1,4 @@
-"""Kill -9 of every process at once, servers and services, with runs in flight; then `up` on the same directory."""
+"""Kill -9 of all processes together, servers and services, with runs in flight; then `up` on the same directory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_runs_in_flight_carry_on_after_kill_9_of_everything_and_each_ends_
 
         await eventually(enough_in_flight)
         kill_everything(processes)
-        assert desk.described() == before, "nobody was there to notice"
+        assert desk.described() == before, "the supervisor is dead too"
 
     await asyncio.to_thread(desk.up)
 

@@ -14,7 +14,7 @@ CURED_BY_TIME = [kind for kind in FaultKind if kind not in {FaultKind.SHAPE, Fau
 TICKETS = 4
 FAULTS_PER_TICKET = 2
 HANG_MS = 6_000
-"""Longer than the tool waits: the work is done after nobody listens any more."""
+"""Longer than the tool waits: the work is done after it has stopped listening."""
 
 
 async def test_whatever_way_the_helpdesk_fails_each_write_takes_effect_once(desk: SupportDesk) -> None:

@@ -1,4 +1,4 @@
-"""More tasks at once than fit: memory stays bounded, the group holds together, nobody starves and order holds.
+"""More tasks than fit: memory stays bounded, the group stays together, no tenant starves and order holds.
 
 TRIPTYCH_TEST_OVERLOAD=50000 publishes so many; the figures are printed.
 """
@@ -29,7 +29,7 @@ WINDOW = min(2_000, TASKS // 10)
 MAX_GROWTH_MB = 150
 """Of the executor, from idle. Fifty thousand runs held in memory would be several times as much."""
 SMALL = ("ant", "bee", "cat")
-"""Tenants that publish ten tasks each while the flood stands in line."""
+"""Tenants that publish ten tasks each while the flood waits."""
 PLAYBOOK = """
 name: one-step
 goal: One step that does nothing.
@@ -114,9 +114,9 @@ async def test_more_tasks_than_fit_are_all_served_fairly_in_order_and_in_bounded
     seconds = time.monotonic() - began
     with capsys.disabled():
         sys.stdout.write(
-            f"\n{len(lives)} tasks at once, window {WINDOW}: all ended after {seconds:.0f} s, at most {most_queued} queued,"
-            f" executor {idle_mb:.0f} MB idle and {most_mb:.0f} MB at most;"
-            f" runs started while a small tenant waited: {max(last.values())} at most\n"
+            f"\n{len(lives)} tasks together, window {WINDOW}: all ended after {seconds:.0f} s. At most {most_queued} queued."
+            f" Executor {idle_mb:.0f} MB idle and {most_mb:.0f} MB at most."
+            f" Runs started while a small tenant waited: {max(last.values())} at most\n"
         )
     assert {life["status"] for life in lives} == {"succeeded"}
     assert most_queued > 0
@@ -128,14 +128,14 @@ async def test_more_tasks_than_fit_are_all_served_fairly_in_order_and_in_bounded
 
 
 def _served(lives: list[asyncpg.Record], tenant: str) -> int:
-    """How many runs started between the admission and the start of any run of this tenant, at most."""
+    """Return the most runs that started between the admission and the start of any run of this tenant."""
     starts = [life["started_at"] for life in lives]
     own = [life for life in lives if life["tenant"] == tenant]
     return max(sum(life["admitted_at"] < at < life["started_at"] for at in starts) for life in own)
 
 
 def most_at_once(lives: list[asyncpg.Record]) -> int:
-    """The largest number of runs that were active at one moment."""
+    """Return the largest number of runs that were active at one moment."""
     moves = sorted([(life["started_at"], 1) for life in lives] + [(life["ended_at"], -1) for life in lives])
     active = most = 0
     for _, move in moves:  # an end comes before a start at the same moment

@@ -42,7 +42,7 @@ async def test_groups_grow_and_shrink_under_load_and_each_run_has_one_owner_and_
             return True
         await some_ended(
             crash_stack, await submit(f"meanwhile-{len(task_ids)}")
-        )  # whoever comes late finds runs in flight
+        )  # a process that starts late finds runs in flight
         return False
 
     for size in (2, 3, 1):
@@ -73,7 +73,7 @@ async def test_a_paused_owner_and_a_paused_worker_are_refused_when_they_wake_up_
         stand_still = all(crash_stack.struck_at(service, point) for service, point in zombies.items())
         return stand_still and not await has_partitions(crash_stack, "executor-1") and await lease_is_over(crash_stack)
 
-    await until(taken_from_the_dead, GONE_S, lambda: told("nobody took over"))
+    await until(taken_from_the_dead, GONE_S, lambda: told("no process took over"))
     for pid in pids.values():
         os.kill(pid, signal.SIGCONT)
 
@@ -114,7 +114,7 @@ async def has_partitions(crash_stack: CrashStack, owner: str) -> bool:
 
 
 async def lease_is_over(crash_stack: CrashStack) -> bool:
-    """Whether the lease of the first helpdesk has expired and another process has what it held."""
+    """Tell whether the lease of the first helpdesk has expired and another process has what it held."""
     return await crash_stack.database.fetchval(
         "select bool_and(until < now()) and not exists (select from tool_helpdesk.jobs "
         "where state <> 'published' and lease = any(array_agg(id))) "
@@ -123,7 +123,7 @@ async def lease_is_over(crash_stack: CrashStack) -> bool:
 
 
 async def count_of(crash_stack: CrashStack, service: str, counter: str) -> int:
-    """What the first process of a service has counted."""
+    """Return what the first process of a service has counted."""
     url = next(each["health_url"] for each in crash_stack.description["services"] if each["name"] == service)
     async with httpx.AsyncClient() as http:
         return (await http.get(url.replace("ready", "live"), timeout=10)).json()["counters"].get(counter, 0)

@@ -1,4 +1,4 @@
-"""Poison on every topic while runs are in flight: it is buried with its bytes, and nothing else suffers."""
+"""Poison on every topic while runs are in flight: it becomes dead letters with its bytes, and nothing else suffers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ READERS = {
 }
 """Who reads a topic, by the name of its schema."""
 UNREAD = (topics.OUTCOMES, topics.ESCALATIONS, topics.DEAD_LETTERS, topics.CONTRACTS, topics.TOOL_CONTROLS)
-"""Nobody buries what lies there: no service reads them, or only those who need what they can read of it."""
+"""Records there do not become dead letters: no service reads them, or their readers skip what they cannot read."""
 
 Place = tuple[str, int, int]
 """Topic, partition and offset."""
@@ -49,7 +49,7 @@ def test_no_topic_is_left_out() -> None:
 
 
 @pytest.mark.timeout(900)
-async def test_poison_on_every_topic_is_buried_with_its_bytes_and_harms_nobody(crash_stack: CrashStack) -> None:
+async def test_poison_on_every_topic_is_dead_lettered_with_its_bytes_and_harms_no_run(crash_stack: CrashStack) -> None:
     before = processes(crash_stack)
     first = [f"first-{n}" for n in range(FIRST)]
     await crash_stack.submit(first, judged_every=JUDGED_EVERY, deliveries=True)
@@ -81,7 +81,7 @@ async def test_poison_on_every_topic_is_buried_with_its_bytes_and_harms_nobody(c
     }
     assert crash_stack.other_escalations == {}
     assert processes(crash_stack) == before, "a process died of it"
-    await everything_read_is_buried(crash_stack, places)
+    await everything_read_is_dead_lettered(crash_stack, places)
     await every_tool_obeys(crash_stack)
     effects = await crash_stack.effects_on((*first, *honest, *last))
     assert set(effects.values()) == {1}, "a write took effect twice"
@@ -113,7 +113,7 @@ async def every_run_ended(crash_stack: CrashStack, task_ids: list[str]) -> None:
 
 
 async def call_off_what_waits(crash_stack: CrashStack) -> None:
-    """So that the topic of withdrawals has something genuine on it, too."""
+    """Put something genuine on the topic of withdrawals too."""
     over = [f"over-{n}" for n in range(CALLED_OFF)]
     with crash_stack.paused(["kb"]):
         await crash_stack.submit(over, judged_every=JUDGED_EVERY)
@@ -130,14 +130,14 @@ async def call_off_what_waits(crash_stack: CrashStack) -> None:
 
 
 async def command_what_is_over(crash_stack: CrashStack) -> None:
-    """So that the topics of commands have something genuine on them, too."""
+    """Put something genuine on the topics of commands too."""
     for row in await crash_stack.database.fetch("select run_id, partition from executor.runs limit 6"):
         await crash_stack.client.control(row["run_id"], row["partition"], ControlAction.CANCEL, principal="user:late")
     await every_tool_obeys(crash_stack)
 
 
 async def every_tool_obeys(crash_stack: CrashStack) -> None:
-    """A command that is given now is written down by the tool that it is for."""
+    """Check that a tool records a command that it gets now."""
     waiting = {
         tool: await crash_stack.client.tell_tool(tool, None, BreakerMode.AUTO, principal="user:late") for tool in TOOLS
     }
@@ -181,8 +181,8 @@ async def published(crash_stack: CrashStack, poison: list[Poison]) -> dict[Place
     return places
 
 
-async def everything_read_is_buried(crash_stack: CrashStack, places: dict[Place, Poison]) -> None:
-    """What is read became a dead letter with the same bytes, or was dropped because it answers nothing."""
+async def everything_read_is_dead_lettered(crash_stack: CrashStack, places: dict[Place, Poison]) -> None:
+    """Check that each record became a dead letter with the same bytes, or was dropped because it answers nothing."""
     dead: dict[Place, Any] = {}
 
     async def found() -> bool:
@@ -198,7 +198,7 @@ async def everything_read_is_buried(crash_stack: CrashStack, places: dict[Place,
         return [f"{places[place].kind} at {place}" for place in wanted - dead.keys()]
 
     async def tell() -> str:
-        return f"{len(missing())} are not buried: {missing()[:5]}"
+        return f"{len(missing())} are not dead letters: {missing()[:5]}"
 
     def is_read(topic: str) -> bool:
         return noun_of(topic) in READERS
@@ -206,7 +206,7 @@ async def everything_read_is_buried(crash_stack: CrashStack, places: dict[Place,
     await until(found, 180, tell)
     for place, one in places.items():
         if row := dead.pop(place, None):
-            assert is_read(one.topic), f"{one} was buried, and nobody should have read it"
+            assert is_read(one.topic), f"{one} became a dead letter, and no service should have read it"
             assert one.fate is not Fate.DROPPED, (
                 f"{one.kind} at {place} is a dead letter: {row['code']} {row['message']}"
             )
@@ -215,11 +215,11 @@ async def everything_read_is_buried(crash_stack: CrashStack, places: dict[Place,
             assert row["message"]
     strangers = {place: (row["code"], row["message"][:200]) for place, row in dead.items()}
     left = {place: why for place, why in strangers.items() if why[0] != "wrong_partition"}
-    assert not left, f"honest records were buried: {left}"
+    assert not left, f"honest records became dead letters: {left}"
 
 
 def is_kept(one: Poison, row: Any) -> bool:
-    """Whether a dead letter has all of its record; or how it begins, and what tells whether it is the rest."""
+    """Tell whether a dead letter has all of its record, or its beginning and a digest of the rest."""
     if one.kind == "swells":
         return bool(row["value"])  # the batch, as it lies in the log
     cut = json.loads(row["cut"] or "{}")

@@ -1,6 +1,6 @@
 """Kafka and Postgres go away for a while, lose everything, or come back with an older state, with runs in flight.
 
-The supervisor is made to stand still while the test has its hands on a server, for it would start what has ended.
+The supervisor is suspended while the test stops a server, because it would start the server again.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ async def every_run_ended(crash_stack: CrashStack, task_ids: list[str]) -> None:
 
 
 async def each_ended_once(crash_stack: CrashStack, task_ids: list[str]) -> None:
-    """One run and one end for each task, however often it was told, and everything agrees with everything."""
+    """Check one run and one end for each task, however often it was delivered, and that all tables agree."""
     assert {len(crash_stack.finals[task_id]) for task_id in task_ids} == {1}, "a task has two final outcomes"
     ends = [crash_stack.statuses[task_id] for task_id in task_ids]
     assert {len(end) for end in ends} == {1}, "a task became two runs, or ended in two ways"
@@ -198,7 +198,7 @@ async def is_ready(crash_stack: CrashStack, service: str) -> bool:
 
 
 def family(crash_stack: CrashStack, server: str) -> list[psutil.Process]:
-    """The server's process and its children."""
+    """List the server's process and its children."""
     pid = next(each["pid"] for each in crash_stack.description["processes"] if each["name"] == server)
     return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
 
@@ -233,7 +233,7 @@ def supervisor_standing_still(crash_stack: CrashStack) -> Iterator[None]:
 
 @contextmanager
 def away(crash_stack: CrashStack, server: str, way: str) -> Iterator[None]:
-    """The server answers nobody while the body runs: it is paused, or it is not there."""
+    """Pause or stop the server while the body runs."""
     if way == "stopped":
         with supervisor_standing_still(crash_stack):
             kill_server(crash_stack, server)
@@ -250,7 +250,7 @@ def away(crash_stack: CrashStack, server: str, way: str) -> Iterator[None]:
 
 
 def copy_of_postgres(crash_stack: CrashStack, layout: Layout, target: Path) -> None:
-    """A copy of the data directory at one moment, taken while the server works."""
+    """Copy the data directory at one moment, while the server works."""
     port = remembered_ports(crash_stack)["postgres"]
     command = [binaries() / "pg_basebackup", "-D", target, "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
     environment = os.environ | {"PGPASSWORD": layout.secret("postgres-owner")}

@@ -66,7 +66,7 @@ def size(
 
 @contextmanager
 def _postgres(data: Path) -> Iterator[str]:
-    """An embedded Postgres with the settings of the embedded stack; gives the DSN of its owner."""
+    """Start an embedded Postgres with the settings of the embedded stack, and give the DSN of its owner."""
     layout = Layout.at(data)
     server = EmbeddedPostgres.of(layout, Ports(layout))
     server.prepare()

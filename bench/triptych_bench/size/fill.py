@@ -87,14 +87,14 @@ async def fill(server_dsn: str, name: str, steps: int, progress: Callable[[int],
 
 
 def _with_numbers(query: str, *numbers: int) -> str:
-    """With whole numbers in place of $1, $2 and so on: `create table as` takes no parameters."""
+    """Put whole numbers in place of $1, $2 and so on: `create table as` takes no parameters."""
     for place, number in reversed(list(enumerate(numbers, start=1))):
         query = query.replace(f"${place}", str(number))
     return query
 
 
 def _make_old_partitions(owner_dsn: str, now: datetime) -> None:
-    """As if the stack had been running all that time."""
+    """Fill the tables as if the stack had been running all that time."""
     with psycopg.connect(owner_dsn, autocommit=True) as connection:
         begin = now - SPAN
         while begin < now:
@@ -103,7 +103,7 @@ def _make_old_partitions(owner_dsn: str, now: datetime) -> None:
 
 
 async def _write_template(dsn: str) -> tuple[dict[int, int], CallRequest]:
-    """One run, written by the executor's own code. Gives the epoch of the partition, and one of the run's calls."""
+    """Write one run with the executor's own code. Return the epoch of the partition, and one of the run's calls."""
     async with await database.connect(dsn, "bench") as pool:
         store = ExecutorStore(pool, configure_logging("error", "console"))
         await store.deploy([PLAYBOOK])
@@ -122,7 +122,7 @@ async def _write_template(dsn: str) -> tuple[dict[int, int], CallRequest]:
 
 
 async def _make_templates(connection: asyncpg.Connection, request: CallRequest) -> None:
-    """The rows that are copied, in temporary tables."""
+    """Put the rows to copy into temporary tables."""
     run_id = request.run_id
     await connection.execute("create temp table template_journal as select * from executor.journal")
     await connection.execute("create temp table template_run as select * from executor.runs")

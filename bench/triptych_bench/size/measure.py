@@ -35,7 +35,7 @@ _WEEK = timedelta(days=7)
 
 
 def searches(now: datetime) -> dict[str, RunFilter]:
-    """What is searched for: the common, the rare, and what is common by itself but rare together."""
+    """List the searches: for the common, the rare, and what is common alone but rare together."""
     month = RunFilter(tool="helpdesk", error_code="timeout", since=now - _LONG_AGO, until=now - _LONG_AGO + _MONTH)
     return {
         "newest": RunFilter(),
@@ -75,7 +75,7 @@ class Subject:
     _published: list[JobKey] = field(default_factory=list)
 
     async def live(self) -> None:
-        """Some runs from admission to end, beside a worker that takes in and answers their calls."""
+        """Play some runs from admission to end, beside a worker that takes in and answers their calls."""
         now = datetime.now(UTC)
         ids = [f"live-{secrets.token_hex(8)}" for _ in range(BATCH)]
         at_ms = int(now.timestamp() * 1000)
@@ -94,7 +94,7 @@ class Subject:
             await self._timed("step", self.store.commit(story.answer(now)))
 
     async def trace(self) -> None:
-        """The reading half of `triptych trace`, of a run at some moment in the past half year."""
+        """Read what `triptych trace` reads, of a run at some moment in the past half year."""
         reference = str(await self.some_run())
         await self._timed("trace", self._read_trace(reference))
 
@@ -109,7 +109,7 @@ class Subject:
         await self.operator.journal(run.run_id)
 
     async def some_run(self) -> UUID:
-        """A run of some moment in the past half year."""
+        """Choose a run of some moment in the past half year."""
         at = datetime.now(UTC) - SPAN * (0.01 + 0.98 * secrets.randbelow(1_000_000) / 1_000_000)
         row = "select run_id from executor.runs where run_id >= $1 order by run_id limit 1"
         found: UUID = await self.reader.fetchval(row, first_id(at))

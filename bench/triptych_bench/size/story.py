@@ -89,11 +89,11 @@ class Story:
         return bool(self.states) and all(run.finished_at is not None for run in self.states.values())
 
     def admit(self, now: datetime) -> Batch[Run]:
-        """Every task becomes a run and asks for a plan."""
+        """Admit every task as a run, which asks for a plan."""
         return self._batch({run_id: self._begin(run_id, now) for run_id in self.task_ids}, now)
 
     def plan(self, now: datetime) -> Batch[Run]:
-        """Every run gets its plan and begins its first step."""
+        """Give every run its plan, so that it begins its first step."""
         plans = {
             run_id: PlanAnswer(request_id=f"{run_id}:plan:1", run_id=run_id, tenant=TENANT, plan=_PLAN)
             for run_id in self.states
@@ -101,7 +101,7 @@ class Story:
         return self._batch({run_id: decide(self.states[run_id], plan, now) for run_id, plan in plans.items()}, now)
 
     def answer(self, now: datetime) -> Batch[Run]:
-        """Every call is answered: a step ends and the next begins, or the run ends."""
+        """Answer every call: a step ends and the next begins, or the run ends."""
         answers = {run_id: answer_to(request) for run_id, request in self.requests.items()}
         return self._batch({run_id: decide(self.states[run_id], each, now) for run_id, each in answers.items()}, now)
 
@@ -138,7 +138,7 @@ class Story:
 
 
 def answer_to(request: CallRequest) -> CallAnswer:
-    """What the tool says."""
+    """Make the answer of the tool."""
     result = Result(status=ResultStatus.OK, data={"value": 1})
     return CallAnswer(
         request_id=request.request_id, run_id=request.run_id, tenant=request.tenant, result=result, spend=Spend()
