@@ -6,7 +6,7 @@ DATA ?= .triptych
 PROSE := checks README.md docs/index.md docs/quickstart.md docs/glossary.md docs/where-to-change.md docs/discussions/architecture.md docs/discussions/patterns.md docs/how-to docs/reference/playbooks.md docs/reference/adapters.md docs/reference/tools.md docs/reference/models.md docs/reference/memory.md docs/reference/limits.md changes CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md
 PROSE += schemas services/executor services/critic services/planner
 PROSE += triptych/kernel triptych/contracts triptych/json_schema triptych/models triptych/client
-PROSE += triptych/playbook chaos tests/chaos bench examples/README.md examples/calendar examples/serving.py
+PROSE += triptych/playbook chaos tests/chaos tests/simulation bench examples/README.md examples/calendar examples/serving.py
 
 .PHONY: help dev test-unit test-integration test-acceptance test-chaos changelog release-notes commit-subjects dist images publish demo up down test quick thorough crash-matrix chaos documents simulate check prose bench bench-compare bench-size endurance format lock docs docs-site schemas-accept clean
 

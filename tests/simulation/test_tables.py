@@ -40,7 +40,7 @@ PLAYBOOK = Playbook.model_validate_json(
 
 
 def ticking() -> Any:
-    """A clock that moves whenever it is looked at."""
+    """Return a clock that moves each time it is read."""
     ticks = count()
     return lambda: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(milliseconds=next(ticks))
 
@@ -188,7 +188,7 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa:
         )
 
     def in_hand() -> Any:
-        """A job and a lease; mostly the one that holds it, which is rare enough otherwise."""
+        """Draw a job and a lease; mostly the lease that holds it, which is rare enough otherwise."""
         held = [job for job in workers.tables.jobs.values() if job.lease and job.state in {"received", "started"}]
         if held and draw.random() < 0.7:
             job = draw.choice(held)
@@ -269,7 +269,7 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
         await executors.say("claim", partitions, draw.choice("ab"), cluster, orjson.dumps(ids).decode())
 
     def signed(batch: Batch[Any]) -> Batch[Any]:
-        """A batch of this partition, mostly by its newest owner."""
+        """Draw a batch of this partition, mostly by its newest owner."""
         partition = draw.randrange(3)
         held = executors.tables.partitions.get(partition, [1])[0]
         batch.epochs = {partition: held - draw.choice((0, 0, 0, 1))}
@@ -336,7 +336,7 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
         await executors.say("dequeue", draw.sample(queue, min(1, len(queue))))
 
     def wanted() -> tuple[Any, ...]:
-        """A call that wants a business key, for no time or for long."""
+        """Draw a call that wants a business key, for no time or for a long time."""
         return *draw.choice([("a", "x"), ("a", "y"), ("b", "x")]), draw.choice(RUNS), "s", draw.choice("kl")
 
     async def take_key() -> None:

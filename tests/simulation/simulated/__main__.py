@@ -28,7 +28,7 @@ QUIET = frozenset({"renew_lease", "take_over", "settle"})
 
 @dataclass
 class Tally:
-    """What has come of some seeds, one after the other."""
+    """Collect the results of some seeds, one after the other."""
 
     failed: list[tuple[int, list[str]]] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
@@ -139,7 +139,7 @@ def _as_json(args: argparse.Namespace, whole: Tally, took_s: float) -> dict[str,
 
 
 def _tallies(args: argparse.Namespace) -> Iterator[Tally]:
-    """What comes of each chunk of seeds, in their order whoever is done first."""
+    """Yield the result of each chunk of seeds, in their order."""
     size = CHUNK if args.mutation is None else CHUNK // 10
     end = args.first + args.seeds
     chunks = ((first, min(size, end - first)) for first in range(args.first, end, size))

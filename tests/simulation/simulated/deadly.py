@@ -1,4 +1,4 @@
-"""A record that ends whoever reads it: the process is gone in the middle of its own code, each time.
+"""A record that kills its reader: the process is gone in the middle of its own code, each time.
 
 It draws from a seed of its own, so that the other faults of a schedule are drawn as they are without it.
 """
@@ -50,7 +50,7 @@ class Deadly:
         self._world.broker.append(Outgoing(f"triptych.{noun}", partition, MARK, headers, body))
 
     def left(self) -> list[str]:
-        """The record, until it is buried."""
+        """Return the record, until it is a dead letter."""
         if not self.is_there:
             return []
         buried = {row[5] for row in self._world.schemas["executor"].dead_letters.values()}

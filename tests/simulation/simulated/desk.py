@@ -42,8 +42,8 @@ async def think(number: int, call: Call[Any]) -> Answer:
 
 @tool.operation(effect=Effect.READ)
 async def refuse(number: int, call: Call[Any]) -> Answer:
-    """Never answers anything: a person has to say what becomes of the run."""
-    raise ToolFailure(ErrorCode.FORBIDDEN, f"nobody may ask for {number}")
+    """Refuse each call: a person has to decide about the run."""
+    raise ToolFailure(ErrorCode.FORBIDDEN, f"number {number} is forbidden")
 
 
 @tool.operation(
@@ -60,7 +60,7 @@ async def put(number: int, call: Call[Any]) -> Answer:
     business_key=BusinessKey(value="book:${{ arguments.number }}", on_repeat="receipt"),
 )
 async def book(number: int, call: Call[Any]) -> Answer:
-    """Changes something, once for each number, whichever runs want it."""
+    """Change something, once for each number, for all runs together."""
     return await call.state.ask("book", number, call)
 
 
@@ -94,7 +94,7 @@ async def order(number: int, call: Call[Any]) -> Answer:
 
 @tool.operation(effect=Effect.ONCE, timeout_ms=workshop.TIMEOUT_MS)
 async def film(number: int, call: Call[Any]) -> Answer:
-    """Has something made each time, and can say what became of it; the upstream calls back."""
+    """Order something each time, and look up its result; the upstream calls back."""
     return await call.state.ask("film", number, call)
 
 
@@ -185,14 +185,14 @@ class Upstream:
         return answer
 
     def look_up(self, key: str) -> Answer | Exception | None:
-        """What became of a write, as far as it is known here."""
+        """Return the result of a write, as far as it is known here."""
         found = self.done.get(key) or self.workshop.look_up(key)
         if found is None:
             self.denials[key] += 1
         return found
 
     def _note(self, key: str, call: Call[Any]) -> None:
-        """A write takes effect."""
+        """Let a write take effect."""
         self.executions[key] += 1
         if call.run_id in self.taken_back:
             self.too_late.append(key)
@@ -233,7 +233,7 @@ def odd_statuses(kind: str) -> tuple[int, ...]:
 
 
 def odd_answer(status: int) -> Exception:
-    """The work is done, and the server answers with a status that does not say so."""
+    """Do the work, and answer with a status that does not say so."""
     response = httpx.Response(status, headers={"location": "/7"}, request=httpx.Request("POST", workshop.URL))
     try:
         check_status(response)

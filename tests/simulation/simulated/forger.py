@@ -21,7 +21,7 @@ STRIKES = 0.1
 
 
 class Forger:
-    """Watches what is asked, and is quicker than whoever was asked."""
+    """Watches requests, and answers before the worker that was asked."""
 
     def __init__(self, world: World, seed: int) -> None:
         self._world, self._random = world, random.Random(f"forger {seed}")  # noqa: S311
@@ -29,7 +29,7 @@ class Forger:
         """Everything that he has published."""
 
     def see(self, message: Outgoing) -> None:
-        """A message has arrived in a log."""
+        """Note that a message has arrived in a log."""
         noun = message.topic.partition(".")[2]
         if message.value in self.bodies or self._random.random() >= STRIKES:
             return

@@ -1,4 +1,4 @@
-"""What must hold at the end of every schedule, whatever went wrong in it."""
+"""What must hold at the end of every schedule, with all its faults."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Watch:
         self._bodies: dict[str, bytes] = {}
 
     def committed(self, before: dict[int, tuple[int, dict[str, int]]], tables: Any, args: tuple[Any, ...]) -> list[str]:
-        """A batch has taken effect: only the newest owner may have written it, and nobody reads backwards."""
+        """Check a batch that has taken effect: only the newest owner may write, and offsets never go back."""
         owned, _, journal, runs, _, outbox, *_ = args
         self._committed.update(row[-1] for row in outbox)
         found = []
@@ -75,7 +75,7 @@ class Watch:
         return found
 
     def answered(self, answers: list[bytes]) -> None:
-        """A worker's answers have been stored."""
+        """Check the answers that a worker has stored."""
         self._committed.update(answers)
 
     def waiting_in_vain(self, tables: Any) -> list[str]:
@@ -88,7 +88,7 @@ class Watch:
         return found
 
     def published(self, message: Outgoing, event_id: str | None) -> list[str]:
-        """A message has arrived: it was committed first, and an answer or an outcome never changes."""
+        """Check a message that has arrived: it was committed first, and an answer or an outcome never changes."""
         if event_id is None:
             return []  # a client's
         found = []
@@ -104,7 +104,7 @@ class Watch:
 
 
 def check(world: World) -> None:
-    """Add whatever does not hold to the world's violations."""
+    """Add each invariant that does not hold to the world's violations."""
     found = world.violations
     if world.over_at is None:
         found.append(
@@ -188,7 +188,7 @@ def _fold(run_id: Any, events: list[tuple[Any, datetime]]) -> Run:
 
 
 def _problems(world: World, run: Run, events: list[tuple[Any, datetime]]) -> Iterator[str]:
-    """What is wrong with a run as its journal tells it."""
+    """Find what is wrong with a run by its journal."""
     known = world.states.get(run.run_id)
     if known is not None and known.seq == run.seq and known != run:
         yield "the journal does not fold to what the executor had in memory"
@@ -208,7 +208,7 @@ def _problems(world: World, run: Run, events: list[tuple[Any, datetime]]) -> Ite
 
 
 def _called_off(world: World, run: Run, events: list[Any]) -> Iterator[str]:
-    """What is wrong with the calls that were open when a run ended, or began to be undone."""
+    """Find what is wrong with the calls that were open when a run ended, or began to be undone."""
     asked = {event.request_id: event for event in events if isinstance(event, ev.CallRequested) and event.child is None}
     late = {event.request_id for event in events if isinstance(event, ev.AnsweredLate)}
     to_no_worker = {
@@ -229,13 +229,13 @@ def _called_off(world: World, run: Run, events: list[Any]) -> Iterator[str]:
 
 
 def _withdrawals(world: World) -> set[str]:
-    """The requests that were called off, as the broker has it."""
+    """List the requests that were withdrawn, as the broker has them."""
     logs = (log for source, log in world.broker.logs.items() if source.topic == f"triptych.{topics.WITHDRAWALS}")
     return {orjson.loads(record.value)["request_id"] for log in logs for record in log}
 
 
 def _undone(world: World, run: Run) -> Iterator[str]:
-    """What is wrong with the undoing of a run: it is done for an aborted one alone, wholly, and not on paper only."""
+    """Find what is wrong with the undo of a run: only an aborted run is undone, wholly and in effect."""
     states = (*run.steps.values(), *run.branches.values())
     on_paper = sorted(state.id for state in states if state.compensation is CompensationStatus.DONE)
     really = world.upstream.taken_back.get(run.run_id, [])
@@ -244,7 +244,7 @@ def _undone(world: World, run: Run) -> Iterator[str]:
     if set(on_paper) - set(really):
         yield f"{on_paper} are undone on paper, and really {really}"
     if run.undo is None and really:
-        yield f"{really} were undone and nobody had asked for it"
+        yield f"{really} were undone without a request"
     mission = world.missions.get(run.task_id)
     if run.undo is not None and run.status is RunStatus.FAILED and mission and "undo_failed" not in mission.reasons:
         written = [state.id for state in states if state.step.operation in UNDOABLE and _is_done(state)]
@@ -267,13 +267,15 @@ def _unreceipted(world: World, run: Run) -> Iterator[str]:
 
 
 def _is_done(state: StepState) -> bool:
-    """Whether a call of its own has done something; a step over a list leaves that to its branches."""
+    """Tell whether a call of its own has done something. In a step over a list, its branches do."""
     return state.fan is None and state.result is not None and state.result.status is not ResultStatus.ERROR
 
 
 def _check_effects(world: World, found: list[str]) -> None:
     upstream = world.upstream
-    if not any("pause" in fault for fault in world.faults):  # whoever sleeps with a call in hand makes it when he wakes
+    if not any(
+        "pause" in fault for fault in world.faults
+    ):  # a process that is paused before a call makes it when it resumes
         found.extend(f"{key} took effect while its run was being undone" for key in upstream.too_late)
     for number, keys in upstream.booked.items():
         if len(keys) > 1:

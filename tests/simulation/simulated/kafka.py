@@ -1,7 +1,7 @@
 """The bus: partitioned logs, groups with eager rebalances and static members, idempotent producers.
 
-Order holds within a partition and nowhere else. A batch that was not acknowledged may have arrived, may not
-have, or may still arrive. A member that is not heard of for a session timeout loses its partitions and
+Order holds only within a partition. A batch that was not acknowledged has arrived, or has not,
+or arrives later. A member that is not heard of for a session timeout loses its partitions and
 learns of it later than everybody else.
 """
 
@@ -158,7 +158,7 @@ class Group:
         self.is_rebalancing = False
 
     def join(self, member: Membership) -> None:
-        """A request to join has arrived."""
+        """Handle a request to join."""
         known = self.members.get(member.instance)
         self.members[member.instance] = member
         if known is not None and not self.is_rebalancing and member is not known:
@@ -167,7 +167,7 @@ class Group:
             self._rebalance(member)
 
     def leave(self, member: Membership) -> None:
-        """The member was not heard of for too long."""
+        """Remove a member that was silent for too long."""
         if self.members.get(member.instance) is member:
             del self.members[member.instance]
             self._assignments.pop(member.instance, None)
@@ -215,11 +215,11 @@ class Group:
         world.after_a_moment(member.assigned, self.generation, self._assignments.get(member.instance, []))
 
     def awaits(self, member: Membership) -> bool:
-        """Whether this member has joined already, and others have not."""
+        """Tell whether this member has joined already, and others have not."""
         return self.is_rebalancing and self.members.get(member.instance) is member and member.instance in self._joined
 
     def counts(self, member: Membership) -> bool:
-        """Whether the group takes this member for one of its own, and nothing else is going on."""
+        """Tell whether the group knows this member, and does not rebalance."""
         return not self.is_rebalancing and self.members.get(member.instance) is member
 
 
@@ -280,7 +280,7 @@ class Membership:
 
     @staticmethod
     def positions() -> dict[TopicPartition, int]:
-        """Nothing lies in a simulated log but records, so there is nothing to pass."""
+        """Do nothing: a simulated log holds only records."""
         return {}
 
     async def commit(self, offsets: dict[TopicPartition, int]) -> bool:
@@ -317,12 +317,12 @@ class Membership:
         )
 
     def _fetch(self, partition: TopicPartition) -> None:
-        """Ask for what a partition holds. Whatever is appended later comes by itself."""
+        """Ask for the records of a partition. Later records come without a request."""
         if self._broker.log(partition):
             self._world.after_a_moment(self.arrive, partition)
 
     def arrive(self, partition: TopicPartition) -> None:
-        """What is in a partition by now has been fetched."""
+        """Note that the records of a partition have been fetched."""
         if partition not in self.reads_at or process_is_deaf(self.process) or self._broker.is_away:
             return
         self._visible[partition] = len(self._broker.log(partition))
@@ -331,13 +331,13 @@ class Membership:
             self.process.loop.resolve(waiter, taken)
 
     def catch_up(self) -> None:
-        """The broker can be reached again."""
+        """Note that the broker can be reached again."""
         for partition in self.reads_at:
             self._fetch(partition)
         self._world.scheduler.after(self._world.random.uniform(0.0, HEARTBEAT_S), self.heartbeat)
 
     def fall_silent(self) -> None:
-        """Nothing is heard of it from now on; the group waits for its session to time out."""
+        """Fall silent; the group waits for the session to time out."""
         self._world.scheduler.after(SESSION_TIMEOUT_S, self._time_out)
 
     def _time_out(self) -> None:
@@ -347,7 +347,7 @@ class Membership:
             self._group.leave(self)
 
     def heartbeat(self) -> None:
-        """It learns what has become of the group."""
+        """Learn the state of the group."""
         if not self._is_reachable:
             return
         if not self._group.counts(self):
@@ -413,7 +413,7 @@ class Membership:
 
 
 def process_is_deaf(process: Process) -> bool:
-    """Whether nothing that a broker sends reaches it."""
+    """Tell whether nothing from the broker arrives."""
     return process.is_dead or process.is_cut_off
 
 

@@ -108,7 +108,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         raise asyncio.CancelledError
 
     def token(self) -> str:
-        """Something that nobody else has, and not secret at all."""
+        """Make a unique value that is not secret."""
         return f"token-{next(self._scheduler.token_number)}"
 
     def wall_clock(self) -> datetime:
@@ -197,7 +197,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
             _set_running_loop(None)
 
     def close_down(self) -> None:
-        """The process is gone. What its tasks still do on their way out reaches nobody."""
+        """End the process. What its tasks still do while they end has no effect."""
         self.is_closed_down = True
         for _ in range(20):
             open_tasks = [task for task in self._tasks if not task.done()]

@@ -24,12 +24,12 @@ from triptych.tools.sdk import refusals
 
 
 def epochs_are_not_checked() -> None:
-    """A batch is committed whoever owns its partitions by now."""
+    """Commit a batch without a look at who owns its partitions now."""
     ExecutorTables.owns = lambda *_: True  # type: ignore[method-assign]
 
 
 def answered_requests_are_answered_again() -> None:
-    """A second answer to a request counts as the first did."""
+    """Let a second answer to a request count like the first."""
     believed, decide = trust.Trust.believed, intake.decide
     open_again: dict[str, OpenRequest] = {}
 
@@ -53,7 +53,7 @@ def answered_requests_are_answered_again() -> None:
 
 
 def offsets_are_stored_before_the_state() -> None:
-    """Two statements instead of one, and a crash may come between them."""
+    """Use two statements instead of one, so that a crash may come between them."""
     commit = ExecutorStore.commit
 
     async def apart(self: ExecutorStore, batch: Batch[Run]) -> set[Any]:
@@ -65,7 +65,7 @@ def offsets_are_stored_before_the_state() -> None:
 
 
 def messages_are_published_before_the_commit() -> None:
-    """What a batch sends leaves before the batch is stored."""
+    """Send the messages of a batch before the batch is stored."""
     commit = Session._commit
 
     async def hasty(self: Session[Any], batch: Batch[Any]) -> set[Any]:
@@ -76,7 +76,7 @@ def messages_are_published_before_the_commit() -> None:
 
 
 def the_outbox_of_the_dead_is_not_published() -> None:
-    """An owner does not look for what the one before it had committed and not published."""
+    """Skip the search of a new owner for what the one before it has committed and not published."""
 
     async def nothing(*_args: Any) -> list[Any]:
         return []
@@ -85,7 +85,7 @@ def the_outbox_of_the_dead_is_not_published() -> None:
 
 
 def intents_are_not_heeded() -> None:
-    """A call that may have happened already is made as if it were the first."""
+    """Make a call that may have happened already as if it were the first."""
     begin = PostgresEffectLedger.begin
 
     async def unheeding(self: PostgresEffectLedger, *args: Any) -> EffectEntry:
@@ -96,12 +96,12 @@ def intents_are_not_heeded() -> None:
 
 
 def odd_answers_count_as_nothing_done() -> None:
-    """A status below 500 is taken for a refusal, also where no list says so."""
+    """Take a status below 500 for a refusal, also where no list says so."""
     refusals.is_refusal_by_status = lambda status: status < HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def leases_are_not_checked() -> None:
-    """A worker that lost its job stores its answer all the same, also over one that was published."""
+    """Let a worker that lost its job store its answer, even over one that was published."""
     settle = WorkerTables.settle
 
     def lenient(self: WorkerTables, lease: int, run_ids: Any, request_ids: Any, *rest: Any) -> Any:
@@ -114,7 +114,7 @@ def leases_are_not_checked() -> None:
 
 
 def known_answers_are_replaced() -> None:
-    """What is stored with its answer is stored also over a job that has one."""
+    """Store a job together with its answer even over a job that has one."""
     settle = WorkerTables.settle
 
     def careless(self: WorkerTables, lease: int, *rest: Any) -> Any:
@@ -127,22 +127,22 @@ def known_answers_are_replaced() -> None:
 
 
 def jobs_that_nobody_knows_of_stay_where_they_are() -> None:
-    """A worker does not ask for what the table has given it without its knowing."""
+    """Let a worker ignore jobs that the table has given it without its knowing."""
     WorkerTables.reclaim = lambda *_args: []  # type: ignore[method-assign, assignment]
 
 
 def children_are_not_withdrawn() -> None:
-    """A run that ends leaves the runs that it has started to themselves."""
+    """Let a run that ends leave its child runs alone."""
     messages._withdrawals = lambda *_args: []
 
 
 def calls_of_a_run_that_is_over_are_not_called_off() -> None:
-    """A run that ends leaves the calls that wait to the workers."""
+    """Let a run that ends leave its waiting calls to the workers."""
     messages._called_off = lambda *_args: []
 
 
 def withdrawn_calls_are_begun_all_the_same() -> None:
-    """Who begins a job does not ask whether it was answered as withdrawn meanwhile."""
+    """Begin a job without a look whether it was answered as withdrawn meanwhile."""
     start = WorkerTables.start
 
     def unheeding(self: WorkerTables, lease: int, run_id: Any, request_id: str) -> Any:
@@ -156,7 +156,7 @@ def withdrawn_calls_are_begun_all_the_same() -> None:
 
 
 def what_has_begun_is_answered_as_withdrawn() -> None:
-    """A withdrawal does not look whether its job has begun."""
+    """Withdraw a job without a look whether it has begun."""
     withdraw = WorkerTables.withdraw
 
     def careless(self: WorkerTables, lease: int, *columns: Any) -> Any:
@@ -169,17 +169,17 @@ def what_has_begun_is_answered_as_withdrawn() -> None:
 
 
 def business_keys_are_granted_to_everybody() -> None:
-    """Nobody asks whether another call has the key."""
+    """Skip the check whether another call has the key."""
     ExecutorTables.reserve_key = lambda *_args: [(True,)]  # type: ignore[method-assign]
 
 
 def the_key_of_a_call_under_way_is_given_on() -> None:
-    """Who has a key loses it to who asks for it next, whatever its call is doing."""
+    """Give a key to the next call that asks, even while the call that has it is under way."""
     store.holding_of = lambda *_args: Holding(is_free=True)
 
 
 def undos_are_made_under_the_key_of_the_write() -> None:
-    """The tool takes the undo for a repeat of the write, or of an undo that was made already."""
+    """Take an undo for a repeat of the write, or of an earlier undo."""
     request = messages._undo_request
 
     def under_the_same_key(run: Run, event: Any) -> Any:
@@ -190,12 +190,12 @@ def undos_are_made_under_the_key_of_the_write() -> None:
 
 
 def callbacks_that_are_quicker_than_the_acceptance_are_overlooked() -> None:
-    """A call is parked without a look at whether its callback has come already."""
+    """Park a call without a look whether its callback has come already."""
     WorkerTables.callbacks_lock = lambda *_args: []  # type: ignore[method-assign]
 
 
 def callbacks_answer_what_is_not_parked_any_more() -> None:
-    """A callback that comes after the deadline is an answer too, beside the one that was given then."""
+    """Let a callback after the deadline be a second answer."""
     answer = WorkerTables.callbacks_answer
 
     def insistent(self: WorkerTables, run_id: Any, request_id: str, lease: int, encoded: bytes) -> list[Any]:
@@ -207,17 +207,17 @@ def callbacks_answer_what_is_not_parked_any_more() -> None:
 
 
 def answers_are_believed_whoever_gives_them() -> None:
-    """What names an open request is taken for its answer."""
+    """Take every message that names an open request for its answer."""
     trust.Trust.believed = lambda _self, run, answer, _source: answer if answer.request_id in run.requests else None  # type: ignore[method-assign]
 
 
 def children_begin_as_the_message_says() -> None:
-    """The journal of the parent is not asked."""
+    """Skip the check of the parent's journal."""
     intake.asked_task = lambda _parent, told, *_: told
 
 
 def the_id_of_a_child_depends_on_when_it_is_asked_for() -> None:
-    """A parent that asks again, since the database has an older state, asks for another child."""
+    """Let a parent that asks again after a failover ask for another child."""
 
     def child_of(run: Run, key: str) -> Any:
         return derive_run_id(run.tenant, key, int(cloudevents.utc_now().timestamp() * 1_000))
@@ -226,7 +226,7 @@ def the_id_of_a_child_depends_on_when_it_is_asked_for() -> None:
 
 
 def deaths_are_not_counted() -> None:
-    """Each life takes a record for one that nobody has died of."""
+    """Let each process forget that a record has killed its readers."""
     note = Schema.reading
 
     def forgetful(self: Schema, *columns: Any) -> list[Any]:
@@ -237,7 +237,7 @@ def deaths_are_not_counted() -> None:
 
 
 def a_restored_ledger_is_believed() -> None:
-    """What an older state of the database does not know of has not happened."""
+    """Treat what an older state of the database does not know as not done."""
     begin = WorkerTables.effects_begin
 
     def believing(self: WorkerTables, *columns: Any) -> list[Any]:
@@ -248,7 +248,7 @@ def a_restored_ledger_is_believed() -> None:
 
 
 def a_new_owner_forgets_who_is_active() -> None:
-    """A process that claims partitions counts only the runs that it begins itself."""
+    """Let a process that claims partitions count only the runs that it begins itself."""
 
     async def nobody(*_args: Any) -> list[Any]:
         return []

@@ -1,7 +1,7 @@
 """The database: tables with the semantics of the statements that the services send, one after the other.
 
-A statement is recognised by its text, as it stands in the services' .sql files. Each is atomic, as under
-one lock; what is between two statements of a transaction is seen by nobody else. Not simulated: weaker
+A statement is recognised by its text in the services' .sql files. Each is atomic, as under
+one lock; other connections do not see what is between two statements of a transaction. Not simulated: weaker
 isolation, types, and constraints other than keys.
 """
 
@@ -87,7 +87,7 @@ class Schema:
         self.waiting: list[Callable[[], None]] = []
 
     def snapshot(self) -> dict[str, Any]:
-        """The tables as a transaction finds them that may have to be rolled back."""
+        """Copy the tables for a transaction that may have to be rolled back."""
         raise NotImplementedError
 
     def release(self) -> None:
@@ -377,7 +377,7 @@ class Job:
         return job
 
     def takes(self, lease: int, answer: bytes) -> bool:
-        """Whether it may be answered so under this lease."""
+        """Tell whether this lease allows this answer."""
         return self.lease == lease and self.state != "published" and self.answer in {None, answer}
 
     def row(self) -> Any:
@@ -647,7 +647,7 @@ class UnknownStatementError(Exception):
 
 
 def lost(why: str) -> Exception:
-    """What asyncpg raises when the connection is gone."""
+    """Make the error that asyncpg raises when the connection is gone."""
     return asyncpg.ConnectionDoesNotExistError(why)
 
 
@@ -716,7 +716,7 @@ class Transaction:
         self.process, self._tables = process, tables
         self._before: Any = None
         self.answers: list[bytes] = []
-        """Those that it has stored, and nobody may see yet."""
+        """Return those that it has stored and others cannot see yet."""
         self.is_over = False
         """Rolled back, also if a statement of it is still on its way: the server rolls back behind that one."""
 
@@ -745,7 +745,7 @@ class Transaction:
 
 
 def name_of(tables: Any, sql: str) -> str:
-    """The method of the tables that stands for a statement."""
+    """Find the method of the tables that simulates a statement."""
     try:
         name: str = tables.statements[sql]
     except KeyError:

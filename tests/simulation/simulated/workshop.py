@@ -33,7 +33,7 @@ SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
 TIMEOUT_MS = 20_000
 """So long a call may take as a whole."""
 WITHIN_S = 10.0
-"""Whoever does not answer a callback for so long is called again."""
+"""A callback without an answer for so long is sent again."""
 TRIES_MAX = 200
 FATES = ("done",) * 16 + ("progress", "at once", "failed", "late", "never")
 FAULTS = frozenset({"failed", "late", "never"})
@@ -77,10 +77,10 @@ class Workshop:
         self.kept: Counter[str] = Counter()
         """How often the first word about an order was understood, by its address."""
         self._may_be_forgotten: set[str] = set()
-        """The addresses at which a failure was told, after which nobody has to wait there."""
+        """Return the addresses at which a failure was told. No call has to wait there any more."""
 
     def take_on(self, kind: str, key: str, answer: dict[str, Json], call: Call[Any]) -> dict[str, Json] | Exception:
-        """Accept an order, or give its answer at once."""
+        """Accept an order, or give its answer immediately."""
         known = self._order_of(key) if kind == "order" else None
         if known is not None and known.state == "done":
             return known.answer
@@ -95,11 +95,11 @@ class Workshop:
         return Accepted()
 
     def is_known(self, key: str) -> bool:
-        """Whether an order of this key is under way or done."""
+        """Tell whether an order of this key is under way or done."""
         return self._order_of(key) is not None
 
     def look_up(self, key: str) -> dict[str, Json] | Exception | None:
-        """What became of the orders of a key; None when there is none that has not failed."""
+        """Return the result of the orders of a key; None when all have failed."""
         order = self._order_of(key)
         if order is None:
             return None
@@ -109,7 +109,7 @@ class Workshop:
         return next((order for order in self.orders[::-1] if order.key == key and order.state != "failed"), None)
 
     def _decide(self, order: Order) -> None:
-        """When it will be done, and what is told about it."""
+        """Choose when an order is done, and what is told about it."""
         world, draw = self._world, self._world.random
         order.fate = draw.choice(FATES)
         world.played[f"orders, {order.fate}"] += 1
@@ -143,7 +143,7 @@ class Workshop:
         self._world.after_a_moment(self._try, message)
 
     def _try(self, message: Message) -> None:
-        """One try, with whichever process of the tool the balancer in front of them picks."""
+        """Call back once, at the process of the tool that the load balancer picks."""
         if message.is_over:
             return
         message.tries += 1
@@ -152,7 +152,7 @@ class Workshop:
         fault = world.strike("upstream", process)
         world.strike_process(fault, "before", process)
         if (app := process.loop.app) is None or fault == "refused" or process.is_dead:
-            world.played["callbacks that found nobody"] += 1
+            world.played["callbacks without a process"] += 1
             self._try_again(message)
             return
         world.note("callback", process.instance, message.order.key)
@@ -169,12 +169,12 @@ class Workshop:
         if message.is_over or (after_try is not None and message.tries > after_try):
             return
         if message.tries >= TRIES_MAX:
-            self._world.violations.append(f"{message.order.key}: nobody has understood its callback")
+            self._world.violations.append(f"{message.order.key}: no process has understood its callback")
             return
         self._world.scheduler.after(self._world.random.uniform(0.2, 3.0), self._try, message)
 
     async def _post(self, process: Process, app: App, message: Message, answered: Callable[[int, bytes], None]) -> None:
-        """The request as the process's server hands it to its endpoint."""
+        """Build the request as the process's server gives it to its endpoint."""
         path, headers = message.order.url.removeprefix(URL), self._signed(message)
         scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
         said: list[Any] = []
@@ -197,7 +197,7 @@ class Workshop:
             self._world.scheduler.after(0.0, answered, said[0]["status"], said[1]["body"])
 
     def _signed(self, message: Message) -> list[tuple[bytes, bytes]]:
-        """The headers of Standard Webhooks."""
+        """Build the headers of Standard Webhooks."""
         name = b"message-%d" % message.number
         stated = b"%d" % int(EPOCH.timestamp() + self._world.scheduler.now)
         digest = hmac.digest(KEY, b".".join((name, stated, message.body)), hashlib.sha256)
@@ -205,7 +205,7 @@ class Workshop:
         return [(b"webhook-id", name), (b"webhook-timestamp", stated), (b"webhook-signature", signature)]
 
     def _hear(self, message: Message, status: int, body: bytes) -> None:
-        """What the tool says to a callback."""
+        """Return the tool's answer to a callback."""
         order, word = message.order, orjson.loads(body)["status"]
         self._world.note("callback answered", status, word, order.key)
         self._world.played[f"callbacks answered {status} {word}"] += 1
@@ -224,7 +224,7 @@ class Workshop:
             self._world.look_whether_it_is_over()
 
     def _is_in_order(self, order: Order, status: int) -> bool:
-        """Whether a callback may be told so: that it is no end yet, or that nobody waits there any more."""
+        """Tell whether a callback may get this answer: that it is not an end yet, or that no call waits any more."""
         if status == HTTPStatus.ACCEPTED:
             return order.fate == "progress"
         return status == HTTPStatus.NOT_FOUND and order.url in self._may_be_forgotten

@@ -53,11 +53,11 @@ from triptych.tools.sdk.redaction import Redactor
 
 LEASE_MS = 15_000
 HORIZON_S = 1_500.0
-"""Whatever is not over by then never will be. Below the wall clock of every playbook."""
+"""What has not ended by then never will. Below the wall clock of every playbook."""
 AFTERMATH_S = 0.1
 """So long the world goes on after everything is over, for those who do not know it yet."""
 IDLE_S = 60.0
-"""Whoever has nothing to do puts away by then what the last ones of those have left, or a cancelled run."""
+"""By then, idle processes have removed what the last runs, or a cancelled run, have left."""
 TENANT = "acme"
 MAX_UNDOS = 2
 """After so many that failed, what is left is left."""
@@ -100,7 +100,7 @@ class _Silence:
 
 
 class _Health:
-    """Health that nobody asks for."""
+    """Health that no test asks for."""
 
     def __init__(self) -> None:
         self.counters: dict[str, int] = {}
@@ -154,7 +154,7 @@ def settings_of(instance: str, batch_max_records: int) -> ExecutorSettings:
 
 @cache
 def deployment(operations: tuple[str, ...], review: str, shape: str, child: str | None = None) -> Deployment:
-    """A playbook with one step for each operation, in a row or side by side; the last over a list, or another run."""
+    """Make a playbook with one step for each operation, in a row or in parallel; the last over a list, or another run."""
     steps: list[dict[str, Any]] = []
     for number, operation in enumerate(operations):
         argument: Any = number
@@ -222,7 +222,7 @@ class Mission:
 
     @property
     def is_in_for_trouble(self) -> bool:
-        """Whether it may not succeed although nothing goes wrong."""
+        """Tell whether it may fail although no fault strikes."""
         plans = (self.deployment, *((self.child,) if self.child else ()))
         return self.cancel_after_s is not None or any(REFUSED in one.playbook.name.split("-") for one in plans)
 
@@ -270,14 +270,14 @@ class Process:
         self.world.scheduler.after(0.0, self.kill)
 
     def kill(self) -> None:
-        """SIGKILL: whatever is on the way may still arrive; it starts again after a while."""
+        """Send SIGKILL: messages on the way may still arrive; it starts again after a while."""
         if self.is_dead:
             return
         self.is_dead = True
         self._fall()
 
     def die(self) -> None:
-        """The same in the middle of its own code. Nothing that it still does on its way out reaches anybody."""
+        """End it in the middle of its own code. What it still does while it ends has no effect."""
         if not self.is_dead:
             self.is_dead = True
             self.world.deadly.read += 1
@@ -316,7 +316,7 @@ class Process:
             loop.run_ready()
 
     def cut_off(self, for_s: float) -> None:
-        """It cannot reach Kafka for a while, and goes on with what it has."""
+        """Cut it off from Kafka for a while; it goes on with what it has."""
         if not self.is_dead:
             self.world.note("cut off", self.instance, for_s)
             self.world.settle_after(for_s)
@@ -551,7 +551,7 @@ class World:
         return self.random.choice(("exceptions", "exceptions", "exceptions", "exceptions", "every_step", "final"))
 
     def _draw_strike(self) -> tuple[str, int]:
-        """At which operation of its kind something goes wrong. Most are statements; the others get their share."""
+        """Choose the operation at which something goes wrong. Most are statements; the others get their share."""
         place = self.random.choice(("statement", "statement", "statement", "publish", "publish", "upstream"))
         first, more, more_a_run = {"statement": (12, 18, 25), "publish": (1, 2, 6), "upstream": (1, 0, 2)}[place]
         return place, self.random.randrange(first, first + more + more_a_run * len(self.missions))
@@ -565,11 +565,11 @@ class World:
         self.trace.append((self.scheduler.now, *what))
 
     def settle_after(self, for_s: float) -> None:
-        """Something strange lasts for so long; whoever it befell needs a few seconds more to find out."""
+        """Keep a fault for so long; its process needs a few seconds more to notice that it is over."""
         self._settled_at = max(self._settled_at, self.scheduler.now + for_s + 6.0)
 
     def moment(self) -> float:
-        """How long something outside takes: mostly a millisecond, now and then much longer."""
+        """Choose how long something outside takes: mostly a millisecond, sometimes much longer."""
         draw = self._draw
         if self._slowness and draw() < self._slowness:
             return 3.0 * draw() ** 3
@@ -579,7 +579,7 @@ class World:
         self.scheduler.after(self.moment(), action, *args)
 
     async def pause_briefly(self, process: Process) -> None:
-        """A round trip that changes nothing."""
+        """Make a round trip that changes nothing."""
         if process.is_dead:
             raise asyncio.CancelledError
         done = process.loop.create_future()
@@ -647,7 +647,7 @@ class World:
     async def statement(
         self, process: Process, tables: Any, sql: str, args: tuple[Any, ...], transaction: Any = None
     ) -> list[Any]:
-        """A round trip to the database."""
+        """Make a round trip to the database."""
         if process.is_dead:
             raise asyncio.CancelledError
         done = process.loop.create_future()
@@ -660,7 +660,7 @@ class World:
         return rows
 
     def _arrive(self, statement: Statement) -> None:
-        """A statement has reached the server."""
+        """Execute a statement that has reached the server."""
         tables, transaction = statement.tables, statement.transaction
         if (transaction is not None and transaction.is_over) or statement.generation != self.restore.generation:
             return
@@ -686,7 +686,7 @@ class World:
         self.look_whether_it_is_over()
 
     def _lose(self, statement: Statement, *, is_late: bool) -> None:
-        """The connection is gone before the statement has taken effect; it may still do so later."""
+        """Lose the connection before the statement has taken effect; it may still do so later."""
         statement.roll_back()
         if is_late and statement.transaction is None:
             self.settle_after(3.0)
@@ -695,7 +695,7 @@ class World:
         self.after_a_moment(statement.done.get_loop().resolve, statement.done, lost)
 
     def _take_effect(self, statement: Statement) -> Any:
-        """The rows of a statement, or the error that it ends with."""
+        """Return the rows of a statement, or raise the error that it ends with."""
         tables, args, name, who = statement.tables, statement.args, statement.name, statement.process.instance
         if statement.generation != self.restore.generation:
             return postgres.lost(f"with the server, in {name}")
@@ -725,7 +725,7 @@ class World:
         return rows
 
     def keep(self, process: Process, run: Any) -> None:
-        """A run as an executor believes to have committed it."""
+        """Return a run as an executor believes to have committed it."""
         known = self.states.get(run.run_id)
         if known is None or known.seq < run.seq:
             self.states[run.run_id] = run
@@ -781,7 +781,7 @@ class World:
         self.broker.append(Outgoing(f"triptych.{noun}", partition, key.encode(), [], value))
 
     def published(self, message: Outgoing) -> None:
-        """A message has arrived in a log."""
+        """Note that a message has arrived in a log."""
         event_id = cloudevents.event_id(message.headers)
         self.note("log", message.topic, message.partition, event_id)
         self.violations.extend(self.watch.published(message, event_id))
@@ -792,7 +792,7 @@ class World:
     def _receive(self, message: Outgoing) -> None:
         outcome = orjson.loads(message.value)
         if not outcome["playbook"]:
-            return  # the refusal of a record that nobody has read
+            return  # the refusal of a record that was not read
         mission = self.missions.get(outcome["task_id"]) or self._learn_child(outcome)
         event_id = cloudevents.event_id(message.headers) or ""
         mission.run_ids.add(outcome.get("run_id"))
@@ -811,14 +811,14 @@ class World:
             self._answer(mission, message.partition, outcome["run_id"], event_id)
 
     def _learn_child(self, outcome: dict[str, Any]) -> Mission:
-        """A client hears of a run that another run has started."""
+        """Let a client hear of a run that another run has started."""
         plan = self.deployments[outcome["playbook"]]
         child = Mission(outcome["task_id"], plan, "of another run", resumes_left=self.random.randint(0, 1))
         self.missions[child.task_id] = child
         return child
 
     def _answer(self, mission: Mission, partition: int, run_id: str, event_id: str) -> None:
-        """A person says what becomes of a run that was handed over."""
+        """Let a person decide about an escalated run."""
         may_go_on = mission.resumes_left > 0 and mission.reasons[-1] != "undo_failed"
         mission.resumes_left -= 1
         undo = not may_go_on and mission.reasons.count("undo_failed") < MAX_UNDOS and self.random.random() < 0.5
@@ -836,9 +836,9 @@ class World:
             self.scheduler.after(delay, self._publish, topics.CONTROL, partition, run_id, command.to_bytes())
 
     def _cancel(self, mission: Mission) -> None:
-        """Its client wants it no more. After that nobody answers for the runs below it either."""
+        """Cancel it, as its client does. After that, its child runs are not escalated to a person either."""
         executor = self.schemas["executor"]
-        if executor.transaction is not None:  # what is not committed is seen by nobody
+        if executor.transaction is not None:  # what is not committed is not visible
             self.scheduler.after(0.1, self._cancel, mission)
             return
         run_id = executor.tasks.get((TENANT, mission.task_id))
@@ -872,7 +872,7 @@ class World:
         return [f"{len(active)} active runs of {TENANT}, whose limit is {limit}"] if len(active) > limit else []
 
     def left_open(self) -> list[str]:
-        """What is stored and still wants something to happen."""
+        """List what is stored and still needs something to happen."""
         executor = self.schemas["executor"]
         left = [f"outbox {key}" for key in executor.outbox]
         left.extend(f"in the queue: {run_id}" for run_id in executor.queue)
@@ -949,13 +949,13 @@ class Played:
     played: Counter[str]
 
     def digest(self) -> str:
-        """A hash of everything that happened."""
+        """Return a hash of everything that happened."""
         rounded = [(round(at, 6), *what) for at, *what in self.trace]
         return hashlib.sha256(repr(rounded).encode()).hexdigest()
 
 
 def play(seed: int) -> Played:
-    """One schedule."""
+    """Play one schedule."""
     world = World(seed)
     played = world.play()
     world.dismantle()
