@@ -8,7 +8,7 @@ Numbers have one kind, as in JSON, and arithmetic on them is our own. A literal 
 
 from triptych.playbook.expressions.budget import metered
 from triptych.playbook.expressions.error import ExpressionError
-from triptych.playbook.expressions.lexer import ANSWER, BRANCH, FEEDBACK, OPEN, VARIABLES, Read, operands, reads
+from triptych.playbook.expressions.paths import ANSWER, BRANCH, FEEDBACK, VARIABLES, Read, operands, reads
 from triptych.playbook.expressions.program import FUNCTIONS, Scope, check, evaluate, holds, references_of
 from triptych.playbook.expressions.templates import (
     expressions,
@@ -18,6 +18,7 @@ from triptych.playbook.expressions.templates import (
     refuse_volume,
     render,
 )
+from triptych.playbook.expressions.tokens import OPEN
 
 __all__ = [
     "ANSWER",

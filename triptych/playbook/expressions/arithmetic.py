@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from triptych.kernel.killable.arithmetic import OPERAND
-from triptych.playbook.expressions.lexer import Token
+from triptych.playbook.expressions.tokens import Token
 
 CALCULATED: Final = "calculated"
 _OPERATORS: Final = frozenset("+-*/%")

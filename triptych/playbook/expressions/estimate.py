@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from triptych.playbook.expressions.budget import Size
-from triptych.playbook.expressions.lexer import Macros, Token
+from triptych.playbook.expressions.macros import Macros
+from triptych.playbook.expressions.tokens import Token
 
 _TOKEN_US: Final = 0.5
 _VALUE_US: Final = 1.0

@@ -14,7 +14,7 @@ import cel
 
 from triptych.json_schema import JsonSchema, check_pattern
 from triptych.playbook.expressions.error import ExpressionError
-from triptych.playbook.expressions.lexer import Token
+from triptych.playbook.expressions.tokens import Token
 
 PATTERN_MAX_CHARS: Final = 500
 MATCHES: Final = "matches"

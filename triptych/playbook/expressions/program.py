@@ -24,19 +24,10 @@ from triptych.playbook.expressions.arithmetic import CALCULATED, with_own_arithm
 from triptych.playbook.expressions.budget import Budget, current
 from triptych.playbook.expressions.error import ExpressionError
 from triptych.playbook.expressions.estimate import Shape, estimate_us, handing_us, shape_of
-from triptych.playbook.expressions.lexer import (
-    VARIABLES,
-    Operand,
-    Token,
-    flattened,
-    macros_of,
-    misread_name,
-    operands_of,
-    step_names,
-    tokens_in,
-    tokens_of,
-)
+from triptych.playbook.expressions.macros import macros_of
+from triptych.playbook.expressions.paths import VARIABLES, Operand, flattened, operands_of, step_names
 from triptych.playbook.expressions.patterns import MATCHED, matched, with_own_matches
+from triptych.playbook.expressions.tokens import Token, misread_name, tokens_in, tokens_of
 from triptych.schemas import Json, codec
 
 Scope = Mapping[str, Json]

@@ -12,8 +12,8 @@ from typing import Final
 
 from triptych.playbook.expressions.budget import metered
 from triptych.playbook.expressions.error import ExpressionError
-from triptych.playbook.expressions.lexer import OPEN, closing
 from triptych.playbook.expressions.program import MAX_CACHED, Scope, evaluate, references_of
+from triptych.playbook.expressions.tokens import OPEN, closing
 from triptych.schemas import Json, codec
 
 MAX_RENDERED_BYTES: Final = 1_048_576

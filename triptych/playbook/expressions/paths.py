@@ -1,24 +1,17 @@
-"""The tokens of an expression, and what they show without running it.
-
-The CEL library parses, but does not show what it parsed. Which steps an expression refers to, how
-deep its macros are nested and where a template ends are read from its tokens here.
-"""
+"""The paths into variables in an expression, such as `steps.find.data.items[0].id`, and the steps that it names."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from triptych.playbook.expressions.error import ExpressionError
+from triptych.playbook.expressions.macros import MACROS, indexes_in_macros, macros_of
+from triptych.playbook.expressions.tokens import Token, tokens_of
 from triptych.schemas import Json
 
-MAX_EXPRESSION_CHARS: Final = 2_000
 MAX_READS_CACHED: Final = 2_048
-MAX_MACROS: Final = 8
-MAX_MACRO_DEPTH: Final = 2
 BRANCH: Final = frozenset({"item", "index"})
 """What a branch of a step with `map` sees besides."""
 FEEDBACK: Final = frozenset({"feedback"})
@@ -26,31 +19,8 @@ FEEDBACK: Final = frozenset({"feedback"})
 ANSWER: Final = frozenset({"answer"})
 """What the output of a run that is planned by turns can use."""
 VARIABLES: Final = frozenset({"input", "steps", "result"}) | BRANCH | FEEDBACK | ANSWER
-OPEN: Final = "${{"
-"""Where a template begins."""
 OPERAND: Final = "operand_"
 """The beginning of the names of variables in a flattened expression."""
-
-_MACROS = frozenset({"all", "exists", "exists_one", "filter", "map"})
-_WORDS = frozenset({"false", "in", "null", "true"})
-_TOKEN = re.compile(
-    r"""
-      (?P<skip>\s+|//[^\n]*)
-    | (?P<string>
-          (?:[bB]?[rR]|[rR][bB])(?:\"{3}.*?\"{3}|'{3}.*?'{3}|"[^"\n]*"|'[^'\n]*')
-        | [bB]?(?:\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))
-    | (?P<name>[^\W\d]\w*)
-    | (?P<number>\d+(?:\.\d+)?[eE][+-]\d+|\d[\w.]*)
-    | (?P<other>.)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-
-
-class Token(NamedTuple):
-    kind: str
-    text: str
-    start: int
 
 
 class Operand(NamedTuple):
@@ -78,55 +48,6 @@ class Read(NamedTuple):
     """Whether the expression asks if there is something, with `has`, `in` or a comparison with null."""
 
 
-@dataclass(frozen=True, slots=True)
-class Macros:
-    """The macros of an expression."""
-
-    bound: frozenset[str]
-    """The names that they bind, such as `hit` in `hits.map(hit, hit.id)`."""
-    count: int
-    depth: int
-
-
-def tokens_of(expression: str) -> list[Token]:
-    """Split an expression into tokens, without spaces and comments. Raises ExpressionError where it is too long."""
-    if len(expression) > MAX_EXPRESSION_CHARS:
-        raise ExpressionError(expression, f"longer than {MAX_EXPRESSION_CHARS} characters; split it over steps")
-    return tokens_in(expression)
-
-
-def tokens_in(source: str) -> list[Token]:
-    """Split text made from an expression into tokens, however long it has become."""
-    return [
-        Token(match.lastgroup or "", match.group(), match.start())
-        for match in _TOKEN.finditer(source)
-        if match.lastgroup != "skip"
-    ]
-
-
-def macros_of(expression: str, tokens: Sequence[Token]) -> Macros:
-    """Find the macros of an expression. Raises ExpressionError when they are too many, or nested too deep."""
-    bound: set[str] = set()
-    brackets: list[bool] = []
-    count = deepest = 0
-    for index, token in enumerate(tokens):
-        if token.text == "(":
-            macro = _begins_macro(tokens, index)
-            brackets.append(macro)
-            if macro:
-                count += 1
-                deepest = max(deepest, sum(brackets))
-                bound.update(named.text for named in tokens[index + 1 : index + 2] if named.kind == "name")
-        elif token.text == ")" and brackets:
-            brackets.pop()
-    if count > MAX_MACROS or deepest > MAX_MACRO_DEPTH:
-        raise ExpressionError(
-            expression,
-            f"{count} macros, nested {deepest} deep; at most {MAX_MACROS} and {MAX_MACRO_DEPTH} are allowed",
-        )
-    return Macros(frozenset(bound), count, deepest)
-
-
 def step_names(expression: str, tokens: Sequence[Token]) -> Iterator[str]:
     """Find the steps that an expression refers to. It must name them, because the order of a plan follows from them."""
     for index, token in enumerate(tokens):
@@ -144,27 +65,9 @@ def step_names(expression: str, tokens: Sequence[Token]) -> Iterator[str]:
 
 def operands_of(tokens: Sequence[Token], known: Collection[str]) -> Iterator[Operand]:
     """Find each path into these variables, once for each occurrence."""
-    inside = _indexes_in_macros(tokens)
+    inside = indexes_in_macros(tokens)
     for start, end in _paths(tokens, known):
         yield Operand(tuple(token.text for token in tokens[start:end:2]), start in inside)
-
-
-def _indexes_in_macros(tokens: Sequence[Token]) -> set[int]:
-    found: set[int] = set()
-    brackets: list[bool] = []
-    for index, token in enumerate(tokens):
-        if token.text == "(":
-            brackets.append(_begins_macro(tokens, index))
-        elif token.text == ")" and brackets:
-            brackets.pop()
-        elif any(brackets):
-            found.add(index)
-    return found
-
-
-def _begins_macro(tokens: Sequence[Token], index: int) -> bool:
-    """Tell whether the bracket at this index holds the arguments of a macro."""
-    return index > 1 and tokens[index - 1].text in _MACROS and tokens[index - 2].text == "."
 
 
 def operands(expression: str) -> list[str]:
@@ -218,7 +121,7 @@ def flattened(expression: str, tokens: Sequence[Token]) -> tuple[str, dict[str, 
     None where that may change the meaning. Macros bind names of their own, `has` needs a path, and a path does not
     show the steps of `steps[...]`.
     """
-    if any(token.text in _MACROS or token.text == "has" or token.text.startswith(OPERAND) for token in tokens):
+    if any(token.text in MACROS or token.text == "has" or token.text.startswith(OPERAND) for token in tokens):
         return None
     names: dict[tuple[str, ...], str] = {}
     parts: list[str] = []
@@ -232,35 +135,6 @@ def flattened(expression: str, tokens: Sequence[Token]) -> tuple[str, dict[str, 
     return "".join((*parts, expression[at:])), {name: path for path, name in names.items()}
 
 
-def misread_name(tokens: Sequence[Token], at: int | None = None) -> tuple[str, int] | None:
-    """Find a name that the language reads as something else. Return how to write it, and its offset.
-
-    A name with a hyphen is a subtraction, and a word of the language is not a name. What follows `steps.` is looked at
-    anywhere, other names only where something is wrong: at the token that stands at the offset `at`.
-    """
-    for index, token in enumerate(tokens[2:], 2):
-        if tokens[index - 1].text != ".":
-            continue
-        if token.text in _WORDS:
-            return f'["{token.text}"]', token.start
-        end = index
-        while end + 2 < len(tokens) and _is_joined(tokens[end : end + 3]):
-            end += 2
-        is_step = tokens[index - 2].text == "steps"
-        if end > index and (is_step or any(each.start == at for each in tokens[index : end + 1])):
-            # A part that begins with a digit takes what follows the next dot with it.
-            name = "".join(each.text for each in tokens[index : end + 1]).partition(".")[0]
-            return f'["{name}"]', token.start
-    return None
-
-
-def _is_joined(tokens: Sequence[Token]) -> bool:
-    """Tell whether these are a name, a hyphen and more of a name, with nothing between them."""
-    name, hyphen, more = tokens
-    has_no_space = name.start + len(name.text) == hyphen.start and hyphen.start + 1 == more.start
-    return hyphen.text == "-" and more.kind in {"name", "number"} and has_no_space
-
-
 def _paths(tokens: Sequence[Token], known: Collection[str]) -> Iterator[tuple[int, int]]:
     """Find where the paths into these variables begin and end among the tokens."""
     for index, token in enumerate(tokens):
@@ -272,19 +146,3 @@ def _paths(tokens: Sequence[Token], known: Collection[str]) -> Iterator[tuple[in
                 break
             end += 2
         yield index, end
-
-
-def closing(text: str, start: int) -> int:
-    """Find the `}}` that closes the template at `start`. Map literals and strings may hold braces."""
-    depth = 0
-    # An expression that is longer than any may be is not searched: quotes that are not closed take the square.
-    for match in _TOKEN.finditer(text, start + len(OPEN), start + len(OPEN) + MAX_EXPRESSION_CHARS + len("}}")):
-        if match.group() == "{":
-            depth += 1
-        elif match.group() == "}":
-            if depth == 0:
-                if text.startswith("}}", match.start()):
-                    return match.start()
-                break
-            depth -= 1
-    raise ExpressionError(text, "this template is not closed; end it with `}}`", start)
