@@ -115,4 +115,4 @@ def test_a_server_that_does_not_answer_and_a_dsn_that_is_none_are_named_without_
     lost = database.owner_dsn.replace(f":{urlsplit(database.owner_dsn).port}/", ":1/")
     said = setup.run("--postgres", lost, code=2)
     assert "cannot be used" in said
-    assert "--postgres is no DSN" in setup.run("--postgres", "nonsense hidden", code=2)
+    assert "--postgres is not a DSN" in setup.run("--postgres", "nonsense hidden", code=2)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from aiokafka.admin import NewTopic
 
-from triptych.embedded.kafka import EmbeddedKafka as Broker
+from triptych.embedded.kafka import EmbeddedKafka
 from triptych.embedded.layout import Layout
 from triptych.embedded.ports import Ports
 from triptych.embedded.servers import _running
-from triptych.kernel.kafka.bus import EmbeddedKafka, Outgoing
+from triptych.kernel.kafka.bus import Kafka, Outgoing
 from triptych.kernel.kafka.clients import Admin
 from triptych.kernel.kafka.record_batches import UnreadableRecord
 from triptych.kernel.process.settings import ServiceSettings
@@ -21,8 +21,8 @@ TOPIC = "triptych.harmed"
 
 async def test_a_batch_that_is_harmed_on_the_disk_is_a_dead_letter_and_the_next_is_read(tmp_path: Path) -> None:
     layout = Layout.at(tmp_path)
-    broker = Broker.of(layout, Ports(layout), lambda _line: None)
-    kafka = EmbeddedKafka(ServiceSettings(kafka=broker.address, postgres="postgresql://nobody@nowhere/x"))
+    broker = EmbeddedKafka.of(layout, Ports(layout), lambda _line: None)
+    kafka = Kafka(ServiceSettings(kafka=broker.address, postgres="postgresql://nobody@nowhere/x"))
     with _running(layout, broker):
         admin = Admin(bootstrap_servers=broker.address)
         await admin.start()

@@ -140,8 +140,8 @@ def test_with_json_an_error_is_one_line_of_json(command: list[str], kind: str, s
         (["submit", "--prefix", "a/b", "x.jsonl"], "'a/b' cannot begin the names of topics"),
         (["up", "--prefix", "Bad Prefix"], "'Bad Prefix' cannot begin the names of topics"),
         (["topics", "--prefix", "p" * 41], "cannot begin the names of topics"),
-        (["runs", "--since", f"{10**30}d"], "is no time"),
-        (["runs", "--until", "999999d"], "is no time"),
+        (["runs", "--since", f"{10**30}d"], "is not a time"),
+        (["runs", "--until", "999999d"], "is not a time"),
     ],
 )
 def test_what_is_asked_wrongly_is_one_line_and_ends_with_2(command: list[str], said: str, tmp_path: Path) -> None:

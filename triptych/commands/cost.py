@@ -72,7 +72,7 @@ def cost(
 
 
 async def history_of(dsn: str, playbook: str) -> History | None:
-    """What the newest runs of a playbook came to, if there are any."""
+    """Return what the newest runs of a playbook cost, if it has any."""
     async with operator_connection(dsn) as connection:
         row: Any = await connection.fetchrow(_SQL["history"], playbook, _NEWEST)
     if not row["runs"]:
@@ -91,11 +91,13 @@ def _show(estimated: Estimate, history: History | None) -> None:
     for line in estimated.lines:
         table.add_row(line.what, f"{line.tokens:,}", usd(line.usd_micros), f"{line.times} times")
     out.print(table)
-    once = f"if all goes right at once, at most {_usd(estimated.once_usd)} and {estimated.once_tokens:,} tokens"
+    once = (
+        f"if each call succeeds the first time, at most {_usd(estimated.once_usd)} and {estimated.once_tokens:,} tokens"
+    )
     if estimated.is_planned_by_model:
         once += ", and what the steps cost that the model plans"
     out.print(f"\n{once}")
-    out.print(f"whatever happens, at most {_usd(estimated.most_usd)} and {estimated.most_tokens:,} tokens")
+    out.print(f"in any case at most {_usd(estimated.most_usd)} and {estimated.most_tokens:,} tokens")
     if history:
         likely = f"likely {_usd(history.likely_usd)} and {history.likely_tokens:,} tokens"
         out.print(f"{likely} (median of {history.runs} runs; 95% cost at most {_usd(history.nearly_all_usd)})")

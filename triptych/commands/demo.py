@@ -1,7 +1,7 @@
 """`triptych demo`: the whole pipeline once, on the shipped support tickets, in front of a person.
 
 It starts a stack of its own in a fresh data directory, so that it shows the same story each time, and
-stops it again whatever happens.
+always stops it again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def demo(
     timeout_s: Annotated[float, typer.Option(min=1, help="How many seconds to wait for outcomes.")] = 180,
     as_json: AsJson = False,
 ) -> None:
-    """Start a stack, submit the shipped tickets, show what becomes of them, and stop it again."""
+    """Start a stack, submit the shipped tickets, show their outcomes, and stop it again."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     values = lines_of(files("triptych.examples").joinpath("demo", "tickets.jsonl").read_bytes())
     _empty(data)
@@ -74,11 +74,11 @@ def demo(
 
 
 def _empty(data: Path) -> None:
-    """Stop and remove what an earlier demo left, and make the directory anew."""
+    """Stop and remove what an earlier demo left, and make the directory again."""
     mark = data / _MARK
     if data.exists() and any(data.iterdir()):
         if not mark.exists():
-            raise typer.BadParameter(f"{data} holds something that is no demo's; give an empty directory with --data")
+            raise typer.BadParameter(f"{data} holds files that no demo wrote; give an empty directory with --data")
         if said := stop(data.resolve()):
             err.print(said)
         shutil.rmtree(data)
@@ -110,7 +110,7 @@ def _summary(report: SubmissionReport, took_ms: float) -> Text:
 
 
 def where_to_look_next(report: SubmissionReport, data: Path, config: Path, *, keep: bool) -> Text:
-    """Where to look next, as commands that can be pasted: a run that met trouble, and one that a person has to see."""
+    """Name commands to paste: they show a run that met trouble, and one that a person has to see."""
     outcomes = report.outcomes()
     busy = max((o for o in outcomes if o.status is OutcomeStatus.SUCCEEDED), key=_attempts, default=None)
     stuck = next((o for o in outcomes if o.status is OutcomeStatus.ESCALATED), None)
@@ -134,7 +134,7 @@ def where_to_look_next(report: SubmissionReport, data: Path, config: Path, *, ke
 
 
 def _program() -> str:
-    """How this program is called from where the person stands: by its name if that finds it, else by its path."""
+    """Return how to call this program from here: by its name if that finds it, else by its path."""
     me = Path(sys.argv[0]).absolute()
     found = shutil.which(me.name)
     if found is not None and Path(found).absolute() == me:
@@ -143,5 +143,5 @@ def _program() -> str:
 
 
 def _attempts(outcome: Outcome) -> int:
-    """How many more calls a run made than it had steps."""
+    """Count how many more calls a run made than it had steps."""
     return outcome.usage.tool_calls - outcome.usage.steps

@@ -48,7 +48,7 @@ def dev(
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
     """Run the embedded stack until Ctrl-C, and restart what changes: a tool, the playbooks, the configuration."""
-    # A shell that starts it in the background has it ignore Ctrl-C, and whoever sends one all the same means it.
+    # A shell that starts it in the background has it ignore Ctrl-C. One that is sent to it is meant nevertheless.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     layout = Layout.at(data)
     stack = start(
@@ -105,7 +105,7 @@ class _Watcher:
         return True
 
     def _take_over(self, impact: ChangeImpact) -> None:
-        """Each part by itself: what is wrong with one keeps no other from being taken over."""
+        """Take over each part by itself, so that an error in one does not keep out the others."""
         started: set[str] = set()
         if impact.config:
             with _told():
@@ -118,7 +118,7 @@ class _Watcher:
                 self._restart(name)
 
     def _configure(self) -> set[str]:
-        """Take over the configuration; gives the tools that were started anew by that."""
+        """Take over the configuration. Return the tools that were started or restarted by that."""
         self._config = StackConfig.load(self._file)
         answer = ask(self._layout, {"do": "configure"})
         for verb, told in (("added", "added"), ("removed", "removed"), ("changed", "restarted")):
@@ -171,7 +171,7 @@ class _Watcher:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What is wrong is told, and the watch goes on."""
+    """Report what is wrong, and go on watching."""
     try:
         yield
     except (StackError, TriptychError) as error:

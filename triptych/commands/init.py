@@ -1,4 +1,4 @@
-"""`triptych init`: a first triptych.toml with a tool and a playbook that work at once, or the demo's to be changed."""
+"""`triptych init`: a first triptych.toml with a tool and a playbook that work, or the files of the demo to change."""
 
 from __future__ import annotations
 

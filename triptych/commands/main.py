@@ -1,10 +1,10 @@
 """The `triptych` command: one line on standard error for what went wrong, and never a traceback.
 
-With `--json` that line is JSON. What the exit codes mean stands in `common/exit_codes.py`.
+With `--json` that line is JSON. `common/exit_codes.py` says what the exit codes mean.
 
 To add a command, write `commands/NAME.py` with a function NAME, which typer turns into the command (`verify.py` is an
 example), and give it a line in `COMMANDS`. A group, such as `triptych playbook`, is a folder: its `__init__.py` has the
-typer `app`, and each sub-command has the file of its name. What several commands share stands in `common/`.
+typer `app`, and each sub-command has the file of its name. `common/` has what several commands share.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _tell(error: BaseException, message: str, code: int) -> int:
 
 
 def _usage(error: typer.TyperException) -> str:
-    """What is wrong with what was asked, and where the help is."""
+    """Say what is wrong with the command line, and where the help is."""
     context = getattr(error, "ctx", None)
     message = error.format_message()
     if context is None or type(error).__name__ == "NoArgsIsHelpError":
@@ -156,7 +156,7 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _system_error(error: OSError) -> str:
-    """What the operating system says, with the file that it says it of."""
+    """Say what the operating system reports, and about which file."""
     if error.errno == errno.ENOSPC:
         # The interpreter writes once more when it ends. The same error is not shown a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

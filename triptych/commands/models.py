@@ -82,7 +82,7 @@ def models(
 
 
 async def read(dsn: str, tenant: str | None) -> CacheReport:
-    """What the caches of a database hold, of one tenant or of all."""
+    """Read what the caches of a database hold, of one tenant or of all."""
     async with operator_connection(dsn) as connection:
         found: list[Kept] = []
         for (schema,) in await connection.fetch(_QUERIES["keepers"]):

@@ -1,4 +1,4 @@
-"""`triptych outcomes`: what became of tasks, as clients see it."""
+"""`triptych outcomes`: the outcomes of tasks, as clients see them."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def resume(
 
 
 def amounts(pairs: list[str]) -> dict[str, float]:
-    """`usd=0.5` and the like, as the command carries them."""
+    """Read amounts such as `usd=0.5`."""
     found: dict[str, float] = {}
     for pair in pairs:
         name, _, amount = pair.partition("=")

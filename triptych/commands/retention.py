@@ -1,4 +1,4 @@
-"""`triptych retention`: removes runs that have been over for long."""
+"""`triptych retention`: removes runs that ended long ago."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _DAYS = re.compile(r"(\d+)\s*d")
 
 
 def days(text: str) -> timedelta:
-    """A span of whole days, one to a hundred years: `90d`."""
+    """Read a number of days, such as `90d`, up to a hundred years."""
     found = _DAYS.fullmatch(text.strip())
     if found is None or not 1 <= int(found[1]) <= MOST_DAYS:
-        raise typer.BadParameter(f"{text!r} is no span of 1 to {MOST_DAYS} days; write 90d")
+        raise typer.BadParameter(f"{text!r} is not a span of 1 to {MOST_DAYS} days; write 90d")
     return timedelta(days=int(found[1]))
 
 
@@ -39,7 +39,7 @@ def retention(
     postgres: OwnerPostgres = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove runs that have been over for long, a week at a time, and make partitions for the weeks ahead."""
+    """Remove runs that ended long ago, a week at a time, and make partitions for the weeks ahead."""
     dsn = postgres or owner_of(data)
     where = owner_at(dsn)
     try:

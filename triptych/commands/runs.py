@@ -58,7 +58,7 @@ def runs(
 
 
 async def matching(dsn: str, wanted: RunFilter) -> list[RunRow]:
-    """The runs that fit, newest first.
+    """Read the runs that fit, newest first.
 
     Raises:
         FilterUnknownError: none fits, and none can: the filter names what does not exist.
@@ -71,7 +71,7 @@ async def matching(dsn: str, wanted: RunFilter) -> list[RunRow]:
 
 
 def runs_table(found: Sequence[RunRow]) -> Table:
-    """The status and every figure whole; names of one's own choice fold. A narrow table knows runs by their task."""
+    """Show the status and every figure whole; names fold. A narrow table names runs by their task."""
     narrow = is_narrow(_WIDE)
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     if not narrow:

@@ -63,7 +63,9 @@ def setup(
     try:
         server = conninfo_to_dict(postgres)
     except psycopg.Error:
-        raise typer.BadParameter("--postgres is no DSN; write postgresql://role:password@host:port/database") from None
+        raise typer.BadParameter(
+            "--postgres is not a DSN; write postgresql://role:password@host:port/database"
+        ) from None
     database = str(server.get("dbname") or DEFAULT_PREFIX)
     known = passwords(roles, database, {*migrations, OPERATOR})
     schemas = [Schema(name, known[name], directories) for name, directories in migrations.items()]
@@ -84,7 +86,7 @@ def setup(
 
 
 def passwords(folder: Path, database: str, names: set[str]) -> dict[str, str]:
-    """By name, the password that stands in the DSN of each of these roles.
+    """Read by name the password in the DSN of each of these roles.
 
     Raises:
         WrongRolesError: a file is missing, or its DSN is of another role than the one that is prepared.

@@ -1,4 +1,4 @@
-"""`triptych submit`: publish tasks, and wait for what becomes of them if asked to."""
+"""`triptych submit`: publish tasks, and wait for their outcomes if asked to."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def submit(
     elif wait:
         out.print(submission_table(report))
     else:
-        err.print(f"published {len(report.lines)}; `triptych outcomes --follow` shows what becomes of them")
+        err.print(f"published {len(report.lines)}; `triptych outcomes --follow` shows their outcomes")
         for line in report.runs:
             if line.key:
                 out.print(name_text(line.key[1]))

@@ -111,7 +111,7 @@ def _of(name: str, amount: str, limit: float | None) -> str:
 
 
 def _print_timeline(lines: list[StoryLine], start: datetime) -> None:
-    """One line an event. Steps that run side by side are told apart by their colour and column."""
+    """Print a line for each event. Colour and column tell steps apart that run side by side."""
     colours = cycle(_COLOURS)
     colour_of: dict[str, str] = {}
     wide = max((len(line.step) for line in lines), default=0)
@@ -132,7 +132,7 @@ def _print_line(line: StoryLine, start: datetime, name: str, colour: str) -> Non
 
 
 def _say(margin: Text, text: Text) -> None:
-    """One line. What does not fit a terminal goes on below its beginning; in a file a line stays one, for grep."""
+    """Print a line. What does not fit a terminal goes on below its beginning; in a file it stays one line, for grep."""
     if not out.is_terminal:
         out.print(margin + text, soft_wrap=True)
         return

@@ -35,7 +35,7 @@ async def _audit(dsn: str) -> Audit:
 
 
 def _show(found: Audit) -> None:
-    """The problems run by run, then what was looked at."""
+    """Print the problems run by run, then what was looked at."""
     problems = sorted(found.problems, key=_run_of)
     for run, group in groupby(problems, key=_run_of):
         out.print(f"[bold]{escape(run)}[/]")

@@ -1,4 +1,4 @@
-"""A command: how one process of the stack is started. Whoever starts it decides how it is watched."""
+"""Describes how one process of the stack is started. The caller decides how it is watched."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Command:
     directory: Path | None = None
 
     def differs(self, other: Command) -> bool:
-        """Whether a process would be another one, and not only started from another shell."""
+        """Return whether a process would be another one, and not only started from another shell."""
         return (self.arguments, self.directory, settings_in(self.environment)) != (
             other.arguments,
             other.directory,
@@ -70,6 +70,6 @@ class Command:
             "cwd": self.directory,
             "stdin": subprocess.DEVNULL,
             "stderr": subprocess.STDOUT,
-            # A Ctrl-C in a terminal is for whoever watches the process, which then stops it in order.
+            # A Ctrl-C in a terminal is for the supervisor, which then stops its processes in order.
             "start_new_session": True,
         }

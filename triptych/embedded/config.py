@@ -115,11 +115,11 @@ class StackConfig:
         return self.file.parent
 
     def directories(self, references: Iterable[str], key: str) -> tuple[Path, ...]:
-        """The directories that `package:directory` references name, found without importing the package."""
+        """Find the directories that `package:directory` references name, without importing the package."""
         return tuple(self._migrations_directory(reference, key) for reference in references)
 
     def schema_migrations(self) -> dict[str, tuple[Path, ...]]:
-        """The migrations of every schema that this configuration needs, by the schema's name."""
+        """Return the migrations of every schema that this configuration needs, by the schema's name."""
         schemas = {
             name: self.directories(service.migrations, f"services.{name}.migrations")
             for name, service in self.table.services.items()
@@ -161,7 +161,7 @@ class StackConfig:
                     raise ConfigInvalidError(self.file, key, f"unknown placeholder {{{name}}}", f"Known are {allowed}.")
 
     def _texts(self) -> Iterator[tuple[str, str]]:
-        """Every text in which a placeholder may stand, with its key."""
+        """Yield every text that may hold a placeholder, with its key."""
         environments: dict[str, Mapping[str, str]] = {"env": self.table.env}
         for section in ("services", "tools", "processes"):
             for name, entry in getattr(self.table, section).items():
@@ -175,7 +175,7 @@ class StackConfig:
 
 
 def fill(text: str, value_of: Callable[[str], str]) -> str:
-    """The text with its placeholders replaced. They were checked when the file was read."""
+    """Replace the placeholders of a text. They were checked when the file was read."""
     return PLACEHOLDER.sub(lambda found: value_of(found[1]), text)
 
 

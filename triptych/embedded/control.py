@@ -1,6 +1,6 @@
 """How the command talks to a running supervisor: one JSON object a line, over a Unix socket.
 
-The socket belongs to the user, so whoever can connect may control the stack.
+The socket belongs to the user, so a process that can connect may control the stack.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def ask(layout: Layout, request: dict[str, Any]) -> dict[str, Any]:
     """Send one request and give the answer.
 
     Raises:
-        NotRunningError: nobody is there.
+        NotRunningError: no supervisor is there.
         NoAnswerError: nothing came back in time.
         RefusedError: it would not, and says why.
         FailedError: it met an error of its own.
@@ -67,7 +67,7 @@ def ask(layout: Layout, request: dict[str, Any]) -> dict[str, Any]:
 async def serve(layout: Layout, answer: Answer, log: Logger) -> AsyncIterator[None]:
     """Answer requests while the body runs."""
     path = socket_path(layout)
-    path.unlink(missing_ok=True)  # left by a supervisor that was killed; the lock says that there is none now
+    path.unlink(missing_ok=True)  # left by a supervisor that was killed; the lock says that none runs now
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -82,7 +82,7 @@ async def serve(layout: Layout, answer: Answer, log: Logger) -> AsyncIterator[No
             writer.write(codec.encode(reply) + b"\n")
             await writer.drain()
         except (ConnectionError, ValueError):
-            pass  # whoever asked is gone, or did not ask in JSON
+            pass  # the client is gone, or did not ask in JSON
         finally:
             writer.close()
 

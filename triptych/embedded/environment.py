@@ -57,7 +57,7 @@ def settings_in(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def adopted(environment: Mapping[str, str] | None) -> Iterator[None]:
-    """Make this the environment of this process, for good unless the body fails."""
+    """Make this the environment of this process. It stays so unless the body fails."""
     before = dict(os.environ)
     if environment is not None:
         _become(environment)

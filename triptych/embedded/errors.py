@@ -54,7 +54,7 @@ class NoRoomError(StackError):
 
     @classmethod
     def if_full(cls, directory: Path, cause: object) -> NoRoomError | None:
-        """Whether a failure comes of a full disk: programs say so in their last words, if they can still write any."""
+        """Return whether a full disk caused a failure: programs say so last, if they can still write at all."""
         is_full = os.strerror(errno.ENOSPC) in str(cause) or shutil.disk_usage(directory).free < _LEAST_BYTES
         return cls(directory) if is_full else None
 
@@ -64,7 +64,7 @@ class NotReachableError(StackError):
 
     def __init__(self, folder: Path, user: str, reason: str) -> None:
         super().__init__(
-            f"The user {user}, which Postgres runs as, may not enter the folder: {reason}",
+            f"The user {user}, which Postgres runs as, cannot enter the folder: {reason}",
             where=str(folder),
             cure=f"Run `triptych` as an ordinary user, install it where {user} can read it, or use --postgres.",
         )
@@ -97,7 +97,7 @@ class JavaMissingError(StackError):
 
 
 class BinariesMissingError(StackError):
-    """The wheel that brings Postgres is not installed, or there is none for this platform."""
+    """The wheel that brings Postgres is not installed, or does not exist for this platform."""
 
     def __init__(self, wheel: str) -> None:
         super().__init__(
@@ -201,13 +201,13 @@ class SupervisorGoneError(StackError):
         super().__init__(
             f"The supervisor has ended, and of its processes {len(orphans)} still run: {', '.join(orphans)}",
             where=str(root),
-            cure="`triptych up` stops them and starts the stack anew; `triptych down` stops them.",
+            cure="`triptych up` stops them and starts the stack again; `triptych down` stops them.",
         )
         self.root, self.orphans = root, orphans
 
 
 class StillRunningError(StackError):
-    """A stack runs over the database that is to be replaced."""
+    """A stack runs over the database that `restore` would replace."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(

@@ -36,7 +36,7 @@ def cache_directory() -> Path:
 
 
 def kafka_jars(progress: Callable[[str], None]) -> Path:
-    """The directory that holds exactly the locked jars; fetched if it is not there yet.
+    """Return the directory that holds exactly the locked jars. Fetch it if it is not there yet.
 
     Raises JarsUnavailableError when a jar cannot be had or is not what the lock file says.
     """
@@ -49,7 +49,7 @@ def kafka_jars(progress: Callable[[str], None]) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="kafka-", dir=cache) as scratch:
             complete = _fetch(Path(scratch), progress)
-            # Another process may have been as quick; whoever renames first wins, and both have the same jars.
+            # Another process may have been as quick. The first to rename wins, and both have the same jars.
             if not home.exists():
                 complete.replace(home)
     except OSError as error:

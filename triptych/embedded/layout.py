@@ -33,7 +33,7 @@ class Layout:
 
     @classmethod
     def existing(cls, root: Path) -> Layout:
-        """The layout of a directory to look at: nothing is made, for the name may be a mistake."""
+        """Return the layout of a directory to look at. It makes nothing, since the name may be a mistake."""
         return cls(root.expanduser().resolve())
 
     @classmethod
@@ -74,14 +74,14 @@ class Layout:
         return self.root / "scale.json"
 
     def read_scale(self) -> dict[str, int]:
-        """What `triptych scale` has said, by service."""
+        """Return what `triptych scale` has said, by service."""
         return codec.decode(self.scale.read_bytes()) if self.scale.exists() else {}
 
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
     def secret(self, name: str) -> str:
-        """The secret of this name, made up at its first use."""
+        """Return the secret of this name, which is made at its first use."""
         path = self.secrets / name
         if not path.exists():
             write_atomically(path, new_secret(), mode=0o600)
@@ -109,7 +109,7 @@ def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
 
 
 def last_lines(log: Path, count: int = 12) -> str:
-    """The end of a log since the process was last started, for people."""
+    """Return the end of a log since the process was last started, for people."""
     if not log.exists():
         return "(no log)"
     with log.open("rb") as file:
@@ -122,8 +122,8 @@ def last_lines(log: Path, count: int = 12) -> str:
 
 
 def begin_log(log: Path) -> FileIO:
-    """The log for a new start: it goes on after those before, whose end a line marks."""
+    """Open the log for a new start, after a line that marks the end of the start before."""
     file = os.fdopen(open_log(log), "ab", buffering=0)
-    with contextlib.suppress(OSError):  # what is to be started may be what makes room on a full disk
+    with contextlib.suppress(OSError):  # the new process may be the one that makes room on a full disk
         file.write(_STARTS + codec.encode(datetime.now(UTC).isoformat()) + b"}\n")
     return file

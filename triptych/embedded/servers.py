@@ -1,4 +1,4 @@
-"""Postgres and Kafka alone, as children of whoever asks: what tests stand on, and half of a stack.
+"""Postgres and Kafka alone, as children of the caller: what tests run on, and half of a stack.
 
 Everything that can be done side by side is.
 """
@@ -83,7 +83,7 @@ def start_postgres(data_dir: Path) -> Iterator[str]:
 
 @contextmanager
 def _running(layout: Layout, *servers: EmbeddedServer) -> Iterator[None]:
-    """All of them ready, side by side; stopped at the end."""
+    """Start all of them side by side, wait until they are ready, and stop them at the end."""
     running: list[tuple[EmbeddedServer, subprocess.Popen[bytes]]] = []
     try:
         with ThreadPoolExecutor(len(servers)) as pool:

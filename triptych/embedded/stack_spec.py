@@ -61,7 +61,7 @@ class ProcessSpec:
 
 
 def process_name(service: str, index: int) -> str:
-    """What the index-th process (from 1) of a service is called."""
+    """Return the name of the index-th process (from 1) of a service."""
     return service if index == 1 else f"{service}-{index}"
 
 
@@ -84,7 +84,7 @@ class StackSpec:
     topic_prefix: str
 
     def process(self, name: str) -> ProcessSpec:
-        """A process of the section [processes]."""
+        """Describe a process of the section [processes]."""
         entry = self.config.table.processes[name]
         port = self.ports.of(name)
         arguments = tuple(self._fill(argument, port) for argument in entry.command)
@@ -96,7 +96,7 @@ class StackSpec:
         )
 
     def service(self, name: str, index: int, kafka: str, dsns: Mapping[str, str]) -> ProcessSpec:
-        """The index-th process (from 1) of a service or tool. Raises UnknownServiceError."""
+        """Describe the index-th process (from 1) of a service or tool. Raises UnknownServiceError."""
         table = self.config.table
         arguments: tuple[str, ...]
         tool = table.tools.get(name)

@@ -34,7 +34,7 @@ STARTED_AFTER_S = 10.0
 """A process that ended before this is taken not to have started."""
 
 FAILED_STARTS = 3
-"""After as many failed starts in a row, whoever waits for it is told that it does not start."""
+"""After as many failed starts in a row, a caller that waits for it is told that it does not start."""
 
 MISCONFIGURED = 2
 """The exit code of a process whose settings are wrong; starting it again will not help."""
@@ -82,7 +82,7 @@ class SupervisedProcess:
         return failed and self.state is not ProcessState.READY
 
     def describe(self) -> dict[str, Any]:
-        """What `status` shows."""
+        """Return what `status` shows."""
         running = self.pid is not None
         return {
             "name": self.spec.name,
@@ -110,7 +110,7 @@ class SupervisedProcess:
                 await asyncio.wait_for(self._ready.wait(), _STARTING_INTERVAL_S)
 
     def try_again(self) -> None:
-        """Count failed starts anew, and start it now where it waits for its next start."""
+        """Count failed starts from zero, and start it now if it waits for its next start."""
         self._failed_starts = 0
         self._hurry.set()
 
@@ -189,7 +189,7 @@ class SupervisedProcess:
     async def _health_status(self) -> HealthStatus:
         try:
             return await self.spec.probe()
-        except Exception as error:  # noqa: BLE001 - nobody waits for this: what it did not expect would end it unheard
+        except Exception as error:  # noqa: BLE001 - no caller waits for this task: an unexpected error would end it without a word
             return HealthStatus(alive=False, ready=False, detail=repr(error))
 
     def _kill(self) -> None:

@@ -1,7 +1,7 @@
 """The process that keeps a stack running: `python -m triptych.embedded.supervisor`, started by `triptych up`.
 
 It starts what it can side by side, keeps stack.json true, takes over what has changed, and answers the command.
-When it is killed its children live on; the next `up` stops them before it starts anew.
+When it is killed its children live on; the next `up` stops them before it starts the stack again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from triptych.kernel.postgres.migrate import PreparedDatabase
 
 MAX_PROCESSES = 32
-"""The most processes of one service; Kafka's partitions limit what they are good for long before."""
+"""The most processes of one service. More of them than Kafka has partitions have nothing to do."""
 
 _READY_TIMEOUT_S = 60.0
 _FAILURE_KEPT_S = 10.0
@@ -117,7 +117,7 @@ class Supervisor:
             with contextlib.suppress(asyncio.CancelledError):
                 await starting
             await stopped
-        except Exception as error:  # noqa: BLE001 (whatever it is, `up` must hear of it and the children must be stopped)
+        except Exception as error:  # noqa: BLE001 (`up` must hear of any error, and the children must be stopped)
             cause = _first_cause(error)
             cause = NoRoomError.if_full(self._layout.root, cause) or cause
             self._failure = str(cause) if isinstance(cause, StackError | TriptychError) else repr(cause)
@@ -127,7 +127,7 @@ class Supervisor:
         self._doing = "stopping"
         await self._stop()
         if self._failure is not None:
-            with contextlib.suppress(TimeoutError):  # let whoever waits for `up` hear why
+            with contextlib.suppress(TimeoutError):  # `up` waits for the reason
                 await asyncio.wait_for(self._failure_seen.wait(), _FAILURE_KEPT_S)
             return 1
         return 0
@@ -184,7 +184,7 @@ class Supervisor:
             raise DatabaseError(str(error), where) from error
 
     async def _remove_old_runs(self) -> None:
-        """What `triptych retention` does, now and once a day."""
+        """Do what `triptych retention` does, now and once a day."""
         from triptych.operator.retention import remove_old  # noqa: PLC0415 (as above: not before it is needed)
 
         while self._prepared is not None:
@@ -193,7 +193,7 @@ class Supervisor:
                 report = await asyncio.to_thread(remove_old, self._prepared.owner, datetime.now(UTC), keep)
             except psycopg.Error as error:
                 self._log.warning("retention failed; it is tried again tomorrow", why=str(error))
-            except Exception:  # noqa: BLE001 - nobody waits for this: what it did not expect would end it unheard
+            except Exception:  # noqa: BLE001 - no caller waits for this task: an unexpected error would end it without a word
                 self._log.exception("retention failed; it is tried again tomorrow")
             else:
                 rows, waiting = sum(report.rows.values()), [str(week.week) for week in report.weeks if week.waits]
@@ -257,7 +257,7 @@ class Supervisor:
         return [process]
 
     def _processes_of(self, name: str) -> list[str]:
-        """The processes of a service or a tool, or one of the section [processes]."""
+        """Return the processes of a service or a tool, or one of the section [processes]."""
         self._check_started(name)
         return [process_name(name, index) for index in range(1, self._scale.get(name, 1) + 1)]
 
@@ -296,7 +296,7 @@ class Supervisor:
         return {"added": added, "removed": sorted(removed), "changed": changed, "grown": grown, "needs_up": needs_up}
 
     async def _owner(self) -> str:
-        """The owner's DSN. If another password was put in its place, the embedded server learns it without a stop."""
+        """Return the owner's DSN. If its secret was replaced, the embedded server learns it without a stop."""
         if self._prepared is None or ProcessKind.POSTGRES.value not in self._processes:
             return self._prepared.owner if self._prepared else ""
         server = EmbeddedPostgres.of(self._layout, self._ports)
@@ -323,7 +323,7 @@ class Supervisor:
     def _specs(
         self, stack_spec: StackSpec, scale: Mapping[str, int], dsns: Mapping[str, str]
     ) -> dict[str, ProcessSpec]:
-        """Every process but the servers, by name, in the order in which they are started."""
+        """Describe every process except the servers, by name, in the order in which they are started."""
         specs = [stack_spec.process(name) for name in stack_spec.config.table.processes]
         for name, count in scale.items():
             specs += [stack_spec.service(name, index, self._kafka, dsns) for index in range(1, count + 1)]
@@ -362,7 +362,7 @@ class Supervisor:
         }
 
     def _noticed(self) -> None:
-        """A process changed by itself. Whoever watches it goes on watching when that cannot be written down."""
+        """Note that a process changed by itself. If that cannot be written down, it is supervised nevertheless."""
         try:
             self._changed()
         except OSError as error:

@@ -62,7 +62,7 @@ def _wanted(prefix: str, tools: Iterable[str], replicas: int) -> list[NewTopic]:
 
 
 async def _create(admin: Admin, kafka: str, wanted: list[NewTopic]) -> None:
-    """A broker that has just started may refuse for a moment, until it is part of its own cluster."""
+    """Create topics. A broker that has just started may refuse for a moment, until it is part of its own cluster."""
     refusal = ""
     for _ in range(_ATTEMPTS):
         response = await admin.create_topics(wanted)
@@ -77,7 +77,7 @@ async def _create(admin: Admin, kafka: str, wanted: list[NewTopic]) -> None:
 
 
 async def _partitions(admin: Admin, kafka: str, names: list[str]) -> dict[str, int]:
-    """How many partitions each topic has. What the controller has created, the broker may not know for a moment."""
+    """Count the partitions of each topic. For a moment the broker might not know what the controller has created."""
     unknown: list[str] = []
     for _ in range(_ATTEMPTS):
         described = await admin.describe_topics(names)

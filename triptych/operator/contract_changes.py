@@ -1,4 +1,4 @@
-"""What has become of the contracts of a tool, in lines for people."""
+"""Says in lines for people how the contracts of a tool have changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from triptych.tools.sdk.contract_diff import breaking_changes
 
 
 def differences(before: Sequence[Contract], after: Sequence[Contract]) -> Iterator[str]:
-    """One line for each operation that is new, gone or changed, and one for each thing that broke in it."""
+    """Give one line for each operation that is new, gone or changed, and one for each thing that broke in it."""
     old, new = ({contract.operation: contract for contract in contracts} for contracts in (before, after))
     for name in sorted(old.keys() | new.keys()):
         if name not in old:

@@ -1,7 +1,7 @@
 """What a run may cost, from the grants of its requests. Pure.
 
 A grant is the most that one request can cost, so `once` is already pessimistic: every request that goes
-right at once, each using all it may. `most` adds every further attempt, and is never above the budgets.
+right the first time, each using all it may. `most` adds every further attempt, and is never above the budgets.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class Estimate:
     most_tokens: int
     most_usd: float
     unknown: tuple[str, ...]
-    """Operations of which no contract is known; their cost is missing from `once`."""
+    """Operations without a known contract; their cost is missing from `once`."""
     is_planned_by_model: bool
 
 
 def estimate(
     playbook: Playbook, contracts: Mapping[str, Contract], others: Mapping[str, Playbook] | None = None
 ) -> Estimate:
-    """What a run of a playbook may cost, given the contracts of the operations that are known.
+    """Estimate what a run of a playbook may cost, given the contracts of the operations that are known.
 
     A step that hands over to one of `others` costs what is reserved for that run: its budgets, unless it says less.
     """
@@ -68,7 +68,7 @@ def estimate(
     tokens = sum(line.tokens * line.times for line in lines)
     usd_micros = sum(line.usd_micros * line.times for line in lines)
     unknown = () if isinstance(playbook.plan, PlanByModel) else tuple(_unknown(playbook.plan.steps, contracts))
-    # What is not known beforehand may use up whatever the budgets leave.
+    # What is not known beforehand may use up all that the budgets leave.
     is_open = bool(unknown) or playbook.is_planned_by_model
     budgets = playbook.budgets
     return Estimate(

@@ -1,6 +1,6 @@
-"""What has become of the lines that were submitted. Pure: it is told of messages, it never fetches them.
+"""Reports the outcomes of the lines that were submitted. Pure: it is told of messages, it never fetches them.
 
-A line is settled by an outcome of its task or, when nobody could read it, by a dead letter that names
+A line is settled by an outcome of its task or, when it could not be read, by a dead letter that names
 its place in Kafka. An escalation settles a line: the run now waits for a person.
 """
 
@@ -23,7 +23,7 @@ _MAX_ID_CHARS = 200
 
 @dataclass(slots=True)
 class SubmittedLine:
-    """One line, where it landed, and what came of it."""
+    """One line, where it landed, and its outcome."""
 
     number: int
     receipt: Receipt
@@ -78,7 +78,7 @@ class SubmissionReport:
         return True
 
     def _add_conflict(self, outcome: Outcome, record: str) -> bool:
-        """A line whose task id belongs to another task, in this file or from before."""
+        """Settle a line whose task id belongs to another task, in this file or from before."""
         line = next((each for each in self.lines if _place(each.receipt) == record), None)
         if line is None:
             return False  # somebody else's
@@ -86,12 +86,12 @@ class SubmissionReport:
         return True
 
     def _nameless(self, outcome: Outcome) -> SubmittedLine | None:
-        """The line without an id whose outcome this is: its id is its place, and when it was published."""
+        """Find the line without an id whose outcome this is. Its id is its place, and when it was published."""
         return self._by_key.get((outcome.tenant, outcome.task_id.rpartition(":")[0]))
 
     @property
     def runs(self) -> list[SubmittedLine]:
-        """The lines that ask for something of their own: all but the duplicates."""
+        """Return the lines that are not duplicates."""
         return [line for line in self.lines if line.duplicate_of is None]
 
     @property
@@ -101,11 +101,11 @@ class SubmissionReport:
 
     @property
     def settled(self) -> bool:
-        """Whether everything has an outcome, or is a dead letter that has none because nobody could read its id."""
+        """Return whether every line has an outcome, or is a dead letter without one, as its id is unreadable."""
         return all(line.outcome or (line.dead_letter and line.key is None) for line in self.runs)
 
     def counts(self) -> Counter[str]:
-        """How many lines there are of each status."""
+        """Count the lines of each status."""
         return Counter(line.status for line in self.runs)
 
     def outcomes(self) -> list[Outcome]:
@@ -113,7 +113,7 @@ class SubmissionReport:
 
 
 def task_key(value: bytes, receipt: Receipt) -> TaskKey | None:
-    """The tenant and task id that a line's outcome will bear; None when it is no JSON object.
+    """Return the tenant and task id that a line's outcome will have; None when it is not a JSON object.
 
     What has no id of its own is known by its place in Kafka; its outcome says after that when it was published.
     """
@@ -138,7 +138,7 @@ def _is_json(value: bytes) -> bool:
 
 
 def lines_of(content: bytes) -> dict[int, bytes]:
-    """The lines of a .jsonl file as they are, by their number in it, without the empty ones."""
+    """Return the lines of a .jsonl file as they are, by their number in it, without the empty ones."""
     return {number: line for number, line in enumerate(content.splitlines(), 1) if line.strip()}
 
 

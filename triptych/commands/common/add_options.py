@@ -24,7 +24,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only report; write noth
 
 
 def pairs(given: list[str], option: str) -> dict[str, str]:
-    """What a repeated NAME=VALUE option was given. Raises typer.BadParameter."""
+    """Read what a repeated NAME=VALUE option was given. Raises typer.BadParameter."""
     pairs = {}
     for text in given:
         key, equals, value = text.partition("=")

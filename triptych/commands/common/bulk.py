@@ -1,6 +1,6 @@
-"""One command to many runs: a preview, a question, and what came of each.
+"""Sends one command to many runs: a preview, a question, and the answer of each.
 
-As of one run, what came of a command is read back from the journal and is the executor's own answer.
+As for one run, the answer is read from the journal, and so is the executor's own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _POLL_S = 0.1
 
 @dataclass(slots=True)
 class BatchResult:
-    """What came of a command, run by run."""
+    """The answers to a command, run by run."""
 
     done: list[UUID] = field(default_factory=list)
     refused: dict[UUID, str] = field(default_factory=dict)
@@ -57,7 +57,7 @@ def command_many(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Show which runs fit, ask, send the command to each, and tell what came of it."""
+    """Show which runs fit, ask, send the command to each, and report their answers."""
     found = asyncio.run(matching(dsn, wanted))
     if not as_json:
         _show(found, action)

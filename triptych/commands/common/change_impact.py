@@ -1,4 +1,4 @@
-"""What a change of files concerns: the configuration, the playbooks, or some tools. Pure, but for where files lie."""
+"""Tells what a change of files affects: the configuration, the playbooks or some tools. Reads only where files are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IGNORED_SUFFIXES = frozenset({".pyc", ".log", ".tmp", ".new"})
 
 @dataclass(frozen=True, slots=True)
 class ChangeImpact:
-    """What has to be done about a change."""
+    """What a change of files affects."""
 
     config: bool = False
     playbooks: tuple[Path, ...] = ()
@@ -27,7 +27,7 @@ class ChangeImpact:
 
 @dataclass(frozen=True, slots=True)
 class WatchedFiles:
-    """Which files of a configuration matter, and to whom."""
+    """The files that a configuration is made of: what `triptych dev` watches."""
 
     file: Path
     playbooks: Path
@@ -47,7 +47,7 @@ class WatchedFiles:
         )
 
     def impact(self, changed: Iterable[Path]) -> ChangeImpact:
-        """What a set of changed files concerns."""
+        """Return what a set of changed files affects."""
         files = [path for path in changed if not self._is_noise(path)]
         return ChangeImpact(
             config=self.file in files,
@@ -56,7 +56,7 @@ class WatchedFiles:
         )
 
     def folders(self) -> set[Path]:
-        """The folders to watch, each by itself: a file that is replaced is seen only in its folder."""
+        """Return the folders to watch, each by itself: a file that is replaced is seen only in its folder."""
         found = {self.file.parent, self.playbooks}
         for path in (path for paths in self.tools.values() for path in paths):
             found.update(_folders(path) if path.is_dir() else [path.parent])

@@ -11,7 +11,7 @@ SUMMARY_MAX_CHARS = 80
 
 
 def contracts_table(contracts: list[Contract]) -> Table:
-    """One line for each operation; a narrow terminal leaves out what people ask last."""
+    """Give each operation a line. A narrow terminal leaves out what people ask last."""
     narrow = is_narrow()
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("operation", "effect") if narrow else ("operation", "effect", "time limit", "contract"):

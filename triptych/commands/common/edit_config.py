@@ -1,7 +1,7 @@
 """Changes triptych.toml as a person would: comments and order stay, and nothing is written that does not load.
 
-The new block is put in as text and the result is compared with what was meant, since parsers that keep comments
-give those between two tables to the first one.
+The new block is put in as text, since parsers that keep comments give those between two tables to the first one. The
+result is then compared with what was meant.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _table(content: dict[str, Any]) -> Table:
 
 
 def _placed(text: str, name: str, block: str) -> str:
-    """The text with the block where the tool stands, else after the last tool, else at the end."""
+    """Put the block in the place of the tool, else after the last tool, else at the end."""
     lines = text.splitlines()
     headers = [(number, found[1]) for number, line in enumerate(lines) if (found := _HEADER.match(line))]
     own = [number for number, header in headers if header == f"tools.{name}" or header.startswith(f"tools.{name}.")]
@@ -83,7 +83,7 @@ def _placed(text: str, name: str, block: str) -> str:
 
 
 def _end_of_block(lines: list[str], start: int, next_header: int) -> int:
-    """The line after the last one that belongs to a block; comments before the next header are the next one's."""
+    """Return the line after a block. Comments before the next header belong to that header."""
     end = next_header
     while end > start + 1 and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#")):
         end -= 1
@@ -91,7 +91,7 @@ def _end_of_block(lines: list[str], start: int, next_header: int) -> int:
 
 
 def _write(file: Path, text: str) -> None:
-    """All of it or nothing."""
+    """Write all of it or nothing."""
     written = file.with_suffix(f"{file.suffix}.new")
     written.write_text(text, "utf-8")
     written.replace(file)

@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
     USAGE_ERROR = 2
     """An option or a file is wrong, or there is no stack, broker or database."""
     ESCALATED = 3
-    """`submit --wait`: a run waits for a person, and none has ended otherwise than succeeded."""
+    """`submit --wait`: a run waits for a person, and all others have succeeded."""
     NOT_SUCCEEDED = 4
     """`submit --wait`: a task has failed, was cancelled or rejected, or became a dead letter."""
     INTERRUPTED = 130
@@ -26,7 +26,7 @@ class ExitCode(IntEnum):
 
 
 def of_statuses(statuses: Iterable[str]) -> ExitCode:
-    """The code for what has become of tasks, each settled."""
+    """Return the code for the outcomes of tasks, each settled."""
     others = set(statuses) - {OutcomeStatus.SUCCEEDED}
     if not others:
         return ExitCode.DONE

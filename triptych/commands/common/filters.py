@@ -17,13 +17,13 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def since_time(text: str) -> datetime:
-    """A moment: `90s`, `15m`, `2h`, `7d` ago, or an ISO 8601 time (local when it has no offset)."""
+    """Read a moment: `90s`, `15m`, `2h`, `7d` ago, or an ISO 8601 time (local when it has no offset)."""
     try:
         if ago := _AGO.fullmatch(text.strip()):
             return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is no time; write 15m, 2h, 7d or 2026-01-31T12:00") from None
+        raise typer.BadParameter(f"{text!r} is not a time; write 15m, 2h, 7d or 2026-01-31T12:00") from None
 
 
 def statuses(given: list[str] | None) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class Filters:
     until: Until = None
 
     def run_filter(self, *, limit: int, older_than: UUID | None = None) -> RunFilter:
-        """The filter that they make together."""
+        """Return the filter that they make together."""
         return RunFilter(
             statuses=statuses(self.status),
             playbook=self.playbook,

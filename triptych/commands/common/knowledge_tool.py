@@ -26,7 +26,7 @@ Tenant = Annotated[str, typer.Option("--tenant", help="Who may find it; * is eve
 
 @asynccontextmanager
 async def opened(dsn: str) -> AsyncIterator[KnowledgeBase]:
-    # What makes embeddings takes a second to import, and the other commands do without.
+    # What makes embeddings takes a second to import, and the other commands do not need it.
     from triptych.kernel.postgres.database import connect  # noqa: PLC0415
     from triptych.models.embeddings import EmbeddingSettings, open_embedder  # noqa: PLC0415
     from triptych.tools.adapters.kb.store import KnowledgeBase  # noqa: PLC0415

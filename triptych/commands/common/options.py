@@ -19,7 +19,7 @@ _PREFIX = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 
 def topic_prefix(text: str) -> str:
-    """The beginning of the names of topics and of roles of the database; both bound what it may be."""
+    """Check a prefix: the names of topics and of roles of the database begin with it, and both limit it."""
     if not _PREFIX.fullmatch(text):
         raise typer.BadParameter(
             f"{text!r} cannot begin the names of topics; use 1 to 40 of a-z, 0-9, _ and -, a letter first"
@@ -60,7 +60,7 @@ ExistingPostgres = Annotated[
     str | None, typer.Option("--postgres", metavar="DSN", help="Use this Postgres instead; the DSN of an owner.")
 ]
 OtherConfig = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="What this triptych.toml says, whatever runs.")
+    Path | None, typer.Option("--config", metavar="FILE", help="Use this triptych.toml, and not the running stack.")
 ]
 
 DEFAULT_CONFIG = Path("triptych.toml")
@@ -78,19 +78,19 @@ def configuration(named: Path) -> Path:
 
 
 def principal_of(given: str | None) -> str:
-    """Who gives a command: whom they say they are, else the user of this machine."""
+    """Return who gives a command: the principal that is named, else the user of this machine."""
     return given or f"user:{getpass.getuser()}"
 
 
 def wrong_option(error: ValidationError) -> typer.BadParameter:
-    """What is wrong with the first option that does not have its form."""
+    """Return an error about the first option that does not have its form."""
     problem = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in problem["loc"])
     return typer.BadParameter(f"{name}: {problem['msg']}")
 
 
 def broker(data: Path, kafka: str | None, prefix: str | None) -> Address:
-    """Where to publish and consume: the broker that is named, else that of the stack in `data`.
+    """Return where to publish and consume: the broker that is named, else that of the stack in `data`.
 
     Raises:
         NoStackError: neither is there.
@@ -102,7 +102,7 @@ def broker(data: Path, kafka: str | None, prefix: str | None) -> Address:
 
 
 def database(data: Path, postgres: str | None) -> str:
-    """The operator's DSN: the one that is named, else that of the stack in `data`.
+    """Return the operator's DSN: the one that is named, else that of the stack in `data`.
 
     Raises:
         NoStackError: neither is there.
@@ -114,7 +114,7 @@ def database(data: Path, postgres: str | None) -> str:
 
 
 def tool_role(data: Path, postgres: str | None, tool: str) -> str:
-    """The DSN of the tool's own role.
+    """Return the DSN of the tool's own role.
 
     Raises:
         NoStackError: none is named, and no stack runs in `data`.

@@ -25,7 +25,7 @@ def outcome_table(outcomes: Iterable[Outcome]) -> Table:
 
 
 def submission_table(report: SubmissionReport) -> Table:
-    """Every line that was submitted, in its order, with what came of it."""
+    """Show every line that was submitted, in its order, with its outcome."""
     table = _empty()
     for line in report.lines:
         table.add_row(_name(line), *_line_cells(line))
@@ -33,7 +33,7 @@ def submission_table(report: SubmissionReport) -> Table:
 
 
 def submission_json(report: SubmissionReport) -> list[dict[str, Any]]:
-    """The same for machines."""
+    """Give the same for machines."""
     return [
         {
             "line": line.number,
@@ -91,5 +91,5 @@ def _cells(outcome: Outcome) -> list[str | Text]:
 
 
 def _said(reason: Reason) -> Text:
-    """A reason as it fits the table. It may quote what somebody sent, so it is never read as markup."""
+    """Cut a reason so that it fits the table. It may quote a client, so it is never read as markup."""
     return name_text(reason.code if is_narrow() else f"{reason.code}: {reason.message}")

@@ -56,18 +56,18 @@ STYLES = {
 
 
 def is_narrow(needed: int = NARROW) -> bool:
-    """Whether the terminal has less than `needed` columns."""
+    """Return whether the terminal has less than `needed` columns."""
     return out.width < needed
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on one line of standard output, whatever the terminal."""
+    """Print a JSON value on one line of standard output, for every width of the terminal."""
     out.file.write(_text(value) + "\n")
     out.file.flush()
 
 
 def print_error(value: Any) -> None:
-    """One JSON value on one line of standard error."""
+    """Print a JSON value on one line of standard error."""
     err.file.write(_text(value) + "\n")
     err.file.flush()
 
@@ -83,7 +83,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def name_text(name: str) -> Text:
-    """A name that somebody else chose, on one line."""
+    """Show a name that a client chose on one line."""
     return Text(on_one_line(name))
 
 
@@ -109,7 +109,7 @@ _LONGEST_MS = 36_500 * _DAY_MS
 
 
 def duration(ms: float) -> str:
-    """A span of time with about three digits."""
+    """Write a span of time with about three digits."""
     if ms < 1_000:  # noqa: PLR2004 - a second
         return f"{ms:.0f} ms"
     if ms < 60_000:  # noqa: PLR2004 - a minute
@@ -124,6 +124,6 @@ def local_time(at: datetime) -> str:
 
 
 def compact(value: Any, width: int | None) -> str:
-    """A JSON value on one line, cut at `width` characters if one is given."""
+    """Write a JSON value on one line, cut at `width` characters if one is given."""
     text = _text(value)
     return text if width is None or len(text) <= width else f"{text[: width - 1]}…"

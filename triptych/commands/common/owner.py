@@ -27,7 +27,7 @@ OwnerPostgres = Annotated[
 
 
 def owner_of(data: Path) -> str:
-    """The owner's DSN of the embedded stack in `data`: where the operator's leads, and the secret beside it.
+    """Return the owner's DSN of the embedded stack in `data`: the operator's address, and the secret beside it.
 
     Raises:
         NoStackError: none runs there, or its database is not embedded.
@@ -42,7 +42,7 @@ def owner_of(data: Path) -> str:
 
 @contextmanager
 def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection whose work is one transaction.
+    """Open a connection whose work is one transaction.
 
     Raises:
         DatabaseUnreachableError: the server does not answer, refuses the role, or fails at a query.

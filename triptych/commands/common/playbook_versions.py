@@ -21,25 +21,9 @@ from triptych.commands.common.options import (
 from triptych.commands.common.output import err, print_json
 from triptych.embedded.config import StackConfig, ToolTable
 from triptych.kernel.errors import TriptychError
+from triptych.kernel.postgres.database import Queries
 
-_VERSIONS = """
-with newest as (select distinct on (name) number, name, version from executor.activations order by name, number desc)
-select p.name, p.version, n.version is not null as active, p.deployed_at,
-    a.activated_at, coalesce(a.activated_by, '') as activated_by, coalesce(a.note, '') as note
-from executor.playbooks p
-left join newest n using (name, version)
-left join lateral (
-    select * from executor.activations a where a.name = p.name and a.version = p.version order by number desc limit 1
-) as a on true
-where %(name)s::text is null or p.name = %(name)s
-order by p.name, a.number desc nulls last, p.deployed_at desc
-"""
-_ACTIVATE = """
-insert into executor.activations (name, version, folder_version, activated_by, note)
-values (%(name)s, %(version)s, (
-    select folder_version from executor.activations where name = %(name)s order by number desc limit 1
-), %(by)s, %(note)s)
-"""
+SQL = Queries.load("triptych.commands.common", "playbook_versions.sql")
 
 Note = Annotated[str, typer.Option(help="Why; it is kept beside the version.")]
 
@@ -71,15 +55,15 @@ class NoVersionError(TriptychError):
 def versions(connection: psycopg.Connection[Any], name: str | None) -> list[Version]:
     """Versions of a playbook, or of all; of each the one that was activated last comes first."""
     with connection.cursor(row_factory=class_row(Version)) as cursor:
-        return cursor.execute(_VERSIONS, {"name": name}).fetchall()
+        return cursor.execute(SQL["versions"].encode(), {"name": name}).fetchall()
 
 
 def activate_version(connection: psycopg.Connection[Any], name: str, version: str, *, by: str, note: str) -> None:
-    connection.execute(_ACTIVATE, {"name": name, "version": version, "by": by, "note": note})
+    connection.execute(SQL["activate"].encode(), {"name": name, "version": version, "by": by, "note": note})
 
 
 def configured_tools(config: Path | None) -> Mapping[str, ToolTable] | None:
-    """The tools of the triptych.toml that is named, else of the one here. None if there is neither."""
+    """Return the tools of the triptych.toml that is named, else of the one here. None without either."""
     return StackConfig.load(config or DEFAULT_CONFIG).table.tools if config or DEFAULT_CONFIG.exists() else None
 
 

@@ -1,6 +1,6 @@
 """`triptych cancel|resume|skip|abort`: a person's command to one run, or to all that fit a filter.
 
-A command is published to the run's own partition. What came of it is read back from the journal, so
+A command is published to the run's own partition. The answer is read from the journal, so
 that the answer on the terminal is the executor's and not a guess.
 """
 
@@ -71,7 +71,7 @@ class Selection(Filters):
     yes: Yes = False
 
     def wanted(self, action: ControlAction) -> RunFilter:
-        """The filter, which lets through only runs that the action is for."""
+        """Return the filter, which lets through only runs that the action is for."""
         if replace(self, dry_run=False, yes=False) == Selection():
             raise typer.BadParameter(
                 f"name a RUN, or say which by filters: triptych {action.value} --reason tool_unavailable"

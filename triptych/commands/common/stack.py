@@ -53,7 +53,7 @@ def start(layout: Layout, options: StackOptions) -> dict[str, Any]:
         StartError: something does not start, or not in time.
         ConfigInvalidError: the configuration cannot be used.
         MissingExtraError: an extra of the package is not installed.
-        DsnInvalidError: what `postgres` names is no DSN.
+        DsnInvalidError: `postgres` is not a DSN.
     """
     if options.postgres is not None:
         owner_at(options.postgres)  # what Postgres' client says of one that it cannot read may hold the password
@@ -86,8 +86,8 @@ def missing_services(options: StackOptions) -> Iterator[str]:
 
 
 def playbook_problems(options: StackOptions) -> Iterator[str]:
-    """What is wrong with the playbooks of a stack. The executor leaves them out, and says so in its log alone."""
-    # CEL takes a third of a second to import, and most commands do without.
+    """Yield what is wrong with the playbooks of a stack. The executor leaves them out, and only its log says so."""
+    # CEL takes a third of a second to import, and most commands do not need it.
     from triptych.playbook.loader import PlaybookErrors, load_playbook  # noqa: PLC0415
 
     config = StackConfig.load(options.config)
@@ -157,7 +157,7 @@ def _running(layout: Layout) -> Status | None:
 
 
 def _still_there(layout: Layout, supervisor: subprocess.Popen[bytes]) -> Status | None:
-    """The status, once the supervisor answers. Raises ProcessFailedError when it is gone."""
+    """Return the status, once the supervisor answers. Raises ProcessFailedError when it is gone."""
     code = supervisor.poll()
     if code is not None:
         log = layout.log("supervisor")
@@ -169,7 +169,7 @@ def _still_there(layout: Layout, supervisor: subprocess.Popen[bytes]) -> Status 
 
 
 def _environment() -> dict[str, str]:
-    """What a supervisor has of this shell."""
+    """Return what a supervisor gets from this shell."""
     return {**os.environ, "PYTHONUNBUFFERED": "1"}
 
 

@@ -33,7 +33,7 @@ class Offered:
 
 
 def offers(data: Path, kafka: str | None, prefix: str | None, config: Path | None) -> list[Offered]:
-    """All tools, by name: of the configuration if one is named or nothing runs, else as they were announced.
+    """Return all tools by name: of the configuration if one is named or nothing runs, else as they were announced.
 
     Raises:
         KafkaUnreachableError: the stack that is meant does not answer.
@@ -50,7 +50,7 @@ def offers(data: Path, kafka: str | None, prefix: str | None, config: Path | Non
 
 
 def configured(config: StackConfig) -> list[Offered]:
-    """The tools of a configuration, each built in this process; one that cannot be built says why."""
+    """Build the tools of a configuration in this process. One that cannot be built says why."""
     from triptych.tools import Source  # noqa: PLC0415 - the tools' runtime is slow to import
     from triptych.tools.runtime.process import load_tool  # noqa: PLC0415
 

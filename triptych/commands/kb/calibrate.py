@@ -39,7 +39,7 @@ def calibrate(
     postgres: Postgres = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit the scores to questions of which you know whether they are answered, and keep the fit."""
+    """Fit the scores to questions whose answers you know, and keep the fit."""
     from triptych.tools.adapters.kb.calibration import fit, quality  # noqa: PLC0415
 
     asked = _questions(questions)

@@ -34,7 +34,7 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Make a collection say what a folder says. Only what changed is embedded again; what is gone is removed."""
-    # What reads and stores takes a second to import, and the other commands do without.
+    # What reads and stores takes a second to import, and the other commands do not need it.
     from triptych.tools.adapters.kb import ingest as ingestion  # noqa: PLC0415
 
     if not ingestion.is_collection(collection):

@@ -12,7 +12,7 @@ from triptych.commands.common.output import name_text, out, print_json
 
 
 def ls(*, tool: Tool = "kb", data: DataDir = DEFAULT_DATA, postgres: Postgres = None, as_json: AsJson = False) -> None:
-    """What is there: collections by tenant, with their documents."""
+    """List collections by tenant, with their documents."""
 
     async def collections() -> list[dict[str, object]]:
         async with opened(tool_role(data, postgres, tool)) as knowledge:

@@ -15,7 +15,7 @@ from triptych.commands.common.options import DEFAULT_DATA, DataDir, Kafka, Postg
 from triptych.kernel.process.extras import require_extra
 
 HOST = "127.0.0.1"
-"""Nobody is asked who they are, so nobody else is let in; put a proxy with authentication in front for more."""
+"""Clients are not authenticated, so only this machine can connect. A proxy with authentication can let in others."""
 
 
 def serve(

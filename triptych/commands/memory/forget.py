@@ -12,7 +12,7 @@ from triptych.commands.common.output import out, print_json
 
 
 def forget(
-    subject: Annotated[str, typer.Argument(help="Of whom or what everything is deleted.")],
+    subject: Annotated[str, typer.Argument(help="The subject whose facts are deleted.")],
     *,
     tenant: Tenant = "default",
     tool: Tool = "memory",
@@ -20,7 +20,7 @@ def forget(
     postgres: Postgres = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete everything that is known of a subject. What stands in the journals of runs goes with these."""
+    """Delete everything that is known of a subject. Journals of runs keep such facts until retention removes them."""
     dsn = tool_role(data, postgres, tool)
     forgotten = int(query(dsn, lambda connection: connection.fetchval(SQL["forget"], tenant, subject)))
     if as_json:

@@ -1,4 +1,4 @@
-"""`triptych memory ls`: what is known of a subject, or of whom anything is known."""
+"""`triptych memory ls`: the facts that are known of a subject, or all subjects."""
 
 from __future__ import annotations
 

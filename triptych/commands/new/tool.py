@@ -1,4 +1,4 @@
-"""`triptych new tool`: the beginning of a tool of one's own, with a test that passes."""
+"""`triptych new tool`: the beginning of your own tool, with a test that passes."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import typer
 from triptych.commands.common.options import DEFAULT_DATA, AsJson, DataDir, Principal, principal_of
 from triptych.commands.common.owner import OwnerPostgres, connected, owner_of
 from triptych.commands.common.playbook_versions import (
+    SQL,
     Note,
     NoVersionError,
     activate_version,
@@ -19,8 +20,6 @@ from triptych.commands.common.playbook_versions import (
     versions,
 )
 from triptych.schemas import Playbook, codec
-
-_DEPLOY = "insert into executor.playbooks (name, version, definition) values (%s, %s, %s) on conflict do nothing"
 
 
 def activate(
@@ -45,7 +44,8 @@ def activate(
             chosen = _named(connection, what)
         else:
             definition = codec.for_jsonb(playbook.to_bytes()).decode()
-            connection.execute(_DEPLOY, [playbook.name, playbook.version, definition])
+            given = {"name": playbook.name, "version": playbook.version, "definition": definition}
+            connection.execute(SQL["deploy"].encode(), given)
             chosen = (playbook.name, playbook.version)
         activate_version(connection, *chosen, by=principal_of(principal), note=note)
     report(*chosen, as_json=as_json)

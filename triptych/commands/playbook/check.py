@@ -31,7 +31,7 @@ def check(
 ) -> None:
     """Check playbooks without running them. Ends with code 1 when anything is wrong."""
     tools = configured_tools(config)
-    # CEL takes a third of a second to import, and the other commands do without.
+    # CEL takes a third of a second to import, and the other commands do not need it.
     from triptych.playbook.loader import PlaybookErrors, load_playbook  # noqa: PLC0415
 
     good: dict[Path, Playbook] = {}
@@ -76,7 +76,7 @@ def check(
 
 
 def beside(file: Path, playbook: Playbook) -> dict[str, Playbook]:
-    """The playbooks in the folder of one that hands over. What is wrong with them is told of their own files."""
+    """Load the playbooks in the folder of one that hands over. What is wrong with them is told of their own files."""
     from triptych.playbook.loader import PlaybookErrors, load_playbook  # noqa: PLC0415
 
     found: dict[str, Playbook] = {}

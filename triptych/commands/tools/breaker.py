@@ -36,6 +36,6 @@ def breaker(
     postgres: Postgres = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hold a breaker open (nothing is called) or closed (whatever fails), or let it go (auto)."""
+    """Hold a breaker open (nothing is called) or closed (failures do not open it), or let it go (auto)."""
     address, dsn = broker(data, kafka, prefix), database(data, postgres)
     command_tool(address, dsn, name, mode, note=note, principal=principal_of(principal), as_json=as_json)

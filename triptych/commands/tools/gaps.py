@@ -14,13 +14,13 @@ from triptych.commands.common.output import name_text, out, print_json
 
 
 def gaps(*, data: DataDir = DEFAULT_DATA, postgres: Postgres = None, as_json: AsJson = False) -> None:
-    """List what plans wanted in vain: operations that are unknown or not allowed, and abilities that no tool has."""
+    """List what plans wanted and did not get: unknown or forbidden operations, and abilities that no tool has."""
     found = asyncio.run(_read(database(data, postgres)))
     if as_json:
         print_json(found)
         return
     if not found:
-        out.print("no plan has wanted anything in vain")
+        out.print("every plan got what it wanted")
         return
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for heading in ("times", "wanted", "playbook", "kind"):

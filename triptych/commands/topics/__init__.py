@@ -87,7 +87,7 @@ Committed = dict[str, dict[aiokafka.TopicPartition, int]]
 
 
 async def _committed(admin: Admin) -> Committed:
-    """By group, the committed offsets."""
+    """Read the committed offsets by group."""
     found: Committed = {}
     for group, _protocol in await admin.list_consumer_groups():
         offsets = await admin.list_consumer_group_offsets(group)

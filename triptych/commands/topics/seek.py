@@ -20,15 +20,10 @@ from triptych.commands.common.owner import OwnerPostgres, connected, owner_of
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.kafka.clients import Consumer
 from triptych.kernel.kafka.topic_metadata import describe
+from triptych.kernel.postgres.database import Queries
 from triptych.schemas.topics import EXECUTOR_INPUTS
 
-_SEEK = """
-update executor.partitions as p
-set offsets = p.offsets || jsonb_build_object(%(topic)s::text, %(offset)s::bigint), epoch = p.epoch + 1
-from executor.partitions as before
-where p.partition = %(partition)s and before.partition = p.partition
-returning (before.offsets ->> %(topic)s)::bigint
-"""
+_SQL = Queries.load("triptych.commands.topics", "seek.sql")
 
 
 class SeekRefusedError(TriptychError):
@@ -72,12 +67,12 @@ def seek(
 
 
 async def _range(address: Address, place: TopicPartition) -> tuple[int, int]:
-    """The first offset that is there, and the end."""
+    """Return the first offset that is there, and the end."""
     consumer = Consumer(bootstrap_servers=address.kafka, enable_auto_commit=False)
     try:
         await consumer.start()
         if place.partition >= (await describe(consumer._client, [place.topic])).partitions(place.topic):  # noqa: SLF001
-            raise SeekRefusedError(place, f"there is none at {address.kafka}", "See `triptych topics`.")
+            raise SeekRefusedError(place, f"this partition does not exist at {address.kafka}", "See `triptych topics`.")
         return (await consumer.beginning_offsets([place]))[place], (await consumer.end_offsets([place]))[place]
     except KafkaError as error:
         raise KafkaUnreachableError(address.kafka, error) from error
@@ -89,7 +84,7 @@ def _write(dsn: str, place: TopicPartition, offset: int) -> int | None:
     """Put the offset in the row of the partition, and take the partition from its owner; gives the one before."""
     with connected(dsn) as connection:
         asked = {"topic": place.topic, "partition": place.partition, "offset": offset}
-        row = connection.execute(_SEEK, asked).fetchone()
+        row = connection.execute(_SQL["seek"].encode(), asked).fetchone()
     if row is None:
         raise SeekRefusedError(place, "no executor has ever read it", "Start one first.")
     before: int | None = row[0]

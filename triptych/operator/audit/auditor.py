@@ -1,7 +1,7 @@
 """The audit as a whole: batch after batch of runs, then what belongs to no run.
 
-A batch is read from one snapshot and forgotten before the next, so that a large database needs no more
-memory than a small one and no snapshot is held for long.
+A batch is read from one snapshot and forgotten before the next. So a large database needs no more memory than a small
+one, and no snapshot is kept for a long time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class AuditCounts:
 
 @dataclass(slots=True)
 class Audit:
-    """What came of it."""
+    """The result of an audit."""
 
     checked: AuditCounts = field(default_factory=AuditCounts)
     problems: list[Problem] = field(default_factory=list)
@@ -65,7 +65,7 @@ async def audit(connection: asyncpg.Connection, progress: Callable[[int, int], N
 async def _check_batch(
     connection: asyncpg.Connection, queries: Queries, playbooks: PlaybookLookup, after: UUID, found: Audit
 ) -> UUID | None:
-    """Check the next runs; the last of them, or None when there was none."""
+    """Check the next runs. Return the last of them, or None when no run is left."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         runs = await connection.fetch(queries["runs"], after, BATCH_RUNS)
         run_ids = [run["run_id"] for run in runs]
@@ -77,7 +77,7 @@ async def _check_batch(
         known = {tuple(row) for row in await connection.fetch(queries["known_keys"], *columns)} if used else set()
     for at, run in used.items():
         if at not in known:
-            message = f"it made a call under business key {at[1]}, which nobody has"
+            message = f"it made a call under business key {at[1]}, which no run has"
             found.problems.append(Problem.of(Check.KEYS, message, run["run_id"], run["task_id"]))
     for run in runs:
         run_id = run["run_id"]
@@ -92,7 +92,7 @@ async def _check_batch(
 def _business_keys(
     runs: list[asyncpg.Record], journals: dict[UUID, list[asyncpg.Record]]
 ) -> dict[tuple[str, str], asyncpg.Record]:
-    """The tenants and keys under which these runs made calls, and which of them did."""
+    """Find the tenants and keys under which these runs made calls, and which of them did."""
     return {
         (run["tenant"], codec.decode(row["data"], limits=codec.STORED)["business_key"]): run
         for run in runs

@@ -45,7 +45,7 @@ class RunAccount:
         """Book one event; say which budgets are exceeded after it."""
         if parent := data.get("parent"):
             self.limits = {name: min(limit, parent["grant"].get(name, 0)) for name, limit in self.limits.items()}
-        if event == "Overspent":  # it is on record, has stopped the run, and is no fault of the ledger
+        if event == "Overspent":  # it is on record and has stopped the run; the ledger is right
             spent, granted = data["spent"], data["granted"]
             _add(self.limits, {name: max(0, spent.get(name, 0) - granted.get(name, 0)) for name in self.limits})
         self._count(event, data)

@@ -51,5 +51,5 @@ class Problem:
 
     @classmethod
     def of(cls, check: Check, message: str, run_id: UUID, task_id: str | None) -> Problem:
-        """A problem with a plain UUID: asyncpg's own kind of it is not known to those who write JSON."""
+        """Return a problem with a plain UUID: our JSON writer does not know asyncpg's own class of it."""
         return cls(check, message, UUID(int=run_id.int), task_id)

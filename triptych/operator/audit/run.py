@@ -40,7 +40,7 @@ class _Broken(Exception):
 
 
 def problems_of(recorded: Recorded, playbooks: ev.PlaybookLookup) -> Iterator[Problem]:
-    """What does not agree in one run."""
+    """Find what does not agree in one run."""
     run_id, task_id = recorded.run["run_id"], recorded.run["task_id"]
     try:
         for check, message in _findings(recorded, playbooks):
@@ -83,7 +83,7 @@ def _check_sequence(recorded: Recorded) -> None:
 
 
 def _check_end(recorded: Recorded) -> Iterator[tuple[Check, str]]:
-    """Nothing follows the end but answers to what was open then, and what they cost beyond their grant."""
+    """Check that only answers to requests that were open follow the end, and what they cost beyond their grant."""
     ends = [row["seq"] for row in recorded.journal if row["type"] == ev.RunEnded.__name__]
     after = recorded.journal[ends[0] :] if ends else ()
     late = sum(row["type"] in {ev.AnsweredLate.__name__, ev.Overspent.__name__} for row in after)
@@ -110,7 +110,7 @@ def _folded(run: Run | None, row: Row, recorded: Recorded, playbooks: ev.Playboo
             return evolve(run, event, row["at"])
         assert isinstance(event, ev.RunAdmitted)  # noqa: S101 - the sequence was checked
         return admit(recorded.run["run_id"], event, row["at"])
-    except Exception as error:  # whatever is wrong with an event is a finding, and must not end the audit
+    except Exception as error:  # any error in an event is a finding, and must not end the audit
         raise _Broken(f"event {row['seq']} ({row['type']}) cannot be folded: {error!r}") from error
 
 

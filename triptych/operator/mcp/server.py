@@ -1,4 +1,4 @@
-"""The desk as an MCP server: five tools with structured results, and progress while a client waits."""
+"""The task service as an MCP server: five tools with structured results, and progress while a client waits."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ TaskId = Annotated[str, Field(description="As start_task has given it.")]
 
 
 def build(service: TaskService) -> MCPServer[Any]:
-    """The server of a desk."""
+    """Build the MCP server of a task service."""
     server: MCPServer[Any] = MCPServer("triptych", instructions=INSTRUCTIONS, subscriptions=False, log_level="WARNING")
 
     @server.tool(annotations=READS)
     async def list_playbooks() -> Playbooks:
-        """The agents that can be given tasks, each with the JSON Schema of its input."""
+        """List the agents that can be given tasks, each with the JSON Schema of its input."""
         async with _told():
             return await service.playbooks()
 
@@ -48,13 +48,13 @@ def build(service: TaskService) -> MCPServer[Any]:
             str | None, Field(description="Yours, if a repeated start must not be a second task.", max_length=200)
         ] = None,
     ) -> Started:
-        """Start a task and return at once. What becomes of it, also when it is refused, is its outcome."""
+        """Start a task and return immediately. Its outcome says how it ended, also when it is refused."""
         async with _told():
             return await service.start(playbook, input, task_id)
 
     @server.tool(annotations=READS)
     async def task_status(task_id: TaskId) -> TaskStatus:
-        """Where a task stands now: its status, its steps, and what it has cost."""
+        """Say where a task stands now: its status, its steps, and what it has cost."""
         async with _told():
             return await service.status(task_id)
 
@@ -66,7 +66,7 @@ def build(service: TaskService) -> MCPServer[Any]:
             float, Field(ge=0, le=WAIT_MAX_S, description="How many seconds to wait for it at most.")
         ] = 60.0,
     ) -> TaskOutcome:
-        """What became of a task. Waits for it, and tells on the way how far it is; `not_yet` means: ask again."""
+        """Wait for the outcome of a task, and tell on the way how far it is. `not_yet` means: ask again."""
 
         async def tell(waited_s: float, how_far: str) -> None:
             await ctx.report_progress(waited_s, message=how_far)
@@ -88,7 +88,7 @@ def build(service: TaskService) -> MCPServer[Any]:
 
 @asynccontextmanager
 async def _told() -> AsyncIterator[None]:
-    """What goes wrong is told in the words that the command line uses."""
+    """Report errors in the words that the command line uses."""
     try:
         yield
     except (ClientError, codec.InvalidJson) as error:

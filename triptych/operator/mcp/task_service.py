@@ -1,6 +1,6 @@
 """What an MCP client may do with tasks, and in which form it is answered. It knows nothing of MCP.
 
-A desk serves one tenant and one principal: whoever calls cannot name another.
+A task service serves one tenant and one principal; its callers cannot name another.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class TaskStep(BaseModel):
 
 
 class TaskStatus(BaseModel):
-    """Where a task stands. `unknown`: nobody has taken it up, because it is too new or was never started."""
+    """Where a task stands. `unknown`: no executor has taken it up, because it is too new or was never started."""
 
     task_id: str
     status: str
@@ -77,7 +77,7 @@ class Answered(StrEnum):
 
 
 class TaskOutcome(BaseModel):
-    """What became of a task."""
+    """The outcome of a task."""
 
     task_id: str
     answered: Answered
@@ -166,7 +166,7 @@ class TaskService:
                 return TaskCancelled(task_id=task_id, answered=Cancelling.CANCELLED, status=status)
 
     async def outcome(self, task_id: str, wait_s: float, tell: Tell) -> TaskOutcome:
-        """The outcome, waited for; an escalation counts while it stands."""
+        """Wait for the outcome. An escalation counts while it stands."""
         telling = asyncio.create_task(self._tell(task_id, tell), name="progress")
         try:
             async with asyncio.timeout(wait_s):

@@ -1,4 +1,4 @@
-"""Retention: what becomes of runs that have been over for long."""
+"""Retention: removes runs that ended long ago."""
 
 from triptych.operator.retention.retention import RetentionReport, Retired, remove_old
 

@@ -1,11 +1,11 @@
-"""Removes runs that have been over for long, by whole partitions where it can, without slowing those that live.
+"""Removes runs that ended long ago, by whole partitions where it can, without slowing those that live.
 
 A week all of whose runs are older than the limit is taken out of its tables in one short transaction and
 dropped after it. What in it is not over, or was over only lately, is carried into the default partition
 first. Task ids, jobs and receipts go in small batches. No lock on a table in use is waited for longer than
 `LOCK_MS`: who comes after it in the queue would wait too.
 
-Whoever runs this owns the tables. Being stopped at any moment loses nothing: the next run goes on.
+It runs under the role that owns the tables. It can be stopped at any moment: the next run of it goes on.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class _Retention:
 
     @property
     def _end(self) -> UUID:
-        """The first run id that is too young to go, whatever became of its run."""
+        """Return the first run id that is too young to go, however its run ended."""
         return first_id(self._report.before)
 
     # --- whole weeks ------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class _Retention:
                 self._connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, name)))
 
     def _carry_late(self, schema: str, name: str) -> None:
-        """What came into a week while it was looked through: a task may claim any time."""
+        """Find the runs that came into a week while it was looked through: a task may claim any time."""
         parent, _, week = name.rpartition("_")
         table, span = sql.Identifier(schema, name), Span.week_of(datetime.strptime(week, "%Y%m%d").replace(tzinfo=UTC))
         if parent == "blobs":
@@ -163,7 +163,7 @@ class _Retention:
         self._carry(sql.Identifier(schema, parent), table, kept)
 
     def _old(self, names: list[str]) -> dict[Span, Parts]:
-        """By week, the partitions in which every run is older than the limit, in the order of `names`."""
+        """Return by week the partitions in which every run is older than the limit, in the order of `names`."""
         found: dict[Span, Parts] = {}
         for table in (self._tables[name] for name in names):
             for partition in partitions(self._connection, table):

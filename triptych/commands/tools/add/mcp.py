@@ -35,7 +35,7 @@ def mcp(
     env: Annotated[list[str], typer.Option(metavar="VARIABLE", help="A variable that the command gets too.")] = [],  # noqa: B006 - typer wants a list
     user: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Who the command runs as, where you are root; nobody."),
+        typer.Option(metavar="NAME", help="The user that the command runs as if you are root; `nobody` when left out."),
     ] = None,
     token_env: Annotated[
         str | None, typer.Option(metavar="VARIABLE", help="The variable with the bearer token for a URL.")
@@ -99,7 +99,7 @@ def mcp(
 
 
 def _check(names: set[str], offered: list[McpOperation], left_out: list[SkippedTool], options: McpOptions) -> None:
-    """What an option names must be there, and something must be left to offer."""
+    """Check that the server has what an option names, and that something is left to offer."""
     if unknown := sorted({*options.only, *options.operations} - names):
         raise ConfigurationError(f"the server offers no {', '.join(unknown)}, only {', '.join(sorted(names))}")
     if not offered:

@@ -107,7 +107,7 @@ def openapi(
 
 
 def _imported(document: OpenApiDocument, name: str, options: OpenApiOptions) -> ImportReport:
-    """What the tool offers.
+    """Build what the tool offers.
 
     Raises:
         ConfigurationError: no operation can be offered, or their contracts are too large together.
@@ -128,7 +128,7 @@ def _store(document: OpenApiDocument, spec: Path) -> None:
 
 
 def _check_size(made: ImportReport, name: str) -> None:
-    """All contracts of a tool travel in one message.
+    """Check the size of the contracts: all of a tool travel in one message.
 
     Raises:
         ConfigurationError: they do not fit.
@@ -143,7 +143,7 @@ def _check_size(made: ImportReport, name: str) -> None:
 
 
 def _parsed(document: str, directory: Path) -> tuple[OpenApiDocument, str]:
-    """The document, and where to find it again."""
+    """Load the document, and say where to find it again."""
     from triptych.tools.adapters.openapi.document import OpenApiDocument  # noqa: PLC0415
     from triptych.tools.adapters.rest.address import shown  # noqa: PLC0415
 
@@ -152,7 +152,7 @@ def _parsed(document: str, directory: Path) -> tuple[OpenApiDocument, str]:
 
 
 def _read(document: str, directory: Path) -> tuple[bytes, str]:
-    """The document's bytes, and where to find it again: a URL, or a path from triptych.toml."""
+    """Load the bytes of the document, and say where to find it again: a URL, or a path from triptych.toml."""
     from triptych.tools.adapters.openapi.fetch import downloaded, read_file  # noqa: PLC0415
 
     if document.startswith(("http://", "https://")):
@@ -174,7 +174,7 @@ def _checked(name: str, table: dict[str, Any], stack: StackConfig) -> OpenApiOpt
 
 
 def _auth(chosen: str | None, document: OpenApiDocument, name: str) -> dict[str, Any] | None:
-    """The table `auth`: what was chosen, else what the document asks for."""
+    """Build the table `auth`: what was chosen, else what the document asks for."""
     from triptych.tools.adapters.openapi.security import chosen_auth, proposed_auth  # noqa: PLC0415
 
     if chosen == "none":
@@ -247,7 +247,7 @@ def _tell_what_is_next(options: OpenApiOptions, stack: StackConfig, name: str) -
 
 
 def _tell_trials(tests: list[OperationTest]) -> None:
-    """What failed when operations were tried with values that were made for them, and with the document's own."""
+    """Report what failed when operations were tried with generated values, and with the document's own."""
     told = [
         f"uncallable: {each.operation}: no arguments were found that can be sent: {each.uncallable}"
         for each in tests

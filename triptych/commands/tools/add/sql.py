@@ -47,6 +47,6 @@ def sql(
 
 
 def _beside(directory: Path, file: Path) -> str:
-    """The path as triptych.toml should have it: relative to its own folder where the file lies within."""
+    """Return the path as triptych.toml should have it: relative to its folder if the file is inside."""
     full = file.resolve()
     return full.relative_to(directory).as_posix() if full.is_relative_to(directory) else str(full)
