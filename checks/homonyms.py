@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 CORE: Final = ("triptych", "services", "schemas", "examples")
-MIGRATIONS: Final = "migrations"
-"""Alembic gives the functions of a migration their names."""
 FUNCTION_MODULES_MIN: Final = 4
 CURE: Final = "rename one of them by what makes it different, such as SmtpAccount beside LedgerAccount"
 
@@ -80,7 +78,7 @@ def main() -> int:
 def _core() -> Iterator[Place]:
     listed = subprocess.run(["git", "ls-files", "--", *CORE], capture_output=True, text=True, check=True).stdout
     for path in map(Path, listed.splitlines()):
-        if path.suffix == ".py" and path.is_file() and MIGRATIONS not in path.parts:
+        if path.suffix == ".py" and path.is_file():
             yield from definitions(path, path.read_text("utf-8"))
 
 

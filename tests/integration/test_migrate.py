@@ -11,7 +11,16 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from triptych.kernel.postgres.migrate import WORKER, PreparedDatabase, RoleNameError, Schema, WrongPrefixError, prepare
+from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.postgres.migrate import (
+    WORKER,
+    PreparedDatabase,
+    RoleNameError,
+    Schema,
+    UnknownMigrationError,
+    WrongPrefixError,
+    prepare,
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +95,9 @@ def test_preparing_again_changes_no_row_and_takes_new_passwords(database: Any, p
 
 def test_a_new_revision_is_applied_to_what_is_there(database: Any, tmp_path: Path) -> None:
     schema = Schema("tool_grown", "secret", (tmp_path,))
-    _revision(tmp_path, "0001", None, "CREATE TABLE notes (text text); INSERT INTO notes VALUES ('50% :kept');")
+    _migration(tmp_path, "0001_notes", "CREATE TABLE notes (text text); INSERT INTO notes VALUES ('50% :kept');")
     prepare(database.owner_dsn, database.prefix, [schema], "secret")
-    _revision(tmp_path, "0002", "0001", "ALTER TABLE notes ADD COLUMN at timestamptz;")
+    _migration(tmp_path, "0002_at", "ALTER TABLE notes ADD COLUMN at timestamptz;")
     dsn = prepare(database.owner_dsn, database.prefix, [schema], "secret").services["tool_grown"]
     with psycopg.connect(dsn) as connection:
         assert connection.execute("SELECT text, at FROM notes").fetchall() == [("50% :kept", None)]
@@ -96,7 +105,7 @@ def test_a_new_revision_is_applied_to_what_is_there(database: Any, tmp_path: Pat
 
 def test_a_revision_that_fails_leaves_nothing_behind(database: Any, tmp_path: Path) -> None:
     schema = Schema("tool_broken", "secret", (tmp_path,))
-    _revision(tmp_path, "0001", None, "CREATE TABLE half (); SELECT 1/0;")
+    _migration(tmp_path, "0001_notes", "CREATE TABLE half (); SELECT 1/0;")
     with pytest.raises(psycopg.Error):
         prepare(database.owner_dsn, database.prefix, [schema], "secret")
     with psycopg.connect(database.owner_dsn) as connection:
@@ -121,35 +130,66 @@ def test_a_server_that_is_not_there_is_an_error_of_the_driver(database: Any) -> 
         prepare(nowhere, database.prefix, [], "secret")
 
 
-def _revision(directory: Path, revision: str, after: str | None, script: str) -> None:
-    directory.joinpath(f"{revision}.sql").write_text(script)
-    directory.joinpath(f"{revision}.py").write_text(
-        "from triptych.kernel.postgres.migrate import run_sql\n"
-        f"revision, down_revision = {revision!r}, {after!r}\n"
-        "def upgrade():\n    run_sql(__file__)\n"
-    )
+def _migration(directory: Path, name: str, script: str) -> Path:
+    directory.mkdir(exist_ok=True)
+    file = directory / f"{name}.sql"
+    file.write_text(script)
+    return file
+
+
+def test_a_database_that_alembic_migrated_continues_where_it_is(database: Any, tmp_path: Path) -> None:
+    schema = Schema("tool_before", "secret", (tmp_path / "notes",))
+    with psycopg.connect(database.owner_dsn) as connection:  # as earlier versions left it
+        connection.execute("CREATE SCHEMA tool_before")
+        connection.execute("CREATE TABLE tool_before.notes (text text)")
+        connection.execute(
+            """CREATE TABLE tool_before.migrations_notes (
+                 version_num VARCHAR(32) NOT NULL, CONSTRAINT migrations_notes_pkc PRIMARY KEY (version_num))"""
+        )
+        connection.execute("INSERT INTO tool_before.migrations_notes VALUES ('0002')")
+    _migration(tmp_path / "notes", "0001_notes", "CREATE TABLE notes (text text);")
+    _migration(tmp_path / "notes", "0002_once", "INSERT INTO notes VALUES ('twice');")
+    _migration(tmp_path / "notes", "0004_more", "INSERT INTO notes VALUES ('once');")
+    for _ in range(2):
+        dsn = prepare(database.owner_dsn, database.prefix, [schema], "secret").services["tool_before"]
+        with psycopg.connect(dsn) as connection:
+            assert connection.execute("SELECT text FROM notes").fetchall() == [("once",)]
+            assert connection.execute("SELECT version_num FROM migrations_notes").fetchall() == [("0004",)]
+
+
+def test_a_database_of_a_newer_version_is_left_alone(database: Any, tmp_path: Path) -> None:
+    schema = Schema("tool_newer", "secret", (tmp_path,))
+    _migration(tmp_path, "0001_notes", "CREATE TABLE notes (text text);")
+    newer = _migration(tmp_path, "0002_more", "ALTER TABLE notes ADD COLUMN at timestamptz;")
+    prepare(database.owner_dsn, database.prefix, [schema], "secret")
+    newer.unlink()
+    with pytest.raises(UnknownMigrationError, match=r"tool_newer has run migration 0002.*or a newer one"):
+        prepare(database.owner_dsn, database.prefix, [schema], "secret")
+
+
+def test_a_directory_without_migrations_is_named(database: Any, tmp_path: Path) -> None:
+    (tmp_path / "0001_notes.py").write_text("revision = '0001'")
+    with pytest.raises(ConfigurationError, match=r"has no migrations. Write one, such as .*0001_tables.sql"):
+        prepare(database.owner_dsn, database.prefix, [Schema("tool_none", "secret", (tmp_path,))], "secret")
+
+
+def test_a_migration_runs_after_the_file_that_it_includes(database: Any, tmp_path: Path) -> None:
+    _migration(tmp_path, "one", "CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1';")
+    _migration(tmp_path / "sums", "0001_sums", "-- include: ../one.sql\nCREATE TABLE sums AS SELECT one() AS sum;")
+    dsn = database.prepare({"tool_sums": (tmp_path / "sums",)}).services["tool_sums"]
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT sum FROM sums").fetchone() == (1,)
 
 
 def test_a_migration_that_waits_for_an_extension_is_tried_again_at_the_next_start(database, tmp_path):
-    revision = """
-from triptych.kernel.postgres.migrate import need_extension
-from alembic import op
-
-revision, down_revision = "0001", None
-
-
-def upgrade():
-    need_extension(EXTENSION)
-    op.execute("create table shelf (number integer)")
-"""
+    script = "-- extension: {}\ncreate table shelf (number integer);"
     folder = tmp_path / "shelves"
-    folder.mkdir()
-    (folder / "0001_shelf.py").write_text(revision.replace("EXTENSION", repr("nothing-of-the-kind")), "utf-8")
+    _migration(folder, "0001_shelf", script.format("nothing-of-the-kind"))
     waiting = database.prepare({"tool_shelf": (WORKER, folder)})
     assert "nothing-of-the-kind" in waiting.postponed[0]
     with psycopg.connect(waiting.services["tool_shelf"]) as connection:
         assert connection.execute("select to_regclass('shelf'), to_regclass('jobs')").fetchone() == (None, "jobs")
-    (folder / "0001_shelf.py").write_text(revision.replace("EXTENSION", repr("vector")), "utf-8")
+    _migration(folder, "0001_shelf", script.format("vector"))
     assert database.prepare({"tool_shelf": (WORKER, folder)}).postponed == ()
     with psycopg.connect(waiting.services["tool_shelf"]) as connection:
         assert connection.execute("select to_regclass('shelf')").fetchone() == ("shelf",)

@@ -20,6 +20,7 @@ from triptych.commands.common.output import err, print_json
 from triptych.embedded.config import StackConfig
 from triptych.embedded.topics import create_topics
 from triptych.kernel.errors import ConfigurationError
+from triptych.kernel.postgres.migrate import Schema, prepare
 
 OPERATOR = "operator"
 
@@ -55,9 +56,6 @@ def setup(
     as_json: AsJson = False,
 ) -> None:
     """Create topics, roles, schemas and tables for services that are started by other means than `up`."""
-    # Alembic takes as long to import as all other commands together.
-    from triptych.kernel.postgres.migrate import Schema, prepare  # noqa: PLC0415
-
     stack = StackConfig.load(config)
     migrations = stack.schema_migrations()
     try:

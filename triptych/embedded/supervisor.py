@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import psycopg
@@ -38,12 +38,10 @@ from triptych.embedded.stack_spec import ProcessKind, ProcessSpec, StackSpec, pr
 from triptych.embedded.supervised_process import ProcessState, SupervisedProcess
 from triptych.embedded.topics import create_topics
 from triptych.kernel.errors import TriptychError
+from triptych.kernel.postgres.migrate import PreparedDatabase, Schema, prepare
 from triptych.kernel.process.log import Logger, configure_logging
 from triptych.kernel.process.log_file import MAX_BYTES, LogFile
 from triptych.schemas import codec
-
-if TYPE_CHECKING:
-    from triptych.kernel.postgres.migrate import PreparedDatabase
 
 MAX_PROCESSES = 32
 """The most processes of one service. More of them than Kafka has partitions have nothing to do."""
@@ -168,9 +166,6 @@ class Supervisor:
 
     def _prepare(self, owner: str, config: StackConfig) -> PreparedDatabase:
         """Bring the database to what a configuration needs."""
-        # Alembic takes a second to import: better here, while Kafka starts, than before anything does.
-        from triptych.kernel.postgres.migrate import Schema, prepare  # noqa: PLC0415
-
         schemas = [
             Schema(name, self._layout.secret(f"postgres-{name}"), migrations)
             for name, migrations in config.schema_migrations().items()

@@ -7,21 +7,16 @@ claims, and owns nothing. The sets of migrations are given by the caller: the ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import psycopg
-from alembic import command, op
-from alembic.config import Config
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Connection, NullPool, create_engine, text
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
 
 from triptych.kernel.errors import ConfigurationError, TriptychError
 from triptych.kernel.postgres.age_partitions import make_partitions
@@ -37,6 +32,7 @@ _CLAIMS_SCHEMA = "claims"
 _STACK_SCHEMA = "triptych"
 _OPERATOR = "operator"
 _VERSIONS = "migrations_"
+_NEEDS = re.compile(r"^-- (extension|include): (\S+)$", re.MULTILINE)
 _LOCK = 7_310_331_215
 """A process that prepares a database holds this advisory lock, so that two never do so at the same time."""
 
@@ -58,6 +54,17 @@ class RoleNameError(ConfigurationError):
     def __init__(self, role: str) -> None:
         self.role = role
         super().__init__(f"role name {role} is longer than 63 bytes: use a shorter name for the database")
+
+
+class UnknownMigrationError(ConfigurationError):
+    """The database has run a migration that this version of the code does not have."""
+
+    def __init__(self, schema: str, directory: Path, number: str) -> None:
+        self.schema, self.number = schema, number
+        super().__init__(
+            f"schema {schema} has run migration {number}, and {directory} does not have it. "
+            "Use the version of the code that prepared the database, or a newer one"
+        )
 
 
 class MigrationPostponed(TriptychError):
@@ -112,15 +119,13 @@ def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operat
         for name in (_CLAIMS_SCHEMA, *roles):
             _execute(connection, "CREATE SCHEMA IF NOT EXISTS {}", sql.Identifier(name))
         postponed: list[str] = []
-        with _migrating(owner_dsn) as migrating:
-            _migrate(migrating, _CLAIMS_SCHEMA, _CLAIMS)
-            for schema in schemas:
-                for directory in schema.migrations:
-                    try:
-                        _migrate(migrating, schema.name, directory)
-                    except MigrationPostponed as reason:
-                        migrating.rollback()
-                        postponed.append(f"{schema.name}: {reason}")
+        _migrate(connection, _CLAIMS_SCHEMA, _CLAIMS)
+        for schema in schemas:
+            for directory in schema.migrations:
+                try:
+                    _migrate(connection, schema.name, directory)
+                except MigrationPostponed as reason:
+                    postponed.append(f"{schema.name}: {reason}")
         make_partitions(connection, datetime.now(UTC))
         for name, role in roles.items():
             _grant(connection, name, role)
@@ -135,33 +140,6 @@ def prepare(owner_dsn: str, topic_prefix: str, schemas: Sequence[Schema], operat
         owner=owner_dsn,
         postponed=tuple(postponed),
     )
-
-
-def need_extension(name: str) -> None:
-    """Make sure, in a revision, that the database has an extension, and let this revision find what is in it.
-
-    Raises:
-        MigrationPostponed: the server does not ship it, or the owner must not create it.
-    """
-    bind = op.get_bind()
-    where = text(
-        "SELECT nspname FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace WHERE extname = :name"
-    )
-    if bind.execute(where, {"name": name}).scalar() is None:
-        try:
-            with bind.begin_nested():
-                bind.exec_driver_sql(f'CREATE EXTENSION "{name}" WITH SCHEMA public')
-        except DBAPIError as error:
-            raise MigrationPostponed(name, error.orig if isinstance(error.orig, Exception) else error) from error
-    path = text("SELECT set_config('search_path', quote_ident(current_schema()) || ', ' || quote_ident(:there), true)")
-    bind.execute(path, {"there": bind.execute(where, {"name": name}).scalar()})
-
-
-def run_sql(revision: str) -> None:
-    """Run the .sql file beside a revision, as its whole body (`run_sql(__file__)`)."""
-    script = Path(revision).with_suffix(".sql").read_text("utf-8")
-    # By the driver and without parameters: then it takes many statements, and % and : mean themselves.
-    op.get_bind().connection.cursor().execute(script)
 
 
 def _create_database(owner_dsn: str, database: str) -> bool:
@@ -234,27 +212,63 @@ def _grant_reading(connection: psycopg.Connection, schema: str, role: str) -> No
     _execute(connection, "GRANT SELECT ON ALL TABLES IN SCHEMA {} TO {}", *names)
 
 
-@contextmanager
-def _migrating(owner_dsn: str) -> Iterator[Connection]:
-    engine = create_engine(
-        URL.create("postgresql+psycopg"), creator=lambda: psycopg.connect(owner_dsn), poolclass=NullPool
-    )
-    with engine.connect() as connection:
-        yield connection
+def _migrate(connection: psycopg.Connection, schema: str, directory: Path) -> None:
+    """Run the files of one set that a schema has not run yet, each in a transaction of its own.
+
+    Each set keeps the number of its last file in a table of the schema. It is the table that Alembic kept in earlier
+    versions, so a database of theirs continues where it is.
+
+    Raises:
+        MigrationPostponed: a file waits for an extension.
+        ConfigurationError: the directory has no migrations, or not the one that the schema has run last.
+    """
+    files = {file.stem.partition("_")[0]: file for file in sorted(directory.glob("*.sql"))}
+    if not files:
+        raise ConfigurationError(f"{directory} has no migrations. Write one, such as {directory / '0001_tables.sql'}")
+    versions = sql.Identifier(schema, _VERSIONS + (schema if directory.name == "migrations" else directory.name))
+    _execute(connection, "CREATE TABLE IF NOT EXISTS {} (version_num varchar(32) PRIMARY KEY)", versions)
+    row = connection.execute(sql.SQL("SELECT version_num FROM {}").format(versions)).fetchone()
+    done: str = row[0] if row else ""
+    if done and done not in files:
+        raise UnknownMigrationError(schema, directory, done)
+    for number, file in files.items():
+        if number > done:
+            with connection.transaction():
+                _execute(connection, "SET LOCAL search_path = {}", sql.Identifier(schema))
+                _run(connection, file)
+                _execute(connection, "DELETE FROM {}", versions)
+                _execute(connection, "INSERT INTO {} VALUES ({})", versions, sql.Literal(number))
 
 
-def _migrate(connection: Connection, schema: str, directory: Path) -> None:
-    """Upgrade one set in one schema. Each set keeps its own version table there, so sets do not collide."""
-    config = Config()
-    for option, value in {
-        "script_location": str(_MIGRATIONS),
-        "version_locations": str(directory),
-        "path_separator": "newline",
-    }.items():
-        config.set_main_option(option, value.replace("%", "%%"))
-    version_table = _VERSIONS + (schema if directory.name == "migrations" else directory.name)
-    config.attributes |= {"connection": connection, "schema": schema, "version_table": version_table}
-    command.upgrade(config, "head")
+def _run(connection: psycopg.Connection, file: Path) -> None:
+    """Run a file, after what it needs: lines such as `-- extension: vector` or `-- include: ../terms.sql` name it."""
+    script = file.read_text("utf-8")
+    for kind, name in _NEEDS.findall(script):
+        if kind == "extension":
+            _need_extension(connection, name)
+        else:
+            _run(connection, file.parent / name)
+    # Without parameters: then a script has many statements, and % means itself.
+    connection.execute(script.encode())
+
+
+def _need_extension(connection: psycopg.Connection, name: str) -> None:
+    """Make sure that the database has an extension, and let this transaction find what is in it.
+
+    Raises:
+        MigrationPostponed: the server does not ship it, or the owner must not create it.
+    """
+    where = "SELECT nspname FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace WHERE extname = %s"
+    found = connection.execute(where, [name]).fetchone()
+    if found is None:
+        try:
+            with connection.transaction():
+                _execute(connection, "CREATE EXTENSION {} WITH SCHEMA public", sql.Identifier(name))
+        except psycopg.Error as error:
+            raise MigrationPostponed(name, error) from error
+        found = ("public",)
+    path = "SELECT set_config('search_path', quote_ident(current_schema()) || ', ' || quote_ident(%s), true)"
+    connection.execute(path, found)
 
 
 def _execute(connection: psycopg.Connection, statement: str, *names: sql.Composable) -> None:

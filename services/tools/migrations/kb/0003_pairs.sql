@@ -1,3 +1,4 @@
+-- include: ../terms.sql
 -- Chunks are searched by pairs of characters where a script has no spaces between words; see terms.sql.
 
 alter table chunks drop column search;

@@ -1,3 +1,4 @@
+-- extension: vector
 -- Vectors, by the content they stand for: a chunk that is loaded again unchanged is not embedded again.
 
 create table embeddings (

@@ -1,3 +1,4 @@
+-- include: ../terms.sql
 -- Facts are searched by pairs of characters where a script has no spaces between words; see terms.sql.
 
 alter table memories drop column search;

@@ -1,3 +1,4 @@
+-- extension: vector
 -- A vector for each fact, gone with it.
 
 create table meanings (
