@@ -13,7 +13,7 @@ from prose.texts import Kind, Text
 LONGEST_SENTENCE_WORDS = 30
 """Nine of ten sentences of the documentation, and 99 of 100 in the code, have at most this many words."""
 
-_SENTENCE_END = re.compile(r"[.!?][\"')*_]*(?=\s+[\"'(*_]*([A-Z0-9]|\w+\.\w))|[.!?:]?\n[ \t]*\n|:\s*\n\s*[-*|]|\|")
+_SENTENCE_END = re.compile(r"[.!?][\"')*_]*(?=\s+[\"'(*_]*([A-Z0-9]|\w+\.\w))|[.!?:]?\n[ \t]*\n|[:;]\s*\n\s*[-*|]|\|")
 _WORD = re.compile(r"[\w'-]*\w")
 _SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|ALTER|DROP|GRANT|REVOKE|select|insert into)\b")
 

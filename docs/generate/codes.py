@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from generate.markdown import member_texts, page, table
 from triptych.client.reasons import REASONS
 from triptych.commands.common.exit_codes import ExitCode
@@ -43,7 +41,7 @@ def render() -> str:
         table(["fault", "retry", "then", "reason"], [_row(fault, what) for fault, what in MODEL_FAULTS.items()]),
         "## Reasons of runs",
         REASONS_OF_RUNS,
-        textwrap.fill(", ".join(f"`{reason}`" for reason in sorted(REASONS)) + ".", 120),
+        "\n".join(f"- `{reason}`" for reason in sorted(REASONS)),
         "## Exit codes",
         EXITS,
         table(

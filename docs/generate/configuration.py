@@ -34,14 +34,18 @@ A service reads its settings once, from the environment, when it starts. A setti
 process with code 2 and one line on standard error that names it. `triptych up` sets what connects the services with
 each other; `triptych.toml` and the environment of `triptych up` set the rest.
 
-Of the environment of `triptych up` a process gets what every program needs (`PATH`, `HOME`, `LANG`, proxies and the
-like), settings of ours (`TRIPTYCH_*`) whose name does not look like a secret, the variables that the table `env` and
-the options of a tool name (`key_env = "CRM_KEY"`), and those that `pass_env` lists, by name or by beginning
-(`pass_env = ["AWS_*"]`), at the top of `triptych.toml` or in the table of a service, a tool or a process. It gets no
-other, so no secret of your shell reaches a tool that has no use for it.
+Of the environment of `triptych up`, a process gets only these variables:
 
-`triptych up` itself reads two: `TRIPTYCH_CACHE`, the folder where Apache Kafka's jars are kept (by default in the
-user's cache folder), and `JAVA_HOME`, for a Java runtime other than the one that is installed with it.
+- those that each program needs, for example `PATH`, `HOME`, `LANG` and the proxies;
+- settings of ours (`TRIPTYCH_*`) whose name does not look like a secret;
+- those that the table `env` and the options of a tool name (`key_env = "CRM_KEY"`);
+- those that `pass_env` lists, by name or by beginning (`pass_env = ["AWS_*"]`). `pass_env` stands at the top of
+  `triptych.toml`, or in the table of a service, a tool or a process.
+
+So no secret of your shell reaches a tool that does not use it.
+
+`triptych up` itself reads two variables. `TRIPTYCH_CACHE` is the folder for the jars of Apache Kafka, by default in the
+user's cache folder. `JAVA_HOME` names a Java runtime other than the one that is installed with it.
 """
 
 

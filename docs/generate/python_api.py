@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import inspect
 import re
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,8 +25,7 @@ _MARKS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Paramet
 def render() -> str:
     """Return the page."""
     names = sorted(triptych.__all__, key=str.lower)
-    index = textwrap.fill(", ".join(f"[{name}](#{name.lower()})" for name in names) + ".", 120, break_long_words=False)
-    return page("Python API", INTRODUCTION, index, *(_entry(name, getattr(triptych, name)) for name in names))
+    return page("Python API", INTRODUCTION, *(_entry(name, getattr(triptych, name)) for name in names))
 
 
 def _entry(name: str, described: Any) -> str:

@@ -108,9 +108,9 @@ def test_a_sentence_may_be_as_long_as_the_limit_and_no_longer() -> None:
     assert (finding.line, finding.phrase) == (2, "Word word word word word ...")
 
 
-def test_a_list_after_a_colon_and_a_blank_line_end_a_sentence() -> None:
+def test_a_list_after_a_colon_an_item_and_a_blank_line_end_a_sentence() -> None:
     half = sentence(LONGEST_SENTENCE_WORDS - 1).removesuffix(".")
-    assert list(find(Text(1, Kind.DOCSTRING, f"{half}:\n- {half}\n\n{half}"))) == []
+    assert list(find(Text(1, Kind.DOCSTRING, f"{half}:\n- {half};\n- {half}\n\n{half}"))) == []
 
 
 def test_sql_is_not_a_sentence() -> None:
