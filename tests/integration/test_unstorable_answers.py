@@ -54,10 +54,10 @@ class Pedant:
     def __init__(self, value: Any, kind: str) -> None:
         self._value, self._kind = value, kind
 
-    def concerns(self, finished: Finished) -> bool:
+    def applies_to(self, finished: Finished) -> bool:
         return True
 
-    async def settle(self, conn: Connection, finished: Sequence[Finished]) -> None:
+    async def write(self, conn: Connection, finished: Sequence[Finished]) -> None:
         if any(POISON.encode() in one.encoded for one in finished):
             await conn.fetch(f"select $1::{self._kind}", self._value)
 
@@ -99,7 +99,7 @@ async def test_what_a_client_or_a_server_refuses_of_a_settlement_costs_one_answe
     poisoned, others = poisoned_and_others()
     gate = Gate()
     parrot = Parrot(gate)
-    async with running(ends, parrot, settlement=Pedant(value, kind)):
+    async with running(ends, parrot, commit_hook=Pedant(value, kind)):
         await ends.ask(*others, poisoned)
         await eventually(lambda: len(parrot.attempts) == 7)
         gate.opened.set()

@@ -215,7 +215,7 @@ async def test_an_answer_that_was_stored_but_not_published_is_published_by_the_n
     await jobs.open()
     await jobs.take_in([inbound], [])
     stored = CallAnswer(request_id=one.request_id, run_id=one.run_id, tenant=one.tenant, result=Result.ok("stored"))
-    assert await jobs.settle([(inbound.key, stored.to_bytes())], [], [], None) == {inbound.key}
+    assert await jobs.commit_answers([(inbound.key, stored.to_bytes())], [], [], None) == {inbound.key}
     parrot = Parrot()
     async with running(ends, parrot):
         assert await ends.answer_to(one) == stored
@@ -237,9 +237,9 @@ async def test_a_process_that_lost_its_lease_cannot_answer(ends):
     async with asyncio.timeout(60):
         while one.request_id not in taken:
             taken += [job.request_id for job in await heir.take_over(100)]
-    assert await zombie.settle([(inbound.key, b"{}")], [], [], None) == frozenset()
+    assert await zombie.commit_answers([(inbound.key, b"{}")], [], [], None) == frozenset()
     assert not await zombie.start(inbound.key)
-    assert await heir.settle([(inbound.key, b"{}")], [inbound.key], [], None) == {inbound.key}
+    assert await heir.commit_answers([(inbound.key, b"{}")], [inbound.key], [], None) == {inbound.key}
     await heir.close()
 
 
@@ -298,9 +298,9 @@ async def test_a_statement_whose_outcome_is_unknown_may_be_said_again(ends):
     jobs = Jobs(ends.pool, "forgetful", lease_ms=60_000)
     await jobs.open()
     assert (await jobs.take_in([inbound], [])).fresh == {inbound.key}
-    assert await jobs.settle([(inbound.key, b"{}")], [], [], None) == {inbound.key}
-    assert await jobs.settle([(inbound.key, b"{}")], [], [], None) == {inbound.key}
-    await jobs.settle([], [inbound.key], [], None)
+    assert await jobs.commit_answers([(inbound.key, b"{}")], [], [], None) == {inbound.key}
+    assert await jobs.commit_answers([(inbound.key, b"{}")], [], [], None) == {inbound.key}
+    await jobs.commit_answers([], [inbound.key], [], None)
     assert await ends.state(one) == "published"
 
 
@@ -315,8 +315,8 @@ async def test_jobs_that_are_being_taken_in_are_not_given_out_a_second_time_by_a
         ]
         intake, taken = await asyncio.gather(jobs.take_in(inbound_requests, []), jobs.take_over(200))
         assert not intake.fresh & {job.key for job in taken}
-        await jobs.settle([(key, b"{}") for key in intake.fresh], list(intake.fresh), [], None)
-        await jobs.settle([], list(intake.fresh), [], None)
+        await jobs.commit_answers([(key, b"{}") for key in intake.fresh], list(intake.fresh), [], None)
+        await jobs.commit_answers([], list(intake.fresh), [], None)
     await jobs.close()
 
 
@@ -349,8 +349,8 @@ async def test_a_job_that_was_taken_in_without_our_knowing_is_reclaimed(ends):
     assert not (await jobs.take_in([inbound], [])).fresh
     assert one.request_id in {job.request_id for job in await jobs.take_over(200)}
     assert one.request_id not in {job.request_id for job in await jobs.take_over(200)}
-    await jobs.settle([(inbound.key, b"{}")], [], [], None)
-    await jobs.settle([], [inbound.key], [], None)
+    await jobs.commit_answers([(inbound.key, b"{}")], [], [], None)
+    await jobs.commit_answers([], [inbound.key], [], None)
     await jobs.close()
 
 
@@ -514,17 +514,17 @@ async def test_what_the_worker_writes_is_in_the_commit_of_its_answers(ends):
     seen: list[str] = []
 
     class States:
-        def concerns(self, finished: Finished) -> bool:
+        def applies_to(self, finished: Finished) -> bool:
             return True
 
-        async def settle(self, conn: Connection, finished: list[Finished]) -> None:
+        async def write(self, conn: Connection, finished: list[Finished]) -> None:
             states = await conn.fetch(
                 "select state from jobs where request_id = any($1)", [one.request.request_id for one in finished]
             )
             seen.extend(row["state"] for row in states)
 
     one = call_request()
-    async with running(ends, Parrot(), settlement=States()):
+    async with running(ends, Parrot(), commit_hook=States()):
         await ends.ask(one)
         await ends.answer_to(one)
     assert seen == ["answered"]

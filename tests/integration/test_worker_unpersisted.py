@@ -224,17 +224,19 @@ async def test_an_answer_to_a_job_of_somebody_else_changes_nothing(ends):
     await owner.open()
     await late.open()
     await owner.take_in([inbound_of(one), inbound_of(other)], [])
-    await owner.settle([(inbound_of(one).key, b"first")], [], [], None)
+    await owner.commit_answers([(inbound_of(one).key, b"first")], [], [], None)
     new = call_request()
     group = [(inbound_of(each), b"second") for each in (one, other, new)]
-    assert await late.settle([], [], [], None, group) == {inbound_of(new).key}
-    assert await late.settle([], [], [], None, group) == {inbound_of(new).key}, "said again, as after a lost answer"
+    assert await late.commit_answers([], [], [], None, group) == {inbound_of(new).key}
+    assert await late.commit_answers([], [], [], None, group) == {inbound_of(new).key}, (
+        "said again, as after a lost answer"
+    )
     keys = [inbound.key for inbound, _ in group]
     assert await late.stored_answers(keys) == {keys[0]: b"first", keys[2]: b"second"}
     assert await ends.state(other) == "received"
-    await owner.settle([(keys[1], b"{}")], keys[:2], [], None)
-    await late.settle([], [keys[2]], [], None)
-    assert await late.settle([], [], [], None, group) == frozenset(), "what was published stays as it is"
+    await owner.commit_answers([(keys[1], b"{}")], keys[:2], [], None)
+    await late.commit_answers([], [keys[2]], [], None)
+    assert await late.commit_answers([], [], [], None, group) == frozenset(), "what was published stays as it is"
     assert (await owner.stored_answers(keys))[keys[2]] == b"second"
 
 
@@ -244,15 +246,17 @@ async def test_an_answer_stays_though_its_job_goes_to_somebody_who_has_made_one_
     sleeper, heir = Jobs(ends.pool, "sleeper", lease_ms=60_000), Jobs(ends.pool, "heir", lease_ms=60_000)
     await sleeper.open()
     await heir.open()
-    assert await sleeper.settle([], [], [], None, [(one, b"first")]) == {one.key}
+    assert await sleeper.commit_answers([], [], [], None, [(one, b"first")]) == {one.key}
     heir.hold(one.key)  # it came again, and is under way in no table
     await Jobs(ends.pool, "sleeper", lease_ms=60_000).open()  # the lease of the first life is over
     assert one.key not in [job.key for job in await heir.take_over(1_000)], "it is in hand already"
-    assert await heir.settle([], [], [], None, [(one, b"second")]) == frozenset()
-    assert await heir.settle([(one.key, b"second")], [], [], None) == frozenset(), "nor when it was stored meanwhile"
+    assert await heir.commit_answers([], [], [], None, [(one, b"second")]) == frozenset()
+    assert await heir.commit_answers([(one.key, b"second")], [], [], None) == frozenset(), (
+        "nor when it was stored meanwhile"
+    )
     assert await heir.stored_answers([one.key]) == {one.key: b"first"}
     assert (one.key, b"first") in [(job.key, job.answer) for job in await heir.take_over(1_000)], "it goes on with that"
-    await heir.settle([], [one.key], [], None)
+    await heir.commit_answers([], [one.key], [], None)
 
 
 async def test_one_that_kills_its_process_is_counted_and_answered_internal_and_its_partition_goes_on(ends):

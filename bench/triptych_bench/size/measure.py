@@ -89,7 +89,7 @@ class Subject:
             ]
             answers = [((r.run_id, r.request_id), answer_to(r).to_bytes()) for r in story.requests.values()]
             await self._timed("worker: take in", self.jobs.take_in(requests, []))
-            await self._timed("worker: answer", self.jobs.settle(answers, self._published, [], None))
+            await self._timed("worker: answer", self.jobs.commit_answers(answers, self._published, [], None))
             self._published = [key for key, _ in answers]
             await self._timed("step", self.store.commit(story.answer(now)))
 

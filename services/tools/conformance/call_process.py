@@ -154,10 +154,10 @@ async def _taken(jobs: Jobs, request: CallRequest) -> JobAttempt | bytes:
 
 async def _settle(jobs: Jobs, ledger: PostgresEffectLedger, finished: Finished) -> None:
     async def receipts(conn: Connection, accepted: frozenset[JobKey]) -> None:
-        if finished.key in accepted and ledger.concerns(finished):
-            await ledger.settle(conn, [finished])
+        if finished.key in accepted and ledger.applies_to(finished):
+            await ledger.write(conn, [finished])
 
-    await jobs.settle([(finished.key, finished.answer.to_bytes())], [], [], receipts)
+    await jobs.commit_answers([(finished.key, finished.answer.to_bytes())], [], [], receipts)
 
 
 def _key(request: CallRequest) -> JobKey:

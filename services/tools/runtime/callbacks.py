@@ -30,7 +30,7 @@ from triptych.kernel.process.health import serve_app
 from triptych.kernel.process.outage import POSTGRES_GONE
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
-from triptych.kernel.worker import Connection, Finished, JobAttempt, Jobs, Outbox, Settlement
+from triptych.kernel.worker import CommitHook, Connection, Finished, JobAttempt, Jobs, Outbox
 from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode, Result
@@ -117,7 +117,7 @@ class PostgresCallbacks:
         service_settings: ServiceSettings,
         *,
         operations: Mapping[str, Operation],
-        ledger: Settlement,
+        ledger: CommitHook,
         redactor: Redactor,
     ) -> None:
         """Raises ConfigurationError when the secret is none."""
@@ -241,8 +241,8 @@ class PostgresCallbacks:
         )
         encoded = answer.to_bytes()
         finished = Finished(request, answer, None, encoded)
-        if self._ledger.concerns(finished):
-            await self._ledger.settle(connection, [finished])
+        if self._ledger.applies_to(finished):
+            await self._ledger.write(connection, [finished])
         key = (request.run_id, request.request_id)
         if not await connection.fetchval(self._sql["answer"], *key, jobs.lease, encoded):
             return None

@@ -92,11 +92,11 @@ class PostgresEffectLedger:
                 # at the same moment. Or the ledger is older than the run.
                 return EffectEntry(EffectState.UNKNOWN)
 
-    def concerns(self, finished: Finished) -> bool:
+    def applies_to(self, finished: Finished) -> bool:
         """Return only what may have changed the world leaves a receipt."""
         return isinstance(finished.request, CallRequest) and finished.request.operation in self._writes
 
-    async def settle(self, conn: Connection, finished: Sequence[Finished]) -> None:
+    async def write(self, conn: Connection, finished: Sequence[Finished]) -> None:
         """Keep the receipts and clear what was refused, in the commit that accepts these answers."""
         outcomes = [outcome for one in finished if (outcome := _outcome(one)) is not None]
         if outcomes:

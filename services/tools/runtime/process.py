@@ -139,7 +139,7 @@ async def serve(
 
         try:
             async with OperatorControl(service, settings, tool.name, pool, protection, alerts, examine):
-                await run_worker(service, settings, worker, config, pool=pool, settlement=ledger, beside=beside)
+                await run_worker(service, settings, worker, config, pool=pool, commit_hook=ledger, beside=beside)
         finally:
             announcing.cancel()
             probing.cancel()

@@ -394,7 +394,7 @@ def _run_worker(config: WorkerConfig, make: Callable[[Process, Any, Service], An
             worker,
             config,
             pool=pool,
-            settlement=ledger,
+            commit_hook=ledger,
             beside=beside,
             kafka=Kafka(process),  # type: ignore[arg-type]
         )

@@ -6,16 +6,16 @@ Planner, critic and every tool stand on it. It never retries and never decides: 
 from triptych.kernel.worker.contract import JobAttempt, Worker, WorkerConfig
 from triptych.kernel.worker.jobs import Connection, JobKey, Jobs
 from triptych.kernel.worker.loop import run_worker
-from triptych.kernel.worker.outbox import Finished, Outbox, Settlement
+from triptych.kernel.worker.outbox import CommitHook, Finished, Outbox
 
 __all__ = [
+    "CommitHook",
     "Connection",
     "Finished",
     "JobAttempt",
     "JobKey",
     "Jobs",
     "Outbox",
-    "Settlement",
     "Worker",
     "WorkerConfig",
     "run_worker",

@@ -29,8 +29,8 @@ JobKey = tuple[UUID, str]
 
 Connection: TypeAlias = "asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[Any]"
 
-AlsoSettle: TypeAlias = Callable[[Connection, "frozenset[JobKey]"], Awaitable[None]]
-"""What else is written in the commit that accepts answers to these jobs."""
+WriteInCommit: TypeAlias = Callable[[Connection, "frozenset[JobKey]"], Awaitable[None]]
+"""Writes something more in the commit that accepts answers to these jobs."""
 
 
 class LeaseLostError(TriptychError):
@@ -172,7 +172,7 @@ class Jobs:
             rows += await self._pool.fetch(
                 self._sql["reclaim"], self.lease, [run_id for run_id, _ in held], [request_id for _, request_id in held]
             )
-            # What was settled while the statements ran is not held any more, but was when they began.
+            # A job that was answered while the statements ran is not held any more, but was when they began.
             # What was taken without being stored while they ran is held by now.
             ours = held | self._held
             taken = {job.key: job for row in rows if (job := TakenOverJob(**dict(row))).key not in ours}
@@ -229,12 +229,12 @@ class Jobs:
         """Let go of a parked job: no process holds it until its answer or its deadline comes."""
         self._held.discard(key)
 
-    async def settle(
+    async def commit_answers(
         self,
         answers: Sequence[tuple[JobKey, bytes]],
         published: Sequence[JobKey],
         claims: Sequence[Claim],
-        also: AlsoSettle | None,
+        also: WriteInCommit | None,
         unpersisted: Sequence[tuple[InboundRequest, bytes | None]] = (),
     ) -> frozenset[JobKey]:
         """Store answers and mark published ones, in one commit; `also` runs in it with the accepted jobs.

@@ -18,7 +18,7 @@ from triptych.kernel.worker.intake import Intake
 from triptych.kernel.worker.job_runner import JobRunner
 from triptych.kernel.worker.jobs import Jobs
 from triptych.kernel.worker.lease import LeaseRenewer
-from triptych.kernel.worker.outbox import Outbox, Settlement
+from triptych.kernel.worker.outbox import CommitHook, Outbox
 from triptych.kernel.worker.unpersisted import UnpersistedRequests
 from triptych.kernel.worker.withdrawals import Withdrawals
 
@@ -35,13 +35,13 @@ async def run_worker(
     config: WorkerConfig,
     *,
     pool: asyncpg.Pool,
-    settlement: Settlement | None = None,
+    commit_hook: CommitHook | None = None,
     beside: Beside | None = None,
     kafka: Kafka | None = None,
 ) -> None:
     """Work until `service.stopping` is set; then finish or hand back, within the shutdown timeout.
 
-    `settlement` writes what belongs to the accepted answers, in the same commit. `beside` runs as long as the job
+    `commit_hook` writes what belongs to the accepted answers, in the same commit. `beside` runs as long as the job
     runner does, and may answer jobs that are parked.
     """
 
@@ -62,7 +62,7 @@ async def run_worker(
             jobs=jobs,
             publisher=publisher,
             unpersisted=unpersisted,
-            settlement=settlement,
+            commit_hook=commit_hook,
         )
         runner = JobRunner(worker, config, jobs, outbox, instance=settings.instance, service=service)
         withdrawals = Withdrawals(service, config.request_noun, worker, jobs=jobs, runner=runner, outbox=outbox)

@@ -23,7 +23,7 @@ from triptych.kernel.process.outage import KAFKA_GONE, POSTGRES_GONE, Outage, is
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker.contract import Worker, WorkerConfig
-from triptych.kernel.worker.jobs import AlsoSettle, Connection, InboundRequest, JobKey, Jobs
+from triptych.kernel.worker.jobs import Connection, InboundRequest, JobKey, Jobs, WriteInCommit
 from triptych.kernel.worker.unpersisted import UnpersistedRequests
 from triptych.schemas.base import Answer, Request
 from triptych.schemas.topics import DEAD_LETTERS
@@ -79,13 +79,13 @@ class _Part(NamedTuple):
         return len(self.finished) + len(self.published) + len(self.overdue)
 
 
-class Settlement(Protocol):
+class CommitHook(Protocol):
     """What a worker writes in the commit that accepts its answers, for example receipts of effects."""
 
-    def concerns(self, finished: Finished) -> bool:
+    def applies_to(self, finished: Finished) -> bool:
         """Return whether this answer needs a write. If none of a group does, the commit is one statement."""
 
-    async def settle(self, conn: Connection, finished: Sequence[Finished]) -> None:
+    async def write(self, conn: Connection, finished: Sequence[Finished]) -> None:
         """Write it, in the transaction of `conn`."""
 
 
@@ -102,7 +102,7 @@ class Outbox:
         jobs: Jobs,
         publisher: Publisher,
         unpersisted: UnpersistedRequests,
-        settlement: Settlement | None,
+        commit_hook: CommitHook | None,
     ) -> None:
         self._service, self._settings = service.name, settings
         self._topic, self._dead_letters = settings.topic(config.answer_noun), settings.topic(DEAD_LETTERS)
@@ -110,7 +110,7 @@ class Outbox:
         self._jobs, self._publisher, self._unpersisted = jobs, publisher, unpersisted
         self._worker, self._log = worker, service.log
         self._overdue: dict[JobKey, InboundRequest] = {}
-        self._settlement, self._health = settlement, service.health
+        self._commit_hook, self._health = commit_hook, service.health
         self._finished: list[Finished] = []
         self._stored: list[tuple[JobKey, Outgoing]] = []
         self._published: list[JobKey] = []
@@ -262,8 +262,8 @@ class Outbox:
         """Commit a part, and publish its answers next."""
         finished, published, overdue = part
         group = self._group(finished, overdue)
-        accepted = await self._jobs.settle(
-            group.answers, published, group.claims, self._settlement_of(finished), list(group.unpersisted.values())
+        accepted = await self._jobs.commit_answers(
+            group.answers, published, group.claims, self._write_of(finished), list(group.unpersisted.values())
         )
         known = await self._jobs.stored_answers(group.refused(accepted))
         self._replaced.difference_update(one.key for one in finished)
@@ -297,16 +297,16 @@ class Outbox:
                 group.claims.append(Claim(one.request.run_id, one.request.tenant, answer))
         return group
 
-    def _settlement_of(self, finished: Sequence[Finished]) -> AlsoSettle | None:
-        """Return what the worker itself has to write in the commit of these answers."""
-        settlement = self._settlement
-        if settlement is None or not (concerned := [one for one in finished if settlement.concerns(one)]):
+    def _write_of(self, finished: Sequence[Finished]) -> WriteInCommit | None:
+        """Return the write of the worker's hook in the commit of these answers."""
+        commit_hook = self._commit_hook
+        if commit_hook is None or not (hooked := [one for one in finished if commit_hook.applies_to(one)]):
             return None
 
-        async def settle(conn: Connection, accepted: frozenset[JobKey]) -> None:
-            await settlement.settle(conn, [one for one in concerned if one.key in accepted])
+        async def write(conn: Connection, accepted: frozenset[JobKey]) -> None:
+            await commit_hook.write(conn, [one for one in hooked if one.key in accepted])
 
-        return settle
+        return write
 
     async def _publish(self) -> bool:
         stored, dead = list(self._stored), list(self._dead)
