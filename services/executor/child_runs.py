@@ -42,7 +42,7 @@ CHILD = ":child"
 """What the ids of requests end in that a child run answers."""
 
 
-def refusal(run: Run, arguments: dict[str, Json]) -> Reason | None:
+def handoff_refusal(run: Run, arguments: dict[str, Json]) -> Reason | None:
     """Return why a run must not hand over as these arguments say, or None when it may."""
     playbook = arguments.get("playbook")
     above = run.parent.ancestors if run.parent else ()
@@ -114,7 +114,7 @@ def child_of(run: Run, key: str) -> UUID:
     return derive_run_id(run.tenant, key, id_time_ms(run.run_id))
 
 
-def start(run: Run, event: ev.CallRequested, child: UUID) -> Send:
+def task_message(run: Run, event: ev.CallRequested, child: UUID) -> Send:
     """Return the task that starts a child run: the same task each time it is sent."""
     task = task_of(run, event, child)
     return Send(topics.CHILD_TASKS, "triptych.child-task", event.request_id, task, to=child)
@@ -132,7 +132,7 @@ def task_of(run: Run, event: ev.CallRequested, child: UUID) -> ChildTask:
     )
 
 
-def withdraw(run: Run, state: StepState) -> Send:
+def withdrawal_message(run: Run, state: StepState) -> Send:
     """Return the task of a child run as withdrawn. It takes the way of the task, so it cannot come before the task."""
     assert state.child is not None  # noqa: S101 - only child runs are withdrawn
     key = f"{run.run_id}:{state.id}:{state.call}"
@@ -167,7 +167,7 @@ def _parent(run: Run, request: str, child: UUID, grant: Grant, deadline_at: date
 # --- what a child tells its parent ----------------------------------------------------------------
 
 
-def answer(run: Run, parent: Parent) -> Send:
+def answer_message(run: Run, parent: Parent) -> Send:
     """Return the message with a child run's answer to its parent: the same each time it is made."""
     reply = answer_of(run, parent)
     return Send(topics.RESULTS, "triptych.result", f"{run.run_id}:answer", reply, to=parent.run_id)
@@ -219,7 +219,7 @@ def _admission(run: Run) -> ev.RunAdmitted:
     )
 
 
-def refused(task: ChildTask, child: UUID, reason: Reason) -> CallAnswer:
+def refused_answer(task: ChildTask, child: UUID, reason: Reason) -> CallAnswer:
     """Return the answer to a parent whose child never became a run."""
     error = ToolError(
         code=ErrorCode.INVALID_ARGUMENTS, message=reason.message, details={"effect": "none", "reason": reason.code}
@@ -233,7 +233,7 @@ def refused(task: ChildTask, child: UUID, reason: Reason) -> CallAnswer:
     )
 
 
-def notice(run: Run, parent: Parent, status: str, reason: Reason | None) -> Send:
+def notice_message(run: Run, parent: Parent, status: str, reason: Reason | None) -> Send:
     """Word to the parent that a child run waits for a person, or goes on."""
     command = notice_of(run, parent.run_id, status, reason)
     return Send(topics.CONTROL, "triptych.control", command.command_id, command, to=parent.run_id)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from triptych.executor import compensation
 from triptych.executor import events as ev
 from triptych.executor.child_runs import on_notice, open_children
-from triptych.executor.ending import end
+from triptych.executor.ending import end_run
 from triptych.executor.state import Run, RunStatus, StepState, step_of
 from triptych.executor.transition import RunTransition
 from triptych.schemas import Control, ControlAction, Reason
@@ -18,20 +18,20 @@ LATEST_DEADLINE = datetime(9000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class UnfitCommand:
+class InvalidCommand:
     """A person's command that says something which its run cannot take, and why."""
 
     command: Control
     why: str
 
 
-def on_command(transition: RunTransition, told: Control | UnfitCommand) -> None:
+def on_command(transition: RunTransition, message: Control | InvalidCommand) -> None:
     """Do what a person says, once."""
-    command = told.command if isinstance(told, UnfitCommand) else told
+    command = message.command if isinstance(message, InvalidCommand) else message
     if command.command_id in transition.run.commands:
         return
-    if isinstance(told, UnfitCommand):
-        _refuse(transition, command, told.why)
+    if isinstance(message, InvalidCommand):
+        _refuse(transition, command, message.why)
     else:
         _on_control(transition, command)
 
@@ -65,7 +65,7 @@ def _on_control(transition: RunTransition, command: Control) -> None:
         case ControlAction.SKIP if is_escalated:
             _skip(transition, command)
         case _:
-            _refuse(transition, command, _unfit_state(run, command))
+            _refuse(transition, command, _wrong_state(run, command))
 
 
 def _fractions(command: Control) -> str:
@@ -73,7 +73,7 @@ def _fractions(command: Control) -> str:
     return ", ".join(name for name, more in command.extend.items() if name != "usd" and not more.is_integer())
 
 
-def _unfit_state(run: Run, command: Control) -> str:
+def _wrong_state(run: Run, command: Control) -> str:
     waiting = [
         f"{request.event.child} of step {step}"
         for step in run.children_waiting
@@ -87,7 +87,7 @@ def _unfit_state(run: Run, command: Control) -> str:
 
 def _end_by_command(transition: RunTransition, command: Control, status: RunStatus, code: str) -> None:
     message = f"{code} by {command.principal}" + (f": {command.note}" if command.note else "")
-    end(
+    end_run(
         transition,
         status,
         Reason(code=code, message=message),

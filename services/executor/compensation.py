@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from triptych.executor import events as ev
 from triptych.executor.child_runs import open_children
-from triptych.executor.ending import end
+from triptych.executor.ending import end_run
 from triptych.executor.requests import REISSUE_AFTER_MS
 from triptych.executor.retries import retry_compensation
 from triptych.executor.state import CompensationStatus, RequestKind, Run, RunStatus, StepState
@@ -123,4 +123,4 @@ def _end(transition: RunTransition) -> None:
     if unknown:
         parts.append(f"not undone, since it is unknown whether they were written: {', '.join(unknown)}")
     reason = Reason(code="aborted", message="; ".join(parts))
-    end(transition, RunStatus.FAILED, reason, principal=run.undo.principal)
+    end_run(transition, RunStatus.FAILED, reason, principal=run.undo.principal)

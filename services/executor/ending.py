@@ -15,7 +15,7 @@ from triptych.executor.transition import RunTransition
 from triptych.schemas import CallAnswer, Grant, Json, PlanAnswer, Reason, UnderWay, VerdictAnswer
 
 
-def end(
+def end_run(
     transition: RunTransition,
     status: RunStatus,
     reason: Reason,

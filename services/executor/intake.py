@@ -27,7 +27,7 @@ from triptych.executor.child_messages import (
     child_refusal,
     withdrawal,
 )
-from triptych.executor.commands import UnfitCommand
+from triptych.executor.commands import InvalidCommand
 from triptych.executor.deployments import Deployment, InvalidPlaybook
 from triptych.executor.fingerprint import fingerprint_of
 from triptych.executor.machine import GivenUp, Message, Start, Tick, begin, decide
@@ -292,16 +292,16 @@ class Executor:
                 others=self._others(opening.playbook),
             )
             return _transition(decided, first_seq=1, now=now)
-        content = _believed(state, message, witness)
+        content = _verified(state, message, witness)
         if content is None or state is None:
             return None
         if isinstance(content, AnyAnswer):
-            answer = self._trust.believed(state, content, message.source)
+            answer = self._trust.verified(state, content, message.source)
             if answer is None:
                 return None
             content = answer
-        elif isinstance(content, Control) and (why := self._trust.unfit_answer(state, content)):
-            content = UnfitCommand(content, why)
+        elif isinstance(content, Control) and (why := self._trust.invalid_answer(state, content)):
+            content = InvalidCommand(content, why)
         decided = decide(state, content, now)
         return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
 
@@ -505,7 +505,7 @@ def _input(task: Task, playbook: Playbook) -> dict[str, Json]:
     return with_defaults(playbook.input, task.input) if playbook.has_defaults else task.input
 
 
-def _believed(state: Run | None, message: RunMessage, witness: Run | None) -> Message | None:
+def _verified(state: Run | None, message: RunMessage, witness: Run | None) -> Message | None:
     """Return the message as far as the records of runs confirm it; None when no message is left."""
     content = message.content
     if isinstance(content, TaskAdmission | ChildAdmission) or (state is None and isinstance(content, Tick | Start)):

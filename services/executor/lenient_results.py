@@ -28,7 +28,7 @@ _NAMES: Final[dict[type, str]] = {
 Path = tuple[str | int, ...]
 
 
-def unfit_use(run: Run, state: StepState, schema: Json, data: Json) -> str | None:
+def invalid_use(run: Run, state: StepState, schema: Json, data: Json) -> str | None:
     """Return, in words, a used part of a step's answer that is missing or not of its type; None without such a part.
 
     What is read inside a macro, of each element of a list, is not looked at: its expression fails by itself. So does

@@ -17,7 +17,7 @@ from triptych.executor import compensation
 from triptych.executor import events as ev
 from triptych.executor.budgets import overspent
 from triptych.executor.child_runs import waits_for_room
-from triptych.executor.commands import UnfitCommand, on_command
+from triptych.executor.commands import InvalidCommand, on_command
 from triptych.executor.ending import record_late_answer
 from triptych.executor.failures import fail_step
 from triptych.executor.fan_out import branch_to_start, open_branches
@@ -70,7 +70,7 @@ class GivenUp:
 
 AnswerT = TypeVar("AnswerT", CallAnswer, VerdictAnswer, PlanAnswer)
 
-Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | UnfitCommand | Tick | Start | KeyReply | GivenUp
+Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | InvalidCommand | Tick | Start | KeyReply | GivenUp
 
 
 def begin(
@@ -121,7 +121,7 @@ def decide(run: Run, message: Message, now: datetime) -> Decided:
             _within_grant(transition, message, _on_verdict)
         case PlanAnswer() if _is_asked_for(run, message, RequestKind.PLAN):
             _within_grant(transition, message, _on_plan)
-        case Control() | UnfitCommand():
+        case Control() | InvalidCommand():
             on_command(transition, message)
         case KeyReply() if (request := run.requests.get(message.request_id)) and request.kind is RequestKind.KEY:
             on_key(transition, message)

@@ -78,7 +78,7 @@ def _escalated(run: Run, reason: Reason, step: str | None, now: datetime) -> Ite
     short = partial(escalation.model_copy, update={"input": {}, "steps": ()})
     yield Send(topics.ESCALATIONS, "triptych.escalation", event_id, escalation, short)
     if run.parent:
-        yield child_runs.notice(run, run.parent, child_runs.WAITS, reason)
+        yield child_runs.notice_message(run, run.parent, child_runs.WAITS, reason)
 
 
 def _waits_or_goes_on(
@@ -92,7 +92,7 @@ def _waits_or_goes_on(
         outcome = _outcome(run, OutcomeStatus.ESCALATED, because, now, final=False)
         yield _outcome_send(f"{run.name}:waits:{run.escalations}.{run.child_waits}:outcome", outcome)
         if run.parent:
-            yield child_runs.notice(run, run.parent, child_runs.WAITS, because)
+            yield child_runs.notice_message(run, run.parent, child_runs.WAITS, because)
 
 
 def _after_answers(run: Run, events: Iterable[ev.Event]) -> list[Send]:
@@ -103,7 +103,7 @@ def _after_answers(run: Run, events: Iterable[ev.Event]) -> list[Send]:
 
 def _goes_on(run: Run, parent: Parent) -> Iterable[Send]:
     if run.status.is_active and run.waits_because is None:
-        yield child_runs.notice(run, parent, child_runs.GOES_ON, None)
+        yield child_runs.notice_message(run, parent, child_runs.GOES_ON, None)
 
 
 def _request_again(run: Run, request_id: str) -> list[Send]:
@@ -119,7 +119,7 @@ def _request_again(run: Run, request_id: str) -> list[Send]:
 
 
 def _withdrawals(run: Run, steps: Iterable[str] | None) -> list[Send]:
-    return [child_runs.withdraw(run, run.state(step)) for step in steps or ()]
+    return [child_runs.withdrawal_message(run, run.state(step)) for step in steps or ()]
 
 
 def _called_off(run: Run, requests: Iterable[OpenRequest]) -> list[Send]:
@@ -152,7 +152,7 @@ def _noun(run: Run, event: ev.WorkerRequested) -> str:
 
 def endings(run: Run) -> list[Send]:
     """Return the messages of a run that is over: to its client, and to its parent if it has one."""
-    return [final_outcome(run), *([child_runs.answer(run, run.parent)] if run.parent else [])]
+    return [final_outcome(run), *([child_runs.answer_message(run, run.parent)] if run.parent else [])]
 
 
 def final_outcome(run: Run) -> Send:
@@ -201,7 +201,7 @@ def _request(run: Run, event: ev.WorkerRequested) -> Send:
         case ev.PlanRequested():
             return Send(topics.PLAN_REQUESTS, "triptych.plan-request", event.request_id, _plan_request(run, event))
         case ev.CallRequested(child=UUID() as child):
-            return child_runs.start(run, event, child)
+            return child_runs.task_message(run, event, child)
         case ev.CallRequested():
             return _call_send(event.request_id, _call_request(run, event))
         case ev.UndoRequested():

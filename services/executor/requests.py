@@ -116,7 +116,7 @@ def _is_refused(transition: RunTransition, state: StepState, arguments: dict[str
     if is_first and (circle := repeated_call(run, step.operation, arguments)):
         transition.record(ev.RunEscalated(circle, state.id))
         return True
-    if state.is_handoff and (refused := child_runs.refusal(run, arguments)):
+    if state.is_handoff and (refused := child_runs.handoff_refusal(run, arguments)):
         fail_step(transition, state.id, FailureAction.REPLAN, refused)
         return True
     if short := shortfall(run.ledger, grant, steps=0 if state.counted else 1, tool_calls=1):

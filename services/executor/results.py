@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from triptych.executor import events as ev
-from triptych.executor.ending import end
+from triptych.executor.ending import end_run
 from triptych.executor.failures import fail_step, replan_or_escalate
 from triptych.executor.fan_out import fan_in
 from triptych.executor.requests import request_final_review, request_step_review
@@ -175,7 +175,7 @@ def finish(transition: RunTransition) -> None:
 
 def _succeed(transition: RunTransition, output: dict[str, Json] | None = None) -> None:
     reason = Reason(code="done", message="every step ended as expected")
-    end(transition, RunStatus.SUCCEEDED, reason, output=transition.run.output if output is None else output)
+    end_run(transition, RunStatus.SUCCEEDED, reason, output=transition.run.output if output is None else output)
 
 
 def worker_reason(error: ToolError, unavailable: str) -> str:

@@ -14,7 +14,7 @@ from typing import Protocol
 from triptych.contracts.compiled_contract import CompiledContract, compiled_handoff_contract
 from triptych.executor import events as ev
 from triptych.executor.commands import step_to_skip
-from triptych.executor.lenient_results import unfit_use
+from triptych.executor.lenient_results import invalid_use
 from triptych.executor.state import OpenRequest, RequestKind, Run, RunStatus
 from triptych.json_schema import JsonSchema, SchemaError, told
 from triptych.kernel.errors import UndecodableRecord
@@ -88,7 +88,7 @@ class ForgedRecord(UndecodableRecord):
 
 
 class Trust:
-    """Decides which answers are believed."""
+    """Decides which answers are accepted."""
 
     def __init__(self, contracts: Contracts | None) -> None:
         """Take the contracts. Without them, answers are not checked against any: for tests of other things."""
@@ -96,7 +96,7 @@ class Trust:
         self._sound: OrderedDict[tuple[int, str], Plan] = OrderedDict()
         """Plans that were found good for a playbook, by their identity: the same plan is that of thousands of runs."""
 
-    def believed(self, run: Run, answer: AnyAnswer, source: str | None) -> AnyAnswer | None:
+    def verified(self, run: Run, answer: AnyAnswer, source: str | None) -> AnyAnswer | None:
         """Check an answer. None when it answers no request that is open, or was open when the run ended.
 
         `source` is who says that it has sent it, if anybody says so.
@@ -122,7 +122,7 @@ class Trust:
                 _check_verdict(run, request, answer)
         return answer
 
-    def unfit_answer(self, run: Run, command: Control) -> str | None:
+    def invalid_answer(self, run: Run, command: Control) -> str | None:
         """Return why a person's answer cannot be that of the step; None where it can, or without an answer."""
         state = step_to_skip(run, command)
         if command.data is None or command.action is not ControlAction.SKIP or state is None:
@@ -132,7 +132,7 @@ class Trust:
         if offer is None or run.status is not RunStatus.ESCALATED:
             return None
         answer = command.data
-        if not (errors := offer.result.schema_errors(answer) if step.map is None else _unfit_branches(offer, answer)):
+        if not (errors := offer.result.schema_errors(answer) if step.map is None else _branch_errors(offer, answer)):
             return None
         return (
             f"the answer does not fit what {step.operation} answers in step {state.id}: {told(errors, 'answer')}; "
@@ -223,7 +223,7 @@ class Trust:
         if state.step.reading is Reading.STRICT:
             errors = told(offer.result.schema_errors(answer.result.data, SHOWN_MAX), "data")
             return _of_no_use(answer, f"{operation} answered, but step {state.id} reads strictly: {errors}")
-        unfit = unfit_use(run, state, offer.contract.result, answer.result.data)
+        unfit = invalid_use(run, state, offer.contract.result, answer.result.data)
         if unfit is None:
             return answer
         told_use = f"{operation} answered, but of what the playbook uses of step {state.id}, {unfit}"
@@ -257,7 +257,7 @@ _MERGED: dict[str, Json] = {
 """The shape of what the branches of a step together answer."""
 
 
-def _unfit_branches(offer: CompiledContract, answer: Json) -> list[SchemaError]:
+def _branch_errors(offer: CompiledContract, answer: Json) -> list[SchemaError]:
     """Return what is wrong with one answer in place of those of all branches."""
     if errors := JsonSchema.of(_MERGED).schema_errors(answer):
         return errors

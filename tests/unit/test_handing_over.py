@@ -98,7 +98,7 @@ async def cost_of_step(book: Playbook) -> Cost:
     answer = await planned(request)
     assert answer.plan is not None, answer.error
     trust = Trust(NoTools())
-    assert trust.believed(run, answer, None) is answer
+    assert trust.verified(run, answer, None) is answer
     return answer.plan.steps[0].pin.cost
 
 
@@ -121,13 +121,13 @@ async def test_a_plan_that_reserves_something_else_is_not_carried_out() -> None:
     pin = step.pin.model_copy(update={"cost": Cost(tool_calls=1)})
     plan = answer.plan.model_copy(update={"steps": (step.model_copy(update={"pin": pin}),)})
     with pytest.raises(ForgedRecord, match="another pin"):
-        Trust(NoTools()).believed(run, answer.model_copy(update={"plan": plan}), None)
+        Trust(NoTools()).verified(run, answer.model_copy(update={"plan": plan}), None)
 
 
 async def test_a_planner_that_knows_other_versions_of_them_is_asked_again() -> None:
     run, request = asked(parent())
     answer = await planned(request.model_copy(update={"others": ()}))
-    believed = Trust(NoTools()).believed(run, answer, None)
+    believed = Trust(NoTools()).verified(run, answer, None)
     assert isinstance(believed, PlanAnswer)
     assert believed.error is not None
     assert "are not known here" in believed.error.message

@@ -184,7 +184,7 @@ def heard(data: Any, *, use: Any = None, expect: str | None = None, **spec: Any)
     plan = PlanAnswer(
         request_id=story.request(RequestKind.PLAN), run_id=RUN_ID, tenant="default", plan=make_plan(tuple(steps), terms)
     )
-    story.tell(trust.believed(story.run, plan, None))
+    story.tell(trust.verified(story.run, plan, None))
     warnings = tuple(Misreading(place="x", message="m") for _ in Known.offer.result.schema_errors(data))
     said = CallAnswer(
         request_id=story.request(RequestKind.CALL, "a"),
@@ -192,7 +192,7 @@ def heard(data: Any, *, use: Any = None, expect: str | None = None, **spec: Any)
         tenant="default",
         result=Result.ok(data, warnings),
     )
-    told = trust.believed(story.run, said, None)
+    told = trust.verified(story.run, said, None)
     assert isinstance(told, CallAnswer)
     return told.result
 
@@ -272,7 +272,7 @@ def test_a_result_with_warnings_and_without_data_is_forged() -> None:
     result = Result(status=ResultStatus.EMPTY, warnings=(Misreading(place="", message="m"),))
     said = CallAnswer(request_id=story.request(RequestKind.CALL, "a"), run_id=RUN_ID, tenant="default", result=result)
     with pytest.raises(ForgedRecord, match="has warnings, and no data"):
-        trust.believed(story.run, said, None)
+        trust.verified(story.run, said, None)
 
 
 def test_warnings_stand_in_the_journal() -> None:

@@ -79,7 +79,7 @@ def answer(story: Story, kind: type, ask: RequestKind, step: str | None = None, 
 
 
 def believed(story: Story, told: Any, source: str | None = None) -> Any:
-    return TRUST.believed(story.run, told, source)
+    return TRUST.verified(story.run, told, source)
 
 
 @pytest.mark.parametrize("plan", [FIXED, BY_MODEL])
