@@ -8,6 +8,9 @@ PROSE += schemas services/executor services/critic services/planner
 PROSE += triptych/commands triptych/embedded triptych/operator
 PROSE += triptych/kernel triptych/contracts triptych/json_schema triptych/models triptych/client
 PROSE += triptych/playbook chaos tests/chaos tests/simulation bench examples/README.md examples/calendar examples/serving.py
+PROSE += $(addprefix services/tools/,sdk guard http conformance testing.py scaffold.py __init__.py __main__.py) \
+	$(addprefix services/tools/adapters/,__init__.py echo.py http_call.py mail mcp memory model openapi rest sql) \
+	$(filter-out %/webhooks.py,$(wildcard services/tools/runtime/*.py))
 
 .PHONY: help dev test-unit test-integration test-acceptance test-chaos changelog release-notes commit-subjects dist images publish demo up down test quick thorough crash-matrix chaos documents simulate check prose bench bench-compare bench-size endurance format lock docs docs-site schemas-accept clean
 

@@ -20,7 +20,7 @@ from studio import free_port
 from triptych.kernel.kafka.cloudevents import utc_now
 from triptych.kernel.process.health import serve_app
 from triptych.tools.runtime import callback_endpoint as module
-from triptych.tools.runtime.callback_endpoint import BODY_MAX_BYTES, CONNECTIONS_MAX, BoundedProtocol, endpoint, said
+from triptych.tools.runtime.callback_endpoint import BODY_MAX_BYTES, CONNECTIONS_MAX, BoundedProtocol, endpoint, reply
 from triptych.tools.runtime.webhooks import Verifier
 from triptych_chaos import webhooks
 
@@ -40,9 +40,9 @@ async def listening(port: int, **limits: Any) -> AsyncIterator[list[bytes]]:
 
     async def handle(_token: str, body: bytes, request: Request) -> Response:
         if problem := VERIFIER.problem(request.headers, body, utc_now()):
-            return said(HTTPStatus.UNAUTHORIZED, problem)
+            return reply(HTTPStatus.UNAUTHORIZED, problem)
         heard.append(body)
-        return said(HTTPStatus.OK, "taken")
+        return reply(HTTPStatus.OK, "taken")
 
     app = endpoint(lambda request: VERIFIER.problem_of_headers(request.headers, utc_now()), handle, **limits)
     async with serve_app(app, "127.0.0.1", port, "callbacks", BoundedProtocol):

@@ -322,10 +322,10 @@ async def test_an_operation_that_has_moved_gets_the_credential_only_when_its_hos
         watching = DriftWatch(made, 0, Alerts(structlog.get_logger()), structlog.get_logger())
         async with running(made) as calls:
             (tmp_path / "upstream.json").write_text(json.dumps(document(other.url)))
-            await watching.look()
+            await watching.compare_now()
             assert "is not what was accepted" in (await calls("look", {})).error.message
             (tmp_path / "shop.json").write_text(json.dumps(document(other.url)))
-            await watching.look()
+            await watching.compare_now()
             error = (await calls("look", {})).error
         assert error.code is ErrorCode.FORBIDDEN
         assert "options.hosts" in error.message

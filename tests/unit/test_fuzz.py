@@ -194,8 +194,8 @@ def test_an_openapi_document_is_surveyed_or_refused(changes: Any) -> None:
         found = import_document(
             OpenApiDocument.parse(written(changed(API, changes)), "shop.json"), "shop", OpenApiOptions(spec="shop.json")
         )
-        assert all(left.why.strip() for left in found.left_out)
-        names = [each.endpoint.contract.operation for each in found.generated]
+        assert all(left.why.strip() for left in found.skipped)
+        names = [each.endpoint.contract.operation for each in found.imported]
         assert len(names) == len(set(names))
 
 

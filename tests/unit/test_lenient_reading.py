@@ -148,7 +148,7 @@ def test_documents_of_others_are_read_leniently_unless_an_option_says_otherwise(
         "paths": {"/a": {"get": {"operationId": "look", "responses": {"200": {"content": {"application/json": {}}}}}}},
     }
     stated = OpenApiOptions.model_validate_json(orjson.dumps({"spec": "a.json", **options}))
-    (made,) = import_document(OpenApiDocument.parse(orjson.dumps(content), "a.json"), "a", stated).generated
+    (made,) = import_document(OpenApiDocument.parse(orjson.dumps(content), "a.json"), "a", stated).imported
     assert made.endpoint.contract.reading is reading
 
 

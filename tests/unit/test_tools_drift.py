@@ -83,10 +83,10 @@ def watch(tool: Tool) -> DriftWatch:
 async def test_a_compatible_change_is_taken_over_and_announced_and_old_plans_still_fit(crm, upstream):
     planned = crm.operations["crm.get_customer"].contract_hash
     upstream(document(tier={"type": "string"}))
-    await watch(crm).look()
+    await watch(crm).compare_now()
     now = crm.operations["crm.get_customer"]
     assert "tier" in now.contract.result["properties"]
-    assert planned in now.takes
+    assert planned in now.accepted_hashes
     assert crm.changed.is_set()
     assert crm.quarantined == {}
 
@@ -97,9 +97,9 @@ async def test_a_source_that_says_something_senseless_is_compared_again(crm, ups
     answers["application/json"]["schema"]["required"] = [[], [], {}]
     upstream(senseless)
     watching = watch(crm)
-    await watching.look()
+    await watching.compare_now()
     upstream(document())
-    await watching.look()
+    await watching.compare_now()
     assert crm.quarantined == {}
 
 
@@ -108,7 +108,7 @@ async def test_a_source_that_cannot_be_read_for_whatever_reason_changes_nothing(
         raise RecursionError
 
     crm.origin = replace(crm.origin, fetch=fetch)
-    await watch(crm).look()
+    await watch(crm).compare_now()
     assert crm.quarantined == {}
 
 
@@ -117,7 +117,7 @@ async def test_a_breaking_change_is_refused_with_the_difference_until_somebody_a
     del changed["paths"]["/plans"]
     upstream(changed)
     watching = watch(crm)
-    await watching.look()
+    await watching.compare_now()
     error = (await call(crm, "get_customer", {"id": "7"})).error
     assert error.code is ErrorCode.CONTRACT_VIOLATION
     assert "name" in error.details["drift"]
@@ -131,7 +131,7 @@ async def test_a_breaking_change_is_refused_with_the_difference_until_somebody_a
     assert "crm.list_plans: gone" in done.output
     done = await at_a_terminal(["tools", "accept", *command[2:]])
     assert done.exit_code == 0, done.output
-    await watching.look()
+    await watching.compare_now()
     assert crm.quarantined.keys() == {"crm.list_plans"}
     assert crm.operations["crm.get_customer"].contract.result["properties"]["name"]["type"] == "integer"
     assert (await at_a_terminal(command)).output == "nothing has changed\n"
@@ -140,18 +140,18 @@ async def test_a_breaking_change_is_refused_with_the_difference_until_somebody_a
 async def test_a_source_that_comes_back_to_what_was_accepted_ends_the_quarantine(crm, upstream):
     watching = watch(crm)
     upstream(document(name={"type": "integer"}))
-    await watching.look()
+    await watching.compare_now()
     assert crm.quarantined
     upstream(document())
-    await watching.look()
+    await watching.compare_now()
     assert crm.quarantined == {}
 
 
 async def test_a_source_that_is_away_or_speaks_nonsense_changes_nothing(crm, folder):
     before = dict(crm.operations)
-    await watch(crm).look()
+    await watch(crm).compare_now()
     (folder / "upstream.json").write_text("<html>")
-    await watch(crm).look()
+    await watch(crm).compare_now()
     assert (crm.operations, crm.quarantined) == (before, {})
 
 
@@ -218,7 +218,7 @@ async def test_a_refresh_changes_nothing_of_where_a_call_goes_and_how_it_is_made
     crm = openapi(Source("crm", {"spec": "crm.json", "source": "upstream.json"}, folder))
     accepted = crm.operations["crm.make_plan"]
     upstream(changed)
-    await watch(crm).look()
+    await watch(crm).compare_now()
     assert told in crm.quarantined["crm.make_plan"]
     assert crm.operations["crm.make_plan"] is accepted
     done = await at_a_terminal(["tools", "diff", "crm", "--config", str(folder / "triptych.toml")])
@@ -239,11 +239,11 @@ async def test_a_parameter_that_is_new_and_optional_is_taken_over_with_its_place
     crm = openapi(Source("crm", {"spec": "crm.json", "source": "upstream.json"}, folder))
     upstream(plans(parameters=[KEY, QUERY, {"name": "verbose", "in": "query", "schema": {"type": "boolean"}}]))
     watching = watch(crm)
-    await watching.look()
+    await watching.compare_now()
     assert crm.quarantined == {}
     assert crm.operations["crm.make_plan"].facts["parameter verbose"] == "query verbose (form, explode)"
     crm.changed.clear()
-    await watching.look()
+    await watching.compare_now()
     assert not crm.changed.is_set(), "nothing is announced again"
 
 
@@ -257,7 +257,7 @@ async def test_an_operation_that_is_put_in_gives_no_name_another_meaning(folder,
     crm = openapi(Source("crm", {"spec": "crm.json", "source": "upstream.json"}, folder))
     before = {name: each.facts["request"] for name, each in crm.operations.items()}
     upstream(purging("suspend", "purge", "resume"))
-    await watch(crm).look()
+    await watch(crm).compare_now()
     assert crm.quarantined == {}
     assert {name: each.facts["request"] for name, each in crm.operations.items()} == before
 
@@ -267,7 +267,7 @@ async def test_names_that_change_places_are_quarantined(crm, upstream):
     customers, plans = swapped["paths"]["/customers/{id}"]["get"], swapped["paths"]["/plans"]["get"]
     customers["operationId"], plans["operationId"] = plans["operationId"], customers["operationId"]
     upstream(swapped)
-    await watch(crm).look()
+    await watch(crm).compare_now()
     assert crm.quarantined.keys() == {"crm.get_customer", "crm.list_plans"}
 
 
@@ -307,7 +307,7 @@ async def test_what_an_adapter_finds_by_itself_is_an_alert_until_it_is_accepted(
         for _ in range(3):
             await asyncio.sleep(0)
         assert told[-1] == ("drift", ())
-        await watch.look()
+        await watch.compare_now()
         assert read == [b"accepted"]
     finally:
         watching.cancel()

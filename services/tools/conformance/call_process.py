@@ -26,7 +26,7 @@ from triptych.kernel.worker.jobs import InboundRequest, JobKey, Jobs
 from triptych.schemas import codec
 from triptych.schemas.result import Result
 from triptych.schemas.work import CallAnswer, CallRequest
-from triptych.tools.conformance.faults import InjectedFault, telling_early, with_fault
+from triptych.tools.conformance.faults import InjectedFault, with_early_callback, with_fault
 from triptych.tools.conformance.upstream import Callback, CallbackTiming, FakeUpstream
 from triptych.tools.runtime.effect_ledger import PostgresEffectLedger
 from triptych.tools.runtime.process import load_tool
@@ -117,7 +117,9 @@ async def _before(upstream: FakeUpstream, callback: Callback, tool: Tool, reques
         await upstream.call_back(request, callback)
     if callback.telling is CallbackTiming.EARLY:
         operation = tool.operations[request.operation]
-        tool.operations[request.operation] = telling_early(operation, lambda: upstream.call_back(request, callback))
+        tool.operations[request.operation] = with_early_callback(
+            operation, lambda: upstream.call_back(request, callback)
+        )
 
 
 @asynccontextmanager

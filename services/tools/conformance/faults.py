@@ -50,7 +50,7 @@ def with_fault(operation: Operation, fault: InjectedFault) -> Operation:
     return operation.wrapped(around)
 
 
-def telling_early(operation: Operation, call_back: Callable[[], Awaitable[None]]) -> Operation:
+def with_early_callback(operation: Operation, call_back: Callable[[], Awaitable[None]]) -> Operation:
     """Return the same operation, whose upstream calls back while the call is still made."""
 
     def around(perform: Perform) -> Perform:
@@ -69,6 +69,6 @@ def telling_early(operation: Operation, call_back: Callable[[], Awaitable[None]]
 def strange_to(operation: Operation) -> Json:
     """Return a result that the contract refuses; raises LookupError when no candidate is refused."""
     for candidate in STRANGE:
-        if operation.refuses(candidate):
+        if operation.is_invalid_result(candidate):
             return candidate
     raise LookupError(f"anything fits the result of {operation.contract.operation}")

@@ -140,9 +140,9 @@ class _Suite:
         }
         if is_called_back:
             cases |= {
-                Case.EARLY: lambda: self._told(CallbackTiming.EARLY),
-                Case.TWICE: lambda: self._told(CallbackTiming.TWICE),
-                Case.FORGED: lambda: self._told(CallbackTiming.FORGED),
+                Case.EARLY: lambda: self._called_back(CallbackTiming.EARLY),
+                Case.TWICE: lambda: self._called_back(CallbackTiming.TWICE),
+                Case.FORGED: lambda: self._called_back(CallbackTiming.FORGED),
                 Case.OVERDUE: self._overdue,
             }
         if first.verdict is CaseStatus.FAILED:
@@ -170,10 +170,10 @@ class _Suite:
         first = await self._live(one)
         _worked(first)
         if (second := await self._live(one)).result != first.result:
-            raise _Broken(f"the same request was answered otherwise: {_told(second)}")
+            raise _Broken(f"the same request was answered otherwise: {_outcome_of(second)}")
         third = await self._live(_again(one))
         if self._effect.writes and third.result != first.result:
-            raise _Broken(f"another attempt under the same key was answered otherwise: {_told(third)}")
+            raise _Broken(f"another attempt under the same key was answered otherwise: {_outcome_of(third)}")
         await self._took_effect(one, 1)
         return "answered alike each time"
 
@@ -181,7 +181,7 @@ class _Suite:
         one = self._request()
         killed = await self._live(one, die_at=place)
         if killed.result is not None:
-            raise _Broken(f"it was not killed at {place}: {_told(killed)}")
+            raise _Broken(f"it was not killed at {place}: {_outcome_of(killed)}")
         return await self._recovered(one, await self._live(one), may_have_happened=may_have_happened)
 
     async def _suffered(self, fault: InjectedFault, code: ErrorCode) -> str:
@@ -189,7 +189,7 @@ class _Suite:
         one = self._request(timeout_ms=limit_ms)
         suffered = await self._live(one, fault=fault)
         if suffered.code is not code:
-            raise _Broken(f"it should have been answered {code.value}, and was {_told(suffered)}")
+            raise _Broken(f"it should have been answered {code.value}, and was {_outcome_of(suffered)}")
         return await self._recovered(one, await self._live(_again(one)), may_have_happened=True)
 
     async def _wrong_shape(self) -> str:
@@ -197,10 +197,10 @@ class _Suite:
         lived = await self._live(self._request(), fault=InjectedFault.STRANGE)
         if self._operation.contract.reading is Reading.LENIENT:
             if lived.result is None or not lived.result.warnings:
-                raise _Broken(f"it should have been let pass with a warning, and was {_told(lived)}")
+                raise _Broken(f"it should have been let pass with a warning, and was {_outcome_of(lived)}")
             return "let pass with a warning, as its contract is read leniently"
         if lived.code is not ErrorCode.CONTRACT_VIOLATION:
-            raise _Broken(f"it should have been answered contract_violation, and was {_told(lived)}")
+            raise _Broken(f"it should have been answered contract_violation, and was {_outcome_of(lived)}")
         return "answered contract_violation, never as data"
 
     async def _wrong_callback(self) -> str:
@@ -209,7 +209,7 @@ class _Suite:
             raise LookupError("its code makes a fitting result of any body")
         return "refused, never as data"
 
-    async def _told(self, telling: CallbackTiming) -> str:
+    async def _called_back(self, telling: CallbackTiming) -> str:
         one = self._request()
         told = _worked(await self._live(one, telling=telling))
         await self._took_effect(one, 1)
@@ -219,7 +219,7 @@ class _Suite:
         one = self._request()
         waiting = await self._live(one, telling=CallbackTiming.NEVER)
         if waiting.code is not ErrorCode.UNAVAILABLE:
-            raise _Broken(f"it should have waited for its upstream, and was {_told(waiting)}")
+            raise _Broken(f"it should have waited for its upstream, and was {_outcome_of(waiting)}")
         _worked(await self._live(_again(one), telling=CallbackTiming.LATE))
         await self._took_effect(one, 1)
         return "the next attempt got the answer and made no call"
@@ -231,7 +231,7 @@ class _Suite:
             cannot = "" if self._operation.reconcile is not None else "; offer a reconcile, and it need not be"
             return f"in doubt, for a person to decide{cannot}"
         if self._effect.must_be_reconciled and self._operation.reconcile is None:
-            raise _Broken(f"it cannot be known what happened, and yet it was {_told(lived)}")
+            raise _Broken(f"it cannot be known what happened, and yet it was {_outcome_of(lived)}")
         _worked(lived)
         await self._took_effect(one, 1)
         return "reconciled" if self._effect.must_be_reconciled else "made again"
@@ -302,11 +302,11 @@ def _again(one: CallRequest) -> CallRequest:
 
 def _worked(lived: _Lived) -> str:
     if lived.result is None or lived.result.status is ResultStatus.ERROR:
-        raise _Broken(f"it was {_told(lived)}")
+        raise _Broken(f"it was {_outcome_of(lived)}")
     return f"answered {lived.result.status.value}"
 
 
-def _told(lived: _Lived) -> str:
+def _outcome_of(lived: _Lived) -> str:
     if lived.result is None:
         return lived.told
     error = lived.result.error

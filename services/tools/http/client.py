@@ -53,7 +53,7 @@ def open_client(
         limits=httpx.Limits(keepalive_expiry=KEEPALIVE_S),
         timeout=timeout_s,
         follow_redirects=False,
-        event_hooks={"request": [_say_for_whom], "response": [_hide_location]},
+        event_hooks={"request": [_add_origin_headers], "response": [_hide_location]},
         **more,
     )
 
@@ -63,7 +63,7 @@ def no_cookies() -> CookieJar:
     return CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
 
 
-async def _say_for_whom(request: httpx.Request) -> None:
+async def _add_origin_headers(request: httpx.Request) -> None:
     """Send trace, run id and tenant, unless the operation says something else under these names."""
     for name, value in upstream_headers().items():
         request.headers.setdefault(name, value)

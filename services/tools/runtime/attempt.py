@@ -111,7 +111,7 @@ class ToolWorker:
         operation = self._offered(request)
         operation.check_arguments(request.arguments)
         if request.cached_ms is not None:
-            return await self._answers.kept(request, request.cached_ms)
+            return await self._answers.last(request, request.cached_ms)
         async with self._protection.admit(request.operation) as permit:
             if not operation.contract.effect.writes:
                 settled, tried_before = await self._expect(operation, request, attempt, call), False
@@ -199,7 +199,7 @@ class ToolWorker:
                 undone=True,
                 drift=drifted,
             )
-        if request.contract_hash not in operation.takes:
+        if request.contract_hash not in operation.accepted_hashes:
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,
                 f"{request.operation} was planned under contract {request.contract_hash}, but this tool now offers "
@@ -261,7 +261,7 @@ class ToolWorker:
         except ToolFailure as failure:
             answer = failure.message
         except Exception as error:  # noqa: BLE001 - any exception means that the tool cannot tell
-            self._tell(error, "reconciliation failed", operation=request.operation, run_id=str(request.run_id))
+            self._log_error(error, "reconciliation failed", operation=request.operation, run_id=str(request.run_id))
             answer = type(error).__name__
         raise ToolFailure(
             ErrorCode.IN_DOUBT,
@@ -302,7 +302,7 @@ class ToolWorker:
             if limit.expired():
                 failure = ToolFailure(ErrorCode.TIMEOUT, f"{request.operation} did not answer within {timeout_ms} ms")
             else:
-                self._tell(error, "operation failed", operation=request.operation, request_id=request.request_id)
+                self._log_error(error, "operation failed", operation=request.operation, request_id=request.request_id)
                 # The text of an unforeseen exception can hold anything, secrets too: it stays in the log.
                 failure = ToolFailure(
                     ErrorCode.INTERNAL,
@@ -331,7 +331,7 @@ class ToolWorker:
         # Of what the attempt before has done, a refusal of this one says nothing.
         return failure.result() if tried_before else self._result_of(failure, request)
 
-    def _tell(self, error: Exception, what: str, **fields: str) -> None:
+    def _log_error(self, error: Exception, what: str, **fields: str) -> None:
         """Log an unforeseen error. Its text can hold anything, secrets of this process too."""
         told = self._redactor.masked("".join(traceback.format_exception(error)))
         self._log.error(what, exception=told[-TRACEBACK_MAX_CHARS:], **fields)

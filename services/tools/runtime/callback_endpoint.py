@@ -33,7 +33,7 @@ Refuse = Callable[[Request], str | None]
 """What is wrong with a request as far as its headers tell."""
 
 
-def said(status: HTTPStatus, what: str) -> JSONResponse:
+def reply(status: HTTPStatus, what: str) -> JSONResponse:
     """Return an answer of the endpoint."""
     headers = {"retry-after": _RETRY_AFTER_S} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
     return JSONResponse({"status": what}, status_code=status, headers=headers)
@@ -50,9 +50,9 @@ def endpoint(refuse: Refuse, handle: Handle, *, body_within_s: float = BODY_WITH
                     return answer
                 body = await _body(request)
         except TimeoutError:
-            return said(HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {body_within_s:.0f} s")
+            return reply(HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {body_within_s:.0f} s")
         except ClientDisconnect:
-            return said(HTTPStatus.BAD_REQUEST, "the request broke off")
+            return reply(HTTPStatus.BAD_REQUEST, "the request broke off")
         if body is None:
             return _too_large()
         return await handle(request.path_params["token"], body, request)
@@ -70,12 +70,12 @@ def _refused(request: Request, refuse: Refuse) -> Response | None:
     ):
         return _too_large()
     if problem := refuse(request):
-        return said(HTTPStatus.UNAUTHORIZED, problem)
+        return reply(HTTPStatus.UNAUTHORIZED, problem)
     return None
 
 
 def _too_large() -> Response:
-    return said(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {BODY_MAX_BYTES} bytes")
+    return reply(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {BODY_MAX_BYTES} bytes")
 
 
 async def _body(request: Request) -> bytes | None:

@@ -35,7 +35,7 @@ from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.result import ErrorCode, Result
 from triptych.schemas.work import CallAnswer, CallRequest
-from triptych.tools.runtime.callback_endpoint import BODY_MAX_BYTES, BoundedProtocol, endpoint, said
+from triptych.tools.runtime.callback_endpoint import BODY_MAX_BYTES, BoundedProtocol, endpoint, reply
 from triptych.tools.runtime.webhooks import Signed, Verifier
 from triptych.tools.sdk.failure import EFFECT, NO_EFFECT, ToolFailure
 from triptych.tools.sdk.operation import Operation
@@ -139,16 +139,16 @@ class PostgresCallbacks:
         )
         if row is None:
             raise _lost()
-        said = codec.read(Result, row["result"], limits=codec.STORED) if row["result"] else None
-        return ExpectedCallback(self._url(row["token"]), said)
+        known = codec.read(Result, row["result"], limits=codec.STORED) if row["result"] else None
+        return ExpectedCallback(self._url(row["token"]), known)
 
     async def park(self, request: CallRequest, attempt: JobAttempt) -> Result | None:
         failpoints.hit("callbacks.before_park")
         async with self._pool.acquire() as connection, connection.transaction():
             # The row of the callback is locked first here and where it is answered: one of the two sees the other.
-            said = await connection.fetchval(self._sql["lock"], request.run_id, request.idempotency_key)
-            if said is not None:
-                return codec.read(Result, said, limits=codec.STORED)
+            stored = await connection.fetchval(self._sql["lock"], request.run_id, request.idempotency_key)
+            if stored is not None:
+                return codec.read(Result, stored, limits=codec.STORED)
             key = (request.run_id, request.request_id)
             if not await connection.fetchval(self._sql["park"], *key, attempt.lease, request.timeout_ms):
                 raise _lost()
@@ -174,18 +174,18 @@ class PostgresCallbacks:
             signed = self._verifier.check(request.headers, body, utc_now(), self._url(token))
             if not isinstance(signed, Signed):
                 service.health.count("callbacks_refused")
-                return said(HTTPStatus.UNAUTHORIZED, signed)
+                return reply(HTTPStatus.UNAUTHORIZED, signed)
             if not _TOKEN.fullmatch(token):
-                return said(HTTPStatus.NOT_FOUND, NOT_EXPECTED)
+                return reply(HTTPStatus.NOT_FOUND, NOT_EXPECTED)
             try:
                 return await self._take(token, codec.decode(body), signed, jobs, outbox)
             except codec.InvalidJson as error:
-                return said(HTTPStatus.BAD_REQUEST, f"this JSON cannot be taken: {error}")
+                return reply(HTTPStatus.BAD_REQUEST, f"this JSON cannot be taken: {error}")
             except POSTGRES_GONE:
-                return said(HTTPStatus.SERVICE_UNAVAILABLE, "try again")
+                return reply(HTTPStatus.SERVICE_UNAVAILABLE, "try again")
             except _UnreadableError as error:
                 service.log.exception("a callback cannot be read", operation=error.operation)
-                return said(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+                return reply(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
 
         return endpoint(refuse, called)
 
@@ -198,15 +198,15 @@ class PostgresCallbacks:
             row = await connection.fetchrow(self._sql["find"], token)
             operation = self._operations.get(row["operation"]) if row else None
             if row is None or operation is None:
-                return said(HTTPStatus.NOT_FOUND, NOT_EXPECTED)
+                return reply(HTTPStatus.NOT_FOUND, NOT_EXPECTED)
             if row["result"] is not None:
-                return said(HTTPStatus.OK, "known")
+                return reply(HTTPStatus.OK, "known")
             request = codec.read(CallRequest, row["request"], limits=codec.STORED)
             result = await self._result(operation, body)
             if result is None:
-                return said(HTTPStatus.ACCEPTED, "not finished yet")
+                return reply(HTTPStatus.ACCEPTED, "not finished yet")
             if not signed.names_address and not await connection.fetchval(self._sql["hear"], signed.digest, token):
-                return said(HTTPStatus.UNAUTHORIZED, "this message was for another address")
+                return reply(HTTPStatus.UNAUTHORIZED, "this message was for another address")
             await connection.execute(self._sql["say"], token, result.to_bytes(), result.error is not None)
             answer = await self._answer(connection, request, result, jobs)
         failpoints.hit("callbacks.after_answer")
@@ -214,7 +214,7 @@ class PostgresCallbacks:
         if answer is not None:
             jobs.hold(key)
             outbox.publish_stored(key, request.partition, request.tenant, row["traceparent"], answer)
-        return said(HTTPStatus.OK, "taken" if answer is not None else "kept")
+        return reply(HTTPStatus.OK, "taken" if answer is not None else "kept")
 
     async def _result(self, operation: Operation, body: Json) -> Result | None:
         try:

@@ -30,32 +30,32 @@ class DriftWatch:
     def __init__(self, tool: Tool, every_s: int, alerts: Alerts, log: Logger) -> None:
         self._tool, self._every_s, self._alerts, self._log = tool, every_s, alerts, log
         self._accepted: Mapping[str, Operation] = dict(tool.operations)
-        self._told: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
 
     async def run(self) -> None:
         """Compare now and then on schedule, until cancelled."""
         if self._tool.origin is not None and self._tool.origin.is_watched:
-            await self._hear()
+            await self._follow_adapter()
         while self._tool.origin is not None and self._every_s:
-            await self.look()
+            await self.compare_now()
             await asyncio.sleep(self._every_s)
 
-    async def _hear(self) -> None:
+    async def _follow_adapter(self) -> None:
         """Tell what the adapter itself has found, whenever it has looked."""
         while True:
             self._tool.compared.clear()
-            self._tell()
+            self._report()
             await self._tool.compared.wait()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         found = self._tool.reworded | self._tool.quarantined
         for name, what in found.items():
-            if self._told.get(name) != what:
+            if self._reported.get(name) != what:
                 self._alerts.open(name, KIND, what)
         self._alerts.close_others(KIND, found)
-        self._told = found
+        self._reported = found
 
-    async def look(self) -> None:
+    async def compare_now(self) -> None:
         """Compare once. A source that does not answer unaccepted_changes nothing; the probe is there to tell."""
         origin = self._tool.origin
         if origin is None:
@@ -78,7 +78,7 @@ class DriftWatch:
         self._take_over(accepted)
         found = {each.operation: each for each in compare(self._tool.operations, now.operations)}
         for name in tuple(self._tool.operations):
-            self._settle(name, found.get(name), now.operations.get(name))
+            self._apply(name, found.get(name), now.operations.get(name))
         self._alerts.close_others(KIND, self._tool.quarantined)
         if new := sorted(name for name, each in found.items() if each.change is Change.NEW):
             self._log.info("the source offers more than was accepted", operations=new)
@@ -100,7 +100,7 @@ class DriftWatch:
                 self._log.info("an accepted contract was taken over", operation=name)
         self._accepted = accepted.operations
 
-    def _settle(self, name: str, difference: Difference | None, now: Operation | None) -> None:
+    def _apply(self, name: str, difference: Difference | None, now: Operation | None) -> None:
         if difference is not None and difference.breaks:
             self._tool.quarantined[name] = str(difference)
             self._alerts.open(name, KIND, str(difference))

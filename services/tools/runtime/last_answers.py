@@ -34,7 +34,7 @@ class LastAnswers:
         except POSTGRES_GONE as error:
             self._log.warning("an answer could not be kept", operation=request.operation, error=repr(error))
 
-    async def kept(self, request: CallRequest, max_age_ms: int) -> Result:
+    async def last(self, request: CallRequest, max_age_ms: int) -> Result:
         """Return the last good answer to the same call, with its age.
 
         Raises:
@@ -45,8 +45,8 @@ class LastAnswers:
             age = "none was kept" if row is None else f"the last is {row['age_ms'] / 1_000:.0f} s old"
             message = f"{request.operation} has no answer to fall back on: {age}"
             raise ToolFailure(ErrorCode.UNAVAILABLE, message, undone=True)
-        kept = codec.read(Result, row["result"], limits=codec.STORED)
-        return kept.model_copy(update={"age_ms": max(0, round(row["age_ms"]))})
+        last = codec.read(Result, row["result"], limits=codec.STORED)
+        return last.model_copy(update={"age_ms": max(0, round(row["age_ms"]))})
 
     async def prune(self) -> None:
         """Delete answers that are too old for any playbook."""

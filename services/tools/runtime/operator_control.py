@@ -44,7 +44,7 @@ class OperatorControl:
         self._service, self._instance, self._tool, self._pool = service, settings.instance, tool, pool
         self._protection, self._alerts, self._probe = protection, alerts, probe
         self._started_at = utc_now()
-        self._controls = CompactedTopic(service, settings, topics.TOOL_CONTROLS, self._hear, required=False)
+        self._controls = CompactedTopic(service, settings, topics.TOOL_CONTROLS, self._receive, required=False)
         self._commands: list[ToolControl] = []
         self._shown: dict[str, tuple[str, str]] = {}
         self._showing: asyncio.Task[None] | None = None
@@ -60,7 +60,7 @@ class OperatorControl:
             self._showing.cancel()
             await asyncio.wait({self._showing})
 
-    def _hear(self, record: Record) -> None:
+    def _receive(self, record: Record) -> None:
         if record.value is None:
             return
         body = cloudevents.without_nul(cloudevents.record_body(record))

@@ -36,10 +36,10 @@ class Probe:
     async def run(self) -> None:
         """Probe now and then on schedule, until cancelled."""
         while self.operation is not None and self._guard.every_s:
-            await self.now()
+            await self.probe_now()
             await asyncio.sleep(self._guard.every_s)
 
-    async def now(self) -> str:
+    async def probe_now(self) -> str:
         """Probe once, and say in a sentence how it went."""
         if self.operation is None:
             return NOTHING

@@ -134,8 +134,8 @@ async def serve(
         watching = asyncio.create_task(watch.run(), name="drift")
 
         async def examine() -> str:
-            await watch.look()
-            return await probe.now()
+            await watch.compare_now()
+            return await probe.probe_now()
 
         try:
             async with OperatorControl(service, settings, tool.name, pool, protection, alerts, examine):

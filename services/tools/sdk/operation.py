@@ -61,16 +61,16 @@ class Operation:
         """
         self.contract, self.contract_hash = contract, contract.hash
         self.facts: Mapping[str, str] = facts or {}
-        self.takes: frozenset[str] = frozenset({self.contract_hash})
+        self.accepted_hashes: frozenset[str] = frozenset({self.contract_hash})
         """Hashes of the contracts under which a call may have been planned."""
         self.reconcile, self.completion = reconcile, completion
         self._perform, self._may_be_empty = perform, may_be_empty
         self._arguments_schema = _schema(contract, "arguments", contract.arguments)
         self._result_schema = _schema(contract, "result", contract.result)
 
-    def follow(self, before: Operation) -> None:
+    def accept_calls_of(self, before: Operation) -> None:
         """Take calls that were planned under the contract before as well: this one breaks none of them."""
-        self.takes |= before.takes
+        self.accepted_hashes |= before.accepted_hashes
 
     def wrapped(self, around: Callable[[Perform], Perform]) -> Operation:
         """Return the same operation, with something around what performs it."""
@@ -82,10 +82,10 @@ class Operation:
             may_be_empty=self._may_be_empty,
             facts=self.facts,
         )
-        wrapped.follow(self)
+        wrapped.accept_calls_of(self)
         return wrapped
 
-    def refuses(self, data: Json) -> bool:
+    def is_invalid_result(self, data: Json) -> bool:
         """Return whether this could not be the data of a result."""
         return not self._result_schema.is_valid(data) and not (data is None and self._may_be_empty)
 

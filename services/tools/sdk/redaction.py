@@ -118,11 +118,11 @@ class Redactor:
         self._fixed, self._learnt = tuple(secrets), learnt
         self._seen: list[SecretStr] = []
         self._needles: tuple[Needle, ...] = ()
-        self._look()
+        self._refresh()
 
     def clean(self, result: Result) -> Result:
         """Return the result without secrets; the very same where it holds none."""
-        self._look()
+        self._refresh()
         if result.error is not None:
             error = result.error
             details = _walk(error.details, self.masked)
@@ -142,10 +142,10 @@ class Redactor:
 
     def masked(self, text: str) -> str:
         """Return a text for people, such as an error or a traceback, without secrets and what looks like one."""
-        self._look()
-        return _LOOKS_SECRET.sub(_keep_the_name, self._without_known(text))
+        self._refresh()
+        return _LOOKS_SECRET.sub(_mask_after_name, self._without_known(text))
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """Take up what was learnt since."""
         if self._needles and len(self._learnt) == len(self._seen) and all(map(is_, self._learnt, self._seen)):
             return
@@ -196,7 +196,7 @@ def _without_spans(text: str, spans: list[tuple[int, int]]) -> str:
     return "".join((*parts, text[at:]))
 
 
-def _keep_the_name(found: re.Match[str]) -> str:
+def _mask_after_name(found: re.Match[str]) -> str:
     """Return what was found, masked; the word that says what it is stays readable."""
     return f"{found['scheme'] or found['name'] or found['user'] or ''}{MASK}"
 

@@ -92,7 +92,7 @@ class Tool:
         before = self.operations.get(name)
         if before is None or before.contract.effect is not operation.contract.effect:
             raise ToolDefinitionError(self.name, f"operation {name}", "only the same, with the same effect, can follow")
-        operation.follow(before)
+        operation.accept_calls_of(before)
         self.operations[name] = operation
         if before.contract != operation.contract:
             self.changed.set()

@@ -163,7 +163,7 @@ class SmtpSender:
             raise _refusal(first.code, first.message, first.recipient)
         names = {error.recipient for error in refused}
         told: list[Json] = [
-            {"address": error.recipient, "reason": _said(error.code, error.message)} for error in refused
+            {"address": error.recipient, "reason": _reply_text(error.code, error.message)} for error in refused
         ]
         return [address for address in recipients if address not in names], told
 
@@ -174,7 +174,7 @@ class SmtpSender:
         except aiosmtplib.SMTPResponseException as error:
             if refusals.is_refusal_by_smtp(error.code):
                 raise _refusal(error.code, error.message, "the message") from error
-            raise self._unknown(f"answered {_said(error.code, error.message)!r}") from error
+            raise self._unknown(f"answered {_reply_text(error.code, error.message)!r}") from error
         except Exception as error:
             raise self._unknown(f"broke off ({type(error).__name__})") from error
 
@@ -224,7 +224,7 @@ def _refusal(code: int, said: str, what: str) -> ToolFailure:
     details: Mapping[str, Json] = {} if code == _MALFORMED else {"smtp_code": code}
     return ToolFailure(
         _REFUSALS.get(code, other),
-        f"{what} was refused: {_said(code, said)}",
+        f"{what} was refused: {_reply_text(code, said)}",
         undone=True,
         retry_after_ms=None if code in _PERMANENT else wait_ms(said),
         **details,
@@ -243,7 +243,7 @@ def wait_ms(said: str) -> int | None:
     return GREYLISTED_MS if _GREYLISTS.search(said) else None
 
 
-def _said(code: int, text: str) -> str:
+def _reply_text(code: int, text: str) -> str:
     """Return what a server says, as text that can be written down anywhere."""
     printable = "".join(char if char.isprintable() else " " for char in text[: 4 * _REASON_MAX_CHARS])
     words = " ".join(printable.split())

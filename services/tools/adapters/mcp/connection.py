@@ -15,7 +15,7 @@ from mcp.client.subscriptions import SubscriptionLost
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
 from triptych.kernel.process.log import Logger
-from triptych.tools.adapters.mcp.listing import CLIENT, CONNECT_WITHIN_S, Listing, list_tools, told
+from triptych.tools.adapters.mcp.listing import CLIENT, CONNECT_WITHIN_S, Listing, cause_of, list_tools
 from triptych.tools.adapters.mcp.stdio import ServerDiagnostics
 from triptych.tools.adapters.mcp.tasks import Tasks
 from triptych.tools.adapters.mcp.transport import Transport, watched
@@ -59,7 +59,7 @@ class McpConnection:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[McpConnection]:
         """Keep it connected during the body, which begins after the first attempt, whether or not that succeeded."""
-        keeper = asyncio.create_task(self._keep(), name="mcp connection")
+        keeper = asyncio.create_task(self._hold(), name="mcp connection")
         try:
             await self._tried.wait()
             yield self
@@ -92,7 +92,7 @@ class McpConnection:
         """Note that the server's tools have changed since they were listed."""
         self._wake.set()
 
-    async def _keep(self) -> None:
+    async def _hold(self) -> None:
         backoff_s = FIRST_BACKOFF_S
         while not self._closing.is_set():
             began = time.monotonic()
@@ -101,7 +101,7 @@ class McpConnection:
                 await self._connected()
                 self._why = "its connection ended"
             except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - it can fail in any way, and is then tried again
-                self._why = told(error)
+                self._why = cause_of(error)
             finally:
                 self._client = None
             if self._said.last:
@@ -174,7 +174,7 @@ class McpConnection:
                 await asyncio.sleep(RELISTEN_AFTER_S)
                 self.stale()
             except (RuntimeError, MCPError, TimeoutError) as error:
-                self._log.warning("the MCP server does not tell of changes, though it said so", why=told(error))
+                self._log.warning("the MCP server does not tell of changes, though it said so", why=cause_of(error))
                 break
         listens.set()
 
@@ -182,12 +182,12 @@ class McpConnection:
         # Without callbacks for them, what a server asks of a model or a person is refused, and it is told so before.
         return Client(
             watched(self._transport(self._said), self.lost),
-            message_handler=self._heard,
+            message_handler=self._on_message,
             client_info=CLIENT,
             extensions=[Tasks()],
             cache=None,
         )
 
-    async def _heard(self, message: object) -> None:
+    async def _on_message(self, message: object) -> None:
         if isinstance(message, types.ToolListChangedNotification):
             self.stale()

@@ -88,19 +88,19 @@ def _enter(cwd: str, home: str) -> None:
         try:
             os.chdir(folder)
         except OSError as error:
-            _tell(f"it cannot be in {folder}: {error.strerror}")
+            _print_error(f"it cannot be in {folder}: {error.strerror}")
         else:
             return
     _fail("there is no folder that it can be in; the option `cwd` names one")
 
 
-def _tell(what: str) -> None:
+def _print_error(what: str) -> None:
     sys.stderr.write(f"triptych: {what}\n")
     sys.stderr.flush()
 
 
 def _fail(what: str) -> NoReturn:
-    _tell(what)
+    _print_error(what)
     os._exit(_CANNOT_RUN)
 
 

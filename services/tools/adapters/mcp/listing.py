@@ -87,7 +87,7 @@ async def ask(source: Source, options: McpOptions) -> Pins:
         where = options.url or " ".join(options.command)
         cure = "; run it by hand to see what it says" if options.command else ""
         last = f" (it said: {said.last})" if said.last else ""
-        raise ConfigurationError(f"no MCP server answers at {where}: {told(error)}{cure}{last}") from error
+        raise ConfigurationError(f"no MCP server answers at {where}: {cause_of(error)}{cure}{last}") from error
     if not listing.tools:
         why = "; ".join(f"{each.name}: {each.why}" for each in listing.left_out)
         raise ConfigurationError(
@@ -97,7 +97,7 @@ async def ask(source: Source, options: McpOptions) -> Pins:
     return Pins(server=server, tools=listing.tools, left_out=listing.left_out)
 
 
-def told(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """Return the kind of the innermost cause, with its message if the system or the protocol gave it."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

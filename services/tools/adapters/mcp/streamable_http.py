@@ -103,12 +103,12 @@ class _Visible(httpx2.AsyncBaseTransport):
         except httpx2.TransportError as error:
             return _error(503, types.CONNECTION_CLOSED, f"the server cannot be reached ({type(error).__name__})")
         if response.status_code >= _REDIRECTS_FROM:
-            return await self._told(request, response, asked)
+            return await self._translated(request, response, asked)
         if _type_of(response) == _JSON and asked.id is not None:
             return await _whole(response, asked)
         return _watched(response, asked)
 
-    async def _told(self, request: httpx2.Request, response: httpx2.Response, asked: _Asked) -> httpx2.Response:
+    async def _translated(self, request: httpx2.Request, response: httpx2.Response, asked: _Asked) -> httpx2.Response:
         """Return what the SDK hears of a redirect or an error."""
         status = response.status_code
         if status < _ERRORS_FROM and asked.method != _CALL:

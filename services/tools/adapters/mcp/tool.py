@@ -64,19 +64,19 @@ def tool(source: Source) -> Tool:
     """
     options = source.read(McpOptions)
     file = source.path(options.pins)
-    bridge = _Bridge(source, options, _offered(source, options, file, Pins.load(file)))
-    made = bridge.tool
+    server = _PinnedServer(source, options, _offered(source, options, file, Pins.load(file)))
+    made = server.tool
 
     async def fetch() -> bytes:
         return (await ask(source, options)).text().encode()
 
     def build(raw: bytes) -> Tool:
-        return _Bridge(
+        return _PinnedServer(
             source, options, _offered(source, options, file, codec.read(Pins, raw, limits=codec.DOCUMENT))
         ).tool
 
     def reload(raw: bytes) -> None:
-        bridge.accept(_offered(source, options, file, codec.read(Pins, raw, limits=codec.DOCUMENT)))
+        server.accept(_offered(source, options, file, codec.read(Pins, raw, limits=codec.DOCUMENT)))
 
     made.origin = ContractOrigin(file, fetch, build, is_watched=True, reload=reload)
     return made
@@ -95,7 +95,7 @@ def _offered(source: Source, options: McpOptions, file: Path, pins: Pins) -> lis
     return offered
 
 
-class _Bridge:
+class _PinnedServer:
     """What the operations of one server share."""
 
     def __init__(self, source: Source, options: McpOptions, pinned: Sequence[McpOperation]) -> None:
@@ -183,10 +183,10 @@ class _Bridge:
             elif offer is None:
                 self._refuse(name, ["the server does not offer it any more"])
             else:
-                self._settle(name, pinned, offer)
+                self._apply(name, pinned, offer)
         self.tool.compared.set()
 
-    def _settle(self, name: str, pinned: McpOperation, offer: McpOperation) -> None:
+    def _apply(self, name: str, pinned: McpOperation, offer: McpOperation) -> None:
         broken = breaking_changes(pinned.contract, offer.contract)
         words = rewordings_of(pinned, offer)
         if broken or (words and pinned.contract.effect.writes):
@@ -196,7 +196,7 @@ class _Bridge:
         self.tool.reworded.pop(name, None)
         if words:
             self.tool.reworded[name] = "; ".join(words)
-            self._log.warning("the MCP server describes an operation otherwise", operation=name, breaking_changes=words)
+            self._log.warning("the MCP server describes an operation otherwise", operation=name, differences=words)
         # The words that were accepted stay: a model reads no others.
         kept = with_texts_of(pinned.contract, offer.contract)
         if self.tool.operations[name].contract != kept:
@@ -206,7 +206,7 @@ class _Bridge:
     def _refuse(self, name: str, broken: Sequence[str]) -> None:
         told = "; ".join(broken)
         if self.tool.quarantined.get(name) != told:
-            self._log.error("the MCP server broke a contract", operation=name, breaking_changes=broken)
+            self._log.error("the MCP server broke a contract", operation=name, differences=broken)
         self.tool.quarantined[name] = told
 
 

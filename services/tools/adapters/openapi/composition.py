@@ -69,12 +69,12 @@ class Composer:
     def of(self, schema: Json, around: Composition = ALONE) -> Composition:
         """Return what the parts of a schema, and what stands around it, say together."""
         if around is not ALONE:
-            return self._looked_at(schema, around)
+            return self._composition_of(schema, around)
         if id(schema) not in self._known:
-            self._known[id(schema)] = self._looked_at(schema, around)
+            self._known[id(schema)] = self._composition_of(schema, around)
         return self._known[id(schema)]
 
-    def _looked_at(self, schema: Json, around: Composition) -> Composition:
+    def _composition_of(self, schema: Json, around: Composition) -> Composition:
         own, branches = self.parts(schema), list(self._branch_parts(schema))
         names = Counter(name for part in own for name in _properties(part))
         in_branches = {name for part in branches for name in _properties(part)}
@@ -218,7 +218,7 @@ class _Plainest:
         self.required = {name for part in parts for name in _required(part)}
         self.named = {name for part in parts for name in _properties(part)}
         self.is_closed = any(part.get("additionalProperties") is False for part in parts)
-        self.values = _said_values(parts)
+        self.values = _allowed_values(parts)
         self._has_more = any(part.keys() & _TELLING for part in parts)
 
     def fits(self, other: _Plainest) -> bool:
@@ -262,10 +262,10 @@ def _overlap(one: list[Json] | None, other: list[Json] | None) -> bool:
 def _values_of(composer: Composer, parts: list[dict[str, Json]], name: str) -> list[Json] | None:
     """Return the values that the parts of a branch allow for a property; None where they say nothing of them."""
     schemas = [_properties(part)[name] for part in parts if name in _properties(part)]
-    return _said_values([said for schema in schemas for said in composer.parts(schema)])
+    return _allowed_values([said for schema in schemas for said in composer.parts(schema)])
 
 
-def _said_values(parts: list[dict[str, Json]]) -> list[Json] | None:
+def _allowed_values(parts: list[dict[str, Json]]) -> list[Json] | None:
     for part in parts:
         if "const" in part:
             return [part["const"]]

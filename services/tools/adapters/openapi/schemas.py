@@ -249,10 +249,10 @@ class _Conversion:
                 self._add_named(word, value, written, composition)
             elif isinstance(value, list):
                 self._addlisted(word, schema, written, composition)
-        self._settle(schema, written, composition)
+        self._correct(schema, written, composition)
         return written
 
-    def _settle(self, schema: dict[str, Json], written: dict[str, Json], composition: Composition) -> None:
+    def _correct(self, schema: dict[str, Json], written: dict[str, Json], composition: Composition) -> None:
         """Leave out or correct keywords, after all of them have been converted."""
         if isinstance(written.get("required"), list):
             unwanted = composition.optional | self._impossible(schema, written)

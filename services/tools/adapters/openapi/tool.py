@@ -23,20 +23,20 @@ def tool(source: Source) -> Tool:
         ConfigurationError: the document or an option is not as it must be.
     """
     options = source.read(OpenApiOptions)
-    made = _made(source, options, read_document(source, options))
+    made = _build(source, options, read_document(source, options))
     if (origin := options.source) is not None:
 
         async def fetch() -> bytes:
             return await asyncio.to_thread(_parsed, await fetched(origin, source), shown(origin))
 
         def build(raw: bytes) -> Tool:
-            return _made(source, options, OpenApiDocument.parse(raw, shown(origin)))
+            return _build(source, options, OpenApiDocument.parse(raw, shown(origin)))
 
         made.origin = ContractOrigin(source.path(options.spec), fetch, build)
     return made
 
 
-def _made(source: Source, options: OpenApiOptions, document: OpenApiDocument) -> Tool:
+def _build(source: Source, options: OpenApiOptions, document: OpenApiDocument) -> Tool:
     made = import_document(document, source.name, options)
     engine = HttpOperations(source, options)
     endpoints = {each.endpoint.name: each.endpoint for each in made.imported}

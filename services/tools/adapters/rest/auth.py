@@ -197,9 +197,9 @@ class _ClientCredentials(httpx.Auth):
         except ToolFailure as failure:
             message = f"{host} gave no token: {failure.message}; the call was not made"
             raise ToolFailure(ErrorCode.UNAVAILABLE, message, undone=True) from failure
-        self._keep(response, content)
+        self._store_token(response, content)
 
-    def _keep(self, response: httpx.Response, content: bytes) -> None:
+    def _store_token(self, response: httpx.Response, content: bytes) -> None:
         host, status = response.request.url.host, response.status_code
         if not response.is_success:
             leads = shown_location(response)

@@ -158,11 +158,11 @@ def column_schema(types: Types, oid: int, within: tuple[int, ...] = ()) -> Schem
             # Without its labels: a label may be added later, and rows may hold it then.
             told = dict(_TEXT)
         case _:
-            return _told(own.name)
+            return _result_schema(own.name)
     return _nullable(told)
 
 
-def _told(name: str) -> Schema:
+def _result_schema(name: str) -> Schema:
     own = dict(_SCHEMAS.get(name, {}))
     if (more := _ALSO_TOLD.get(name)) is not None:
         return {"anyOf": [own, dict(more), dict(_NULL)]}
@@ -263,7 +263,7 @@ def from_postgres(value: Any) -> Json:
         case list() | tuple():
             return [from_postgres(each) for each in value]
         case Range():
-            return _told_range(value)
+            return _range_to_json(value)
         case _:
             return _plain(value)
 
@@ -294,7 +294,7 @@ def _not_finite(value: float) -> str:
     return "Infinity" if value > 0 else "-Infinity"
 
 
-def _told_range(value: Range[Any]) -> Json:
+def _range_to_json(value: Range[Any]) -> Json:
     if value.isempty:
         return {"empty": True}
     bounds = ("[" if value.lower_inc else "(") + ("]" if value.upper_inc else ")")
