@@ -84,7 +84,7 @@ async def _submit(address: Address, values: dict[int, bytes], timeout_s: float |
             return SubmissionReport.of(values, await client.submit_raw([*values.values()]))
         async with client.feed(dead_letters=True, from_start=True) as feed:
             report = SubmissionReport.of(values, await client.submit_raw([*values.values()]))
-            with suppress(TimeoutError):  # the tally says what is still waited for
+            with suppress(TimeoutError):  # the report says what is still waited for
                 await watch(feed, report, timeout_s)
             return report
 

@@ -98,7 +98,9 @@ class StackConfig:
         try:
             content = tomllib.loads(file.read_text("utf-8"))
         except FileNotFoundError:
-            raise ConfigInvalidError(file, "", "there is no such file", "Name one with --config.") from None
+            raise ConfigInvalidError(
+                file, "", "there is no such file", "Name one with --config, or write one with `triptych init`."
+            ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigInvalidError(file, "", str(error), "It must be valid TOML (https://toml.io).") from None
         try:

@@ -1,6 +1,6 @@
 """From a configuration and the addresses of the two servers to the processes of a stack.
 
-A unit says how a process is started and how it is asked for its health. It does not start anything.
+A process spec says how a process is started and how it is asked for its health. It does not start anything.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def server_spec(server: EmbeddedServer, kind: ProcessKind) -> ProcessSpec:
 
 @dataclass(frozen=True, slots=True)
 class StackSpec:
-    """What all units of one stack are built from."""
+    """What all process specs of one stack are built from."""
 
     config: StackConfig
     layout: Layout

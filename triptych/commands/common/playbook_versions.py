@@ -15,9 +15,7 @@ import psycopg
 import typer
 from psycopg.rows import class_row
 
-from triptych.commands.common.options import (
-    DEFAULT_CONFIG,
-)
+from triptych.commands.common.options import DEFAULT_CONFIG
 from triptych.commands.common.output import err, print_json
 from triptych.embedded.config import StackConfig, ToolTable
 from triptych.kernel.errors import TriptychError

@@ -24,10 +24,10 @@ _GRACE_S = 3.0
 
 
 class Watch:
-    """Shows a tally as it fills. Context manager."""
+    """Shows a submission report as it fills. Context manager."""
 
     def __init__(self, report: SubmissionReport) -> None:
-        self._tally = report
+        self._report = report
         self._newest: deque[Text] = deque(maxlen=_NEWEST)
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err
@@ -46,16 +46,16 @@ class Watch:
 
     def add(self, message: Outcome | DeadLetter) -> None:
         """Take a message into account and show it."""
-        if not self._tally.add(message):
+        if not self._report.add(message):
             return
         self._newest.append(_line(message))
-        self._bar.update(self._task, completed=len(self._tally.runs) - self._tally.waiting)
+        self._bar.update(self._task, completed=len(self._report.runs) - self._report.waiting)
         self._live.update(self._shown())
 
     def _shown(self) -> Group:
         counts = [
             Text.assemble((f"{count} {status}", STYLES.get(status, "")))
-            for status, count in self._tally.counts().items()
+            for status, count in self._report.counts().items()
         ]
         return Group(*self._newest, self._bar, Text("  ").join(counts))
 
@@ -64,7 +64,7 @@ async def watch(feed: Feed, report: SubmissionReport, timeout_s: float) -> None:
     """Show progress until everything is settled.
 
     Raises:
-        TimeoutError: `timeout_s` is over; the tally holds what has come.
+        TimeoutError: `timeout_s` is over; the report holds what has come.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout_s

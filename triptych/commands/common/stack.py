@@ -1,6 +1,6 @@
-"""`triptych up`, `down`, `status` and `scale`: the embedded stack from the command line.
+"""Starts, follows and stops the embedded stack for the commands that need it: `up`, `dev`, `demo`, `scale`, `restart`.
 
-They start, ask and show; what they ask is done by the supervisor.
+It asks the supervisor, which does the work, and shows what the supervisor answers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ _CONSEQUENCES = {
 _UP_TIMEOUT_S = 300.0
 _DOWN_TIMEOUT_S = 60.0
 _INTERVAL_S = 0.15
-
 
 Status = dict[str, Any]
 

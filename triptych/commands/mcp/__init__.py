@@ -1,4 +1,4 @@
-"""`triptych mcp`: the way in for MCP clients. The other way, their servers as tools, is `triptych tools add mcp`."""
+"""`triptych mcp`: tasks for MCP clients. The other way, MCP servers as tools, is `triptych tools add mcp`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ app = typer.Typer(help="Triptych for MCP clients.", no_args_is_help=True)
 
 @app.callback()
 def _mcp() -> None:
-    """Keeps `serve` a sub-command although it is the only one."""
+    """Keep `serve` a sub-command although it is the only one."""
 
 
 app.command()(serve.serve)
