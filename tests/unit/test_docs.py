@@ -87,6 +87,11 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), f"{name(page)} links to {target}"
 
 
+def test_the_navigation_of_the_site_has_every_page_once() -> None:
+    listed = re.findall(r"[\w/-]+\.md", text_of("mkdocs.yml"))
+    assert sorted(listed) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
+
+
 def test_every_row_of_where_to_change_names_the_file_where_to_begin_and_what_holds_it() -> None:
     table = [row.split("|") for row in text_of("docs/where-to-change.md").splitlines() if row.startswith("|")]
     rows = [[cell.strip() for cell in row[1:-1]] for row in table[2:]]
