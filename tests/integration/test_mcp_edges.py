@@ -369,13 +369,13 @@ def _is_alive(pid: int) -> bool:
 
 def test_a_user_that_is_not_there_and_a_home_that_is_not_ours_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no user nobody-at-all"):
-        stdio.account_of("nobody-at-all")
-    account = stdio.account_of(ME)
+        stdio.process_user("nobody-at-all")
+    account = stdio.process_user(ME)
     home = stdio.home_of("t", tmp_path, account)
     try:
         assert stdio.home_of("t", tmp_path, account) == home
         home.chmod(0o755)
-        with pytest.raises(ConfigurationError, match="somebody else's"):
+        with pytest.raises(ConfigurationError, match="another user"):
             stdio.home_of("t", tmp_path, account)
     finally:
         home.rmdir()

@@ -598,10 +598,10 @@ async def test_a_model_call_reports_what_it_cost_and_stays_within_its_grant():
             prices={"scripted-strong": (3.0, 15.0), "scripted-cheap": (0.25, 1.25)},
         )
         ticket = {"subject": "Reset link", "body": "The password reset link does not work."}
-        result = await call(model.tool, "classify", ticket, settings=settings)
+        result = await call(model, "classify", ticket, settings=settings)
         assert result.data["category"] == "login"
         article = {"id": "kb-010", "title": "Reset your password", "body": "The reset link is valid for an hour."}
-        draft = await call(model.tool, "draft", ticket | {"articles": [article]}, settings=settings)
+        draft = await call(model, "draft", ticket | {"articles": [article]}, settings=settings)
         assert draft.data["citations"] == ["kb-010"]
-        poor = await call(model.tool, "classify", ticket, settings=settings, grant=Grant(tokens=10, usd_micros=10))
+        poor = await call(model, "classify", ticket, settings=settings, grant=Grant(tokens=10, usd_micros=10))
         assert poor.error.code is ErrorCode.BUDGET_EXCEEDED

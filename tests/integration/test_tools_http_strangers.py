@@ -346,9 +346,9 @@ def test_a_token_url_on_a_host_that_may_not_have_the_secret_is_refused_when_the_
     [
         ("https://user:hunter2@api.test/v1?key=hunter2", "a query"),
         ("https://{host}/v1", "no value"),
-        ("ftp://api.test", "no URL of the form"),
+        ("ftp://api.test", "not a URL of the form"),
         ("https://good.test\\@evil.test", "no URL may have"),
-        ("api.test/v1", "no URL of the form"),
+        ("api.test/v1", "not a URL of the form"),
     ],
 )
 async def test_a_base_url_in_a_variable_that_is_none_is_refused_and_not_repeated(url, told, monkeypatch) -> None:
