@@ -1,8 +1,8 @@
--- Every statement of the worker loop. What writes to a job names the lease under which it may.
+-- Every statement of the worker loop. A statement that writes to a job names the lease that allows it.
 
 -- name: open_lease
--- A new life of this instance. Its earlier lives are over, so what they held is free at once. No row: somebody else has
--- drawn this id, and it is asked again.
+-- A new life of this instance. Its earlier lives are over, so their jobs are free immediately. No row: another process
+-- has drawn this id, so this one asks again.
 with over as (
     delete from leases where instance = $1 or until < now() - interval '1 day'
 )
@@ -42,7 +42,7 @@ where jobs.answer is not null
 -- name: take_over
 -- Jobs of processes that are gone, or handed back. A life in which a job was not begun counts as a
 -- delivery only the first time: after that, a start is always recorded, so its absence is known.
--- What is parked is free when its time is up, and stays parked: it is not executed again, but answered.
+-- A parked job is free when its time is up, and stays parked: it is not executed again, but answered.
 with free as (
     select run_id, request_id, state as was from jobs
     where state <> 'published' and (state <> 'parked' or deadline_at <= now())
@@ -61,7 +61,7 @@ returning jobs.run_id, jobs.request_id, jobs.tenant, jobs.partition, jobs.reques
     jobs.deliveries, jobs.started_at is not null as was_started, jobs.state = 'parked' as was_parked
 
 -- name: reclaim
--- What the table says is ours and we do not know of.
+-- Jobs that the table gives to this process and that it does not know of.
 select run_id, request_id, tenant, partition, request, traceparent, answer, deliveries,
     started_at is not null as was_started, state = 'parked' as was_parked
 from jobs where lease = $1 and state <> 'published'
@@ -74,12 +74,12 @@ returning true
 
 -- name: settle
 -- One group commit: new answers (only where the lease still holds), jobs that are in no table yet, most of them with
--- their answers, and answers that Kafka has acknowledged. Saying the same again after an unknown outcome is accepted.
--- A job that is known already stays as it is, unless it is ours by now and has no answer: whoever gave that one
--- may have published it, and may still do so when its process wakes up.
+-- their answers, and answers that Kafka has acknowledged. Repeating it after an unknown outcome is accepted.
+-- A job that is known already stays as it is, unless it is ours by now and has no answer: the process that gave an
+-- answer may have published it, and may still do so when it wakes up.
 -- `distinct` keeps the planner from the index of open jobs: on a table without statistics it would read all of them for
--- each row. What is inserted comes first, in the order of its key: whoever waits for another's row holds no row of his
--- own that a statement in the same order could want.
+-- each row. The insert comes first, in the order of the key: a statement that waits for a row of another then holds no
+-- row that a statement in the same order could want.
 with published as (
     update jobs set state = 'published', published_at = now()
     from unnest($5::uuid[], $6::text[]) as done (run_id, request_id)
@@ -112,8 +112,8 @@ with published as (
 select run_id, request_id from unpersisted union all select run_id, request_id from settled
 
 -- name: withdraw
--- What has not begun is answered as withdrawn, also before its request has come. What has begun goes on, and what was
--- answered comes back with that answer. Whoever begins a job asks in the same statement whether it is still to be done.
+-- A job that has not begun is answered as withdrawn, also before its request has come. A job that has begun goes on, and
+-- an answered one comes back with its answer. The statement that begins a job also asks whether it was withdrawn.
 with called_off as (
     select * from unnest($2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::timestamptz[], $8::bytea[])
         as t (run_id, request_id, tenant, partition, traceparent, deadline_at, answer)
@@ -143,7 +143,7 @@ where answer is not null
 select topic, partition, first, last, life, lives from readings where topic = $1 and partition = any($2)
 
 -- name: reading
--- What this life is about to read. The same in another life counts.
+-- The records that this life is about to read. Other lives that read the same are counted.
 insert into readings as r (topic, partition, first, last, life, lives)
 select topic, partition, first, last, $5, 1
 from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as t (topic, partition, first, last)
