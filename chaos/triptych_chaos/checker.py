@@ -13,10 +13,11 @@ from typing import Any
 
 from triptych_chaos.client import Observed
 from triptych_chaos.webhook_sender import Delivery
+from triptych_chaos.workload import CALLS
 
 MICROS = 1_000_000
 WRITES = {
-    "calls": {"acknowledge": "acknowledgements", "stamp": "tags", "post": "assignments"},
+    CALLS: {"acknowledge": "acknowledgements", "stamp": "tags", "post": "assignments"},
     "review": {"assign": "assignments"},
 }
 """By playbook and step, the collection of the helpdesk that it writes to."""
@@ -24,7 +25,7 @@ ABOUT_THE_TASK = frozenset({"acknowledge", "assign"})
 """The steps that write to the task's ticket; the others write to a ticket of the run's own."""
 DELIVERS, DELIVERIES = "deliver", "deliveries"
 """The step that some runs have, and what it asks the sender of webhooks for."""
-NOBODY_CAN_TELL = frozenset({"post"})
+CANNOT_BE_RECONCILED = frozenset({"post"})
 """The steps whose lost answer cannot be found out: the upstream honours no key and cannot be asked."""
 
 _ANSWERS = frozenset({"PlanAccepted", "PlanRefused", "CallAnswered", "VerdictGiven", "ReviewFailed"})
@@ -203,7 +204,7 @@ def _doubts(run: Run) -> Iterator[tuple[str, str]]:
     for event in run.journal:
         if event.type == "RunEscalated" and event.data["reason"]["code"] == "in_doubt":
             step = event.data.get("step")
-            if step not in NOBODY_CAN_TELL:
+            if step not in CANNOT_BE_RECONCILED:
                 yield "needless doubt", f"step {step} was in doubt at event {event.seq}, and it can be found out"
 
 

@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError
 
 from triptych_chaos.history import History
 from triptych_chaos.services import PREFIX
-from triptych_chaos.workload import BODY, SUBJECT
+from triptych_chaos.workload import BODY, CALLS, SUBJECT
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class Client:
         review = {"account": _ACCOUNT, "question": question}
         task = {
             "task_id": task_id,
-            "playbook": "review" if is_planned else "calls",
+            "playbook": "review" if is_planned else CALLS,
             "tenant": tenant,
             "principal": "user:nemesis",
             "input": {"ticket_id": f"T-{task_id}", **(review if is_planned else calls)},
