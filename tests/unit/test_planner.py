@@ -288,6 +288,14 @@ async def test_a_tool_that_is_not_there_yet_is_unavailable_so_that_the_planner_i
     assert got.error.retry_after_ms
 
 
+async def test_the_tool_of_a_fallback_that_is_not_there_yet_is_waited_for_too() -> None:
+    fallback = Fallback(operation="wiki.search", arguments={"query": "help"})
+    got = await answer(plan_request(FixedPlan(steps=(search(fallback=(fallback,)),))))
+    assert got.error is not None
+    assert (got.error.code, got.code) == (ErrorCode.UNAVAILABLE, None)
+    assert "wiki" in got.error.message
+
+
 async def test_a_fixed_plan_that_does_not_fit_is_invalid() -> None:
     got = await answer(plan_request(FixedPlan(steps=(search(arguments={"limit": 1}),))))
     assert got.code == "plan_invalid"
