@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= .triptych
 # Where the prose is plain already, `make check` keeps it so; `make prose` shows the rest.
-PROSE := checks README.md docs/index.md docs/quickstart.md docs/glossary.md docs/where-to-change.md docs/discussions docs/generate docs/how-to docs/reference/playbooks.md docs/reference/adapters.md docs/reference/tools.md docs/reference/models.md docs/reference/memory.md docs/reference/limits.md docs/reference/faults.md docs/reference/guarantees.md changes CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md
+PROSE := checks README.md docs changes CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md
 PROSE += schemas services/executor services/critic services/planner
 PROSE += triptych/commands triptych/embedded triptych/operator
 PROSE += triptych/kernel triptych/contracts triptych/json_schema triptych/models triptych/client
