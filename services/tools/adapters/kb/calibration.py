@@ -1,7 +1,7 @@
-"""From two measures to one score: how likely it is that a chunk answers what was asked.
+"""Make one score of two measures: how likely it is that a chunk answers the question.
 
-The score is a logistic function of both, fitted to questions of which it is known whether the articles answer
-them. Questions with and without an answer weigh alike in the fit, however many there are of each.
+The score is a logistic function of both. It is fitted to questions, and somebody has said of each whether the documents
+answer it. Questions with and without an answer have the same weight in the fit, however many there are of each.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 THRESHOLD = 0.35
-"""Above it, an article is about what was asked."""
+"""Above it, a document answers the question."""
 _AT_THRESHOLD = math.log(THRESHOLD / (1 - THRESHOLD))
 _STEPS = 50
-_CALM = 0.01
-"""A little ridge, so that measures which separate the questions perfectly do not grow without end."""
+_RIDGE = 0.01
+"""A small ridge: without it, measures that separate the questions perfectly let the fit grow without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class Calibration:
     base: float
 
     def value(self, words: float, meaning: float) -> float:
-        """What the logistic function is taken of."""
+        """Return the argument of the logistic function."""
         return self.words * words + self.meaning * meaning + self.base
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The two measures of the best chunk for a question, and whether the articles answer it."""
+    """The two measures of the best chunk for a question, and whether the documents answer it."""
 
     words: float
     meaning: float
@@ -51,7 +51,7 @@ class Quality:
 
 
 def fit(judged: Sequence[Judged]) -> Calibration:
-    """The calibration under which the threshold lies where both kinds of questions are equally likely.
+    """Fit a calibration that puts the threshold where both kinds of questions are equally likely.
 
     Newton's method for a logistic regression; see Hastie, Tibshirani, Friedman, The Elements of Statistical
     Learning, 4.4.1.
@@ -59,45 +59,27 @@ def fit(judged: Sequence[Judged]) -> Calibration:
     Raises:
         ValueError: all questions are of one kind.
     """
-    answered = sum(one.answered for one in judged)
-    if answered in {0, len(judged)}:
+    import numpy as np  # noqa: PLC0415 - it takes half a second, and a search does without
+
+    answered = np.array([one.answered for one in judged], dtype=float)
+    count = answered.sum()
+    if count in {0, len(judged)}:
         raise ValueError("both kinds of questions are needed: some that are answered, and some that are not")
-    weights = {True: 0.5 / answered, False: 0.5 / (len(judged) - answered)}
-    beta = [0.0, 0.0, 0.0]
+    weights = np.where(answered == 1, 0.5 / count, 0.5 / (len(judged) - count))
+    measures = np.array([(one.words, one.meaning, 1.0) for one in judged])
+    ridge = _RIDGE / len(judged) * np.eye(3)
+    beta = np.zeros(3)
     for _ in range(_STEPS):
-        gradient = [_CALM / len(judged) * part for part in beta]
-        hessian = [[_CALM / len(judged) * (row == column) for column in range(3)] for row in range(3)]
-        for one in judged:
-            x = (one.words, one.meaning, 1.0)
-            probability = 1 / (1 + math.exp(-sum(b * part for b, part in zip(beta, x, strict=True))))
-            weight = weights[one.answered]
-            for row in range(3):
-                gradient[row] += weight * (probability - one.answered) * x[row]
-                for column in range(3):
-                    hessian[row][column] += weight * probability * (1 - probability) * x[row] * x[column]
-        beta = [b - step for b, step in zip(beta, _solved(hessian, gradient), strict=True)]
-    return Calibration(round(beta[0], 3), round(beta[1], 3), round(beta[2] + _AT_THRESHOLD, 3))
+        probability = 1 / (1 + np.exp(-measures @ beta))
+        gradient = ridge @ beta + measures.T @ (weights * (probability - answered))
+        hessian = ridge + (measures.T * weights * probability * (1 - probability)) @ measures
+        beta -= np.linalg.solve(hessian, gradient)
+    words, meaning, base = (float(part) for part in beta)
+    return Calibration(round(words, 3), round(meaning, 3), round(base + _AT_THRESHOLD, 3))
 
 
 def quality(judged: Sequence[Judged], calibration: Calibration) -> Quality:
-    """What the threshold makes of these questions."""
+    """Count how often the threshold is right about these questions."""
     above = [one.answered for one in judged if calibration.value(one.words, one.meaning) >= _AT_THRESHOLD]
     answered = sum(one.answered for one in judged)
     return Quality(sum(above) / len(above) if above else 0.0, sum(above) / answered if answered else 0.0)
-
-
-def _solved(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
-    """Cramer's rule, for three unknowns."""
-    whole = _determinant(matrix)
-    return [
-        _determinant([[right[row] if at == column else matrix[row][at] for at in range(3)] for row in range(3)]) / whole
-        for column in range(3)
-    ]
-
-
-def _determinant(m: Sequence[Sequence[float]]) -> float:
-    return (
-        m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1])
-        - m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0])
-        + m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0])
-    )
