@@ -1,7 +1,7 @@
 """Standard Webhooks 1.0 (https://www.standardwebhooks.com): keys, and the check of a signature.
 
 A signature covers the id, the time and the body of a message; ours may cover the address too. Headers come from
-strangers: whatever stands in them, a check ends in a verdict and never in an exception.
+strangers: a check of any headers ends in a verdict and never in an exception.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Verifier:
             raise ConfigurationError(f"{_VARIABLE}: it is empty; {_CURE}")
 
     def problem_of_headers(self, headers: Mapping[str, str], now: datetime) -> str | None:
-        """What is wrong with a request as far as its headers tell, so that its body need not be read; or None."""
+        """Return what is wrong with the headers of a request, or None. It is asked before the body is read."""
         message_id, stated = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
         if not message_id or len(message_id) > ID_MAX_CHARS:
             return f"webhook-id is missing, or longer than {ID_MAX_CHARS} characters"
@@ -61,15 +61,15 @@ class Verifier:
             return "webhook-timestamp is missing, or not the seconds since 1970"
         if abs(now.timestamp() - int(stated)) > TOLERANCE.total_seconds():
             return "webhook-timestamp is too far from now"
-        return None if _signatures(headers) else "webhook-signature is missing, or has no part that begins with v1,"
+        return None if _signatures(headers) else "webhook-signature is missing, or no part of it begins with v1,"
 
     def problem(self, headers: Mapping[str, str], body: bytes, now: datetime, address: str | None = None) -> str | None:
-        """What is wrong with a request, or None."""
+        """Return what is wrong with a request, or None."""
         checked = self.check(headers, body, now, address)
         return None if isinstance(checked, Signed) else checked
 
     def check(self, headers: Mapping[str, str], body: bytes, now: datetime, address: str | None = None) -> Signed | str:
-        """The message whose signature fits, or what is wrong with it.
+        """Return the message if a signature fits, or else what is wrong with it.
 
         A signature is over `ID.TIME.BODY`, as the specification has it, or over `ID.TIME.ADDRESS.BODY`.
         """
@@ -93,7 +93,7 @@ def _signatures(headers: Mapping[str, str]) -> list[bytes]:
 
 
 def _key(secret: str) -> bytes:
-    """The bytes of a key. The alphabet of base64 in URLs is refused: the libraries of senders read another key then."""
+    """Decode a key. The base64 alphabet of URLs is refused, because the libraries of senders decode it differently."""
     text = secret.removeprefix(_PREFIX)
     try:
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

@@ -59,7 +59,7 @@ def fit(judged: Sequence[Judged]) -> Calibration:
     Raises:
         ValueError: all questions are of one kind.
     """
-    import numpy as np  # noqa: PLC0415 - it takes half a second, and a search does without
+    import numpy as np  # noqa: PLC0415 - its import takes half a second, and a search does not need it
 
     answered = np.array([one.answered for one in judged], dtype=float)
     count = answered.sum()

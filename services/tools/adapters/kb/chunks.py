@@ -14,9 +14,9 @@ CHUNK_MAX_CHARS = 2_000
 OVERLAP_MAX_CHARS = 300
 PASSAGE_MAX_CHARS = 800
 PASSAGE_MIN_CHARS = 80
-"""What is shorter, a heading for instance, goes with what follows."""
+"""A shorter paragraph, such as a heading, is joined with the next."""
 _RULES = 2
-"""Part of every content hash: raise it when the rules here change, and everything is cut and embedded anew."""
+"""Part of every content hash: raise it when the rules here change, and everything is cut and embedded again."""
 
 _PARAGRAPHS = re.compile(r"\n\s*\n")
 _ENDS = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f\uff61])\s*|\n")
@@ -25,7 +25,7 @@ _ENDS = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f\uff61])\s*|\n")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Something that can be found."""
+    """A text that a search can find."""
 
     id: str
     title: str
@@ -55,12 +55,12 @@ class Chunk:
         return _hash(self.tenant, self.title, self.body)
 
     def passages(self) -> list[str]:
-        """What is embedded: its paragraphs, each with the title, so that none of them speaks of nothing."""
+        """Return the texts to embed: the paragraphs, each with the title, which says what they are about."""
         return [f"{self.title}. {passage}" for passage in _packed(self.body, PASSAGE_MAX_CHARS, PASSAGE_MIN_CHARS)]
 
 
 def chunks(tenant: str, document: Document) -> list[Chunk]:
-    """The chunks of a document; each begins with the end of the one before it."""
+    """Cut a document into chunks. Each begins with the end of the one before it."""
     made: list[Chunk] = []
     overlap = ""
     for body in _packed(document.body, CHUNK_MAX_CHARS - OVERLAP_MAX_CHARS, CHUNK_MAX_CHARS):
@@ -70,7 +70,7 @@ def chunks(tenant: str, document: Document) -> list[Chunk]:
 
 
 def _packed(text: str, most_chars: int, least_chars: int) -> Iterator[str]:
-    """Paragraphs, those joined that are too short, and those cut that are too long."""
+    """Yield paragraphs. Short ones are joined, and long ones are cut."""
     packed = ""
     for paragraph in _cut(text, most_chars):
         if packed and (len(packed) >= least_chars or len(packed) + len(paragraph) + 2 > most_chars):
@@ -99,7 +99,7 @@ def _cut(text: str, most_chars: int) -> Iterator[str]:
 
 
 def _end(body: str) -> str:
-    """The last sentences of a chunk, as many as the overlap has room for."""
+    """Return the last sentences of a chunk, as many as the overlap has room for."""
     tail = body[-OVERLAP_MAX_CHARS:]
     if len(tail) == len(body):
         return tail

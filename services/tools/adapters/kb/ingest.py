@@ -45,7 +45,7 @@ def find_files(folder: Path, *, allow_empty: bool = False) -> list[Path]:
     """List the files of a folder that `read` reads.
 
     Raises:
-        FolderError: the folder does not exist, or has no such file and may not be empty.
+        FolderError: the folder does not exist, or has no such file and `allow_empty` is false.
     """
     if not folder.is_dir():
         raise FolderError(folder, "the folder does not exist. Make it, or name another")

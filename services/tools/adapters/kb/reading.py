@@ -1,7 +1,7 @@
-"""Reads a folder of Markdown, text and PDF files as documents. A file that cannot be read is told and stops nothing.
+"""Read a folder of Markdown, text and PDF files as documents. A file that cannot be read is reported and stops nothing.
 
-A file is a stranger's work: it may be broken, or made to be slow or huge. So a child process reads it, within a time
-and a size of memory, and ends when it needs more. This module never raises for what is in a file.
+A file comes from a stranger: it can be broken, slow to read, or huge. So a child process reads it, with a limit of time
+and of memory, and ends when it needs more. This module never raises for the content of a file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ READ_MAX_S = 30.0
 READ_MAX_MEMORY_BYTES = 2 * 1024**3
 REASON_MAX_CHARS = 300
 _NEEDED_TOO_MUCH = 75
-"""How a child ends that came near its limit of memory."""
+"""The exit code of a child that came near its limit of memory."""
 _NEAR = 0.75
 
 _GLYPHS = re.compile(
@@ -58,7 +58,7 @@ class NotText(ValueError):
 
 
 class NoText(NotText):
-    """The file was read, and says nothing."""
+    """The file was read, and has no text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +68,16 @@ class Unreadable:
     id: str
     reason: str
     is_empty: bool = False
-    """It was read to its end, and there is no text in it. Otherwise it may say what it said before."""
+    """It was read to its end and has no text. Otherwise the collection keeps its old text."""
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files of a folder and its folders that are read. Hidden files are not, nor are links that lead elsewhere."""
+    """List the files of a folder and its folders that are read: not hidden ones, and no links that lead elsewhere."""
     return [path for path, why_not in _listed(folder) if not why_not]
 
 
 def left_out_of(folder: Path) -> list[Unreadable]:
-    """The files of a folder that are not looked into, each with the reason. Hidden files are not named."""
+    """List the files of a folder that are not read, each with the reason. Hidden files are not named."""
     return [
         Unreadable(_printable(path.relative_to(folder).as_posix()), why_not)
         for path, why_not in _listed(folder)
@@ -86,7 +86,7 @@ def left_out_of(folder: Path) -> list[Unreadable]:
 
 
 def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The files of a folder in order, each with the reason why it is not looked into, or with none."""
+    """Yield the files of a folder in order, each with the reason why it is not read, or with none."""
     inside = folder.resolve()
     for path in sorted(folder.rglob("*")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
@@ -113,10 +113,8 @@ def read_folder(
 ) -> Iterator[Document | Unreadable]:
     """Read every file as a document. Its id is the one that its front matter states, else its path in the folder.
 
-    Args:
-        folder: Where the files are.
-        read_max_s: Seconds after which the reading of one file is stopped, and the file is unreadable.
-        memory_max_bytes: Memory of the process that reads; a file that needs more is unreadable.
+    A file is unreadable if its reading takes longer than `read_max_s` seconds, or if the process that reads it needs
+    more than `memory_max_bytes`.
     """
     by_id: dict[str, str] = {}
     context = multiprocessing.get_context("spawn")
@@ -149,29 +147,31 @@ def _read_apart(pool: ProcessPool, path: Path, name: str, read_max_s: float) -> 
     except (NotText, BrokenExecutor):
         raise
     except TimeoutError as error:
-        raise NotText(f"reading it takes longer than {read_max_s:g} s; save it anew, or split it") from error
+        raise NotText(f"reading it takes longer than {read_max_s:g} s; save it again, or split it") from error
     except ProcessExpired as error:
         if error.exitcode == _NEEDED_TOO_MUCH:
-            raise NotText("reading it takes more memory than there is for a file; save it anew, or split it") from error
+            raise NotText(
+                "reading it takes more memory than there is for a file; save it again, or split it"
+            ) from error
         raise NotText(
-            f"it ended the process that read it (code {error.exitcode}); save it anew, or split it"
+            f"it ended the process that read it (code {error.exitcode}); save it again, or split it"
         ) from error
     except Exception as error:
         if type(error).__name__ == "FileNotDecryptedError" or "encryption" in str(error).lower():
             raise NotText(f"it is encrypted ({error}); save it without a password") from error
-        raise NotText(f"{type(error).__name__}: {error}; save it anew") from error
+        raise NotText(f"{type(error).__name__}: {error}; save it again") from error
     return document
 
 
 def _bound_memory(most_bytes: int) -> None:
-    """In the child: a file that swells ends the child, and not the machine."""
+    """Limit the memory of the child, so that a file that swells ends the child and not the machine."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 
 def _read_within_memory(path: Path, name: str) -> Document:
-    """In the child: read a file; a reading that came near the limit of memory ends the child.
+    """Read a file in the child. A reading that came near the limit of memory ends the child.
 
     The library goes on after a MemoryError as after any other, and gives what it has read until then.
     """
@@ -185,7 +185,7 @@ def _read_within_memory(path: Path, name: str) -> Document:
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process has had."""
+    """Return the most memory that this process has had."""
     try:
         status = Path("/proc/self/status").read_text("ascii", "replace")
     except OSError:
@@ -227,7 +227,7 @@ def _read(path: Path, name: str) -> Document:
 
 
 def _decoded(raw: bytes) -> str:
-    """The text of a file: UTF-8, or UTF-16 where the file says so."""
+    """Decode a file: as UTF-8, or as UTF-16 where the file says so."""
     try:
         text = raw.decode("utf-16" if raw.startswith(_UTF_16) else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -236,7 +236,7 @@ def _decoded(raw: bytes) -> str:
 
 
 def _storable(text: str) -> str:
-    """The text without what UTF-8 or Postgres cannot hold: extracted text has NUL and lone surrogates now and then."""
+    """Remove what UTF-8 or Postgres cannot hold. Extracted text can have NUL and lone surrogates."""
     return text.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -314,7 +314,7 @@ def _pdf(path: Path) -> tuple[str, str, str]:
         pages = [page.extract_text() for page in reader.pages]
         title = reader.metadata.title if reader.metadata else None
     if skipped.said:
-        raise NotText(f"parts of it cannot be read ({skipped.said}); save it anew, or split it")
+        raise NotText(f"parts of it cannot be read ({skipped.said}); save it again, or split it")
     body = "\n\n".join(pages)
     if _is_garbled(body):
         raise NotText("its fonts do not say which characters they show; print it to a new PDF, or use OCR")
@@ -324,13 +324,13 @@ def _pdf(path: Path) -> tuple[str, str, str]:
 
 
 def _is_garbled(text: str) -> bool:
-    """Whether much of a text is numbers of glyphs and unprintable characters, as of a font without character codes."""
+    """Tell whether much of a text is numbers of glyphs, as a font without character codes gives them."""
     odd = sum(len(found[0]) for found in _GLYPHS.finditer(text))
     return odd > _GARBLED_SHARE * len(text)
 
 
 class _Skipped(logging.Handler):
-    """Listens to the library, which leaves out what it cannot read and says so in its log alone.
+    """Listens to the library, which omits what it cannot read and says so only in its log.
 
     What else it says there names no file and is dropped.
     """

@@ -1,4 +1,4 @@
-"""The knowledge base in Postgres: loads documents so that only what changed costs anything, and searches them.
+"""The knowledge base in Postgres: loads documents and searches them. Only changed documents cost anything.
 
 Everything that is loaded can be loaded again after a crash at any point, and comes out the same.
 """
@@ -69,7 +69,7 @@ class KnowledgeBase:
 
     @classmethod
     async def open(cls, pool: asyncpg.Pool, embedder: Embedder) -> KnowledgeBase:
-        """The knowledge base of a schema. It searches by words alone where the database cannot keep vectors."""
+        """Open the knowledge base of a schema. It searches by words alone where the database cannot keep vectors."""
         sql = Queries.load("triptych.tools.adapters.kb", "kb.sql")
         if not await pool.fetchval(sql["has_vectors"]):
             return cls(pool, None, WORDS_ALONE)
@@ -83,7 +83,7 @@ class KnowledgeBase:
         return self._embedder is not None
 
     async def search(self, tenant: str, query: str, limit: int, collections: Sequence[str] = ()) -> list[Hit]:
-        """What a tenant may find, best first.
+        """Search what a tenant may find, best first.
 
         Raises:
             ModelFailure: the question cannot be embedded.
@@ -102,7 +102,7 @@ class KnowledgeBase:
         ]
 
     async def judge(self, tenant: str, query: str, *, answered: bool, collections: Sequence[str] = ()) -> Judged:
-        """The measures of the best chunk for a question, for a calibration."""
+        """Measure the best chunk for a question, for a calibration."""
         rows = await self._rows(tenant, query, 1, collections, 0.0)
         return Judged(rows[0]["words"], rows[0]["meaning"], answered) if rows else Judged(0.0, 0.0, answered)
 
@@ -140,12 +140,8 @@ class KnowledgeBase:
     ) -> Report:
         """Make a collection say what these documents say, and remove all others from it.
 
-        Args:
-            tenant: Who may find them; `EVERYBODY` for all.
-            collection: What they are called together.
-            documents: Each with an id of its own.
-            keep: Paths of files whose documents stay although they are not given.
-            progress: Called with the number of documents that have been dealt with since the last call.
+        Each document has an id of its own. The documents of the files in `keep` stay too. `progress` is called with the
+        number of documents since its last call.
 
         Raises:
             ModelFailure: the provider of embeddings does not answer. What was loaded until then stays.
@@ -223,7 +219,7 @@ class KnowledgeBase:
         self.calibration = calibration
 
     async def collections(self) -> list[dict[str, object]]:
-        """What is there: tenant, collection, and how much."""
+        """Count the documents and chunks of each collection of each tenant."""
         return [dict(row) for row in await self._pool.fetch(self._sql["collections"])]
 
     async def _embed(self, tenant: str, by_hash: Mapping[str, Chunk]) -> int:
@@ -281,5 +277,5 @@ class KnowledgeBase:
 
 
 def _text(vector: Vector) -> str:
-    """As Postgres reads it; seven digits are all that a float of four bytes has."""
+    """Write a vector as Postgres reads it, with the seven digits that a float of four bytes has."""
     return f"[{','.join(f'{part:.7g}' for part in vector)}]"

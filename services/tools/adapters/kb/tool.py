@@ -57,7 +57,7 @@ class Hits(TypedDict):
 
 
 def tool(source: Source) -> Tool:
-    """The tool that a table of triptych.toml describes.
+    """Make the tool that a table of triptych.toml describes.
 
     Raises:
         ConfigurationError: an option is wrong.
