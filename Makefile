@@ -6,6 +6,7 @@ DATA ?= .triptych
 PROSE := checks README.md docs changes CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md
 PROSE += schemas services/executor services/critic services/planner
 PROSE += triptych/commands triptych/embedded triptych/operator
+PROSE += services/tools/adapters/kb services/tools/runtime/webhooks.py
 PROSE += triptych/kernel triptych/contracts triptych/json_schema triptych/models triptych/client
 PROSE += triptych/playbook chaos tests/chaos tests/simulation bench examples/README.md examples/calendar examples/serving.py
 PROSE += $(addprefix services/tools/,sdk guard http conformance testing.py scaffold.py __init__.py __main__.py) \
