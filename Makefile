@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= .triptych
 # Where the prose is plain already, `make check` keeps it so; `make prose` shows the rest.
-PROSE := checks README.md docs changes CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md
+PROSE := checks README.md docs deploy changes CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md
 PROSE += schemas services/executor services/critic services/planner
 PROSE += triptych/commands triptych/embedded triptych/operator
 PROSE += services/tools/adapters/kb services/tools/runtime/webhooks.py

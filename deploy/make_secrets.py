@@ -1,7 +1,7 @@
-"""Writes the secrets that compose.yaml mounts: random passwords, and for each role the DSN it logs in with.
+"""Write the secrets that compose.yaml mounts: random passwords, and for each role the DSN it logs in with.
 
 Run it once (`python3 deploy/make_secrets.py`). Files that are there already are left as they are, so a
-secret of your own (a model provider's key in models.env, say) stays. It needs nothing but Python.
+secret of your own (a model provider's key in models.env, say) stays. It needs only Python.
 """
 
 # ruff: noqa: INP001 - a script, not a package
@@ -25,7 +25,7 @@ MODELS = """\
 
 
 def schemas(config: Path) -> list[str]:
-    """The database schemas of the services and tools that a triptych.toml names."""
+    """Return the database schemas of the services and tools that a triptych.toml names."""
     table = tomllib.loads(config.read_text("utf-8"))
     return [*table["services"], *(f"tool_{name}" for name in table["tools"])]
 
