@@ -43,7 +43,7 @@ module = "triptych.critic"
 migrations = ["triptych.kernel:migrations/worker", "triptych.kernel:migrations/models"]
 pass_env = ["ANTHROPIC_*", "AWS_*", "AZURE_*", "GOOGLE_*", "OLLAMA_*", "OPENAI_*"]
 
-# A tool is one more block: `triptych new tool NAME` writes one, `triptych tools add` makes one of an API.
+# A tool is one more block: `triptych new tool NAME` writes its module, `triptych tools add` makes both of an API.
 [tools.{_TOOL}]
 adapter = "{_TOOL}:tool"
 path = "{_TOOLS}"
