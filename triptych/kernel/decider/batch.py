@@ -95,7 +95,7 @@ class BatchBuilder(Generic[StateT]):
         }
 
     def take(self, inbound: InboundRecord | None, message: RunMessage) -> None:
-        """Decide what follows from a message; `arrival` is None when time alone is the message."""
+        """Decide what follows from a message; `inbound` is None when time alone is the message."""
         state = self._state(message.run_id)
         witness = self._state(message.witness) if message.witness is not None else None
         try:
