@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, assert_never
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -26,17 +26,35 @@ class Effect(StrEnum):
     @property
     def writes(self) -> bool:
         """Whether a call changes something."""
-        return self is not Effect.READ
+        match self:
+            case Effect.READ:
+                return False
+            case Effect.IDEMPOTENT | Effect.ONCE:
+                return True
+            case _:
+                assert_never(self)
 
     @property
     def may_be_repeated(self) -> bool:
         """Whether the same call may be made again under its key when its outcome is unknown."""
-        return self is not Effect.ONCE
+        match self:
+            case Effect.READ | Effect.IDEMPOTENT:
+                return True
+            case Effect.ONCE:
+                return False
+            case _:
+                assert_never(self)
 
     @property
     def must_be_reconciled(self) -> bool:
         """Whether the tool has to find out the outcome of a call before the call is made again."""
-        return self is Effect.ONCE
+        match self:
+            case Effect.READ | Effect.IDEMPOTENT:
+                return False
+            case Effect.ONCE:
+                return True
+            case _:
+                assert_never(self)
 
 
 class Reading(StrEnum):

@@ -43,7 +43,7 @@ class InvalidPlaybook:
     why: str
 
     @property
-    def told(self) -> str:
+    def public_reason(self) -> str:
         """Why, for people who send tasks: without the folders of this machine."""
         return shown(self.why.replace(f"{self.file.parent}/", ""))
 

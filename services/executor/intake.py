@@ -40,7 +40,7 @@ from triptych.executor.task_sizes import TaskSizes
 from triptych.executor.transition import Decided
 from triptych.executor.trust import AnyAnswer, Contracts, Trust
 from triptych.executor.unreadable import Sender, sender_of
-from triptych.json_schema import MAX_PROBLEMS, told, with_defaults
+from triptych.json_schema import MAX_PROBLEMS, describe_errors, with_defaults
 from triptych.kernel.decider import (
     FORWARDED,
     AdmissionLimits,
@@ -371,7 +371,7 @@ class Executor:
         deployment = self._deployments.get(task.playbook)
         if deployment is None:
             if (left_out := self._left_out.get(task.playbook)) is not None:
-                message = f"the playbook {task.playbook!r} was left out: {left_out.told}"
+                message = f"the playbook {task.playbook!r} was left out: {left_out.public_reason}"
                 return Reason(code="unknown_playbook", message=message)
             known = ", ".join(sorted(self._deployments)) or "none"
             message = f"there is no playbook {task.playbook!r}; deployed are: {known}"
@@ -379,7 +379,7 @@ class Executor:
         if size_bytes > self._sizes.of(task.playbook):
             return self._too_large_reason(task.playbook, size_bytes)
         errors = deployment.input_schema.schema_errors(_input(task, deployment.playbook), MAX_PROBLEMS + 1)
-        return Reason(code="invalid_input", message=told(errors, "input")) if errors else deployment.playbook
+        return Reason(code="invalid_input", message=describe_errors(errors, "input")) if errors else deployment.playbook
 
     def _others(self, playbook: Playbook) -> tuple[Playbook, ...]:
         """Return the playbooks that runs of this one may hand over to, as they are deployed."""

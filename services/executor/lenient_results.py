@@ -95,11 +95,13 @@ class _Shape:
                 before, part = value, path[depth - 1]
                 if not _is_there(before, part):
                     is_promised = isinstance(part, str) and self._requires(path[: depth - 1], part)
-                    return f"{_told(at)} is not there" if is_promised else None
+                    return f"{_path_text(at)} is not there" if is_promised else None
                 value = before[part]
             kinds = self._kinds(self._root, at)
             if not kinds & _kinds_of(value):
-                return f"{_told(at)} is {' or '.join(sorted(_kinds_of(value)))}, and not {' or '.join(sorted(kinds))}"
+                return (
+                    f"{_path_text(at)} is {' or '.join(sorted(_kinds_of(value)))}, and not {' or '.join(sorted(kinds))}"
+                )
         return None
 
     def _requires(self, path: Path, name: str) -> bool:
@@ -174,5 +176,5 @@ def _is_there(value: Json, part: str | int) -> bool:
     return isinstance(value, list) and isinstance(part, int) and part < len(value)
 
 
-def _told(path: Path) -> str:
+def _path_text(path: Path) -> str:
     return path_of(path, "data")

@@ -41,7 +41,7 @@ def _lines(run: Run, event: ev.Event, following: Sequence[ev.Event]) -> Iterator
         ):
             if result.error is not None and result.error.code is ErrorCode.IN_DOUBT:
                 yield _notice(run, "warning", "in doubt", step, _operation(run, step), why=result.error.message)
-        case ev.StepEnded(step, StepStatus.FAILED, reason) if not _is_told(step, following):
+        case ev.StepEnded(step, StepStatus.FAILED, reason) if not _is_repeated(step, following):
             yield _notice(run, "warning", "step failed", step, _operation(run, step), **_because(reason))
         case ev.RetryScheduled(ask, step, due_at, reason, postponed=False):
             more = {"ask": ask, "due_at": due_at.isoformat(), **_operation(run, step)}
@@ -69,7 +69,7 @@ def _ended(run: Run, event: ev.RunEnded) -> Iterator[Notice]:
         yield _notice(run, "warning", "in doubt" if each.known == "in_doubt" else "left under way", each.step, what)
 
 
-def _is_told(step: str, following: Sequence[ev.Event]) -> bool:
+def _is_repeated(step: str, following: Sequence[ev.Event]) -> bool:
     """Return whether the event after the failure of a step says the same of it."""
     return any(isinstance(each, ev.RunEscalated | ev.ReplanDecided) and each.step == step for each in following)
 

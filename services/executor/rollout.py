@@ -47,7 +47,7 @@ class Rollout:
             if self._is_offered(active) and (deployment := await self._deployment(active)) is not None:
                 deployments[active.name] = deployment
         left_out = {each.name: each for each in self._folder.left_out}
-        self._tell(deployments, left_out, is_first=not self.deployments)
+        self._log_left_out(deployments, left_out, is_first=not self.deployments)
         is_new |= {name: one.playbook.version for name, one in deployments.items()} != {
             name: one.playbook.version for name, one in self.deployments.items()
         }
@@ -99,7 +99,7 @@ class Rollout:
         playbook = await self.store.playbook(active.name, active.version)
         return Deployment.of(playbook) if playbook is not None else known
 
-    def _tell(
+    def _log_left_out(
         self, deployments: Mapping[str, Deployment], left_out: Mapping[str, InvalidPlaybook], *, is_first: bool
     ) -> None:
         log, health = self.service.log, self.service.health

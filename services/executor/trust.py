@@ -16,7 +16,7 @@ from triptych.executor import events as ev
 from triptych.executor.commands import step_to_skip
 from triptych.executor.lenient_results import invalid_use
 from triptych.executor.state import OpenRequest, RequestKind, Run, RunStatus
-from triptych.json_schema import JsonSchema, SchemaError, told
+from triptych.json_schema import JsonSchema, SchemaError, describe_errors
 from triptych.kernel.errors import UndecodableRecord
 from triptych.playbook.plans import PlanContext, check_steps, make_plan, steps_at_once
 from triptych.schemas import (
@@ -135,7 +135,8 @@ class Trust:
         if not (errors := offer.result.schema_errors(answer) if step.map is None else _branch_errors(offer, answer)):
             return None
         return (
-            f"the answer does not fit what {step.operation} answers in step {state.id}: {told(errors, 'answer')}; "
+            f"the answer does not fit what {step.operation} answers in step {state.id}: "
+            f"{describe_errors(errors, 'answer')}; "
             f"give one that fits the contract, see `triptych tools show {step.operation}`"
         )
 
@@ -221,7 +222,7 @@ class Trust:
             return answer
         state = run.state(request.step)
         if state.step.reading is Reading.STRICT:
-            errors = told(offer.result.schema_errors(answer.result.data, SHOWN_MAX), "data")
+            errors = describe_errors(offer.result.schema_errors(answer.result.data, SHOWN_MAX), "data")
             return _of_no_use(answer, f"{operation} answered, but step {state.id} reads strictly: {errors}")
         unfit = invalid_use(run, state, offer.contract.result, answer.result.data)
         if unfit is None:
@@ -242,7 +243,7 @@ class Trust:
             return None
         if offer.contract.reading is Reading.LENIENT:
             return offer
-        errors = told(offer.result.schema_errors(result.data, 1), "data")
+        errors = describe_errors(offer.result.schema_errors(result.data, 1), "data")
         raise ForgedRecord(f"the result of {operation} does not fit its contract: {errors}")
 
 

@@ -100,7 +100,7 @@ def question(
         if isinstance(request.spec, PlanByModel) and max_tokens is not None:
             left = max(0, max_tokens - estimated_tokens(codec.encode(asked)))
             memory = memory.within(min(request.spec.memory_tokens, left))
-        asked |= memory.told()
+        asked |= memory.as_json()
     return asked
 
 

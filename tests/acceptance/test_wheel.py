@@ -49,7 +49,7 @@ class Installed:
         constraints = ROOT / "requirements.lock"
         run(
             *(uv, "pip", "install", "--compile-bytecode", "--python", self._programs / "python"),
-            *("--constraint", constraints, f"{wheel}[embedded,mcp]"),
+            *("--constraint", constraints, f"{wheel}[embedded]"),
             directory=folder,
         )
 

@@ -139,7 +139,8 @@ async def command_what_is_over(crash_stack: CrashStack) -> None:
 async def every_tool_obeys(crash_stack: CrashStack) -> None:
     """Check that a tool records a command that it gets now."""
     waiting = {
-        tool: await crash_stack.client.tell_tool(tool, None, BreakerMode.AUTO, principal="user:late") for tool in TOOLS
+        tool: await crash_stack.client.control_tool(tool, None, BreakerMode.AUTO, principal="user:late")
+        for tool in TOOLS
     }
 
     async def obeyed() -> bool:

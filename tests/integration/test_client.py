@@ -358,7 +358,7 @@ async def test_a_task_that_has_no_outcome_in_time_is_told_in_json_beside_the_ans
     assert done.returncode == 1
     assert [line["status"] for line in json.loads(done.stdout)] == ["waiting"]
     [line] = done.stderr.splitlines()
-    assert json.loads(line)["error"]["type"] == "NotSettledError"
+    assert json.loads(line)["error"]["type"] == "OutcomesPendingError"
 
 
 async def test_all_runs_that_fit_are_shown_and_resumed_at_once(stack, client) -> None:

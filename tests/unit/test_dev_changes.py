@@ -77,5 +77,5 @@ def test_what_has_become_of_contracts_is_told_one_line_each() -> None:
         "- weather.old: calls that were planned are refused",
         "~ weather.worse: this breaks those who use it",
         "    the effect was read and is once",
-        "    arguments: city: the field is new and required; nobody sends it yet",
+        "    arguments: city: the field is new and required; no sender has it yet",
     ]

@@ -344,9 +344,16 @@ def test_an_expression_over_what_it_refers_to_gives_what_it_gives_over_everythin
 
 def _outcome(compiled: program._Compiled, scope: Any) -> str:
     try:
-        return repr(program._evaluate(compiled, scope))
+        return repr(_sorted(program._evaluate(compiled, scope)))
     except ExpressionError as error:
         return str(error)
+
+
+def _sorted(value: Any) -> Any:
+    """Sort the keys of objects: CEL gives them in any order."""
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(each) for each in value] if isinstance(value, list) else value
 
 
 BIG = 12345678901234567890123

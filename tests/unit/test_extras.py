@@ -42,7 +42,7 @@ def test_the_table_of_extras_is_that_of_the_package():
         named = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in wanted}
         brought = {name.lower() for module in EXTRAS[extra] for name in installed[module]}
         # The extra of another package brings modules of its own: that of bedrock is named by what it brings.
-        assert extra == "bedrock" or brought == named
+        assert extra == "bedrock" or brought == named - {"triptych"}
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

@@ -50,7 +50,7 @@ async def log(health: Health) -> AsyncIterator[list[MutableMapping[str, Any]]]:
     said = LogCapture()
     # A logger of its own: what other tests have configured does not filter it.
     logger = structlog.wrap_logger(None, processors=[said], wrapper_class=structlog.make_filtering_bound_logger(0))
-    telling = asyncio.create_task(health.tell(logger, after_s=0.0, every_s=0.0))
+    telling = asyncio.create_task(health.log_changes(logger, after_s=0.0, every_s=0.0))
     yield said.entries
     telling.cancel()
     await asyncio.wait({telling})

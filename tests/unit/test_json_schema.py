@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from triptych.json_schema import MAX_PROBLEMS, InvalidSchemaError, JsonSchema, check_pattern, told
+from triptych.json_schema import MAX_PROBLEMS, InvalidSchemaError, JsonSchema, check_pattern, describe_errors
 
 SOON_S = 0.75
 """Of processor time, which a busy machine does not lengthen much: three times what is promised."""
@@ -203,13 +203,13 @@ def test_the_place_of_a_mistake_in_a_large_value_is_told() -> None:
     )
     rows: list[Any] = [{"id": number} for number in range(50_000)]
     rows[40_000], rows[40_001] = {"id": "x"}, {}
-    shown = told(schema.schema_errors({"rows": rows}), "input")
+    shown = describe_errors(schema.schema_errors({"rows": rows}), "input")
     assert shown == 'input.rows[40000].id: "x" is not of type "integer"; input.rows[40001]: "id" is a required property'
 
 
 def test_more_mistakes_than_are_told_are_said_to_be_more() -> None:
     schema = JsonSchema.of({"items": {"type": "string"}})
-    assert told(schema.schema_errors(list(range(9)), MAX_PROBLEMS + 1), "input").endswith("; and more")
+    assert describe_errors(schema.schema_errors(list(range(9)), MAX_PROBLEMS + 1), "input").endswith("; and more")
 
 
 @pytest.mark.parametrize("value", ["\ud83d", {"x": "\ud83d"}, b"bytes", float("nan")])
@@ -271,7 +271,7 @@ def test_no_value_takes_long(schema: dict[str, Any], value: Any) -> None:
 def test_a_long_text_is_held_to_a_simple_pattern() -> None:
     schema = JsonSchema.of({"pattern": "^[a-z ]+$"})
     assert schema.is_valid("many words " * 20_000)
-    assert "too large to say where" in told(schema.schema_errors("many words " * 20_000 + "1"), "input")
+    assert "too large to say where" in describe_errors(schema.schema_errors("many words " * 20_000 + "1"), "input")
 
 
 def test_what_a_pattern_costs_grows_with_what_it_compiles_to() -> None:
@@ -287,7 +287,7 @@ def test_a_schema_is_compiled_once() -> None:
 @pytest.mark.parametrize("characters", [10, 300, 5_000, 200_000])
 def test_a_schema_error_says_what_is_wrong_however_long_the_value_is(characters: int) -> None:
     schema = JsonSchema.of({"properties": {"name": {"type": "string"}}})
-    said = told(schema.schema_errors({"name": ["x" * characters]}), "input")
+    said = describe_errors(schema.schema_errors({"name": ["x" * characters]}), "input")
     assert said.startswith("input.name: ")
     assert said.endswith('"string"')
     assert len(said) < 400

@@ -131,7 +131,7 @@ def test_a_file_whose_name_is_no_text_is_left_out_like_any_other(tmp_path: Path)
     (tmp_path / "good.yaml").write_text(good("good"))
     found = load_playbooks(tmp_path)
     assert [each.name for each in found.playbooks] == ["good"]
-    assert codec.encode(found.left_out[0].told)
+    assert codec.encode(found.left_out[0].public_reason)
 
 
 def test_two_files_of_one_name_are_both_left_out_and_the_others_run(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
-from triptych.json_schema import JsonSchema, told
+from triptych.json_schema import JsonSchema, describe_errors
 from triptych.kernel.decider import InboundRecord, RejectedRecord, TaskKey
 from triptych.kernel.errors import UndecodableRecord
 from triptych.schemas import topics
@@ -133,7 +133,9 @@ def test_a_large_input_that_does_not_fit_is_told_with_its_place_in_bounded_time(
     schema: dict[str, Any], content: dict[str, Any], place: str
 ) -> None:
     started = time.monotonic()
-    problems = [told([schema_error], "input") for schema_error in JsonSchema.of(schema).schema_errors(content)]
+    problems = [
+        describe_errors([schema_error], "input") for schema_error in JsonSchema.of(schema).schema_errors(content)
+    ]
     assert time.monotonic() - started < BUSY_FOR_S
     assert 1 <= len(problems) <= 5
     assert any(problem.startswith(place) for problem in problems), problems

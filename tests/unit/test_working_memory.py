@@ -29,7 +29,7 @@ SKIPPED = StepRecord(
 
 
 def test_each_kind_names_the_step_that_it_comes_from() -> None:
-    told = WorkingMemory.of([fact("search", {"hits": 2}), SKIPPED, FAILED]).told()
+    told = WorkingMemory.of([fact("search", {"hits": 2}), SKIPPED, FAILED]).as_json()
     assert [(entry["id"], entry["data"]) for entry in told["known"]] == [("search", {"hits": 2})]
     assert [(entry["id"], entry["reason"]) for entry in told["decisions"]] == [
         ("gift", "not_wanted: `input.vip` is false")

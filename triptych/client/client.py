@@ -226,7 +226,7 @@ class Client:
         await self._send(t.CONTROL, command.to_bytes(), key=str(run_id).encode(), headers=headers, partition=partition)
         return command.command_id
 
-    async def tell_tool(
+    async def control_tool(
         self, tool: str, operation: str | None, breaker: BreakerMode | None, *, principal: str, note: str = ""
     ) -> str:
         """Tell all processes of a tool to hold a breaker, or to probe their upstream; gives the command's id."""

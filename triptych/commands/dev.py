@@ -108,13 +108,13 @@ class _Watcher:
         """Take over each part by itself, so that an error in one does not keep out the others."""
         started: set[str] = set()
         if impact.config:
-            with _told():
+            with _printing_errors():
                 started = self._configure()
         if impact.playbooks:
-            with _told():
+            with _printing_errors():
                 self._playbooks(impact.playbooks)
         for name in sorted((set(impact.tools) - started) & self._config.table.tools.keys()):
-            with _told():
+            with _printing_errors():
                 self._restart(name)
 
     def _configure(self) -> set[str]:
@@ -126,12 +126,12 @@ class _Watcher:
                 out.print(f"{name}: {told}")
         roll(self._layout, answer["changed"])
         for file in sorted(WatchedFiles.of(self._config).playbooks.glob("*.yaml")):
-            with _told():
+            with _printing_errors():
                 self._check(file)
         started = {*answer["added"], *answer["changed"]}
         self._ready(set(answer["added"]))
         for name in sorted(started | set(answer["removed"])):
-            self._tell_differences(name)
+            self._print_differences(name)
         return started
 
     def _check(self, file: Path) -> Playbook:
@@ -151,13 +151,13 @@ class _Watcher:
     def _restart(self, service: str) -> None:
         out.print(f"{service}: restarting")
         roll(self._layout, ask(self._layout, {"do": "processes", "service": service})["processes"])
-        self._tell_differences(service)
+        self._print_differences(service)
 
     def _ready(self, services: set[str]) -> None:
         if services:
             follow(lambda: ask(self._layout, {"do": "status"}), frozenset(services))
 
-    def _tell_differences(self, tool: str) -> None:
+    def _print_differences(self, tool: str) -> None:
         after = self._offered()
         before, self._contracts = self._contracts, after
         none = Offered(tool)
@@ -170,7 +170,7 @@ class _Watcher:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _printing_errors() -> Iterator[None]:
     """Report what is wrong, and go on watching."""
     try:
         yield

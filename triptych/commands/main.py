@@ -124,17 +124,17 @@ def main() -> None:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()
     except TriptychError as error:
-        code = _tell(error, str(error), _code_of(error))
+        code = _report(error, str(error), _code_of(error))
     except typer.TyperException as error:
-        code = _tell(error, _usage(error), error.exit_code)
+        code = _report(error, _usage(error), error.exit_code)
     except typer.Abort as error:
-        code = _tell(error, "Not done: it was not confirmed.", 1)
+        code = _report(error, "Not done: it was not confirmed.", 1)
     except OSError as error:
-        code = _tell(error, _system_error(error), 1)
+        code = _report(error, _system_error(error), 1)
     sys.exit(code)
 
 
-def _tell(error: BaseException, message: str, code: int) -> int:
+def _report(error: BaseException, message: str, code: int) -> int:
     """Say what went wrong, and give the exit code."""
     from triptych.commands.common.output import err, print_error  # noqa: PLC0415 - most commands end well
 

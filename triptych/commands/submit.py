@@ -22,7 +22,7 @@ from triptych.operator.submission_report import SubmissionReport, lines_of
 from triptych.schemas import Task, codec
 
 
-class NotSettledError(TriptychError):
+class OutcomesPendingError(TriptychError):
     """Some tasks have no outcome in time."""
 
     def __init__(self, waiting: int, timeout_s: float) -> None:
@@ -69,7 +69,7 @@ def submit(
             if line.key:
                 out.print(name_text(line.key[1]))
     if wait and report.waiting:
-        raise NotSettledError(report.waiting, timeout_s)
+        raise OutcomesPendingError(report.waiting, timeout_s)
     if wait:
         raise typer.Exit(of_statuses(line.status for line in report.runs))
 

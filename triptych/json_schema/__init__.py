@@ -7,7 +7,7 @@ itself, it has a size, and what a check may cost is known before the check begin
 from triptych.json_schema.defaults import with_defaults
 from triptych.json_schema.patterns import PatternTooLargeError, check_pattern
 from triptych.json_schema.pointer import referred, unescaped
-from triptych.json_schema.schema import MAX_PROBLEMS, JsonSchema, SchemaError, path_of, told
+from triptych.json_schema.schema import MAX_PROBLEMS, JsonSchema, SchemaError, describe_errors, path_of
 from triptych.json_schema.structure import InvalidSchemaError
 
 __all__ = [
@@ -17,9 +17,9 @@ __all__ = [
     "PatternTooLargeError",
     "SchemaError",
     "check_pattern",
+    "describe_errors",
     "path_of",
     "referred",
-    "told",
     "unescaped",
     "with_defaults",
 ]

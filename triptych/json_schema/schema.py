@@ -141,7 +141,7 @@ class JsonSchema:
         return self._parts[node.place]
 
 
-def told(errors: Iterable[SchemaError], root: str) -> str:
+def describe_errors(errors: Iterable[SchemaError], root: str) -> str:
     """Mistakes in one line, each with its place: `arguments.items[3].price: ...`."""
     shown = [f"{path_of(each.place, root)}: {each.message}" for each in islice(errors, MAX_PROBLEMS + 1)]
     if len(shown) > MAX_PROBLEMS:

@@ -77,7 +77,7 @@ class WorkingMemory:
                 left_out.append(gone["id"])
         return WorkingMemory(tuple(facts), tuple(decisions), self.open_questions, tuple(left_out))
 
-    def told(self) -> dict[str, Json]:
+    def as_json(self) -> dict[str, Json]:
         """Return the memory as a part of a prompt."""
         parts = {
             "known": self.facts,

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from triptych.json_schema import MAX_PROBLEMS, InvalidSchemaError, JsonSchema, path_of, told
+from triptych.json_schema import MAX_PROBLEMS, InvalidSchemaError, JsonSchema, describe_errors, path_of
 from triptych.schemas import codec
 from triptych.schemas.base import Json
 from triptych.schemas.contract import Contract, Reading
@@ -92,7 +92,7 @@ class Operation:
     def check_arguments(self, arguments: dict[str, Json]) -> None:
         """Raise ToolFailure (`invalid_arguments`) that names every path and what is allowed there."""
         if errors := self._arguments_schema.schema_errors(arguments, MAX_PROBLEMS + 1):
-            problems = told(errors, "arguments")
+            problems = describe_errors(errors, "arguments")
             if "were unexpected" in problems or "was unexpected" in problems:
                 known = self.contract.arguments.get("properties", {})
                 problems += f"; the arguments are {', '.join(known) or 'none'}"
@@ -150,7 +150,7 @@ class Operation:
             raise ToolFailure(
                 ErrorCode.CONTRACT_VIOLATION,
                 f"{self.contract.operation} answered something that its contract (version {self.contract.version}) "
-                f"does not allow: {told(errors, 'result')}",
+                f"does not allow: {describe_errors(errors, 'result')}",
             )
         return Result.ok(data)
 

@@ -74,7 +74,7 @@ def command_many(
         told = {"done": result.done, "refused": refused, "over": result.over, "unanswered": result.unanswered}
         print_json({"action": action, "runs": len(found), **told})
     else:
-        _tell(result, action)
+        _print_result(result, action)
     if not result.is_whole:
         raise typer.Exit(1)
 
@@ -141,7 +141,7 @@ async def _answered(
         (result.unanswered if run.finished_at is None else result.over).append(run_id)
 
 
-def _tell(result: BatchResult, action: ControlAction) -> None:
+def _print_result(result: BatchResult, action: ControlAction) -> None:
     parts = [f"{len(result.done)} done"]
     parts += [f"{len(result.refused)} refused"] if result.refused else []
     parts += [f"{len(result.over)} were over by then"] if result.over else []

@@ -43,7 +43,7 @@ async def _ask(
             raise ConfigurationError(f"there is no tool {tool}; there are {', '.join(known) or 'none'}")
         about = (tool, name if operation else None, mode)
         try:
-            command_id = await client.tell_tool(*about, principal=principal, note=note)
+            command_id = await client.control_tool(*about, principal=principal, note=note)
         except ValidationError as error:
             raise wrong_option(error) from None
         with suppress(TimeoutError):

@@ -68,12 +68,12 @@ def ingest(
     if as_json:
         print_json(told | {"by_meaning": knows_meaning})
     else:
-        _tell(told, by_meaning=knows_meaning)
+        _print_report(told, by_meaning=knows_meaning)
     if content.unreadable:
         raise typer.Exit(1)
 
 
-def _tell(told: dict[str, Any], *, by_meaning: bool) -> None:
+def _print_report(told: dict[str, Any], *, by_meaning: bool) -> None:
     counts = ", ".join(f"{len(told[what])} {what}" for what in ("added", "changed", "removed"))
     embedded = f"{told['chunks_embedded']} chunks embedded"
     out.print(f"{told['collection']}: {counts}, {told['unchanged']} unchanged; {embedded}")

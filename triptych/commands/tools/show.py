@@ -30,7 +30,7 @@ def show(
     if as_json:
         print_json([contract.model_dump(mode="json") | {"hash": contract.hash} for contract in found])
     elif "." in name:
-        _tell(found[0])
+        _print_contract(found[0])
     else:
         out.print(contracts_table(found))
 
@@ -57,7 +57,7 @@ def _near(name: str, known: list[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known[:10])}"
 
 
-def _tell(contract: Contract) -> None:
+def _print_contract(contract: Contract) -> None:
     out.print(contract.operation, style="bold")
     out.print(contract.description, markup=False, soft_wrap=True)
     out.print(

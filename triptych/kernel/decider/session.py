@@ -137,7 +137,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         cluster = await self._subscription.describe()
         if self._inputs is not None and (replaced := self._inputs.replaced(cluster)):
             self._failure = TopicsReplacedError(replaced)
-        self._tell_topics(Inputs(tuple(self._topics), cluster).problem)
+        self._log_topics(Inputs(tuple(self._topics), cluster).problem)
 
     async def run(self) -> None:
         """Take batches until the service stops, or something ends the session."""
@@ -177,7 +177,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
     def _empty_partition_state(self, partitions: int) -> PartitionState[StateT]:
         return PartitionState(AdmissionControl(self._context.domain.limits, partitions))
 
-    def _tell_topics(self, problem: str | None) -> None:
+    def _log_topics(self, problem: str | None) -> None:
         """Log once what is wrong with the topics, and once that it is over."""
         if problem != self.problem:
             self.problem, log = problem, self._context.service.log
@@ -215,7 +215,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._generation += 1
         cluster = await self._context.kafka.describe(tuple(self._topics))
         self._inputs = Inputs(tuple(self._topics), cluster)
-        self._tell_topics(self._inputs.problem)
+        self._log_topics(self._inputs.problem)
         if beyond := {tp for tp in assigned if tp.partition >= self._inputs.common}:
             self._subscription.consumer.pause(*beyond)
             assigned = assigned - beyond

@@ -92,7 +92,7 @@ class Health:
         failures = await asyncio.gather(*(self._failure(probe) for probe in self._probes.values()))
         return {name: failure for name, failure in zip(self._probes, failures, strict=True) if failure}
 
-    async def tell(self, log: Logger, *, after_s: float = TELL_AFTER_S, every_s: float = _LOOK_EVERY_S) -> None:
+    async def log_changes(self, log: Logger, *, after_s: float = TELL_AFTER_S, every_s: float = _LOOK_EVERY_S) -> None:
         """Log why this process is not ready, once when that has lasted for `after_s`, and when it is over."""
         unready_since: float | None = None
         told = False

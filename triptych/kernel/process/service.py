@@ -88,7 +88,7 @@ async def _serve_watched(
     async with serve_health(service.health, settings.health_host, settings.health_port):
         work = asyncio.ensure_future(body(service, settings))
         stopped = asyncio.create_task(stopping.wait(), name="signal")
-        telling = asyncio.create_task(service.health.tell(log), name="health-log")
+        telling = asyncio.create_task(service.health.log_changes(log), name="health-log")
         await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         telling.cancel()

@@ -80,12 +80,12 @@ class Watchdog:
     def _end(self, stuck: dict[str, float], for_s: float) -> None:
         """End the process, and say why if that can be said in a moment: the log may be what it is stuck in."""
         frame = sys._current_frames().get(self._watched)  # noqa: SLF001 - the only way to another thread's frame
-        telling = threading.Thread(target=self._tell, args=(sorted(stuck), for_s, frame), daemon=True)
+        telling = threading.Thread(target=self._log_stuck, args=(sorted(stuck), for_s, frame), daemon=True)
         telling.start()
         telling.join(_LAST_WORDS_S)
         os._exit(EXIT_CODE)
 
-    def _tell(self, stuck: list[str], for_s: float, frame: FrameType | None) -> None:
+    def _log_stuck(self, stuck: list[str], for_s: float, frame: FrameType | None) -> None:
         self._log.critical(
             "stuck; the process ends itself, to be started again",
             loops=stuck,

@@ -37,7 +37,7 @@ def build(service: TaskService) -> MCPServer[Any]:
     @server.tool(annotations=READS)
     async def list_playbooks() -> Playbooks:
         """List the agents that can be given tasks, each with the JSON Schema of its input."""
-        async with _told():
+        async with _errors_of_tools():
             return await service.playbooks()
 
     @server.tool(annotations=STARTS)
@@ -49,13 +49,13 @@ def build(service: TaskService) -> MCPServer[Any]:
         ] = None,
     ) -> Started:
         """Start a task and return immediately. Its outcome says how it ended, also when it is refused."""
-        async with _told():
+        async with _errors_of_tools():
             return await service.start(playbook, input, task_id)
 
     @server.tool(annotations=READS)
     async def task_status(task_id: TaskId) -> TaskStatus:
         """Say where a task stands now: its status, its steps, and what it has cost."""
-        async with _told():
+        async with _errors_of_tools():
             return await service.status(task_id)
 
     @server.tool(annotations=READS)
@@ -71,7 +71,7 @@ def build(service: TaskService) -> MCPServer[Any]:
         async def tell(waited_s: float, how_far: str) -> None:
             await ctx.report_progress(waited_s, message=how_far)
 
-        async with _told():
+        async with _errors_of_tools():
             return await service.outcome(task_id, wait_s, tell)
 
     @server.tool(annotations=CANCELS)
@@ -80,14 +80,14 @@ def build(service: TaskService) -> MCPServer[Any]:
         why: Annotated[str, Field(max_length=2_000, description="Kept in the journal of the run.")] = "",
     ) -> TaskCancelled:
         """Cancel a task of yours that is not over. What it has done stays done, and its outcome says `cancelled`."""
-        async with _told():
+        async with _errors_of_tools():
             return await service.cancel(task_id, why)
 
     return server
 
 
 @asynccontextmanager
-async def _told() -> AsyncIterator[None]:
+async def _errors_of_tools() -> AsyncIterator[None]:
     """Report errors in the words that the command line uses."""
     try:
         yield

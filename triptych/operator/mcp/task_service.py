@@ -167,7 +167,7 @@ class TaskService:
 
     async def outcome(self, task_id: str, wait_s: float, tell: Tell) -> TaskOutcome:
         """Wait for the outcome. An escalation counts while it stands."""
-        telling = asyncio.create_task(self._tell(task_id, tell), name="progress")
+        telling = asyncio.create_task(self._report_progress(task_id, tell), name="progress")
         try:
             async with asyncio.timeout(wait_s):
                 return _outcome(await self._wait(task_id))
@@ -196,7 +196,7 @@ class TaskService:
     async def _is_escalated(self, task_id: str) -> bool:
         return (await self.status(task_id)).status == OutcomeStatus.ESCALATED
 
-    async def _tell(self, task_id: str, tell: Tell) -> None:
+    async def _report_progress(self, task_id: str, tell: Tell) -> None:
         began = time.monotonic()
         while True:
             status = await self.status(task_id)

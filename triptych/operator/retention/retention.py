@@ -130,7 +130,7 @@ class _Retention:
             kept = self._kept_runs(runs.identifier, span)
             if len(kept) > MAX_CARRIED:
                 self._crowded.extend(part for table, part in parts if table.name == "runs")
-                self._tell(span, parts, len(kept), "too many stay; the others go one by one")
+                self._report_part(span, parts, len(kept), "too many stay; the others go one by one")
             else:
                 self._retire(span, parts, kept)
 
@@ -180,13 +180,13 @@ class _Retention:
 
     def _retire(self, span: Span, parts: Parts, kept: list[UUID]) -> None:
         if self._report.dry_run:
-            self._tell(span, parts, len(kept))
+            self._report_part(span, parts, len(kept))
             return
         size = self._size(parts)
         for table, part in parts:  # what is carried under the lock is read from the disk before it
             self._execute("warm", {"table": table.of(part.name)}, kept=kept)
         is_out = self._patiently(partial(self._detach_all, span, parts, kept))
-        self._tell(span, parts, len(kept), "" if is_out else "its tables were never free; run this again", size)
+        self._report_part(span, parts, len(kept), "" if is_out else "its tables were never free; run this again", size)
 
     def _detach_all(self, span: Span, parts: Parts, kept: list[UUID]) -> None:
         # In the order in which a commit writes them, so that the two do not wait for each other.
@@ -201,7 +201,7 @@ class _Retention:
         if kept:
             self._execute("carry", {"parent": parent, "table": table}, kept=kept)
 
-    def _tell(self, span: Span, parts: Parts, kept: int, waits: str = "", size: int | None = None) -> None:
+    def _report_part(self, span: Span, parts: Parts, kept: int, waits: str = "", size: int | None = None) -> None:
         names = tuple(f"{table.schema}.{part.name}" for table, part in parts)
         is_of_runs = any(table.schema == "executor" for table, _ in parts)
         size = self._size(parts) if size is None else size

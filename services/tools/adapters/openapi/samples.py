@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
 
-from triptych.json_schema import JsonSchema, referred, told
+from triptych.json_schema import JsonSchema, describe_errors, referred
 from triptych.schemas.base import Json
 from triptych.tools.adapters.openapi.keywords import types_of
 from triptych.tools.adapters.openapi.pattern_texts import text_for
@@ -70,7 +70,7 @@ def sample_of(schema: dict[str, Json], *, is_full: bool = False) -> tuple[Json, 
         errors = compiled.schema_errors(guess, 1)
         if not errors:
             return guess, None
-        problem = told(errors, "arguments")
+        problem = describe_errors(errors, "arguments")
         # What may be left out need not be there together.
         around = _at(guess, errors[0].place)
         avoided |= set(list(around)[-1:]) if is_full and isinstance(around, dict) else set()

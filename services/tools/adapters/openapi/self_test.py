@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from triptych.json_schema import JsonSchema, told
+from triptych.json_schema import JsonSchema, describe_errors
 from triptych.schemas.base import Json
 from triptych.tools.adapters.openapi.document import OpenApiDocument, UnresolvedError
 from triptych.tools.adapters.openapi.examples import examples_of
@@ -97,7 +97,7 @@ def _schema_error(schema: Json, whole: dict[str, Json], value: Json, root: str) 
     if not isinstance(schema, dict):
         return None
     errors = JsonSchema.of({**schema, "$defs": whole.get("$defs", {})}).schema_errors(value, 1)
-    return told(errors, root) if errors else None
+    return describe_errors(errors, root) if errors else None
 
 
 def answers_of(document: OpenApiDocument, imported: ImportedOperation) -> Iterator[tuple[str, Json]]:

@@ -101,9 +101,9 @@ def openapi(
     if as_json:
         print_json(_report(made, tests, parsed, options, name))
     else:
-        _tell(made, tests, parsed)
+        _print_report(made, tests, parsed)
         if not dry_run:
-            _tell_what_is_next(options, stack, name)
+            _print_next_steps(options, stack, name)
 
 
 def _imported(document: OpenApiDocument, name: str, options: OpenApiOptions) -> ImportReport:
@@ -222,7 +222,7 @@ def _report(
     }
 
 
-def _tell(made: ImportReport, tests: list[OperationTest], document: OpenApiDocument) -> None:
+def _print_report(made: ImportReport, tests: list[OperationTest], document: OpenApiDocument) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
@@ -234,19 +234,19 @@ def _tell(made: ImportReport, tests: list[OperationTest], document: OpenApiDocum
         told = "" if key is None else f"{key.place} {key.name}"
         table.add_row(contract.operation, contract.effect.value, told, each.place.title)
     out.print(table)
-    _tell_the_rest(made)
-    _tell_trials(tests)
+    _print_left_out(made)
+    _print_tests(tests)
     counts = f"{made.operations} operations, {len(made.imported)} offered, {len(made.skipped)} left out"
     out.print(f"{document.origin}: {counts}", soft_wrap=True, markup=False)
 
 
-def _tell_what_is_next(options: OpenApiOptions, stack: StackConfig, name: str) -> None:
+def _print_next_steps(options: OpenApiOptions, stack: StackConfig, name: str) -> None:
     err.print(f"wrote {options.spec} and \\[tools.{name}] in {stack.file}", style="dim", soft_wrap=True)
     for variable in options.variables:
         err.print(f"set {variable} where `triptych up` is called", style="dim", soft_wrap=True)
 
 
-def _tell_trials(tests: list[OperationTest]) -> None:
+def _print_tests(tests: list[OperationTest]) -> None:
     """Report what failed when operations were tried with generated values, and with the document's own."""
     told = [
         f"uncallable: {each.operation}: no arguments were found that can be sent: {each.uncallable}"
@@ -270,7 +270,7 @@ def _tell_trials(tests: list[OperationTest]) -> None:
         )
 
 
-def _tell_the_rest(made: ImportReport) -> None:
+def _print_left_out(made: ImportReport) -> None:
     from triptych.tools.adapters.openapi.skip_reasons import SkipReason  # noqa: PLC0415
 
     unwanted = [left for left in made.skipped if left.reason is SkipReason.NOT_SELECTED]
