@@ -63,6 +63,6 @@ def _has_turns(run: Run) -> bool:
 def has_begun_writes(run: Run) -> bool:
     """Return whether a step with many branches is in the middle of its writes."""
     return any(
-        state.fan is not None and state.status is StepStatus.RUNNING and state.step.pin.effect.writes
+        state.fan_out is not None and state.status is StepStatus.RUNNING and state.step.pin.effect.writes
         for state in run.steps.values()
     )

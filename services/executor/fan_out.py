@@ -56,10 +56,10 @@ def _unfit(state: StepState, items: Json) -> Reason | None:
 
 def branch_to_start(run: Run, state: StepState) -> StepState | None:
     """Return the first branch that waits. Those before it have started, so few are looked at."""
-    assert state.fan is not None  # noqa: S101 - only a step that has fanned out is asked
+    assert state.fan_out is not None  # noqa: S101 - only a step that has fanned out is asked
     if state.is_handoff and waits_for_room(run, state.step):
         return None
-    for index in range(state.fan.next, len(state.fan.items)):
+    for index in range(state.fan_out.next, len(state.fan_out.items)):
         branch = run.branches[branch_id(state.step.id, index)]
         if branch.status is StepStatus.WAITING:
             return branch
@@ -68,7 +68,7 @@ def branch_to_start(run: Run, state: StepState) -> StepState | None:
 
 def fan_in(transition: RunTransition, state: StepState) -> None:
     """Decide about a step all of whose branches have ended or failed."""
-    step, fan = state.step, state.fan
+    step, fan = state.step, state.fan_out
     assert fan is not None  # noqa: S101 - only a step that has fanned out is asked
     if fan.failed <= step.max_failed:
         transition.record(ev.StepEnded(step.id, StepStatus.SUCCEEDED))

@@ -186,7 +186,7 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
         case ev.StepOverridden(command_id=command_id, step=step, data=data):
             state = run.steps[step]
             # What the branches of a step have given is not lost because some failed.
-            is_kept = data is None and state.fan is not None
+            is_kept = data is None and state.fan_out is not None
             result = run.merged(state) if is_kept else Result(status=ResultStatus.OK, data=data)
             _change_step(run, step, status=StepStatus.SKIPPED, result=result, ended_at=at, is_overridden=True)
             run.commands |= {command_id}
@@ -275,7 +275,7 @@ def _put_branch(run: Run, before: StepState, after: StepState) -> None:
     run.branches[after.id] = after
     if after.status is not before.status:
         owner = run.steps[after.step.id]
-        run.steps[after.step.id] = changed(owner, fan=_recounted(owner.fan, before, after))
+        run.steps[after.step.id] = changed(owner, fan_out=_recounted(owner.fan_out, before, after))
 
 
 def _recounted(fan: FanOut | None, before: StepState, after: StepState) -> FanOut:
@@ -300,7 +300,7 @@ def _fan_out(run: Run, step_id: str, items: list[Json], at: datetime) -> None:
     state, ledger = run.steps[step_id], run.ledger
     loop_detection.note_call(run, state.step.operation, [items, state.step.arguments])
     run.ledger = changed(ledger, steps=ledger.steps + (not state.counted))
-    run.steps[step_id] = changed(state, status=StepStatus.RUNNING, fan=FanOut(items), counted=True, started_at=at)
+    run.steps[step_id] = changed(state, status=StepStatus.RUNNING, fan_out=FanOut(items), counted=True, started_at=at)
     for index in range(len(items)):
         run.branches[branch_id(step_id, index)] = StepState(
             step=state.step, revision=state.revision, index=index, call=state.call, counted=True
@@ -501,7 +501,7 @@ def _superseded(run: Run, planned: tuple[Step, ...]) -> dict[str, StepState]:
 def _again(run: Run, step_id: str, state: StepState) -> None:
     """Begin a failed step again; of a step with branches, those that failed."""
     run.steps[step_id] = state.again()
-    if state.fan is not None:
+    if state.fan_out is not None:
         _change_step(run, step_id, status=StepStatus.RUNNING)
         for branch in run.branches_of(state):
             if branch.status is StepStatus.FAILED:
@@ -542,13 +542,13 @@ def _observed(run: Run) -> dict[str, StepState]:
         step_id: changed(state, status=StepStatus.SKIPPED)
         for step_id, state in run.steps.items()
         if (by_turns and state.status is StepStatus.FAILED and state.result is not None)
-        or (state.took_effect and state.fan is None and not state.status.has_ended)
+        or (state.took_effect and state.fan_out is None and not state.status.has_ended)
     }
 
 
 def _stays(run: Run, branch: StepState) -> bool:
     step = run.steps.get(branch.step.id)
-    return branch.is_superseded or (step is not None and step.fan is not None)
+    return branch.is_superseded or (step is not None and step.fan_out is not None)
 
 
 def _resumed(run: Run, event: ev.RunResumed, at: datetime) -> None:

@@ -36,7 +36,7 @@ class KeyReply:
     """The answer of the database to a run that asked for a business key."""
 
     request_id: str
-    standing: KeyState
+    key_state: KeyState
     holder: UUID | None = None
     holder_step: str = ""
     result: Result | None = None
@@ -88,24 +88,24 @@ def _written(run: Run, state: StepState) -> Holding:
 def reply_to(asked: ev.KeyRequested, operation: str, holder: UUID, held: Holding) -> KeyReply:
     """Answer a run that wants a key which another call has."""
     if held.is_under_way:
-        standing, result = KeyState.HELD, None
+        key_state, result = KeyState.HELD, None
     elif held.result is not None and asked.on_repeat is OnRepeat.RECEIPT and held.operation == operation:
-        standing, result = KeyState.RECEIPT, held.result
+        key_state, result = KeyState.RECEIPT, held.result
     else:
-        standing, result = KeyState.CONFLICT, held.result
-    return KeyReply(asked.request_id, standing, holder, held.step, result, held.operation)
+        key_state, result = KeyState.CONFLICT, held.result
+    return KeyReply(asked.request_id, key_state, holder, held.step, result, held.operation)
 
 
 def on_key(transition: RunTransition, reply: KeyReply) -> None:
     """Go on with a call whose business key was asked for."""
     asked = transition.run.requests[reply.request_id].event
     assert isinstance(asked, ev.KeyRequested)  # noqa: S101 - what a key is told about is a request for one
-    state, is_receipt = transition.run.state(asked.step), reply.standing is KeyState.RECEIPT
+    state, is_receipt = transition.run.state(asked.step), reply.key_state is KeyState.RECEIPT
     transition.record(
         ev.KeyAnswered(
             request_id=reply.request_id,
             step=asked.step,
-            standing=reply.standing.value,
+            standing=reply.key_state.value,
             holder=reply.holder,
             holder_step=reply.holder_step,
             result=reply.result if is_receipt else None,
@@ -115,7 +115,7 @@ def on_key(transition: RunTransition, reply: KeyReply) -> None:
     if not transition.run.status.is_active:
         return
     state = transition.run.state(asked.step)
-    match reply.standing:
+    match reply.key_state:
         case KeyState.GRANTED:
             request_call(transition, state, asked.key)
         case KeyState.RECEIPT:

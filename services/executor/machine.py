@@ -328,10 +328,10 @@ def _start_first(transition: RunTransition) -> bool:
         status = state.status
         if status.has_ended:
             continue
-        if state.fan is not None and status is StepStatus.RUNNING:
-            if _handle_branches(transition, state, state.fan):
+        if state.fan_out is not None and status is StepStatus.RUNNING:
+            if _handle_branches(transition, state, state.fan_out):
                 return True
-            under_way += state.fan.under_way
+            under_way += state.fan_out.under_way
             may_be_more = True
             ready = ready or branch_to_start(run, state)
         elif status is StepStatus.ANSWERED and not _is_reviewed_later(run, state):
@@ -352,7 +352,11 @@ def _start_first(transition: RunTransition) -> bool:
 def _handle_results_before_plan(transition: RunTransition) -> bool:
     """Handle a result that came while a person had the run, before another plan can forget it."""
     for state in transition.run.steps.values():
-        if state.fan is None and state.status is StepStatus.ANSWERED and not _is_reviewed_later(transition.run, state):
+        if (
+            state.fan_out is None
+            and state.status is StepStatus.ANSWERED
+            and not _is_reviewed_later(transition.run, state)
+        ):
             handle_result(transition, state)
             return True
     return False

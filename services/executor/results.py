@@ -35,7 +35,7 @@ def handle_result(transition: RunTransition, state: StepState) -> None:
     """Decide about a step that has a result."""
     result, step = state.result, state.step
     assert result is not None  # noqa: S101 - an answered step has a result
-    if state.fan is not None:
+    if state.fan_out is not None:
         fan_in(transition, state)
     elif result.status is ResultStatus.ERROR and result.error is not None:
         _on_error(transition, state, result.error)

@@ -182,7 +182,7 @@ class StepState:
     revision: int
     index: int | None = None
     """Which branch this is; None for the step itself."""
-    fan: FanOut | None = None
+    fan_out: FanOut | None = None
     """The branches of this step, once it has any."""
     status: StepStatus = StepStatus.WAITING
     call: int = 1
@@ -431,7 +431,7 @@ class Run:
 
     def branches_of(self, state: StepState) -> Iterator[StepState]:
         """Yield the branches of a step, in the order of its items."""
-        for index in range(len(state.fan.items) if state.fan else 0):
+        for index in range(len(state.fan_out.items) if state.fan_out else 0):
             yield self.branches[branch_id(state.step.id, index)]
 
     def scope(self) -> dict[str, Any]:
@@ -447,17 +447,17 @@ class Run:
 
     def merged(self, state: StepState) -> Result:
         """Return what the branches of a step have given so far."""
-        return _merge(state.fan.items if state.fan else (), self.branches_of(state))
+        return _merge(state.fan_out.items if state.fan_out else (), self.branches_of(state))
 
     def item_of(self, state: StepState) -> Json:
         """Return the item of a branch; None for a step."""
-        fan = self.steps[state.step.id].fan
+        fan = self.steps[state.step.id].fan_out
         return fan.items[state.index] if fan is not None and state.index is not None else None
 
     def known_steps(self) -> list[StepState]:
         """Return the steps with a result or an end, in plan order; with branches, with their results so far."""
         known = (
-            changed(state, result=self.merged(state)) if state.fan and not state.result else state
+            changed(state, result=self.merged(state)) if state.fan_out and not state.result else state
             for state in self.steps.values()
         )
         return [state for state in known if state.result or state.status.has_ended]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from executor_bench import ECHO, announcement, plan_of
+from executor_harness import ECHO, announcement, plan_of
 
 import triptych.executor
 from triptych.client import (

@@ -10,7 +10,7 @@ from operator import itemgetter
 
 import asyncpg
 import pytest
-from executor_bench import MIGRATIONS, Bench
+from executor_harness import MIGRATIONS, ExecutorHarness
 
 from triptych.schemas import topics
 
@@ -40,41 +40,41 @@ LIVES = """
 
 
 @pytest.fixture(scope="module")
-async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Bench]:
+async def harness(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[ExecutorHarness]:
     folder = tmp_path_factory.mktemp("admission")
     (folder / "greet.yaml").write_text(PLAYBOOK.format(name="greet"))
     (folder / "single.yaml").write_text(PLAYBOOK.format(name="single") + "limits: {active_runs: 1}\n")
     nouns = [topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS]
     await create_topics(*nouns, "calls.echo")
     dsn = database.prepare({"executor": (MIGRATIONS,)}).services["executor"]
-    async with Bench(servers.kafka, prefix, dsn, folder, folder / "log") as bench:
-        bench.start(max_active_runs=str(WINDOW))
-        yield bench
+    async with ExecutorHarness(servers.kafka, prefix, dsn, folder, folder / "log") as harness:
+        harness.start(max_active_runs=str(WINDOW))
+        yield harness
     sys.stdout.write((folder / "log").read_text()[-4000:])  # pytest shows it when a test fails
 
 
 @pytest.fixture(scope="module")
-async def database_of(bench: Bench) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(bench.dsn)
+async def database_of(harness: ExecutorHarness) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(harness.dsn)
     yield connection
     await connection.close()
 
 
-async def publish(bench: Bench, count: int, **fields: object) -> None:
+async def publish(harness: ExecutorHarness, count: int, **fields: object) -> None:
     tasks = ({"playbook": "greet", "task_id": f"{fields}-{number}", "input": {}, **fields} for number in range(count))
-    await asyncio.gather(*(bench.send(topics.TASKS, task, number % 2) for number, task in enumerate(tasks)))
+    await asyncio.gather(*(harness.send(topics.TASKS, task, number % 2) for number, task in enumerate(tasks)))
 
 
 async def test_a_tenant_that_floods_does_not_hold_up_another_and_each_is_served_in_order(
-    bench: Bench, database_of: asyncpg.Connection, eventually
+    harness: ExecutorHarness, database_of: asyncpg.Connection, eventually
 ) -> None:
-    await publish(bench, FLOOD, tenant="flood")
-    await bench.work()
-    await publish(bench, 1, tenant="quiet")
+    await publish(harness, FLOOD, tenant="flood")
+    await harness.work()
+    await publish(harness, 1, tenant="quiet")
 
     async def done() -> object:
-        await bench.work()
-        return len(bench.of(topics.OUTCOMES, status="succeeded")) >= FLOOD + 1
+        await harness.work()
+        return len(harness.of(topics.OUTCOMES, status="succeeded")) >= FLOOD + 1
 
     await eventually(done, within_s=200)
     lives = await database_of.fetch(LIVES, "greet")
@@ -100,9 +100,9 @@ def most_at_once(lives: list[asyncpg.Record]) -> int:
 
 
 async def test_a_queued_run_can_be_seen_and_cancelled(
-    bench: Bench, database_of: asyncpg.Connection, eventually
+    harness: ExecutorHarness, database_of: asyncpg.Connection, eventually
 ) -> None:
-    await publish(bench, WINDOW + 2, tenant="waiting")
+    await publish(harness, WINDOW + 2, tenant="waiting")
 
     async def queued() -> list[asyncpg.Record]:
         rows = await database_of.fetch("select run_id, partition from runs where status = 'queued'")
@@ -111,30 +111,30 @@ async def test_a_queued_run_can_be_seen_and_cancelled(
     await eventually(queued)
     first, second = await queued()
     command = {"command_id": "c-q", "run_id": str(first["run_id"]), "action": "cancel", "principal": "user:ana"}
-    await bench.send(topics.CONTROL, command, first["partition"])
-    await eventually(lambda: bench.of(topics.OUTCOMES, run_id=str(first["run_id"]), status="cancelled"))
-    (outcome,) = bench.of(topics.OUTCOMES, run_id=str(first["run_id"]))
+    await harness.send(topics.CONTROL, command, first["partition"])
+    await eventually(lambda: harness.of(topics.OUTCOMES, run_id=str(first["run_id"]), status="cancelled"))
+    (outcome,) = harness.of(topics.OUTCOMES, run_id=str(first["run_id"]))
     assert (outcome["final"], outcome["usage"]["wall_ms"]) == (True, 0)
 
     async def done() -> object:
-        await bench.work()
-        return bench.of(topics.OUTCOMES, run_id=str(second["run_id"]), status="succeeded")
+        await harness.work()
+        return harness.of(topics.OUTCOMES, run_id=str(second["run_id"]), status="succeeded")
 
     await eventually(done)
 
 
 async def test_a_limit_of_a_playbook_holds_at_every_moment_with_two_executors_and_a_crash(
-    bench: Bench, database_of: asyncpg.Connection, eventually
+    harness: ExecutorHarness, database_of: asyncpg.Connection, eventually
 ) -> None:
-    first = bench.process
+    first = harness.process
     assert first is not None
-    second = bench.start("executor-2")
-    await publish(bench, 40, playbook="single", tenant="one")
+    second = harness.start("executor-2")
+    await publish(harness, 40, playbook="single", tenant="one")
 
     async def some(count: int) -> object:
-        await bench.work()
+        await harness.work()
         # After a crash an outcome may be published again.
-        return len({outcome["task_id"] for outcome in bench.of(topics.OUTCOMES, playbook="single")}) >= count
+        return len({outcome["task_id"] for outcome in harness.of(topics.OUTCOMES, playbook="single")}) >= count
 
     await eventually(lambda: some(10))
     first.kill()
@@ -142,7 +142,7 @@ async def test_a_limit_of_a_playbook_holds_at_every_moment_with_two_executors_an
     await eventually(lambda: some(20), within_s=60)
     second.kill()
     second.wait()
-    bench.start("executor-1")
+    harness.start("executor-1")
     await eventually(lambda: some(40), within_s=60)
     lives = await database_of.fetch(LIVES, "single")
     assert len(lives) == 40

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from executor_bench import MIGRATIONS, Bench
+from executor_harness import MIGRATIONS, ExecutorHarness
 
 from triptych.schemas import topics
 
@@ -51,7 +51,7 @@ SHAPES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Bench]:
+async def harness(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[ExecutorHarness]:
     folder: Path = tmp_path_factory.mktemp("fair")
     usual = {"input": "{}", "more": "", "output": "${{ steps.say.data.value }}"}
     for name, (fields, _) in {"greet": ({}, {}), **SHAPES}.items():
@@ -59,55 +59,57 @@ async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> A
     (folder / "odd.yaml").write_text("name: odd\ngoal: .inf")
     await create_topics(*(topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS), "calls.echo")
     dsn = database.prepare({"executor": (MIGRATIONS,)}).services["executor"]
-    async with Bench(servers.kafka, prefix, dsn, folder, folder / "log") as bench:
-        bench.start()
-        yield bench
+    async with ExecutorHarness(servers.kafka, prefix, dsn, folder, folder / "log") as harness:
+        harness.start()
+        yield harness
 
 
 def task(playbook: str, tenant: str, number: int, content: dict[str, Any]) -> dict[str, Any]:
     return {"task_id": f"{playbook}-{number}", "playbook": playbook, "tenant": tenant, "input": content}
 
 
-async def test_whatever_one_tenant_sends_anothers_tasks_are_served_within_the_bound(bench: Bench, eventually) -> None:
+async def test_whatever_one_tenant_sends_anothers_tasks_are_served_within_the_bound(
+    harness: ExecutorHarness, eventually
+) -> None:
     async def served(number: int) -> bool:
-        await bench.work()
-        return bool(bench.of(topics.OUTCOMES, task_id=f"greet-{number}", status="succeeded"))
+        await harness.work()
+        return bool(harness.of(topics.OUTCOMES, task_id=f"greet-{number}", status="succeeded"))
 
-    await bench.send(topics.TASKS, task("greet", "good", 0, {}), 0)
+    await harness.send(topics.TASKS, task("greet", "good", 0, {}), 0)
     await eventually(lambda: served(0), within_s=120)
-    before = memory_kib(bench, "VmRSS")
+    before = memory_kib(harness, "VmRSS")
     hostile = [task(name, "evil", number, SHAPES[name][1]) for name in SHAPES for number in range(EACH)]
     for number, each in enumerate(hostile):
-        await bench.send(topics.TASKS, each, number % 2)
+        await harness.send(topics.TASKS, each, number % 2)
     began = time.monotonic()
     for number in (1, 2):
-        await bench.send(topics.TASKS, task("greet", "good", number, {}), number % 2)
+        await harness.send(topics.TASKS, task("greet", "good", number, {}), number % 2)
         await eventually(lambda number=number: served(number), within_s=300)
     # A hostile run is decided about three times at most: it begins, it has a plan, its call has answered.
     assert time.monotonic() - began < 3 * len(hostile) * MESSAGE_MAX_S * BUSY
 
     async def over() -> bool:
-        await bench.work()
-        return all(bench.of(topics.OUTCOMES, task_id=each["task_id"]) for each in hostile)
+        await harness.work()
+        return all(harness.of(topics.OUTCOMES, task_id=each["task_id"]) for each in hostile)
 
     await eventually(over, within_s=300)
-    assert memory_kib(bench, "VmHWM") - before < GROWTH_MAX_KIB
+    assert memory_kib(harness, "VmHWM") - before < GROWTH_MAX_KIB
     for name in ("nested", "copied", "doubled"):
-        (outcome,) = bench.of(topics.OUTCOMES, task_id=f"{name}-0")
+        (outcome,) = harness.of(topics.OUTCOMES, task_id=f"{name}-0")
         assert outcome["status"] == "escalated"
         assert "too costly" in outcome["reason"]["message"]
 
 
 async def test_a_task_for_a_playbook_that_was_left_out_is_rejected_and_the_executor_runs(
-    bench: Bench, eventually
+    harness: ExecutorHarness, eventually
 ) -> None:
-    await bench.send(topics.TASKS, task("odd", "good", 1, {}), 0)
-    await eventually(lambda: bench.of(topics.OUTCOMES, task_id="odd-1"), within_s=120)
-    (outcome,) = bench.of(topics.OUTCOMES, task_id="odd-1")
+    await harness.send(topics.TASKS, task("odd", "good", 1, {}), 0)
+    await eventually(lambda: harness.of(topics.OUTCOMES, task_id="odd-1"), within_s=120)
+    (outcome,) = harness.of(topics.OUTCOMES, task_id="odd-1")
     assert (outcome["status"], outcome["reason"]["code"]) == ("rejected", "unknown_playbook")
     assert "odd.yaml:" in outcome["reason"]["message"]
 
 
-def memory_kib(bench: Bench, word: str) -> int:
-    assert bench.process is not None
-    return int(Path(f"/proc/{bench.process.pid}/status").read_text().split(f"{word}:")[1].split()[0])
+def memory_kib(harness: ExecutorHarness, word: str) -> int:
+    assert harness.process is not None
+    return int(Path(f"/proc/{harness.process.pid}/status").read_text().split(f"{word}:")[1].split()[0])

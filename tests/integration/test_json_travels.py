@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 from ends import Ends, open_ends
-from executor_bench import MIGRATIONS, Bench
+from executor_harness import MIGRATIONS, ExecutorHarness
 
 import triptych.tools
 from triptych.client.operator import Operator
@@ -125,46 +125,46 @@ def shop(url: str, effect: str = "once") -> Tool:
 
 
 @pytest.fixture(scope="module")
-async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Bench]:
+async def harness(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[ExecutorHarness]:
     folder = tmp_path_factory.mktemp("travel")
     (folder / "travel.yaml").write_text(PLAYBOOK)
     await create_topics(*(topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS), "calls.echo")
     dsn = database.prepare({"executor": (MIGRATIONS,)}).services["executor"]
-    async with Bench(servers.kafka, prefix, dsn, folder, folder / "log") as bench:
-        bench.start()
-        yield bench
-    sys.stdout.write(bench.log.read_text()[-4000:])
+    async with ExecutorHarness(servers.kafka, prefix, dsn, folder, folder / "log") as harness:
+        harness.start()
+        yield harness
+    sys.stdout.write(harness.log.read_text()[-4000:])
 
 
 async def test_a_value_travels_unchanged_to_the_upstream_and_back_and_through_the_journal(
-    bench: Bench, upstream: Upstream, eventually, capsys: pytest.CaptureFixture[str]
+    harness: ExecutorHarness, upstream: Upstream, eventually, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, text in enumerate(VALUES):
         task = b'{"task_id":"v-%d","playbook":"travel","input":{"id":%d,"value":%s}}' % (number, number, text.encode())
-        await bench.send(topics.TASKS, task)
+        await harness.send(topics.TASKS, task)
 
     async def all_called() -> bool:
-        await bench.answer_plans()
-        return len(bench.of("calls.echo")) == len(VALUES)
+        await harness.answer_plans()
+        return len(harness.of("calls.echo")) == len(VALUES)
 
     await eventually(all_called)
-    bench.kill()  # what follows is made from the journal
-    bench.start()
-    calls = [codec.read(CallRequest, call["_raw"]) for call in bench.seen.pop("calls.echo")]
+    harness.kill()  # what follows is made from the journal
+    harness.start()
+    calls = [codec.read(CallRequest, call["_raw"]) for call in harness.seen.pop("calls.echo")]
     for asked in calls:
         result = await call(shop(upstream.url), "put", asked.arguments)
         assert result.error is None, result.error
         answer = CallAnswer(request_id=asked.request_id, run_id=asked.run_id, tenant=asked.tenant, result=result)
-        await bench.send(topics.RESULTS, answer.to_bytes(), asked.partition)
-    await eventually(lambda: len(bench.of(topics.OUTCOMES, final=True)) == len(VALUES))
+        await harness.send(topics.RESULTS, answer.to_bytes(), asked.partition)
+    await eventually(lambda: len(harness.of(topics.OUTCOMES, final=True)) == len(VALUES))
     sent = {canonical(json.loads(body)["value"]) for _, body in upstream.requests}
     for number, text in enumerate(VALUES):
-        (outcome,) = bench.of(topics.OUTCOMES, task_id=f"v-{number}")
+        (outcome,) = harness.of(topics.OUTCOMES, task_id=f"v-{number}")
         value = json.loads(text)
         assert outcome["status"] == "succeeded", outcome["reason"]
         assert canonical(value) in sent, text[:100]
         assert canonical(outcome["output"]["value"]) == canonical(value), text[:100]
-        async with Operator.connect(bench.dsn) as operator:
+        async with Operator.connect(harness.dsn) as operator:
             journal = await operator.journal(UUID(outcome["run_id"]))
         print_json([asdict(entry) for entry in journal])
         shown = json.loads(capsys.readouterr().out)

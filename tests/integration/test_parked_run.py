@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import asyncpg
 import pytest
-from executor_bench import MIGRATIONS as EXECUTOR
-from executor_bench import Bench, plan_of
+from executor_harness import MIGRATIONS as EXECUTOR
+from executor_harness import ExecutorHarness, plan_of
 from studio import MIGRATIONS, TOOL, Process, Studio, answers, call_back, open_studio
 
 from triptych.kernel.postgres.database import connect
@@ -34,7 +34,7 @@ output: {film: "${{ steps.render.data.film }}"}
 class Scene:
     """An executor, a tool, the upstream that the tool calls, and the tool's tables."""
 
-    bench: Bench
+    harness: ExecutorHarness
     tool: Process
     studio: Studio
     pool: asyncpg.Pool
@@ -47,12 +47,12 @@ async def scene(servers, prefix, database, create_topics, tmp_path) -> AsyncIter
     await create_topics(*nouns, "calls.studio", "calls.echo")
     dsns = database.prepare({"executor": (EXECUTOR,), "tool_studio": (WORKER, MIGRATIONS / "tool")}).services
     settings = ServiceSettings(kafka=servers.kafka, postgres=dsns["tool_studio"], topic_prefix=prefix)
-    bench = Bench(servers.kafka, prefix, dsns["executor"], tmp_path, tmp_path / "log")
-    async with open_studio() as (studio, address), bench, await connect(dsns["tool_studio"], "test") as pool:
+    harness = ExecutorHarness(servers.kafka, prefix, dsns["executor"], tmp_path, tmp_path / "log")
+    async with open_studio() as (studio, address), harness, await connect(dsns["tool_studio"], "test") as pool:
         tool = Process(settings, address, tmp_path)
-        bench.start()
+        harness.start()
         await tool.start()
-        yield Scene(bench, tool, studio, pool)
+        yield Scene(harness, tool, studio, pool)
         await tool.kill()
 
 
@@ -65,26 +65,26 @@ def contract(tmp_path, monkeypatch) -> Contract:
 
 
 async def test_a_run_is_parked_until_the_callback_whoever_dies_meanwhile(scene, contract, eventually) -> None:
-    bench, tool = scene.bench, scene.tool
-    await bench.announce(contract)
-    await bench.send(topics.TASKS, {"playbook": "film", "task_id": "t-1", "input": {}})
+    harness, tool = scene.harness, scene.tool
+    await harness.announce(contract)
+    await harness.send(topics.TASKS, {"playbook": "film", "task_id": "t-1", "input": {}})
 
     async def is_parked() -> bool:
-        for request in bench.seen.pop(topics.PLAN_REQUESTS, []):
+        for request in harness.seen.pop(topics.PLAN_REQUESTS, []):
             plan = plan_of(request["_raw"], contract)
             reply = {name: request[name] for name in ("request_id", "run_id", "tenant")}
-            await bench.send(topics.PLANS, reply | {"plan": plan}, request["partition"])
+            await harness.send(topics.PLANS, reply | {"plan": plan}, request["partition"])
         return bool(await scene.pool.fetchval("select count(*) from jobs where state = 'parked'"))
 
     await eventually(is_parked)
-    bench.kill()
+    harness.kill()
     await tool.kill()
     await tool.start()
     url = scene.studio.orders[0]["callback"]
     await eventually(lambda: answers(url))
     assert (await call_back(url, {"state": "done", "film": "a.mp4"})).json() == {"status": "taken"}
-    bench.start()
-    await eventually(lambda: bench.of(topics.OUTCOMES, task_id="t-1"))
-    (outcome,) = bench.of(topics.OUTCOMES, task_id="t-1")
+    harness.start()
+    await eventually(lambda: harness.of(topics.OUTCOMES, task_id="t-1"))
+    (outcome,) = harness.of(topics.OUTCOMES, task_id="t-1")
     assert (outcome["status"], outcome["output"]) == ("succeeded", {"film": "a.mp4"})
     assert len(scene.studio.orders) == 1

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from executor_bench import MIGRATIONS, Bench
+from executor_harness import MIGRATIONS, ExecutorHarness
 from test_executor import PLAYBOOK, task
 
 from triptych.client import Address
@@ -28,16 +28,16 @@ WITHIN_S = 60.0
 
 
 @pytest.fixture(scope="module")
-async def bench(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[Bench]:
+async def harness(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[ExecutorHarness]:
     folder = tmp_path_factory.mktemp("executor")
     (folder / "greet.yaml").write_text(PLAYBOOK)
     nouns = [topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS]
     await create_topics(*(noun for noun in nouns if noun != topics.CONTRACTS), "calls.echo")
     await create_topics(topics.CONTRACTS, partitions=1)
     dsn = database.prepare({"executor": (MIGRATIONS,)}).services["executor"]
-    async with Bench(servers.kafka, prefix, dsn, folder, folder / "log") as bench:
-        bench.start()
-        yield bench
+    async with ExecutorHarness(servers.kafka, prefix, dsn, folder, folder / "log") as harness:
+        harness.start()
+        yield harness
 
 
 @asynccontextmanager
@@ -54,18 +54,18 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
 
 
 @pytest.fixture
-def ended(bench: Bench) -> Callable[[str], Any]:
+def ended(harness: ExecutorHarness) -> Callable[[str], Any]:
     async def ended(task_id: str) -> list[dict[str, Any]]:
-        await bench.work()
-        return bench.of(topics.OUTCOMES, task_id=task_id)
+        await harness.work()
+        return harness.of(topics.OUTCOMES, task_id=task_id)
 
     return ended
 
 
 async def test_a_task_of_an_aborted_transaction_is_never_run_and_one_of_a_committed_is_run_once(
-    bench, prefix, ended, eventually
+    harness, prefix, ended, eventually
 ):
-    async with transactional(bench.kafka) as stranger:
+    async with transactional(harness.kafka) as stranger:
         for end in (stranger.abort_transaction, stranger.commit_transaction):
             await stranger.begin_transaction()
             for partition in (0, 1):
@@ -73,20 +73,20 @@ async def test_a_task_of_an_aborted_transaction_is_never_run_and_one_of_a_commit
                 await stranger.send_and_wait(f"{prefix}.tasks", one, partition=partition)
             await end()
     for partition in (0, 1):
-        await bench.send(topics.TASKS, task(f"behind-{partition}"), partition)
+        await harness.send(topics.TASKS, task(f"behind-{partition}"), partition)
         await eventually(lambda partition=partition: ended(f"behind-{partition}"))
         await eventually(lambda partition=partition: ended(f"commit_transaction-{partition}"))
         assert len(await ended(f"commit_transaction-{partition}")) == 1
         assert not await ended(f"abort_transaction-{partition}")
-    assert not bench.of(topics.DEAD_LETTERS)
+    assert not harness.of(topics.DEAD_LETTERS)
 
 
-async def test_an_open_transaction_holds_back_its_own_partition_and_no_other(bench, prefix, ended, eventually):
-    async with transactional(bench.kafka) as stranger:
+async def test_an_open_transaction_holds_back_its_own_partition_and_no_other(harness, prefix, ended, eventually):
+    async with transactional(harness.kafka) as stranger:
         await stranger.begin_transaction()
         await stranger.send_and_wait(f"{prefix}.tasks", codec.encode(task("open")), partition=0)
-        await bench.send(topics.TASKS, task("waits"), 0)
-        await bench.send(topics.TASKS, task("elsewhere"), 1)
+        await harness.send(topics.TASKS, task("waits"), 0)
+        await harness.send(topics.TASKS, task("elsewhere"), 1)
         await eventually(lambda: ended("elsewhere"))
         assert not await ended("open")
         assert not await ended("waits")
@@ -96,36 +96,38 @@ async def test_an_open_transaction_holds_back_its_own_partition_and_no_other(ben
     assert len(await ended("open")) == len(await ended("waits")) == 1
 
 
-async def test_markers_of_transactions_are_no_lag(bench, prefix, ended, eventually):
-    address = Address(kafka=bench.kafka, topic_prefix=prefix)
-    async with transactional(bench.kafka) as stranger:
+async def test_markers_of_transactions_are_no_lag(harness, prefix, ended, eventually):
+    address = Address(kafka=harness.kafka, topic_prefix=prefix)
+    async with transactional(harness.kafka) as stranger:
         for partition in (0, 1):
             await stranger.begin_transaction()
             await stranger.send_and_wait(f"{prefix}.tasks", codec.encode(task(f"m-{partition}")), partition=partition)
             await stranger.abort_transaction()
 
     async def caught_up() -> bool:
-        await bench.work()
+        await harness.work()
         rows = {row.name: row for row in await _read(address)}
         return not any(rows[f"{prefix}.tasks"].lag.values())
 
     await eventually(caught_up)
 
 
-async def test_an_open_transaction_of_a_stranger_keeps_nobody_from_starting(bench, prefix, service, eventually, caplog):
-    settings = ServiceSettings(kafka=bench.kafka, postgres="postgresql://nobody@nowhere/x", topic_prefix=prefix)
-    address = Address(kafka=bench.kafka, topic_prefix=prefix)
+async def test_an_open_transaction_of_a_stranger_keeps_nobody_from_starting(
+    harness, prefix, service, eventually, caplog
+):
+    settings = ServiceSettings(kafka=harness.kafka, postgres="postgresql://nobody@nowhere/x", topic_prefix=prefix)
+    address = Address(kafka=harness.kafka, topic_prefix=prefix)
     learnt = []
     topic = f"{prefix}.{topics.CONTRACTS}"
 
     def ours() -> list[bytes]:
         return [one.value for one in learnt if one.key in {b"a", b"b", b"c"}]
 
-    await bench.producer.send_and_wait(topic, b"before", key=b"a", partition=0)
-    async with transactional(bench.kafka) as stranger, asyncio.timeout(WITHIN_S):
+    await harness.producer.send_and_wait(topic, b"before", key=b"a", partition=0)
+    async with transactional(harness.kafka) as stranger, asyncio.timeout(WITHIN_S):
         await stranger.begin_transaction()
         await stranger.send_and_wait(topic, b"open", key=b"b", partition=0)
-        await bench.producer.send_and_wait(topic, b"behind", key=b"c", partition=0)
+        await harness.producer.send_and_wait(topic, b"behind", key=b"c", partition=0)
         async with CompactedTopic(service, settings, topics.CONTRACTS, learnt.append) as follower:
             await follower.ready()
             assert ours() == [b"before"]
@@ -137,9 +139,9 @@ async def test_an_open_transaction_of_a_stranger_keeps_nobody_from_starting(benc
 
 
 @pytest.mark.parametrize("end", ["abort_transaction", "commit_transaction", None])
-async def test_whoever_reads_to_the_end_comes_there_when_the_last_offset_is_no_record(bench, prefix, end):
-    address = Address(kafka=bench.kafka, topic_prefix=prefix)
-    async with transactional(bench.kafka) as stranger, asyncio.timeout(WITHIN_S):
+async def test_whoever_reads_to_the_end_comes_there_when_the_last_offset_is_no_record(harness, prefix, end):
+    address = Address(kafka=harness.kafka, topic_prefix=prefix)
+    async with transactional(harness.kafka) as stranger, asyncio.timeout(WITHIN_S):
         await stranger.begin_transaction()
         for noun in (topics.OUTCOMES, topics.CONTRACTS):
             await stranger.send_and_wait(f"{prefix}.{noun}", b"{}", key=b"z", partition=0)

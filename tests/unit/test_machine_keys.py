@@ -174,7 +174,7 @@ def test_of_a_write_in_doubt_the_key_is_taken_and_nobody_has_a_receipt() -> None
     held = holding(story)
     assert (held.is_free, held.is_under_way, held.result) == (False, False, None)
     told = reply_to(key_of(Story().plan(refund(on_repeat="receipt"))), "desk.refund", OTHER, held)
-    assert told.standing is KeyState.CONFLICT
+    assert told.key_state is KeyState.CONFLICT
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_receipt_is_given_where_it_is_declared_and_of_the_same_operation(
     on_repeat: str, operation: str, standing: KeyState
 ) -> None:
     asked = key_of(Story().plan(refund(on_repeat=on_repeat)))
-    assert reply_to(asked, operation, OTHER, holding(granted().result("a"))).standing is standing
+    assert reply_to(asked, operation, OTHER, holding(granted().result("a"))).key_state is standing
 
 
 def test_a_key_is_written_as_a_text_or_with_its_time_and_what_a_repeat_gets() -> None:

@@ -312,7 +312,7 @@ class RunMachine(RuleBasedStateMachine):
     def a_step_knows_how_far_its_branches_are(self) -> None:
         run = self.run_state
         for state in run.steps.values():
-            if (fan := state.fan) is not None:
+            if (fan := state.fan_out) is not None:
                 statuses = [branch.status for branch in run.branches_of(state)]
                 assert fan.ended == sum(status.has_ended for status in statuses)
                 assert fan.failed == statuses.count(StepStatus.FAILED)

@@ -26,7 +26,6 @@ from triptych.commands.common.outcome_table import submission_json, submission_t
 from triptych.commands.common.output import STYLES, duration, err, out, print_json, usd
 from triptych.commands.common.progress import watch
 from triptych.commands.common.stack import stop
-from triptych.commands.down import down
 from triptych.commands.up import up
 from triptych.operator.submission_report import SubmissionReport, lines_of, total
 from triptych.schemas import Outcome, OutcomeStatus
@@ -66,8 +65,8 @@ def demo(
         stopped = True
         raise
     finally:
-        if stopped:
-            down(data=data)
+        if stopped and (said := stop(data.resolve())):
+            err.print(said)
     if report.waiting:
         err.print(f"{report.waiting} tickets have no outcome after {timeout_s:g} s", style="red")
         raise typer.Exit(1)

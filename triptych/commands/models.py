@@ -85,7 +85,7 @@ async def read(dsn: str, tenant: str | None) -> CacheReport:
     """Read what the caches of a database hold, of one tenant or of all."""
     async with operator_connection(dsn) as connection:
         found: list[Kept] = []
-        for (schema,) in await connection.fetch(_QUERIES["keepers"]):
+        for (schema,) in await connection.fetch(_QUERIES["schemas_with_answers"]):
             query = _QUERIES["answers"].format(schema=_quoted(schema))
             service = schema.removeprefix(_TOOL_SCHEMA)
             found += [Kept(service, **dict(row)) for row in await connection.fetch(query, tenant)]

@@ -1,4 +1,4 @@
--- name: keepers
+-- name: schemas_with_answers
 -- The schemas of the services that keep answers of models.
 select table_schema from information_schema.tables where table_name = 'model_answers' order by 1
 

@@ -57,4 +57,6 @@ def up(
     else:
         err.print(f"Kafka [bold]{stack['kafka']}[/], topics [bold]{stack['topic_prefix']}.*[/], data {layout.root}")
         if config == DEMO_CONFIG:
-            err.print(f"This is the demo ({config}). `triptych init --demo` copies it here, to be changed.")
+            err.print(
+                f"This is the demo ({config}). `triptych init --demo` copies it here, to be changed.", soft_wrap=True
+            )

@@ -28,7 +28,7 @@ _MICROS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CostLine:
     """One thing that costs: a plan, a step or a judgement."""
 
     what: str
@@ -44,7 +44,7 @@ class Estimate:
 
     playbook: str
     version: str
-    lines: tuple[Line, ...]
+    lines: tuple[CostLine, ...]
     once_tokens: int
     once_usd: float
     most_tokens: int
@@ -84,27 +84,29 @@ def estimate(
     )
 
 
-def _lines(playbook: Playbook, contracts: Mapping[str, Contract], others: Sequence[OtherPlaybook]) -> Iterator[Line]:
+def _lines(
+    playbook: Playbook, contracts: Mapping[str, Contract], others: Sequence[OtherPlaybook]
+) -> Iterator[CostLine]:
     plan = playbook.plan
     if isinstance(plan, PlanByModel):
         plans = plan.max_turns if isinstance(plan, PlanByTurns) else playbook.budgets.replans
-        yield Line("(plan)", plan.tokens, _micros(plan.usd), 1 + plans)
+        yield CostLine("(plan)", plan.tokens, _micros(plan.usd), 1 + plans)
     else:
         for step in plan.steps:
             attempts = (step.retry or playbook.retry).max_attempts * step.rounds
             branches = 1 if step.map is None else len(step.map) if isinstance(step.map, list) else step.max_items
             cost = _cost(step, contracts, others)
             if cost.tokens or cost.usd_micros:
-                yield Line(step.id, cost.tokens * branches, cost.usd_micros * branches, attempts)
+                yield CostLine(step.id, cost.tokens * branches, cost.usd_micros * branches, attempts)
             if step.judge:
                 judged = _judgement(f"(judge of {step.id})", step.judge, attempts)
-                yield Line(judged.what, judged.tokens * branches, judged.usd_micros * branches, judged.times)
+                yield CostLine(judged.what, judged.tokens * branches, judged.usd_micros * branches, judged.times)
     if playbook.judge and playbook.review is Review.FINAL:
         yield _judgement("(judge)", playbook.judge, 1 + playbook.budgets.replans)
 
 
-def _judgement(what: str, judge: Judge, times: int) -> Line:
-    return Line(what, judge.tokens, _micros(judge.usd), times)
+def _judgement(what: str, judge: Judge, times: int) -> CostLine:
+    return CostLine(what, judge.tokens, _micros(judge.usd), times)
 
 
 def _cost(step: StepSpec, contracts: Mapping[str, Contract], others: Sequence[OtherPlaybook]) -> Cost:

@@ -37,7 +37,7 @@ class OperationSpec:
 class TypedFunction:
     """A function under a contract."""
 
-    def __init__(self, tool: str, function: Function, terms: OperationSpec) -> None:
+    def __init__(self, tool: str, function: Function, spec: OperationSpec) -> None:
         """Raises ToolDefinitionError when the function cannot be offered as it is."""
         self._function, self._tool, self._place = function, tool, f"operation {function.__name__}"
         description = inspect.getdoc(function)
@@ -48,22 +48,22 @@ class TypedFunction:
         self._call_parameter = _call_parameter(hints)
         try:
             may_be_empty, self._result = _result_adapter(returned)
-            self._model = None if terms.arguments is not None else self._arguments_model(function, hints)
-            arguments = terms.arguments if self._model is None else self._model.model_json_schema()
-            result = terms.result if terms.result is not None else self._result.json_schema(mode="serialization")
+            self._model = None if spec.arguments is not None else self._arguments_model(function, hints)
+            arguments = spec.arguments if self._model is None else self._model.model_json_schema()
+            result = spec.result if spec.result is not None else self._result.json_schema(mode="serialization")
         except PydanticUserError as error:
             raise ToolDefinitionError(tool, self._place, f"its types have no JSON Schema: {error.message}") from error
         contract = Contract(
             operation=f"{tool}.{function.__name__}",
-            version=terms.version,
+            version=spec.version,
             description=description,
             arguments=arguments or {},
             result=result,
-            effect=terms.effect,
-            timeout_ms=terms.timeout_ms,
-            cost=terms.cost,
-            compensate=terms.compensate,
-            business_key=terms.business_key,
+            effect=spec.effect,
+            timeout_ms=spec.timeout_ms,
+            cost=spec.cost,
+            compensate=spec.compensate,
+            business_key=spec.business_key,
         )
         self._name = contract.operation
         self.operation = Operation(contract, self._perform, may_be_empty=may_be_empty)

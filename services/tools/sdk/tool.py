@@ -120,10 +120,10 @@ class Tool:
         unique = (
             BusinessKey.model_validate(business_key, strict=False) if isinstance(business_key, str) else business_key
         )
-        terms = OperationSpec(effect, version, timeout_ms, cost or Cost(), arguments, result, compensate, unique)
+        spec = OperationSpec(effect, version, timeout_ms, cost or Cost(), arguments, result, compensate, unique)
 
         def offer(function: FunctionT) -> FunctionT:
-            typed = TypedFunction(self.name, function, terms)
+            typed = TypedFunction(self.name, function, spec)
             self.add(typed.operation)
             self._functions[function] = typed
             return function

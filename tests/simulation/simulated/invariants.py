@@ -268,7 +268,7 @@ def _unreceipted(world: World, run: Run) -> Iterator[str]:
 
 def _is_done(state: StepState) -> bool:
     """Tell whether a call of its own has done something. In a step over a list, its branches do."""
-    return state.fan is None and state.result is not None and state.result.status is not ResultStatus.ERROR
+    return state.fan_out is None and state.result is not None and state.result.status is not ResultStatus.ERROR
 
 
 def _check_effects(world: World, found: list[str]) -> None:

@@ -29,4 +29,8 @@ def tool(
         return
     for path in written:
         out.print(str(path), soft_wrap=True)
-    err.print(f"run its test, then add [tools.{name}] to triptych.toml", markup=False, style="dim")
+    err.print(
+        f"run its test (python -m pytest {written[-1]}), then add [tools.{name}] to triptych.toml",
+        markup=False,
+        style="dim",
+    )

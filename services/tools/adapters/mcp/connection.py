@@ -59,17 +59,17 @@ class McpConnection:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[McpConnection]:
         """Keep it connected during the body, which begins after the first attempt, whether or not that succeeded."""
-        keeper = asyncio.create_task(self._hold(), name="mcp connection")
+        connected = asyncio.create_task(self._hold(), name="mcp connection")
         try:
             await self._tried.wait()
             yield self
         finally:
             self._closing.set()
             self._wake.set()
-            await asyncio.wait({keeper}, timeout=CLOSE_WITHIN_S)
-            keeper.cancel()
+            await asyncio.wait({connected}, timeout=CLOSE_WITHIN_S)
+            connected.cancel()
             with suppress(asyncio.CancelledError):
-                await keeper
+                await connected
 
     @property
     def client(self) -> Client:

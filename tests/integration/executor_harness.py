@@ -69,7 +69,7 @@ def plan_of(raw: bytes, *contracts: Contract) -> dict[str, Any]:
     return json.loads(make_plan(request.spec.steps, terms).to_bytes())
 
 
-class Bench:
+class ExecutorHarness:
     """An executor process, and the test's own hands on the topics around it."""
 
     def __init__(self, kafka: str, prefix: str, dsn: str, playbooks: Path, log: Path) -> None:
@@ -108,7 +108,7 @@ class Bench:
         self.process.kill()
         self.process.wait()
 
-    async def __aenter__(self) -> Bench:
+    async def __aenter__(self) -> ExecutorHarness:
         self.producer = AIOKafkaProducer(bootstrap_servers=self.kafka)
         await self.producer.start()
         nouns = (topics.PLAN_REQUESTS, "calls.echo", topics.OUTCOMES, topics.DEAD_LETTERS, topics.ESCALATIONS)
