@@ -30,7 +30,7 @@ def epochs_are_not_checked() -> None:
 
 def answered_requests_are_answered_again() -> None:
     """Let a second answer to a request count like the first."""
-    believed, decide = trust.Trust.believed, intake.decide
+    believed, decide = trust.Trust.verified, intake.decide
     open_again: dict[str, OpenRequest] = {}
 
     def credulous(self: trust.Trust, run: Run, answer: Any, source: str | None) -> Any:
@@ -48,7 +48,7 @@ def answered_requests_are_answered_again() -> None:
             run = changed(run, requests={**run.requests, **open_again})
         return decide(run, message, now)
 
-    trust.Trust.believed = credulous  # type: ignore[method-assign]
+    trust.Trust.verified = credulous  # type: ignore[method-assign]
     intake.decide = undiscerning
 
 
@@ -175,7 +175,7 @@ def business_keys_are_granted_to_everybody() -> None:
 
 def the_key_of_a_call_under_way_is_given_on() -> None:
     """Give a key to the next call that asks, even while the call that has it is under way."""
-    store.holding_of = lambda *_args: Holding(is_free=True)
+    store.holding_under = lambda *_args: Holding(is_free=True)
 
 
 def undos_are_made_under_the_key_of_the_write() -> None:
@@ -208,7 +208,7 @@ def callbacks_answer_what_is_not_parked_any_more() -> None:
 
 def answers_are_believed_whoever_gives_them() -> None:
     """Take every message that names an open request for its answer."""
-    trust.Trust.believed = lambda _self, run, answer, _source: answer if answer.request_id in run.requests else None  # type: ignore[method-assign]
+    trust.Trust.verified = lambda _self, run, answer, _source: answer if answer.request_id in run.requests else None  # type: ignore[method-assign]
 
 
 def children_begin_as_the_message_says() -> None:
