@@ -153,7 +153,7 @@ ROWS = (
     Row("half an answer", ASKED, "tool_unavailable", armed=(fault("half", ALWAYS),), asked=ATTEMPTS),
     Row("5xx", ASKED, "succeeded", armed=(fault("500"), fault("503")), asked=3),
     Row("an error page", ASKED, "tool_unavailable", armed=(fault("page", ALWAYS, status=500),), asked=ATTEMPTS),
-    Row("injection in a result", PLANNED, "plan_invalid", ticket="-injected", told="helpdesk.wipe is not offered"),
+    Row("injection in a result", PLANNED, "plan_invalid", ticket="-injected", told="`helpdesk.wipe` is not offered"),
     Row("injection in a result", JUDGED, "succeeded", asked=1),
 )
 
