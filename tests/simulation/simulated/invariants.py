@@ -138,10 +138,12 @@ def check(world: World) -> None:
 
 def _check_outcomes(world: World, found: list[str]) -> None:
     for mission in world.missions.values():
+        # A run id has the time of the record that was read first. After a restore another of its records may be that.
+        most = max(1, mission.times_published) if world.restore.is_there else 1
         ends = {event_id for event_id, _ in mission.finals} if world.restore.is_there else set(mission.finals)
-        if len(ends) != 1:
+        if not 1 <= len(ends) <= most:
             found.append(f"{mission.task_id} has {len(set(mission.finals))} final outcomes: {mission.finals}")
-        if len(mission.run_ids) != 1:
+        if not 1 <= len(mission.run_ids) <= most:
             found.append(f"{mission.task_id} became {len(mission.run_ids)} runs")
         excused = EXCUSED | REFUSALS if mission.is_in_for_trouble else EXCUSED
         if unexcused := [code for code in mission.reasons if code not in excused]:

@@ -213,6 +213,7 @@ class Mission:
     handed_over: dict[str, bytes] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     run_ids: set[Any] = field(default_factory=set)
+    times_published: int = 0
     status: str = ""
 
     @property
@@ -774,6 +775,7 @@ class World:
 
     def _publish_task(self, mission: Mission, partition: int) -> None:
         self.played["tasks published"] += 1
+        mission.times_published += 1
         task = Task(task_id=mission.task_id, playbook=mission.deployment.playbook.name, tenant=TENANT)
         self._publish(topics.TASKS, partition, mission.task_id, task.to_bytes())
 
