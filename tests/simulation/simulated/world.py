@@ -604,6 +604,8 @@ class World:
     def _mishap(self, kind: str) -> None:
         draw = self.random
         living = [process for process in self.processes if not process.is_dead]
+        if not living:
+            return  # a restore has killed them all, and none has started again
         process = draw.choice(living)
         self.note("mishap", kind, process.instance)
         self.faults[kind] += 1
