@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from watchfiles import Change
 
-from triptych.commands.common.change_impact import WatchedFiles
+from triptych.commands import dev
+from triptych.commands.common.change_impact import ChangeImpact, WatchedFiles
 from triptych.embedded.config import StackConfig
+from triptych.embedded.layout import Layout
 from triptych.operator.contract_changes import differences
 from triptych.schemas import Contract, Effect
 
@@ -79,3 +83,22 @@ def test_what_has_become_of_contracts_is_told_one_line_each() -> None:
         "    the effect was read and is once",
         "    arguments: city: the field is new and required; no sender has it yet",
     ]
+
+
+def test_a_file_that_is_saved_before_its_folder_is_watched_is_seen_at_the_first_look(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[ChangeImpact] = []
+
+    def watch(*_folders: Path, **_options: object) -> Iterator[set[tuple[Change, str]]]:
+        yield set()  # nothing is reported: the save came first
+
+    looks = iter([True, True, False, False])
+    monkeypatch.setattr(dev, "watch", watch)
+    monkeypatch.setattr(dev._Watcher, "_offered", lambda _self: {})
+    monkeypatch.setattr(dev._Watcher, "_is_running", lambda _self: next(looks))
+    monkeypatch.setattr(dev._Watcher, "_take_over", lambda _self, impact: taken.append(impact))
+    watcher = dev._Watcher(Layout.at(folder / "data"), folder / "triptych.toml")
+    (folder / "triptych.toml").write_text((folder / "triptych.toml").read_text() + "\n# changed\n")
+    watcher.run()
+    assert [impact.config for impact in taken] == [True]

@@ -6,11 +6,11 @@ What is wrong is named. A file that cannot be used changes nothing, and the stac
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from watchfiles import DefaultFilter, watch
+from watchfiles import Change, DefaultFilter, watch
 
 from triptych.commands.common.change_impact import ChangeImpact, WatchedFiles
 from triptych.commands.common.options import (
@@ -36,6 +36,7 @@ from triptych.operator.contract_changes import differences
 from triptych.schemas import Playbook
 
 LOOK_EVERY_MS = 1_000
+_FILTER = DefaultFilter()
 """So often it is asked whether the stack still runs: `triptych down` may have been called elsewhere."""
 
 
@@ -68,6 +69,7 @@ class _Watcher:
     def __init__(self, layout: Layout, file: Path) -> None:
         self._layout, self._file = layout, file
         self._config = StackConfig.load(file)
+        self._times = _times(WatchedFiles.of(self._config).folders())
         self._contracts = self._offered()
 
     def run(self) -> None:
@@ -78,22 +80,31 @@ class _Watcher:
             err.print(
                 f"watching {self._file.name}, {watched.playbooks.name} and {len(watched.tools)} tools", style="dim"
             )
-            for changes in watch(
+            is_first_look = True
+            for reported in watch(
                 *folders,
                 recursive=False,
-                watch_filter=DefaultFilter(),
+                watch_filter=_FILTER,
                 raise_interrupt=True,
                 rust_timeout=LOOK_EVERY_MS,
                 yield_on_timeout=True,
             ):
                 if not self._is_running():
                     break
-                impact = watched.impact(Path(path) for _, path in changes)
-                if impact:
+                # A file may have changed after the start of the stack and before its folder was watched.
+                if (reported or is_first_look) and (impact := watched.impact(self._changed(folders))):
                     self._take_over(impact)
-                if (watched := WatchedFiles.of(self._config)).folders() != folders:
+                is_first_look = False
+                if (now := WatchedFiles.of(self._config).folders()) != folders:
+                    self._times = _times(now) | self._times
                     break
+                watched = WatchedFiles.of(self._config)
         err.print("somebody else has stopped the stack")
+
+    def _changed(self, folders: Iterable[Path]) -> set[Path]:
+        """Return the files that have changed since the last look."""
+        before, self._times = self._times, _times(folders)
+        return {file for file in before.keys() | self._times.keys() if before.get(file) != self._times.get(file)}
 
     def _is_running(self) -> bool:
         try:
@@ -167,6 +178,16 @@ class _Watcher:
     def _offered(self) -> dict[str, Offered]:
         known = self._config.table.tools
         return {each.tool: each for each in offers(self._layout.root, None, None, None) if each.tool in known}
+
+
+def _times(folders: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    """Return when each file of these folders was changed last, in nanoseconds, and its size in bytes."""
+    times: dict[Path, tuple[int, int]] = {}
+    for folder in folders:
+        with suppress(OSError):  # a folder or a file may go away meanwhile
+            files = [file for file in folder.iterdir() if _FILTER(Change.modified, str(file)) and file.is_file()]
+            times |= {file: (stat.st_mtime_ns, stat.st_size) for file in files for stat in [file.stat()]}
+    return times
 
 
 @contextmanager
