@@ -211,6 +211,8 @@ class Mission:
     cancel_after_s: float | None = None
     finals: list[tuple[str, bytes]] = field(default_factory=list)
     handed_over: dict[str, bytes] = field(default_factory=dict)
+    answers: Counter[str] = field(default_factory=Counter)
+    """How often a person has decided about each event. After a restore the same event may come again."""
     reasons: list[str] = field(default_factory=list)
     run_ids: set[Any] = field(default_factory=set)
     times_published: int = 0
@@ -812,6 +814,7 @@ class World:
         mission.handed_over[event_id] = message.value
         mission.reasons.append(outcome["reason"]["code"])
         if mission.task_id.partition(":")[0] not in self._cancelled:
+            mission.answers[event_id] += 1
             self._answer(mission, message.partition, outcome["run_id"], event_id)
 
     def _learn_child(self, outcome: dict[str, Any]) -> Mission:
@@ -822,14 +825,17 @@ class World:
         return child
 
     def _answer(self, mission: Mission, partition: int, run_id: str, event_id: str) -> None:
-        """Let a person decide about an escalated run."""
+        """Let a person decide about an escalated run. Each decision has a command id of its own.
+
+        After a restore the run may refuse a decision, and then escalate again under the id of the same event.
+        """
         may_go_on = mission.resumes_left > 0 and mission.reasons[-1] != "undo_failed"
         mission.resumes_left -= 1
         undo = not may_go_on and mission.reasons.count("undo_failed") < MAX_UNDOS and self.random.random() < 0.5
         action = ControlAction.RESUME if may_go_on else ControlAction.ABORT
         self.played[f"runs handed over, then {action.value}{' and undo' if undo else ''}"] += 1
         command = Control(
-            command_id=f"{event_id}:{action.value}" + ":again" * self.restore.generation,
+            command_id=f"{event_id}:{action.value}" + ":again" * (mission.answers[event_id] - 1),
             run_id=UUID(run_id),
             action=action,
             principal="user:ana",
