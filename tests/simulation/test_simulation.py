@@ -9,8 +9,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
 
 import pytest
+from simulated.invariants import is_lost_child
 
 HERE = Path(__file__).parent
 SCHEDULES = int(os.environ.get("TRIPTYCH_TEST_SCHEDULES", "2000"))
@@ -73,3 +77,39 @@ def test_a_defect_is_found(mutation, told):
     played = simulate("--seeds", "5000", "--mutation", mutation)
     assert played.returncode == 1, f"{mutation} was not found: {played.stdout}{played.stderr}"
     assert told in played.stdout
+
+
+PARENT = UUID(int=1)
+LOST = f"{PARENT}:s9:2"
+
+
+def restored(*, asks_for: str = f"{PARENT}:s9:1", known: str = "task-1", is_restored: bool = True) -> Any:
+    """Return a world whose parent run has asked for one child run, and whose tables know one task."""
+    request = ("CallRequested", None, f'{{"idempotency_key": "{asks_for}"}}')
+    resumed = ("ChildResumed", None, f'{{"child": "{LOST}"}}')
+    tables = SimpleNamespace(tasks={("acme", known): PARENT}, journal={PARENT: {1: request, 2: resumed}})
+    return SimpleNamespace(restore=SimpleNamespace(is_there=is_restored), schemas={"executor": tables})
+
+
+@pytest.mark.parametrize(
+    "task_id",
+    [
+        pytest.param(LOST, id="its parent takes another course"),
+        pytest.param(f"{UUID(int=2)}:s9:1", id="the task of its parent has become another run"),
+    ],
+)
+def test_a_child_that_no_run_asks_for_after_a_restore_owes_no_outcome(task_id):
+    assert is_lost_child(restored(), SimpleNamespace(task_id=task_id))
+
+
+@pytest.mark.parametrize(
+    ("world", "task_id"),
+    [
+        pytest.param(restored(is_restored=False), LOST, id="without a restore"),
+        pytest.param(restored(asks_for=LOST), LOST, id="its parent asks for it again"),
+        pytest.param(restored(known=LOST), LOST, id="the database knows it"),
+        pytest.param(restored(), "task-2", id="a client asked for it"),
+    ],
+)
+def test_every_other_run_owes_its_outcome_also_after_a_restore(world, task_id):
+    assert not is_lost_child(world, SimpleNamespace(task_id=task_id))
