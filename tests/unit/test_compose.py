@@ -211,7 +211,7 @@ def needed() -> Iterator[str]:
         requirement = waiting.pop()
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
         for extra in ("", *requirement.extras):
-            if name in EMBEDDED or (name, extra) in seen:
+            if name in {*EMBEDDED, "triptych"} or (name, extra) in seen:
                 continue
             seen.add((name, extra))
             yield name
