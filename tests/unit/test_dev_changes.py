@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -85,20 +85,32 @@ def test_what_has_become_of_contracts_is_told_one_line_each() -> None:
     ]
 
 
-def test_a_file_that_is_saved_before_its_folder_is_watched_is_seen_at_the_first_look(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("change", "affected"),
+    [
+        (lambda folder: (folder / "triptych.toml").write_text(f"{CONFIG}# changed\n"), ChangeImpact(config=True)),
+        (lambda folder: (folder / "sql" / "orders.sql").unlink(), ChangeImpact(tools=frozenset({"orders"}))),
+        (lambda folder: (folder / "my-tools" / "new.py").touch(), ChangeImpact(tools=frozenset({"weather"}))),
+        (lambda folder: (folder / "my-tools" / ".new.py.swp").touch(), None),
+        (lambda _folder: None, None),
+    ],
+    ids=["saved", "deleted", "made", "left by an editor", "nothing"],
+)
+def test_what_changes_before_the_folders_are_watched_is_taken_over_at_the_first_look(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object], affected: ChangeImpact | None
 ) -> None:
     taken: list[ChangeImpact] = []
 
     def watch(*_folders: Path, **_options: object) -> Iterator[set[tuple[Change, str]]]:
-        yield set()  # nothing is reported: the save came first
+        yield set()  # nothing is reported: the change came first
+        yield {(Change.modified, str(folder / "triptych.toml"))}  # or it is reported late
 
-    looks = iter([True, True, False, False])
+    looks = iter([True, True, True, False, False])
     monkeypatch.setattr(dev, "watch", watch)
     monkeypatch.setattr(dev._Watcher, "_offered", lambda _self: {})
     monkeypatch.setattr(dev._Watcher, "_is_running", lambda _self: next(looks))
     monkeypatch.setattr(dev._Watcher, "_take_over", lambda _self, impact: taken.append(impact))
     watcher = dev._Watcher(Layout.at(folder / "data"), folder / "triptych.toml")
-    (folder / "triptych.toml").write_text((folder / "triptych.toml").read_text() + "\n# changed\n")
+    change(folder)
     watcher.run()
-    assert [impact.config for impact in taken] == [True]
+    assert taken == ([affected] if affected else [])

@@ -69,17 +69,15 @@ class _Watcher:
     def __init__(self, layout: Layout, file: Path) -> None:
         self._layout, self._file = layout, file
         self._config = StackConfig.load(file)
-        self._times = _times(WatchedFiles.of(self._config).folders())
+        self._watched = WatchedFiles.of(self._config)
+        self._times = _times(self._watched.folders())
         self._contracts = self._offered()
 
     def run(self) -> None:
         """Watch until Ctrl-C, or until the stack is stopped."""
         while self._is_running():
-            watched = WatchedFiles.of(self._config)
-            folders = watched.folders()
-            err.print(
-                f"watching {self._file.name}, {watched.playbooks.name} and {len(watched.tools)} tools", style="dim"
-            )
+            folders, tools = self._watched.folders(), self._watched.tools
+            err.print(f"watching {self._file.name}, {self._watched.playbooks.name} and {len(tools)} tools", style="dim")
             is_first_look = True
             for reported in watch(
                 *folders,
@@ -92,13 +90,13 @@ class _Watcher:
                 if not self._is_running():
                     break
                 # A file may have changed after the start of the stack and before its folder was watched.
-                if (reported or is_first_look) and (impact := watched.impact(self._changed(folders))):
+                if (reported or is_first_look) and (impact := self._watched.impact(self._changed(folders))):
                     self._take_over(impact)
                 is_first_look = False
-                if (now := WatchedFiles.of(self._config).folders()) != folders:
-                    self._times = _times(now) | self._times
+                self._watched = WatchedFiles.of(self._config)
+                if self._watched.folders() != folders:
+                    self._times = _times(self._watched.folders()) | self._times
                     break
-                watched = WatchedFiles.of(self._config)
         err.print("somebody else has stopped the stack")
 
     def _changed(self, folders: Iterable[Path]) -> set[Path]:
