@@ -95,12 +95,17 @@ async def run_worker(
             outbox.close()
             await asyncio.wait({publishing}, timeout=FLUSH_S)
             publishing.cancel()
-        try:
-            await jobs.close()
-        except Exception as error:
-            if not isinstance(error, POSTGRES_GONE) and not is_refusal(error):
-                raise
-            service.log.warning("jobs could not be handed back; their lease will expire", error=repr(error))
+        await _hand_back(jobs, service)
+
+
+async def _hand_back(jobs: Jobs, service: Service) -> None:
+    """Give back the lease with its jobs. Without Postgres, the lease expires instead."""
+    try:
+        await jobs.close()
+    except Exception as error:
+        if not isinstance(error, POSTGRES_GONE) and not is_refusal(error):
+            raise
+        service.log.warning("jobs could not be handed back; their lease will expire", error=repr(error))
 
 
 async def _fail_if_cancelled(part: Coroutine[Any, Any, None]) -> None:
