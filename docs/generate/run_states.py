@@ -55,7 +55,7 @@ _PLANS: tuple[dict[str, Any], ...] = (
 
 
 @dataclass(frozen=True, order=True)
-class Change:
+class StatusChange:
     """One event that changes the status of a run. `before` is empty for the first event."""
 
     before: str
@@ -88,9 +88,9 @@ def render() -> str:
     )
 
 
-def changes() -> set[Change]:
+def changes() -> set[StatusChange]:
     """Find the changes of the status in all stories of at most `LONGEST_STORY` messages."""
-    found: set[Change] = set()
+    found: set[StatusChange] = set()
     for plan in _PLANS:
         playbook = _playbook(plan)
         known: set[Any] = set()
@@ -104,14 +104,14 @@ def changes() -> set[Change]:
     return found
 
 
-def changes_of(events: Iterable[ev.Event], run: Run | None = None) -> set[Change]:
+def changes_of(events: Iterable[ev.Event], run: Run | None = None) -> set[StatusChange]:
     """Find the changes of the status in some events that follow on a run, or on nothing."""
     found = set()
     for event in events:
         before = run.status if run else ""
         run = evolve(run, event, _NOW) if run else _admitted(event)
         if run.status != before:
-            found.add(Change(str(before), type(event).__name__, run.status.value))
+            found.add(StatusChange(str(before), type(event).__name__, run.status.value))
     return found
 
 
@@ -120,7 +120,7 @@ def _admitted(event: ev.Event) -> Run:
     return admit(_RUN_ID, event, _NOW)
 
 
-def _next(run: Run, known: set[Any], found: set[Change]) -> Iterator[Run]:
+def _next(run: Run, known: set[Any], found: set[StatusChange]) -> Iterator[Run]:
     """Tell a run each message that it may get, and give the runs that are unlike those before."""
     for message, now in _messages(run):
         decided = decide(run, message, now)
@@ -187,7 +187,7 @@ def _begun(playbook: Playbook, has_room: bool) -> tuple[Run, tuple[ev.Event, ...
     return begun.run, tuple(begun.events)
 
 
-def _diagram(found: list[Change]) -> str:
+def _diagram(found: list[StatusChange]) -> str:
     """Draw the changes. A change that every active state makes begins at the group of the active states."""
     active = {status.value for status in RunStatus if status.is_active}
     inner: dict[tuple[str, str], set[str]] = {}
