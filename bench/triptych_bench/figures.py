@@ -15,7 +15,7 @@ from triptych_bench.cases import STEPS_PER_RUN, Case, Review
 CLIENT = "client"
 """The process that publishes and counts; it stands beside the pipeline and is not part of it."""
 UPSTREAM = "shop-api"
-"""The process that the HTTP tool calls; it is no more part of the pipeline."""
+"""The process that the HTTP tool calls. It is outside of the pipeline."""
 BESIDE = frozenset({CLIENT, UPSTREAM})
 
 BRANCH_RATIO_MAX = 1.3

@@ -14,13 +14,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from prose.rules import find
-from prose.texts import read
+from prose.texts import SUFFIXES, read
 
-SUFFIXES = (".md", ".py")
 LEFT_OUT = (
     "CHANGELOG.md",  # history keeps the words of its time
     "examples/",  # their texts stand for those of others
     "tests/",  # they quote what they hold
+    "services/executor/migrations/",  # a database that has run one keeps it as it was
+    "services/planner/migrations/",
+    "services/tools/migrations/",
+    "triptych/kernel/migrations/",
 )
 """Files and folders that are read only when they are named."""
 

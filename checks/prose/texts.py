@@ -12,12 +12,18 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 
 CODE = "CODE"
 """Replaces a piece of code inside a sentence. It counts as one word."""
+
+COMMENT_MARKS = {".sql": "--", ".toml": "#", ".yaml": "#", ".yml": "#"}
+"""How a line of comment begins in files whose comments alone are prose."""
+
+SUFFIXES = (".md", ".py", *COMMENT_MARKS)
 
 SHORTEST_MESSAGE_WORDS = 3
 """A string literal with fewer words is a name, a key or a format, and not a message."""
@@ -50,9 +56,15 @@ class Text:
 
 
 def read(path: Path) -> list[Text]:
-    """Read the prose of a Markdown or Python file, in the order of its lines."""
+    """Read the prose of a file with one of the suffixes in `SUFFIXES`, in the order of its lines."""
     source = path.read_text("utf-8")
-    texts = of_markdown(source) if path.suffix == ".md" else of_python(source)
+    match path.suffix:
+        case ".md":
+            texts = of_markdown(source)
+        case ".py":
+            texts = of_python(source)
+        case suffix:
+            texts = of_comment_lines(source, COMMENT_MARKS[suffix])
     return sorted(texts, key=lambda text: text.line)
 
 
@@ -69,6 +81,23 @@ def of_markdown(source: str) -> Iterator[Text]:
         elif token.type == "inline":
             line = token.map[0] if token.map else row
             yield Text(line + 1, kind, _without_code(_LINK.sub(r"\1", token.content)))
+
+
+def of_comment_lines(source: str, mark: str) -> Iterator[Text]:
+    """Read the comments that have lines of their own. Lines that follow each other are one text.
+
+    The name of a statement, as in `-- name: take_jobs`, is code.
+    """
+    lines = enumerate(source.splitlines(), start=1)
+    for is_comment, together in groupby(lines, lambda numbered: _is_comment(numbered[1].lstrip(), mark)):
+        if is_comment:
+            block = list(together)
+            words = (line.strip().removeprefix(mark).strip() for _, line in block)
+            yield Text(block[0][0], Kind.COMMENT, _without_code("\n".join(words)))
+
+
+def _is_comment(line: str, mark: str) -> bool:
+    return line.startswith(mark) and not line.startswith(f"{mark} name:")
 
 
 def of_python(source: str) -> Iterator[Text]:

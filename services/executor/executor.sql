@@ -98,7 +98,7 @@ where tenant = $1 and key = $2
 select $1::timestamptz + $2::interval <= now()
 
 -- name: take_key
--- From a call that did nothing, or whose time is over; only if nobody has touched it since that was seen.
+-- From a call that did nothing, or whose time is over. The claim must be the one that was read: no other call took it since.
 update business_keys set
     run_id = $3, step = $4, idempotency_key = $5, claim = claim + 1, reserved_at = now(),
     expires_at = now() + $6::bigint * interval '1 millisecond'

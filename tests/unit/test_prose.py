@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prose.rules import IDIOMS, LONGEST_SENTENCE_WORDS, Idiom, find, find_idioms
-from prose.texts import Kind, Text, of_markdown, of_python
+from prose.texts import Kind, Text, of_comment_lines, of_markdown, of_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,6 +94,14 @@ def test_the_prose_of_a_page_leaves_out_code_and_addresses() -> None:
         (12, Kind.PARAGRAPH, "meaning"),
         (14, Kind.PARAGRAPH, "CODE"),
         (14, Kind.PARAGRAPH, "the first"),
+    ]
+
+
+def test_the_prose_of_other_files_is_their_comments_without_the_names_of_statements() -> None:
+    source = "-- name: take\n-- One row,\n--   and no more.\nselect 1  -- code\n\n    -- Another.\n"
+    assert list(of_comment_lines(source, "--")) == [
+        Text(2, Kind.COMMENT, "One row,\nand no more."),
+        Text(6, Kind.COMMENT, "Another."),
     ]
 
 

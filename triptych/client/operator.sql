@@ -1,5 +1,5 @@
--- A run id begins with the time at which the task was published, so `order by run_id` is by age, and the runs that were
--- admitted in a span of time lie in a range of ids. What is null does not count; each execution is planned for what is given.
+-- A run id begins with the time at which the task was published. So `order by run_id` is by age, and the runs of a span of
+-- time are a range of ids. A parameter that is null does not count. Each execution is planned for its own parameters.
 
 -- name: runs
 select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
@@ -17,7 +17,7 @@ order by run_id desc
 limit $7
 
 -- name: runs_by_step
--- Those with a step of which everything is true that is asked of steps.
+-- The runs with one step that fits every filter on steps.
 select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
        revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at,
        parent_run_id

@@ -4,7 +4,7 @@ where tenant = $1 and question = $2 and expires_at > now()
 returning answer, model
 
 -- name: keep
--- A newer answer goes before an older one. Hits stay: they were saved, whatever is answered from now on.
+-- A newer answer replaces an older one. The count of hits stays, because those calls were saved.
 insert into model_answers (tenant, question, kind, tier, model, answer, tokens, usd_micros, expires_at)
 values ($1, $2, $3, $4, $5, $6, $7, $8, now() + make_interval(secs => $9))
 on conflict (tenant, question) do update set
@@ -12,7 +12,7 @@ on conflict (tenant, question) do update set
     kept_at = now(), expires_at = excluded.expires_at
 
 -- name: drop_expired
--- A few at a time: whoever keeps an answer makes room for it.
+-- A few at a time, each time when an answer is kept.
 delete from model_answers where (tenant, question) in (
     select tenant, question from model_answers where expires_at <= now() order by expires_at limit $1
     for update skip locked

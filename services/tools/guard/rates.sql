@@ -1,7 +1,7 @@
 -- name: admit
 -- One call at the rate of a bucket (GCRA), for all processes: a row when it may be made now.
--- What is due later than this rate can have made it comes from a slower rate, before somebody raised it, or from before
--- a clock was set back: then the bucket is taken for full, and not for closed until that moment.
+-- A moment later than this rate allows has one of two causes: the rate was slower before, or a clock was set back.
+-- The bucket is full then. It is not closed until that moment.
 insert into buckets as bucket (name, due_at, told_at)
 values ($1, clock_timestamp() + $2::interval, clock_timestamp())
 on conflict (name) do update set
@@ -11,8 +11,8 @@ where bucket.due_at <= clock_timestamp() + $3::interval
 returning true
 
 -- name: next_slot
--- When a call that was refused should come back: each is told a moment of its own, an interval after the last, but
--- none a moment further off than a minute: who was told before may have given up, and nobody takes that back.
+-- When a refused call should come back. Each gets a moment of its own, an interval after the last one. No moment is more
+-- than a minute away, because the calls before may have given up, and their moments stay taken.
 update buckets set told_at = least(
     greatest(told_at + $2::interval, due_at - $3::interval, clock_timestamp()),
     clock_timestamp() + greatest($2::interval, interval '1 minute')

@@ -1,6 +1,6 @@
 -- name: register
--- Before the call, by the process that holds the job's lease. A later attempt gets the same token, and what was said;
--- only after a failure it begins anew, under another token, so that a repeated callback is not taken for its own.
+-- Before the call, by the process that holds the job's lease. A later attempt gets the same token, and the callback that
+-- came. Only after a failure it gets another token, so that it does not take a repeated callback for its own.
 with ours as (
     update jobs set state = 'started', started_at = coalesce(started_at, now())
     where run_id = $1 and request_id = $2 and lease = $3 and state in ('received', 'started')
@@ -26,8 +26,8 @@ where run_id = $1 and request_id = $2 and lease = $3 and state in ('received', '
 returning true
 
 -- name: find
--- The row is locked by itself, and its job is looked for then: who waits here until the next attempt has registered
--- finds that one's. Joined before the lock, it would be the job of the attempt before, which no longer fits: none.
+-- The row is locked first, and then its job is found. A callback that waited here until the next attempt had registered
+-- finds the job of that attempt. With a join before the lock, it would find the job of the earlier attempt, and so no row.
 with called as (
     select run_id, request_id, operation, result from callbacks where token = $1 for update
 )
@@ -48,7 +48,7 @@ returning known.token = $2
 update callbacks set result = $2, failed = $3, called_at = now() where token = $1
 
 -- name: answer
--- The job is answered under the lease of whoever was called; if it dies before it has published, another does.
+-- The process that was called answers the job under its own lease. If it dies before it publishes, another one does.
 update jobs set state = 'answered', answer = $4, answered_at = now(), lease = $3
 where run_id = $1 and request_id = $2 and state = 'parked' and lease is null
 returning true

@@ -1,7 +1,7 @@
 -- name: begin
--- The intent, committed before the call. Only the process that holds the job's lease may write it, and the job has
--- begun from here on: whoever withdraws it finds that, or this finds that it was withdrawn. What a run did that began
--- before the database was put back to an older state may be missing here.
+-- The intent, committed before the call. Only the process that holds the job's lease may write it. The job has begun
+-- from here on: either a withdrawal finds that, or this statement finds the withdrawal. If the database was put back to
+-- an older state, effects of runs that began before that may be missing here.
 with ours as (
     update jobs set state = 'started', started_at = coalesce(started_at, now())
     where run_id = $1 and request_id = $2 and lease = $3 and state in ('received', 'started')

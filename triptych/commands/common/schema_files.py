@@ -11,7 +11,7 @@ from triptych.schemas.export import json_schemas
 
 
 def write_schemas(directory: Path) -> list[Path]:
-    """Write one file for each message, and remove files of messages that are no more."""
+    """Write one file for each message, and remove files of messages that no longer exist."""
     directory.mkdir(parents=True, exist_ok=True)
     written = [write_file(directory / f"{name}.json", schema) for name, schema in json_schemas().items()]
     for stale in set(directory.glob("*.json")) - set(written):

@@ -73,13 +73,13 @@ where run_id = $2 and request_id = $3 and lease = $1 and state in ('received', '
 returning true
 
 -- name: settle
--- One group commit: new answers (only where the lease still holds), jobs that are in no table yet, most of them with
--- their answers, and answers that Kafka has acknowledged. Repeating it after an unknown outcome is accepted.
--- A job that is known already stays as it is, unless it is ours by now and has no answer: the process that gave an
--- answer may have published it, and may still do so when it wakes up.
+-- One group commit: new answers (only where the lease still holds), jobs that are not in the table yet (most have their
+-- answers), and answers that Kafka has acknowledged. It may be repeated after an unknown outcome.
+-- A known job stays as it is, unless it is ours by now and has no answer. The process that gave an answer may have
+-- published it, or may do so when it wakes up.
 -- `distinct` keeps the planner from the index of open jobs: on a table without statistics it would read all of them for
--- each row. The insert comes first, in the order of the key: a statement that waits for a row of another then holds no
--- row that a statement in the same order could want.
+-- each row. The insert comes first, in the order of the key. So a statement that waits for a row of another one does not
+-- hold a row that a statement in the same order needs.
 with published as (
     update jobs set state = 'published', published_at = now()
     from unnest($5::uuid[], $6::text[]) as done (run_id, request_id)

@@ -47,7 +47,7 @@ where jobs.table_name = 'jobs' and exists (
 order by 1
 
 -- name: orphan_journals
--- Below what retention has removed, rows may still be on their way out: they are no orphans.
+-- Retention may still be removing rows below its mark. They are not orphans.
 select run_id, null as task_id, 'a journal without a row in runs' as message from executor.journal as j
 where seq = 1 and run_id >= (select removed_before from executor.retention) and not exists (select from executor.runs where runs.run_id = j.run_id)
 

@@ -69,12 +69,12 @@ on conflict (model) do update set
 
 -- name: search
 -- Two measures for each chunk that the tenant may see; calibration.py makes one score of them.
--- words: a long ticket and a short article share few words, so any word may match (OR), and what counts is
--- which ones. It is the geometric mean of two shares, so both must be high for it to be high:
---   matched: of what is asked, weighted by rarity ln(1 + N / df), the part that the chunk speaks of.
---            A word that no chunk has weighs most: an off-topic text is full of them.
---   density: ts_rank_cd, how close together the words stand, titles counting more; 1 divides by the
---            length of the chunk (logarithmically), 32 maps it to 0..1 as rank / (rank + 1).
+-- words: a long ticket and a short article share few words. So any word may match (OR), and rare words count more.
+-- It is the geometric mean of two shares, and is high only if both are high.
+--   `matched` is the part of the question's words that the chunk has, weighted by rarity ln(1 + N / df).
+--            A word that no chunk has weighs most. An off-topic text is full of them.
+--   `density` is ts_rank_cd: how close together the words are. Words of titles count more. Flag 1 divides by the
+--            logarithm of the chunk's length. Flag 32 maps the rank to 0..1 as rank / (rank + 1).
 -- meaning: the cosine between the question and the passage of the chunk that is nearest to it.
 with term as (
     -- One character alone is found in every pair that begins with it.
@@ -85,7 +85,7 @@ with term as (
 ), anything as (
     select string_agg(query::text, ' | ')::tsquery as query from term
 ), spoken as materialized (
-    -- `offset 0`: by the index of words, whatever the planner thinks of the tenant's share.
+    -- `offset 0` makes Postgres use the index of words, for a tenant of any size.
     select lexeme, chunks.tenant, collection, document, position from term, lateral (
         select tenant, collection, document, position from chunks where search @@ term.query offset 0
     ) as chunks
