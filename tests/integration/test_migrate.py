@@ -173,6 +173,25 @@ def test_a_directory_without_migrations_is_named(database: Any, tmp_path: Path) 
         prepare(database.owner_dsn, database.prefix, [Schema("tool_none", "secret", (tmp_path,))], "secret")
 
 
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (("0001_notes.sql", "0001_tables.sql"), "0001_notes.sql and 0001_tables.sql have the same number"),
+        (("0001_notes.sql", "10_tables.sql"), "10_tables.sql does not begin with a number of four digits"),
+        (("tables.sql",), "tables.sql does not begin with a number of four digits"),
+    ],
+)
+def test_migrations_whose_order_is_not_certain_are_named_and_none_is_run(
+    database: Any, tmp_path: Path, names: tuple[str, ...], problem: str
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("CREATE TABLE notes (text text)")
+    with pytest.raises(ConfigurationError, match=problem):
+        prepare(database.owner_dsn, database.prefix, [Schema("tool_two", "secret", (tmp_path,))], "secret")
+    with psycopg.connect(database.owner_dsn) as connection:
+        assert connection.execute("SELECT to_regclass('tool_two.notes')").fetchone() == (None,)
+
+
 def test_a_migration_runs_after_the_file_that_it_includes(database: Any, tmp_path: Path) -> None:
     _migration(tmp_path, "one", "CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1';")
     _migration(tmp_path / "sums", "0001_sums", "-- include: ../one.sql\nCREATE TABLE sums AS SELECT one() AS sum;")

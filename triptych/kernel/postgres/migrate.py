@@ -32,6 +32,8 @@ _CLAIMS_SCHEMA = "claims"
 _STACK_SCHEMA = "triptych"
 _OPERATOR = "operator"
 _VERSIONS = "migrations_"
+_NUMBER = re.compile(r"[0-9]{4}")
+"""As texts, numbers of one length have the order of their values."""
 _NEEDS = re.compile(r"^-- (extension|include): (\S+)$", re.MULTILINE)
 _LOCK = 7_310_331_215
 """A process that prepares a database holds this advisory lock, so that two never do so at the same time."""
@@ -220,11 +222,9 @@ def _migrate(connection: psycopg.Connection, schema: str, directory: Path) -> No
 
     Raises:
         MigrationPostponed: a file waits for an extension.
-        ConfigurationError: the directory has no migrations, or not the one that the schema has run last.
+        ConfigurationError: the directory has none, a misnamed one, or not the one that was run last.
     """
-    files = {file.stem.partition("_")[0]: file for file in sorted(directory.glob("*.sql"))}
-    if not files:
-        raise ConfigurationError(f"{directory} has no migrations. Write one, such as {directory / '0001_tables.sql'}")
+    files = _numbered(directory)
     versions = sql.Identifier(schema, _VERSIONS + (schema if directory.name == "migrations" else directory.name))
     _execute(connection, "CREATE TABLE IF NOT EXISTS {} (version_num varchar(32) PRIMARY KEY)", versions)
     row = connection.execute(sql.SQL("SELECT version_num FROM {}").format(versions)).fetchone()
@@ -238,6 +238,25 @@ def _migrate(connection: psycopg.Connection, schema: str, directory: Path) -> No
                 _run(connection, file)
                 _execute(connection, "DELETE FROM {}", versions)
                 _execute(connection, "INSERT INTO {} VALUES ({})", versions, sql.Literal(number))
+
+
+def _numbered(directory: Path) -> dict[str, Path]:
+    """Return the migrations of a directory by their numbers, in their order.
+
+    Raises:
+        ConfigurationError: the directory has none, two have one number, or a name does not begin with four digits.
+    """
+    files: dict[str, Path] = {}
+    for file in sorted(directory.glob("*.sql")):
+        number = file.stem.partition("_")[0]
+        if not _NUMBER.fullmatch(number):
+            raise ConfigurationError(f"{file} does not begin with a number of four digits, such as 0001_tables.sql")
+        if number in files:
+            raise ConfigurationError(f"{files[number]} and {file.name} have the same number. Give one the next number")
+        files[number] = file
+    if not files:
+        raise ConfigurationError(f"{directory} has no migrations. Write one, such as {directory / '0001_tables.sql'}")
+    return files
 
 
 def _run(connection: psycopg.Connection, file: Path) -> None:
