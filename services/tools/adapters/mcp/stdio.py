@@ -51,6 +51,8 @@ LINE_GIVE_UP_BYTES = 16 * ANSWER_MAX_BYTES
 LOGGED_MAX_LINES, LOGGED_WITHIN_S = 20, 10.0
 LOGGED_MAX_CHARS = 500
 EXIT_WITHIN_S, KILL_AFTER_S = 2.0, 2.0
+LAST_WORDS_WITHIN_S = 1.0
+"""How long a server that went by itself is given to exit, and its standard error to end. Its children may hold that."""
 NOBODY = "nobody"
 """Who a server is where we are root."""
 _READ_BYTES = 65_536
@@ -219,6 +221,8 @@ class _Pipes:
         self.outgoing, self._from_session = anyio.create_memory_object_stream(0)
         self._waiting: dict[str, str] = {}
         """The methods of requests that have no answer yet, by id."""
+        self._went, self._diagnostics_ended = anyio.Event(), anyio.Event()
+        """It closed a pipe by itself; its standard error has been read to the end."""
 
     async def read(self) -> None:
         """Hand over what the server writes, line by line, until it ends."""
@@ -229,6 +233,7 @@ class _Pipes:
                 async for line, is_whole in lines:
                     if (message := self._message(line, is_whole=is_whole)) is not None:
                         await self._to_session.send(SessionMessage(message))
+                self._went.set()
 
     def _message(self, line: bytes, *, is_whole: bool) -> Any:
         """Return what the SDK gets of a line: a message, an error in its place, or nothing."""
@@ -264,6 +269,7 @@ class _Pipes:
                     await self._send(each.message)
         except (anyio.ClosedResourceError, anyio.BrokenResourceError, OSError):
             # It may live on without reading: callers that wait must hear that no answer will come.
+            self._went.set()
             await self._to_session.aclose()
 
     async def _send(self, message: Any) -> None:
@@ -290,6 +296,7 @@ class _Pipes:
                 for line in lines:
                     if text := self._server.clean(line.decode("utf-8", "replace").strip()):
                         self._said.line(text)
+        self._diagnostics_ended.set()
 
     async def _exit(self, within_s: float) -> None:
         """Wait for the end of the process, and not for that of its pipes, which others may hold."""
@@ -297,9 +304,20 @@ class _Pipes:
             while self._process.returncode is None:  # noqa: ASYNC110 - there is no event for it
                 await anyio.sleep(_POLL_S)
 
+    async def _hear_how_it_ended(self) -> None:
+        """Note the exit code and the last words of a server that ended by itself.
+
+        Its pipes end first: the system tells of the end of the process later, and the last words may still be unread.
+        """
+        if self._went.is_set():
+            with anyio.move_on_after(LAST_WORDS_WITHIN_S):
+                await self._exit(LAST_WORDS_WITHIN_S)
+                await self._diagnostics_ended.wait()
+        self._said.ended(self._process.returncode)
+
     async def close(self) -> None:
         """End the server and all that it has started."""
-        self._said.ended(self._process.returncode)
+        await self._hear_how_it_ended()
         self.incoming.close()
         self.outgoing.close()
         started = _descendants(self._process.pid)
