@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from triptych.embedded.layout import Layout
@@ -48,14 +49,17 @@ class Stack:
 
 
 @contextmanager
-def running(tree: Tree, data: Path) -> Iterator[Stack]:
-    """Start the stack of a tree in `data` and stop it at the end. Raises WrongTreeError and StackFailedError."""
+def running(tree: Tree, data: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Stack]:
+    """Start the stack of a tree in `data` and stop it at the end. `settings` are variables of its environment.
+
+    Raises WrongTreeError and StackFailedError.
+    """
     tree.check()
     layout = Layout.at(data)
     try:
         up = subprocess.run(
             [*_COMMAND, "up", "--data", layout.root, "--config", tree.root / "bench" / "triptych.toml"],
-            env=tree.environment(),
+            env={**tree.environment(), **settings},
             check=False,
         )
         if up.returncode:

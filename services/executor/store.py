@@ -17,6 +17,7 @@ from triptych.executor import events as ev
 from triptych.executor.fold import admit, record
 from triptych.executor.keys import Holding, KeyReply, KeyState, holding_under, reply_to
 from triptych.executor.state import Run
+from triptych.kernel import timestamps
 from triptych.kernel.decider import (
     HEAD,
     Batch,
@@ -177,6 +178,7 @@ class ExecutorStore:
         claims = [row.claim for row in batch.outbox if row.claim is not None]
         rows = _rows(batch)
         _check_size(rows, claims)
+        timestamps.mark("decider.encoded")
         async with self._pool.acquire() as conn:
             await claim_check.store(conn, claims)
             try:

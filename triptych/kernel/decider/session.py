@@ -19,7 +19,7 @@ from uuid import UUID
 
 from aiokafka.abc import ConsumerRebalanceListener
 
-from triptych.kernel import failpoints
+from triptych.kernel import failpoints, timestamps
 from triptych.kernel.decider.admission import AdmissionControl, AdmissionState, QueueKey, WaitingRun
 from triptych.kernel.decider.batch import BatchBuilder, DeciderContext, PartitionState, outbox_rows
 from triptych.kernel.decider.contract import (
@@ -156,6 +156,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         """Poll once, unless enough is waiting, and take one portion."""
         generation = self._generation
         polled = {} if self._backlog else await self._subscription.poll(self._wait_ms())
+        if polled:
+            timestamps.mark("decider.polled")
         async with self._busy:
             self._context.service.health.beat(LOOP)
             if self._failure is not None:
@@ -460,7 +462,9 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         messages.extend((None, answer) for answer in answers)
         messages.extend(await self._read(polled, builder))
         messages.extend((None, RunMessage(run_id, self._context.domain.tick)) for run_id in due)
+        timestamps.mark("decider.read")
         await self._decide(messages, builder)
+        timestamps.mark("decider.decided")
         for run_id in due:
             if run_id not in batch.states:
                 builder.rearm_untouched(run_id)
@@ -650,6 +654,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         failpoints.hit("decider.before_commit")
         duplicates = await self._context.store.commit(batch)
         failpoints.hit("decider.after_commit")
+        timestamps.mark("decider.committed")
         return duplicates
 
     async def _finish_write(self, batch: Batch[StateT], duplicates: set[UUID]) -> None:

@@ -29,7 +29,7 @@ from aiokafka.errors import (
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 
-from triptych.kernel import failpoints
+from triptych.kernel import failpoints, timestamps
 from triptych.kernel.concurrency.cancellation import foreign_cancellation
 from triptych.kernel.errors import MessagesRefused, PublishFailed
 from triptych.kernel.kafka.assignor import Assignor
@@ -303,6 +303,7 @@ class Publisher:
             failpoints.strike("publisher.part_way", action)
         await self._send(self._producer, messages)
         failpoints.hit("publisher.after")
+        timestamps.mark("publisher.acknowledged")
 
     async def _send(self, producer: Producer, messages: Sequence[Outgoing]) -> None:
         grouped: dict[tuple[str, int], list[Outgoing]] = {}

@@ -30,7 +30,9 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
 from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.produce import ProduceRequest
 
+from triptych.kernel import timestamps
 from triptych.kernel.errors import KafkaTaskDiedError, UndecodableRecord
 from triptych.kernel.kafka.record_batches import (
     Batches,
@@ -74,7 +76,14 @@ class _Connection(aiokafka.conn.AIOKafkaConnection):  # type: ignore[misc]  # ai
     """A connection that raises only errors of Kafka."""
 
     def send(self, request: Any, expect_response: bool = True) -> Any:  # noqa: FBT001, FBT002 - as aiokafka has it
-        return self._sent(super().send, request, expect_response)
+        answer = self._sent(super().send, request, expect_response)
+        if isinstance(request, ProduceRequest):
+            timestamps.mark("kafka.produced")
+        return answer
+
+    def _handle_frame(self, frame: bytes) -> None:
+        timestamps.mark("kafka.answered")
+        super()._handle_frame(frame)
 
     def _send_sasl_token(self, payload: bytes, expect_response: bool = True) -> Any:  # noqa: FBT001, FBT002
         return self._sent(super()._send_sasl_token, payload, expect_response)

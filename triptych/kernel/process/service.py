@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import uvloop
 
-from triptych.kernel import failpoints
+from triptych.kernel import failpoints, timestamps
 from triptych.kernel.errors import ConfigurationError
 from triptych.kernel.process.health import Health, serve_health
 from triptych.kernel.process.log import Logger, configure_logging, log_what_python_says
@@ -48,11 +48,15 @@ def run(name: str, settings: SettingsT, body: Callable[[Service, SettingsT], Awa
     if settings.failpoints is not None:
         log.warning("fail points are on: this process may be made to die", folder=str(settings.failpoints))
         failpoints.enable(settings.failpoints / settings.instance)
+    if settings.timestamps is not None:
+        timestamps.enable(settings.timestamps / settings.instance)
     try:
         uvloop.run(_serve(name, settings, body, log))
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
+    finally:
+        timestamps.close()
 
 
 def _calm_garbage_collector() -> None:

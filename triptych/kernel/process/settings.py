@@ -94,6 +94,13 @@ class ServiceSettings(BaseSettings):
         Path | None,
         Field(description="Folder whose `<instance>/<fail point>` files arm fail points; refused unless allowed."),
     ] = None
+    timestamps: Annotated[
+        Path | None,
+        Field(
+            description="Folder to whose file `<instance>` this process writes when it passed which place of its loop. "
+            "For `make bench-waterfall`."
+        ),
+    ] = None
 
     @field_validator("failpoints")
     @classmethod

@@ -19,7 +19,7 @@ from aiokafka import ConsumerRecord
 from aiokafka.abc import ConsumerRebalanceListener
 from pydantic import ValidationError
 
-from triptych.kernel import failpoints
+from triptych.kernel import failpoints, timestamps
 from triptych.kernel.concurrency.cancellation import foreign_cancellation
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka import bus, cloudevents
@@ -189,6 +189,7 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 }
                 await self._commit_offsets(subscription)
                 continue
+            timestamps.mark("worker.polled")
             if not await self._take(polled):
                 return
             if time.monotonic() - self._offsets_committed_at >= OFFSET_COMMIT_EVERY_S:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Generic, NamedTuple
 
-from triptych.kernel import failpoints
+from triptych.kernel import failpoints, timestamps
 from triptych.kernel.concurrency.time_limit import TimeLimit
 from triptych.kernel.kafka.cloudevents import utc_now
 from triptych.kernel.process.outage import POSTGRES_GONE, Outage, is_refusal
@@ -133,6 +133,7 @@ class JobRunner(Generic[RequestT]):
         self._withdrawn.discard(key)
 
     async def _do(self, job: Job[RequestT]) -> None:
+        timestamps.mark("worker.begun")
         started_at = utc_now()
         answer = self._refusal(job, started_at)
         if answer is None:
@@ -220,6 +221,7 @@ class JobRunner(Generic[RequestT]):
             with on_behalf_of(request.run_id, request.tenant, job.traceparent):
                 answer = await deadline.hold(self._worker.execute(request, job.attempt))
             failpoints.hit("worker.after_execute")
+            timestamps.mark("worker.executed")
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import asyncpg
 
-from triptych.kernel import failpoints
+from triptych.kernel import failpoints, timestamps
 from triptych.kernel.errors import TriptychError
 from triptych.kernel.kafka import dead_letters
 from triptych.kernel.kafka.dead_letters import DeadRecord
@@ -258,6 +258,7 @@ class Jobs:
             ),
             [answer for _, answer in unpersisted],
         )
+        timestamps.mark("worker.encoded")
         failpoints.hit("worker.before_settle")
         if unpersisted:
             failpoints.hit("worker.before_record")
@@ -270,6 +271,7 @@ class Jobs:
         else:
             accepted = _keys(await self._pool.fetch(self._sql["settle"], *arguments))
         failpoints.hit("worker.after_settle")
+        timestamps.mark("worker.committed")
         if unpersisted:
             failpoints.hit("worker.after_record")
         self._held.difference_update(published)
