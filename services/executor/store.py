@@ -201,12 +201,14 @@ class ExecutorStore:
         if batch.dequeued:
             await conn.execute(self._sql["dequeue"], sorted(batch.dequeued))
 
-    async def answer_queries(self, batch: Batch[Run]) -> list[RunMessage]:
+    async def answer_queries(self, batch: Batch[Run], duplicates: Collection[UUID]) -> list[RunMessage]:
         """Business keys: who wants one is told how it stands. Once the batch is committed, and as often as it takes."""
         told = []
         for run_id, _, event in batch.events:
             run = batch.states[run_id]
-            if isinstance(event, ev.KeyRequested | ev.RequestReissued) and event.request_id in run.requests:
+            if run_id in duplicates or not isinstance(event, ev.KeyRequested | ev.RequestReissued):
+                continue
+            if event.request_id in run.requests:
                 asked = run.requests[event.request_id].event
                 if isinstance(asked, ev.KeyRequested):
                     told.append(RunMessage(run_id, await self._reserve(run, asked)))

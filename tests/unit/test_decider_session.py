@@ -12,7 +12,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 
 from triptych.kernel.decider.admission import AdmissionLimits
-from triptych.kernel.decider.contract import Batch, PartitionClaim, RunMessage
+from triptych.kernel.decider.contract import Batch, PartitionClaim, RunMessage, Submission, TaskKey
 from triptych.kernel.decider.session import Session
 from triptych.kernel.errors import Fenced, PublishFailed, TopicsReplacedError
 from triptych.kernel.kafka.bus import Outgoing, TopicPartition
@@ -143,7 +143,7 @@ async def test_what_the_database_answers_is_kept_when_the_next_batch_has_begun_m
     is_asked, is_answered = asyncio.Event(), asyncio.Event()
     answer = RunMessage(UUID(int=1), "granted")
 
-    async def answer_queries(_batch: Batch[Any]) -> list[RunMessage]:
+    async def answer_queries(_batch: Batch[Any], _duplicates: set[UUID]) -> list[RunMessage]:
         is_asked.set()
         await is_answered.wait()
         return [answer]
@@ -155,6 +155,27 @@ async def test_what_the_database_answers_is_kept_when_the_next_batch_has_begun_m
     is_answered.set()
     await written
     assert session._partition_state.answers == [answer]
+
+
+async def test_a_run_whose_task_has_another_run_asks_nothing_of_the_database() -> None:
+    class Asked(Empty):
+        duplicates: set[UUID]
+
+        async def answer_queries(self, _batch: Batch[Any], duplicates: set[UUID]) -> list[RunMessage]:
+            self.duplicates = duplicates
+            return []
+
+        async def known(self, _tasks: object) -> dict[TaskKey, bytes | None]:
+            return {}
+
+        async def ended(self, _tasks: object) -> dict[UUID, Any]:
+            return {}
+
+    store, run_id = Asked(), UUID(int=2)
+    session = session_on(None, asyncio.Event(), store)
+    batch: Batch[Any] = Batch(submissions={run_id: Submission(None, TaskKey("acme", "t-1"), b"one")})
+    await session._finish_write(batch, {run_id})
+    assert store.duplicates == {run_id}
 
 
 async def test_a_claim_asks_the_broker_once_where_partitions_begin_since_each_answer_waits_behind_a_fetch() -> None:

@@ -279,8 +279,11 @@ class DeciderStore(Protocol[StateT]):
     async def commit(self, batch: Batch[StateT]) -> set[UUID]:
         """Write the batch in one statement and return created runs that existed already. Raises Fenced."""
 
-    async def answer_queries(self, batch: Batch[StateT]) -> list[RunMessage]:
-        """Answer what runs of a committed batch ask of the database. Asking again must be harmless."""
+    async def answer_queries(self, batch: Batch[StateT], duplicates: Collection[UUID]) -> list[RunMessage]:
+        """Answer what runs of a committed batch ask of the database. Asking again must be harmless.
+
+        The `duplicates` of the batch ask nothing: their tasks have other runs.
+        """
 
     async def known(self, tasks: Collection[TaskKey]) -> dict[TaskKey, bytes | None]:
         """Return the tasks that have a run, each with its hash; None where no hash was noted."""

@@ -661,7 +661,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         """Remember what has been committed, and publish what it sends."""
         self._remember_created(batch, duplicates)
         self._log_notices(batch, duplicates)
-        answers = await self._context.store.answer_queries(batch)
+        answers = await self._context.store.answer_queries(batch, duplicates)
         self._partition_state.answers.extend(answers)  # the next batch may have taken the list that was there before
         await self._publish([row for row in batch.outbox if row.key.run_id not in duplicates])
         if duplicates or batch.repeats:
