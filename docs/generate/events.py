@@ -10,9 +10,10 @@ from generate.messages import linked_type
 from triptych.executor import events as ev
 
 INTRODUCTION = """\
-The journal of a run is a list of these events, in the table `executor.journal`. `type` is the name of the event, and
-`data` has its fields as JSON. The state of the run is a fold over them ([fold.py](../../services/executor/fold.py)).
-`triptych trace RUN` tells them as a story.
+The journal of a run is a list of these events. The view `executor.journal` shows them one by one: `type` is the name of
+the event, and `data` has its fields as JSON. They are stored in `executor.journal_commits`, one row for each commit of
+a run, with a line for each event. The state of the run is a fold over them
+([fold.py](../../services/executor/fold.py)). `triptych trace RUN` tells them as a story.
 
 A type is never renamed, and a new field has a default: journals live longer than code.\
 """

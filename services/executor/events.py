@@ -6,7 +6,7 @@ again. Adding a field needs a default; a type is never renamed, because journals
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import field, fields
 from datetime import datetime
 from typing import Annotated, Any, get_args
@@ -454,7 +454,7 @@ _ADMITTED = tuple(each.name for each in fields(RunAdmitted))
 
 
 def encode(event: Event) -> tuple[str, str]:
-    """Encode an event as the journal's columns `type` and `data`.
+    """Encode an event as its type and its fields.
 
     What a message could hold can be written, and is the same when it is read again.
 
@@ -464,7 +464,24 @@ def encode(event: Event) -> tuple[str, str]:
     name = type(event).__name__
     write = _WRITERS.get(name)
     data = write(event) if write else _ADAPTERS[name].serializer.to_json(event, exclude_none=True)
-    return name, codec.for_jsonb(data).decode()
+    return name, data.decode()
+
+
+def to_lines(events: Iterable[Event]) -> str:
+    """Encode events as the journal keeps them: a line for each, with its type, a space, and its fields as JSON.
+
+    Raises:
+        InvalidJson: a value cannot be written; the edge that let it in is wrong.
+    """
+    # A line break between two tokens of JSON means as much as a space.
+    return "\n".join(" ".join(encode(event)).replace("\n", " ") for event in events)
+
+
+def from_lines(lines: str) -> Iterator[tuple[str, str]]:
+    """Return the type and the fields of each event of a journal row."""
+    for line in lines.split("\n"):
+        name, _, data = line.partition(" ")
+        yield name, data
 
 
 def _run_admitted(event: RunAdmitted) -> bytes:
@@ -544,7 +561,7 @@ _WRITERS: dict[str, Callable[[Any], bytes]] = {
 
 
 def decode(event_type: str, data: str, playbooks: PlaybookLookup) -> Event:
-    """Decode a journal row.
+    """Decode an event.
 
     Raises:
         KeyError: the type is unknown here; a newer version of the executor wrote this journal.

@@ -5,23 +5,26 @@ select partition, epoch, offsets from claim_partitions($1, $2, $3, $4)
 select partition, epoch from partitions where partition = any($1)
 
 -- name: load
-select run_id, type, at, data from journal where run_id = any($1) order by run_id, seq
+select run_id, at, events from journal_commits where run_id = any($1) order by run_id, seq
 
 -- name: known
 select tenant, task_id, fingerprint from tasks
 where (tenant, task_id) in (select * from unnest($1::text[], $2::text[]))
 
 -- name: ended
-select j.run_id, j.type, j.at, j.data
+select j.run_id, j.at, j.events
 from (select distinct * from unnest($1::text[], $2::text[])) as repeated (tenant, task_id)
 join tasks t using (tenant, task_id)
 join runs r on r.run_id = t.run_id and r.finished_at is not null
-join journal j on j.run_id = r.run_id
+join journal_commits j on j.run_id = r.run_id
 order by j.run_id, j.seq
 
 -- name: left_behind
-select run_id, position, partition, target, topic, key, headers, value from outbox
-where partition = any($1) order by run_id, position
+select partition, epoch, number, messages from outbox
+where partition = any($1) order by partition, epoch, number
+
+-- name: exist
+select run_id from runs where run_id = any($1)
 
 -- name: timers
 select run_id, due_at, partition from timers where partition = any($1)
@@ -106,7 +109,8 @@ where tenant = $1 and key = $2 and claim = $7
 returning true
 
 -- name: forget
-delete from outbox o using unnest($1::outbox_key[]) k where o.run_id = k.run_id and o.position = k.position
+delete from outbox o using unnest($1::outbox_key[]) k
+where o.partition = k.partition and o.epoch = k.epoch and o.number = k.number
 
 -- name: deploy_playbook
 insert into playbooks (name, version, definition) values ($1, $2, $3) on conflict do nothing

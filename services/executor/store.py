@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -29,12 +28,11 @@ from triptych.kernel.decider import (
     WaitingRun,
 )
 from triptych.kernel.errors import Fenced, StatementTooLarge
-from triptych.kernel.kafka.bus import Outgoing
 from triptych.kernel.kafka.dead_letters import DeadRecord
 from triptych.kernel.kafka.topic_metadata import ClusterTopics
 from triptych.kernel.postgres import claim_check
 from triptych.kernel.postgres.database import Queries
-from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow
+from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow, pack, unpack
 from triptych.kernel.process.log import Logger
 from triptych.schemas import Playbook, codec
 
@@ -43,6 +41,8 @@ _ABOUT_ALL_STEPS = (ev.PlanAccepted, ev.ReplanDecided, ev.RunEscalated, ev.RunRe
 STATEMENT_MAX_BYTES = 134_217_728
 """Postgres takes no message of a gigabyte, and a process should not hold one."""
 _DEAD_VALUE = 5
+_RUN = 7
+"""The version of the UUID of a run. What belongs to a record and not to a run has another one."""
 _INT = attrgetter("int")
 """The order of UUIDs in Postgres; to compare two of them is a Python function."""
 
@@ -115,39 +115,45 @@ class ExecutorStore:
         return await self._fold_all(await self._pool.fetch(self._sql["ended"], *_columns(tasks)))
 
     async def _fold_all(self, rows: Sequence[asyncpg.Record]) -> dict[UUID, Run]:
-        journals = {run_id: list(events) for run_id, events in groupby(rows, key=itemgetter("run_id"))}
+        journals = {run_id: list(commits) for run_id, commits in groupby(rows, key=itemgetter("run_id"))}
         try:
-            return {run_id: self._fold(run_id, events) for run_id, events in journals.items()}
+            return {run_id: self._fold(run_id, commits) for run_id, commits in journals.items()}
         except LookupError:
             # Another process has deployed a version since this one started.
             await self._learn_playbooks()
         runs: dict[UUID, Run] = {}
-        for run_id, events in journals.items():
+        for run_id, commits in journals.items():
             try:
-                runs[run_id] = self._fold(run_id, events)
+                runs[run_id] = self._fold(run_id, commits)
             except LookupError as error:
                 # A newer executor wrote this journal, and goes on with the run. Other runs go on here.
                 self._log.error("a journal cannot be read here", run_id=str(run_id), missing=str(error))
         return runs
 
-    def _fold(self, run_id: UUID, events: Sequence[asyncpg.Record]) -> Run:
-        (_, _, admitted_at, admission), *rest = events
-        admitted = ev.decode(ev.RunAdmitted.__name__, admission, self._playbooks)
+    def _fold(self, run_id: UUID, rows: Sequence[asyncpg.Record]) -> Run:
+        events = (
+            (ev.decode(event_type, data, self._playbooks), row["at"])
+            for row in rows
+            for event_type, data in ev.from_lines(row["events"])
+        )
+        admitted, admitted_at = next(events)
         assert isinstance(admitted, ev.RunAdmitted)  # noqa: S101 - every journal begins with it
         run = admit(run_id, admitted, admitted_at)
-        for _, event_type, at, data in rest:
-            record(run, ev.decode(event_type, data, self._playbooks), at)
+        for event, at in events:
+            record(run, event, at)
         return run
 
     async def left_behind(self, partitions: Sequence[int]) -> list[OutboxRow]:
-        rows = await self._pool.fetch(self._sql["left_behind"], list(partitions))
+        rows = [
+            OutboxRow(OutboxKey(partition, epoch, number), unpack(messages, partition))
+            for partition, epoch, number, messages in await self._pool.fetch(self._sql["left_behind"], list(partitions))
+        ]
+        named = {message.key.run_id for row in rows for message in row.messages if message.key.run_id.version == _RUN}
+        if not named:
+            return rows
+        known = {row["run_id"] for row in await self._pool.fetch(self._sql["exist"], list(named))}
         return [
-            OutboxRow(
-                OutboxKey(row["run_id"], row["position"]),
-                row["partition"],
-                Outgoing(row["topic"], row["target"], row["key"], _decode_headers(row["headers"]), row["value"]),
-            )
-            for row in rows
+            OutboxRow(row.key, [each for each in row.messages if each.key.run_id not in named - known]) for row in rows
         ]
 
     async def readings(self, partitions: Sequence[int]) -> list[RecordsInFlight]:
@@ -264,10 +270,10 @@ def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
             for partition, epoch in sorted(batch.epochs.items())
         ],
         [_task_row(batch, run_id) for run_id in batch.created],
-        [_journal_row(batch, *entry) for entry in batch.events],
+        _journal_rows(batch),
         [_run_row(run) for run in runs],
         [step_row(run, step) for run in runs for step in sorted(touched.get(run.run_id, ()))],
-        [_outbox_row(row) for row in batch.outbox],
+        [(*row.key, batch.at, pack(row.messages)) for row in batch.outbox_rows()],
         [tuple(key) for key in batch.published],
         [(run_id, *batch.armed[run_id]) for run_id in sorted(batch.armed, key=_INT)],
         sorted(batch.disarmed, key=_INT),
@@ -293,14 +299,12 @@ def _task_row(batch: Batch[Run], run_id: UUID) -> tuple[Any, ...]:
     return run.tenant, run.task_id, run_id, submission.fingerprint if submission else None
 
 
-def _journal_row(batch: Batch[Run], run_id: UUID, seq: int, event: Any) -> tuple[Any, ...]:
-    event_type, data = ev.encode(event)
-    return run_id, seq, event_type, batch.at, data
-
-
-def _outbox_row(row: OutboxRow) -> tuple[Any, ...]:
-    sent = row.outgoing
-    return (*row.key, row.partition, sent.partition, sent.topic, sent.key, _encode_headers(sent.headers), sent.value)
+def _journal_rows(batch: Batch[Run]) -> list[tuple[Any, ...]]:
+    """Return a row for each run with what this batch adds to its journal."""
+    added: dict[UUID, tuple[int, list[Any]]] = {}
+    for run_id, seq, event in batch.events:
+        added.setdefault(run_id, (seq, []))[1].append(event)
+    return [(run_id, seq, batch.at, ev.to_lines(events)) for run_id, (seq, events) in added.items()]
 
 
 def _dead_letter_row(dead: DeadRecord) -> tuple[Any, ...]:
@@ -343,6 +347,7 @@ def _run_row(run: Run) -> tuple[Any, ...]:
         run.updated_at,
         run.finished_at,
         run.parent.run_id if run.parent else None,
+        run.seq,
     )
 
 
@@ -374,11 +379,3 @@ def step_row(run: Run, step_id: str) -> tuple[Any, ...]:
         state.started_at,
         state.ended_at,
     )
-
-
-def _encode_headers(headers: Sequence[tuple[str, bytes]]) -> str:
-    return codec.encode_text([[name, base64.b64encode(value).decode()] for name, value in headers])
-
-
-def _decode_headers(encoded: str) -> list[tuple[str, bytes]]:
-    return [(name, base64.b64decode(value)) for name, value in codec.decode(encoded)]

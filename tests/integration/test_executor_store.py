@@ -19,7 +19,7 @@ from triptych.kernel.errors import Fenced
 from triptych.kernel.kafka.bus import Outgoing
 from triptych.kernel.kafka.topic_metadata import ClusterTopics, KnownTopic
 from triptych.kernel.postgres import database as db
-from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow
+from triptych.kernel.postgres.outbox import MessageKey, OutboxKey, OutboxMessage
 from triptych.kernel.process.log import configure_logging
 from triptych.kernel.run_ids import derive_run_id
 from triptych.schemas import Playbook, Task
@@ -156,7 +156,7 @@ async def test_a_journal_of_a_newer_version_does_not_hide_the_others(store, pool
     await store.commit(newer)
     await store.commit(plain)
     await pool.execute(
-        "insert into journal (run_id, seq, type, at, data) values ($1, 3, 'NotInventedYet', now(), '{}')",
+        "insert into journal_commits (run_id, seq, at, events) values ($1, 3, now(), 'NotInventedYet {}')",
         newer.created[0],
     )
     loaded = await store.load([*newer.created, *plain.created])
@@ -165,7 +165,8 @@ async def test_a_journal_of_a_newer_version_does_not_hide_the_others(store, pool
 
 async def test_hot_lookups_use_indexes_even_on_fresh_tables(pool) -> None:
     for query, arguments in (
-        ("select * from journal where run_id = any($1) order by run_id, seq", ([UUID(int=1)],)),
+        ("select * from journal_commits where run_id = any($1) order by run_id, seq", ([UUID(int=1)],)),
+        ("select * from journal where run_id = $1 order by seq", (UUID(int=1),)),
         ("select * from outbox where partition = any($1)", ([1],)),
         ("select * from timers where partition = any($1)", ([1],)),
         ("select * from tasks where tenant = $1 and task_id = $2", ("t", "x")),
@@ -180,7 +181,23 @@ async def test_a_record_that_was_sent_on_to_another_partition_is_left_behind_for
     (claim,) = await store.claim([5], "a", CLUSTER)
     batch = admission("sent-on", claim.epoch, partition=5)
     run_id = batch.created[0]
-    batch.outbox.append(OutboxRow(OutboxKey(run_id, 1), 5, Outgoing(TASKS, 7, b"k", [("ce_id", b"1")], b"{}")))
+    batch.outbox.append(OutboxMessage(MessageKey(run_id, 1), 5, Outgoing(TASKS, 7, b"k", [("ce_id", b"1")], b"{}")))
     await store.commit(batch)
-    left = [row for row in await store.left_behind([5]) if row.key == OutboxKey(run_id, 1)]
-    assert [(row.partition, row.outgoing.partition) for row in left] == [(5, 7)]
+    (row,) = await store.left_behind([5])
+    assert row.key == OutboxKey(5, claim.epoch, batch.number)
+    assert row.messages == batch.outbox
+
+
+async def test_what_a_repeated_task_would_send_is_not_left_behind(store):
+    """Its run was never created, and the next owner of the partition must not ask a planner for it."""
+    (claim,) = await store.claim([12], "a", CLUSTER)
+    first, repeat = (admission("left", claim.epoch, 12, timestamp_ms=number) for number in (1, 2))
+    for number, batch in enumerate((first, repeat), start=1):
+        batch.number = number
+        outgoing = Outgoing("t.plan-requests", 12, b"k", [], b"{}")
+        batch.outbox.append(OutboxMessage(MessageKey(batch.created[0], 1), 12, outgoing))
+        await store.commit(batch)
+    left = await store.left_behind([12])
+    assert [message.key.run_id for row in left for message in row.messages] == first.created
+    await store.forget([row.key for row in left])
+    assert await store.left_behind([12]) == []

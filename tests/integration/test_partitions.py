@@ -15,7 +15,7 @@ from triptych.kernel.postgres.age_partitions import AHEAD, aged_tables, make_par
 from triptych.kernel.run_ids import WEEK, Span, first_id, id_time
 
 MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")
-TABLES = ["claims.blobs", "executor.journal", "executor.runs", "executor.steps"]
+TABLES = ["claims.blobs", "executor.journal_commits", "executor.runs", "executor.steps"]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,8 @@ def owner(database) -> Iterator[psycopg.Connection]:
 def journal_row(connection: psycopg.Connection, run_id: UUID) -> str:
     """Write one event of a run; the partition that it went to."""
     row = connection.execute(
-        "insert into executor.journal values (%s, 1, 'X', now(), '{}') returning tableoid::regclass::text", [run_id]
+        "insert into executor.journal_commits values (%s, 1, now(), 'X {}') returning tableoid::regclass::text",
+        [run_id],
     ).fetchone()
     assert row is not None
     return row[0]
@@ -66,15 +67,15 @@ def test_a_new_partition_has_the_indexes_and_the_storage_of_its_table(owner) -> 
 
 @pytest.mark.parametrize("at", [datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)])
 def test_a_run_id_of_any_time_finds_a_place(owner, at) -> None:
-    assert journal_row(owner, first_id(at)).endswith("journal_default")
+    assert journal_row(owner, first_id(at)).endswith("journal_commits_default")
 
 
 def test_a_week_whose_rows_came_before_its_partition_stays_in_the_default_one(owner) -> None:
     now = datetime.now(UTC) + 100 * WEEK
-    assert journal_row(owner, first_id(now)).endswith("journal_default")
+    assert journal_row(owner, first_id(now)).endswith("journal_commits_default")
     week = f"{Span.week_of(now).begins_at:%Y%m%d}"
     made = make_partitions(owner, now)
     assert f"executor.steps_{week}" in made
-    assert f"executor.journal_{week}" not in made
-    assert journal_row(owner, first_id(now + timedelta(milliseconds=1))).endswith("journal_default")
-    assert not journal_row(owner, first_id(now + WEEK)).endswith("journal_default")
+    assert f"executor.journal_commits_{week}" not in made
+    assert journal_row(owner, first_id(now + timedelta(milliseconds=1))).endswith("journal_commits_default")
+    assert not journal_row(owner, first_id(now + WEEK)).endswith("journal_commits_default")

@@ -71,7 +71,7 @@ _RUN = """
 insert into executor.tasks values ('acme', %(task)s, %(run)s);
 insert into executor.runs values (%(run)s, 'acme', %(task)s, 'p', 'greet', '1', 0, %(status)s, null, null,
     1, 1, 1, 0, 0, 0, %(at)s, %(at)s, %(over)s);
-insert into executor.journal select %(run)s, n, 'X', %(at)s, '{}' from generate_series(1, 3) as n;
+insert into executor.journal_commits select %(run)s, n, %(at)s, 'X {}' from generate_series(1, 3) as n;
 insert into executor.steps values (%(run)s, 'a', 1, 'post.send', 'done', 1, null, %(at)s, %(over)s);
 insert into tool_post.jobs (run_id, request_id, tenant, state, partition, request, deadline_at, received_at)
     values (%(run)s, 'r', 'acme', 'published', 0, '', %(at)s, %(at)s);
@@ -83,7 +83,7 @@ insert into claims.blobs values (%(run)s, 'h', 'acme', 'body', %(at)s)
 """
 TABLES = {
     "runs": "executor.runs",
-    "journal": "executor.journal",
+    "journal": "executor.journal_commits",
     "steps": "executor.steps",
     "tasks": "executor.tasks",
     "jobs": "tool_post.jobs",
@@ -120,7 +120,7 @@ def test_what_was_over_before_the_limit_goes_with_its_partitions(database, owner
     report = remove_old(database.owner_dsn, NOW, KEEP)
     assert left_of(owner, old) == GONE
     assert left_of(owner, young) == WHOLE
-    for table in ("executor.runs", "executor.journal", "executor.steps", "claims.blobs"):
+    for table in ("executor.runs", "executor.journal_commits", "executor.steps", "claims.blobs"):
         assert week not in weeks_of(owner, table)
     assert f"executor.runs_{week}" in {name for retired in report.weeks for name in retired.tables}
     of_the_tool = {f"tool_post.{name}": 1 for name in ("callbacks", "effects", "jobs")}

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -92,7 +92,9 @@ async def stack(database) -> AsyncIterator[Stack]:
             run_id = derive_run_id("acme", task_id := f"t-{next(numbers)}", 1_000)
             batch = _story(run_id, task_id)
             batch.epochs = {0: claim.epoch}
-            assert await store.commit(batch) == set()
+            for number, event in enumerate(batch.events, start=1):  # each in a row of its own
+                created = batch.created if number == 1 else []
+                assert await store.commit(replace(batch, created=created, events=[event])) == set()
             await owner.execute(
                 "insert into tool_post.jobs (run_id, request_id, tenant, partition, request, deadline_at, state) "
                 "values ($1, 'r', 'acme', 0, '', now() - interval '1 hour', 'published')",
@@ -142,19 +144,33 @@ async def test_what_agrees_is_counted_and_gives_no_problem(stack: Stack) -> None
     assert isinstance(checked, AuditCounts)
 
 
+TOKENS = """
+update executor.journal_commits set events = split_part(events, ' ', 1) || ' '
+    || jsonb_set(substr(events, strpos(events, ' '))::jsonb, {path}, '100001')
+where run_id = $1 and seq = {seq}
+"""
+"""Puts a large number of tokens into an event, which is alone in its row."""
+
+UNSENT = """
+insert into executor.outbox
+select 0, 1, count(*), {at}, '\\x9197c410'::bytea || uuid_send($1) || '\\x01aa702e6f7574636f6d657300c40090c400'::bytea
+from executor.outbox
+"""
+"""Leaves an outcome of the run in the outbox."""
+
 CORRUPTIONS = {
     "an event is gone": (
-        "delete from executor.journal where run_id = $1 and seq = 3",
+        "delete from executor.journal_commits where run_id = $1 and seq = 3",
         Check.JOURNAL,
         "event 3 is missing",
     ),
     "an event cannot be read": (
-        "update executor.journal set type = 'Unheard' where run_id = $1 and seq = 3",
+        "update executor.journal_commits set events = regexp_replace(events, '^\\w+', 'Unheard') where run_id = $1 and seq = 3",
         Check.JOURNAL,
         "event 3 (Unheard) cannot be folded",
     ),
     "it ended twice": (
-        "insert into executor.journal select run_id, 8, type, at, data from executor.journal where run_id = $1 and seq = 7",
+        "update executor.journal_commits set events = events || E'\\n' || events where run_id = $1 and seq = 7",
         Check.END,
         "ended 2 times",
     ),
@@ -190,17 +206,17 @@ CORRUPTIONS = {
         "runs says 8 tokens, its events add up to 7",
     ),
     "more was spent than allowed": (
-        "update executor.journal set data = jsonb_set(data, '{spend,tokens}', '100001') where run_id = $1 and seq = 5",
+        TOKENS.format(path="'{spend,tokens}'", seq=5),
         Check.BUDGET,
         "tokens: 100001 used and 0 reserved, of 100000",
     ),
     "more was reserved than allowed": (
-        "update executor.journal set data = jsonb_set(data, '{reserved,tokens}', '100001') where run_id = $1 and seq = 4",
+        TOKENS.format(path="'{reserved,tokens}'", seq=4),
         Check.BUDGET,
         "tokens: 0 used and 100001 reserved, of 100000",
     ),
     "a message was never published": (
-        "insert into executor.outbox values ($1, 1, 0, 0, 'p.outcomes', '', '[]', '')",
+        UNSENT.format(at="now() - interval '1 hour'"),
         Check.OUTBOX,
         "the first for p.outcomes",
     ),
@@ -235,8 +251,8 @@ async def test_what_does_not_agree_is_named(stack: Stack, name: str) -> None:
 
 async def test_what_is_on_its_way_is_no_problem(stack: Stack) -> None:
     run_id = await stack.record_run()
-    await stack.owner.execute("insert into executor.outbox values ($1, 1, 0, 0, 'p.outcomes', '', '[]', '')", run_id)
-    await stack.owner.execute("update executor.journal set at = now() where run_id = $1 and type = 'RunEnded'", run_id)
+    await stack.owner.execute(UNSENT.format(at="now()"), run_id)
+    await stack.owner.execute("update executor.journal_commits set at = now() where run_id = $1 and seq = 7", run_id)
     await stack.owner.execute(
         "update executor.runs set updated_at = now(), finished_at = now() where run_id = $1", run_id
     )

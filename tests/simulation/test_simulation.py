@@ -15,6 +15,9 @@ from uuid import UUID
 
 import pytest
 from simulated.invariants import is_lost_child
+from simulated.postgres import ExecutorTables
+
+from triptych.kernel.kafka.cloudevents import utc_now
 
 HERE = Path(__file__).parent
 SCHEDULES = int(os.environ.get("TRIPTYCH_TEST_SCHEDULES", "2000"))
@@ -85,9 +88,10 @@ LOST = f"{PARENT}:s9:2"
 
 def restored(*, asks_for: str = f"{PARENT}:s9:1", known: str = "task-1", is_restored: bool = True) -> Any:
     """Return a world whose parent run has asked for one child run, and whose tables know one task."""
-    request = ("CallRequested", None, f'{{"idempotency_key": "{asks_for}"}}')
-    resumed = ("ChildResumed", None, f'{{"child": "{LOST}"}}')
-    tables = SimpleNamespace(tasks={("acme", known): PARENT}, journal={PARENT: {1: request, 2: resumed}})
+    tables = ExecutorTables(utc_now)
+    tables.tasks["acme", known] = PARENT
+    lines = f'CallRequested {{"idempotency_key": "{asks_for}"}}\nChildResumed {{"child": "{LOST}"}}'
+    tables.journal[PARENT] = {1: (utc_now(), lines)}
     return SimpleNamespace(restore=SimpleNamespace(is_there=is_restored), schemas={"executor": tables})
 
 

@@ -23,7 +23,7 @@ from triptych.executor.store import _rows
 from triptych.kernel.decider import Batch, Submission, TaskKey
 from triptych.kernel.kafka.bus import Outgoing
 from triptych.kernel.postgres import database as db
-from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow
+from triptych.kernel.postgres.outbox import MessageKey, OutboxKey, OutboxMessage
 from triptych.schemas import Control, ControlAction, Playbook, Task
 
 STATEMENTS = 300
@@ -274,10 +274,11 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
         held = executors.tables.partitions.get(partition, [1])[0]
         batch.epochs = {partition: held - draw.choice((0, 0, 0, 1))}
         batch.offsets = {partition: {f"t.{draw.choice('ab')}": next(numbers)}}
+        batch.number = draw.randrange(1_000)
         for run_id in batch.states:
-            key = OutboxKey(run_id, draw.randrange(1_000))
+            key = MessageKey(run_id, draw.randrange(1_000))
             sent = Outgoing("t.out", partition, b"k", [("ce_id", b"1")], b"{}")
-            batch.outbox.append(OutboxRow(key, partition, sent))
+            batch.outbox.append(OutboxMessage(key, partition, sent))
             batch.armed[run_id] = (partition, batch.at)
         batch.published = [
             OutboxKey(*key)
@@ -362,6 +363,7 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
         "load": lambda: executors.say("load", keys()),
         "known": lambda: executors.say("known", ["default"] * 3, draw.sample([f"task-{n}" for n in range(30)], 3)),
         "ended": lambda: executors.say("ended", ["default"] * 3, [f"task-{draw.randrange(30)}" for _ in range(3)]),
+        "exist": lambda: executors.say("exist", sorted(runs)[:3]),
         "left_behind": lambda: executors.say("left_behind", [draw.randrange(3)]),
         "timers": lambda: executors.say("timers", [draw.randrange(3)]),
         "readings": lambda: executors.say("readings", [draw.randrange(3)]),

@@ -18,7 +18,7 @@ from triptych.kernel.errors import Fenced, PublishFailed, TopicsReplacedError
 from triptych.kernel.kafka.bus import Outgoing, TopicPartition
 from triptych.kernel.kafka.suspect_records import Suspicion
 from triptych.kernel.kafka.topic_metadata import ClusterTopics, KnownTopic
-from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow
+from triptych.kernel.postgres.outbox import MessageKey, OutboxMessage
 
 
 class Flaky:
@@ -121,7 +121,9 @@ async def test_what_is_decided_while_the_process_stops_does_not_overtake_what_wa
     stopping = asyncio.Event()
     publisher = Flaky(stopping)
     session = session_on(publisher, stopping)
-    start, withdrawal = (OutboxRow(OutboxKey(UUID(int=1), n), 0, Outgoing("tasks", 0, b"", (), b"")) for n in range(2))
+    start, withdrawal = (
+        OutboxMessage(MessageKey(UUID(int=1), n), 0, Outgoing("tasks", 0, b"", (), b"")) for n in range(2)
+    )
     await session._publish([start])
     await session._publish([withdrawal])
     assert publisher.sent == []

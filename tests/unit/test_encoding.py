@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, timedelta, timezone
-from decimal import Decimal
 from uuid import UUID
 
 import pytest
@@ -110,7 +108,7 @@ def test_the_journal_gives_back_the_values_that_the_live_run_holds(event: ev.Eve
 
 
 @pytest.mark.parametrize("number", [1e16, 1e22, -1e23, 1.7976931348623157e308, 0.1, 5e-324, 2**64, 10**999])
-def test_a_number_is_the_same_after_a_jsonb_column(number: float) -> None:
+def test_a_number_is_the_same_in_a_line_of_the_journal(number: float) -> None:
     event = ev.CallRequested(
         request_id="r",
         step="a",
@@ -122,9 +120,8 @@ def test_a_number_is_the_same_after_a_jsonb_column(number: float) -> None:
         deadline_at=NOW,
         reissue_at=NOW,
     )
-    name, data = ev.encode(event)
-    in_full = re.sub(r'(?<="n":)[-0-9.e+]+', lambda found: f"{Decimal(found.group()):f}", data)  # as Postgres prints it
-    again = ev.decode(name, in_full, ev.PlaybookLookup())
+    (_, (name, data)) = ev.from_lines(ev.to_lines([event, event]))
+    again = ev.decode(name, data, ev.PlaybookLookup())
     assert repr(again.arguments) == repr(event.arguments)
 
 

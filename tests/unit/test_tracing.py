@@ -18,7 +18,7 @@ from triptych.executor.deployments import Deployment
 from triptych.executor.intake import Executor
 from triptych.kernel.decider import Batch, InboundRecord, RejectedRecord, Transition
 from triptych.kernel.decider.admission import AdmissionControl, AdmissionLimits
-from triptych.kernel.decider.batch import BatchBuilder, PartitionState, outbox_rows
+from triptych.kernel.decider.batch import BatchBuilder, PartitionState, outbox_messages
 from triptych.kernel.postgres.outbox import Envelope
 from triptych.kernel.process.health import Health
 from triptych.kernel.process.tracing import TraceContext, on_behalf_of, upstream_headers
@@ -52,7 +52,7 @@ def begun(*headers: tuple[str, bytes]) -> tuple[Executor, Transition[Any]]:
 
 def traces(transition: Transition[Any]) -> list[str]:
     """The trace and flags of each message that a transition sends."""
-    rows = outbox_rows(Envelope(SETTINGS, "executor"), transition.state.run_id, transition)
+    rows = outbox_messages(Envelope(SETTINGS, "executor"), transition.state.run_id, transition)
     stated = [dict(row.outgoing.headers)["traceparent"].decode() for row in rows]
     return [f"{trace}-{flags}" for _, trace, _, flags in (each.split("-") for each in stated)]
 

@@ -124,7 +124,7 @@ async def _write_template(dsn: str) -> tuple[dict[int, int], CallRequest]:
 async def _make_templates(connection: asyncpg.Connection, request: CallRequest) -> None:
     """Put the rows to copy into temporary tables."""
     run_id = request.run_id
-    await connection.execute("create temp table template_journal as select * from executor.journal")
+    await connection.execute("create temp table template_journal as select * from executor.journal_commits")
     await connection.execute("create temp table template_run as select * from executor.runs")
     await connection.execute("create temp table template_steps as select * from executor.steps")
     await connection.execute("create temp table template_job (request bytea, answer bytea, traceparent text)")

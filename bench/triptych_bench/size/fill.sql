@@ -26,8 +26,8 @@ from (
 ) as numbered
 
 -- name: journal
-insert into executor.journal (run_id, seq, type, at, data)
-select p.run_id, t.seq, t.type, p.at + make_interval(secs => t.seq * 0.002), t.data
+insert into executor.journal_commits (run_id, seq, at, events)
+select p.run_id, t.seq, p.at + make_interval(secs => t.seq * 0.002), t.events
 from picked as p cross join template_journal as t
 order by p.run_id, t.seq
 
@@ -37,7 +37,7 @@ select
     p.run_id, p.tenant, 'task-' || md5(p.n::text), 'user:ana', p.playbook, t.playbook_version, 0, p.status,
     case when p.status in ('failed', 'escalated') then 'tool_unavailable' end, null, t.revision, t.steps_used,
     t.tool_calls, t.tokens, t.usd_micros, t.replans, p.at, p.at + interval '40 ms',
-    case when p.status <> 'escalated' then p.at + interval '40 ms' end
+    case when p.status <> 'escalated' then p.at + interval '40 ms' end, null, t.seq
 from picked as p cross join template_run as t
 order by p.run_id
 

@@ -16,7 +16,7 @@ from triptych.executor.messages import messages
 from triptych.executor.state import Run
 from triptych.executor.transition import Decided
 from triptych.kernel.decider import Batch, Transition
-from triptych.kernel.decider.batch import outbox_rows
+from triptych.kernel.decider.batch import outbox_messages
 from triptych.kernel.postgres.outbox import Envelope, OutboxKey
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import (
@@ -83,6 +83,7 @@ class Story:
     requests: dict[UUID, CallRequest] = field(default_factory=dict)
     """The call that each run waits for."""
     _published: list[OutboxKey] = field(default_factory=list)
+    _batches: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -112,7 +113,8 @@ class Story:
 
     def _batch(self, decisions: dict[UUID, Decided], now: datetime) -> Batch[Run]:
         batch: Batch[Run] = Batch(epochs=self.epochs, offsets={0: {"p.results": 1}}, at=now, published=self._published)
-        self._published = []
+        self._batches += 1
+        batch.number = self._batches
         self.requests = {}
         for run_id, decided in sorted(decisions.items()):
             if run_id not in self.states:
@@ -124,6 +126,7 @@ class Story:
                 batch.disarmed.add(run_id)
             elif before is None or before.wake_at() != wake_at:
                 batch.armed[run_id] = (0, wake_at)
+        self._published = [row.key for row in batch.outbox_rows()]
         return batch
 
     def _take(self, batch: Batch[Run], decided: Decided, first_seq: int, now: datetime) -> None:
@@ -131,8 +134,7 @@ class Story:
         batch.states[run_id] = self.states[run_id] = decided.run
         batch.events.extend((run_id, first_seq + number, event) for number, event in enumerate(decided.events))
         transition = Transition(decided.run, decided.run.name, TENANT, 0, first_seq, decided.events, sends)
-        batch.outbox.extend(outbox_rows(_ENVELOPE, run_id, transition))
-        self._published.extend(row.key for row in batch.outbox if row.key.run_id == run_id)
+        batch.outbox.extend(outbox_messages(_ENVELOPE, run_id, transition))
         calls = [send.body.to_bytes() for send in sends if send.event_type == "triptych.call"]
         self.requests.update((run_id, CallRequest.model_validate_json(call)) for call in calls)
 

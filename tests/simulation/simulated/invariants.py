@@ -15,6 +15,7 @@ from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.state import CompensationStatus, Run, RunStatus, StepState
 from triptych.kernel.kafka.bus import Outgoing
+from triptych.kernel.postgres.outbox import unpack
 from triptych.schemas import ResultStatus, topics
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Watch:
     def committed(self, before: dict[int, tuple[int, dict[str, int]]], tables: Any, args: tuple[Any, ...]) -> list[str]:
         """Check a batch that has taken effect: only the newest owner may write, and offsets never go back."""
         owned, _, journal, runs, _, outbox, *_ = args
-        self._committed.update(row[-1] for row in outbox)
+        self._committed.update(each.outgoing.value for row in outbox for each in unpack(row[-1], row[0]))
         found = []
         for partition, epoch, _ in owned:
             held, offsets = before[partition]
@@ -173,8 +174,8 @@ def is_lost_child(world: World, mission: Mission) -> bool:
     if not world.restore.is_there or not is_child or any(task_id == mission.task_id for _, task_id in tables.tasks):
         return False
     name = ev.CallRequested.__name__
-    rows = (row for journal in tables.journal.values() for row in journal.values())
-    requests = (orjson.loads(data) for kind, _, data in rows if kind == name)
+    rows = (row for run_id in tables.journal for row in tables.events(run_id))
+    requests = (orjson.loads(data) for _, kind, _, data in rows if kind == name)
     return all(request["idempotency_key"] != mission.task_id for request in requests)
 
 
@@ -183,14 +184,15 @@ def _check_journals(world: World, found: list[str]) -> None:
     playbooks = ev.PlaybookLookup(tuple(one.playbook for one in world.deployments.values()))
     if set(tables.tasks.values()) != set(tables.journal):
         found.append("the tasks are not the runs that have a journal")
-    for run_id, journal in tables.journal.items():
-        seqs = sorted(journal)
+    for run_id in tables.journal:
+        rows = tables.events(run_id)
+        seqs = [seq for seq, *_ in rows]
         if seqs != list(range(1, len(seqs) + 1)):
             found.append(f"{run_id}: the journal has holes: {seqs}")
             continue
-        if any(MARK in str(data) for _, _, data in journal.values()):
+        if any(MARK in data for *_, data in rows):
             found.append(f"{run_id}: a forgery was believed")
-        events = [(ev.decode(kind, data, playbooks), at) for kind, at, data in (journal[seq] for seq in seqs)]
+        events = [(ev.decode(kind, data, playbooks), at) for _, kind, at, data in rows]
         try:
             run = _fold(run_id, events)
         except (KeyError, ValueError) as error:

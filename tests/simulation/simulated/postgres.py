@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import asyncpg
 import orjson
 
+from triptych.executor.events import from_lines
 from triptych.kernel.kafka import dead_letters
 from triptych.kernel.postgres.database import Queries
 
@@ -44,8 +45,9 @@ def _row_type(*names: str) -> type:
 _Task = _row_type("tenant", "task_id", "fingerprint")
 _Epoch = _row_type("partition", "epoch")
 _Claimed = _row_type("partition", "epoch", "offsets")
-_Event = _row_type("run_id", "type", "at", "data")
-_Outgoing = _row_type("run_id", "position", "partition", "target", "topic", "key", "headers", "value")
+_JournalCommit = _row_type("run_id", "at", "events")
+_OutboxRow = _row_type("partition", "epoch", "number", "messages")
+_RunId = _row_type("run_id")
 _Holder = _row_type("run_id", "step", "idempotency_key", "claim", "is_expired", "lasts")
 _Timer = _row_type("run_id", "due_at", "partition")
 _Definition = _row_type("definition")
@@ -132,9 +134,11 @@ class ExecutorTables(Schema):
         self.playbooks_: dict[tuple[str, str], str] = {}
         self.tasks: dict[tuple[str, str], Any] = {}
         self.fingerprints: dict[tuple[str, str], bytes | None] = {}
-        self.journal: dict[Any, dict[int, tuple[str, datetime, str]]] = {}
+        self.journal: dict[Any, dict[int, tuple[datetime, str]]] = {}
+        """Time and events of each commit of a run, by the number of its first event."""
         self.runs: dict[Any, tuple[Any, ...]] = {}
-        self.outbox: dict[tuple[Any, int], tuple[Any, ...]] = {}
+        self.outbox: dict[tuple[int, int, int], bytes] = {}
+        """Messages by partition, epoch and number of the commit."""
         self.timers_: dict[Any, tuple[int, datetime]] = {}
         self.queue: dict[Any, tuple[Any, ...]] = {}
         self.dead_letters: dict[str, tuple[Any, ...]] = {}
@@ -166,9 +170,17 @@ class ExecutorTables(Schema):
 
     def load(self, run_ids: Sequence[Any]) -> list[Any]:
         return [
-            _Event((run_id, *event))
+            _JournalCommit((run_id, *commit))
             for run_id in sorted(run_ids)
-            for _, event in sorted(self.journal.get(run_id, {}).items())
+            for _, commit in sorted(self.journal.get(run_id, {}).items())
+        ]
+
+    def events(self, run_id: Any) -> list[tuple[int, str, datetime, str]]:
+        """Return the events of a run one by one, as the view `journal` does: number, type, time, fields."""
+        return [
+            (first + place, kind, at, data)
+            for first, (at, lines) in sorted(self.journal.get(run_id, {}).items())
+            for place, (kind, data) in enumerate(from_lines(lines))
         ]
 
     def readings(self, partitions: Sequence[int]) -> list[Any]:
@@ -183,7 +195,10 @@ class ExecutorTables(Schema):
         return self.load([run_id for run_id in run_ids if self.runs[run_id][FINISHED_COLUMN] is not None])
 
     def left_behind(self, partitions: Sequence[int]) -> list[Any]:
-        return [_Outgoing(row) for _, row in sorted(self.outbox.items()) if row[2] in partitions]
+        return [_OutboxRow((*key, messages)) for key, messages in sorted(self.outbox.items()) if key[0] in partitions]
+
+    def exist(self, run_ids: Sequence[Any]) -> list[Any]:
+        return [_RunId((run_id,)) for run_id in run_ids if run_id in self.runs]
 
     def timers(self, partitions: Sequence[int]) -> list[Any]:
         return [
@@ -308,23 +323,22 @@ class ExecutorTables(Schema):
             else:
                 admitted[tenant, task_id], noted[tenant, task_id] = run_id, fingerprint
         journal = [row for row in new_journal if row[0] not in duplicates]
-        outbox = [row for row in new_outbox if row[0] not in duplicates]
         if any(row[1] in self.journal.get(row[0], ()) for row in journal):
             raise asyncpg.UniqueViolationError("journal_pkey")
-        if any((row[0], row[1]) in self.outbox for row in outbox):
+        if any(row[:3] in self.outbox for row in new_outbox):
             raise asyncpg.UniqueViolationError("outbox_pkey")
         for partition, _, offsets in owned:
             held = self.partitions[partition]
             held[3] = {**held[3], **orjson.loads(offsets)}
         self.tasks.update(admitted)
         self.fingerprints.update(noted)
-        for run_id, seq, event_type, at, data in journal:
-            self.journal.setdefault(run_id, {})[seq] = (event_type, at, data)
+        for run_id, seq, at, events in journal:
+            self.journal.setdefault(run_id, {})[seq] = (at, events)
         for row in new_runs:
             if row[0] not in duplicates:
                 self.runs[row[0]] = row
-        for row in outbox:
-            self.outbox[row[0], row[1]] = row
+        for *key, _, messages in new_outbox:
+            self.outbox[tuple(key)] = messages
         self.forget(published)
         for run_id, partition, due_at in new_timers:
             if run_id not in duplicates:

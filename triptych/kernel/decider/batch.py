@@ -33,7 +33,7 @@ from triptych.kernel.kafka import bus, cloudevents, dead_letters
 from triptych.kernel.kafka.bus import Kafka, Outgoing, Record
 from triptych.kernel.kafka.dead_letters import DeadRecord
 from triptych.kernel.kafka.suspect_records import Suspicion
-from triptych.kernel.postgres.outbox import Envelope, OutboxKey, OutboxRow
+from triptych.kernel.postgres.outbox import Envelope, MessageKey, OutboxMessage
 from triptych.kernel.process.outage import Outage
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
@@ -89,7 +89,7 @@ class BatchBuilder(Generic[StateT]):
         batch = self.batch
         return {
             *batch.offsets,
-            *(row.partition for row in batch.outbox),
+            *(message.partition for message in batch.outbox),
             *(self._context.domain.partition(state) for state in batch.states.values()),
             *(partition for partition, _ in batch.armed.values()),
         }
@@ -168,7 +168,7 @@ class BatchBuilder(Generic[StateT]):
         self.batch.states[run_id] = transition.state
         for offset, event in enumerate(transition.events):
             self.batch.events.append((run_id, transition.first_seq + offset, event))
-        self.batch.outbox.extend(outbox_rows(self._context.envelope, run_id, transition))
+        self.batch.outbox.extend(outbox_messages(self._context.envelope, run_id, transition))
         self._rearm(run_id, transition.partition, self._context.domain.wake_at(transition.state))
 
     def _rearm(self, run_id: UUID, partition: int, wake_at: datetime | None) -> None:
@@ -220,7 +220,7 @@ class BatchBuilder(Generic[StateT]):
         if not bus.fits(record.key, record.value, headers):
             raise UndecodableRecord("wrong_partition", f"the run lives on partition {home}; too large to be forwarded")
         outgoing = Outgoing(record.topic, home, record.key or b"", headers, record.value or b"")
-        self.batch.outbox.append(OutboxRow(OutboxKey(_record_uuid(record), 0), record.partition, outgoing))
+        self.batch.outbox.append(OutboxMessage(MessageKey(_record_uuid(record), 0), record.partition, outgoing))
         return True
 
     def dead_letter(self, record: Record[Any, Any], error: UndecodableRecord) -> None:
@@ -232,7 +232,7 @@ class BatchBuilder(Generic[StateT]):
             dead, self._context.service.name, self._context.settings.topic(topics.DEAD_LETTERS)
         )
         run_id = _record_uuid(record)
-        self.batch.outbox.append(OutboxRow(OutboxKey(run_id, 0), record.partition, outgoing))
+        self.batch.outbox.append(OutboxMessage(MessageKey(run_id, 0), record.partition, outgoing))
         self.batch.notices.append((run_id, _dead_letter_notice(dead, record, error)))
         known = TraceContext.of_headers(record.headers)
         for number, send in enumerate(error.replies if isinstance(error, RejectedRecord) else (), start=1):
@@ -249,8 +249,8 @@ class BatchBuilder(Generic[StateT]):
             )
 
 
-def outbox_rows(envelope: Envelope, run_id: UUID, transition: Transition[Any]) -> list[OutboxRow]:
-    """Return the messages of a transition as outbox rows. Their positions follow from the event that they belong to."""
+def outbox_messages(envelope: Envelope, run_id: UUID, transition: Transition[Any]) -> list[OutboxMessage]:
+    """Return the messages of a transition. Their positions follow from the event that they belong to."""
     base = transition.first_seq * 1_000
     return [
         envelope.wrap(

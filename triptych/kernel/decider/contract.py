@@ -18,7 +18,7 @@ from triptych.kernel.kafka.bus import Record
 from triptych.kernel.kafka.dead_letters import DeadRecord
 from triptych.kernel.kafka.suspect_records import RecordsInFlight
 from triptych.kernel.kafka.topic_metadata import ClusterTopics
-from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow, Send
+from triptych.kernel.postgres.outbox import OutboxKey, OutboxMessage, OutboxRow, Send
 from triptych.kernel.process.tracing import TraceContext
 from triptych.kernel.values import value
 from triptych.schemas.base import Json
@@ -234,13 +234,25 @@ class Batch(Generic[StateT]):
     dequeued: list[UUID] = field(default_factory=list)
     states: dict[UUID, StateT] = field(default_factory=dict)
     events: list[tuple[UUID, int, object]] = field(default_factory=list)
-    outbox: list[OutboxRow] = field(default_factory=list)
+    outbox: list[OutboxMessage] = field(default_factory=list)
+    number: int = 0
+    """Its place among the batches of its session."""
     published: list[OutboxKey] = field(default_factory=list)
     armed: dict[UUID, tuple[int, datetime]] = field(default_factory=dict)
     disarmed: set[UUID] = field(default_factory=set)
     dead: list[DeadRecord] = field(default_factory=list)
     notices: list[tuple[UUID, Notice]] = field(default_factory=list)
     at: datetime = field(default_factory=cloudevents.utc_now)
+
+    def outbox_rows(self) -> list[OutboxRow]:
+        """Return its messages by the partitions whose owner publishes them."""
+        rows: dict[int, list[OutboxMessage]] = {}
+        for message in self.outbox:
+            rows.setdefault(message.partition, []).append(message)
+        return [
+            OutboxRow(OutboxKey(partition, self.epochs[partition], self.number), messages)
+            for partition, messages in rows.items()
+        ]
 
 
 class DeciderStore(Protocol[StateT]):
@@ -256,7 +268,10 @@ class DeciderStore(Protocol[StateT]):
         """Return runs folded from their journals; those that do not exist are absent."""
 
     async def left_behind(self, partitions: Sequence[int]) -> list[OutboxRow]:
-        """Return outbox rows that an earlier owner has committed and perhaps not published, in order."""
+        """Return outbox rows that an earlier owner has committed and perhaps not published, in order.
+
+        What they hold of a run that was never created is left out: its task had a run already.
+        """
 
     async def readings(self, partitions: Sequence[int]) -> list[RecordsInFlight]:
         """Return what earlier owners were reading when they ended, and perhaps still read."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -21,7 +22,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 
 from triptych.kernel import failpoints, timestamps
 from triptych.kernel.decider.admission import AdmissionControl, AdmissionState, QueueKey, WaitingRun
-from triptych.kernel.decider.batch import BatchBuilder, DeciderContext, PartitionState, outbox_rows
+from triptych.kernel.decider.batch import BatchBuilder, DeciderContext, PartitionState, outbox_messages
 from triptych.kernel.decider.contract import (
     Batch,
     InboundRecord,
@@ -49,7 +50,7 @@ from triptych.kernel.kafka.backlog import Backlog, Portion, Records
 from triptych.kernel.kafka.bus import Publisher, Record, TopicPartition
 from triptych.kernel.kafka.suspect_records import RecordsInFlight, run_in_flight, timers_in_flight
 from triptych.kernel.postgres import claim_check
-from triptych.kernel.postgres.outbox import OutboxKey, OutboxRow
+from triptych.kernel.postgres.outbox import OutboxKey, OutboxMessage
 from triptych.kernel.process.outage import KAFKA_GONE, POSTGRES_GONE, is_refusal
 from triptych.schemas import topics
 
@@ -116,6 +117,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._creating: frozenset[UUID] = frozenset()
         """Runs that the batch under way creates, unless their tasks have a run already."""
         self._published: list[OutboxKey] = []
+        self._numbers = itertools.count(1)
         self._leaves_rows = False
         """Rows were left to the next owner, and nothing may overtake them."""
         self._positions: dict[TopicPartition, int] = {}
@@ -226,8 +228,10 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         claims = await self._context.store.claim(partitions, self._context.settings.instance, cluster)
         failpoints.hit("decider.after_claim")
         left_behind = await self._context.store.left_behind(partitions)
-        self._context.service.health.count("outbox_left_behind", len(left_behind))
-        await self._publish(left_behind)
+        messages = [message for row in left_behind for message in row.messages]
+        self._context.service.health.count("outbox_left_behind", len(messages))
+        if await self._publish(messages):
+            self._published.extend(row.key for row in left_behind)
         failpoints.hit("decider.after_left_behind")
         self._partition_state = await self._read_partition_state(partitions, self._inputs.common)
         self._claims = {claim.partition: claim for claim in claims}
@@ -248,7 +252,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             "partitions claimed",
             partitions=partitions,
             epochs=[claim.epoch for claim in claims],
-            left_behind=len(left_behind),
+            left_behind=len(messages),
             timers=len(self._partition_state.timers),
         )
 
@@ -382,7 +386,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
 
     def _new_batch(self) -> Batch[StateT]:
         published, self._published = self._published, []
-        return Batch(at=cloudevents.utc_now(), published=published)
+        return Batch(at=cloudevents.utc_now(), number=next(self._numbers), published=published)
 
     async def _decide_records(self, records: Sequence[Record[Any, Any]]) -> Batch[StateT]:
         """Decide what follows from these records, and from nothing else."""
@@ -410,7 +414,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self, record: Record[Any, Any], unread: UnreadRecord, published: list[OutboxKey]
     ) -> Batch[StateT]:
         """Make a batch that passes a record, leaves a dead letter, and tells the run what replaces the record."""
-        batch: Batch[StateT] = Batch(at=cloudevents.utc_now(), published=published)
+        batch: Batch[StateT] = Batch(at=cloudevents.utc_now(), number=next(self._numbers), published=published)
         batch.offsets = {record.partition: {record.topic: record.offset + 1}}
         self._positions[TopicPartition(record.topic, record.partition)] = record.offset + 1
         builder = BatchBuilder(self._context, self._partition_state, batch)
@@ -455,7 +459,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
             self._context.outage.over()
             return
         published, self._published = self._published, []
-        batch: Batch[StateT] = Batch(at=now, published=published)
+        batch: Batch[StateT] = Batch(at=now, number=next(self._numbers), published=published)
         builder = BatchBuilder(self._context, self._partition_state, batch)
         messages: list[tuple[InboundRecord | None, RunMessage]]
         messages = [(None, RunMessage(run_id, self._context.domain.start)) for run_id in starts]
@@ -663,7 +667,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._log_notices(batch, duplicates)
         answers = await self._context.store.answer_queries(batch, duplicates)
         self._partition_state.answers.extend(answers)  # the next batch may have taken the list that was there before
-        await self._publish([row for row in batch.outbox if row.key.run_id not in duplicates])
+        if await self._publish([each for each in batch.outbox if each.key.run_id not in duplicates]):
+            self._published.extend(row.key for row in batch.outbox_rows())
         if duplicates or batch.repeats:
             await self._answer_repeats(batch, duplicates)
         await self._choose_starts()
@@ -730,56 +735,62 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
 
     async def _refuse(self, others: Sequence[Submission]) -> None:
         """Dead-letter tasks whose id belongs to another task, and answer them, in a statement of their own."""
-        refusals: Batch[StateT] = Batch()
+        refusals: Batch[StateT] = Batch(number=next(self._numbers))
         builder = BatchBuilder(self._context, self._partition_state, refusals)
         for submission in others:
             builder.dead_letter(submission.record, self._context.domain.conflict(submission))
         refusals.epochs = {partition: self._claims[partition].epoch for partition in builder.touched_partitions()}
         await self._context.store.commit(refusals)
         self._log_notices(refusals, ())
-        await self._publish(refusals.outbox)
+        if await self._publish(refusals.outbox):
+            self._published.extend(row.key for row in refusals.outbox_rows())
 
     async def _send_again(self, repeated: Collection[TaskKey]) -> None:
         """Send outcomes again: a client that repeats a task may have lost its outcome. It may ask once more."""
         ended = await self._context.store.ended(repeated)
         self._context.service.health.count("outcomes_again", len(ended))
         for run_id, state in ended.items():
-            await self._publish(outbox_rows(self._context.envelope, run_id, self._context.domain.again(state)))
+            await self._publish(outbox_messages(self._context.envelope, run_id, self._context.domain.again(state)))
 
-    async def _publish(self, rows: Sequence[OutboxRow]) -> None:
-        """Publish committed rows in order. While Kafka is gone nothing else may overtake them."""
-        while rows and not self._leaves_rows:
+    async def _publish(self, messages: Sequence[OutboxMessage]) -> bool:
+        """Publish committed messages in order. While Kafka is gone nothing else may overtake them.
+
+        Return whether their rows may go. They stay for the next owner when the process stops first.
+        """
+        while messages and not self._leaves_rows:
             try:
-                await self._publisher.publish([row.outgoing for row in rows])
+                await self._publisher.publish([message.outgoing for message in messages])
             except PublishFailed as error:
                 self._context.service.health.beat(LOOP)
                 if self._context.service.stopping.is_set():
-                    self._leaves_rows = True  # the next owner publishes them
-                    return
+                    self._leaves_rows = True
+                    return False
                 await self._context.outage.wait(error, unless=self._context.service.stopping)
             except MessagesRefused as error:
-                await self._dead_letter_messages([rows[position] for position in error.positions], error.cause)
-                self._published.extend(row.key for row in rows)
-                return
+                await self._dead_letter_messages([messages[position] for position in error.positions], error.cause)
+                return True
             else:
-                self._published.extend(row.key for row in rows)
-                return
+                return True
+        return not self._leaves_rows
 
-    async def _dead_letter_messages(self, rows: Sequence[OutboxRow], cause: BaseException) -> None:
+    async def _dead_letter_messages(self, messages: Sequence[OutboxMessage], cause: BaseException) -> None:
         """Keep what Kafka never takes as dead letters, so that nothing waits behind it."""
         name, now = self._context.service.name, cloudevents.utc_now()
         dead = [
-            dead_letters.dead_message(name, row.outgoing, f"{row.key.run_id}:{row.key.position}", cause, now)
-            for row in rows
+            dead_letters.dead_message(name, each.outgoing, f"{each.key.run_id}:{each.key.position}", cause, now)
+            for each in messages
         ]
-        for row in rows:
+        for each in messages:
             self._context.service.log.error(
-                "a message is refused by Kafka", topic=row.outgoing.topic, run_id=str(row.key.run_id), error=repr(cause)
+                "a message is refused by Kafka",
+                topic=each.outgoing.topic,
+                run_id=str(each.key.run_id),
+                error=repr(cause),
             )
         await dead_letters.store(self._context.pool, dead)
         topic = self._context.settings.topic(topics.DEAD_LETTERS)
         events = [dead_letters.event(one, name, topic) for one in dead]
-        if rows[0].outgoing.topic != topic:
+        if messages[0].outgoing.topic != topic:
             await self._publisher.publish(events)
 
     async def _forget_published(self) -> None:

@@ -1,14 +1,17 @@
 """Outbox: messages are committed with the state that caused them, and published after the commit.
 
-A row is identified by its run and its position in it, so that a retried commit writes the same row.
+The messages of a commit are one row for each partition. Only the next owner of a partition looks into a row, when an
+earlier owner died before Kafka had the messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 from uuid import UUID
+
+import msgpack
 
 from triptych.kernel.kafka import cloudevents
 from triptych.kernel.kafka.bus import Outgoing
@@ -39,21 +42,68 @@ class Send:
     """The run that it is for, when that is another one, on the same partition."""
 
 
-class OutboxKey(NamedTuple):
-    """What identifies an outbox row."""
+class MessageKey(NamedTuple):
+    """What identifies a message: its run and its position in that, so that a decision made again sends the same."""
 
     run_id: UUID
     position: int
 
 
 @value
-class OutboxRow:
+class OutboxMessage:
     """A message on its way, and the partition whose owner publishes it."""
 
-    key: OutboxKey
+    key: MessageKey
     partition: int
     outgoing: Outgoing
     claim: Claim | None = None
+
+
+class OutboxKey(NamedTuple):
+    """What identifies an outbox row: the partition, the epoch of its claim, and the number of the commit."""
+
+    partition: int
+    epoch: int
+    number: int
+
+
+@value
+class OutboxRow:
+    """What one commit sends from one partition."""
+
+    key: OutboxKey
+    messages: Sequence[OutboxMessage]
+
+
+def pack(messages: Sequence[OutboxMessage]) -> bytes:
+    """Encode messages for the outbox. Claims are left out: they are stored before the row."""
+    packed: bytes = msgpack.packb(
+        [
+            [
+                message.key.run_id.bytes,
+                message.key.position,
+                message.outgoing.topic,
+                message.outgoing.partition,
+                message.outgoing.key,
+                message.outgoing.headers,
+                message.outgoing.value,
+            ]
+            for message in messages
+        ]
+    )
+    return packed
+
+
+def unpack(packed: bytes, partition: int) -> list[OutboxMessage]:
+    """Decode the messages of an outbox row of a partition."""
+    return [
+        OutboxMessage(
+            MessageKey(UUID(bytes=run_id), position),
+            partition,
+            Outgoing(topic, target, key, [(name, content) for name, content in headers], body),
+        )
+        for run_id, position, topic, target, key, headers, body in msgpack.unpackb(packed)
+    ]
 
 
 class Envelope:
@@ -74,7 +124,7 @@ class Envelope:
         partition: int,
         tenant: str,
         trace: TraceContext | None,
-    ) -> OutboxRow:
+    ) -> OutboxMessage:
         """Return the outbox row of a message. A body too large for the wire is claimed and sent by reference.
 
         `name` is the run's id as text: printing it costs more than wrapping a message. Without a trace of its own the
@@ -95,4 +145,4 @@ class Envelope:
         )
         key = str(send.to).encode() if send.to else name.encode()
         outgoing = Outgoing(self._topic(send.noun), partition, key, headers, body)
-        return OutboxRow(OutboxKey(run_id, position), partition, outgoing, claim)
+        return OutboxMessage(MessageKey(run_id, position), partition, outgoing, claim)

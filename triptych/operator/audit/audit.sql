@@ -48,7 +48,7 @@ order by 1
 
 -- name: orphan_journals
 -- Retention may still be removing rows below its mark. They are not orphans.
-select run_id, null as task_id, 'a journal without a row in runs' as message from executor.journal as j
+select run_id, null as task_id, 'a journal without a row in runs' as message from executor.journal_commits as j
 where seq = 1 and run_id >= (select removed_before from executor.retention) and not exists (select from executor.runs where runs.run_id = j.run_id)
 
 -- name: orphan_tasks
@@ -91,11 +91,10 @@ from executor.runs as c join executor.runs as p on p.run_id = c.parent_run_id
 where c.finished_at is null and p.finished_at < now() - $1::interval
 
 -- name: old_outbox
--- What belongs to a record and not to a run (a dead letter, a record sent on) has an id of version 5.
-select o.run_id, r.task_id, count(*) || ' messages were never acknowledged, the first for ' || min(o.topic) as message
-from executor.outbox as o left join executor.runs as r using (run_id)
-where case when r.run_id is null then substr(o.run_id::text, 15, 1) <> '5' else r.updated_at < now() - $1::interval end
-group by 1, 2
+select partition, messages from executor.outbox where at < now() - $1::interval order by partition, epoch, number
+
+-- name: task_ids
+select run_id, task_id from executor.runs where run_id = any($1)
 
 -- name: orphan_jobs
 select run_id, null as task_id, count(*) || ' jobs in {schema} without a run' as message from {schema}.jobs as j

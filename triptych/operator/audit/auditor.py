@@ -17,6 +17,7 @@ import asyncpg
 
 from triptych.executor.events import PlaybookLookup
 from triptych.kernel.postgres.database import Queries
+from triptych.kernel.postgres.outbox import unpack
 from triptych.operator.audit.problem import Check, Problem
 from triptych.operator.audit.run import Recorded, problems_of
 from triptych.schemas import Playbook, codec
@@ -107,7 +108,7 @@ async def _check_the_rest(connection: asyncpg.Connection, queries: Queries, foun
     _collect(found, Check.QUEUE, await connection.fetch(queries["queue"]))
     _collect(found, Check.CHILDREN, await connection.fetch(queries["unasked_children"]))
     _collect(found, Check.CHILDREN, await connection.fetch(queries["left_children"], GRACE))
-    _collect(found, Check.OUTBOX, await connection.fetch(queries["old_outbox"], GRACE))
+    await _check_outbox(connection, queries, found)
     _collect(found, Check.KEYS, await connection.fetch(queries["stray_keys"]))
     for schema in await connection.fetch(queries["worker_schemas"]):
         name = '"' + schema["name"].replace('"', '""') + '"'
@@ -120,6 +121,20 @@ async def _check_the_rest(connection: asyncpg.Connection, queries: Queries, foun
         if schema["has_effects"]:
             _collect(found, Check.EFFECTS, await connection.fetch(of_schema("stray_receipts")))
         found.checked.worker_schemas += 1
+
+
+async def _check_outbox(connection: asyncpg.Connection, queries: Queries, found: Audit) -> None:
+    """Find messages that Kafka should have had long ago, by their runs."""
+    topics: dict[UUID, list[str]] = {}
+    for row in await connection.fetch(queries["old_outbox"], GRACE):
+        for message in unpack(row["messages"], row["partition"]):
+            topics.setdefault(message.key.run_id, []).append(message.outgoing.topic)
+    if topics:
+        known = await connection.fetch(queries["task_ids"], list(topics))
+        task_ids: dict[UUID, str] = {row["run_id"]: row["task_id"] for row in known}
+        for run_id, unsent in topics.items():
+            text = f"{len(unsent)} messages were never acknowledged, the first for {unsent[0]}"
+            found.problems.append(Problem.of(Check.OUTBOX, text, run_id, task_ids.get(run_id)))
 
 
 def _collect(found: Audit, check: Check, rows: Iterable[asyncpg.Record]) -> None:

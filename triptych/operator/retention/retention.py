@@ -35,10 +35,10 @@ REST = 1.0
 MAX_CARRIED = 100
 """A week with more runs than this that stay is not taken out: they are carried under the lock, at some 0.3 ms each."""
 
-_EXECUTOR = ("journal", "runs", "steps")
+_EXECUTOR = ("journal_commits", "runs", "steps")
 _BEFORE_ALL = UUID(int=0)
 _IS_OLD = {
-    "journal": sql.SQL("at < %(before)s"),
+    "journal_commits": sql.SQL("at < %(before)s"),
     "steps": sql.SQL("true"),
     "blobs": sql.SQL("created_at < %(before)s"),
     "jobs": sql.SQL("received_at < %(before)s and state = 'published'"),
@@ -228,7 +228,7 @@ class _Retention:
 
     def sweep(self) -> None:
         """Remove what belongs to runs that are gone: jobs, receipts, and what a default partition holds."""
-        for name in ("executor.journal", "executor.steps", "claims.blobs"):
+        for name in ("executor.journal_commits", "executor.steps", "claims.blobs"):
             table = self._tables[name]
             self._sweep(table.schema, table.default, _IS_OLD[table.name])
         for schema, name in self._execute("worker_tables", {}):

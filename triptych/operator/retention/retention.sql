@@ -4,7 +4,7 @@
 -- Partitions that were taken out of their table and not dropped yet; those of runs first.
 select nspname, relname from pg_class join pg_namespace as n on n.oid = relnamespace
 where relkind = 'r' and not relispartition
-  and (nspname = 'executor' and relname ~ '^(runs|journal|steps)_[0-9]{{8}}$' or nspname = 'claims' and relname ~ '^blobs_[0-9]{{8}}$')
+  and (nspname = 'executor' and relname ~ '^(runs|journal_commits|steps)_[0-9]{{8}}$' or nspname = 'claims' and relname ~ '^blobs_[0-9]{{8}}$')
 order by relname !~ '^runs', 1, 2
 
 -- name: kept
@@ -55,7 +55,7 @@ with over as (
 ), steps as (
     delete from executor.steps where run_id = any(%(ids)s) and run_id in (select run_id from over)
 ), journal as (
-    delete from executor.journal where run_id = any(%(ids)s) and run_id in (select run_id from over)
+    delete from executor.journal_commits where run_id = any(%(ids)s) and run_id in (select run_id from over)
 )
 select count(*) from over
 
