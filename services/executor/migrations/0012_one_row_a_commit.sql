@@ -142,7 +142,7 @@ begin
         tokens = excluded.tokens, usd_micros = excluded.usd_micros, replans = excluded.replans,
         updated_at = excluded.updated_at, finished_at = excluded.finished_at, seq = excluded.seq;
 
-    insert into steps as s select * from unnest(new_steps)
+    insert into steps as s select * from unnest(new_steps) n where n.run_id <> all (duplicates)
     on conflict (run_id, step_id) do update set
         revision = excluded.revision, operation = excluded.operation, status = excluded.status,
         attempts = excluded.attempts, error_code = excluded.error_code,
