@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 import asyncpg
+import msgpack
 
 from triptych.embedded.errors import StackError
 from triptych_chaos.client import Client
@@ -22,7 +23,7 @@ from triptych_chaos.services import SERVICES_SCALE_TIMEOUT_S, Services
 from triptych_chaos.webhook_sender import WebhookSender
 
 _MS = 1_000
-_BURST_ROWS = 20
+_BURST_MESSAGES = 20
 _BURST_LOOKS, _BURST_INTERVAL_S = 200, 0.01
 _DELIVERY_LOOKS, _DELIVERY_INTERVAL_S = 100, 0.1
 
@@ -161,7 +162,7 @@ class Injector:
             proxy.stall(on=False)
 
     async def _fill_outbox(self, fault: Fault) -> int:
-        """Publish a burst, then suspend Kafka. Return the most rows that the outbox had."""
+        """Publish a burst, then suspend Kafka. Return the most messages that the outbox had."""
         async with self._held["kafka"]:
             for _ in range(int(fault.amount)):
                 self._client.publish_new()
@@ -171,7 +172,7 @@ class Injector:
             try:
                 deadline = time.monotonic() + fault.seconds
                 while time.monotonic() < deadline:
-                    most = max(most, await self._outbox_rows())
+                    most = max(most, await self._outbox_messages())
                     await asyncio.sleep(0.5)
             finally:
                 self._servers.kafka.resume()
@@ -181,17 +182,18 @@ class Injector:
     async def _until_the_burst_arrives(self) -> None:
         """Wait until the burst is in the outbox, or until other faults have kept the executor from it for too long."""
         for _ in range(_BURST_LOOKS):
-            if await self._outbox_rows() >= _BURST_ROWS:
+            if await self._outbox_messages() >= _BURST_MESSAGES:
                 return
             await asyncio.sleep(_BURST_INTERVAL_S)
 
-    async def _outbox_rows(self) -> int:
+    async def _outbox_messages(self) -> int:
         """0 as well when Postgres does not answer: other faults may strike it meanwhile."""
         try:
             async with asyncio.timeout(3):
                 connection = await asyncpg.connect(self._outbox_dsn)
                 try:
-                    return int(await connection.fetchval("select count(*) from executor.outbox"))
+                    rows = await connection.fetch("select messages from executor.outbox")
+                    return sum(len(msgpack.unpackb(row["messages"])) for row in rows)
                 finally:
                     connection.terminate()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):

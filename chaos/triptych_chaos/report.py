@@ -79,7 +79,7 @@ class Report:
                 "waited_for_at_faults": {str(kind): met for kind, met in self.injector.deliveries_met.items()},
             },
             "escalations": dict(self.found.escalations),
-            "most_outbox_rows": self.injector.peak_outbox,
+            "most_outbox_messages": self.injector.peak_outbox,
             "violations": [asdict(violation) for violation in self.found.violations],
         }
 
@@ -104,7 +104,7 @@ def show(report: Report, console: Console) -> None:
     )
     console.print(
         f"{written['runs']:,} runs, {written['journal_events']:,} events, {written['effects']:,} effects, "
-        f"{written['requests_sent_again']:,} requests sent again, at most {written['most_outbox_rows']} outbox rows"
+        f"{written['requests_sent_again']:,} requests sent again, at most {written['most_outbox_messages']} unsent messages"
     )
     models = written["models"]
     console.print(f"models asked {models['asked']:,} times, answers from the cache {models['from_cache']:,}")
