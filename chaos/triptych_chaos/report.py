@@ -104,7 +104,8 @@ def show(report: Report, console: Console) -> None:
     )
     console.print(
         f"{written['runs']:,} runs, {written['journal_events']:,} events, {written['effects']:,} effects, "
-        f"{written['requests_sent_again']:,} requests sent again, at most {written['most_outbox_messages']} unsent messages"
+        f"{written['requests_sent_again']:,} requests sent again, "
+        f"at most {written['most_outbox_messages']} messages in the outbox"
     )
     models = written["models"]
     console.print(f"models asked {models['asked']:,} times, answers from the cache {models['from_cache']:,}")
