@@ -35,6 +35,14 @@ select r.run_id, r.partition, r.tenant, r.playbook
 from timers t join runs r using (run_id)
 where t.partition = any($1) and r.status in ('planning', 'running', 'reviewing', 'undoing')
 
+-- name: behind
+-- Runs under way whose rows show less than their journals: an owner died before it had written them.
+select t.run_id
+from timers t join runs r using (run_id) cross join lateral (
+    select seq from journal_commits c where c.run_id = t.run_id order by seq desc limit 1
+) as last
+where t.partition = any($1) and r.seq < last.seq
+
 -- name: waiting
 select partition, tenant, playbook, queued_at, run_id
 from (

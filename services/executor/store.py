@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, record
 from triptych.executor.keys import Holding, KeyReply, KeyState, holding_under, reply_to
+from triptych.executor.projections import Projections, Unshown
 from triptych.executor.state import Run
 from triptych.kernel import timestamps
 from triptych.kernel.decider import (
@@ -37,7 +38,6 @@ from triptych.kernel.process.log import Logger
 from triptych.schemas import Playbook, codec
 
 _FENCED = "TR001"
-_ABOUT_ALL_STEPS = (ev.PlanAccepted, ev.ReplanDecided, ev.RunEscalated, ev.RunResumed)
 STATEMENT_MAX_BYTES = 134_217_728
 """Postgres takes no message of a gigabyte, and a process should not hold one."""
 _DEAD_VALUE = 5
@@ -62,6 +62,7 @@ class ExecutorStore:
         self._pool, self._log = pool, log
         self._sql = Queries.load("triptych.executor", "executor.sql")
         self._playbooks = ev.PlaybookLookup()
+        self._projections = Projections()
 
     async def deploy(self, playbooks: Sequence[Playbook]) -> None:
         """Record these versions, and learn every version that a run may refer to."""
@@ -182,23 +183,37 @@ class ExecutorStore:
 
     async def commit(self, batch: Batch[Run]) -> set[UUID]:
         claims = [row.claim for row in batch.outbox if row.claim is not None]
-        rows = _rows(batch)
+        projected = self._projections.update(batch)
+        rows = _rows(batch, projected.shown)
         _check_size(rows, claims)
         timestamps.mark("decider.encoded")
         async with self._pool.acquire() as conn:
             await claim_check.store(conn, claims)
             try:
-                if not (batch.queued or batch.dequeued):
-                    return set(await conn.fetchval(self._sql["commit"], *rows))
-                async with conn.transaction():
+                if batch.queued or batch.dequeued:
+                    async with conn.transaction():
+                        duplicates = set(await conn.fetchval(self._sql["commit"], *rows))
+                        await self._move_queue(conn, batch, duplicates)
+                else:
                     duplicates = set(await conn.fetchval(self._sql["commit"], *rows))
-                    await self._move_queue(conn, batch, duplicates)
             except asyncpg.PostgresError as error:
                 # A journal row that is there already means that another owner has written this run.
                 if error.sqlstate == _FENCED or isinstance(error, asyncpg.UniqueViolationError):
                     raise Fenced(tuple(batch.epochs)) from error
                 raise
+        self._projections.written(projected)
         return duplicates
+
+    async def catch_up(self, partitions: Sequence[int]) -> None:
+        rows = await self._pool.fetch(self._sql["behind"], list(partitions))
+        behind = await self.load([row["run_id"] for row in rows]) if rows else {}
+        self._projections.reset(behind.values())
+
+    def projections_due_at(self) -> datetime | None:
+        return self._projections.due_at()
+
+    def projected_partitions(self, now: datetime | None) -> set[int]:
+        return self._projections.partitions(now)
 
     async def _move_queue(self, conn: Any, batch: Batch[Run], duplicates: set[UUID]) -> None:
         rows = [_queue_row(batch.states[run_id]) for run_id in sorted(batch.queued) if run_id not in duplicates]
@@ -261,9 +276,9 @@ def _queue_row(run: Run) -> tuple[Any, ...]:
     return run.run_id, run.partition, run.tenant, run.playbook.name, run.started_at
 
 
-def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
+def _rows(batch: Batch[Run], shown: Sequence[Unshown]) -> tuple[list[Any], ...]:
     """Return the arguments of `commit_batch`: a list of rows for each table, in the order of its columns."""
-    runs, touched = [batch.states[run_id] for run_id in sorted(batch.states, key=_INT)], touched_steps(batch)
+    shown = sorted(shown, key=lambda each: each.run.run_id.int)
     return (
         [
             (partition, epoch, codec.encode_text(batch.offsets.get(partition, {})))
@@ -271,8 +286,8 @@ def _rows(batch: Batch[Run]) -> tuple[list[Any], ...]:
         ],
         [_task_row(batch, run_id) for run_id in batch.created],
         _journal_rows(batch),
-        [_run_row(run) for run in runs],
-        [step_row(run, step) for run in runs for step in sorted(touched.get(run.run_id, ()))],
+        [run_row(each.run) for each in shown],
+        [step_row(each.run, step) for each in shown for step in sorted(each.steps)],
         [(*row.key, batch.at, pack(row.messages)) for row in batch.outbox_rows()],
         [tuple(key) for key in batch.published],
         [(run_id, *batch.armed[run_id]) for run_id in sorted(batch.armed, key=_INT)],
@@ -324,7 +339,7 @@ def _dead_letter_row(dead: DeadRecord) -> tuple[Any, ...]:
     )
 
 
-def _run_row(run: Run) -> tuple[Any, ...]:
+def run_row(run: Run) -> tuple[Any, ...]:
     ledger, reason = run.ledger, run.public_reason
     return (
         run.run_id,
@@ -349,20 +364,6 @@ def _run_row(run: Run) -> tuple[Any, ...]:
         run.parent.run_id if run.parent else None,
         run.seq,
     )
-
-
-def touched_steps(batch: Batch[Run]) -> dict[UUID, set[str]]:
-    """Return the steps that some event of this batch is about, and still in the plan."""
-    touched: dict[UUID, set[str]] = {}
-    for run_id, _, event in batch.events:
-        steps, branches = batch.states[run_id].steps, batch.states[run_id].branches
-        if isinstance(event, _ABOUT_ALL_STEPS):
-            known = touched.setdefault(run_id, set())
-            known.update(steps)
-            known.update(step_id for step_id, branch in branches.items() if branch.started_at)
-        elif (step_id := getattr(event, "step", None)) is not None and (step_id in steps or step_id in branches):
-            touched.setdefault(run_id, set()).add(step_id)
-    return touched
 
 
 def step_row(run: Run, step_id: str) -> tuple[Any, ...]:

@@ -90,6 +90,12 @@ class Empty:
     async def epochs(self, partitions: Sequence[int]) -> dict[int, int]:
         return dict.fromkeys(partitions, 1)
 
+    def projections_due_at(self) -> None:
+        return None
+
+    def projected_partitions(self, _now: object) -> set[int]:
+        return set()
+
     def __getattr__(self, _statement: str) -> Any:
         async def nothing(*_arguments: object) -> list[Any]:
             return []

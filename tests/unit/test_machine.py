@@ -12,8 +12,8 @@ from machine_story import NOW, RUN_ID, Story, model_playbook, playbook, read, st
 from triptych.executor import events as ev
 from triptych.executor.fold import evolve
 from triptych.executor.messages import final_outcome, messages
+from triptych.executor.projections import touched_steps
 from triptych.executor.state import RequestKind, RunStatus, StepStatus
-from triptych.executor.store import touched_steps
 from triptych.schemas import (
     CallAnswer,
     Cost,

@@ -17,8 +17,9 @@ from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.machine import Message, Start, Tick, begin, decide
 from triptych.executor.messages import messages
+from triptych.executor.projections import touched_steps
 from triptych.executor.state import RequestKind, Run, RunStatus, StepStatus
-from triptych.executor.store import step_row, touched_steps
+from triptych.executor.store import step_row
 from triptych.schemas import (
     HANDOFF,
     CallAnswer,

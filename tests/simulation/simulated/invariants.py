@@ -10,10 +10,11 @@ import orjson
 
 from simulated.desk import WRITES
 from simulated.forger import MARK
-from simulated.postgres import STATUS_COLUMN
+from simulated.postgres import PARTITION_COLUMN
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
 from triptych.executor.state import CompensationStatus, Run, RunStatus, StepState
+from triptych.executor.store import run_row, step_row
 from triptych.kernel.kafka.bus import Outgoing
 from triptych.kernel.postgres.outbox import unpack
 from triptych.schemas import ResultStatus, topics
@@ -71,8 +72,11 @@ class Watch:
             if back := [topic for topic, offset in offsets.items() if now[topic] < offset]:
                 found.append(f"partition {partition}: the offsets of {back} went back")
         mine = {partition for partition, *_ in owned}
-        homes = {row[0]: row[6] for row in runs}
-        found.extend(f"{row[0]}: written without its partition" for row in journal if homes.get(row[0]) not in mine)
+        homes = {row[0]: row[PARTITION_COLUMN] for row in runs}
+        for run_id in {row[0] for row in (*journal, *runs)}:
+            home = homes.get(run_id, tables.runs[run_id][PARTITION_COLUMN] if run_id in tables.runs else None)
+            if home not in mine:
+                found.append(f"{run_id}: written without its partition")
         return found
 
     def answered(self, answers: list[bytes]) -> None:
@@ -218,8 +222,12 @@ def _problems(world: World, run: Run, events: list[tuple[Any, datetime]]) -> Ite
         yield f"the executor believes in {known.seq} events, the journal has {run.seq}"
     if not run.status.is_final or run.requests or run.retries:
         yield f"its journal leaves it {run.status}"
-    if (shown := world.schemas["executor"].runs[run.run_id][STATUS_COLUMN]) != run.status.value:
-        yield f"the table says {shown}, the journal {run.status}"
+    tables = world.schemas["executor"]
+    if (shown := tables.runs[run.run_id]) != run_row(run):
+        yield f"runs says {shown}, the journal {run_row(run)}"
+    for step_id in run.steps:
+        if (row := tables.steps.get((run.run_id, step_id))) != step_row(run, step_id):
+            yield f"steps says {row}, the journal {step_row(run, step_id)}"
     if not world.restore.is_there:  # receipts and withdrawals are lost with the state, and undos are made again
         yield from _undone(world, run)
         yield from _called_off(world, run, [event for event, _ in events])

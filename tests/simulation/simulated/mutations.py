@@ -8,7 +8,7 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
-from simulated.postgres import ExecutorTables, Schema, WorkerTables
+from simulated.postgres import ExecutorTables, Schema, WorkerTables, _RunId
 from triptych.executor import child_runs, intake, messages, store, trust
 from triptych.executor.keys import Holding
 from triptych.executor.state import OpenRequest, Run
@@ -256,6 +256,27 @@ def a_new_owner_forgets_who_is_active() -> None:
     ExecutorStore.active = nobody  # type: ignore[method-assign]
 
 
+def the_rows_of_the_dead_are_not_caught_up() -> None:
+    """Let a process that claims partitions believe that all rows of `runs` and `steps` show what the journals say."""
+    ExecutorTables.behind = lambda *_: []  # type: ignore[method-assign]
+
+
+def outbox_rows_go_before_kafka_has_them() -> None:
+    """Count the messages of a batch as published when the batch is committed."""
+    finish = Session._finish_write
+
+    async def hasty(self: Session[Any], batch: Batch[Any], duplicates: set[Any]) -> None:
+        await self._context.store.forget([row.key for row in batch.outbox_rows()])
+        await finish(self, batch, duplicates)
+
+    Session._finish_write = hasty  # type: ignore[method-assign]
+
+
+def what_a_repeated_task_would_send_is_sent() -> None:
+    """Publish left-behind messages also of runs that were never created."""
+    ExecutorTables.exist = lambda _, run_ids: [_RunId((run_id,)) for run_id in run_ids]  # type: ignore[method-assign]
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     mutation.__name__: mutation
     for mutation in (
@@ -264,6 +285,9 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         offsets_are_stored_before_the_state,
         messages_are_published_before_the_commit,
         the_outbox_of_the_dead_is_not_published,
+        outbox_rows_go_before_kafka_has_them,
+        what_a_repeated_task_would_send_is_sent,
+        the_rows_of_the_dead_are_not_caught_up,
         intents_are_not_heeded,
         odd_answers_count_as_nothing_done,
         leases_are_not_checked,

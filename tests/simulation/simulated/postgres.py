@@ -21,7 +21,7 @@ from triptych.kernel.postgres.database import Queries
 
 FENCED = "TR001"
 COMMIT = "commit"
-PARTITION_COLUMN, STATUS_COLUMN, FINISHED_COLUMN = 6, 7, 18
+PARTITION_COLUMN, STATUS_COLUMN, FINISHED_COLUMN, SEQ_COLUMN = 6, 7, 18, 20
 ACTIVE = frozenset({"planning", "running", "reviewing", "undoing"})
 
 
@@ -137,6 +137,7 @@ class ExecutorTables(Schema):
         self.journal: dict[Any, dict[int, tuple[datetime, str]]] = {}
         """Time and events of each commit of a run, by the number of its first event."""
         self.runs: dict[Any, tuple[Any, ...]] = {}
+        self.steps: dict[tuple[Any, str], tuple[Any, ...]] = {}
         self.outbox: dict[tuple[int, int, int], bytes] = {}
         """Messages by partition, epoch and number of the commit."""
         self.timers_: dict[Any, tuple[int, datetime]] = {}
@@ -214,6 +215,7 @@ class ExecutorTables(Schema):
             "fingerprints": dict(self.fingerprints),
             "journal": {run_id: dict(events) for run_id, events in self.journal.items()},
             "runs": dict(self.runs),
+            "steps": dict(self.steps),
             "outbox": dict(self.outbox),
             "timers_": dict(self.timers_),
             "queue": dict(self.queue),
@@ -225,6 +227,13 @@ class ExecutorTables(Schema):
             _Line((run_id, run[PARTITION_COLUMN], run[1], run[4]))
             for run_id, (partition, _) in self.timers_.items()
             if partition in partitions and (run := self.runs[run_id])[STATUS_COLUMN] in ACTIVE
+        ]
+
+    def behind(self, partitions: Sequence[int]) -> list[Any]:
+        return [
+            _RunId((run_id,))
+            for run_id, (partition, _) in self.timers_.items()
+            if partition in partitions and self.runs[run_id][SEQ_COLUMN] < max(self.journal[run_id])
         ]
 
     def _in_line(self, is_wanted: Callable[[tuple[Any, ...]], bool], limit: int) -> list[Any]:
@@ -337,6 +346,7 @@ class ExecutorTables(Schema):
         for row in new_runs:
             if row[0] not in duplicates:
                 self.runs[row[0]] = row
+        self.steps.update({(row[0], row[1]): row for row in new_steps})
         for *key, _, messages in new_outbox:
             self.outbox[tuple(key)] = messages
         self.forget(published)

@@ -243,6 +243,8 @@ class Batch(Generic[StateT]):
     dead: list[DeadRecord] = field(default_factory=list)
     notices: list[tuple[UUID, Notice]] = field(default_factory=list)
     at: datetime = field(default_factory=cloudevents.utc_now)
+    shows_all: bool = False
+    """Whether the rows that people read are brought up to date with it, also where they may be late."""
 
     def outbox_rows(self) -> list[OutboxRow]:
         """Return its messages by the partitions whose owner publishes them."""
@@ -266,6 +268,18 @@ class DeciderStore(Protocol[StateT]):
 
     async def load(self, run_ids: Sequence[UUID]) -> dict[UUID, StateT]:
         """Return runs folded from their journals; those that do not exist are absent."""
+
+    async def catch_up(self, partitions: Sequence[int]) -> None:
+        """Find the rows that people read and that earlier owners of these partitions have left behind the journals.
+
+        What was known of others is forgotten. A commit writes them.
+        """
+
+    def projections_due_at(self) -> datetime | None:
+        """Return when the next row that people read is due, or None when all are up to date."""
+
+    def projected_partitions(self, now: datetime | None) -> set[int]:
+        """Return the partitions for which such rows are due; without a time, for which any are not up to date."""
 
     async def left_behind(self, partitions: Sequence[int]) -> list[OutboxRow]:
         """Return outbox rows that an earlier owner has committed and perhaps not published, in order.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -149,6 +150,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
                     await self._take_one()
                 async with self._busy:
                     await self._wait_until_written()
+                    await self._show_changes(None)
                     await self._forget_published()
                     await self._commit_offsets(after_s=0.0)
             finally:
@@ -172,10 +174,12 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
 
     def _wait_ms(self) -> int:
         """Return how long to wait for records when nothing else is due. A batch under way may lead to more work."""
+        if self._under_way is not None or self._partition_state.starts or self._partition_state.answers:
+            return 0
+        now, due_at = cloudevents.utc_now(), self._context.store.projections_due_at() if self._claims else None
+        wait_ms = self._partition_state.timers.wait_ms(now, IDLE_POLL_MS)
         return (
-            0
-            if self._under_way is not None or self._partition_state.starts or self._partition_state.answers
-            else self._partition_state.timers.wait_ms(cloudevents.utc_now(), IDLE_POLL_MS)
+            wait_ms if due_at is None else min(wait_ms, max(0, math.ceil((due_at - now) / timedelta(milliseconds=1))))
         )
 
     def _empty_partition_state(self, partitions: int) -> PartitionState[StateT]:
@@ -197,6 +201,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         async with self._busy:
             try:
                 await self._wait_until_written()
+                await self._show_changes(None)
                 await self._commit_offsets(after_s=0.0)
             except (TriptychError, *POSTGRES_GONE, *KAFKA_GONE) as error:
                 self._failure = error
@@ -227,6 +232,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         failpoints.hit("decider.before_claim")
         claims = await self._context.store.claim(partitions, self._context.settings.instance, cluster)
         failpoints.hit("decider.after_claim")
+        await self._context.store.catch_up(partitions)
         left_behind = await self._context.store.left_behind(partitions)
         messages = [message for row in left_behind for message in row.messages]
         self._context.service.health.count("outbox_left_behind", len(messages))
@@ -452,6 +458,7 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         answers, self._partition_state.answers = self._partition_state.answers, []
         if not polled and not due and not starts and not answers:
             await self._wait_until_written()
+            await self._show_changes(now)
             await self._forget_published()
             # An offset without a record, such as the marker of a transaction, is passed without a batch.
             self._positions |= self._subscription.positions()
@@ -472,7 +479,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         for run_id in due:
             if run_id not in batch.states:
                 builder.rearm_untouched(run_id)
-        batch.epochs = {partition: self._claims[partition].epoch for partition in builder.touched_partitions()}
+        touched = builder.touched_partitions() | self._context.store.projected_partitions(now)
+        batch.epochs = {partition: self._claims[partition].epoch for partition in touched}
         await self._wait_until_written()
         self._remember_decided(batch)
         self._creating = frozenset(batch.created)
@@ -480,6 +488,14 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._under_way = asyncio.create_task(self._write(batch, timed), name="batch")
         if len(messages) < OVERLAP_FROM_MESSAGES or batch.queued or self._partition_state.admission.has_queues:
             await self._wait_until_written()  # who begins next is read from the database
+
+    async def _show_changes(self, now: datetime | None) -> None:
+        """Write the rows that people read and that are due; without a time, all that are not up to date."""
+        if partitions := self._context.store.projected_partitions(now):
+            batch = self._new_batch()
+            batch.shows_all = now is None
+            batch.epochs = {partition: self._claims[partition].epoch for partition in partitions}
+            await self._context.store.commit(batch)
 
     async def _note_due(self, due: Sequence[UUID]) -> None:
         """Write down which runs are looked at because their time has come, if they may have ended another process."""

@@ -8,7 +8,7 @@ select count(*) from executor.runs
 
 -- name: runs
 select run_id, tenant, task_id, principal, playbook, playbook_version, partition, status, reason_code, reason_message,
-       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at, parent_run_id
+       revision, steps_used, tool_calls, tokens, usd_micros, replans, started_at, updated_at, finished_at, parent_run_id, seq
 from executor.runs where run_id > $1 order by run_id limit $2
 
 -- name: journal

@@ -14,6 +14,7 @@ import asyncpg
 
 from triptych.executor import events as ev
 from triptych.executor.fold import admit, evolve
+from triptych.executor.projections import SHOWN_WITHIN_UNDER_LOAD, changes_hands
 from triptych.executor.state import Run, StepState
 from triptych.operator.audit.money import RunAccount
 from triptych.operator.audit.problem import Check, Problem
@@ -55,17 +56,24 @@ def _findings(recorded: Recorded, playbooks: ev.PlaybookLookup) -> Iterator[tupl
     playbook = _playbook(recorded, playbooks)
     account = RunAccount.of(playbook)
     run: Run | None = None
+    shown: Run | None = None
     for row in recorded.journal:
         run = _folded(run, row, recorded, playbooks)
         for excess in account.book(row["type"], codec.decode(row["data"], limits=codec.STORED)):
             yield Check.BUDGET, f"after event {row['seq']} ({row['type']}): {excess}"
         if run.ledger.steps > run.ledger.max_steps or run.ledger.replans > run.ledger.max_replans:
             yield Check.BUDGET, f"after event {row['seq']}: {run.ledger.steps} steps, {run.ledger.replans} replans"
+        if row["seq"] == recorded.run["seq"]:
+            shown = run
+            yield from _check_spend(recorded.run, account)
     assert run is not None  # noqa: S101 - a journal without events is broken, and was found to be
-    yield from _check_spend(recorded.run, account)
-    yield from _differences(Check.RUN, "runs", recorded.run, _run_columns(run))
-    yield from _check_steps(recorded.steps, run)
     yield from _check_timer(recorded.timer, run)
+    if shown is None:
+        yield Check.RUN, f"runs shows event {recorded.run['seq']}, and the journal ends with event {run.seq}"
+        return
+    yield from _differences(Check.RUN, "runs", recorded.run, _run_columns(shown))
+    yield from _check_steps(recorded.steps, shown)
+    yield from _check_delay(recorded, shown, playbooks)
 
 
 # --- the journal ----------------------------------------------------------------------------------
@@ -115,6 +123,19 @@ def _folded(run: Run | None, row: Row, recorded: Recorded, playbooks: ev.Playboo
 
 
 # --- what is derived from it ----------------------------------------------------------------------
+
+
+def _check_delay(recorded: Recorded, shown: Run, playbooks: ev.PlaybookLookup) -> Iterator[tuple[Check, str]]:
+    """Check that the rows are behind the journal only where, and as long as, they may be."""
+    run, unshown = shown, recorded.journal[shown.seq :]
+    for row in unshown:
+        event = ev.decode(row["type"], row["data"], playbooks)
+        run = evolve(run, event, row["at"])
+        if changes_hands(run, event):
+            yield Check.RUN, f"runs shows event {shown.seq} and must show event {row['seq']} ({row['type']})"
+            return
+    if unshown and (delay := unshown[-1]["at"] - unshown[0]["at"]) >= SHOWN_WITHIN_UNDER_LOAD:
+        yield Check.RUN, f"runs shows event {shown.seq}, though another followed {delay.total_seconds():.1f} s later"
 
 
 def _check_spend(row: Row, account: RunAccount) -> Iterator[tuple[Check, str]]:
