@@ -152,6 +152,8 @@ publish: .venv/.ready  ## upload dist/ to the package index; only the release wo
 commit-subjects: .venv/.ready  ## check the subjects of commits (RANGE=origin/main..HEAD)
 	@$(BIN)/python checks/commit_subjects.py --range $(or $(RANGE),origin/main..HEAD)
 
+# What `make bench` installs to measure beside. The versions of the servers are in their drivers and in a package-lock.json.
+PRODUCTS := bench/triptych_bench/beside/locks
 lock: .venv/.ready  ## resolve the dependencies anew
 	@$(BIN)/uv lock --quiet --upgrade
 	@$(BIN)/uv export --quiet --frozen --all-extras --group dev --no-emit-project --no-annotate --no-header -o requirements.lock
@@ -159,6 +161,10 @@ lock: .venv/.ready  ## resolve the dependencies anew
 		--no-emit-project --no-annotate --no-header -o requirements.runtime.lock  # what the images need
 	@$(BIN)/uv export --quiet --frozen --only-group bench --no-emit-project --no-annotate --no-header -o requirements.bench.lock
 	@$(BIN)/uv export --quiet --frozen --only-group docs --no-emit-project --no-annotate --no-header -o requirements.docs.lock
+	@for product in dbos langgraph restate temporal; do \
+		$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+			$(PRODUCTS)/$$product.in -o $(PRODUCTS)/$$product.lock || exit 1; \
+	done
 
 clean:  ## remove the environment and all data of the embedded stack
 	rm -rf .venv $(DATA)
