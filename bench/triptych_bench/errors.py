@@ -5,6 +5,7 @@ A benchmark that has met any of these has measured nothing; no figure is given f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -78,3 +79,43 @@ class NoOutcomeError(BenchError):
         )
         self.playbook = playbook
         self.waiting = waiting
+
+
+class UnknownProductError(BenchError):
+    """`--beside` names something that there is no driver for."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"There is no driver for {name!r}. `--beside` takes {', '.join(known)}, separated by commas.")
+        self.name = name
+
+
+class NotDurableError(BenchError):
+    """The Postgres that the products share would not keep what it has confirmed."""
+
+    def __init__(self, setting: str, value: str) -> None:
+        super().__init__(f"Postgres runs with {setting} = {value}. Products are compared with {setting} = on alone.")
+        self.setting = setting
+
+
+class ProductError(BenchError):
+    """One product cannot be measured. The others can."""
+
+    def __init__(self, product: str, message: str) -> None:
+        super().__init__(message)
+        self.product = product
+
+
+class InstallError(ProductError):
+    """A product's packages could not be had."""
+
+    def __init__(self, product: str, why: str, cure: str) -> None:
+        super().__init__(product, f"{product} could not be installed: {why}. {cure}, or leave it out of `--beside`.")
+
+
+class ProductFailedError(ProductError):
+    """A process of a product did not start, ended, or answered with something else than a result."""
+
+    def __init__(self, product: str, what: str, log: Path | None) -> None:
+        where = f" Its log is {log}; --keep keeps it." if log else ""
+        super().__init__(product, f"{product}: {what}.{where}")
+        self.log = log

@@ -60,6 +60,7 @@ def running(tree: Tree, data: Path, settings: Mapping[str, str] = MappingProxyTy
         up = subprocess.run(
             [*_COMMAND, "up", "--data", layout.root, "--config", tree.root / "bench" / "triptych.toml"],
             env={**tree.environment(), **settings},
+            stdout=sys.stderr,  # standard output is for results
             check=False,
         )
         if up.returncode:
