@@ -15,9 +15,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from triptych_bench.__main__ import bench
-from triptych_bench.beside import installs
+from triptych_bench.beside import installs, processes
 from triptych_bench.beside.driver import Hold, Way
-from triptych_bench.beside.processes import Program, hold_all, together
+from triptych_bench.beside.processes import Program, Server, free_ports, hold_all, together
 from triptych_bench.beside.products import KNOWN, chosen
 from triptych_bench.beside.programs.hold import RESULT, Lanes, WrongResultError
 from triptych_bench.beside.report import BesideReport, as_json, show
@@ -111,6 +111,36 @@ def test_a_program_that_has_no_answer_names_its_log(tmp_path: Path, script: str,
         program.stop()
     assert failure.value.log is not None
     assert failure.value.log.exists()
+
+
+def serving(tmp_path: Path, script: str) -> Server:
+    return Server("parrot", "server", [sys.executable, "-c", script], tmp_path / "logs")
+
+
+def test_a_server_that_ends_before_it_listens_has_failed(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(ProductFailedError, match=f"parrot: server did not listen on port {port}"):
+        serving(tmp_path, "raise SystemExit(0)").wait_for_port(port)
+
+
+def test_a_command_of_a_product_that_fails_has_failed(tmp_path: Path) -> None:
+    serving(tmp_path, "print('done')").wait_for_end()
+    with pytest.raises(ProductFailedError, match="parrot: server ended with code 3"):
+        serving(tmp_path, "raise SystemExit(3)").wait_for_end()
+
+
+def test_a_server_that_does_not_heed_a_signal_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_STOP_S", 0.1)
+    (port,) = free_ports(1)
+    script = (
+        "import signal, socket, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"listener = socket.create_server(('127.0.0.1', {port})); time.sleep(600)"
+    )
+    server = serving(tmp_path, script)
+    server.wait_for_port(port)
+    server.stop()
+    with pytest.raises(ProductFailedError, match="did not listen"):
+        server.wait_for_port(port)
 
 
 def test_ours_is_divided_round_by_round_by_the_fastest_of_the_others_that_works_in_the_same_way() -> None:
@@ -250,10 +280,22 @@ def test_a_tool_that_is_not_on_the_machine_is_named_with_the_cure(monkeypatch: p
         installs.run("temporal", "go", ["install"])
 
 
-def test_an_installation_that_fails_says_the_last_words_of_its_tool() -> None:
-    script = "print('one\\ncould not connect', file=__import__('sys').stderr); raise SystemExit(1)"
-    with pytest.raises(InstallError, match=r"dbos could not be installed: .* failed: could not connect\."):
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (["npm error code ECONNREFUSED", "npm error A complete log is in a file"], "npm error code ECONNREFUSED"),
+        (
+            ["error: Failed to fetch: it", "  cause: Connection refused", "", "hint: Try again."],
+            "error: Failed to fetch: it",
+        ),
+        (["go: downloading it", "go: it: module lookup disabled."], "go: it: module lookup disabled"),
+    ],
+)
+def test_an_installation_that_fails_says_why_in_one_line(said: list[str], why: str) -> None:
+    script = f"import sys; print({chr(10).join(said)!r}, file=sys.stderr); raise SystemExit(1)"
+    with pytest.raises(InstallError) as failure:
         installs.run("dbos", sys.executable, ["-c", script])
+    assert f"dbos could not be installed: `{sys.executable} -c` failed: {why}. Make the registry" in str(failure.value)
 
 
 def test_what_is_installed_is_kept_until_its_lock_changes_and_halves_are_not(

@@ -74,7 +74,7 @@ def once(name: str, lock: bytes, install: Callable[[Path], None]) -> Path:
 
 
 def run(product: str, tool: str, arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
-    """Run a tool that installs something to its end. Raises InstallError with its last words."""
+    """Run a tool that installs something to its end. Raises InstallError, which says why."""
     beside_python = Path(sys.executable).parent / tool
     command = str(beside_python) if beside_python.exists() else shutil.which(tool)
     if command is None:
@@ -83,7 +83,12 @@ def run(product: str, tool: str, arguments: Sequence[str], variables: Mapping[st
         [command, *arguments], env={**os.environ, **(variables or {})}, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        words = (done.stderr.strip() or done.stdout.strip() or f"it ended with code {done.returncode}").splitlines()
-        raise InstallError(
-            product, f"`{tool} {arguments[0]}` failed: {words[-1].strip()}", "Make the registry reachable"
-        )
+        said = done.stderr.strip() or done.stdout.strip() or f"it ended with code {done.returncode}"
+        why = f"`{tool} {arguments[0]}` failed: {why_of(said.splitlines())}"
+        raise InstallError(product, why, "Make the registry reachable")
+
+
+def why_of(lines: Sequence[str]) -> str:
+    """Return the line that says why: the first that names an error, since hints and traces follow it, or the last."""
+    why = next((line for line in lines if "error" in line.lower()), lines[-1])
+    return why.strip().rstrip(".")
