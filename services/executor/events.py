@@ -80,6 +80,8 @@ class PlanRequested:
     turns_left: int = 0
     repair: str | None = None
     """The step whose arguments were refused, when that is all that is asked to be mended."""
+    reuses: Annotated[bool, Field(exclude_if=newer(default=False))] = False
+    """The plan of an earlier run is reused. Nothing is sent to the planner."""
 
 
 @value
@@ -91,6 +93,10 @@ class PlanAccepted:
     spend: Spend = field(default_factory=Spend)
     ledger: TaskLedger | None = None
     """What the planner wants to be told again, when it plans by turns."""
+    worker: Annotated[str, Field(exclude_if=newer(""))] = ""
+    """The process that made it."""
+    made_at: datetime | None = None
+    """When the planner answered with it, if it is the plan of an earlier run that is reused."""
 
 
 @value
@@ -492,7 +498,8 @@ def _run_admitted(event: RunAdmitted) -> bytes:
 
 
 def _plan_accepted(event: PlanAccepted) -> bytes:
-    around = {"request_id": event.request_id, "spend": event.spend, **given(ledger=event.ledger)}
+    more = given(ledger=event.ledger, worker=event.worker or None, made_at=event.made_at)
+    around = {"request_id": event.request_id, "spend": event.spend, **more}
     return encoded(around)[:-1] + b',"plan":' + event.plan.encoded + b"}"
 
 

@@ -33,6 +33,7 @@ from triptych.executor.fingerprint import fingerprint_of
 from triptych.executor.machine import GivenUp, Message, Start, Tick, begin, decide
 from triptych.executor.messages import endings, messages, rejection
 from triptych.executor.notices import notices
+from triptych.executor.plan_cache import PlanCache
 from triptych.executor.plan_reader import PlanReader
 from triptych.executor.settings import INPUT_MAX_BYTES, MAX_ACTIVE_RUNS
 from triptych.executor.state import Run, RunStatus
@@ -147,6 +148,7 @@ class Executor:
         self._trust = Trust(contracts)
         self._input_max_bytes = input_max_bytes
         self._plans = PlanReader()
+        self._known_plans = PlanCache(contracts)
         self._active_runs: dict[str, int] = {}
         self._limits = AdmissionLimits(max_active_runs, tenant_active_runs or {}, self._active_runs)
         self.offer(deployments, left_out or {})
@@ -280,6 +282,7 @@ class Executor:
                 raise message.content.rejection from error
         opening = _opening(state, message, partition, witness)
         if opening is not None:
+            others = self._others(opening.playbook)
             decided = begin(
                 opening.task.model_copy(update={"input": _input(opening.task, opening.playbook)}),
                 task_id=opening.task_id,
@@ -289,7 +292,8 @@ class Executor:
                 now=now,
                 has_room=has_room,
                 traceparent=opening.traceparent,
-                others=self._others(opening.playbook),
+                others=others,
+                known_plan=self._known_plans.find(opening.playbook, others),
             )
             return _transition(decided, first_seq=1, now=now)
         content = _verified(state, message, witness)
@@ -302,8 +306,18 @@ class Executor:
             content = answer
         elif isinstance(content, Control) and (why := self._trust.invalid_answer(state, content)):
             content = InvalidCommand(content, why)
-        decided = decide(state, content, now)
+        decided = self._decide(state, content, now)
         return _transition(decided, first_seq=state.seq + 1, now=now) if decided.events else None
+
+    def _decide(self, state: Run, message: Message, now: datetime) -> Decided:
+        """Decide with the known plan, if the run may need one, and learn plans from the planner's answers."""
+        known_plan = self._known_plans.find(state.playbook, state.others) if state.revision == 0 else None
+        decided = decide(state, message, now, known_plan)
+        if isinstance(message, PlanAnswer) and state.revision < decided.run.revision:
+            self._known_plans.keep(decided.run, message, now)
+        elif isinstance(message, CallAnswer):
+            self._known_plans.drop_if_outdated(state, message)
+        return decided
 
     def task(self, state: Run) -> TaskKey:
         """Return the task that the run came from."""

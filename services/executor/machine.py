@@ -32,7 +32,7 @@ from triptych.executor.requests import (
 from triptych.executor.results import finish, follow_verdict, handle_result, on_failed_review, worker_reason
 from triptych.executor.retries import FailureAction, is_outage, retry_plan
 from triptych.executor.state import FanOut, RequestKind, Run, RunStatus, StepState, StepStatus
-from triptych.executor.transition import Decided, RunTransition
+from triptych.executor.transition import Decided, KnownPlan, RunTransition
 from triptych.playbook.expressions import ExpressionError, holds, metered
 from triptych.schemas import (
     CallAnswer,
@@ -73,6 +73,7 @@ AnswerT = TypeVar("AnswerT", CallAnswer, VerdictAnswer, PlanAnswer)
 Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | InvalidCommand | Tick | Start | KeyReply | GivenUp
 
 
+@metered()
 def begin(
     task: Task,
     *,
@@ -84,8 +85,12 @@ def begin(
     has_room: bool = True,
     traceparent: str | None = None,
     others: tuple[Playbook, ...] = (),
+    known_plan: KnownPlan | None = None,
 ) -> Decided:
-    """Admit a task as a new run and ask for its plan, or queue it until there is room."""
+    """Admit a task as a new run and ask for its plan, or queue it until there is room.
+
+    With a `known_plan`, the planner is not asked, and the first steps begin.
+    """
     parent = task.parent if isinstance(task, ChildTask) else None
     admitted = ev.RunAdmitted(
         tenant=task.tenant,
@@ -100,16 +105,19 @@ def begin(
         traceparent=traceparent,
         others=others,
     )
-    transition = RunTransition(admit(run_id, admitted, now), now)
+    transition = RunTransition(admit(run_id, admitted, now), now, known_plan)
     transition.events.append(admitted)
     _advance(transition)
     return transition.decided()
 
 
 @metered()
-def decide(run: Run, message: Message, now: datetime) -> Decided:
-    """Decide what follows from a message. A stale answer, and a command to a finished run, change nothing."""
-    transition = RunTransition(run, now)
+def decide(run: Run, message: Message, now: datetime, known_plan: KnownPlan | None = None) -> Decided:
+    """Decide what follows from a message. A stale answer, and a command to a finished run, change nothing.
+
+    A run that has no plan yet takes the `known_plan` when it would ask for one.
+    """
+    transition = RunTransition(run, now, known_plan)
     if run.status.is_final:
         if isinstance(message, CallAnswer | VerdictAnswer | PlanAnswer):
             record_late_answer(transition, message)
@@ -184,7 +192,7 @@ def _on_plan(transition: RunTransition, answer: PlanAnswer) -> None:
         return
     asked = transition.run.revision + 1
     if answer.plan is not None and answer.plan.revision == asked:
-        transition.record(ev.PlanAccepted(answer.request_id, answer.plan, answer.spend, answer.ledger))
+        transition.record(ev.PlanAccepted(answer.request_id, answer.plan, answer.spend, answer.ledger, answer.worker))
         return
     said = f"revision {answer.plan.revision} of it" if answer.plan else "neither a plan nor an error"
     message = f"revision {asked} of the plan was asked for, and the planner gave {said}"
@@ -303,6 +311,8 @@ def _advance(transition: RunTransition) -> None:
         return
     if run.replan_due or run.status is RunStatus.PLANNING:
         request_plan(transition)
+        if run.status is RunStatus.RUNNING:  # the plan was known, so its steps can start
+            _advance(transition)
     elif waiting := [step_id for step_id, state in run.steps.items() if not state.status.has_ended]:
         message = f"steps {', '.join(waiting)} wait for steps that no plan has; resume to plan again, or abort"
         transition.record(ev.RunEscalated(Reason(code="plan_invalid", message=message)))

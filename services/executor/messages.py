@@ -38,6 +38,8 @@ def messages(run: Run, events: Iterable[ev.Event], now: datetime) -> list[Send]:
     sends: list[Send] = []
     for event in events:
         match event:
+            case ev.PlanRequested(reuses=True):
+                continue  # the plan is known
             case ev.CallRequested() | ev.PlanRequested() | ev.ReviewRequested() | ev.UndoRequested():
                 sends.append(_request(run, event))
             case (

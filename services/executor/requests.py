@@ -32,6 +32,7 @@ REISSUE_TIMEOUT_MAX_MS = 600_000
 
 
 def request_plan(transition: RunTransition) -> None:
+    """Ask the planner, or accept the plan that is known already. Only a run without a plan may have a known one."""
     run = transition.run
     spec = run.playbook.plan
     grant = _grant(spec.tokens, _micros(spec.usd)) if isinstance(spec, PlanByModel) else _grant(0, 0)
@@ -41,9 +42,11 @@ def request_plan(transition: RunTransition) -> None:
     if short := shortfall(run.ledger, grant):
         transition.record(ev.RunEscalated(short))
         return
+    known = transition.known_plan if run.revision == 0 else None
+    request_id = _next_request_id(run, "plan")
     transition.record(
         ev.PlanRequested(
-            request_id=_next_request_id(run, "plan"),
+            request_id=request_id,
             revision=run.revision + 1,
             reserved=grant,
             deadline_at=run.deadline(transition.now),
@@ -51,8 +54,11 @@ def request_plan(transition: RunTransition) -> None:
             failure=run.failure or (stalled(run) if isinstance(spec, PlanByTurns) else None),
             turns_left=_turns_left(run),
             repair=run.repair,
+            reuses=known is not None,
         )
     )
+    if known is not None:
+        transition.record(ev.PlanAccepted(request_id, known.plan, worker=known.worker, made_at=known.made_at))
 
 
 def _turns_left(run: Run) -> int:

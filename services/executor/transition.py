@@ -12,6 +12,18 @@ from triptych.executor import events as ev
 from triptych.executor.fold import record
 from triptych.executor.state import Run
 from triptych.kernel.values import value
+from triptych.schemas import Plan
+
+
+@value
+class KnownPlan:
+    """A plan that the planner made for an earlier run: it is the first plan of this run too."""
+
+    plan: Plan
+    worker: str
+    """The process that made it."""
+    made_at: datetime
+    """When its answer was read."""
 
 
 @value
@@ -25,8 +37,9 @@ class Decided:
 class RunTransition:
     """Collects the events of one message: each is folded in before the next decision."""
 
-    def __init__(self, run: Run, now: datetime) -> None:
-        self.run, self.now = run.copy(), now
+    def __init__(self, run: Run, now: datetime, known_plan: KnownPlan | None = None) -> None:
+        """Take the run as it is before the message. `known_plan` can be its first plan, without asking the planner."""
+        self.run, self.now, self.known_plan = run.copy(), now, known_plan
         self.events: list[ev.Event] = []
 
     def record(self, event: ev.Event) -> None:

@@ -8,7 +8,7 @@ answer is refused and leaves the run as it is.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from triptych.contracts.compiled_contract import CompiledContract, compiled_handoff_contract
@@ -71,6 +71,13 @@ class Contracts(Protocol):
 
     def remembered(self, contract_hash: str) -> CompiledContract | None:
         """Return the contract with this hash, also one that its tool has replaced."""
+
+    def operations(self, patterns: Iterable[str]) -> Mapping[str, CompiledContract]:
+        """Return the contracts of today that a playbook's `tools` allow, by operation."""
+
+    @property
+    def changes(self) -> int:
+        """Return how often what the tools offer has changed."""
 
 
 class MisdirectedRecord(UndecodableRecord):

@@ -177,6 +177,20 @@ class CrashStack:
             return None
         return datetime.fromtimestamp(moved, UTC)
 
+    async def forget_plans(self) -> None:
+        """Kill the executor, and wait until another one is there: it knows no plan, and asks the planner."""
+        killed = self.pid_of("executor")
+        os.kill(killed, signal.SIGKILL)
+
+        async def another() -> bool:
+            pids = {each["pid"] for each in self.description["services"] if each["name"] == "executor"}
+            return not pids & {killed, None}
+
+        async def tell() -> str:
+            return "the executor did not start again"
+
+        await until(another, 60, tell)
+
     @contextmanager
     def paused(self, services: Iterable[str]) -> Iterator[None]:
         """Suspend services while the body runs."""

@@ -209,16 +209,23 @@ async def test_whatever_point_a_service_dies_at_nothing_is_lost_and_nothing_happ
     crash_stack: CrashStack, number: int, cells: Round
 ) -> None:
     task_ids = [f"{number}-{index}" for index in range(RUNS)]
+    services = {cell.service for cell in cells}
+    planner = services & {"planner"}
     crash_stack.disarm()
+    if planner:
+        await crash_stack.forget_plans()
     for cell in cells:
         crash_stack.arm(cell.service, *cell.strikes[0])
     with at_rest(crash_stack, cells) as rest:
-        with crash_stack.paused({cell.service for cell in cells} - rest):
-            await crash_stack.submit(
-                task_ids,
-                judged_every=1 if any(cell.needs_models for cell in cells) else JUDGED_EVERY,
-                deliveries=any(cell.needs_deliveries for cell in cells),
-            )
+        with crash_stack.paused(planner):
+            with crash_stack.paused(services - rest - planner):
+                await crash_stack.submit(
+                    task_ids,
+                    judged_every=1 if any(cell.needs_models for cell in cells) else JUDGED_EVERY,
+                    deliveries=any(cell.needs_deliveries for cell in cells),
+                )
+            if planner:
+                await every_run_asked_the_planner(crash_stack, task_ids)
         await every_point_struck(crash_stack, [cell for cell in cells if cell.needs_rest])
     await every_point_struck(crash_stack, cells)
     await every_run_ended(crash_stack, task_ids)
@@ -273,6 +280,18 @@ def at_rest(crash_stack: CrashStack, cells: Round) -> Iterator[set[str]]:
         yield services
 
 
+async def every_run_asked_the_planner(crash_stack: CrashStack, task_ids: list[str]) -> None:
+    """Wait for them all: a run that begins after the first plan has come does not ask."""
+
+    async def asked() -> bool:
+        return await crash_stack.have_asked(task_ids, ASKED["planner"]) == len(task_ids)
+
+    async def tell() -> str:
+        return f"{await crash_stack.have_asked(task_ids, ASKED['planner'])} of {len(task_ids)} runs asked the planner"
+
+    await until(asked, 120, tell)
+
+
 async def every_point_struck(crash_stack: CrashStack, cells: list[Cell] | Round) -> None:
     """Wait until each cell has struck, and arm a second point as soon as the first one has struck."""
 
@@ -317,6 +336,8 @@ async def call_off_while_they_wait(
     """Cancel runs when some have asked these services, which stay suspended until all these runs are over."""
     services = [cell.service for cell in cells]
     with crash_stack.paused(services):
+        if "planner" in services:
+            await crash_stack.forget_plans()
         for cell in cells:
             crash_stack.arm(cell.service, *cell.strikes[0])
         for task_ids in (called_off, kept):

@@ -163,6 +163,11 @@ class ExecutorHarness:
             answers.append(self.send(topics.PLANS, self._reply(request) | {"plan": plan}, request["partition"]))
         await asyncio.gather(*answers)
 
+    async def is_called(self) -> bool:
+        """Play the planner, if it is asked, and tell whether a tool is asked; call it from a waiting condition."""
+        await self.answer_plans()
+        return bool(self.of("calls.echo"))
+
     async def answer_calls(self) -> None:
         answers = []
         for request in self.seen.pop("calls.echo", []):

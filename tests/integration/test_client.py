@@ -328,8 +328,7 @@ async def test_a_trace_tells_every_event_in_order(stack, client) -> None:
     assert types[-1] == "RunEnded"
     done = await stack.run("trace", "lee-1")
     at = [
-        done.stdout.index(words)
-        for words in ("becomes a run", "asks the planner", "-> echo.echo", "<- ok", "SUCCEEDED")
+        done.stdout.index(words) for words in ("becomes a run", "for revision 1", "-> echo.echo", "<- ok", "SUCCEEDED")
     ]
     assert at == sorted(at)
 

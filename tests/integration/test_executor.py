@@ -86,6 +86,10 @@ plan:
 """
 
 
+UNPLANNED = [f"unplanned-{number}" for number in range(30)]
+"""Playbooks that no run has used before the one that takes its name from here, so the planner is asked."""
+
+
 @pytest.fixture(scope="module")
 async def harness(servers, prefix, database, create_topics, tmp_path_factory) -> AsyncIterator[ExecutorHarness]:
     folder = tmp_path_factory.mktemp("executor")
@@ -94,6 +98,8 @@ async def harness(servers, prefix, database, create_topics, tmp_path_factory) ->
     (folder / "each.yaml").write_text(EACH)
     (folder / "desk.yaml").write_text(DESK)
     (folder / "undone.yaml").write_text(UNDONE)
+    for name in UNPLANNED:
+        (folder / f"{name}.yaml").write_text(PLAYBOOK.replace("name: greet", f"name: {name}"))
     nouns = [topic.noun for topic in topics.CATALOG if topic.noun != topics.CALLS]
     await create_topics(*nouns, "calls.echo")
     prepared = database.prepare({"executor": (MIGRATIONS,)})
@@ -145,9 +151,7 @@ async def test_a_task_published_again_after_its_run_is_over_gets_the_same_outcom
     harness: ExecutorHarness, eventually
 ) -> None:
     await harness.send(topics.TASKS, task("again"), 0)
-    await eventually(lambda: harness.of(topics.PLAN_REQUESTS))
-    await harness.answer_plans()
-    await eventually(lambda: harness.of("calls.echo"))
+    await eventually(harness.is_called)
     (request,) = harness.seen.pop("calls.echo")
     value = {"zeta": [{"b": 1, "a": None}], "aa": 1.50, "b": 2**60, "c": 1e30, "d": 1e-9, "e": 1e15}
     answer = harness._reply(request) | {"result": {"status": "ok", "data": {"value": value}}}
@@ -174,10 +178,11 @@ async def test_a_task_published_again_after_its_run_is_over_gets_the_same_outcom
 
 
 async def test_a_task_published_again_while_its_run_goes_on_sends_nothing(harness: ExecutorHarness, eventually) -> None:
-    await harness.send(topics.TASKS, task("not-over"), 0)
+    playbook = UNPLANNED.pop()
+    await harness.send(topics.TASKS, task("not-over", playbook=playbook), 0)
     await eventually(lambda: harness.of(topics.PLAN_REQUESTS))
-    await harness.send(topics.TASKS, task("not-over"), 0)
-    await harness.send(topics.TASKS, task("read-after-it"), 0)
+    await harness.send(topics.TASKS, task("not-over", playbook=playbook), 0)
+    await harness.send(topics.TASKS, task("read-after-it", playbook=playbook), 0)
     await eventually(lambda: len(harness.of(topics.PLAN_REQUESTS)) == 2)
     assert not harness.of(topics.OUTCOMES, task_id="not-over")
 
@@ -194,10 +199,8 @@ async def test_a_task_published_again_whose_playbook_is_gone_is_a_repeat_and_not
 ) -> None:
     for task_id in ("gone-over", "gone-on-the-way"):
         await harness.send(topics.TASKS, task(task_id, playbook="passing"), 0)
-        await eventually(lambda: harness.of(topics.PLAN_REQUESTS))
+        await eventually(harness.is_called)
         if task_id == "gone-over":
-            await harness.answer_plans()
-            await eventually(lambda: harness.of("calls.echo"))
             await harness.answer_calls()
             await eventually(lambda: harness.of(topics.OUTCOMES, task_id="gone-over"))
     harness.stop()
@@ -290,7 +293,7 @@ async def test_another_task_under_a_known_id_is_answered_conflict_and_the_first_
     if moment == "over":
         await eventually(done)
     elif moment == "under way":
-        await eventually(lambda: harness.of(topics.PLAN_REQUESTS, playbook="each"))
+        await eventually(harness.is_called)
     places = {}
     now_ms = int(time.time() * 1_000)
     for number, changes in enumerate(OTHERS.values()):
@@ -474,9 +477,7 @@ async def test_whatever_json_can_say_a_run_can_carry(
 
 async def called(harness: ExecutorHarness, eventually) -> dict[str, Any]:
     """The call that the only run under way asks for."""
-    await eventually(lambda: harness.of(topics.PLAN_REQUESTS))
-    await harness.answer_plans()
-    await eventually(lambda: harness.of("calls.echo"))
+    await eventually(harness.is_called)
     (request,) = harness.seen.pop("calls.echo")
     return request
 
@@ -524,9 +525,7 @@ async def test_an_answer_that_says_it_cost_more_than_anything_can_is_buried_and_
 ) -> None:
     task_id = f"dear-{'-'.join(spend)}"
     await harness.send(topics.TASKS, task(task_id), 0)
-    await eventually(lambda: harness.of(topics.PLAN_REQUESTS))
-    await harness.answer_plans()
-    await eventually(lambda: harness.of("calls.echo"))
+    await eventually(harness.is_called)
     (request,) = harness.seen.pop("calls.echo")
     answer = harness._reply(request) | {"result": {"status": "ok", "data": {"value": "dear"}}}
     await harness.send(topics.RESULTS, answer | {"spend": spend}, request["partition"])
@@ -550,9 +549,7 @@ async def test_an_answer_that_cost_more_than_its_grant_is_counted_and_stops_the_
     harness: ExecutorHarness, eventually
 ) -> None:
     await harness.send(topics.TASKS, task("overspent"), 0)
-    await eventually(lambda: harness.of(topics.PLAN_REQUESTS))
-    await harness.answer_plans()
-    await eventually(lambda: harness.of("calls.echo"))
+    await eventually(harness.is_called)
     (request,) = harness.seen.pop("calls.echo")
     answer = harness._reply(request) | {"result": {"status": "ok", "data": {"value": "dear"}}}
     spend = {"tokens": 10**9, "usd_micros": 10**12, "tool_calls": 1}
@@ -592,7 +589,7 @@ async def test_a_plan_that_no_honest_planner_can_have_made_is_buried_and_the_hon
     harness: ExecutorHarness, eventually, forgery: dict[str, object]
 ) -> None:
     task_id, buried = f"planned-{uuid4()}", len(harness.of(topics.DEAD_LETTERS))
-    await harness.send(topics.TASKS, task(task_id), 0)
+    await harness.send(topics.TASKS, task(task_id, playbook=UNPLANNED.pop()), 0)
     await eventually(lambda: harness.of(topics.PLAN_REQUESTS))
     (request,) = harness.of(topics.PLAN_REQUESTS)
     plan = plan_of(request["_raw"], *harness.contracts)
@@ -617,9 +614,7 @@ async def test_an_answer_of_another_tenant_kind_or_tool_is_buried_and_the_right_
 ) -> None:
     buried = len(harness.of(topics.DEAD_LETTERS))
     await harness.send(topics.TASKS, task("misdirected"), 0)
-    await eventually(lambda: harness.of(topics.PLAN_REQUESTS))
-    await harness.answer_plans()
-    await eventually(lambda: harness.of("calls.echo"))
+    await eventually(harness.is_called)
     (request,) = harness.seen.pop("calls.echo")
     reply, lie = harness._reply(request), {"result": {"status": "ok", "data": {"value": "a lie"}}}
     partition = request["partition"]
@@ -645,9 +640,7 @@ async def test_an_output_too_large_for_a_message_is_left_out_and_the_outcome_say
     harness: ExecutorHarness, eventually
 ) -> None:
     await harness.send(topics.TASKS, task("large"))
-    await eventually(lambda: harness.of(topics.PLAN_REQUESTS))
-    await harness.answer_plans()
-    await eventually(lambda: harness.of("calls.echo"))
+    await eventually(harness.is_called)
     (request,) = harness.seen.pop("calls.echo")
     result = {"status": "ok", "data": {"value": "x" * 400_000}}
     await harness.send(topics.RESULTS, harness._reply(request) | {"result": result}, request["partition"])
@@ -678,7 +671,7 @@ async def test_noise_on_any_topic_is_dead_lettered_and_the_partition_goes_on(
 
 
 async def test_a_command_on_the_wrong_partition_finds_its_run(harness: ExecutorHarness, eventually) -> None:
-    await harness.send(topics.TASKS, task("to-cancel"), 0)
+    await harness.send(topics.TASKS, task("to-cancel", playbook=UNPLANNED.pop()), 0)
     await eventually(lambda: harness.of(topics.PLAN_REQUESTS))
     (request,) = harness.of(topics.PLAN_REQUESTS)
     command = {"command_id": "c-1", "run_id": request["run_id"], "action": "cancel", "principal": "user:ana"}
@@ -688,8 +681,9 @@ async def test_a_command_on_the_wrong_partition_finds_its_run(harness: ExecutorH
 
 
 async def test_a_killed_executor_carries_on_where_it_was(harness: ExecutorHarness, eventually) -> None:
+    playbook = UNPLANNED.pop()
     for number in range(20):
-        await harness.send(topics.TASKS, task(f"killed-{number}"))
+        await harness.send(topics.TASKS, task(f"killed-{number}", playbook=playbook))
     await eventually(lambda: len(harness.of(topics.PLAN_REQUESTS)) == 20)
     harness.kill()
     await harness.answer_plans()
@@ -764,8 +758,7 @@ async def test_a_fan_out_survives_a_kill_in_its_middle_and_merges_in_order(
 ) -> None:
     names = [f"guest {number}" for number in range(60)]
     await harness.send(topics.TASKS, task("each", playbook="each", input={"names": names}))
-    await eventually(lambda: harness.of(topics.PLAN_REQUESTS))
-    await harness.answer_plans()
+    await eventually(harness.is_called)
     await eventually(lambda: len(harness.of("calls.echo")) == 20)
     asked = harness.seen["calls.echo"].copy()
     assert sorted(call["index"] for call in asked) == list(range(20))
@@ -819,15 +812,20 @@ async def test_a_handoff_survives_kills_and_its_outcome_is_the_steps(harness: Ex
 
 async def test_a_child_whose_task_is_refused_fails_its_parents_step(harness: ExecutorHarness, eventually) -> None:
     await harness.send(topics.TASKS, task("astray", playbook="desk", input={"name": 7}))
-    await eventually(lambda: harness.of(topics.PLAN_REQUESTS, playbook="desk"))
-    await harness.work()
-    await eventually(lambda: harness.of(topics.ESCALATIONS, task_id="astray"))
+
+    async def escalated() -> object:
+        await harness.work()
+        return harness.of(topics.ESCALATIONS, task_id="astray")
+
+    await eventually(escalated)
     (escalation,) = harness.of(topics.ESCALATIONS, task_id="astray")
     assert escalation["reason"]["code"] == "invalid_arguments"
     assert "input.name" in escalation["reason"]["message"]
 
 
 async def test_cancelling_a_parent_cancels_its_child(harness: ExecutorHarness, eventually) -> None:
+    harness.kill()  # a process that has just started knows no plan
+    harness.start()
     await harness.send(topics.TASKS, task("off", playbook="desk", input={"name": "Ana"}))
     await eventually(lambda: harness.of(topics.PLAN_REQUESTS, playbook="desk"))
     (request,) = harness.of(topics.PLAN_REQUESTS, playbook="desk")
@@ -842,10 +840,10 @@ async def test_cancelling_a_parent_cancels_its_child(harness: ExecutorHarness, e
 
 
 async def test_a_client_starts_and_withdraws_no_child_runs(harness: ExecutorHarness, eventually) -> None:
-    harness.seen = {}
-    await harness.send(topics.TASKS, task("victim"), 0)
-    await eventually(lambda: harness.of(topics.PLAN_REQUESTS, playbook="greet"))
-    (request,) = harness.of(topics.PLAN_REQUESTS, playbook="greet")
+    harness.seen, playbook = {}, UNPLANNED.pop()
+    await harness.send(topics.TASKS, task("victim", playbook=playbook), 0)
+    await eventually(lambda: harness.of(topics.PLAN_REQUESTS, playbook=playbook))
+    (request,) = harness.of(topics.PLAN_REQUESTS, playbook=playbook)
     parent = {
         "run_id": request["run_id"],
         "request_id": f"{request['run_id']}:say:1:child",
@@ -856,10 +854,10 @@ async def test_a_client_starts_and_withdraws_no_child_runs(harness: ExecutorHarn
     }
     claims = {"intruder": parent, "thief": parent | {"run_id": str(uuid4())}, "victim": parent | {"withdrawn": True}}
     for task_id, claimed in claims.items():
-        await harness.send(topics.TASKS, task(task_id, parent=claimed), 0)
-        await harness.send(topics.CHILD_TASKS, task(task_id, parent=claimed), 0)
-    await harness.send(topics.TASKS, task("after-claims"), 0)
-    await eventually(lambda: len(harness.of(topics.PLAN_REQUESTS, playbook="greet")) == 2)
+        await harness.send(topics.TASKS, task(task_id, playbook=playbook, parent=claimed), 0)
+        await harness.send(topics.CHILD_TASKS, task(task_id, playbook=playbook, parent=claimed), 0)
+    await harness.send(topics.TASKS, task("after-claims", playbook=playbook), 0)
+    await eventually(lambda: len(harness.of(topics.PLAN_REQUESTS, playbook=playbook)) == 2)
     await eventually(lambda: len(harness.of(topics.DEAD_LETTERS)) >= 6)
     of_claims = [letter["reason"]["code"] for letter in harness.of(topics.DEAD_LETTERS)]
     assert (of_claims.count("forged"), of_claims.count("invalid_task")) == (3, 3)

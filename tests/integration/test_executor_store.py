@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -14,6 +15,7 @@ import triptych.executor
 from triptych.executor.machine import begin
 from triptych.executor.state import Run
 from triptych.executor.store import ExecutorStore
+from triptych.executor.transition import KnownPlan
 from triptych.kernel.decider import Batch
 from triptych.kernel.errors import Fenced
 from triptych.kernel.kafka.bus import Outgoing
@@ -22,7 +24,7 @@ from triptych.kernel.postgres import database as db
 from triptych.kernel.postgres.outbox import MessageKey, OutboxKey, OutboxMessage
 from triptych.kernel.process.log import configure_logging
 from triptych.kernel.run_ids import derive_run_id
-from triptych.schemas import Playbook, Task
+from triptych.schemas import Cost, Effect, Pin, Plan, Playbook, Step, Task
 
 MIGRATIONS = Path(triptych.executor.__file__).with_name("migrations")
 TASKS = "t.tasks"
@@ -47,7 +49,14 @@ async def store(pool) -> ExecutorStore:
     return store
 
 
-def admission(task_id: str, epoch: int, partition: int = 0, offset: int = 1, timestamp_ms: int = 1) -> Batch[Run]:
+def admission(  # noqa: PLR0917
+    task_id: str,
+    epoch: int,
+    partition: int = 0,
+    offset: int = 1,
+    timestamp_ms: int = 1,
+    known_plan: KnownPlan | None = None,
+) -> Batch[Run]:
     """The batch that admits one task."""
     batch: Batch[Run] = Batch(epochs={partition: epoch}, offsets={partition: {TASKS: offset}})
     run_id = derive_run_id("default", task_id, timestamp_ms)
@@ -58,6 +67,7 @@ def admission(task_id: str, epoch: int, partition: int = 0, offset: int = 1, tim
         playbook=PLAYBOOK,
         partition=partition,
         now=batch.at,
+        known_plan=known_plan,
     )
     batch.created.append(run_id)
     batch.states[run_id] = decided.run
@@ -118,6 +128,23 @@ async def test_the_same_task_from_two_partitions_is_one_run(store, pool) -> None
     assert await store.commit(other) == set(other.created)
     assert await run_ids(pool, "same") == one.created
     assert await store.load(other.created) == {}
+
+
+async def test_a_task_that_has_a_run_leaves_the_steps_of_that_run_as_they_are_and_makes_none_of_its_own(
+    store, pool
+) -> None:
+    (claim,) = await store.claim([11], "a", CLUSTER)
+    pin = Pin(contract_hash="0" * 16, effect=Effect.READ, timeout_ms=1_000, cost=Cost())
+    plan = Plan(revision=1, steps=(Step(id="a", operation="echo.echo", pin=pin),))
+    known = KnownPlan(plan, "planner-1", datetime(2026, 1, 1, tzinfo=UTC))
+    first = admission("planned", claim.epoch, partition=11, known_plan=known)
+    await store.commit(first)
+    await pool.execute("update steps set status = 'succeeded' where run_id = $1", first.created[0])
+    for timestamp_ms in (1, 2):
+        again = admission("planned", claim.epoch, partition=11, timestamp_ms=timestamp_ms, known_plan=known)
+        assert await store.commit(again) == set(again.created)
+    rows = await pool.fetch("select run_id, status from steps where run_id = any($1)", [*first.created, *again.created])
+    assert [tuple(row) for row in rows] == [(first.created[0], "succeeded")]
 
 
 async def test_offsets_of_another_kafka_cluster_mean_nothing(store) -> None:

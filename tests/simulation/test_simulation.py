@@ -50,6 +50,8 @@ MUTATIONS = {
     "deaths_are_not_counted": "not over",
     "a_restored_ledger_is_believed": "took effect 2 times",
     "the_id_of_a_child_depends_on_when_it_is_asked_for": "became 2 runs",
+    "plans_are_reused_after_a_change_of_contracts": "reuses a plan",
+    "plans_are_reused_across_versions": "reuses a plan",
 }
 
 

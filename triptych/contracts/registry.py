@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 from triptych.contracts.compiled_contract import CompiledContract
@@ -27,6 +27,8 @@ class ContractRegistry:
     def __init__(self, service: Service, settings: ServiceSettings) -> None:
         self._tools: dict[str, dict[str, CompiledContract]] = {}
         self._remembered: OrderedDict[str, CompiledContract] = OrderedDict()
+        self.changes = 0
+        """How often what the tools offer has changed since this process began."""
         self._changed = asyncio.Condition()
         self._topic = CompactedTopic(service, settings, topics.CONTRACTS, self._apply, self._notify)
 
@@ -78,15 +80,22 @@ class ContractRegistry:
 
     def _apply(self, record: Record) -> None:
         if record.value is None:
-            self._tools.pop((record.key or b"").decode(errors="replace"), None)
+            gone = self._tools.pop((record.key or b"").decode(errors="replace"), None)
+            self.changes += gone is not None
             return
         announced = codec.read(ToolContracts, cloudevents.record_body(record))
         contracts = {contract.operation: CompiledContract.of(contract) for contract in announced.contracts}
         if strange := sorted(name for name in contracts if name.partition(".")[0] != announced.tool):
             raise ValueError(f"tool {announced.tool} announced {', '.join(strange)}, which belong to another tool")
+        self.changes += _hashes(self._tools.get(announced.tool)) != _hashes(contracts)
         self._tools[announced.tool] = contracts
         for contract in contracts.values():
             self._remembered[contract.hash] = contract
             self._remembered.move_to_end(contract.hash)
         while len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
+
+
+def _hashes(contracts: Mapping[str, CompiledContract] | None) -> dict[str, str] | None:
+    """Return the hash of each contract, by operation. A tool that is not known differs from one without operations."""
+    return None if contracts is None else {operation: contract.hash for operation, contract in contracts.items()}

@@ -122,10 +122,22 @@ async def was_filmed(call: Call[Any]) -> Answer | None:
 WRITES = {name for name, one in tool.operations.items() if one.contract.effect.writes}
 OFFERS = {name: CompiledContract.of(operation.contract) for name, operation in tool.operations.items()}
 BY_HASH = {offer.hash: offer for offer in OFFERS.values()}
+NEW_OFFERS = {
+    name: CompiledContract.of(
+        offer.contract.model_copy(update={"description": f"{offer.contract.description} In other words."})
+    )
+    for name, offer in OFFERS.items()
+}
+"""The same operations under other contracts, which the tool may announce later."""
+BY_NEW_HASH = {offer.hash: offer for offer in NEW_OFFERS.values()}
+for name, operation in tool.operations.items():
+    operation.accepted_hashes |= {NEW_OFFERS[name].hash}
 
 
 class Registry:
-    """The contracts as the planner and the critic see them; they are known from the start."""
+    """The contracts as the executor, the planner and the critic see them; they are known from the start."""
+
+    changes = 1
 
     async def ready(self) -> None:
         return None

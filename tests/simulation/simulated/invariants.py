@@ -185,7 +185,7 @@ def is_lost_child(world: World, mission: Mission) -> bool:
 
 def _check_journals(world: World, found: list[str]) -> None:
     tables = world.schemas["executor"]
-    playbooks = ev.PlaybookLookup(tuple(one.playbook for one in world.deployments.values()))
+    playbooks = ev.PlaybookLookup(tuple(world.renewal.playbooks))
     if set(tables.tasks.values()) != set(tables.journal):
         found.append("the tasks are not the runs that have a journal")
     for run_id in tables.journal:

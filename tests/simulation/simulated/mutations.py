@@ -9,8 +9,9 @@ from http import HTTPStatus
 from typing import Any
 
 from simulated.postgres import ExecutorTables, Schema, WorkerTables, _RunId
-from triptych.executor import child_runs, intake, messages, store, trust
+from triptych.executor import child_runs, intake, messages, plan_cache, store, trust
 from triptych.executor.keys import Holding
+from triptych.executor.plan_cache import PlanCache
 from triptych.executor.state import OpenRequest, Run
 from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import Batch
@@ -43,10 +44,10 @@ def answered_requests_are_answered_again() -> None:
             return answer
         return believed(self, run, answer, source)
 
-    def undiscerning(run: Run, message: Any, now: datetime) -> Any:
+    def undiscerning(run: Run, message: Any, now: datetime, known_plan: Any) -> Any:
         if getattr(message, "request_id", None) in open_again:
             run = changed(run, requests={**run.requests, **open_again})
-        return decide(run, message, now)
+        return decide(run, message, now, known_plan)
 
     trust.Trust.verified = credulous  # type: ignore[method-assign]
     intake.decide = undiscerning
@@ -277,6 +278,22 @@ def what_a_repeated_task_would_send_is_sent() -> None:
     ExecutorTables.exist = lambda _, run_ids: [_RunId((run_id,)) for run_id in run_ids]  # type: ignore[method-assign]
 
 
+def plans_are_reused_after_a_change_of_contracts() -> None:
+    """Keep known plans when the contracts change."""
+    find = PlanCache.find
+
+    def trusting(self: PlanCache, *args: Any) -> Any:
+        self._changes = self._contracts.changes if self._contracts is not None else 0
+        return find(self, *args)
+
+    PlanCache.find = trusting  # type: ignore[method-assign]
+
+
+def plans_are_reused_across_versions() -> None:
+    """Know plans by the name of their playbook alone."""
+    plan_cache._key = lambda playbook, _others: (playbook.name,)
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     mutation.__name__: mutation
     for mutation in (
@@ -308,5 +325,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         deaths_are_not_counted,
         a_restored_ledger_is_believed,
         the_id_of_a_child_depends_on_when_it_is_asked_for,
+        plans_are_reused_after_a_change_of_contracts,
+        plans_are_reused_across_versions,
     )
 }

@@ -26,11 +26,11 @@ from simulated.forger import Forger
 from simulated.invariants import Watch, check
 from simulated.kafka import Broker, Kafka, Membership
 from simulated.loop import EPOCH, ProcessLoop, Scheduler
+from simulated.renewal import Renewal, WatchedExecutor
 from simulated.restore import Restore
 from triptych.critic.__main__ import CONFIG as CRITIC
 from triptych.critic.worker import Critic
 from triptych.executor.deployments import Deployment
-from triptych.executor.intake import Executor
 from triptych.executor.settings import ExecutorSettings
 from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import DeciderLoop, session
@@ -374,11 +374,14 @@ async def _run_executor(process: Process, service: Service) -> None:
     world = process.world
     settings = settings_of(process.instance, world.batch_max_records)
     store = Store(process)
-    await store.deploy([one.playbook for one in world.deployments.values()])
+    await store.deploy(world.renewal.playbooks)
+    view = world.renewal.view()
+    executor = WatchedExecutor(world.renewal, view, world.deployments, world.max_active_runs, world.tenant_active_runs)
+    world.renewal.follow(process, executor)
     loop = DeciderLoop(
         service,
         settings,
-        Executor(world.deployments, world.max_active_runs, world.tenant_active_runs, contracts=_registry),
+        executor,
         store,
         store._pool,
         kafka=Kafka(process),  # type: ignore[arg-type]
@@ -436,9 +439,16 @@ _registry: Any = desk.Registry()
 # What these two remember follows from playbooks and contracts alone, so all schedules may share them.
 _planner = Planner(_registry, None, model_timeout_ms=1)  # type: ignore[arg-type]
 _critic = Critic(_registry, None, model_timeout_ms=1)  # type: ignore[arg-type]
+
+
+def _planner_of(process: Process) -> Planner:
+    renewal = process.world.renewal
+    return Planner(renewal.view(), None, model_timeout_ms=1) if renewal.is_there else _planner  # type: ignore[arg-type]
+
+
 _BODIES: dict[str, Callable[..., Any]] = {
     "executor": _run_executor,
-    "planner": _run_worker(_with(PLANNER), lambda *_: (_planner, None, None)),
+    "planner": _run_worker(_with(PLANNER), lambda process, *_: (_planner_of(process), None, None)),
     "critic": _run_worker(_with(CRITIC), lambda *_: (_critic, None, None)),
     "desk": _run_worker(TOOL, _tool),
 }
@@ -476,7 +486,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed, self.random = seed, random.Random(seed)  # noqa: S311
         self.forger, self.deadly = Forger(self, seed), Deadly(self, seed)
-        self.restore = Restore(self, seed)
+        self.restore, self.renewal = Restore(self, seed), Renewal(self, seed)
         self._draw = self.random.random
         self.scheduler = Scheduler()
         self.broker = Broker(self)
@@ -913,6 +923,7 @@ class World:
                 )
         self.deadly.begin()
         self.restore.begin()
+        self.renewal.begin()
         scheduler = self.scheduler
         scheduler.run_while(
             lambda: self.over_at is None and scheduler.now < HORIZON_S and not self.violations,

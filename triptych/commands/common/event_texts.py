@@ -77,12 +77,14 @@ def _admission(event: ev.JournaledAdmission) -> EventText:
 
 def _plan(event: ev.PlanEvent) -> EventText:
     match event:
+        case ev.PlanRequested(reuses=True):
+            return EventText(f"the planner is not asked for revision {event.revision}: its plan is known")
         case ev.PlanRequested():
             text = f"-> asks the planner for revision {event.revision}{_reserved(event.reserved)}"
             return EventText(text, "", {"failure": _json(event.failure)})
         case ev.PlanAccepted(plan=plan):
-            steps = ", ".join(map(_planned, plan.steps))
-            return EventText(f"<- plan, revision {plan.revision}: {steps}", "cyan", {"ledger": _json(event.ledger)})
+            text = f"<- plan, revision {plan.revision}{_maker(event)}: {', '.join(map(_planned, plan.steps))}"
+            return EventText(text, "cyan", {"ledger": _json(event.ledger)})
         case ev.PlanRefused(error=error):
             text = f"<- no plan: {event.code or error.code}: {error.message}"
             return EventText(text, "red", {"details": error.details})
@@ -93,6 +95,14 @@ def _plan(event: ev.PlanEvent) -> EventText:
             return EventText(f"the plan did not work out{where}{_because(event.reason)}", "yellow")
         case _:
             assert_never(event)
+
+
+def _maker(event: ev.PlanAccepted) -> str:
+    """Return who made a plan, and when if it is the plan of an earlier run."""
+    if event.made_at is None:
+        return f" by {event.worker}" if event.worker else ""
+    made_at = event.made_at.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return f", reused, as {event.worker or 'the planner'} made it at {made_at}"
 
 
 def _planned(step: Step) -> str:

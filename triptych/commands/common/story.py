@@ -92,7 +92,8 @@ class _Renderer:
             self._add_cost(step, spend)
         if isinstance(event, ev.Requested):
             self._requested.setdefault(event.request_id, (entry.at, step))
-            self.story.costs.setdefault(step, StepCost()).requests += 1
+            cost = self.story.costs.setdefault(step, StepCost())
+            cost.requests += not getattr(event, "reuses", False)
         self._append(entry, step, EventText(text, described.tone, described.details))
 
     def _add_cost(self, step: str, spend: Spend) -> None:
