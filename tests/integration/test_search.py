@@ -73,7 +73,7 @@ async def operator(database) -> AsyncIterator[Operator]:
         records=[
             (
                 *(run.run_id, run.tenant, f"t-{run.number}", "p", run.playbook, "1", 0, run.status, run.reason, None),
-                *(1, STEPS, STEPS, 0, 0, 0, run.published_at, run.published_at, run.published_at, None),
+                *(1, STEPS, STEPS, 0, 0, 0, run.published_at, run.published_at, run.published_at, None, 1),
             )
             for run in MADE
         ],
