@@ -24,7 +24,7 @@ from triptych_bench.figures import Window
 HOST = "127.0.0.1"
 PROGRAMS = Path(__file__).with_name("programs")
 _START_S = 120.0
-_PATIENCE_S = 120.0
+_PATIENCE_S = 300.0
 """So much longer than its settling and its window a program may take, since it waits for the last runs too."""
 _STOP_S = 10.0
 _PORTS = range(20_000, 30_000)
