@@ -146,6 +146,7 @@ async def leftovers_of(dsn: str) -> dict[str, int]:
             left[f"{schema}.jobs"] = await connection.fetchval(
                 f"select count(*) from {schema}.jobs where state <> 'published'"  # noqa: S608
             )
+            left[f"{schema}.outbox"] = await connection.fetchval(f"select count(*) from {schema}.outbox")  # noqa: S608
             left[f"{schema}.dead_letters"] = await connection.fetchval(f"select count(*) from {schema}.dead_letters")  # noqa: S608
         return left
     finally:

@@ -118,6 +118,7 @@ async def lease_is_over(crash_stack: CrashStack) -> bool:
     return await crash_stack.database.fetchval(
         "select bool_and(until < now()) and not exists (select from tool_helpdesk.jobs "
         "where state <> 'published' and lease = any(array_agg(id))) "
+        "and not exists (select from tool_helpdesk.outbox where lease = any(array_agg(id))) "
         "from tool_helpdesk.leases where instance = 'helpdesk-1'"
     )
 

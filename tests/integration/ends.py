@@ -78,8 +78,12 @@ class Ends:
         return answers[0]
 
     async def state(self, one: CallRequest) -> str | None:
-        """The state of the request's job."""
-        return await self.pool.fetchval("select state from jobs where request_id = $1", one.request_id)
+        """The state of the request's job; `answered` also as long as a row in the outbox has its answer."""
+        return await self.pool.fetchval(
+            "select case when exists (select from outbox where stored_by = lease and stored_at = answered_at)"
+            " then 'answered' else state end from jobs where request_id = $1",
+            one.request_id,
+        )
 
 
 @asynccontextmanager

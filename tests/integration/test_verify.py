@@ -225,6 +225,11 @@ CORRUPTIONS = {
         Check.JOBS,
         'job r in "tool_post" is still answered',
     ),
+    "answers were never acknowledged": (
+        "insert into tool_post.outbox values (1, 1, 1, now(), array[$1::uuid])",
+        Check.JOBS,
+        'in "tool_post" were never acknowledged',
+    ),
     "a receipt of no call": (
         "update tool_post.effects set idempotency_key = 'k' where run_id = $1",
         Check.EFFECTS,

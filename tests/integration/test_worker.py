@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from ends import Ends, call_request, open_ends
+from ends import Ends, call_request, inbound_of, open_ends
 from parrot import CONFIG, Gate, Parrot, ask_again, running, settings_of
 
 from triptych.kernel.errors import UndecodableRecord
@@ -24,7 +24,7 @@ from triptych.kernel.postgres.claim_check import Claim
 from triptych.kernel.postgres.database import Queries, connect
 from triptych.kernel.postgres.migrate import WORKER
 from triptych.kernel.worker import Connection, Finished, JobAttempt
-from triptych.kernel.worker.jobs import InboundRequest, Jobs, LeaseLostError
+from triptych.kernel.worker.jobs import Committed, InboundRequest, JobKey, Jobs, LeaseLostError, TakenOverAnswers
 from triptych.schemas import CallAnswer, CallRequest, DeadLetter, ErrorCode, Grant, Result, Spend
 
 REFUSE_ANSWERS = """
@@ -217,12 +217,17 @@ async def test_an_answer_that_was_stored_but_not_published_is_published_by_the_n
     await jobs.open()
     await jobs.take_in([inbound], [])
     stored = CallAnswer(request_id=one.request_id, run_id=one.run_id, tenant=one.tenant, result=Result.ok("stored"))
-    assert await jobs.commit_answers([(inbound.key, stored.to_bytes())], [], [], None) == {inbound.key}
+    assert (await jobs.commit_answers([(inbound.key, stored.to_bytes())], [], [], None)).accepted == {inbound.key}
+    assert await ends.state(one) == "answered"
     parrot = Parrot()
     async with running(ends, parrot):
         assert await ends.answer_to(one) == stored
+
+        async def acknowledged() -> bool:
+            return await ends.state(one) == "published"
+
+        await eventually(acknowledged)
     assert not parrot.attempts_of(one)
-    assert await ends.state(one) == "published"
 
 
 async def test_a_process_that_lost_its_lease_cannot_answer(ends):
@@ -239,9 +244,12 @@ async def test_a_process_that_lost_its_lease_cannot_answer(ends):
     async with asyncio.timeout(60):
         while one.request_id not in taken:
             taken += [job.request_id for job in await heir.take_over(100)]
-    assert await zombie.commit_answers([(inbound.key, b"{}")], [], [], None) == frozenset()
+    refused = await zombie.commit_answers([(inbound.key, b"{}")], [], [], None)
+    assert (refused.accepted, refused.commit) == (frozenset(), None)
     assert not await zombie.start(inbound.key)
-    assert await heir.commit_answers([(inbound.key, b"{}")], [inbound.key], [], None) == {inbound.key}
+    committed = await heir.commit_answers([(inbound.key, b"{}")], [], [], None)
+    assert committed.accepted == {inbound.key}
+    await acknowledge(heir, committed)
     await heir.close()
 
 
@@ -300,10 +308,12 @@ async def test_a_statement_whose_outcome_is_unknown_may_be_said_again(ends):
     jobs = Jobs(ends.pool, "forgetful", lease_ms=60_000)
     await jobs.open()
     assert (await jobs.take_in([inbound], [])).fresh == {inbound.key}
-    assert await jobs.commit_answers([(inbound.key, b"{}")], [], [], None) == {inbound.key}
-    assert await jobs.commit_answers([(inbound.key, b"{}")], [], [], None) == {inbound.key}
-    await jobs.commit_answers([], [inbound.key], [], None)
+    committed = [await jobs.commit_answers([(inbound.key, b"{}")], [], [], None) for _ in range(2)]
+    assert [each.accepted for each in committed] == [{inbound.key}] * 2
+    assert await ends.state(one) == "answered"
+    await acknowledge(jobs, *committed)
     assert await ends.state(one) == "published"
+    await acknowledge(jobs, *committed)
 
 
 async def test_jobs_that_are_being_taken_in_are_not_given_out_a_second_time_by_a_takeover(ends):
@@ -317,9 +327,22 @@ async def test_jobs_that_are_being_taken_in_are_not_given_out_a_second_time_by_a
         ]
         intake, taken = await asyncio.gather(jobs.take_in(inbound_requests, []), jobs.take_over(200))
         assert not intake.fresh & {job.key for job in taken}
-        await jobs.commit_answers([(key, b"{}") for key in intake.fresh], list(intake.fresh), [], None)
-        await jobs.commit_answers([], list(intake.fresh), [], None)
+        await acknowledge(jobs, await jobs.commit_answers([(key, b"{}") for key in intake.fresh], [], [], None))
     await jobs.close()
+
+
+async def acknowledge(jobs: Jobs, *committed: Committed) -> None:
+    """Say that Kafka has all answers of these commits."""
+    commits = [each.commit for each in committed if each.commit is not None]
+    await jobs.commit_answers([], [], [], None, acknowledged=commits)
+
+
+async def taken_over_answers(jobs: Jobs, keys: Collection[JobKey]) -> list[TakenOverAnswers]:
+    """Take over all commits of answers, also those that other tests have left; return those to these jobs."""
+    taken = []
+    while (one := await jobs.take_over_answers()) is not None:
+        taken.append(one)
+    return [one for one in taken if any(answer.key in keys for answer in one.answers)]
 
 
 class LosesOneAnswer:
@@ -351,9 +374,63 @@ async def test_a_job_that_was_taken_in_without_our_knowing_is_reclaimed(ends):
     assert not (await jobs.take_in([inbound], [])).fresh
     assert one.request_id in {job.request_id for job in await jobs.take_over(200)}
     assert one.request_id not in {job.request_id for job in await jobs.take_over(200)}
-    await jobs.commit_answers([(inbound.key, b"{}")], [], [], None)
-    await jobs.commit_answers([], [inbound.key], [], None)
+    await acknowledge(jobs, await jobs.commit_answers([(inbound.key, b"{}")], [], [], None))
     await jobs.close()
+
+
+async def test_answers_whose_commit_took_effect_without_our_knowing_are_published(ends):
+    requests = [inbound_of(call_request()) for _ in range(3)]
+    answers = {one.key: b'{"of": "%s"}' % one.request_id.encode() for one in requests}
+    jobs = Jobs(LosesOneAnswer(ends.pool), "unaware", lease_ms=60_000)
+    await jobs.open()
+    with pytest.raises(ConnectionResetError):
+        await jobs.commit_answers([], [], [], None, [(one, answers[one.key]) for one in requests])
+    (taken,) = await taken_over_answers(jobs, answers)
+    assert {one.key: one.answer for one in taken.answers} == answers
+    assert await taken_over_answers(jobs, answers) == [], "it knows of them now"
+    await jobs.commit_answers([], [], [], None, acknowledged=[taken.commit])
+    await jobs.close()
+
+
+async def test_answers_of_a_commit_go_from_one_dead_process_to_one_living_process_and_no_zombie_undoes_that(ends):
+    one = inbound_of(call_request())
+    zombie, heir, late = (Jobs(ends.pool, name, lease_ms=60_000) for name in ("z", "heir", "late"))
+    for life in (zombie, heir, late):
+        await life.open()
+    committed = await zombie.commit_answers([], [], [], None, [(one, b"first")])
+    assert await taken_over_answers(heir, {one.key}) == [], "its process lives"
+    await Jobs(ends.pool, "z", lease_ms=60_000).open()  # the lease of the first life is over
+    (taken,) = await taken_over_answers(heir, {one.key})
+    assert taken.commit == committed.commit
+    assert await taken_over_answers(late, {one.key}) == [], "it is taken"
+    await heir.close()
+    (again,) = await taken_over_answers(late, {one.key})
+    assert [(each.key, each.answer) for each in again.answers] == [(one.key, b"first")]
+    await acknowledge(zombie, committed)  # it had reached Kafka all the same, so nobody need publish it
+    assert await ends.pool.fetchval("select count(*) from outbox where stored_by = $1", zombie.lease) == 0
+    await late.close()
+
+
+async def test_what_a_process_of_the_version_before_has_left_behind_is_published(ends, eventually):
+    """It has no row in the outbox, and the job itself says that its answer must be published."""
+    one = call_request()
+    jobs = Jobs(ends.pool, "before", lease_ms=60_000)
+    await jobs.open()
+    await jobs.take_in([inbound_of(one)], [])
+    stored = CallAnswer(request_id=one.request_id, run_id=one.run_id, tenant=one.tenant, result=Result.ok("stored"))
+    await ends.pool.execute(
+        "update jobs set state = 'answered', answer = $2, answered_at = now() where request_id = $1",
+        one.request_id,
+        stored.to_bytes(),
+    )
+    await jobs.close()
+    async with running(ends, Parrot()):
+        assert await ends.answer_to(one) == stored
+
+        async def marked() -> bool:
+            return await ends.state(one) == "published"
+
+        await eventually(marked)
 
 
 async def test_a_loop_that_aiokafka_cancels_from_within_begins_again(ends):
@@ -529,7 +606,7 @@ async def test_what_the_worker_writes_is_in_the_commit_of_its_answers(ends):
     async with running(ends, Parrot(), commit_hook=States()):
         await ends.ask(one)
         await ends.answer_to(one)
-    assert seen == ["answered"]
+    assert seen == ["published"]
 
 
 async def test_a_big_request_and_a_big_answer_travel_by_claim_check(ends, eventually):
@@ -577,11 +654,15 @@ async def test_a_stored_body_is_read_by_its_reference_alone_and_only_if_it_is_wh
 
 async def test_answers_find_their_jobs_by_key_on_tables_without_statistics(database):
     """By the index of open jobs, every open job would be read for every answer until the first analyze."""
-    settle = Queries.load("triptych.kernel.worker", "worker.sql")["settle"]
+    queries = Queries.load("triptych.kernel.worker", "worker.sql")
     dsn = database.prepare({"tool_fresh": (WORKER,)}).services["tool_fresh"]
     async with await connect(dsn, "test") as pool, pool.acquire() as connection:
-        await connection.execute(f"prepare settle as {settle}")
-        plan = await connection.fetch("explain execute settle (" + ", ".join(["null"] * 14) + ")")
-    used = [row[0].split(" using ")[1].split()[0] for row in plan if " using " in row[0]]
-    assert used == ["jobs_pkey", "jobs_pkey"]
-    assert not any("Bitmap" in row[0] for row in plan)
+        await connection.execute(f"prepare settle as {queries['settle']}")
+        await connection.execute(f"prepare taking as {queries['take_over_answers']}")
+        settle = await connection.fetch("explain execute settle (" + ", ".join(["null"] * 17) + ")")
+        taking = await connection.fetch("explain execute taking (0, null, null)")
+    used = [row[0].split(" using ")[1].split()[0] for row in settle if " using " in row[0]]
+    assert used == ["jobs_pkey", "outbox_pkey", "jobs_pkey"]
+    assert not any("Bitmap" in row[0] for row in settle)
+    assert any("jobs_pkey" in row[0] for row in taking)
+    assert not any("Seq Scan on jobs" in row[0] or "jobs_open" in row[0] for row in taking)

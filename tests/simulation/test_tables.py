@@ -95,10 +95,10 @@ async def executors(database) -> AsyncIterator[Both]:
 
 async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa: C901, PLR0915 - one arm a statement
     draw = random.Random(4)  # noqa: S311
-    keys = [(run_id, f"r{number}") for run_id in RUNS for number in range(8)]
+    keys = [(run_id, f"r{number}") for run_id in RUNS for number in range(16)]
     deadline = datetime(2030, 1, 1, tzinfo=UTC)
     leases = [0]
-    tokens = count()
+    tokens, numbers = count(), count()
 
     def some() -> list[Any]:
         return draw.sample(keys, draw.randint(0, 3))
@@ -134,16 +134,25 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa:
             for key in some()
             if key not in answered and key not in published
         ]
+        # Mostly the lease that holds one of the jobs, which is rare enough otherwise.
+        held = [job.lease for key in answered if (job := workers.tables.jobs.get(key)) and job.lease]
         await workers.say(
             "settle",
-            draw.choice(leases),
+            draw.choice(held if held and draw.random() < 0.7 else leases),
             [run_id for run_id, _ in answered],
             [request_id for _, request_id in answered],
             [b"%d" % draw.randrange(100) for _ in answered],
             [run_id for run_id, _ in published],
             [request_id for _, request_id in published],
             *(map(list, zip(*unpersisted, strict=True)) if unpersisted else [[]] * 8),
+            *commits(0.2),
+            next(numbers),
         )
+
+    def commits(share: float) -> tuple[list[int], list[int]]:
+        """Draw some rows of the outbox."""
+        drawn = [key for key in workers.tables.outbox if draw.random() < share]
+        return [stored_by for stored_by, _ in drawn], [number for _, number in drawn]
 
     async def withdraw() -> None:
         columns = [(*key, "acme", 1, None, deadline, b"called off") for key in some()]
@@ -220,6 +229,7 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa:
         "take_in": take_in,
         "take_over": lambda: workers.say("take_over", draw.choice(leases), 1_000),
         "reclaim": reclaim,
+        "take_over_answers": lambda: workers.say("take_over_answers", draw.choice(leases), *commits(0.3)),
         "start": lambda: workers.say("start", draw.choice(leases), *draw.choice(keys)),
         "renew": lambda: workers.say("renew_lease", draw.choice(leases), draw.choice((0, 3_600_000))),
         "close": lambda: workers.say("close_lease", draw.choice(leases)),
@@ -244,6 +254,10 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa:
         assert plain(jobs) == plain(
             (*job.key, job.state, job.lease, job.deliveries, job.answer, job.started_at is not None)
             for job in workers.tables.jobs.values()
+        )
+        outbox = await workers.pool.fetch("select stored_by, number, lease, run_ids from outbox")
+        assert plain(outbox) == plain(
+            (*key, commit.lease, commit.run_ids) for key, commit in workers.tables.outbox.items()
         )
         callbacks = await workers.pool.fetch(
             "select run_id, idempotency_key, request_id, operation, token, result, failed from callbacks"

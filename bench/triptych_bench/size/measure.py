@@ -20,7 +20,7 @@ from triptych.executor.store import ExecutorStore
 from triptych.kernel.postgres import database
 from triptych.kernel.process.log import configure_logging
 from triptych.kernel.run_ids import derive_run_id, first_id
-from triptych.kernel.worker.jobs import InboundRequest, JobKey, Jobs
+from triptych.kernel.worker.jobs import AnswerCommitId, InboundRequest, Jobs
 from triptych_bench.size.fill import SPAN, Filled
 from triptych_bench.size.story import TENANT, Story, answer_to
 
@@ -72,7 +72,7 @@ class Subject:
     reader: asyncpg.Connection
     times: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _numbers: Any = field(default_factory=count)
-    _published: list[JobKey] = field(default_factory=list)
+    _acknowledged: list[AnswerCommitId] = field(default_factory=list)
 
     async def live(self) -> None:
         """Play some runs from admission to end, beside a worker that takes in and answers their calls."""
@@ -89,8 +89,9 @@ class Subject:
             ]
             answers = [((r.run_id, r.request_id), answer_to(r).to_bytes()) for r in story.requests.values()]
             await self._timed("worker: take in", self.jobs.take_in(requests, []))
-            await self._timed("worker: answer", self.jobs.commit_answers(answers, self._published, [], None))
-            self._published = [key for key, _ in answers]
+            committing = self.jobs.commit_answers(answers, [], [], None, acknowledged=self._acknowledged)
+            committed = await self._timed("worker: answer", committing)
+            self._acknowledged = [committed.commit] if committed.commit is not None else []
             await self._timed("step", self.store.commit(story.answer(now)))
 
     async def trace(self) -> None:

@@ -56,6 +56,8 @@ class Watch:
     def __init__(self) -> None:
         self.is_restored = False
         """Whether the database came back with an older state: the same may be said again in other words then."""
+        self.arrived: set[str] = set()
+        """The ids of all messages that Kafka has acknowledged, or would have."""
         self._committed: set[bytes] = set()
         self._bodies: dict[str, bytes] = {}
 
@@ -96,6 +98,7 @@ class Watch:
         """Check a message that has arrived: it was committed first, and an answer or an outcome never changes."""
         if event_id is None:
             return []  # a client's
+        self.arrived.add(event_id)
         found = []
         if message.value not in self._committed:
             found.append(f"{message.topic} {event_id} was published before it was committed")
@@ -119,6 +122,7 @@ def check(world: World) -> None:
     found.extend(f"open again: {left}" for left in world.left_open())
     _check_outcomes(world, found)
     _check_journals(world, found)
+    _check_answers(world, found)
     for key, times in world.upstream.executions.items():
         if times > 1 + world.upstream.denials[key]:
             denials = world.upstream.denials[key]
@@ -299,6 +303,16 @@ def _unreceipted(world: World, run: Run) -> Iterator[str]:
 def _is_done(state: StepState) -> bool:
     """Tell whether a call of its own has done something. In a step over a list, its branches do."""
     return state.fan_out is None and state.result is not None and state.result.status is not ResultStatus.ERROR
+
+
+def _check_answers(world: World, found: list[str]) -> None:
+    for service, tables in world.schemas.items():
+        if service != "executor":
+            found.extend(
+                f"the answer of {service} to {job.key[1]} was stored and never published"
+                for job in tables.jobs.values()
+                if job.answer is not None and f"{job.key[1]}:answer" not in world.watch.arrived
+            )
 
 
 def _check_effects(world: World, found: list[str]) -> None:

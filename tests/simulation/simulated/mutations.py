@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
@@ -17,9 +18,12 @@ from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import Batch
 from triptych.kernel.decider.session import Session
 from triptych.kernel.kafka import cloudevents
+from triptych.kernel.process.outage import POSTGRES_GONE
 from triptych.kernel.run_ids import derive_run_id
 from triptych.kernel.values import changed
 from triptych.kernel.worker.job_runner import JobRunner
+from triptych.kernel.worker.jobs import Jobs
+from triptych.kernel.worker.outbox import Outbox
 from triptych.tools.runtime.effect_ledger import EffectEntry, EffectState, PostgresEffectLedger
 from triptych.tools.sdk import refusals
 
@@ -119,7 +123,7 @@ def known_answers_are_replaced() -> None:
     settle = WorkerTables.settle
 
     def careless(self: WorkerTables, lease: int, *rest: Any) -> Any:
-        for key, answer in zip(zip(rest[5], rest[6], strict=True), rest[-1], strict=True):
+        for key, answer in zip(zip(rest[5], rest[6], strict=True), rest[12], strict=True):
             if answer is not None and (job := self.jobs.get(key)) is not None:
                 job.lease, job.state, job.answer = lease, "started", None
         return settle(self, lease, *rest)
@@ -130,6 +134,53 @@ def known_answers_are_replaced() -> None:
 def jobs_that_nobody_knows_of_stay_where_they_are() -> None:
     """Let a worker ignore jobs that the table has given it without its knowing."""
     WorkerTables.reclaim = lambda *_args: []  # type: ignore[method-assign, assignment]
+
+
+def answers_are_acknowledged_before_kafka_has_them() -> None:
+    """Delete the row of a commit of answers, and publish them after that."""
+    publish = Outbox._publish
+
+    async def hasty(self: Outbox) -> bool:
+        commits = {one.commit for one in self._stored if one.commit is not None}
+        with suppress(*POSTGRES_GONE):
+            await self._jobs.commit_answers([], [], [], None, acknowledged=sorted(commits))
+        return await publish(self)
+
+    Outbox._publish = hasty  # type: ignore[method-assign]
+
+
+def the_answers_of_the_dead_are_not_published() -> None:
+    """Take over no commit of answers that a process has left behind."""
+
+    async def nothing(*_args: Any) -> None:
+        return None
+
+    Jobs.take_over_answers = nothing  # type: ignore[method-assign]
+
+
+def answers_that_nobody_knows_of_stay_where_they_are() -> None:
+    """Let a worker ignore a commit of answers of its own that took effect without its knowing."""
+    take_over = WorkerTables.take_over_answers
+
+    def trusting(self: WorkerTables, lease: int, *known: Any) -> Any:
+        own = [key for key, commit in self.outbox.items() if commit.lease == lease]
+        stored_by, numbers = zip(*zip(*known, strict=True), *own, strict=True) if own or known[0] else ((), ())
+        return take_over(self, lease, stored_by, numbers)
+
+    WorkerTables.take_over_answers = trusting  # type: ignore[method-assign]
+
+
+def the_row_of_a_commit_leaves_answers_out() -> None:
+    """Leave out of the row in the outbox what was stored together with its answer."""
+    settle = WorkerTables.settle
+
+    def short(self: WorkerTables, *columns: Any) -> Any:
+        rows = settle(self, *columns)
+        if commit := self.outbox.get((columns[0], columns[-1])):
+            commit.run_ids = [run_id for run_id in commit.run_ids if run_id in columns[1]]
+        return rows
+
+    WorkerTables.settle = short  # type: ignore[method-assign]
 
 
 def children_are_not_withdrawn() -> None:
@@ -310,6 +361,10 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         leases_are_not_checked,
         known_answers_are_replaced,
         jobs_that_nobody_knows_of_stay_where_they_are,
+        answers_are_acknowledged_before_kafka_has_them,
+        the_answers_of_the_dead_are_not_published,
+        answers_that_nobody_knows_of_stay_where_they_are,
+        the_row_of_a_commit_leaves_answers_out,
         a_new_owner_forgets_who_is_active,
         answers_are_believed_whoever_gives_them,
         children_begin_as_the_message_says,

@@ -70,6 +70,7 @@ _TakenIn = _row_type("run_id", "request_id", "fresh", "answer")
 _Withdrawn = _row_type("run_id", "request_id", "answer", "fresh")
 _Key = _row_type("run_id", "request_id")
 _Answer = _row_type("run_id", "request_id", "answer")
+_Unpublished = _row_type("stored_by", "number", "run_id", "request_id", "tenant", "partition", "traceparent", "answer")
 _Value = _row_type("value")
 _Entry = _row_type("ours", "attempts", "state", "operation", "arguments_hash", "result", "may_be_lost")
 _Expected = _row_type("token", "result")
@@ -366,6 +367,7 @@ class Job:
 
     __slots__ = (
         "answer",
+        "answered_at",
         "deadline_at",
         "deliveries",
         "key",
@@ -392,17 +394,22 @@ class Job:
         self.traceparent, self.deadline_at = traceparent, deadline_at
         self.lease: int | None = lease
         self.state, self.deliveries, self.answer, self.started_at = "received", 1, None, None
+        self.answered_at: datetime | None = None
 
     def __copy__(self) -> Job:
         """Made by hand, since a transaction copies all jobs: `copy` alone takes several times as long."""
         job = Job(self.key, self.tenant, self.partition, self.request, self.traceparent, self.deadline_at, 0)
         job.lease, job.state, job.deliveries = self.lease, self.state, self.deliveries
-        job.answer, job.started_at = self.answer, self.started_at
+        job.answer, job.started_at, job.answered_at = self.answer, self.started_at, self.answered_at
         return job
 
     def takes(self, lease: int, answer: bytes) -> bool:
         """Tell whether this lease allows this answer."""
-        return self.lease == lease and self.state != "published" and self.answer in {None, answer}
+        return self.lease == lease and self.answer in {None, answer}
+
+    def answered(self, answer: bytes, at: datetime) -> None:
+        """Store its answer, which a row in the outbox stands for."""
+        self.state, self.answer, self.answered_at = "published", answer, at
 
     def row(self) -> Any:
         return _Taken(
@@ -418,6 +425,15 @@ class Job:
                 self.state == "parked",
             )
         )
+
+
+class AnswerCommit:
+    """A row of the `outbox` of a worker."""
+
+    __slots__ = ("lease", "run_ids", "stored_at")
+
+    def __init__(self, lease: int, stored_at: datetime, run_ids: list[Any]) -> None:
+        self.lease, self.stored_at, self.run_ids = lease, stored_at, run_ids
 
 
 class Callback:
@@ -446,6 +462,8 @@ class WorkerTables(Schema):
         self.next_lease = 1
         self.leases: dict[int, tuple[str, datetime]] = {}
         self.jobs: dict[Any, Job] = {}
+        self.outbox: dict[tuple[int, int], AnswerCommit] = {}
+        """By lease and number."""
         self.effects: dict[Any, list[Any]] = {}
         """State, attempts, operation, arguments_hash, request_id and result."""
         self.callbacks: dict[Any, Callback] = {}
@@ -456,6 +474,7 @@ class WorkerTables(Schema):
     def snapshot(self) -> dict[str, Any]:
         return {
             "jobs": {key: job.__copy__() for key, job in self.jobs.items()},
+            "outbox": {key: copy.copy(commit) for key, commit in self.outbox.items()},
             "effects": {key: list(effect) for key, effect in self.effects.items()},
             "callbacks": {key: copy.copy(callback) for key, callback in self.callbacks.items()},
             "heard": dict(self.heard),
@@ -524,6 +543,21 @@ class WorkerTables(Schema):
             if job.lease == lease and job.state != "published" and job.key not in held
         ]
 
+    def take_over_answers(self, lease: int, stored_by: Sequence[int], numbers: Sequence[int]) -> list[Any]:
+        now, known = self._clock(), set(zip(stored_by, numbers, strict=True))
+        for key in sorted(self.outbox.keys() - known):
+            commit = self.outbox[key]
+            if commit.lease != lease and commit.lease in self.leases and self.leases[commit.lease][1] >= now:
+                continue
+            commit.lease = lease
+            rows = [
+                _Unpublished((*key, *job.key, job.tenant, job.partition, job.traceparent, job.answer))
+                for job in self.jobs.values()
+                if (job.lease, job.answered_at) == (key[0], commit.stored_at) and job.key[0] in commit.run_ids
+            ]
+            return rows or [_Unpublished((*key, *[None] * 6))]
+        return []
+
     def start(self, lease: int, run_id: Any, request_id: str) -> list[Any]:
         job = self.jobs.get((run_id, request_id))
         if job is None or job.lease != lease or job.state not in {"received", "started"}:
@@ -532,8 +566,10 @@ class WorkerTables(Schema):
         return [_Value((True,))]
 
     def settle(  # noqa: PLR0917
-        self, lease: int, run_ids: Any, request_ids: Any, answers: Any, p_runs: Any, p_requests: Any, *unpersisted: Any
+        self, lease: int, run_ids: Any, request_ids: Any, answers: Any, p_runs: Any, p_requests: Any, *rest: Any
     ) -> list[Any]:
+        *unpersisted, stored_by, numbers, number = rest
+        now = self._clock()
         # All parts of the statement see the table as it was before it.
         done = [
             job
@@ -545,7 +581,7 @@ class WorkerTables(Schema):
             for *key, answer in zip(run_ids, request_ids, answers, strict=True)
             if (job := self.jobs.get(tuple(key))) and job.takes(lease, answer)
         ]
-        recorded = []
+        recorded, answered = [], [job.key[0] for job, _ in accepted]
         for run_id, request_id, *columns, answer in zip(*unpersisted, strict=True):
             key = (run_id, request_id)
             known = self.jobs.get(key)
@@ -555,11 +591,16 @@ class WorkerTables(Schema):
                 continue
             recorded.append(known.key)
             if answer is not None:
-                known.state, known.answer = "answered", answer
+                known.answered(answer, now)
+                answered.append(run_id)
         for job in done:
             job.state = "published"
         for job, answer in accepted:
-            job.state, job.answer = "answered", answer
+            job.answered(answer, now)
+        for key in zip(stored_by, numbers, strict=True):
+            self.outbox.pop(key, None)
+        if answered:
+            self.outbox[lease, number] = AnswerCommit(lease, now, answered)
         return [_Key(key) for key in (*recorded, *(job.key for job, _ in accepted))]
 
     def withdraw(self, lease: int, *columns: Sequence[Any]) -> list[Any]:
@@ -574,7 +615,7 @@ class WorkerTables(Schema):
                 continue
             elif known.state != "received" or known.started_at is not None:
                 continue
-            known.state, known.answer, known.lease = "answered", answer, lease
+            known.state, known.answer, known.lease, known.answered_at = "answered", answer, lease, self._clock()
             rows.append(_Withdrawn((*key, answer, True)))
         return rows
 
@@ -659,7 +700,7 @@ class WorkerTables(Schema):
         job = self.jobs.get((run_id, request_id))
         if job is None or job.state != "parked" or job.lease is not None:
             return []
-        job.state, job.answer, job.lease = "answered", answer, lease
+        job.state, job.answer, job.lease, job.answered_at = "answered", answer, lease, self._clock()
         return [_Value((True,))]
 
 

@@ -728,7 +728,7 @@ class World:
             self.violations.extend(self.watch.committed(before, tables, args))
             self.violations.extend(self.over_limit())
         elif name == "settle":
-            statement.stored(self.watch, [*args[3], *(answer for answer in args[-1] if answer is not None)])
+            statement.stored(self.watch, [*args[3], *(answer for answer in args[13] if answer is not None)])
         elif name == "withdraw":
             statement.stored(self.watch, [row["answer"] for row in rows if row["fresh"]])
         elif name == "callbacks_answer" and rows:
@@ -903,6 +903,7 @@ class World:
                 left.extend(
                     f"{service} job {job.key} {job.state}" for job in tables.jobs.values() if job.state != "published"
                 )
+                left.extend(f"{service} outbox {key}" for key in tables.outbox)
         left.extend(self.deadly.left())
         left.extend(f"callback for {message.order.key}" for message in self.upstream.workshop.on_the_way)
         return left

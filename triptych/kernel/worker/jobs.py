@@ -7,6 +7,7 @@ process that was thought dead and wakes up again finds that its lease is gone, a
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -81,6 +82,47 @@ class TakenOverJob:
         return self.run_id, self.request_id
 
 
+class AnswerCommitId(NamedTuple):
+    """One commit of answers: the key of its row in the outbox. No life uses a number again."""
+
+    stored_by: int
+    number: int
+
+
+class StoredAnswer(NamedTuple):
+    """An answer in the table, with what its message needs."""
+
+    run_id: UUID
+    request_id: str
+    tenant: str
+    partition: int
+    traceparent: str | None
+    answer: bytes
+
+    @property
+    def key(self) -> JobKey:
+        return self.run_id, self.request_id
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOverAnswers:
+    """A commit of answers that this process has taken over, to publish them."""
+
+    commit: AnswerCommitId
+    answers: list[StoredAnswer]
+
+
+class Committed(NamedTuple):
+    """The result of a commit of answers."""
+
+    accepted: frozenset[JobKey]
+    """The jobs that were accepted. The others are no longer ours, or were known before."""
+    known: dict[JobKey, bytes]
+    """The stored answers of unpersisted jobs that were known before."""
+    commit: AnswerCommitId | None
+    """What to acknowledge when Kafka has all answers that were accepted; None if none was."""
+
+
 @dataclass(frozen=True, slots=True)
 class IntakeResult:
     """The result of taking in a batch of requests: new jobs of ours, and answers to publish once more."""
@@ -96,6 +138,9 @@ class Jobs:
         self._pool, self._instance, self._lease_ms = pool, instance, lease_ms
         self._sql = Queries.load("triptych.kernel.worker", "worker.sql")
         self._held: set[JobKey] = set()
+        self._commits: set[AnswerCommitId] = set()
+        """Commits of answers that this process knows of, and has not acknowledged."""
+        self._numbers = itertools.count(1)
         # Taking in and taking over happen one after the other. So a job that one of them has just got does not look to
         # the other like a job that the table gave to us without our knowledge.
         self._taking = asyncio.Lock()
@@ -179,6 +224,24 @@ class Jobs:
             self._held |= taken.keys()
         return list(taken.values())
 
+    async def take_over_answers(self) -> TakenOverAnswers | None:
+        """Take over one commit of answers of a dead process, or one that the table gave us without our knowledge."""
+        while True:
+            known = tuple(self._commits)
+            rows = await self._pool.fetch(
+                self._sql["take_over_answers"],
+                self.lease,
+                [stored_by for stored_by, _ in known],
+                [number for _, number in known],
+            )
+            if not rows:
+                return None
+            failpoints.hit("worker.after_take_over_answers")
+            commit = AnswerCommitId(rows[0]["stored_by"], rows[0]["number"])
+            if commit not in self._commits:  # else it was stored while the statement ran
+                self._commits.add(commit)
+                return TakenOverAnswers(commit, [StoredAnswer(*row[2:]) for row in rows if row["answer"] is not None])
+
     async def unpublished_dead_letters(self, limit: int) -> list[DeadRecord]:
         """Return dead letters whose event Kafka has not acknowledged."""
         return await dead_letters.unpublished(self._pool, limit)
@@ -229,21 +292,22 @@ class Jobs:
         """Let go of a parked job: no process holds it until its answer or its deadline comes."""
         self._held.discard(key)
 
-    async def commit_answers(
+    async def commit_answers(  # noqa: PLR0917
         self,
         answers: Sequence[tuple[JobKey, bytes]],
         published: Sequence[JobKey],
         claims: Sequence[Claim],
         also: WriteInCommit | None,
         unpersisted: Sequence[tuple[InboundRequest, bytes | None]] = (),
-    ) -> frozenset[JobKey]:
-        """Store answers and mark published ones, in one commit; `also` runs in it with the accepted jobs.
+        acknowledged: Sequence[AnswerCommitId] = (),
+    ) -> Committed:
+        """Store answers and forget published ones, in one commit; `also` runs in it with the accepted jobs.
 
         `unpersisted` are jobs that are in no table yet, with their answers, or without one as `take_in` stores them.
-
-        Returns:
-            The jobs whose answers were accepted. The others are no longer ours, or were known before.
+        Kafka has `acknowledged` all answers of some earlier commits, and those of `published`, which are marked one by
+        one: no commit of this method has stored them.
         """
+        commit = AnswerCommitId(self.lease, next(self._numbers))
         arguments = (
             self.lease,
             [run_id for (run_id, _), _ in answers],
@@ -257,31 +321,46 @@ class Jobs:
                 [inbound.request if answer is None else None for inbound, answer in unpersisted],
             ),
             [answer for _, answer in unpersisted],
+            [stored_by for stored_by, _ in acknowledged],
+            [number for _, number in acknowledged],
+            commit.number,
         )
         timestamps.mark("worker.encoded")
         failpoints.hit("worker.before_settle")
         if unpersisted:
             failpoints.hit("worker.before_record")
-        if claims or (also is not None and (answers or unpersisted)):
-            async with self._pool.acquire() as conn, conn.transaction():
-                await claim_check.store(conn, claims)
-                accepted = _keys(await conn.fetch(self._sql["settle"], *arguments))
-                if also is not None:
-                    await also(conn, accepted)
-        else:
-            accepted = _keys(await self._pool.fetch(self._sql["settle"], *arguments))
-        failpoints.hit("worker.after_settle")
-        timestamps.mark("worker.committed")
-        if unpersisted:
-            failpoints.hit("worker.after_record")
+        if acknowledged:
+            failpoints.hit("worker.before_acknowledge")
+        self._commits.add(commit)
+        try:
+            if claims or (also is not None and (answers or unpersisted)):
+                async with self._pool.acquire() as conn, conn.transaction():
+                    await claim_check.store(conn, claims)
+                    accepted = _keys(await conn.fetch(self._sql["settle"], *arguments))
+                    if also is not None:
+                        await also(conn, accepted)
+            else:
+                accepted = _keys(await self._pool.fetch(self._sql["settle"], *arguments))
+            failpoints.hit("worker.after_settle")
+            timestamps.mark("worker.committed")
+            if unpersisted:
+                failpoints.hit("worker.after_record")
+            is_complete = len(accepted) == len(answers) + len(unpersisted)
+            refused = [] if is_complete else [one.key for one, _ in unpersisted if one.key not in accepted]
+            known = await self.stored_answers(refused)
+        except BaseException:
+            # If it was stored nevertheless, a takeover finds it. A repeat gets another number.
+            self._commits.discard(commit)
+            raise
+        self._commits.difference_update(acknowledged)
         self._held.difference_update(published)
-        if len(accepted) == len(answers) + len(unpersisted):
-            return accepted
-        self._held.difference_update(key for key, _ in answers if key not in accepted)
-        self._held.difference_update(
-            one.key for one, answer in unpersisted if answer is not None and one.key not in accepted
-        )
-        return accepted
+        answered = [key for key, _ in answers]
+        answered.extend(one.key for one, answer in unpersisted if answer is not None)
+        self._held.difference_update(answered)
+        if accepted.isdisjoint(answered):
+            self._commits.discard(commit)
+            return Committed(accepted, known, None)
+        return Committed(accepted, known, commit)
 
     async def stored_answers(self, keys: Sequence[JobKey]) -> dict[JobKey, bytes]:
         """Return the answers of these jobs, as far as they have one."""

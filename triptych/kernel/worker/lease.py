@@ -49,6 +49,7 @@ class LeaseRenewer(Generic[RequestT]):
             try:
                 await self._jobs.renew()
                 await self._take_over()
+                await self._take_over_answers()
                 self._outbox.publish_dead_letters(await self._jobs.unpublished_dead_letters(DEAD_LETTERS_MAX))
             except Exception as error:
                 if is_refusal(error):
@@ -73,6 +74,11 @@ class LeaseRenewer(Generic[RequestT]):
                 self._health.count("jobs_taken_over", len(taken))
             if len(taken) < TAKEOVER_MAX:
                 return
+
+    async def _take_over_answers(self) -> None:
+        while not self._stopping.is_set() and (taken := await self._jobs.take_over_answers()) is not None:
+            self._health.count("answers_taken_over", len(taken.answers))
+            self._outbox.publish_taken_over(taken)
 
     def _give_out(self, job: TakenOverJob) -> None:
         if job.answer is not None:

@@ -1,4 +1,4 @@
-"""The outbox: answers are committed in groups, then published, then marked as published.
+"""The outbox: answers are committed in groups, then published, then the row of their commit is deleted.
 
 As many answers go into a commit as finished while the last one ran. An answer is never published before
 it is stored, and a stored one is published until Kafka acknowledges it, by this process or the next.
@@ -23,13 +23,21 @@ from triptych.kernel.process.outage import KAFKA_GONE, POSTGRES_GONE, Outage, is
 from triptych.kernel.process.service import Service
 from triptych.kernel.process.settings import ServiceSettings
 from triptych.kernel.worker.contract import Worker, WorkerConfig
-from triptych.kernel.worker.jobs import Connection, InboundRequest, JobKey, Jobs, WriteInCommit
+from triptych.kernel.worker.jobs import (
+    AnswerCommitId,
+    Connection,
+    InboundRequest,
+    JobKey,
+    Jobs,
+    TakenOverAnswers,
+    WriteInCommit,
+)
 from triptych.kernel.worker.unpersisted import UnpersistedRequests
 from triptych.schemas.base import Answer, Request
 from triptych.schemas.topics import DEAD_LETTERS
 
 IDLE_FLUSH_S = 0.05
-"""Marks of published answers wait this long for a commit to travel with."""
+"""What Kafka has acknowledged waits this long for a commit to travel with."""
 COMMIT_MAX_BYTES = 33_554_432
 """Answers of so many bytes go into one commit. Postgres takes no message of a gigabyte, and its memory is shared."""
 BEAT_S = 5.0
@@ -63,20 +71,27 @@ class _Group:
         """Return whether all of the group was accepted, as it nearly always is."""
         return len(accepted) == len(self.answers) + len(self.unpersisted)
 
-    def refused(self, accepted: frozenset[JobKey]) -> list[JobKey]:
-        """Return the unpersisted ones that are in the table already."""
-        return [] if self.is_accepted(accepted) else [key for key in self.unpersisted if key not in accepted]
+
+class _Unpublished(NamedTuple):
+    """An answer that is in the table, and is published next."""
+
+    key: JobKey
+    message: Outgoing
+    commit: AnswerCommitId | None
+    """The commit that it belongs to; None if its job is marked alone."""
 
 
-class _Part(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Part:
     """What goes into the next commit."""
 
-    finished: list[Finished]
-    published: list[JobKey]
-    overdue: list[JobKey]
+    finished: list[Finished] = field(default_factory=list)
+    published: list[JobKey] = field(default_factory=list)
+    acknowledged: list[AnswerCommitId] = field(default_factory=list)
+    overdue: list[JobKey] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.finished) + len(self.published) + len(self.overdue)
+        return len(self.finished) + len(self.published) + len(self.acknowledged) + len(self.overdue)
 
 
 class CommitHook(Protocol):
@@ -112,8 +127,9 @@ class Outbox:
         self._overdue: dict[JobKey, InboundRequest] = {}
         self._commit_hook, self._health = commit_hook, service.health
         self._finished: list[Finished] = []
-        self._stored: list[tuple[JobKey, Outgoing]] = []
+        self._stored: list[_Unpublished] = []
         self._published: list[JobKey] = []
+        self._acknowledged: list[AnswerCommitId] = []
         self._dead: list[DeadRecord] = []
         self._alone = 0
         """So many of the next things are committed each alone: together the database has refused them."""
@@ -136,7 +152,15 @@ class Outbox:
 
     def publish_stored(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> None:
         """Publish an answer that is in the table already, left behind by a crash or asked for again."""
-        self._keep(key, partition, tenant, traceparent, answer)
+        self._keep(key, partition, tenant, traceparent, answer, None)
+        self._news.set()
+
+    def publish_taken_over(self, taken: TakenOverAnswers) -> None:
+        """Publish a commit of answers that another process, or an unknown commit of this one, has left behind."""
+        for one in taken.answers:
+            self._keep(one.key, one.partition, one.tenant, one.traceparent, one.answer, taken.commit)
+        if not taken.answers:  # their runs are gone
+            self._acknowledged.append(taken.commit)
         self._news.set()
 
     def publish_dead_letters(self, dead: Sequence[DeadRecord]) -> None:
@@ -150,7 +174,7 @@ class Outbox:
         self._news.set()
 
     async def run(self) -> None:
-        """Commit, publish, mark, until closed."""
+        """Commit, publish, acknowledge, until closed."""
         self._health.expect(LOOP, 60.0)
         while True:
             await self._wait_for_news()
@@ -160,14 +184,14 @@ class Outbox:
                 return
 
     def _has_work(self) -> bool:
-        return bool(self._finished or self._stored or self._dead or self._published)
+        return bool(self._finished or self._stored or self._dead or self._published or self._acknowledged)
 
     async def _wait_for_news(self) -> None:
         self._news.clear()
         if self._finished or self._stored or self._dead or self._overdue or self._closing.is_set():
             return
         try:
-            async with asyncio.timeout(IDLE_FLUSH_S if self._published else BEAT_S):
+            async with asyncio.timeout(IDLE_FLUSH_S if self._published or self._acknowledged else BEAT_S):
                 await self._news.wait()
         except TimeoutError:
             return
@@ -192,14 +216,18 @@ class Outbox:
     def _next_part(self) -> _Part:
         """Return all that waits, as far as one statement should hold it; after a refusal one thing alone."""
         if self._alone and self._overdue:
-            return _Part([], [], list(self._overdue)[:1])
+            return _Part(overdue=list(self._overdue)[:1])
         if self._alone and self._finished:
-            return _Part(self._finished[:1], [], [])
+            return _Part(finished=self._finished[:1])
+        if self._alone and self._published:
+            return _Part(published=self._published[:1])
         if self._alone:
-            return _Part([], self._published[:1], [])
+            return _Part(acknowledged=self._acknowledged[:1])
         sizes_bytes = accumulate(len(one.encoded) for one in self._finished)
         fits = sum(1 for size_bytes in sizes_bytes if size_bytes <= COMMIT_MAX_BYTES)
-        return _Part(self._finished[: max(1, fits)], list(self._published), list(self._overdue))
+        return _Part(
+            self._finished[: max(1, fits)], list(self._published), list(self._acknowledged), list(self._overdue)
+        )
 
     async def _after_refusal(self, part: _Part, error: Exception) -> bool:
         """Find what the database refuses, and go past it; everything else is stored."""
@@ -210,6 +238,9 @@ class Outbox:
         for key in part.published:
             self._log.error("an answer cannot be marked as published", request_id=key[1], error=repr(error))
             self._published.remove(key)
+        for commit in part.acknowledged:
+            self._log.error("answers stay in the outbox", number=commit.number, error=repr(error))
+            self._acknowledged.remove(commit)
         for key in part.overdue:
             self._log.error("a request is stored with its answer alone", request_id=key[1], error=repr(error))
             del self._overdue[key]
@@ -260,28 +291,33 @@ class Outbox:
 
     async def _store(self, part: _Part) -> None:
         """Commit a part, and publish its answers next."""
-        finished, published, overdue = part
-        group = self._group(finished, overdue)
-        accepted = await self._jobs.commit_answers(
-            group.answers, published, group.claims, self._write_of(finished), list(group.unpersisted.values())
+        finished = part.finished
+        group = self._group(finished, part.overdue)
+        accepted, known, commit = await self._jobs.commit_answers(
+            group.answers,
+            part.published,
+            group.claims,
+            self._write_of(finished),
+            list(group.unpersisted.values()),
+            part.acknowledged,
         )
-        known = await self._jobs.stored_answers(group.refused(accepted))
         self._replaced.difference_update(one.key for one in finished)
-        del self._finished[: len(finished)], self._published[: len(published)]
-        for key in overdue:
+        del self._finished[: len(finished)], self._published[: len(part.published)]
+        del self._acknowledged[: len(part.acknowledged)]
+        for key in part.overdue:
             del self._overdue[key]
         self._unpersisted.persisted(group.unpersisted)
         all_accepted = group.is_accepted(accepted)
         for one, answer in zip(finished, group.encoded, strict=True):
             if all_accepted or one.key in accepted:
-                self._keep(one.key, one.request.partition, one.request.tenant, one.traceparent, answer)
+                self._keep(one.key, one.request.partition, one.request.tenant, one.traceparent, answer, commit)
             elif one.key not in known:
                 self._health.count("answers_fenced")
         for key, answer in known.items():
             # It was asked and answered before, and that answer counts.
             self._health.count("duplicates")
             inbound, _ = group.unpersisted[key]
-            self._keep(key, inbound.partition, inbound.tenant, inbound.traceparent, answer)
+            self._keep(key, inbound.partition, inbound.tenant, inbound.traceparent, answer, None)
 
     def _group(self, finished: Sequence[Finished], overdue: Iterable[JobKey]) -> _Group:
         group = _Group([one.encoded for one in finished])
@@ -314,7 +350,7 @@ class Outbox:
             return True
         events = [dead_letters.event(row, self._service, self._dead_letters) for row in dead]
         try:
-            await self._publisher.publish([message for _, message in stored] + events)
+            await self._publisher.publish([one.message for one in stored] + events)
         except MessagesRefused as error:
             if not await self._keep_refused(
                 [stored[position] for position in error.positions if position < len(stored)], error
@@ -325,7 +361,8 @@ class Outbox:
             return False
         self._kafka.over()
         del self._stored[: len(stored)], self._dead[: len(dead)]
-        self._published.extend(key for key, _ in stored)
+        self._published.extend(one.key for one in stored if one.commit is None)
+        self._acknowledged.extend(dict.fromkeys(one.commit for one in stored if one.commit is not None))
         self._health.count("answers_published", len(stored))
         try:
             if dead:
@@ -335,11 +372,11 @@ class Outbox:
             await self._postgres.wait(error, unless=self._closing)
         return True
 
-    async def _keep_refused(self, refused: Sequence[tuple[JobKey, Outgoing]], error: MessagesRefused) -> bool:
+    async def _keep_refused(self, refused: Sequence[_Unpublished], error: MessagesRefused) -> bool:
         """Keep answers that Kafka never takes as dead letters, so that nothing waits behind them."""
         dead = [
             dead_letters.dead_message(self._service, message, f"{run_id}:{name}", error.cause, cloudevents.utc_now())
-            for (run_id, name), message in refused
+            for (run_id, name), message, _ in refused
         ]
         try:
             await self._jobs.store_dead_letters(dead)
@@ -350,9 +387,17 @@ class Outbox:
         self._dead.extend(dead)
         return True
 
-    def _keep(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> None:
-        """Publish this next; it is in the table."""
-        self._stored.append((key, self._outgoing(key, partition, tenant, traceparent, answer)))
+    def _keep(  # noqa: PLR0917
+        self,
+        key: JobKey,
+        partition: int,
+        tenant: str,
+        traceparent: str | None,
+        answer: bytes,
+        commit: AnswerCommitId | None,
+    ) -> None:
+        """Publish this next; it is in the table. All answers of a commit are kept together, and so published together."""
+        self._stored.append(_Unpublished(key, self._outgoing(key, partition, tenant, traceparent, answer), commit))
 
     def _outgoing(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> Outgoing:
         run_id: UUID = key[0]

@@ -67,6 +67,28 @@ select run_id, request_id, tenant, partition, request, traceparent, answer, deli
 from jobs where lease = $1 and state <> 'published'
     and (run_id, request_id) not in (select * from unnest($2::uuid[], $3::text[]))
 
+-- name: take_over_answers
+-- One commit of answers whose process is gone, or that this process does not know of. One at a time: it may be large.
+-- The jobs of a commit have its time. If the clock was set back, another one may have the same: then an answer goes out
+-- twice.
+with free as (
+    select stored_by, number from outbox
+    where (stored_by, number) not in (select * from unnest($2::bigint[], $3::bigint[]))
+      and (lease = $1 or not exists (select from leases where leases.id = outbox.lease and leases.until >= now()))
+    order by stored_by, number
+    limit 1
+    for update skip locked
+), taken as (
+    update outbox set lease = $1
+    from free
+    where outbox.stored_by = free.stored_by and outbox.number = free.number
+    returning outbox.stored_by, outbox.number, outbox.stored_at, outbox.run_ids
+)
+select taken.stored_by, taken.number, jobs.run_id, jobs.request_id, jobs.tenant, jobs.partition, jobs.traceparent,
+    jobs.answer
+from taken left join jobs
+    on jobs.run_id = any(taken.run_ids) and jobs.lease = taken.stored_by and jobs.answered_at = taken.stored_at
+
 -- name: start
 update jobs set state = 'started', started_at = coalesce(started_at, now())
 where run_id = $2 and request_id = $3 and lease = $1 and state in ('received', 'started')
@@ -74,9 +96,10 @@ returning true
 
 -- name: settle
 -- One group commit: new answers (only where the lease still holds), jobs that are not in the table yet (most have their
--- answers), and answers that Kafka has acknowledged. It may be repeated after an unknown outcome.
--- A known job stays as it is, unless it is ours by now and has no answer. The process that gave an answer may have
--- published it, or may do so when it wakes up.
+-- answers), and what Kafka has acknowledged. It may be repeated after an unknown outcome, under another number.
+-- One row in the outbox stands for all answers of the commit, whose jobs need no mark of their own then.
+-- A known job stays as it is, unless it is ours by now and has no answer, or this one. The process that gave another
+-- answer may have published it, or may do so when it wakes up.
 -- `distinct` keeps the planner from the index of open jobs: on a table without statistics it would read all of them for
 -- each row. The insert comes first, in the order of the key. So a statement that waits for a row of another one does not
 -- hold a row that a statement in the same order needs.
@@ -85,31 +108,38 @@ with published as (
     from unnest($5::uuid[], $6::text[]) as done (run_id, request_id)
     where jobs.run_id = done.run_id and jobs.request_id = done.request_id
       and jobs.state is not distinct from 'answered'
+), acknowledged as (
+    delete from outbox using unnest($15::bigint[], $16::bigint[]) as done (stored_by, number)
+    where outbox.stored_by = done.stored_by and outbox.number = done.number
 ), unpersisted as (
     insert into jobs as known (
         run_id, request_id, tenant, partition, request, traceparent, deadline_at, lease, state, answer, answered_at
     )
     select run_id, request_id, tenant, partition, request, traceparent, deadline_at, $1,
-        case when answer is null then 'received' else 'answered' end::job_state,
+        case when answer is null then 'received' else 'published' end::job_state,
         answer, case when answer is not null then now() end
     from unnest(
         $7::uuid[], $8::text[], $9::text[], $10::int[], $11::bytea[], $12::text[], $13::timestamptz[], $14::bytea[]
     ) as t (run_id, request_id, tenant, partition, request, traceparent, deadline_at, answer)
     order by run_id, request_id
     on conflict (run_id, request_id) do update
-        set state = 'answered', answer = excluded.answer, answered_at = excluded.answered_at
-        where known.lease = $1 and known.state is distinct from 'published' and excluded.answer is not null
+        set state = 'published', answer = excluded.answer, answered_at = excluded.answered_at
+        where known.lease = $1 and excluded.answer is not null
             and (known.answer is null or known.answer = excluded.answer)
-    returning run_id, request_id
+    returning run_id, request_id, answer is not null as is_answered
 ), settled as (
-    update jobs set state = 'answered', answer = done.answer, answered_at = now()
+    update jobs set state = 'published', answer = done.answer, answered_at = now()
     from unnest($2::uuid[], $3::text[], $4::bytea[]) as done (run_id, request_id, answer)
     where jobs.run_id = done.run_id and jobs.request_id = done.request_id
-      and jobs.lease = $1 and jobs.state is distinct from 'published'
-      and (jobs.answer is null or jobs.answer = done.answer)
+      and jobs.lease = $1 and (jobs.answer is null or jobs.answer = done.answer)
     returning jobs.run_id, jobs.request_id
+), accepted as (
+    select run_id, request_id, is_answered from unpersisted union all select run_id, request_id, true from settled
+), stored as (
+    insert into outbox (stored_by, number, lease, run_ids)
+    select $1, $17, $1, array_agg(run_id) from accepted where is_answered having count(*) > 0
 )
-select run_id, request_id from unpersisted union all select run_id, request_id from settled
+select run_id, request_id from accepted
 
 -- name: withdraw
 -- A job that has not begun is answered as withdrawn, also before its request has come. A job that has begun goes on, and

@@ -108,6 +108,11 @@ from {schema}.jobs as j join executor.runs as r using (run_id)
 where j.state <> 'published'
   and (j.state <> 'parked' and r.finished_at < now() - $1::interval or j.deadline_at < now() - $1::interval)
 
+-- name: old_answers
+select r.run_id, r.task_id, 'its answers of ' || o.stored_at || ' in {schema} were never acknowledged' as message
+from {schema}.outbox as o cross join unnest(o.run_ids) as answered (run_id) join executor.runs as r using (run_id)
+where r.finished_at < now() - $1::interval
+
 -- name: stray_receipts
 select e.run_id, null as task_id, 'receipt ' || e.idempotency_key || ' in {schema} belongs to no call in the journal' as message
 from {schema}.effects as e

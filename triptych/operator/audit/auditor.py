@@ -118,6 +118,7 @@ async def _check_the_rest(connection: asyncpg.Connection, queries: Queries, foun
 
         _collect(found, Check.ORPHAN, await connection.fetch(of_schema("orphan_jobs")))
         _collect(found, Check.JOBS, await connection.fetch(of_schema("old_jobs"), GRACE))
+        _collect(found, Check.JOBS, await connection.fetch(of_schema("old_answers"), GRACE))
         if schema["has_effects"]:
             _collect(found, Check.EFFECTS, await connection.fetch(of_schema("stray_receipts")))
         found.checked.worker_schemas += 1

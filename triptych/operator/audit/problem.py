@@ -31,7 +31,7 @@ class Check(StrEnum):
     OUTBOX = "outbox"
     """No message waits for its publication long after its run has moved last."""
     JOBS = "jobs"
-    """Every job belongs to a run, and none is open long after its run has ended."""
+    """Every job belongs to a run, and none is open or unpublished long after its run has ended."""
     EFFECTS = "effects"
     """Every receipt belongs to a call in the journal."""
     KEYS = "keys"
