@@ -118,6 +118,7 @@ def check(world: World) -> None:
         found.append(
             f"not over after {world.scheduler.now:.0f} s: {[m.task_id for m in world.missions.values() if not m.finals]} {world.left_open()}"
         )
+        _check_answers(world, found)
         return
     found.extend(f"open again: {left}" for left in world.left_open())
     _check_outcomes(world, found)

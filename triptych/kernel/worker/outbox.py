@@ -396,7 +396,7 @@ class Outbox:
         answer: bytes,
         commit: AnswerCommitId | None,
     ) -> None:
-        """Publish this next; it is in the table. All answers of a commit are kept together, and so published together."""
+        """Publish this next; it is in the table. The answers of a commit are kept, and so published, together."""
         self._stored.append(_Unpublished(key, self._outgoing(key, partition, tenant, traceparent, answer), commit))
 
     def _outgoing(self, key: JobKey, partition: int, tenant: str, traceparent: str | None, answer: bytes) -> Outgoing:
