@@ -23,8 +23,8 @@ BRANCH_RATIO_MAX = 1.3
 ADAPTER_MAX_MS = 3.0
 """What the adapter may add to a call over HTTP, at p50."""
 
-PAIRED = ("steps_per_s", "ms_a_step", "cpu_ms_a_step")
-"""What two revisions are compared by. The last two are the better the smaller they are."""
+PAIRED = ("steps_per_s", "ms_a_step", "cpu_ms_a_step", "wal_bytes_a_step")
+"""What two revisions are compared by. The first is better when it is larger, the others when they are smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,9 @@ class Sample:
     cpu_ms_a_step: Mapping[str, float]
     """Processor time of each process."""
     memory_mb: Mapping[str, float]
+    wal_bytes_a_step: int
+    disk_bytes_a_step: int
+    """By how much the databases grew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,11 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def sample(
-    window: Window, messages_per_run: float, cpu_ms_a_step: Mapping[str, float], memory_mb: Mapping[str, float]
+    window: Window,
+    messages_per_run: float,
+    cpu_ms_a_step: Mapping[str, float],
+    memory_mb: Mapping[str, float],
+    written: tuple[int, int],
 ) -> Sample:
     runs = len(window.latencies_ms)
     p50 = percentile(window.latencies_ms, 50)
@@ -127,6 +134,8 @@ def sample(
         ms_a_step=p50 / STEPS_PER_RUN,
         cpu_ms_a_step=cpu_ms_a_step,
         memory_mb=memory_mb,
+        wal_bytes_a_step=written[0],
+        disk_bytes_a_step=written[1],
     )
 
 
@@ -142,6 +151,8 @@ def median_sample(rounds: Sequence[Sample]) -> Sample:
         ms_a_step=statistics.median(each.ms_a_step for each in rounds),
         cpu_ms_a_step=_medians([each.cpu_ms_a_step for each in rounds]),
         memory_mb=_medians([each.memory_mb for each in rounds]),
+        wal_bytes_a_step=round(statistics.median(each.wal_bytes_a_step for each in rounds)),
+        disk_bytes_a_step=round(statistics.median(each.disk_bytes_a_step for each in rounds)),
     )
 
 

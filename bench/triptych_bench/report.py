@@ -26,7 +26,7 @@ from triptych_bench.trees import Tree
 _BAR_WIDTH = 50
 _FILE_WIDTH = 160
 _COLOURS = "blue", "green", "yellow"
-_BETTER_WHEN_LESS = {"ms_a_step", "cpu_ms_a_step"}
+_BETTER_WHEN_LESS = {*f.PAIRED} - {"steps_per_s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,14 @@ def _speeds(result: Result, floor: f.Floor) -> Table:
     table = _table()
     for column in ("steps/s", "±", "runs/s", "messages/s", "run p50 ms", "p99 ms", "ms a step"):
         table.add_column(column, justify="right")
-    for column in ("ms ÷ floor", "steps/s ÷ floor", "batch rows a step", "CPU ms a step"):
+    for column in (
+        "ms ÷ floor",
+        "steps/s ÷ floor",
+        "batch rows a step",
+        "CPU ms a step",
+        "WAL B a step",
+        "disk B a step",
+    ):
         table.add_column(column, justify="right", style="cyan")
     for case in result.cases:
         median = result.median(case)
@@ -222,6 +229,8 @@ def _speeds(result: Result, floor: f.Floor) -> Table:
             f"{ratios.steps_over_floor:.1f}",
             f"{ratios.batch_rows_a_step:.1f}",
             f"{f.figure(median, 'cpu_ms_a_step'):.3f}",
+            f"{median.wal_bytes_a_step:,}",
+            f"{median.disk_bytes_a_step:,}",
         )
     return table
 

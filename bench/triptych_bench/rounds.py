@@ -16,6 +16,7 @@ from triptych_bench.floor import Ground
 from triptych_bench.load import Load
 from triptych_bench.processes import Processes
 from triptych_bench.stack import Stack
+from triptych_bench.storage import Storage
 
 _WARM_UP_IN_FLIGHT = 200
 
@@ -68,7 +69,15 @@ async def measure(stacks: Sequence[Stack], schedule: Schedule, say: Say) -> Meas
     """Warm up, then measure. The floor is that under the last of the stacks. Raises BenchError."""
     floors: list[Floor] = []
     async with AsyncExitStack() as opened:
-        beds = [_Bed(stack, await opened.enter_async_context(Load(stack)), schedule) for stack in stacks]
+        beds = [
+            _Bed(
+                stack,
+                await opened.enter_async_context(Load(stack)),
+                await opened.enter_async_context(Storage(stack)),
+                schedule,
+            )
+            for stack in stacks
+        ]
         ground = await opened.enter_async_context(Ground(stacks[-1]))
         adapter = await opened.enter_async_context(Adapter(stacks[-1]))
         http: dict[int, list[HttpCost]] = {at_once: [] for at_once in adapter.at_once}
@@ -95,11 +104,11 @@ async def measure(stacks: Sequence[Stack], schedule: Schedule, say: Say) -> Meas
 class _Bed:
     """A stack, ready to be measured, and what was measured of it."""
 
-    def __init__(self, stack: Stack, load: Load, schedule: Schedule) -> None:
+    def __init__(self, stack: Stack, load: Load, storage: Storage, schedule: Schedule) -> None:
         self.name = stack.tree.name
         self.samples: dict[Case, list[Sample]] = {case: [] for case in schedule.cases}
         self.fans: dict[Fan, list[BranchCost]] = {fan: [] for fan in FANS}
-        self._load = load
+        self._load, self._storage = load, storage
         self._processes = Processes(stack.pids, stack.layout.logs)
         self._schedule = schedule
 
@@ -111,14 +120,15 @@ class _Bed:
         """Processor time and messages are those of all runs of the round, by their number; the rest is the window's."""
         load, schedule = self._load, self._schedule
         messages, runs, steps = await load.messages(), load.runs, load.steps
-        cpu_ms = self._processes.cpu_ms()
+        cpu_ms, written = self._processes.cpu_ms(), await self._storage.written()
         window = await load.hold(
             case, settle_s=schedule.settle_s, window_s=schedule.window_s, generations=schedule.generations
         )
         runs, steps = load.runs - runs, load.steps - steps
         cpu_ms = {name: (spent - cpu_ms[name]) / steps for name, spent in self._processes.cpu_ms().items()}
+        written = (await self._storage.written()).since(written, steps)
         messages = await load.messages() - messages
-        self.samples[case].append(sample(window, messages / runs, cpu_ms, self._processes.memory_mb()))
+        self.samples[case].append(sample(window, messages / runs, cpu_ms, self._processes.memory_mb(), written))
 
     async def fan_out(self, fan: Fan) -> None:
         """Play equally many branches of each width, with equally many under way."""

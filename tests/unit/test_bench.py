@@ -37,6 +37,8 @@ SAMPLE = f.Sample(
     ms_a_step=4,
     cpu_ms_a_step={"executor": 0.25, "client": 5.0, "shop-api": 3.0},
     memory_mb={"executor": 100, "client": 60},
+    wal_bytes_a_step=2_000,
+    disk_bytes_a_step=900,
 )
 BRANCH = f.BranchCost(wall_ms=1.2, cpu_ms=1.1)
 HTTP = f.HttpCost(bare_ms=1.0, adapter_ms=1.5)
@@ -50,7 +52,8 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
 
 def test_a_sample_counts_what_arrived_in_its_window() -> None:
     window = f.Window(span_s=2.0, steps=20, latencies_ms=[10.0, 30.0, 20.0, 40.0])
-    sample = f.sample(window, messages_per_run=14, cpu_ms_a_step={}, memory_mb={})
+    sample = f.sample(window, messages_per_run=14, cpu_ms_a_step={}, memory_mb={}, written=(2_000, 900))
+    assert (sample.wal_bytes_a_step, sample.disk_bytes_a_step) == (2_000, 900)
     assert (sample.runs, sample.steps_per_s, sample.runs_per_s, sample.messages_per_s) == (4, 10, 2, 28)
     assert (sample.run_p50_ms, sample.run_p99_ms, sample.ms_a_step) == (20, 40, 20 / STEPS_PER_RUN)
 
