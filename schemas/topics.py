@@ -89,7 +89,7 @@ CATALOG: tuple[Topic, ...] = (
         ToolContracts,
         "triptych.contracts",
         "tools",
-        "planner, critic",
+        "executor, planner, critic",
         "What each tool offers.",
         compacted=True,
     ),
