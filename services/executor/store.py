@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -41,6 +42,7 @@ _FENCED = "TR001"
 STATEMENT_MAX_BYTES = 134_217_728
 """Postgres takes no message of a gigabyte, and a process should not hold one."""
 _DEAD_VALUE = 5
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _RUN = 7
 """The version of the UUID of a run. What belongs to a record and not to a run has another one."""
 _INT = attrgetter("int")
@@ -185,7 +187,7 @@ class ExecutorStore:
         claims = [row.claim for row in batch.outbox if row.claim is not None]
         projected = self._projections.update(batch)
         rows = _rows(batch, projected.shown)
-        _check_size(rows, claims)
+        _check_content(rows, claims)
         timestamps.mark("decider.encoded")
         async with self._pool.acquire() as conn:
             await claim_check.store(conn, claims)
@@ -296,8 +298,11 @@ def _rows(batch: Batch[Run], shown: Sequence[Unshown]) -> tuple[list[Any], ...]:
     )
 
 
-def _check_size(rows: tuple[list[Any], ...], claims: Sequence[claim_check.Claim]) -> None:
-    """Refuse what is too much for one statement, however it came to be so much."""
+def _check_content(rows: tuple[list[Any], ...], claims: Sequence[claim_check.Claim]) -> None:
+    """Refuse what is too much for one statement, however it came to be so much, and what SQL could not read again.
+
+    What comes in has no NUL. But an expression may make one, and a query for any field of the journal would fail on it.
+    """
     _, _, journal, _, _, outbox, _, _, _, dead = rows
     size_bytes = (
         sum(len(row[-1]) for row in journal)
@@ -307,6 +312,9 @@ def _check_size(rows: tuple[list[Any], ...], claims: Sequence[claim_check.Claim]
     )
     if size_bytes > STATEMENT_MAX_BYTES:
         raise StatementTooLarge(size_bytes, STATEMENT_MAX_BYTES)
+    for run_id, *_, events in journal:
+        if "\\u0000" in events and _NUL.search(events):
+            raise UnicodeError(f"a value of run {run_id} holds the character NUL, which Postgres cannot store in text")
 
 
 def _task_row(batch: Batch[Run], run_id: UUID) -> tuple[Any, ...]:

@@ -23,6 +23,7 @@ from triptych.kernel.kafka.topic_metadata import ClusterTopics, KnownTopic
 from triptych.kernel.postgres import database as db
 from triptych.kernel.postgres.outbox import MessageKey, OutboxKey, OutboxMessage
 from triptych.kernel.process.log import configure_logging
+from triptych.kernel.process.outage import is_refusal
 from triptych.kernel.run_ids import derive_run_id
 from triptych.schemas import Cost, Effect, Pin, Plan, Playbook, Step, Task
 
@@ -175,6 +176,20 @@ async def test_a_run_reads_back_as_it_was_written(store) -> None:
     batch = admission("read back", claim.epoch, partition=8)
     await store.commit(batch)
     assert await store.load(batch.created) == batch.states
+
+
+async def test_a_character_that_sql_cannot_read_is_refused_and_text_that_looks_like_it_is_not(store, pool) -> None:
+    (claim,) = await store.claim([10], "a", CLUSTER)
+    refused, plain = admission("nul", claim.epoch, 10), admission("plain", claim.epoch, 10)
+    for batch, text in ((refused, "a\x00b"), (plain, "a\\u0000b")):
+        run_id, seq, admitted = batch.events[0]
+        batch.events[0] = (run_id, seq, replace(admitted, input={"text": text}))
+    with pytest.raises(UnicodeError, match="NUL") as refusal:
+        await store.commit(refused)
+    assert is_refusal(refusal.value)
+    await store.commit(plain)
+    shown = await pool.fetchval("select data -> 'input' ->> 'text' from journal where run_id = $1", plain.created[0])
+    assert shown == "a\\u0000b"
 
 
 async def test_a_journal_of_a_newer_version_does_not_hide_the_others(store, pool) -> None:
