@@ -486,7 +486,8 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed, self.random = seed, random.Random(seed)  # noqa: S311
         self.forger, self.deadly = Forger(self, seed), Deadly(self, seed)
-        self.restore, self.renewal = Restore(self, seed), Renewal(self, seed)
+        self.restore = Restore(self, seed)
+        self.renewal = Renewal(self, seed)
         self._draw = self.random.random
         self.scheduler = Scheduler()
         self.broker = Broker(self)
