@@ -485,9 +485,11 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         self._remember_decided(batch)
         self._creating = frozenset(batch.created)
         timed = {message.run_id for inbound, message in messages if inbound is None}
-        self._under_way = asyncio.create_task(self._write(batch, timed), name="batch")
         if len(messages) < OVERLAP_FROM_MESSAGES or batch.queued or self._partition_state.admission.has_queues:
-            await self._wait_until_written()  # who begins next is read from the database
+            await self._write(batch, timed)  # who begins next is read from the database
+            self._written()
+        else:
+            self._under_way = asyncio.create_task(self._write(batch, timed), name="batch")
 
     async def _show_changes(self, now: datetime | None) -> None:
         """Write the rows that people read and that are due; without a time, all that are not up to date."""
@@ -607,8 +609,11 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
         """Wait until the batch under way is committed and published, and raise its error if it failed."""
         if self._under_way is not None:
             await self._under_way
-            self._under_way, self._creating = None, frozenset()
-            self._context.outage.over()
+            self._written()
+
+    def _written(self) -> None:
+        self._under_way, self._creating = None, frozenset()
+        self._context.outage.over()
 
     async def _abandon(self) -> None:
         """Cancel the batch under way when the session ends. The next session finds out whether it was committed."""
