@@ -229,11 +229,11 @@ def show(floor: Floor, measured: Sequence[Measured], console: Console) -> None:
 
 def _table(found: Sequence[Part]) -> Table:
     table = Table("process", "part", box=None, header_style="bold")
-    for column in ("p50 ms", "p90 ms", "mean ms"):
+    for column in ("p10 ms", "p50 ms", "p90 ms"):
         table.add_column(column, justify="right")
     for part in found:
         if part.ms:
-            figures = (percentile(part.ms, 50), percentile(part.ms, 90), statistics.fmean(part.ms))
+            figures = (percentile(part.ms, percent) for percent in (10, 50, 90))
             name = part.name if part.is_waited_for else f"({part.name}, beside)"
             table.add_row(part.process, name, *(f"{figure:.3f}" for figure in figures))
     return table
@@ -252,6 +252,7 @@ def as_json(floor: Floor, measured: Sequence[Measured]) -> Mapping[str, object]:
                     {
                         "process": part.process,
                         "part": part.name,
+                        "p10_ms": percentile(part.ms, 10),
                         "p50_ms": percentile(part.ms, 50),
                         "p90_ms": percentile(part.ms, 90),
                     }

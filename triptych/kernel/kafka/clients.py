@@ -2,6 +2,7 @@
 
 A consumer reads `read_committed`, and one odd record or batch never stops it: it comes out as an UnreadableRecord.
 A poll takes a bounded part of what a fetch decompresses to, and partitions take turns.
+A fetch names only the partitions whose position has changed.
 A dead connection is a lost one, under uvloop too, whose transports raise RuntimeError where asyncio's say nothing.
 A wait for a consumer goes through a `ConsumerWatch`: it ends when a background task of the client dies.
 
@@ -15,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import FunctionType, MethodType, TracebackType
@@ -28,12 +29,14 @@ import aiokafka.consumer.consumer
 import aiokafka.consumer.fetcher
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import ConnectionGroup
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.produce import ProduceRequest
 
 from triptych.kernel import timestamps
 from triptych.kernel.errors import KafkaTaskDiedError, UndecodableRecord
+from triptych.kernel.kafka.fetch_session import FetchSession, SessionFetch
 from triptych.kernel.kafka.record_batches import (
     Batches,
     BatchHeader,
@@ -104,6 +107,11 @@ class _Client(aiokafka.client.AIOKafkaClient):  # type: ignore[misc]  # aiokafka
     _sync_task: asyncio.Task[None] | None
     bootstrap = _rebound(aiokafka.client.AIOKafkaClient.bootstrap, create_conn=_create_conn)
     _get_conn = _rebound(aiokafka.client.AIOKafkaClient._get_conn, create_conn=_create_conn)  # noqa: SLF001
+
+    async def send(self, node_id: int, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
+        """Send a request to a broker and return its answer."""
+        sent = super().send(node_id, request, group=group)
+        return await (request.session.exchange(sent) if isinstance(request, SessionFetch) else sent)
 
     async def close(self) -> None:
         """Close all connections, also when the task that keeps the metadata is dead."""
@@ -239,8 +247,24 @@ class _Fetcher(aiokafka.consumer.fetcher.Fetcher):  # type: ignore[misc]  # aiok
             PartitionRecords=partial(_Records, suspects),
             FetchResult=partial(_Fetched, self._room),
         )
-        self._proc_fetch_request = MethodType(fetch, self)
+        self._fetched = MethodType(fetch, self)
+        self._sessions: defaultdict[int, FetchSession] = defaultdict(FetchSession)
+        """The session with each broker."""
+        self._session_assignment: Any = None
         super().__init__(*arguments, **options)
+
+    async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
+        """Fetch, and wake who waits for records at once. The task that fetches next would do that two turns later."""
+        if assignment is not self._session_assignment:
+            # It knows nothing of its partitions yet, so the broker has to tell everything again.
+            self._session_assignment = assignment
+            for session in self._sessions.values():
+                session.restart()
+        has_records: bool = await self._fetched(assignment, node_id, self._sessions[node_id].of(request))
+        if has_records:
+            for waiter in self._fetch_waiters:
+                self._notify(waiter)
+        return has_records
 
     async def fetched_records(
         self,
