@@ -254,16 +254,13 @@ class _Fetcher(aiokafka.consumer.fetcher.Fetcher):  # type: ignore[misc]  # aiok
         super().__init__(*arguments, **options)
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
-        """Fetch, and wake who waits for records at once. The task that fetches next would do that two turns later."""
+        """Fetch in the session with this broker."""
         if assignment is not self._session_assignment:
             # It knows nothing of its partitions yet, so the broker has to tell everything again.
             self._session_assignment = assignment
             for session in self._sessions.values():
                 session.restart()
         has_records: bool = await self._fetched(assignment, node_id, self._sessions[node_id].of(request))
-        if has_records:
-            for waiter in self._fetch_waiters:
-                self._notify(waiter)
         return has_records
 
     async def fetched_records(
