@@ -87,7 +87,7 @@ class FetchSession:
 
 
 class SessionFetch(FetchRequest):  # type: ignore[misc]  # aiokafka is untyped
-    """A fetch of which only the news is sent. Its `topics` are still everything that is asked for."""
+    """A fetch that sends only the news. Its `topics` are still everything that is asked for."""
 
     def __init__(self, session: FetchSession, fetch: FetchRequest) -> None:
         self.__dict__.update(vars(fetch))
