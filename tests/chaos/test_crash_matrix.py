@@ -64,7 +64,7 @@ SHARED = (
     "worker.before_execute=kill:20 worker.after_note=kill:1",
     "worker.before_execute=kill:20 worker.after_note=cut:1",
     "worker.before_acknowledge=kill:1",
-    "worker.after_settle=kill:2 worker.after_take_over_answers=kill:1",
+    "worker.after_record=kill:1 worker.after_take_over_answers=kill:1",
 )
 """All workers run this code alike, so those die here that have the fewest cells of their own."""
 READING = (
