@@ -33,7 +33,7 @@ from triptych_bench.errors import BenchError, ProductError, UnknownProductError
 from triptych_bench.report import Report, console_for_results, describe_machine
 from triptych_bench.rounds import FULL, QUICK, Measured, Schedule, measure
 from triptych_bench.stack import running
-from triptych_bench.trees import ROOT, Tree, unpack, working_tree
+from triptych_bench.trees import ROOT, Tree, trees_of, working_tree
 
 _OUT = ROOT / ".triptych" / "bench"
 _err = Console(stderr=True, highlight=False)
@@ -110,7 +110,7 @@ def _alone(compare: str | None, scratch: Path, schedule: Schedule, out: Path) ->
     from triptych_bench import plot  # noqa: PLC0415 - the tests of the command are run without matplotlib
 
     machine = describe_machine()
-    trees = _trees(compare, scratch)
+    trees = trees_of(compare, scratch)
     report = Report.of(trees, _measure(trees, scratch, schedule), schedule, machine)
     plot.save(report, out / "bench.png")
     return _Done("bench.json", alone_report.as_json(report), partial(alone_report.show, report))
@@ -151,14 +151,6 @@ def _beside(drivers: Sequence[Driver], scratch: Path, schedule: Schedule) -> _Do
 def _turns(schedule: Schedule) -> int:
     """Return how often a row of products is measured: to warm up, and with each number of runs in each round."""
     return 1 + schedule.rounds * len(schedule.in_flight)
-
-
-def _trees(compare: str | None, scratch: Path) -> list[Tree]:
-    """Return the trees to measure: first the one to compare with, if there are two."""
-    if compare is None:
-        return [working_tree()]
-    base, _, head = compare.partition("..")
-    return [unpack(base, scratch / "base"), unpack(head, scratch / "head") if head else working_tree()]
 
 
 def _measure(trees: Sequence[Tree], scratch: Path, schedule: Schedule) -> Measured:

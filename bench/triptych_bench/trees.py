@@ -63,6 +63,14 @@ def unpack(revision: str, target: Path) -> Tree:
     return Tree(commit[:9], target.resolve(), commit, changed=False)
 
 
+def trees_of(compare: str | None, scratch: Path) -> list[Tree]:
+    """Return the tree as it is; or the two of `REV` or `REV..REV`, unpacked below `scratch`. Raises RevisionError."""
+    if compare is None:
+        return [working_tree()]
+    base, _, head = compare.partition("..")
+    return [unpack(base, scratch / "base"), unpack(head, scratch / "head") if head else working_tree()]
+
+
 def _make_one_package(root: Path) -> None:
     """Link the parts of a tree from before there was one package, so that it is found and started like one of today."""
     package = root / "triptych"

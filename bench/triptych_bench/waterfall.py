@@ -31,7 +31,7 @@ from triptych_bench.floor import Ground
 from triptych_bench.load import Load
 from triptych_bench.report import console_for_results
 from triptych_bench.stack import Stack, running
-from triptych_bench.trees import ROOT, Tree, unpack, working_tree
+from triptych_bench.trees import ROOT, Tree, trees_of
 
 SETTING = "TRIPTYCH_TIMESTAMPS"
 WARM_UP_RUNS = 200
@@ -281,7 +281,7 @@ def main(
     scratch = Path(tempfile.mkdtemp(prefix="data-", dir=out.resolve()))
     try:
         floor, measured = _measure_trees(
-            _trees(compare, scratch), scratch, lambda stacks: uvloop.run(measure(stacks, rounds, seconds))
+            trees_of(compare, scratch), scratch, lambda stacks: uvloop.run(measure(stacks, rounds, seconds))
         )
     except BenchError as error:
         sys.stderr.write(f"{error}\n")
@@ -291,13 +291,6 @@ def main(
             shutil.rmtree(scratch, ignore_errors=True)
     (out / "waterfall.json").write_text(json.dumps(as_json(floor, measured), indent=2) + "\n", "utf-8")
     show(floor, measured, console_for_results())
-
-
-def _trees(compare: str | None, scratch: Path) -> list[Tree]:
-    if compare is None:
-        return [working_tree()]
-    base, _, head = compare.partition("..")
-    return [unpack(base, scratch / "base"), unpack(head, scratch / "head") if head else working_tree()]
 
 
 def _measure_trees(

@@ -51,7 +51,7 @@ def size(
     scratch = Path(tempfile.mkdtemp(prefix="size-", dir=out.resolve()))
     machine = describe_machine()
     try:
-        with _postgres(scratch) as dsn:
+        with postgres(scratch) as dsn:
             found = uvloop.run(_measure(dsn, steps, rounds))
     finally:
         if keep:
@@ -65,7 +65,7 @@ def size(
 
 
 @contextmanager
-def _postgres(data: Path) -> Iterator[str]:
+def postgres(data: Path) -> Iterator[str]:
     """Start an embedded Postgres with the settings of the embedded stack, and give the DSN of its owner."""
     layout = Layout.at(data)
     server = EmbeddedPostgres.of(layout, Ports(layout))

@@ -1,0 +1,1 @@
+"""What a step costs the executor, part by part, without Kafka."""
