@@ -124,7 +124,7 @@ def _show(measured: Sequence[Turns], console: Console) -> None:
             table.add_column("after ÷ before, pair by pair", justify="right")
         for part in measured[0].turns[review][0]:
             _add(table, part, [one.us(review, part) for one in measured])
-        _add(table, "all but Postgres", [one.process_us(review) for one in measured])
+        _add(table, "without Postgres", [one.process_us(review) for one in measured])
         console.print(table)
 
 

@@ -217,7 +217,7 @@ class Player:
         return Task(playbook=self.playbook.name, tenant=_TENANT, task_id=f"task-{next(self._offsets)}-{self.epoch}")
 
     def _answer(self, topic: str, body: bytes) -> Record[Any, Any] | None:
-        """Answer a request as its worker does; None to what is no request."""
+        """Answer a request as its worker does; None if it is not a request."""
         noun = topic.partition(".")[2]
         answer: PlanAnswer | CallAnswer | VerdictAnswer
         match noun:
