@@ -20,11 +20,8 @@ join journal_commits j on j.run_id = r.run_id
 order by j.run_id, j.seq
 
 -- name: left_behind
-select partition, epoch, number, messages from outbox
+select partition, epoch, number, messages, withheld from outbox
 where partition = any($1) order by partition, epoch, number
-
--- name: exist
-select run_id from runs where run_id = any($1)
 
 -- name: timers
 select run_id, due_at, partition from timers where partition = any($1)

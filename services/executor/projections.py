@@ -7,7 +7,7 @@ that several changes are one row. What an owner had not written when it died, th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import NamedTuple
@@ -75,11 +75,12 @@ class Projections:
         shown |= {run_id: changes[run_id] for run_id in _changed_hands(batch)}
         return ProjectionUpdate(list(shown.values()), changes)
 
-    def written(self, update: ProjectionUpdate) -> None:
-        """Take an update as written."""
-        self._unshown |= update.changes
+    def written(self, update: ProjectionUpdate, *, but: Collection[UUID] = ()) -> None:
+        """Take an update as written, without these runs: they were there already, and nothing of them was written."""
+        self._unshown |= {run_id: each for run_id, each in update.changes.items() if run_id not in but}
         for each in update.shown:
-            self._unshown.pop(each.run.run_id, None)
+            if each.run.run_id not in but:
+                self._unshown.pop(each.run.run_id, None)
 
     def _changed(self, run: Run, steps: Iterable[str], at: datetime) -> Unshown:
         known = self._unshown.get(run.run_id)

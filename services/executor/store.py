@@ -41,10 +41,8 @@ from triptych.schemas import Playbook, codec
 _FENCED = "TR001"
 STATEMENT_MAX_BYTES = 134_217_728
 """Postgres takes no message of a gigabyte, and a process should not hold one."""
-_DEAD_VALUE = 5
+_OUTBOX_MESSAGES, _DEAD_VALUE = 4, 5
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-_RUN = 7
-"""The version of the UUID of a run. What belongs to a record and not to a run has another one."""
 _INT = attrgetter("int")
 """The order of UUIDs in Postgres; to compare two of them is a Python function."""
 
@@ -147,16 +145,14 @@ class ExecutorStore:
         return run
 
     async def left_behind(self, partitions: Sequence[int]) -> list[OutboxRow]:
-        rows = [
-            OutboxRow(OutboxKey(partition, epoch, number), unpack(messages, partition))
-            for partition, epoch, number, messages in await self._pool.fetch(self._sql["left_behind"], list(partitions))
-        ]
-        named = {message.key.run_id for row in rows for message in row.messages if message.key.run_id.version == _RUN}
-        if not named:
-            return rows
-        known = {row["run_id"] for row in await self._pool.fetch(self._sql["exist"], list(named))}
         return [
-            OutboxRow(row.key, [each for each in row.messages if each.key.run_id not in named - known]) for row in rows
+            OutboxRow(
+                OutboxKey(partition, epoch, number),
+                [each for each in unpack(messages, partition) if each.key.run_id not in withheld],
+            )
+            for partition, epoch, number, messages, withheld in await self._pool.fetch(
+                self._sql["left_behind"], list(partitions)
+            )
         ]
 
     async def readings(self, partitions: Sequence[int]) -> list[RecordsInFlight]:
@@ -203,7 +199,7 @@ class ExecutorStore:
                 if error.sqlstate == _FENCED or isinstance(error, asyncpg.UniqueViolationError):
                     raise Fenced(tuple(batch.epochs)) from error
                 raise
-        self._projections.written(projected)
+        self._projections.written(projected, but=duplicates)
         return duplicates
 
     async def catch_up(self, partitions: Sequence[int]) -> None:
@@ -290,7 +286,7 @@ def _rows(batch: Batch[Run], shown: Sequence[Unshown]) -> tuple[list[Any], ...]:
         _journal_rows(batch),
         [run_row(each.run) for each in shown],
         [step_row(each.run, step) for each in shown for step in sorted(each.steps)],
-        [(*row.key, batch.at, pack(row.messages)) for row in batch.outbox_rows()],
+        [(*row.key, batch.at, pack(row.messages), []) for row in batch.outbox_rows()],
         [tuple(key) for key in batch.published],
         [(run_id, *batch.armed[run_id]) for run_id in sorted(batch.armed, key=_INT)],
         sorted(batch.disarmed, key=_INT),
@@ -306,7 +302,7 @@ def _check_content(rows: tuple[list[Any], ...], claims: Sequence[claim_check.Cla
     _, _, journal, _, _, outbox, _, _, _, dead = rows
     size_bytes = (
         sum(len(row[-1]) for row in journal)
-        + sum(len(row[-1]) for row in outbox)
+        + sum(len(row[_OUTBOX_MESSAGES]) for row in outbox)
         + sum(len(row[_DEAD_VALUE] or b"") for row in dead)
         + sum(len(claim.body) for claim in claims)
     )

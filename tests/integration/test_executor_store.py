@@ -233,8 +233,9 @@ async def test_a_record_that_was_sent_on_to_another_partition_is_left_behind_for
 async def test_what_a_repeated_task_would_send_is_not_left_behind(store):
     """Its run was never created, and the next owner of the partition must not ask a planner for it."""
     (claim,) = await store.claim([12], "a", CLUSTER)
-    first, repeat = (admission("left", claim.epoch, 12, timestamp_ms=number) for number in (1, 2))
-    for number, batch in enumerate((first, repeat), start=1):
+    first, repeat, again = (admission("left", claim.epoch, 12, timestamp_ms=number) for number in (1, 2, 1))
+    assert first.created == again.created != repeat.created
+    for number, batch in enumerate((first, repeat, again), start=1):
         batch.number = number
         outgoing = Outgoing("t.plan-requests", 12, b"k", [], b"{}")
         batch.outbox.append(OutboxMessage(MessageKey(batch.created[0], 1), 12, outgoing))

@@ -153,7 +153,7 @@ where run_id = $1 and seq = {seq}
 
 UNSENT = """
 insert into executor.outbox
-select 0, 1, count(*), {at}, '\\x9197c410'::bytea || uuid_send($1) || '\\x01aa702e6f7574636f6d657300c40090c400'::bytea
+select 0, 1, count(*), {at}, '\\x9197c410'::bytea || uuid_send($1) || '\\x01aa702e6f7574636f6d657300c40090c400'::bytea, '{{}}'
 from executor.outbox
 """
 """Leaves an outcome of the run in the outbox."""

@@ -384,7 +384,6 @@ async def test_the_tables_of_the_executor_answer_as_postgres_does(executors):  #
         "known": lambda: executors.say("known", ["default"] * 3, draw.sample([f"task-{n}" for n in range(30)], 3)),
         "ended": lambda: executors.say("ended", ["default"] * 3, [f"task-{draw.randrange(30)}" for _ in range(3)]),
         "behind": lambda: executors.say("behind", draw.sample(range(3), 2)),
-        "exist": lambda: executors.say("exist", sorted(runs)[:3]),
         "left_behind": lambda: executors.say("left_behind", [draw.randrange(3)]),
         "timers": lambda: executors.say("timers", [draw.randrange(3)]),
         "readings": lambda: executors.say("readings", [draw.randrange(3)]),

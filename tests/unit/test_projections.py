@@ -97,6 +97,13 @@ def test_a_new_owner_shows_what_the_one_before_has_left_with_its_first_batch() -
     assert projections.due_at() is None, "what an earlier claim knew is forgotten"
 
 
+def test_a_run_that_a_repeated_task_did_not_create_keeps_its_changes() -> None:
+    projections, story = under_way()
+    repeat = Story()
+    projections.written(projections.update(batch_of(repeat)), but={RUN_ID})
+    assert commit(projections, empty(story, SHOWN_WITHIN)) == {RUN_ID: {"a", "b"}}
+
+
 def test_under_load_rows_may_be_later() -> None:
     projections, story = under_way()
     load = empty(story, MS)

@@ -66,6 +66,7 @@ create table outbox (
     number bigint not null,
     at timestamptz not null,
     messages bytea not null,
+    withheld uuid[] not null default '{}',
     primary key (partition, epoch, number)
 );
 comment on table outbox is
@@ -75,6 +76,8 @@ comment on column outbox.epoch is 'The claim under which they were committed.';
 comment on column outbox.number is 'The place of the commit among those of its session.';
 comment on column outbox.messages is
     'MessagePack: a list of [run id, position in the run, topic, partition, key, headers, value] in the order of sending.';
+comment on column outbox.withheld is
+    'Runs that the commit did not create, since their tasks had runs already: what they would send is not sent.';
 create type outbox_key as (partition integer, epoch bigint, number bigint);
 
 -- Messages that are still to be sent, each in a row of its own. Epoch 0 is before every claim.
@@ -97,7 +100,8 @@ select
         ),
         ''
     )
-    || '\xc6'::bytea || int4send(octet_length(value)) || value
+    || '\xc6'::bytea || int4send(octet_length(value)) || value,
+    '{}'
 from old_outbox;
 drop table old_outbox;
 
@@ -148,7 +152,7 @@ begin
         attempts = excluded.attempts, error_code = excluded.error_code,
         started_at = excluded.started_at, finished_at = excluded.finished_at;
 
-    insert into outbox select * from unnest(new_outbox);
+    insert into outbox select partition, epoch, number, at, messages, duplicates from unnest(new_outbox);
     delete from outbox o using unnest(published) k
     where o.partition = k.partition and o.epoch = k.epoch and o.number = k.number;
 
@@ -162,5 +166,4 @@ end
 $$;
 comment on function commit_batch is
     'One batch, one statement: fence, offsets, tasks, journal, projections, outbox, timers, dead letters. '
-    'Returns the run ids of tasks that were known already. Nothing of those runs is written, but what they would send '
-    'stays in the outbox row of the batch until it is published.';
+    'Returns the run ids of tasks that were known already. Nothing of those runs is written, and nothing is sent.';

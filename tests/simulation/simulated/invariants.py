@@ -64,7 +64,7 @@ class Watch:
     def committed(self, before: dict[int, tuple[int, dict[str, int]]], tables: Any, args: tuple[Any, ...]) -> list[str]:
         """Check a batch that has taken effect: only the newest owner may write, and offsets never go back."""
         owned, _, journal, runs, _, outbox, *_ = args
-        self._committed.update(each.outgoing.value for row in outbox for each in unpack(row[-1], row[0]))
+        self._committed.update(each.outgoing.value for row in outbox for each in unpack(row[4], row[0]))
         found = []
         for partition, epoch, _ in owned:
             held, offsets = before[partition]

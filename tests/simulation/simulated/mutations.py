@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
-from simulated.postgres import ExecutorTables, Schema, WorkerTables, _RunId
+from simulated.postgres import ExecutorTables, Schema, WorkerTables, _OutboxRow
 from triptych.executor import child_runs, intake, messages, plan_cache, store, trust
 from triptych.executor.keys import Holding
 from triptych.executor.plan_cache import PlanCache
@@ -325,8 +325,13 @@ def outbox_rows_go_before_kafka_has_them() -> None:
 
 
 def what_a_repeated_task_would_send_is_sent() -> None:
-    """Publish left-behind messages also of runs that were never created."""
-    ExecutorTables.exist = lambda _, run_ids: [_RunId((run_id,)) for run_id in run_ids]  # type: ignore[method-assign]
+    """Publish left-behind messages also of runs that were not created."""
+    left_behind = ExecutorTables.left_behind
+
+    def all_of_them(self: ExecutorTables, partitions: Sequence[int]) -> list[Any]:
+        return [_OutboxRow((*row[:-1], [])) for row in left_behind(self, partitions)]
+
+    ExecutorTables.left_behind = all_of_them  # type: ignore[method-assign]
 
 
 def plans_are_reused_after_a_change_of_contracts() -> None:

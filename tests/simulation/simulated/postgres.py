@@ -46,7 +46,7 @@ _Task = _row_type("tenant", "task_id", "fingerprint")
 _Epoch = _row_type("partition", "epoch")
 _Claimed = _row_type("partition", "epoch", "offsets")
 _JournalCommit = _row_type("run_id", "at", "events")
-_OutboxRow = _row_type("partition", "epoch", "number", "messages")
+_OutboxRow = _row_type("partition", "epoch", "number", "messages", "withheld")
 _RunId = _row_type("run_id")
 _Holder = _row_type("run_id", "step", "idempotency_key", "claim", "is_expired", "lasts")
 _Timer = _row_type("run_id", "due_at", "partition")
@@ -139,8 +139,8 @@ class ExecutorTables(Schema):
         """Time and events of each commit of a run, by the number of its first event."""
         self.runs: dict[Any, tuple[Any, ...]] = {}
         self.steps: dict[tuple[Any, str], tuple[Any, ...]] = {}
-        self.outbox: dict[tuple[int, int, int], bytes] = {}
-        """Messages by partition, epoch and number of the commit."""
+        self.outbox: dict[tuple[int, int, int], tuple[bytes, list[Any]]] = {}
+        """Messages, and whose are withheld, by partition, epoch and number of the commit."""
         self.timers_: dict[Any, tuple[int, datetime]] = {}
         self.queue: dict[Any, tuple[Any, ...]] = {}
         self.dead_letters: dict[str, tuple[Any, ...]] = {}
@@ -197,10 +197,7 @@ class ExecutorTables(Schema):
         return self.load([run_id for run_id in run_ids if self.runs[run_id][FINISHED_COLUMN] is not None])
 
     def left_behind(self, partitions: Sequence[int]) -> list[Any]:
-        return [_OutboxRow((*key, messages)) for key, messages in sorted(self.outbox.items()) if key[0] in partitions]
-
-    def exist(self, run_ids: Sequence[Any]) -> list[Any]:
-        return [_RunId((run_id,)) for run_id in run_ids if run_id in self.runs]
+        return [_OutboxRow((*key, *row)) for key, row in sorted(self.outbox.items()) if key[0] in partitions]
 
     def timers(self, partitions: Sequence[int]) -> list[Any]:
         return [
@@ -347,9 +344,9 @@ class ExecutorTables(Schema):
         for row in new_runs:
             if row[0] not in duplicates:
                 self.runs[row[0]] = row
-        self.steps.update({(row[0], row[1]): row for row in new_steps})
-        for *key, _, messages in new_outbox:
-            self.outbox[tuple(key)] = messages
+        self.steps.update({(row[0], row[1]): row for row in new_steps if row[0] not in duplicates})
+        for *key, _, messages, _ in new_outbox:
+            self.outbox[tuple(key)] = (messages, duplicates)
         self.forget(published)
         for run_id, partition, due_at in new_timers:
             if run_id not in duplicates:
