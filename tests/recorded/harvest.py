@@ -23,7 +23,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
 from triptych.executor import events as ev
-from triptych.executor.store import _run_row, step_row
+from triptych.executor.store import run_row, step_row
 from triptych.kernel.errors import UndecodableRecord
 from triptych.kernel.kafka.cloudevents import DATAREF, body
 from triptych.kernel.postgres.database import Queries
@@ -243,7 +243,7 @@ def _story_row(story: Any, origin: str) -> Row | None:
         event_type, data = ev.encode(event)
         journal.append({"seq": seq, "type": event_type, "at": at, "data": data})
     recorded = Recorded(
-        dict(zip(columns, _run_row(run), strict=True)),
+        dict(zip(columns, run_row(run), strict=True)),
         journal,
         [dict(zip(step_columns, step_row(run, name), strict=True)) for name in sorted([*run.steps, *branches])],
         run.wake_at(),

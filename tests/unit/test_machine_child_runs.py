@@ -16,7 +16,7 @@ from triptych.executor.intake import Executor
 from triptych.executor.machine import Tick
 from triptych.executor.messages import messages
 from triptych.executor.state import Run, RunStatus
-from triptych.executor.store import _run_row
+from triptych.executor.store import run_row
 from triptych.executor.trust import ForgedRecord, MisdirectedRecord
 from triptych.kernel.decider import AdmissionState, InboundRecord, RejectedRecord
 from triptych.kernel.kafka.bus import Record
@@ -420,7 +420,7 @@ def test_the_client_of_a_parent_is_told_that_a_child_waits_for_a_person() -> Non
     assert (one.parent.public_status, one.parent.public_reason.code) == (RunStatus.ESCALATED, "identity")
     assert "the run of step a waits for a person" in one.parent.public_reason.message
     assert one.executor.admission_state(one.parent) is AdmissionState.AWAY
-    row, audited = _run_row(one.parent), _run_columns(one.parent)
+    row, audited = run_row(one.parent), _run_columns(one.parent)
     assert row[7:10] == tuple(audited[name] for name in ("status", "reason_code", "reason_message")), "as verify says"
     assert row[7:9] == ("escalated", "identity")
     before = one.parent.seq
