@@ -29,7 +29,7 @@ from triptych.schemas import (
 MAX_EXPECTATIONS = 1_024
 
 
-@expressions.metered()
+@expressions.metered
 def check_step(request: ReviewRequest, step: Step, result: Result, offer: CompiledContract | None) -> Verdict:
     """Return the verdict on a step as far as code can tell. `offer` is what the step's operation offers today."""
     if (verdict := _against_schema(step, result, offer)) is not None:

@@ -118,6 +118,8 @@ def _short(name: str, needed: float, limit: float) -> Reason:
 
 def overspent(grant: Grant, spend: Spend) -> Reason | None:
     """Return why a run stops when its request cost more than its grant, or None when it did not."""
+    if spend.tokens <= grant.tokens and spend.usd_micros <= grant.usd_micros and spend.tool_calls <= grant.tool_calls:
+        return None
     over = [
         f"{name}: {spent:,} of {granted:,}"
         for name, spent, granted in (
@@ -127,8 +129,6 @@ def overspent(grant: Grant, spend: Spend) -> Reason | None:
         )
         if spent > granted
     ]
-    if not over:
-        return None
     message = f"an answer cost more than it was granted ({'; '.join(over)}); find out why, then resume or abort"
     return Reason(code="overspent", message=message)
 

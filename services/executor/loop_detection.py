@@ -39,8 +39,10 @@ def fact_of(state: StepState, result: Result) -> str:
 
 def repeated_call(run: Run, operation: str, arguments: Json) -> Reason | None:
     """Return why one more step must not make this call, or None when it may."""
+    if not run.playbook.is_planned_by_model:
+        return None
     allowed, call = run.playbook.same_call(operation), call_of(operation, arguments)
-    if not run.playbook.is_planned_by_model or run.progress.calls.get(call, 0) < allowed:
+    if run.progress.calls.get(call, 0) < allowed:
         return None
     message = (
         f"{operation} has been called with the same arguments by {allowed} steps (limits.same_call) and is wanted "
@@ -54,12 +56,15 @@ def repeated_write(run: Run, state: StepState, arguments: Json, key: str) -> Rea
 
     The same write under another key would take effect once more. A write that certainly did nothing does not count.
     """
-    operation = state.acting.operation
-    allowed = run.playbook.same_write(operation)
-    others = run.writes.get(call_of(operation, arguments), {}).keys() - {key}
-    if not state.acting.pin.effect.writes or len(others) < allowed:
+    acting = state.acting
+    if not acting.pin.effect.writes:
         return None
-    done_by = ", ".join(sorted(run.writes[call_of(operation, arguments)][other] for other in others))
+    operation = acting.operation
+    allowed, writers = run.playbook.same_write(operation), run.writes.get(call_of(operation, arguments), {})
+    others = writers.keys() - {key}
+    if len(others) < allowed:
+        return None
+    done_by = ", ".join(sorted(writers[other] for other in others))
     message = (
         f"{operation} in step {state.id} repeats the same write as step {done_by}, with the same arguments, so it is "
         f"not made: a run may make {allowed}. Skip the step, or raise limits.same_call_of.{operation} in the "

@@ -73,7 +73,7 @@ AnswerT = TypeVar("AnswerT", CallAnswer, VerdictAnswer, PlanAnswer)
 Message = CallAnswer | VerdictAnswer | PlanAnswer | Control | InvalidCommand | Tick | Start | KeyReply | GivenUp
 
 
-@metered()
+@metered
 def begin(
     task: Task,
     *,
@@ -111,7 +111,7 @@ def begin(
     return transition.decided()
 
 
-@metered()
+@metered
 def decide(run: Run, message: Message, now: datetime, known_plan: KnownPlan | None = None) -> Decided:
     """Decide what follows from a message. A stale answer, and a command to a finished run, change nothing.
 

@@ -27,9 +27,19 @@ def notices(run: Run, events: Sequence[ev.Event]) -> list[Notice]:
     return [
         notice
         for number, event in enumerate(events)
-        if type(event) in _TOLD
+        if type(event) in _TOLD and not _is_usual(event)
         for notice in _lines(run, event, events[number + 1 :])
     ]
+
+
+def _is_usual(event: ev.Event) -> bool:
+    """Return whether an event is what each step has that goes well."""
+    match event:
+        case ev.CallAnswered():
+            return event.result.error is None
+        case ev.StepEnded():
+            return event.status == StepStatus.SUCCEEDED
+    return False
 
 
 def _lines(run: Run, event: ev.Event, following: Sequence[ev.Event]) -> Iterator[Notice]:

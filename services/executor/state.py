@@ -397,7 +397,7 @@ class Run:
         """Why it waits for a person: it is escalated, or a child run is. None while it does not wait."""
         if self.status is RunStatus.ESCALATED:
             return self.reason
-        if not self.status.is_active:
+        if not self.children_waiting or not self.status.is_active:
             return None
         return next(
             (

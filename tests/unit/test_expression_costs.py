@@ -114,14 +114,19 @@ def test_all_templates_of_a_value_end_soon(value: Json, content: dict[str, Json]
 
 def test_all_expressions_of_a_message_share_what_it_may_take() -> None:
     scope = {"input": {"l": NUMBERS[:2_000]}, "steps": {}}
-    refused = 0
-    with bounded(), expressions.metered():
+
+    @expressions.metered
+    def refused() -> int:
+        count = 0
         for _ in range(50):
             try:
                 evaluate(NESTED, scope)
             except ExpressionError:
-                refused += 1
-    assert refused == 50
+                count += 1
+        return count
+
+    with bounded():
+        assert refused() == 50
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ Quick ones are counted by their estimate. Others run in a process that can be ki
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, NamedTuple, TypeVar
+from functools import wraps
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from triptych.kernel import killable
 from triptych.playbook.expressions.error import ExpressionError
@@ -29,6 +29,7 @@ _MEASURED_FROM_US: Final = 500.0
 _TOO_HIGH: Final = 4
 """An estimate is at least so many times what it usually takes."""
 
+ParamsT = ParamSpec("ParamsT")
 ResultT = TypeVar("ResultT")
 
 
@@ -96,17 +97,20 @@ class Budget:
 _current: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 
-@contextmanager
-def metered() -> Iterator[Budget]:
-    """Count everything inside as one message. Inside of another, it is a part of that one."""
-    if (outer := _current.get()) is not None:
-        yield outer
-        return
-    token = _current.set(budget := Budget())
-    try:
-        yield budget
-    finally:
-        _current.reset(token)
+def metered(function: Callable[ParamsT, ResultT]) -> Callable[ParamsT, ResultT]:
+    """Count each call of a function as one message. Inside of another, it is a part of that one."""
+
+    @wraps(function)
+    def counted(*args: ParamsT.args, **kwargs: ParamsT.kwargs) -> ResultT:
+        if _current.get() is not None:
+            return function(*args, **kwargs)
+        token = _current.set(Budget())
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _current.reset(token)
+
+    return counted
 
 
 def current() -> Budget:

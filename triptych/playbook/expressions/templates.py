@@ -27,6 +27,7 @@ class _Placeholder:
     expression: str
 
 
+@metered
 def render(value: Json, scope: Scope) -> Json:
     """`value` with every template replaced.
 
@@ -36,8 +37,7 @@ def render(value: Json, scope: Scope) -> Json:
     Raises:
         ExpressionError: a template is malformed, cannot be evaluated, or the whole becomes too large.
     """
-    with metered():
-        return _Renderer(scope).render(value, 0)
+    return _Renderer(scope).render(value, 0)
 
 
 def references(value: Json) -> set[str]:

@@ -39,7 +39,7 @@ _AFTER: Final = BEFORE | {"result"}
 _OF_A_KEY: Final = frozenset({"arguments"})
 
 
-@expressions.metered()
+@expressions.metered
 def check_steps(specs: Sequence[StepSpec], context: PlanContext) -> list[Diagnostic]:
     """Find everything that is wrong with these steps; nothing when they make a plan."""
     if too_many := list(check_volume(specs)):
