@@ -5,7 +5,7 @@ DATA ?= .triptych
 # Prose that `make check` reads beside the rest: most tests and examples quote others.
 PROSE := tests/chaos tests/simulation examples/README.md examples/calendar examples/serving.py
 
-.PHONY: help dev test-unit test-integration test-acceptance test-chaos changelog release-notes commit-subjects dist images publish demo up down test quick thorough crash-matrix chaos documents simulate check prose bench bench-compare bench-size bench-waterfall bench-executor endurance format lock docs docs-site schemas-accept clean
+.PHONY: help dev test-unit test-integration test-acceptance test-chaos changelog release-notes commit-subjects dist images publish demo up down test quick thorough crash-matrix chaos documents simulate check prose bench bench-compare bench-size bench-waterfall bench-executor bench-scale endurance format lock docs docs-site schemas-accept clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -109,6 +109,9 @@ bench-waterfall: .venv/.ready  ## print what a step waits for when its run is al
 
 bench-executor: .venv/.ready  ## print what a step costs the executor, part by part (ARGS="--compare REV")
 	@PYTHONPATH=bench $(BIN)/python -m triptych_bench.executor $(ARGS)
+
+bench-scale: .venv/.bench  ## measure a step with more processes and partitions (ARGS="--processes 1,2,4 --partitions 8")
+	@PYTHONPATH=bench $(BIN)/python -m triptych_bench.scale $(ARGS)
 
 endurance: .venv/.bench  ## play many runs in a row: does anything grow or slow down? (RUNS=100000)
 	@PYTHONPATH=bench $(BIN)/python -m triptych_bench.endurance --runs $(or $(RUNS),100000)
