@@ -41,7 +41,10 @@ SCALED = ("executor", NOOP_EXCEPTIONS.tool)
 KINDS = ("executor", NOOP_EXCEPTIONS.tool, "planner", "critic", "postgres", "kafka")
 """The columns of processor time."""
 MOST_PARTITIONS, MOST_PROCESSES = 512, 32
+FOUND_AFTER_S = 8.0
+"""Services find new partitions within 5 s, and then their groups begin again."""
 IN_FLIGHT = (1, 200)
+_err = Console(stderr=True, highlight=False)
 
 
 class Row(NamedTuple):
@@ -120,18 +123,18 @@ def ratios(measured: Measured, row: Row, in_flight: int) -> list[float]:
 
 
 async def grow(stack: Stack, partitions: int) -> None:
-    """Add partitions to all topics of a stack that have several."""
+    """Add partitions to all topics of a stack that have several, and wait until the services can have found them."""
     admin = AIOKafkaAdminClient(bootstrap_servers=stack.kafka)
     try:
         await admin.start()
         found = {each["topic"]: len(each["partitions"]) for each in await admin.describe_topics()}
-        lacking = [
-            name for name, count in found.items() if name.startswith(f"{stack.topic_prefix}.") and 1 < count < partitions
-        ]
+        own = {name: count for name, count in found.items() if name.startswith(f"{stack.topic_prefix}.")}
+        lacking = [name for name, count in own.items() if 1 < count < partitions]
         if lacking:
             await admin.create_partitions({name: NewPartitions(partitions) for name in lacking})
     finally:
         await admin.close()
+    await asyncio.sleep(FOUND_AFTER_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +161,7 @@ class Plan:
 
     async def _cost(self, load: Load, processes: Processes, in_flight: int) -> Cost:
         steps, before = load.steps, processes.cpu_ms()
-        window = await load.hold(
-            Case(NOOP_EXCEPTIONS, in_flight), settle_s=0.3, window_s=self.seconds, generations=1
-        )
+        window = await load.hold(Case(NOOP_EXCEPTIONS, in_flight), settle_s=0.3, window_s=self.seconds, generations=1)
         steps = load.steps - steps
         return Cost(
             window.steps / window.span_s,
@@ -190,14 +191,14 @@ def show(measured: Measured, console: Console) -> None:
         console.print(f"\n[bold]{in_flight} in flight[/]: processor milliseconds a step")
         console.print(_table(measured, in_flight))
     console.print(
-        "\nA figure of a service is that of all its processes by all steps. × first: in all, by the first row, "
+        "\nA figure of a service is that of all its processes by all steps. by first: in all, by the first row, "
         "the median of the rounds with their range. idle: milliseconds a second without work."
     )
 
 
 def _table(measured: Measured, in_flight: int) -> Table:
     table = Table("tree", box=None, header_style="bold")
-    for column in ("partitions", "processes", "steps/s", "ms a step", "in all", *KINDS, "× first", "range", "idle"):
+    for column in ("partitions", "processes", "steps/s", "ms a step", "in all", *KINDS, "by first", "range", "idle"):
         table.add_column(column, justify="right")
     for row, turns in measured.items():
         costs = [turn.costs[in_flight] for turn in turns]
@@ -236,14 +237,16 @@ def as_json(measured: Measured) -> dict[str, Any]:
     }
 
 
-def main(  # noqa: PLR0913 - the options of a command
+def main(
     *,
     processes: Annotated[str, typer.Option(metavar="N[,N]", help="Executors, and processes of the tool.")] = "1,2,4",
     partitions: Annotated[str, typer.Option(metavar="N[,N]", help="Partitions of each topic.")] = "8",
     in_flight: Annotated[list[int] | None, typer.Option(min=1, help="Runs in flight.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each row has its turn.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long a window is.")] = 6.0,
-    compare: Annotated[str | None, typer.Option(metavar="REV", help="Give each row a second one of a revision.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="REV", help="Give each row a second one of a revision.")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where scale.json goes.")] = ROOT / ".triptych" / "bench",
     as_json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON in place of tables.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the data and the logs of what failed.")] = False,
@@ -257,7 +260,7 @@ def main(  # noqa: PLR0913 - the options of a command
     try:
         trees = [unpack(compare, scratch / "base"), working_tree()] if compare else [working_tree()]
         found = rows(trees, widths, counts)
-        measured = measure(found, scratch, rounds, plan, lambda text: print(text, file=sys.stderr))
+        measured = measure(found, scratch, rounds, plan, _err.print)
     except BenchError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(1) from None
