@@ -191,8 +191,8 @@ def show(measured: Measured, console: Console) -> None:
         console.print(f"\n[bold]{in_flight} in flight[/]: processor milliseconds a step")
         console.print(_table(measured, in_flight))
     console.print(
-        "\nA figure of a service is that of all its processes by all steps. by first: in all, by the first row, "
-        "the median of the rounds with their range. idle: milliseconds a second without work."
+        "\nA figure of a service is that of all its processes by all steps. by first: the figure in all, by that of "
+        "the first row in the same round (median, range). idle: milliseconds a second without work."
     )
 
 

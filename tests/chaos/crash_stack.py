@@ -28,7 +28,7 @@ import asyncpg
 from aiokafka import ConsumerRecord, TopicPartition
 
 from triptych.client import Client
-from triptych.embedded.topics import PARTITIONS
+from triptych.embedded.config import PARTITIONS
 from triptych.schemas import ControlAction, Task, topics
 from triptych_chaos import evidence
 from triptych_chaos.checker import Effects, Violation, check_delivery, check_run

@@ -16,7 +16,7 @@ import pytest
 from crash_stack import CONFIG, POISON, WORKERS, CrashStack, everything_published, partitions_of, triptych, until
 from poison import Brewer, Fate, Poison
 
-from triptych.embedded.topics import PARTITIONS
+from triptych.embedded.config import PARTITIONS
 from triptych.schemas import ControlAction, topics
 from triptych.schemas.task import BreakerMode
 

@@ -56,7 +56,7 @@ def test_the_block_of_the_memory_in_the_shipped_configuration_only_has_to_be_unc
         (
             "[servces.x]",
             "servces",
-            "Known here are playbooks, retention_days, env, pass_env, services, tools, processes",
+            "Known here are playbooks, retention_days, partitions, env, pass_env, services, tools, processes",
         ),
         ("[services.x]\nmodule = 'a'\nmodul = 'a'", "services.x.modul", "Known here are module, migrations, env"),
         (
@@ -66,6 +66,7 @@ def test_the_block_of_the_memory_in_the_shipped_configuration_only_has_to_be_unc
         ),
         ("[services.x]", "services.x.module", "Field required"),
         ("retention_days = 1_000_000", "retention_days", "36500"),
+        ("partitions = 0", "partitions", "greater than or equal to 1"),
         ("[tools.x]\nadapter = 'no_attribute'", "tools.x.adapter", "pattern"),
         ("[services.Loud]\nmodule = 'a'", "services.Loud", "pattern"),
         ("[tools.'my tool']\nadapter = 'a:b'", "tools.my tool", "pattern"),

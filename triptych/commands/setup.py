@@ -71,7 +71,7 @@ def setup(
         prepared = prepare(postgres, prefix, schemas, known[OPERATOR])
     except psycopg.Error as error:
         raise DatabaseUnreachableError(f"{server.get('host')}:{server.get('port', 5432)}/{database}", error) from error
-    grown = asyncio.run(create_topics(kafka, prefix, stack.table.tools))
+    grown = asyncio.run(create_topics(kafka, prefix, stack.table.tools, stack.table.partitions))
     if as_json:
         told = {"database": database, "topic_prefix": prefix, "schemas": sorted(migrations)}
         print_json(told | {"postponed": prepared.postponed, "partitions_added": grown})

@@ -37,6 +37,10 @@ MOST_DAYS = 36_500
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
 
+PARTITIONS = 2
+"""Few, on one machine: each batch pays for every partition it touches (docs/discussions/scaling.md)."""
+_MOST_PARTITIONS = 512
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -77,6 +81,7 @@ class StackTable(_Table):
 
     playbooks: str = "playbooks"
     retention_days: Annotated[int, Field(ge=1, le=MOST_DAYS)] = 90
+    partitions: Annotated[int, Field(ge=1, le=_MOST_PARTITIONS)] = PARTITIONS
     env: dict[str, str] = {}
     pass_env: list[EnvironmentPattern] = []
     services: dict[Name, ServiceTable] = {}

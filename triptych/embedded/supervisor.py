@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -202,11 +202,11 @@ class Supervisor:
             await asyncio.to_thread(server.prepare)
             await self._supervise(server_spec(server, ProcessKind.KAFKA)).ready(_READY_TIMEOUT_S)
             address = server.address
-        await self._create_topics(address, self._config.table.tools)
+        await self._create_topics(address, self._config)
         return address
 
-    async def _create_topics(self, kafka: str, tools: Iterable[str]) -> list[str]:
-        grown = await create_topics(kafka, self._options.topic_prefix, tools)
+    async def _create_topics(self, kafka: str, config: StackConfig) -> list[str]:
+        grown = await create_topics(kafka, self._options.topic_prefix, config.table.tools, config.table.partitions)
         for name in grown:
             self._log.warning("partitions were added, as many as another topic that the executor reads has", topic=name)
         return grown
@@ -266,7 +266,7 @@ class Supervisor:
             with adopted(environment):
                 # If a port or room on the disk is missing, this fails before anything is changed.
                 config = StackConfig.load(options.config)
-                grown = await self._create_topics(self._kafka, config.table.tools)
+                grown = await self._create_topics(self._kafka, config)
                 prepared = await asyncio.to_thread(self._prepare, await self._owner(), config)
                 stack_spec = replace(self._stack_spec, config=config, playbooks=_playbooks(options, config))
                 scale = {name: self._scale.get(name, 1) for name in _services(config)}

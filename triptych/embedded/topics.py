@@ -8,21 +8,21 @@ from collections.abc import Iterable
 from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from triptych.embedded.config import PARTITIONS
 from triptych.embedded.errors import PartitionsDifferError, TopicError
 from triptych.kernel.kafka.bus import REQUEST_MAX_BYTES
 from triptych.kernel.kafka.clients import Admin
 from triptych.schemas import topics
-
-PARTITIONS = 2
-"""Few, on one machine: each batch pays for every partition it touches."""
 
 _REPLICAS = 3
 _ATTEMPTS = 20
 _PAUSE_S = 0.25
 
 
-async def create_topics(kafka: str, prefix: str, tools: Iterable[str]) -> list[str]:
+async def create_topics(kafka: str, prefix: str, tools: Iterable[str], partitions: int = PARTITIONS) -> list[str]:
     """Create what is missing, so that all topics that the executor reads have as many partitions.
+
+    A new topic gets `partitions`; one that is there keeps what it has.
 
     Returns the topics that were there before with fewer partitions than another of them, and have as many now.
 
@@ -33,7 +33,8 @@ async def create_topics(kafka: str, prefix: str, tools: Iterable[str]) -> list[s
     admin = Admin(bootstrap_servers=kafka)
     try:
         await admin.start()
-        wanted = _wanted(prefix, tools, replicas=min(_REPLICAS, len((await admin.describe_cluster())["brokers"])))
+        replicas = min(_REPLICAS, len((await admin.describe_cluster())["brokers"]))
+        wanted = _wanted(prefix, tools, partitions, replicas)
         await _create(admin, kafka, wanted)
         counts = await _partitions(admin, kafka, [topic.name for topic in wanted])
         inputs = [f"{prefix}.{noun}" for noun in topics.EXECUTOR_INPUTS]
@@ -44,13 +45,13 @@ async def create_topics(kafka: str, prefix: str, tools: Iterable[str]) -> list[s
         await admin.close()
 
 
-def _wanted(prefix: str, tools: Iterable[str], replicas: int) -> list[NewTopic]:
+def _wanted(prefix: str, tools: Iterable[str], partitions: int, replicas: int) -> list[NewTopic]:
     nouns = {topic.noun: topic.compacted for topic in topics.CATALOG if topic.noun != topics.CALLS}
     nouns |= {topics.calls(tool): False for tool in tools}
     return [
         NewTopic(
             name=f"{prefix}.{noun}",
-            num_partitions=1 if compacted else PARTITIONS,
+            num_partitions=1 if compacted else partitions,
             replication_factor=replicas,
             topic_configs={"max.message.bytes": str(REQUEST_MAX_BYTES)}
             | ({"cleanup.policy": "compact"} if compacted else {})
