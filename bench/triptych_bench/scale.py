@@ -190,10 +190,9 @@ def show(measured: Measured, console: Console) -> None:
     for in_flight in first[0].costs:
         console.print(f"\n[bold]{in_flight} in flight[/]: processor milliseconds a step")
         console.print(_table(measured, in_flight))
-    console.print(
-        "\nA figure of a service is that of all its processes by all steps. by first: the figure in all, by that of "
-        "the first row in the same round (median, range). idle: milliseconds a second without work."
-    )
+    console.print("\nA service has the figure of all its processes, divided by all steps.")
+    console.print("The column `by first` divides a row by the first one of the same round: median and range.")
+    console.print("The column `idle` is for a second without work, in milliseconds.")
 
 
 def _table(measured: Measured, in_flight: int) -> Table:
