@@ -79,7 +79,7 @@ def main(
                     for place, one in _in_turn(measured, number):
                         arguments = {"postgres": _database(dsn, place), "playbook": f"noop-{review}"}
                         more = {"in-flight": str(in_flight), "turns": str(repeats)}
-                        one.turns[review].append(_play(one.tree, arguments | more))
+                        one.turns[review].append(play(one.tree, arguments | more))
     except BenchError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(1) from None
@@ -99,7 +99,8 @@ def _database(dsn: str, place: int) -> str:
     return urlunsplit(urlsplit(dsn)._replace(path=f"/executor{place}"))
 
 
-def _play(tree: Tree, options: Mapping[str, str]) -> Mapping[str, float]:
+def play(tree: Tree, options: Mapping[str, str]) -> Mapping[str, float]:
+    """Play runs on the code of a tree. Return the microseconds a step of each part. Raises PlayFailedError."""
     command = [sys.executable, "-P", "-m", "triptych_bench.executor.play"]
     command += [f"--{name}={value}" for name, value in options.items()]
     played = subprocess.run(command, env=tree.environment(), capture_output=True, text=True, check=False)
