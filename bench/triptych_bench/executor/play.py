@@ -150,7 +150,9 @@ class Player:
         batch.epochs = dict.fromkeys(builder.touched_partitions(), self.epoch)
         if builder.rejected or batch.dead or len(batch.states) < len(records):
             raise RuntimeError(f"the executor refuses what is played: {builder.rejected or batch.dead}")
+        gc.disable()  # the parts hold more than the whole did, and to search it for garbage is not their work
         self._repeat_parts(batch)
+        gc.enable()
         with self._timed("rows"):
             await self._rows_only.commit(batch)
         with self._timed("commit"):
