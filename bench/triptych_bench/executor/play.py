@@ -152,9 +152,9 @@ class Player:
             raise RuntimeError(f"the executor refuses what is played: {builder.rejected or batch.dead}")
         gc.disable()  # the parts hold more than the whole did, and to search it for garbage is not their work
         self._repeat_parts(batch)
-        gc.enable()
         with self._timed("rows"):
             await self._rows_only.commit(batch)
+        gc.enable()
         with self._timed("commit"):
             await self.context.store.commit(batch)
         self._published = [row.key for row in batch.outbox_rows()]
