@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -251,6 +252,7 @@ def main(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the data and the logs of what failed.")] = False,
 ) -> None:
     """Measure what a step costs with more executors and tools, and with more partitions."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     counts, widths = numbers(processes, MOST_PROCESSES), numbers(partitions, MOST_PARTITIONS)
     rows([working_tree()], widths, counts)  # a bad pair is refused before a revision is unpacked
     out.mkdir(parents=True, exist_ok=True)
