@@ -47,7 +47,8 @@ DECIDER = (
     "decider.after_commit=kill:4 decider.after_note=kill:1",
     "decider.after_commit=kill:4 decider.after_note=cut:1",
 )
-PUBLISHING = ("publisher.part_way=kill:2", "publisher.after=kill:2")
+PUBLISHING = ("publisher.part_way=kill:1", "publisher.after=kill:1")
+"""The first time: the planner may answer all requests for a fixed plan in one publish."""
 ANY_WORKER = (
     "worker.after_offset_commit=kill:1",
     "worker.before_execute=kill:20",
