@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -103,22 +104,23 @@ def _make_old_partitions(owner_dsn: str, now: datetime) -> None:
 
 
 async def _write_template(dsn: str) -> tuple[dict[int, int], CallRequest]:
-    """Write one run with the executor's own code. Return the epoch of the partition, and one of the run's calls."""
+    """Write one run with the executor's own code. Return the epoch of a new claim, and one of the run's calls."""
     async with await database.connect(dsn, "bench") as pool:
         store = ExecutorStore(pool, configure_logging("error", "console"))
         await store.deploy([PLAYBOOK])
         (claim,) = await store.claim([0], "bench", ClusterTopics("cluster", {}))
         epochs = {claim.partition: claim.epoch}
-        story = Story(
-            epochs, {derive_run_id("acme", "template", int(datetime.now(UTC).timestamp() * 1000)): "template"}
-        )
+        run_id = derive_run_id("acme", "template", int(datetime.now(UTC).timestamp() * 1000))
+        story = Story(epochs, {run_id: "template"}, count(1), [])
         now = datetime.now(UTC)
         await store.commit(story.admit(now))
         await store.commit(story.plan(now))
         (request,) = story.requests.values()
         while not story.is_over:
             await store.commit(story.answer(now))
-    return epochs, request
+        # What is measured has a claim of its own, and numbers its batches from one again.
+        (claim,) = await store.claim([0], "bench", ClusterTopics("cluster", {}))
+    return {claim.partition: claim.epoch}, request
 
 
 async def _make_templates(connection: asyncpg.Connection, request: CallRequest) -> None:

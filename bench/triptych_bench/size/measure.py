@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -18,6 +18,7 @@ import asyncpg
 from triptych.client import Operator, RunFilter
 from triptych.executor.store import ExecutorStore
 from triptych.kernel.postgres import database
+from triptych.kernel.postgres.outbox import OutboxKey
 from triptych.kernel.process.log import configure_logging
 from triptych.kernel.run_ids import derive_run_id, first_id
 from triptych.kernel.worker.jobs import AnswerCommitId, InboundRequest, Jobs
@@ -71,7 +72,8 @@ class Subject:
     operator: Operator
     reader: asyncpg.Connection
     times: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    _numbers: Any = field(default_factory=count)
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    _published: list[OutboxKey] = field(default_factory=list)
     _acknowledged: list[AnswerCommitId] = field(default_factory=list)
 
     async def live(self) -> None:
@@ -79,7 +81,8 @@ class Subject:
         now = datetime.now(UTC)
         ids = [f"live-{secrets.token_hex(8)}" for _ in range(BATCH)]
         at_ms = int(now.timestamp() * 1000)
-        story = Story(self.filled.epochs, {derive_run_id(TENANT, task_id, at_ms): task_id for task_id in ids})
+        runs = {derive_run_id(TENANT, task_id, at_ms): task_id for task_id in ids}
+        story = Story(self.filled.epochs, runs, self._numbers, self._published)
         await self._timed("admission", self.store.commit(story.admit(now)))
         await self.store.commit(story.plan(now))
         while not story.is_over:
@@ -93,6 +96,7 @@ class Subject:
             committed = await self._timed("worker: answer", committing)
             self._acknowledged = [committed.commit] if committed.commit is not None else []
             await self._timed("step", self.store.commit(story.answer(now)))
+        self._published = story.published
 
     async def trace(self) -> None:
         """Read what `triptych trace` reads, of a run at some moment in the past half year."""

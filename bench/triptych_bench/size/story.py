@@ -5,6 +5,7 @@ The decisions and the rows are the product's own; only who answers is made up.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -79,11 +80,13 @@ class Story:
 
     epochs: dict[int, int]
     task_ids: dict[UUID, str]
+    numbers: Iterator[int]
+    """Numbers the batches, over all stories of a claim."""
+    published: list[OutboxKey]
+    """The rows of the outbox that the next batch forgets."""
     states: dict[UUID, Run] = field(default_factory=dict)
     requests: dict[UUID, CallRequest] = field(default_factory=dict)
     """The call that each run waits for."""
-    _published: list[OutboxKey] = field(default_factory=list)
-    _batches: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -112,9 +115,8 @@ class Story:
         return begin(task, task_id=task_id, run_id=run_id, playbook=PLAYBOOK, partition=0, now=now)
 
     def _batch(self, decisions: dict[UUID, Decided], now: datetime) -> Batch[Run]:
-        batch: Batch[Run] = Batch(epochs=self.epochs, offsets={0: {"p.results": 1}}, at=now, published=self._published)
-        self._batches += 1
-        batch.number = self._batches
+        batch: Batch[Run] = Batch(epochs=self.epochs, offsets={0: {"p.results": 1}}, at=now, published=self.published)
+        batch.number = next(self.numbers)
         self.requests = {}
         for run_id, decided in sorted(decisions.items()):
             if run_id not in self.states:
@@ -126,7 +128,7 @@ class Story:
                 batch.disarmed.add(run_id)
             elif before is None or before.wake_at() != wake_at:
                 batch.armed[run_id] = (0, wake_at)
-        self._published = [row.key for row in batch.outbox_rows()]
+        self.published = [row.key for row in batch.outbox_rows()]
         return batch
 
     def _take(self, batch: Batch[Run], decided: Decided, first_seq: int, now: datetime) -> None:
