@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import takewhile
+from operator import itemgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -35,6 +37,12 @@ class Unshown(NamedTuple):
     run: Run
     steps: frozenset[str]
     since: datetime
+    dropped: tuple[tuple[str, Run], ...] = ()
+    """Changed steps that a later plan does not have, each with the last run that had it."""
+
+    def step_states(self) -> list[tuple[str, Run]]:
+        """Return the changed steps with the run that has them, in their order."""
+        return sorted([*((step, self.run) for step in self.steps), *self.dropped], key=itemgetter(0))
 
 
 class ProjectionUpdate(NamedTuple):
@@ -86,7 +94,11 @@ class Projections:
         known = self._unshown.get(run.run_id)
         if known is None:
             return Unshown(run, frozenset(steps), at)
-        return Unshown(run, known.steps.union(steps), known.since)
+        if run.revision == known.run.revision and not known.dropped:  # only another plan drops steps
+            return Unshown(run, known.steps.union(steps), known.since)
+        last = dict(known.dropped) | dict.fromkeys(known.steps, known.run)
+        dropped = tuple((step, having) for step, having in last.items() if not _has(run, step))
+        return Unshown(run, frozenset(filter(partial(_has, run), known.steps)).union(steps), known.since, dropped)
 
     def _due(self, now: datetime) -> Iterator[Unshown]:
         """Yield what is due. A clock that was set back delays nothing."""
@@ -113,9 +125,13 @@ def touched_steps(batch: Batch[Run]) -> dict[UUID, set[str]]:
         run = batch.states[run_id]
         if isinstance(event, _ABOUT_ALL_STEPS):
             touched.setdefault(run_id, set()).update(_all_steps(run))
-        elif (step_id := getattr(event, "step", None)) in run.steps or step_id in run.branches:
+        elif (step_id := getattr(event, "step", None)) is not None and _has(run, step_id):
             touched.setdefault(run_id, set()).add(step_id)
     return touched
+
+
+def _has(run: Run, step_id: str) -> bool:
+    return step_id in run.steps or step_id in run.branches
 
 
 def _all_steps(run: Run) -> frozenset[str]:

@@ -285,7 +285,7 @@ def _rows(batch: Batch[Run], shown: Sequence[Unshown]) -> tuple[list[Any], ...]:
         [_task_row(batch, run_id) for run_id in batch.created],
         _journal_rows(batch),
         [run_row(each.run) for each in shown],
-        [step_row(each.run, step) for each in shown for step in sorted(each.steps)],
+        [step_row(run, step) for each in shown for step, run in each.step_states()],
         [(*row.key, batch.at, pack(row.messages), []) for row in batch.outbox_rows()],
         [tuple(key) for key in batch.published],
         [(run_id, *batch.armed[run_id]) for run_id in sorted(batch.armed, key=_INT)],

@@ -6,13 +6,14 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from machine_story import RUN_ID, Story, step
+from machine_story import RUN_ID, Story, model_playbook, step
 
 from triptych.executor.projections import LOAD, SHOWN_WITHIN, SHOWN_WITHIN_UNDER_LOAD, Projections
 from triptych.executor.state import Run
+from triptych.executor.store import step_row
 from triptych.kernel.decider import Batch
 from triptych.kernel.values import changed
-from triptych.schemas import ErrorCode
+from triptych.schemas import Decision, ErrorCode, Result
 
 MS = timedelta(milliseconds=1)
 
@@ -68,6 +69,40 @@ def test_what_happens_to_a_run_under_way_is_shown_within_the_time_by_whatever_is
     assert projections.due_at() is not None, "the update was not written"
     projections.written(update)
     assert projections.due_at() is None
+
+
+def replanned(*plans: tuple[str, ...]) -> tuple[Projections, Story]:
+    """A run that is planned again after the first step of each plan, all before any of it is shown."""
+    story, projections = Story(model_playbook(budgets={"replans": 9})), Projections()
+    commit(projections, batch_of(story))
+    for number, names in enumerate(plans, start=1):
+        first, *others = names
+        story.plan(step(first, expect="false"), *(step(name, first) for name in others))
+        assert commit(projections, batch_of(story)) == {}
+        if number < len(plans):
+            story.result(first, Result.ok(number))
+            assert commit(projections, batch_of(story)) == {}
+            story.verdict(first, Decision.REPLAN)
+            assert commit(projections, batch_of(story)) == {}
+    return projections, story
+
+
+def rows(projections: Projections, story: Story) -> list[tuple[str, int, str]]:
+    """Step, revision and status of the rows that are written when they are due."""
+    (shown,) = projections.update(empty(story, SHOWN_WITHIN)).shown
+    return [(row[1], row[2], row[4]) for row in (step_row(run, name) for name, run in shown.step_states())]
+
+
+def test_a_step_that_a_later_plan_drops_before_it_is_shown_keeps_its_last_state() -> None:
+    assert rows(*replanned(("a", "b"), ("c", "b"))) == [
+        ("a", 1, "failed"),
+        ("b", 2, "waiting"),
+        ("c", 2, "running"),
+    ]
+
+
+def test_a_step_that_is_dropped_and_comes_back_is_shown_as_it_is_now() -> None:
+    assert rows(*replanned(("a",), ("b",), ("a",))) == [("a", 3, "running"), ("b", 2, "failed")]
 
 
 def test_a_clock_that_is_set_back_delays_nothing() -> None:
