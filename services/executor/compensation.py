@@ -10,7 +10,7 @@ from datetime import timedelta
 from triptych.executor import events as ev
 from triptych.executor.child_runs import open_children
 from triptych.executor.ending import end_run
-from triptych.executor.requests import REISSUE_AFTER_MS
+from triptych.executor.requests import REISSUE_AFTER_MS, next_request_id
 from triptych.executor.retries import retry_compensation
 from triptych.executor.state import CompensationStatus, RequestKind, Run, RunStatus, StepState
 from triptych.executor.transition import RunTransition
@@ -51,7 +51,7 @@ def request(transition: RunTransition, state: StepState, undo: Undo) -> None:
         return
     transition.record(
         ev.UndoRequested(
-            request_id=f"{run.run_id}:undo-{state.id}:{run.requested + 1}",
+            request_id=next_request_id(run, f"undo-{state.id}", [undo.operation, arguments]),
             step=state.id,
             arguments=arguments,
             attempt=state.compensation_attempts + 1,

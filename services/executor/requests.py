@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import lru_cache
+from zlib import crc32
 
 from triptych.executor import child_runs
 from triptych.executor import events as ev
@@ -20,7 +21,7 @@ from triptych.executor.retries import FailureAction
 from triptych.executor.state import Run, StepState
 from triptych.executor.transition import RunTransition
 from triptych.playbook.expressions import ExpressionError, render
-from triptych.schemas import Grant, Json, Judge, PlanByModel, PlanByTurns, Reason, ResultStatus, codec
+from triptych.schemas import Grant, Json, Judge, PlanByModel, PlanByTurns, Reason, Result, ResultStatus, codec
 
 REISSUE_AFTER_MS = 30_000
 """An open request is sent again after this and its timeout; workers drop what they have seen."""
@@ -43,7 +44,9 @@ def request_plan(transition: RunTransition) -> None:
         transition.record(ev.RunEscalated(short))
         return
     known = transition.known_plan if run.revision == 0 else None
-    request_id = _next_request_id(run, "plan")
+    done = [(each.id, each.status.value, _content_of(each.result)) for each in run.known_steps()]
+    failure = run.failure or (stalled(run) if isinstance(spec, PlanByTurns) else None)
+    request_id = next_request_id(run, "plan", [done, failure.code if failure else None, run.repair])
     transition.record(
         ev.PlanRequested(
             request_id=request_id,
@@ -51,7 +54,7 @@ def request_plan(transition: RunTransition) -> None:
             reserved=grant,
             deadline_at=run.deadline(transition.now),
             reissue_at=_reissue_at(transition.now),
-            failure=run.failure or (stalled(run) if isinstance(spec, PlanByTurns) else None),
+            failure=failure,
             turns_left=_turns_left(run),
             repair=run.repair,
             reuses=known is not None,
@@ -96,7 +99,9 @@ def request_call(transition: RunTransition, state: StepState, granted: str | Non
         return
     transition.record(
         ev.CallRequested(
-            request_id=child_runs.request_id(key) if state.is_handoff else _next_request_id(run, state.id),
+            request_id=child_runs.request_id(key)
+            if state.is_handoff
+            else next_request_id(run, state.id, [step.operation, arguments]),
             step=state.id,
             call=call,
             attempt=state.attempts + 1,
@@ -156,7 +161,7 @@ def _wants_key(
         return False
     transition.record(
         ev.KeyRequested(
-            request_id=_next_request_id(transition.run, f"key-{state.id}"),
+            request_id=next_request_id(transition.run, f"key-{state.id}", [text, call_key]),
             step=state.id,
             key=text,
             idempotency_key=call_key,
@@ -204,7 +209,7 @@ def request_step_review(transition: RunTransition, state: StepState) -> None:
         return
     transition.record(
         ev.ReviewRequested(
-            request_id=_next_request_id(run, f"review-{state.id}"),
+            request_id=next_request_id(run, f"review-{state.id}", [_content_of(state.result)]),
             step=state.id,
             reserved=grant,
             deadline_at=run.deadline(transition.now),
@@ -222,7 +227,7 @@ def request_final_review(transition: RunTransition, output: dict[str, Json]) -> 
         return
     transition.record(
         ev.ReviewRequested(
-            request_id=_next_request_id(run, "review"),
+            request_id=next_request_id(run, "review", [output]),
             step=None,
             reserved=grant,
             deadline_at=run.deadline(transition.now),
@@ -232,8 +237,20 @@ def request_final_review(transition: RunTransition, output: dict[str, Json]) -> 
     )
 
 
-def _next_request_id(run: Run, what: str) -> str:
-    return f"{run.name}:{what}:{run.requested + 1}"
+def next_request_id(run: Run, what: str, content: list[Json]) -> str:
+    """Return the id of the next request of a run. It has a checksum of what is asked.
+
+    After Postgres was restored, a run may ask something else in the same place, under another version of its playbook
+    or after another answer. Kafka still has the answer to what it asked before. That answer must not pass for this one.
+    """
+    checksum = crc32(codec.encode([run.playbook.version, *content], sort_keys=True, limits=codec.STORED))
+    return f"{run.name}:{what}:{run.requested + 1}:{checksum:08x}"
+
+
+def _content_of(result: Result | None) -> list[Json]:
+    return (
+        [] if result is None else [result.status.value, result.data, result.error.code.value if result.error else None]
+    )
 
 
 def _reissue_at(now: datetime, timeout_ms: int = 0) -> datetime:

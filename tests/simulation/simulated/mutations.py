@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 from simulated.postgres import ExecutorTables, Schema, WorkerTables, _OutboxRow
-from triptych.executor import child_runs, intake, messages, plan_cache, store, trust
+from triptych.executor import child_runs, compensation, intake, messages, plan_cache, requests, store, trust
 from triptych.executor.keys import Holding
 from triptych.executor.plan_cache import PlanCache
 from triptych.executor.state import OpenRequest, Run
@@ -350,6 +350,15 @@ def plans_are_reused_across_versions() -> None:
     plan_cache._key = lambda playbook, _others: (playbook.name,)
 
 
+def ids_of_requests_only_count() -> None:
+    """Give the requests of a run the same ids in every life of it, whatever they ask for."""
+
+    def counted(run: Run, what: str, _content: list[Any]) -> str:
+        return f"{run.name}:{what}:{run.requested + 1}"
+
+    requests.next_request_id = compensation.next_request_id = counted  # type: ignore[attr-defined]
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     mutation.__name__: mutation
     for mutation in (
@@ -387,5 +396,6 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         the_id_of_a_child_depends_on_when_it_is_asked_for,
         plans_are_reused_after_a_change_of_contracts,
         plans_are_reused_across_versions,
+        ids_of_requests_only_count,
     )
 }

@@ -56,9 +56,7 @@ class Renewal:
 
     def __init__(self, world: World, seed: int) -> None:
         self._world, self._random = world, random.Random(f"renewal {seed}")  # noqa: S311
-        # After a restore, a run may begin again with another version. The planner still has its answer to the request of
-        # the same id, for the version before. The executor refuses it, so the run waits for its wall clock, and a person.
-        self.is_there = self._random.random() < SHARE and not world.restore.is_there
+        self.is_there = self._random.random() < SHARE
         self._is_done = False
         self._views: list[View] = []
         self._executors: dict[str, WatchedExecutor] = {}
