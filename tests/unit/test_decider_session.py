@@ -252,3 +252,20 @@ async def test_an_idle_owner_whose_partition_was_taken_from_it_claims_again() ->
     await session.look()
     with pytest.raises(Fenced, match=r"\[1\]"):
         await session._take_one()
+
+
+async def test_an_owner_that_stops_after_it_lost_its_partitions_leaves_their_rows_to_the_next_one() -> None:
+    class TakenOver(Empty):
+        def projected_partitions(self, _now: object) -> set[int]:
+            return {0}
+
+        async def commit(self, batch: Batch[Any]) -> set[UUID]:
+            raise Fenced(tuple(batch.epochs))
+
+    broker, stopping = Broker(("tasks", "plans")), asyncio.Event()
+    session = session_on(None, stopping, TakenOver(), broker)
+    await session.on_partitions_assigned(broker.assigned)
+    await session.on_partitions_revoked(broker.assigned)
+    stopping.set()
+    await session.run()
+    assert isinstance(session._failure, Fenced)

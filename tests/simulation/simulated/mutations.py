@@ -351,7 +351,7 @@ def plans_are_reused_across_versions() -> None:
 
 
 def ids_of_requests_only_count() -> None:
-    """Give the requests of a run the same ids in every life of it, whatever they ask for."""
+    """Number the requests of a run, so that each life of it has the same ids for other questions."""
 
     def counted(run: Run, what: str, _content: list[Any]) -> str:
         return f"{run.name}:{what}:{run.requested + 1}"

@@ -493,7 +493,8 @@ class Session(ConsumerRebalanceListener, Generic[StateT]):  # type: ignore[misc]
 
     async def _show_changes(self, now: datetime | None) -> None:
         """Write the rows that people read and that are due; without a time, all that are not up to date."""
-        if partitions := self._context.store.projected_partitions(now):
+        # What a partition that was lost has not shown yet, its next owner shows.
+        if partitions := self._context.store.projected_partitions(now) & self._claims.keys():
             batch = self._new_batch()
             batch.shows_all = now is None
             batch.epochs = {partition: self._claims[partition].epoch for partition in partitions}
