@@ -119,16 +119,22 @@ def _story(run_id: UUID, task_id: str) -> Batch:
     task = Task(playbook=PLAYBOOK.name, input={}, tenant="acme", principal="user:ana", task_id=task_id)
     step = Step(id="send", operation="post.send", pin=PIN)
     about = {"run_id": run_id, "tenant": "acme"}
-    plan = PlanAnswer(request_id=f"{run_id}:plan:1", plan=Plan(revision=1, steps=(step,)), **about)
-    answer = CallAnswer(
-        request_id=f"{run_id}:send:2", result=Result(status=ResultStatus.OK, data={}), spend=Spend(tokens=7), **about
-    )
-    for content in (TaskAdmission(task, task_id, PLAYBOOK), plan, answer):
+    plan, sent = Plan(revision=1, steps=(step,)), Result(status=ResultStatus.OK, data={})
+
+    def tell(content: object) -> None:
         message = RunMessage(run_id, content, creates=isinstance(content, TaskAdmission))
         transition = executor.apply(batch.states.get(run_id), message, 0, AN_HOUR_AGO)
         assert transition is not None
         batch.states[run_id] = transition.state
         batch.events.extend((run_id, transition.first_seq + n, event) for n, event in enumerate(transition.events))
+
+    def asked() -> str:
+        (request_id,) = batch.states[run_id].requests
+        return request_id
+
+    tell(TaskAdmission(task, task_id, PLAYBOOK))
+    tell(PlanAnswer(request_id=asked(), plan=plan, **about))
+    tell(CallAnswer(request_id=asked(), result=sent, spend=Spend(tokens=7), **about))
     assert batch.states[run_id].status == "succeeded"
     return batch
 

@@ -98,10 +98,10 @@ class Story:
 
     def plan(self, now: datetime) -> Batch[Run]:
         """Give every run its plan, so that it begins its first step."""
-        plans = {
-            run_id: PlanAnswer(request_id=f"{run_id}:plan:1", run_id=run_id, tenant=TENANT, plan=_PLAN)
-            for run_id in self.states
-        }
+        plans = {}
+        for run_id, run in self.states.items():
+            (asked,) = run.requests
+            plans[run_id] = PlanAnswer(request_id=asked, run_id=run_id, tenant=TENANT, plan=_PLAN)
         return self._batch({run_id: decide(self.states[run_id], plan, now) for run_id, plan in plans.items()}, now)
 
     def answer(self, now: datetime) -> Batch[Run]:
