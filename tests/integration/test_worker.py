@@ -348,13 +348,13 @@ async def taken_over_answers(jobs: Jobs, keys: Collection[JobKey]) -> list[Taken
 class LosesOneAnswer:
     """A pool whose next statement is committed, and whose connection breaks before the answer."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool, self._lost = pool, False
+    def __init__(self, pool: asyncpg.Pool, *, after: int = 0) -> None:
+        self._pool, self._left = pool, after
 
     async def fetch(self, *arguments: object) -> list[asyncpg.Record]:
         rows = await self._pool.fetch(*arguments)
-        if not self._lost:
-            self._lost = True
+        self._left -= 1
+        if self._left == -1:
             raise ConnectionResetError
         return rows
 
@@ -379,12 +379,20 @@ async def test_a_job_that_was_taken_in_without_our_knowing_is_reclaimed(ends):
 
 
 async def test_answers_whose_commit_took_effect_without_our_knowing_are_published(ends):
-    requests = [inbound_of(call_request()) for _ in range(3)]
+    requests = [inbound_of(call_request()) for _ in range(4)]
     answers = {one.key: b'{"of": "%s"}' % one.request_id.encode() for one in requests}
-    jobs = Jobs(LosesOneAnswer(ends.pool), "unaware", lease_ms=60_000)
+    stored_before, unpersisted = requests[:2], requests[2:]
+    jobs = Jobs(LosesOneAnswer(ends.pool, after=1), "unaware", lease_ms=60_000)
     await jobs.open()
+    await jobs.take_in(stored_before, [])
     with pytest.raises(ConnectionResetError):
-        await jobs.commit_answers([], [], [], None, [(one, answers[one.key]) for one in requests])
+        await jobs.commit_answers(
+            [(one.key, answers[one.key]) for one in stored_before],
+            [],
+            [],
+            None,
+            [(one, answers[one.key]) for one in unpersisted],
+        )
     (taken,) = await taken_over_answers(jobs, answers)
     assert {one.key: one.answer for one in taken.answers} == answers
     assert await taken_over_answers(jobs, answers) == [], "it knows of them now"

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from ends import Ends, call_request, inbound_of, open_ends
 from parrot import CONFIG, SCHEMA, Gate, Parrot, ask_again, running, settings_of
 
+from triptych.kernel.kafka.suspect_records import RecordsInFlight
 from triptych.kernel.postgres.database import connect
 from triptych.kernel.worker import intake, unpersisted
 from triptych.kernel.worker.jobs import Jobs
@@ -259,6 +260,24 @@ async def test_an_answer_stays_though_its_job_goes_to_somebody_who_has_made_one_
     assert taken is not None, "it goes on with that"
     assert (taken.commit, [each.answer for each in taken.answers]) == (stored.commit, [b"first"])
     await heir.commit_answers([], [], [], None, acknowledged=[taken.commit])
+
+
+async def test_processes_that_give_a_record_away_alive_are_not_counted_as_its_dead(ends):
+    jobs = Jobs(ends.pool, "counting", lease_ms=60_000)
+
+    async def lives(life: str) -> int:
+        (noted,) = await jobs.note([RecordsInFlight("counted", 0, 5, 5, life)])
+        return noted.lives
+
+    for life in "abcdef":
+        assert await lives(life) == 1
+        await jobs.give_away("counted", [0, 1], life)
+    assert await lives("dies") == 1
+    await jobs.give_away("counted", [0], "a")  # it is late, and the record is not its own any more
+    assert await lives("heir") == 2
+    await jobs.give_away("counted", [0], "heir")
+    assert await lives("heir") == 2, "it has the partition again"
+    assert await lives("last") == 3
 
 
 async def test_one_that_kills_its_process_is_counted_and_answered_internal_and_its_partition_goes_on(ends):

@@ -224,6 +224,14 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa:
         known = [callback.token for callback in workers.tables.callbacks.values()]
         return draw.choice(known or ["unknown"])
 
+    def life() -> str:
+        return draw.choice("xyz")
+
+    async def store_dead_letters() -> None:
+        name = f"dead-{draw.randrange(20)}"
+        row = (name, "calls", 0, 1, b"key", b"value", "[]", "deadly_record", "it kills", "acme", deadline, None)
+        await workers.say("store_dead_letters", *([column] for column in row))
+
     said = {
         "open": open_lease,
         "take_in": take_in,
@@ -236,6 +244,14 @@ async def test_the_tables_of_a_worker_answer_as_postgres_does(workers):  # noqa:
         "settle": settle,
         "stored_answers": stored_answers,
         "withdraw": withdraw,
+        "reading": lambda: workers.say("reading", ["calls"], [draw.randrange(2)], *[[draw.randrange(2)]] * 2, life()),
+        "readings": lambda: workers.say("readings", "calls", [0, 1]),
+        "give_away": lambda: workers.say("give_away", "calls", [0, 1], life()),
+        "store_dead_letters": store_dead_letters,
+        "unpublished_dead_letters": lambda: workers.say("unpublished_dead_letters", draw.randint(1, 3)),
+        "mark_dead_letters_published": lambda: workers.say(
+            "mark_dead_letters_published", [f"dead-{draw.randrange(20)}"]
+        ),
         "begin": effects_begin,
         "settle_effects": effects_settle,
         "register": callbacks_register,

@@ -236,6 +236,24 @@ async def test_an_upstream_that_is_away_is_asked_again_what_happened_before_a_pe
     assert answers == ["too late"]
 
 
+async def test_a_tool_that_does_not_say_in_time_what_happened_leaves_a_doubt_that_says_so():
+    made = Tool("desk")
+
+    @made.operation(effect=Effect.ONCE)
+    async def write() -> str:
+        """Writes."""
+        raise ToolFailure(ErrorCode.CONFLICT, "says the desk")
+
+    @made.reconcile(write)
+    async def what_happened(_call: Call[None]) -> Any:
+        await asyncio.sleep(3_600)
+
+    request = request_for(made, "write", {}).model_copy(update={"timeout_ms": 20})
+    error = (await worker_of(made, None, None, FreshLedger()).execute(request, JobAttempt(lease=0))).result.error
+    assert error.code is ErrorCode.IN_DOUBT
+    assert error.message.endswith("it was asked, and gave no answer within 20 ms")
+
+
 class BegunLedger:
     """An earlier attempt began, and nobody knows how it ended."""
 

@@ -260,6 +260,8 @@ class ToolWorker:
                 return await _what_happened(operation, call)
         except ToolFailure as failure:
             answer = failure.message
+        except TimeoutError:
+            answer = f"it was asked, and gave no answer within {request.timeout_ms} ms"
         except Exception as error:  # noqa: BLE001 - any exception means that the tool cannot tell
             self._log_error(error, "reconciliation failed", operation=request.operation, run_id=str(request.run_id))
             answer = type(error).__name__

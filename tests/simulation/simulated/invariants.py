@@ -22,6 +22,8 @@ from triptych.schemas import ResultStatus, topics
 if TYPE_CHECKING:
     from simulated.world import Mission, World
 
+DEATHS_OF_A_DEADLY_RECORD = 3
+"""After so many a record is not read again, as in the default settings."""
 EXCUSED = frozenset(
     {
         "in_doubt",
@@ -134,7 +136,7 @@ def check(world: World) -> None:
         found.extend(
             f"{process.instance} logged: {line}"
             for line in process.log.unexpected
-            if not (world.deadly.is_there and line.startswith("a record is dead-lettered unread"))
+            if not (is_suspicious(world, process.service) and line.startswith("a record is dead-lettered unread"))
         )
     dead = {
         key: row
@@ -144,6 +146,12 @@ def check(world: World) -> None:
     strange = world.forger.bodies | world.deadly.bodies
     if honest := [key for key, row in dead.items() if row[VALUE_COLUMN] not in strange]:
         found.append(f"dead letters: {honest}")
+
+
+def is_suspicious(world: World, service: str) -> bool:
+    """Return whether a service has cause to think that a record kills its readers: one does, or they were killed."""
+    killed = world.deaths[service] >= DEATHS_OF_A_DEADLY_RECORD
+    return world.deadly.is_there or (killed and service != "executor")
 
 
 def _check_outcomes(world: World, found: list[str]) -> None:

@@ -170,19 +170,6 @@ def answers_that_nobody_knows_of_stay_where_they_are() -> None:
     WorkerTables.take_over_answers = trusting  # type: ignore[method-assign]
 
 
-def the_row_of_a_commit_leaves_answers_out() -> None:
-    """Leave out of the row in the outbox what was stored together with its answer."""
-    settle = WorkerTables.settle
-
-    def short(self: WorkerTables, *columns: Any) -> Any:
-        rows = settle(self, *columns)
-        if commit := self.outbox.get((columns[0], columns[-1])):
-            commit.run_ids = [run_id for run_id in commit.run_ids if run_id in columns[1]]
-        return rows
-
-    WorkerTables.settle = short  # type: ignore[method-assign]
-
-
 def children_are_not_withdrawn() -> None:
     """Let a run that ends leave its child runs alone."""
     messages._withdrawals = lambda *_args: []
@@ -378,7 +365,6 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         answers_are_acknowledged_before_kafka_has_them,
         the_answers_of_the_dead_are_not_published,
         answers_that_nobody_knows_of_stay_where_they_are,
-        the_row_of_a_commit_leaves_answers_out,
         a_new_owner_forgets_who_is_active,
         answers_are_believed_whoever_gives_them,
         children_begin_as_the_message_says,

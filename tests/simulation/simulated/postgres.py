@@ -8,6 +8,7 @@ isolation, types, and constraints other than keys.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -72,6 +73,7 @@ _Key = _row_type("run_id", "request_id")
 _Answer = _row_type("run_id", "request_id", "answer")
 _Unpublished = _row_type("stored_by", "number", "run_id", "request_id", "tenant", "partition", "traceparent", "answer")
 _Value = _row_type("value")
+_DeadLetter = _row_type(*(field.name for field in dataclasses.fields(dead_letters.DeadRecord)))
 _Entry = _row_type("ours", "attempts", "state", "operation", "arguments_hash", "result", "may_be_lost")
 _Expected = _row_type("token", "result")
 _Expecting = _row_type("operation", "result", "request", "traceparent")
@@ -451,6 +453,9 @@ class WorkerTables(Schema):
         **{sql: name for name, sql in Queries.load("triptych.kernel.worker", "worker.sql").items()},
         **{sql: f"effects_{name}" for name, sql in Queries.load("triptych.tools.runtime", "effect_ledger.sql").items()},
         **{sql: f"callbacks_{name}" for name, sql in Queries.load("triptych.tools.runtime", "callbacks.sql").items()},
+        dead_letters._STORE: "store_dead_letters",
+        dead_letters._UNPUBLISHED: "unpublished_dead_letters",
+        dead_letters._MARK_PUBLISHED: "mark_dead_letters_published",
         **_OF_EVERY_SCHEMA,
     }
 
@@ -467,6 +472,8 @@ class WorkerTables(Schema):
         """By run and idempotency key."""
         self.heard: dict[bytes, str] = {}
         """Tokens by the digest of the message that counted there."""
+        self.dead_letters: dict[str, tuple[Any, ...]] = {}
+        self.published_dead_letters: set[str] = set()
 
     def snapshot(self) -> dict[str, Any]:
         return {
@@ -475,6 +482,8 @@ class WorkerTables(Schema):
             "effects": {key: list(effect) for key, effect in self.effects.items()},
             "callbacks": {key: copy.copy(callback) for key, callback in self.callbacks.items()},
             "heard": dict(self.heard),
+            "dead_letters": dict(self.dead_letters),
+            "published_dead_letters": set(self.published_dead_letters),
         }
 
     def readings(self, topic: str, partitions: Sequence[int]) -> list[Any]:
@@ -687,6 +696,26 @@ class WorkerTables(Schema):
     def callbacks_hear(self, digest: bytes, token: str) -> list[Any]:
         return [_Value((self.heard.setdefault(digest, token) == token,))]
 
+    def give_away(self, topic: str, partitions: Sequence[int], life: str) -> list[Any]:
+        for partition in partitions:
+            row = self.readings_.get((partition, topic))
+            if row is not None and row[4] == life:
+                self.readings_[partition, topic] = (*row[:4], "", row[5] - 1)
+        return []
+
+    def store_dead_letters(self, *columns: Sequence[Any]) -> list[Any]:
+        for row in zip(*columns, strict=True):
+            self.dead_letters.setdefault(row[0], row)
+        return []
+
+    def unpublished_dead_letters(self, limit: int) -> list[Any]:
+        left = sorted(self.dead_letters.keys() - self.published_dead_letters)
+        return [_DeadLetter(self.dead_letters[key]) for key in left[:limit]]
+
+    def mark_dead_letters_published(self, keys: Sequence[str]) -> list[Any]:
+        self.published_dead_letters.update(self.dead_letters.keys() & set(keys))
+        return []
+
     def callbacks_say(self, token: str, result: bytes, failed: bool) -> list[Any]:  # noqa: FBT001 - as in the statement
         for known in self.callbacks.values():
             if known.token == token:
@@ -720,7 +749,7 @@ class Pool:
         self._process, self._tables = process, tables
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
-        if sql is dead_letters._UNPUBLISHED:  # no worker here has any, so the round trip is saved
+        if sql is dead_letters._UNPUBLISHED and not self._tables.dead_letters:  # a round trip is saved
             return []
         return await self._process.world.statement(self._process, self._tables, sql, args)
 

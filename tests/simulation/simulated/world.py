@@ -7,7 +7,7 @@ import hashlib
 import random
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -34,8 +34,9 @@ from triptych.executor.deployments import Deployment
 from triptych.executor.settings import ExecutorSettings
 from triptych.executor.store import ExecutorStore
 from triptych.kernel.decider import DeciderLoop, session
-from triptych.kernel.kafka import cloudevents
+from triptych.kernel.kafka import cloudevents, dead_letters
 from triptych.kernel.kafka.bus import Outgoing
+from triptych.kernel.kafka.dead_letters import DeadRecord
 from triptych.kernel.postgres.database import Queries
 from triptych.kernel.process.outage import KAFKA_GONE, POSTGRES_GONE
 from triptych.kernel.process.service import Service
@@ -288,6 +289,7 @@ class Process:
 
     def _fall(self) -> None:
         self.world.note("kill", self.instance)
+        self.world.deaths[self.service] += 1
         self.committed = {}
         for member in self.memberships:
             member.fall_silent()
@@ -480,6 +482,22 @@ class Statement:
             self.transaction.answers.extend(answers)
 
 
+def _to_publish(statement: Statement, rows: Sequence[Any]) -> list[bytes]:
+    """Return the bodies that a worker's statement has stored, and that may be published when it is committed."""
+    match statement.name, statement.args:
+        case "settle", args:
+            return [*args[3], *(answer for answer in args[13] if answer is not None)]
+        case "withdraw", _:
+            return [row["answer"] for row in rows if row["fresh"]]
+        case "callbacks_answer", args if rows:
+            return [args[3]]
+        case "store_dead_letters", args:
+            service, topic = statement.process.service, f"triptych.{topics.DEAD_LETTERS}"
+            return [dead_letters.event(DeadRecord(*row), service, topic).value for row in zip(*args, strict=True)]
+        case _:
+            return []
+
+
 class World:
     """One schedule, from its seed to its end."""
 
@@ -524,6 +542,8 @@ class World:
             self.processes.extend(Process(self, service, f"{service}-{number}") for number in range(count))
         self.fault_count = 0
         self.faults: Counter[str] = Counter()
+        self.deaths: Counter[str] = Counter()
+        """Of the processes of each service."""
         self.played: Counter[str] = Counter()
         self._strike_at = {self._draw_strike() for _ in range(draw.choice((0, 1, 1, 2, 3, 4, 6)))}
         # Batches are small here: in most schedules even of one message the next is decided while it is written.
@@ -728,16 +748,12 @@ class World:
         if name == "commit_batch":
             self.violations.extend(self.watch.committed(before, tables, args))
             self.violations.extend(self.over_limit())
-        elif name == "settle":
-            statement.stored(self.watch, [*args[3], *(answer for answer in args[13] if answer is not None)])
-        elif name == "withdraw":
-            statement.stored(self.watch, [row["answer"] for row in rows if row["fresh"]])
-        elif name == "callbacks_answer" and rows:
-            statement.stored(self.watch, [args[3]])
         elif name == postgres.COMMIT:
             self.watch.answered(statement.transaction.answers)
             if statement.process.service == "desk":
                 self.violations.extend(self.watch.waiting_in_vain(tables))
+        else:
+            statement.stored(self.watch, _to_publish(statement, rows))
         return rows
 
     def keep(self, process: Process, run: Any) -> None:

@@ -66,7 +66,8 @@ class Suspicion:
         """Suspect what other lives were reading when they ended, unless a process has got past it since."""
         for reading in readings:
             begins_at = offsets.get((reading.topic, reading.partition))
-            if reading.life != self.life and begins_at is not None and reading.last >= begins_at:
+            is_alarming = reading.life != self.life and reading.lives > 0
+            if is_alarming and begins_at is not None and reading.last >= begins_at:
                 self.suspect_until(reading.topic, reading.partition, reading.last + 1)
 
     def suspect_timers(self, readings: Iterable[RecordsInFlight], armed: Iterable[tuple[UUID, datetime, int]]) -> None:

@@ -11,6 +11,7 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeAlias
 from uuid import UUID
@@ -140,12 +141,16 @@ class Intake(ConsumerRebalanceListener, Generic[RequestT]):  # type: ignore[misc
                 self._committed.pop(place, None)
             await subscription.consumer.seek_to_beginning(*places)
 
-    async def on_partitions_revoked(self, _revoked: set[TopicPartition]) -> None:
-        """Commit offsets, so that the next owner begins where this process stopped."""
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """Commit offsets, so that the next owner begins where this process stopped, and has no cause for suspicion."""
         self._ends = {}
         self._assigned.clear()
         if self._subscription is not None:
             await self._commit_offsets(self._subscription)
+        partitions = sorted(source.partition for source in revoked if source.topic == self._requests_topic)
+        if partitions:
+            with suppress(*POSTGRES_GONE):
+                await self._jobs.give_away(self._requests_topic, partitions, self._suspicion.life)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Forget all of these partitions but their ends. Records that are there already may have killed a process.

@@ -258,6 +258,10 @@ class Jobs:
         failpoints.hit("worker.after_note")
         return [RecordsInFlight(*row) for row in rows]
 
+    async def give_away(self, topic: str, partitions: Sequence[int], life: str) -> None:
+        """Say that this life gives partitions away and goes on: what it was reading there has not ended it."""
+        await self._pool.execute(self._sql["give_away"], topic, list(partitions), life)
+
     async def store_dead_letters(self, dead: Sequence[DeadRecord]) -> None:
         """Store dead letters, and nothing else."""
         await dead_letters.store(self._pool, dead)

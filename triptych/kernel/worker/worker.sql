@@ -186,3 +186,7 @@ on conflict (partition, topic) do update set
         else r.lives + 1
     end
 returning topic, partition, first, last, life, lives
+
+-- name: give_away
+-- This life reads them no more, and has not ended: it is not counted. The empty life is that of no process.
+update readings set life = '', lives = lives - 1 where topic = $1 and partition = any($2) and life = $3
