@@ -87,136 +87,149 @@ def _apply(run: Run, event: ev.Event, at: datetime) -> None:  # noqa: C901, PLR0
             _change_step(run, step, status=StepStatus(status), reason=reason, ended_at=at)
         case ev.ReviewRequested():
             _review_requested(run, event)
-        case (
-            ev.VerdictGiven(request_id=request_id, step=step, spend=spend)
-            | ev.ReviewFailed(request_id=request_id, step=step, spend=spend)
-        ):
-            _close(run, request_id, spend)
-            if step is not None:
-                _change_step(run, step, status=StepStatus.ANSWERED)
-            elif run.status is RunStatus.REVIEWING:
-                run.status = RunStatus.RUNNING
-        case ev.RunStarted(deadline_at):
-            run.status = RunStatus.PLANNING
-            run.deadline_at = deadline_at
-            run.active_since = at
+        case ev.VerdictGiven() | ev.ReviewFailed():
+            _reviewed(run, event)
+        case ev.RunStarted():
+            _started(run, event, at)
         case ev.PlanRequested():
-            loop_detection.note_turn(run)
-            _open(run, RequestKind.PLAN, None, event)
-            run.status = RunStatus.PLANNING
-            run.plan_attempts += 1
-            run.replan_due = False
-        case ev.GoalReached(request_id, answer, spend, ledger):
-            _close(run, request_id, spend)
-            if run.status is RunStatus.PLANNING:
-                run.status = RunStatus.RUNNING
-            run.answer = answer
-            run.task_ledger = ledger or run.task_ledger
-            run.plan_attempts = 0
-            run.failure = run.repair = None
-            run.replan_due = False
-        case ev.PlanAccepted(request_id, plan, spend, ledger):
-            run.task_ledger = ledger or run.task_ledger
-            _close(run, request_id, spend)
-            if run.status is RunStatus.PLANNING:
-                run.status = RunStatus.RUNNING
-            run.revision = plan.revision
-            run.plan_attempts = 0
-            run.failure = run.repair = None
-            run.replan_due = False
-            superseded = _superseded(run, plan.steps)
-            run.steps = {**_observed(run), **_revised(run, plan.steps, plan.revision)}
-            run.branches = {key: state for key, state in run.branches.items() if _stays(run, state)} | superseded
+            _plan_requested(run, event)
+        case ev.GoalReached():
+            _goal_reached(run, event)
+        case ev.PlanAccepted():
+            _plan_accepted(run, event)
         case ev.PlanRefused(request_id, _error, _code, spend):
             _close(run, request_id, spend)
         case ev.FanOutStarted(step, items):
             _fan_out(run, step, items, at)
         case ev.FanInDone(step):
             _fan_in(run, step)
-        case ev.ChildEscalated(command_id=command_id, step=step, reason=reason):
-            run.children_waiting = {**run.children_waiting, step: reason}
-            run.child_waits += 1
-            if run.status is not RunStatus.ESCALATED:
-                run.children_waiting_since = run.children_waiting_since or at
-            run.commands |= {command_id}
-        case ev.ChildResumed(command_id=command_id, step=step):
-            _child_goes_on(run, step, at)
-            run.commands |= {command_id}
+        case ev.ChildEscalated():
+            _child_escalated(run, event, at)
+        case ev.ChildResumed():
+            _child_resumed(run, event, at)
         case ev.KeyRequested():
-            run.retries.pop((RequestKind.CALL, event.step), None)
-            _open(run, RequestKind.KEY, event.step, event)
-            _change_step(run, event.step, status=StepStatus.RUNNING)
+            _key_requested(run, event)
         case ev.KeyAnswered():
             _key_answered(run, event, at)
-        case ev.CallReused(step, source, arguments):
-            result = run.state(source).answer_to_keep
-            _change_step(run, step, status=StepStatus.ANSWERED, arguments=arguments, result=result, started_at=at)
+        case ev.CallReused():
+            _call_reused(run, event, at)
         case ev.FallbackTaken():
             _fallback_taken(run, event, at)
         case ev.RetryScheduled(ask, step, due_at, _reason, postponed):
             _retry_scheduled(run, RequestKind(ask), step, due_at, postponed=postponed)
-        case ev.RequestReissued(request_id, reissue_at):
-            request = run.requests[request_id]
-            run.requests[request_id] = changed(request, reissue_at=reissue_at, reissues=request.reissues + 1)
+        case ev.RequestReissued():
+            _reissued(run, event)
         case ev.RoundStarted(step, number, reason, evidence):
             _next_round(run, step, number, reason, evidence)
-        case ev.ReplanDecided(step, reason, repair):
-            run.answer = None
-            loop_detection.note_replan(run, step, reason)
-            _drop_retries(run)
-            run.failure = reason
-            run.replan_due = True
-            run.status = RunStatus.RUNNING
-            run.review_attempts = 0
-            run.repair = step if repair else None
-            if step is not None and repair:
-                run.repaired |= {run.steps[step].step.operation}
-            elif not isinstance(run.playbook.plan, PlanByTurns):
-                run.ledger = changed(run.ledger, replans=run.ledger.replans + 1)
-        case ev.RunEscalated(reason, step):
-            _drop_retries(run)
-            _stop_waiting(run, at)  # from here a person has this run too: the time of both is given back together
-            run.status = RunStatus.ESCALATED
-            run.reason = reason
-            run.stopped_step = step
-            run.escalated_at = at
-            run.escalations += 1
+        case ev.ReplanDecided():
+            _replan_decided(run, event)
+        case ev.RunEscalated():
+            _escalated(run, event, at)
         case ev.RunResumed():
             _resumed(run, event, at)
-        case ev.StepOverridden(command_id=command_id, step=step, data=data):
-            state = run.steps[step]
-            # What the branches of a step have given is not lost because some failed.
-            is_kept = data is None and state.fan_out is not None
-            result = run.merged(state) if is_kept else Result(status=ResultStatus.OK, data=data)
-            _change_step(run, step, status=StepStatus.SKIPPED, result=result, ended_at=at, is_overridden=True)
-            run.commands |= {command_id}
+        case ev.StepOverridden():
+            _overridden(run, event, at)
         case ev.CommandRefused(command_id=command_id):
             run.commands |= {command_id}
-        case ev.RunEnded(status, reason, output):
-            run.status = RunStatus(status)
-            run.reason = reason
-            run.output = output
-            run.left_open, run.ledger_at_end, run.under_way = run.requests, run.ledger, event.under_way or ()
-            run.requests, run.retries = {}, {}
-            run.finished_at = at
+        case ev.RunEnded():
+            _ended(run, event, at)
         case ev.AnsweredLate():
             _answered_late(run, event, at)
-        case ev.UndoStarted(command_id=command_id):
+        case ev.UndoStarted():
             _undo_started(run, event)
-            run.commands |= {command_id}
-        case ev.UndoRequested(step=step, attempt=attempt):
-            _open(run, RequestKind.UNDO, step, event)
-            _change_step(run, step, compensation_attempts=attempt)
-        case ev.UndoAnswered(request_id, step, result):
-            _close(run, request_id, Spend())
-            has_failed = result.status is ResultStatus.ERROR
-            _change_step(run, step, compensation=CompensationStatus.FAILED if has_failed else CompensationStatus.DONE)
+        case ev.UndoRequested():
+            _undo_requested(run, event)
+        case ev.UndoAnswered():
+            _undo_answered(run, event)
         case ev.Overspent():
             pass  # the answer that follows is charged with all that it cost
         case ev.RunAdmitted():
             raise ValueError(f"run {run.run_id} was admitted twice")
         case _:
             assert_never(event)
+
+
+def _started(run: Run, event: ev.RunStarted, at: datetime) -> None:
+    run.status = RunStatus.PLANNING
+    run.deadline_at = event.deadline_at
+    run.active_since = at
+
+
+def _plan_requested(run: Run, event: ev.PlanRequested) -> None:
+    loop_detection.note_turn(run)
+    _open(run, RequestKind.PLAN, None, event)
+    run.status = RunStatus.PLANNING
+    run.plan_attempts += 1
+    run.replan_due = False
+
+
+def _goal_reached(run: Run, event: ev.GoalReached) -> None:
+    _planned(run, event)
+    run.answer = event.answer
+
+
+def _plan_accepted(run: Run, event: ev.PlanAccepted) -> None:
+    _planned(run, event)
+    plan = event.plan
+    run.revision = plan.revision
+    superseded = _superseded(run, plan.steps)
+    run.steps = {**_observed(run), **_revised(run, plan.steps, plan.revision)}
+    run.branches = {key: state for key, state in run.branches.items() if _stays(run, state)} | superseded
+
+
+def _planned(run: Run, event: ev.PlanAccepted | ev.GoalReached) -> None:
+    """Go on after an answer of the planner that can be used."""
+    _close(run, event.request_id, event.spend)
+    if run.status is RunStatus.PLANNING:
+        run.status = RunStatus.RUNNING
+    run.task_ledger = event.ledger or run.task_ledger
+    run.plan_attempts = 0
+    run.failure = run.repair = None
+    run.replan_due = False
+
+
+def _replan_decided(run: Run, event: ev.ReplanDecided) -> None:
+    step, reason, repair = event.step, event.reason, event.repair
+    run.answer = None
+    loop_detection.note_replan(run, step, reason)
+    _drop_retries(run)
+    run.failure = reason
+    run.replan_due = True
+    run.status = RunStatus.RUNNING
+    run.review_attempts = 0
+    run.repair = step if repair else None
+    if step is not None and repair:
+        run.repaired |= {run.steps[step].step.operation}
+    elif not isinstance(run.playbook.plan, PlanByTurns):
+        run.ledger = changed(run.ledger, replans=run.ledger.replans + 1)
+
+
+def _escalated(run: Run, event: ev.RunEscalated, at: datetime) -> None:
+    _drop_retries(run)
+    _stop_waiting(run, at)  # from here a person has this run too: the time of both is given back together
+    run.status = RunStatus.ESCALATED
+    run.reason = event.reason
+    run.stopped_step = event.step
+    run.escalated_at = at
+    run.escalations += 1
+
+
+def _ended(run: Run, event: ev.RunEnded, at: datetime) -> None:
+    run.status = RunStatus(event.status)
+    run.reason = event.reason
+    run.output = event.output
+    run.left_open, run.ledger_at_end, run.under_way = run.requests, run.ledger, event.under_way or ()
+    run.requests, run.retries = {}, {}
+    run.finished_at = at
+
+
+def _overridden(run: Run, event: ev.StepOverridden, at: datetime) -> None:
+    """Skip a step, or take a person's output for it. What its branches have given is not lost because some failed."""
+    state = run.steps[event.step]
+    is_kept = event.data is None and state.fan_out is not None
+    result = run.merged(state) if is_kept else Result(status=ResultStatus.OK, data=event.data)
+    _change_step(run, event.step, status=StepStatus.SKIPPED, result=result, ended_at=at, is_overridden=True)
+    run.commands |= {event.command_id}
 
 
 def _answered_late(run: Run, event: ev.AnsweredLate, at: datetime) -> None:
@@ -242,6 +255,19 @@ def _undo_started(run: Run, event: ev.UndoStarted) -> None:
     for state in (*run.steps.values(), *run.branches.values()):
         if state.compensation is CompensationStatus.FAILED:
             _change_step(run, state.id, compensation=CompensationStatus.NOT_ASKED, compensation_attempts=0)
+    run.commands |= {event.command_id}
+
+
+def _undo_requested(run: Run, event: ev.UndoRequested) -> None:
+    _open(run, RequestKind.UNDO, event.step, event)
+    _change_step(run, event.step, compensation_attempts=event.attempt)
+
+
+def _undo_answered(run: Run, event: ev.UndoAnswered) -> None:
+    _close(run, event.request_id, Spend())
+    has_failed = event.result.status is ResultStatus.ERROR
+    compensation = CompensationStatus.FAILED if has_failed else CompensationStatus.DONE
+    _change_step(run, event.step, compensation=compensation)
 
 
 def _open(
@@ -337,6 +363,12 @@ def _call_requested(run: Run, event: ev.CallRequested, at: datetime) -> None:
     )
 
 
+def _key_requested(run: Run, event: ev.KeyRequested) -> None:
+    run.retries.pop((RequestKind.CALL, event.step), None)
+    _open(run, RequestKind.KEY, event.step, event)
+    _change_step(run, event.step, status=StepStatus.RUNNING)
+
+
 def _key_answered(run: Run, event: ev.KeyAnswered, at: datetime) -> None:
     _close(run, event.request_id, Spend())
     if event.standing == "receipt":
@@ -351,6 +383,16 @@ def _key_answered(run: Run, event: ev.KeyAnswered, at: datetime) -> None:
         return
     waits = run.state(event.step).key_waits
     _change_step(run, event.step, status=StepStatus.WAITING, key_waits=waits + 1 if event.standing == "held" else 0)
+
+
+def _call_reused(run: Run, event: ev.CallReused, at: datetime) -> None:
+    result = run.state(event.source).answer_to_keep
+    _change_step(run, event.step, status=StepStatus.ANSWERED, arguments=event.arguments, result=result, started_at=at)
+
+
+def _reissued(run: Run, event: ev.RequestReissued) -> None:
+    request = run.requests[event.request_id]
+    run.requests[event.request_id] = changed(request, reissue_at=event.reissue_at, reissues=request.reissues + 1)
 
 
 def _fallback_taken(run: Run, event: ev.FallbackTaken, at: datetime) -> None:
@@ -378,6 +420,27 @@ def _review_requested(run: Run, event: ev.ReviewRequested) -> None:
     else:
         attempts = run.state(event.step).review_attempts + 1
         _change_step(run, event.step, status=StepStatus.REVIEWING, review_attempts=attempts)
+
+
+def _reviewed(run: Run, event: ev.VerdictGiven | ev.ReviewFailed) -> None:
+    _close(run, event.request_id, event.spend)
+    if event.step is not None:
+        _change_step(run, event.step, status=StepStatus.ANSWERED)
+    elif run.status is RunStatus.REVIEWING:
+        run.status = RunStatus.RUNNING
+
+
+def _child_escalated(run: Run, event: ev.ChildEscalated, at: datetime) -> None:
+    run.children_waiting = {**run.children_waiting, event.step: event.reason}
+    run.child_waits += 1
+    if run.status is not RunStatus.ESCALATED:
+        run.children_waiting_since = run.children_waiting_since or at
+    run.commands |= {event.command_id}
+
+
+def _child_resumed(run: Run, event: ev.ChildResumed, at: datetime) -> None:
+    _child_goes_on(run, event.step, at)
+    run.commands |= {event.command_id}
 
 
 def _child_goes_on(run: Run, step_id: str, at: datetime) -> None:
