@@ -254,6 +254,23 @@ async def test_a_tool_that_does_not_say_in_time_what_happened_leaves_a_doubt_tha
     assert error.message.endswith("it was asked, and gave no answer within 20 ms")
 
 
+async def test_a_tool_that_ran_into_a_time_limit_of_its_own_is_not_said_to_have_had_all_of_the_time():
+    made = Tool("desk")
+
+    @made.operation(effect=Effect.ONCE)
+    async def write() -> str:
+        """Writes."""
+        raise ToolFailure(ErrorCode.CONFLICT, "says the desk")
+
+    @made.reconcile(write)
+    async def what_happened(_call: Call[None]) -> Any:
+        raise TimeoutError
+
+    error = (await call(made, "write", {})).error
+    assert error.code is ErrorCode.IN_DOUBT
+    assert error.message.endswith(": TimeoutError")
+
+
 class BegunLedger:
     """An earlier attempt began, and nobody knows how it ended."""
 

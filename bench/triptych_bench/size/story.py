@@ -98,11 +98,11 @@ class Story:
 
     def plan(self, now: datetime) -> Batch[Run]:
         """Give every run its plan, so that it begins its first step."""
-        plans = {}
+        decisions = {}
         for run_id, run in self.states.items():
             (asked,) = run.requests
-            plans[run_id] = PlanAnswer(request_id=asked, run_id=run_id, tenant=TENANT, plan=_PLAN)
-        return self._batch({run_id: decide(self.states[run_id], plan, now) for run_id, plan in plans.items()}, now)
+            decisions[run_id] = decide(run, PlanAnswer(request_id=asked, run_id=run_id, tenant=TENANT, plan=_PLAN), now)
+        return self._batch(decisions, now)
 
     def answer(self, now: datetime) -> Batch[Run]:
         """Answer every call: a step ends and the next begins, or the run ends."""

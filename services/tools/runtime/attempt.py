@@ -255,16 +255,17 @@ class ToolWorker:
         Raises:
             ToolFailure: `in_doubt`, since it cannot tell.
         """
+        limit = TimeLimit(request.timeout_ms / 1_000)
         try:
-            async with asyncio.timeout(request.timeout_ms / 1_000):
-                return await _what_happened(operation, call)
+            return await limit.hold(_what_happened(operation, call))
         except ToolFailure as failure:
             answer = failure.message
-        except TimeoutError:
-            answer = f"it was asked, and gave no answer within {request.timeout_ms} ms"
         except Exception as error:  # noqa: BLE001 - any exception means that the tool cannot tell
-            self._log_error(error, "reconciliation failed", operation=request.operation, run_id=str(request.run_id))
-            answer = type(error).__name__
+            if limit.expired():
+                answer = f"it was asked, and gave no answer within {request.timeout_ms} ms"
+            else:
+                self._log_error(error, "reconciliation failed", operation=request.operation, run_id=str(request.run_id))
+                answer = type(error).__name__
         raise ToolFailure(
             ErrorCode.IN_DOUBT,
             f"{request.operation}: {cause}: {answer}",

@@ -17,13 +17,12 @@ from triptych.executor.state import CompensationStatus, Run, RunStatus, StepStat
 from triptych.executor.store import run_row, step_row
 from triptych.kernel.kafka.bus import Outgoing
 from triptych.kernel.postgres.outbox import unpack
+from triptych.kernel.process.settings import ServiceSettings
 from triptych.schemas import ResultStatus, topics
 
 if TYPE_CHECKING:
     from simulated.world import Mission, World
 
-DEATHS_OF_A_DEADLY_RECORD = 3
-"""After so many a record is not read again, as in the default settings."""
 EXCUSED = frozenset(
     {
         "in_doubt",
@@ -136,7 +135,7 @@ def check(world: World) -> None:
         found.extend(
             f"{process.instance} logged: {line}"
             for line in process.log.unexpected
-            if not (is_suspicious(world, process.service) and line.startswith("a record is dead-lettered unread"))
+            if not (_is_suspicious(world, process.service) and line.startswith("a record is dead-lettered unread"))
         )
     dead = {
         key: row
@@ -148,9 +147,9 @@ def check(world: World) -> None:
         found.append(f"dead letters: {honest}")
 
 
-def is_suspicious(world: World, service: str) -> bool:
+def _is_suspicious(world: World, service: str) -> bool:
     """Return whether a service has cause to think that a record kills its readers: one does, or they were killed."""
-    killed = world.deaths[service] >= DEATHS_OF_A_DEADLY_RECORD
+    killed = world.deaths[service] >= ServiceSettings.model_fields["max_deaths"].default
     return world.deadly.is_there or (killed and service != "executor")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -89,6 +89,7 @@ class Schema:
         self.restored_at_ms = 0
         self.transaction: Transaction | None = None
         self.readings_: dict[tuple[int, str], tuple[Any, ...]] = {}
+        self.dead_letters: dict[str, tuple[Any, ...]] = {}
         self.waiting: list[Callable[[], None]] = []
 
     def snapshot(self) -> dict[str, Any]:
@@ -111,6 +112,11 @@ class Schema:
             self.readings_[partition, topic] = (topic, partition, first, last, life, lives)
             noted.append(_Reading(self.readings_[partition, topic]))
         return noted
+
+    def bury(self, rows: Iterable[Any]) -> None:
+        """Keep dead letters. One that is there already is left as it is."""
+        for row in rows:
+            self.dead_letters.setdefault(row[0], row)
 
     def ping(self) -> list[Any]:
         return [_Value((1,))]
@@ -145,7 +151,6 @@ class ExecutorTables(Schema):
         """Messages, and whose are withheld, by partition, epoch and number of the commit."""
         self.timers_: dict[Any, tuple[int, datetime]] = {}
         self.queue: dict[Any, tuple[Any, ...]] = {}
-        self.dead_letters: dict[str, tuple[Any, ...]] = {}
         self.business_keys: dict[tuple[str, str], list[Any]] = {}
         """Run, step, idempotency key, claim, grant and end, by tenant and key."""
 
@@ -356,8 +361,7 @@ class ExecutorTables(Schema):
                 self.timers_[run_id] = (home, due_at)
         for run_id in done_timers:
             self.timers_.pop(run_id, None)
-        for row in new_dead_letters:
-            self.dead_letters.setdefault(row[0], row)
+        self.bury(new_dead_letters)
         return [_Value((duplicates,))]
 
 
@@ -472,7 +476,6 @@ class WorkerTables(Schema):
         """By run and idempotency key."""
         self.heard: dict[bytes, str] = {}
         """Tokens by the digest of the message that counted there."""
-        self.dead_letters: dict[str, tuple[Any, ...]] = {}
         self.published_dead_letters: set[str] = set()
 
     def snapshot(self) -> dict[str, Any]:
@@ -704,8 +707,7 @@ class WorkerTables(Schema):
         return []
 
     def store_dead_letters(self, *columns: Sequence[Any]) -> list[Any]:
-        for row in zip(*columns, strict=True):
-            self.dead_letters.setdefault(row[0], row)
+        self.bury(zip(*columns, strict=True))
         return []
 
     def unpublished_dead_letters(self, limit: int) -> list[Any]:

@@ -63,7 +63,10 @@ class Suspicion:
         self._until[key] = max(until, self._until.get(key, 0))
 
     def suspect_records(self, readings: Iterable[RecordsInFlight], offsets: dict[tuple[str, int], int]) -> None:
-        """Suspect what other lives were reading when they ended, unless a process has got past it since."""
+        """Suspect what other lives were reading when they ended, unless a process has got past it since.
+
+        What was given away alive, and has ended no life, is not suspect.
+        """
         for reading in readings:
             begins_at = offsets.get((reading.topic, reading.partition))
             is_alarming = reading.life != self.life and reading.lives > 0
