@@ -280,6 +280,31 @@ async def test_processes_that_give_a_record_away_alive_are_not_counted_as_its_de
     assert await lives("last") == 3
 
 
+async def test_a_record_goes_from_one_living_process_to_the_next_and_is_read(ends, monkeypatch, eventually):
+    """Each of them writes down that it has the record, and loses the partition before the record is stored."""
+    monkeypatch.setattr(unpersisted, "OVERDUE_S", 3_600.0)
+    monkeypatch.setattr(ends, "settings", ends.settings.model_copy(update={"max_deaths": 1}))
+    take_in, noted, gate = Jobs.take_in, asyncio.Event(), Gate()
+
+    async def stand_still(jobs: Jobs, *what: Any) -> Any:
+        if jobs._instance == "two":
+            noted.set()
+            await gate.opened.wait()
+        return await take_in(jobs, *what)
+
+    monkeypatch.setattr(Jobs, "take_in", stand_still)
+    parrot, heir, last = (Parrot(only_reads=True) for _ in range(3))
+    async with running(ends, parrot):
+        await begun(ends)
+        one = await held(ends, parrot, gate)
+        async with running(ends, heir, instance="two"):
+            await noted.wait()
+            async with running(ends, last, instance="three"):
+                await eventually(lambda: bool(last.attempts_of(one)))
+                gate.opened.set()
+                assert (await ends.answer_to(one)).result == Result.ok("hello")
+
+
 async def test_one_that_kills_its_process_is_counted_and_answered_internal_and_its_partition_goes_on(ends):
     """Its first death is not counted, since nothing was stored; every later one is."""
     max_deliveries = 1
